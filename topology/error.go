@@ -1,0 +1,114 @@
+package topology
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+)
+
+// Error says which object could not be declared, bound or found, what was asked
+// for and what can be done about it.
+type Error struct {
+	// Op is "declare" or "check".
+	Op string
+	// Object names the object: `queue "orders"`.
+	Object string
+	// Asked is what was asked for: `durable quorum x-delivery-limit=20`.
+	Asked string
+	// Err is the broker's answer, usually an [*amqp.Error].
+	Err error
+}
+
+// failed wraps err, or returns nil when there is none.
+func failed(op, object, asked string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &Error{Op: op, Object: object, Asked: asked, Err: err}
+}
+
+// Unwrap returns the broker's answer.
+func (e *Error) Unwrap() error { return e.Err }
+
+// Error names the object, what was asked for, the broker's answer and, where
+// the answer allows it, what to do.
+func (e *Error) Error() string {
+	text := fmt.Sprintf("topology: %s %s", e.Op, e.Object)
+	if e.Asked != "" {
+		text += fmt.Sprintf(" (asked for: %s)", e.Asked)
+	}
+	text += fmt.Sprintf(": %v", e.Err)
+	if advice := e.advice(); advice != "" {
+		text += "; " + advice
+	}
+	return text
+}
+
+func (e *Error) advice() string {
+	var answer *amqp.Error
+	if !errors.As(e.Err, &answer) {
+		return ""
+	}
+	switch answer.Code {
+	case amqp.PreconditionFailed:
+		return e.differs(answer.Reason)
+	case amqp.NotFound:
+		return e.missing()
+	case amqp.AccessRefused:
+		return e.refused(answer.Reason)
+	case amqp.ResourceLocked:
+		return "the queue is exclusive to another connection: choose another name, or end the program that holds it"
+	default:
+		return ""
+	}
+}
+
+var inequivalent = regexp.MustCompile(`inequivalent arg '([^']+)'`)
+
+// differs explains a 406: the object exists with other properties.
+func (e *Error) differs(reason string) string {
+	match := inequivalent.FindStringSubmatch(reason)
+	if match == nil {
+		return "the broker does not take these properties: change them"
+	}
+	remedy := "change Arguments"
+	switch match[1] {
+	case "x-queue-type":
+		remedy = "choose the other queue type"
+	case "type":
+		remedy = "choose the other kind"
+	case "durable", "auto_delete", "exclusive", "internal":
+		remedy = "change Transient, AutoDelete, Exclusive or Internal"
+	}
+	if strings.HasPrefix(e.Object, "queue") {
+		return fmt.Sprintf("it exists with another %s: %s to take the queue over as it is, or empty it, delete it and start again", match[1], remedy)
+	}
+	return fmt.Sprintf("it exists with another %s: %s to use the exchange as it is, or delete it and start again (its bindings go with it)", match[1], remedy)
+}
+
+// missing explains a 404.
+func (e *Error) missing() string {
+	if e.Op == "check" {
+		return "it does not exist, or its node is down: declare it, start the service that owns it, or correct the name"
+	}
+	return "an end of the binding does not exist: declare it first or correct the name"
+}
+
+// refused explains a 403 by the permission patterns the operation needs.
+func (e *Error) refused(reason string) string {
+	switch {
+	case strings.Contains(reason, "reserved prefix") || strings.Contains(reason, "default exchange"):
+		return "this name belongs to the broker: choose another one"
+	case strings.HasPrefix(e.Object, "binding of queue"):
+		return "the user's write pattern must match the queue and its read pattern the exchange"
+	case strings.HasPrefix(e.Object, "binding"):
+		return "the user's write pattern must match the destination exchange and its read pattern the source"
+	case strings.HasPrefix(e.Object, "queue"):
+		return "the user's configure pattern must match the queue; with x-dead-letter-exchange also its read pattern the queue and its write pattern that exchange"
+	default:
+		return "the user's configure pattern must match the exchange; with alternate-exchange also its read pattern the exchange and its write pattern the alternate one"
+	}
+}
