@@ -1,0 +1,99 @@
+package brokertest
+
+import "time"
+
+// Option changes a broker's defaults; see New.
+type Option func(*config)
+
+// config is what options set.
+type config struct {
+	users           map[string]string
+	vhosts          []string
+	seed            uint64
+	log             func(format string, args ...any)
+	maxMessage      int
+	deliveryLimit   int
+	consumerTimeout time.Duration
+	settleTimeout   time.Duration
+	writeTimeout    time.Duration
+	outboxSoft      int
+	outboxHard      int
+	heartbeat       time.Duration
+}
+
+func newConfig(opts []Option) config {
+	c := config{
+		users:           map[string]string{"guest": "guest"},
+		vhosts:          []string{"/"},
+		seed:            1,
+		maxMessage:      128 << 20,
+		deliveryLimit:   -1,
+		consumerTimeout: 30 * time.Minute,
+		settleTimeout:   3 * time.Minute,
+		writeTimeout:    30 * time.Second,
+		outboxSoft:      1 << 20,
+		outboxHard:      256 << 20,
+		heartbeat:       time.Minute,
+	}
+	for _, opt := range opts {
+		opt(&c)
+	}
+	return c
+}
+
+// WithUser adds a user who may do everything in every virtual host. The first
+// WithUser or WithVHost does not remove the defaults, guest and "/".
+func WithUser(name, password string) Option {
+	return func(c *config) { c.users[name] = password }
+}
+
+// WithVHost adds a virtual host.
+func WithVHost(name string) Option {
+	return func(c *config) { c.vhosts = append(c.vhosts, name) }
+}
+
+// WithSeed sets the seed of everything the broker draws: generated names and
+// the choices of faults. The default is 1: two brokers that are told the same
+// things in the same order do the same.
+func WithSeed(seed uint64) Option {
+	return func(c *config) { c.seed = seed }
+}
+
+// WithLog makes the broker report what happens: connections, errors it raises,
+// faults it injects. f is called with the broker's lock held and must not call
+// the broker; testing.T.Logf and log.Printf are fine.
+func WithLog(f func(format string, args ...any)) Option {
+	return func(c *config) { c.log = f }
+}
+
+// WithMaxMessageSize sets the largest body accepted, in bytes. The default is
+// RabbitMQ 3.10's, 128 MiB.
+func WithMaxMessageSize(n int) Option {
+	return func(c *config) { c.maxMessage = n }
+}
+
+// WithDeliveryLimit sets the delivery limit of quorum queues declared without
+// x-delivery-limit. The default is none, as in RabbitMQ 3.x; 4.x has 20.
+func WithDeliveryLimit(n int) Option {
+	return func(c *config) { c.deliveryLimit = n }
+}
+
+// WithConsumerTimeout sets how long a delivery may stay unacknowledged before
+// its channel is closed; 0 means for ever. The default is 30 minutes, as in
+// RabbitMQ.
+func WithConsumerTimeout(d time.Duration) Option {
+	return func(c *config) { c.consumerTimeout = d }
+}
+
+// WithHeartbeat sets the heartbeat interval the broker suggests. The default is
+// a minute, as in RabbitMQ; the client's own interval decides.
+func WithHeartbeat(d time.Duration) Option {
+	return func(c *config) { c.heartbeat = d }
+}
+
+// WithDeadLetterRetry sets after how long at-least-once dead-lettering tries
+// again what found no queue or was rejected. The default is three minutes, as
+// in RabbitMQ.
+func WithDeadLetterRetry(d time.Duration) Option {
+	return func(c *config) { c.settleTimeout = d }
+}
