@@ -34,7 +34,8 @@ type Broker struct {
 	rand      *rand.Rand
 	seq       uint64 // numbers connections and messages
 	dirty     []*queue
-	faults    []*Fault
+	doomed    []*connection
+	faults    []*Injection
 	refusing  time.Time // connections are refused until then
 	blocked   string    // reason publishers are blocked for, "" when they are not
 	quiet     []chan struct{}
@@ -188,13 +189,20 @@ func (b *Broker) tick() {
 // settle lets every queue that changed deliver, expire and overflow until
 // nothing changes any more. Every operation ends with it.
 func (b *Broker) settle() {
-	for len(b.dirty) > 0 {
+	for len(b.dirty)+len(b.doomed) > 0 {
+		if len(b.doomed) > 0 {
+			c := b.doomed[0]
+			b.doomed = b.doomed[1:]
+			c.release()
+			c.terminateAfterDrain()
+			continue
+		}
 		q := b.dirty[0]
 		b.dirty = b.dirty[1:]
 		q.dirty = false
 		q.run()
 	}
-	b.dirty = nil
+	b.dirty, b.doomed = nil, nil
 	if len(b.quiet) > 0 {
 		b.wakeQuiet()
 	}

@@ -111,11 +111,11 @@ func (ch *channel) takeBody(p []byte) {
 // handle runs a method and turns its error into a channel.close, unless it is
 // one for the connection.
 func (ch *channel) handle(m method) *amqpError {
-	if ch.conn.intercept(m, ch.num) {
-		return nil
+	v, err := ch.conn.intercept(m, ch.num, nil, func() { ch.conn.failed(ch.raise(m, ch.dispatch(m)), m) })
+	if v == verdictPass {
+		err = ch.dispatch(m)
 	}
-	defer ch.conn.interceptAfter()
-	return ch.raise(m, ch.dispatch(m))
+	return ch.raise(m, err)
 }
 
 // raise closes the channel or returns an error that closes the connection.

@@ -64,7 +64,7 @@ type connection struct {
 	gate       chan struct{} // closed when a blocked publisher may go on
 	notified   bool          // connection.blocked was sent
 	scratch    encoder
-	held       []heldFrame // frames a fault holds back, in order
+	doomed     bool // it is cut when the operation ends
 }
 
 // serve takes over a new transport. The broker's lock is held.
@@ -116,7 +116,7 @@ func (c *connection) touchQueues() {
 }
 
 // congested says whether the client has more to read than is good.
-func (c *connection) congested() bool { return c.full.Load() }
+func (c *connection) congested() bool { return c.doomed || c.full.Load() }
 
 // read handles what arrives until the transport ends.
 func (c *connection) read() {
@@ -199,7 +199,7 @@ func (c *connection) limit() uint32 {
 // frame handles one frame. Faults decide first.
 func (c *connection) frame(f frame) {
 	c.received++
-	if c.state == connClosed {
+	if c.state == connClosed || c.doomed {
 		return
 	}
 	var err *amqpError
@@ -245,17 +245,23 @@ func (c *connection) frameZero(f frame) *amqpError {
 	if err != nil {
 		return asAMQP(err)
 	}
-	if c.intercept(m, 0) {
-		return nil
+	v, e := c.intercept(m, 0, nil, func() { c.failed(c.method(m), m) })
+	if v == verdictPass {
+		e = c.method(m)
 	}
-	defer c.interceptAfter()
-	if e := c.method(m); e != nil {
-		if e.method == 0 {
-			e.method = m.id()
-		}
-		return e
-	}
+	c.failed(e, m)
 	return nil
+}
+
+// failed ends the connection for an error of a method; nil is none.
+func (c *connection) failed(e *amqpError, m method) {
+	if e == nil {
+		return
+	}
+	if e.method == idNone {
+		e.method = m.id()
+	}
+	c.fail(e)
 }
 
 // asAMQP returns the protocol error in err.
@@ -377,24 +383,25 @@ func (c *connection) capable(name string) bool {
 }
 
 // send queues a method for the client.
-func (c *connection) send(channel uint16, m method) { c.emit(channel, m, nil, nil) }
+func (c *connection) send(channel uint16, m method) { c.outgoing(m, channel, nil, nil) }
 
 // sendContent queues a method with a message for the client.
-func (c *connection) sendContent(channel uint16, m method, header, body []byte) {
-	c.emit(channel, m, header, body)
+// header is the message's properties as they are to be sent.
+func (c *connection) sendContent(channel uint16, m method, msg *message, header []byte) {
+	c.outgoing(m, channel, msg, header)
 }
 
-// emit encodes a method, lets the faults look at it and queues it.
-func (c *connection) emit(channel uint16, m method, header, body []byte) {
-	if c.state == connClosed {
+// encode queues a method, with a message unless msg is nil.
+func (c *connection) encode(channel uint16, m method, msg *message, header []byte) {
+	if c.state == connClosed || c.doomed {
 		return
 	}
 	c.scratch.buf = c.scratch.buf[:0]
 	c.scratch.method(channel, m)
-	if header != nil {
-		c.scratch.content(channel, header, body, c.frameMax)
+	if msg != nil {
+		c.scratch.content(channel, header, msg.body, c.frameMax)
 	}
-	c.outgoing(m, channel, c.scratch.buf)
+	c.push(c.scratch.buf)
 	if cap(c.scratch.buf) > outboxKeep {
 		c.scratch.buf = nil
 	}
@@ -409,6 +416,7 @@ func (c *connection) push(p []byte) {
 	}
 	if n > c.broker.cfg.outboxHard {
 		c.broker.logf("connection %d: cut, it does not read (%d bytes wait)", c.id, n)
-		c.terminate()
+		c.out.kill()
+		c.doom()
 	}
 }

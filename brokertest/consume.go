@@ -117,7 +117,7 @@ func (ch *channel) get(m *basicGet) *amqpError {
 		deliveryTag: d.tag, redelivered: e.redelivered, exchange: e.msg.exchange,
 		key: e.msg.keys[0], messages: uint32(q.depth()),
 	}
-	ch.conn.sendContent(ch.num, ok, e.header(q), e.msg.body)
+	ch.conn.sendContent(ch.num, ok, e.msg, e.header(q))
 	return nil
 }
 
@@ -179,7 +179,7 @@ func (b *Broker) deliverReplies(v *vhost, m *message) bool {
 		}
 		if ch := b.replyChannel(v, key); ch != nil {
 			d := &basicDeliver{tag: ch.reply.tag, deliveryTag: ch.nextTag, exchange: m.exchange, key: m.keys[0]}
-			ch.conn.sendContent(ch.num, d, m.header, m.body)
+			ch.conn.sendContent(ch.num, d, m, m.header)
 			found = true
 		}
 	}

@@ -124,7 +124,7 @@ func (c *consumer) deliver(e *entry) {
 		tag: c.tag, deliveryTag: d.tag, redelivered: e.redelivered,
 		exchange: e.msg.exchange, key: e.msg.keys[0],
 	}
-	ch.conn.sendContent(ch.num, m, e.header(c.queue), e.msg.body)
+	ch.conn.sendContent(ch.num, m, e.msg, e.header(c.queue))
 }
 
 // header returns the message's properties as this queue delivers them.

@@ -4,11 +4,16 @@ import "slices"
 
 // handlePublish takes a complete message.
 func (ch *channel) handlePublish(m *basicPublish, h *contentHeader, body []byte) *amqpError {
-	verdict := ch.conn.interceptPublish(m, h, ch.num)
-	if verdict == verdictGone {
-		return nil
+	later := func() { ch.conn.failed(ch.accept(m, h, body, verdictPass), m) }
+	v, err := ch.conn.intercept(m, ch.num, &h.props, later)
+	if err != nil || v == verdictGone {
+		return ch.raise(m, err)
 	}
-	defer ch.conn.interceptAfter()
+	return ch.accept(m, h, body, v)
+}
+
+// accept publishes when the channel is open.
+func (ch *channel) accept(m *basicPublish, h *contentHeader, body []byte, v verdict) *amqpError {
 	switch ch.state {
 	case channelNew:
 		return errChannel("expected 'channel.open'").at(m.id())
@@ -16,11 +21,11 @@ func (ch *channel) handlePublish(m *basicPublish, h *contentHeader, body []byte)
 		return nil
 	}
 	ch.conn.throttle()
-	return ch.raise(m, ch.publish(m, h, body, verdict))
+	return ch.raise(m, ch.publish(m, h, body, v))
 }
 
 // publish routes a message, or keeps it for tx.commit.
-func (ch *channel) publish(m *basicPublish, h *contentHeader, body []byte, verdict verdict) *amqpError {
+func (ch *channel) publish(m *basicPublish, h *contentHeader, body []byte, v verdict) *amqpError {
 	if m.immediate {
 		return errNotImplemented("immediate=true")
 	}
@@ -44,7 +49,7 @@ func (ch *channel) publish(m *basicPublish, h *contentHeader, body []byte, verdi
 		msg:       newMessage(x.name, append([]string{m.key}, copies...), h.props, body),
 		exchange:  x,
 		mandatory: m.mandatory,
-		verdict:   verdict,
+		verdict:   v,
 	}
 	if ch.tx != nil {
 		ch.tx.publications = append(ch.tx.publications, p)
@@ -124,7 +129,7 @@ func (ch *channel) route(p *publication) bool {
 // giveBack returns a message nobody gets.
 func (ch *channel) giveBack(p *publication) {
 	m := &basicReturn{code: 312, text: "NO_ROUTE", exchange: p.msg.exchange, key: p.msg.keys[0]}
-	ch.conn.sendContent(ch.num, m, p.msg.header, p.msg.body)
+	ch.conn.sendContent(ch.num, m, p.msg, p.msg.header)
 }
 
 // confirm tells the publisher what became of a message.

@@ -1,0 +1,123 @@
+package brokertest
+
+import (
+	"fmt"
+	"slices"
+	"time"
+)
+
+// Restart does what the death and return of a broker does: every connection is
+// cut without a word, durable queues, exchanges and bindings stay with their
+// persistent messages, everything else is gone.
+func (b *Broker) Restart() {
+	b.locked(func() {
+		b.logf("restart")
+		b.cutAll()
+		for _, v := range b.vhosts {
+			v.restart()
+		}
+		b.blocked = ""
+	})
+}
+
+// restart drops what is not durable.
+func (v *vhost) restart() {
+	for _, name := range slices.Sorted(mapKeys(v.queues)) {
+		q := v.queues[name]
+		if !q.durable {
+			q.remove("restart")
+			continue
+		}
+		q.forget()
+	}
+	for _, name := range slices.Sorted(mapKeys(v.exchanges)) {
+		if x := v.exchanges[name]; x != nil && !x.durable {
+			v.removeExchange(x)
+		}
+	}
+}
+
+// Refuse turns new connections away for d, from now on; 0 ends that.
+// Connections that are open stay.
+func (b *Broker) Refuse(d time.Duration) {
+	b.locked(func() { b.refusing = time.Now().Add(d) })
+}
+
+// CutConnections ends every connection without a word, like a network that
+// breaks. What clients had unacknowledged is requeued.
+func (b *Broker) CutConnections() {
+	b.locked(func() {
+		b.logf("all connections cut")
+		b.cutAll()
+	})
+}
+
+func (b *Broker) cutAll() {
+	for _, c := range slices.Clone(b.conns) {
+		c.terminate()
+	}
+}
+
+// CloseConnections ends every connection with connection.close and code 320, as
+// an operator or an orderly shutdown does.
+func (b *Broker) CloseConnections(reason string) {
+	b.locked(func() {
+		for _, c := range slices.Clone(b.conns) {
+			c.fail(errConnectionForced("%s", reason))
+		}
+	})
+}
+
+// Block makes the broker run out of memory, as far as publishers can tell:
+// until Unblock a connection that publishes is told connection.blocked with the
+// reason and nothing more is read from it. As on RabbitMQ the publish at which
+// that happens is still handled.
+func (b *Broker) Block(reason string) {
+	b.locked(func() { b.blocked = reason })
+}
+
+// Unblock ends Block.
+func (b *Broker) Unblock() {
+	b.locked(func() {
+		b.blocked = ""
+		for _, c := range b.conns {
+			c.unthrottle()
+		}
+	})
+}
+
+// CancelConsumers ends every subscription to a queue of the virtual host "/"
+// from the broker's side, as a queue that loses its leader does.
+func (b *Broker) CancelConsumers(queue string) error { return b.VHost("/").CancelConsumers(queue) }
+
+// DeleteQueue deletes a queue of the virtual host "/" under its users.
+func (b *Broker) DeleteQueue(queue string) error { return b.VHost("/").DeleteQueue(queue) }
+
+// CancelConsumers ends every subscription to a queue from the broker's side.
+func (v *VHost) CancelConsumers(name string) error {
+	return v.with(name, func(q *queue) {
+		for _, c := range slices.Clone(q.consumers) {
+			c.cancelled()
+			q.removeConsumer(c)
+		}
+	})
+}
+
+// DeleteQueue deletes a queue under its users.
+func (v *VHost) DeleteQueue(name string) error {
+	return v.with(name, func(q *queue) { q.remove("on request") })
+}
+
+// with runs f on a queue as one operation.
+func (v *VHost) with(name string, f func(*queue)) error {
+	err := fmt.Errorf("brokertest: no queue %q in vhost %q", name, v.name)
+	v.broker.locked(func() {
+		if vh, ok := v.broker.vhosts[v.name]; ok {
+			if q, ok := vh.queues[name]; ok {
+				err = nil
+				f(q)
+			}
+		}
+	})
+	return err
+}
