@@ -1,0 +1,134 @@
+package harebus
+
+import (
+	"sync"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+)
+
+const (
+	// ackDelay is how long an ack may wait for others to go with it.
+	ackDelay = time.Millisecond
+	// maxAckBatch is how many go together at most.
+	maxAckBatch = 64
+)
+
+// acker settles the deliveries of one channel. Acks are gathered: everything up
+// to the first delivery that is still being handled goes as one ack with the
+// multiple flag. Delivery tags count from 1 on each channel, so one acker serves
+// all consumers of a channel and none outlives it: an ack after the channel has
+// closed does nothing, and the broker delivers the message again.
+type acker struct {
+	ch *amqp.Channel
+
+	mu      sync.Mutex // guards what follows
+	batch   int
+	next    uint64          // the lowest tag that is not settled
+	due     uint64          // the highest tag below next whose ack is still to be sent
+	acked   uint64          // the highest tag acked with everything below it
+	settled map[uint64]bool // tags above next; true if an ack is still to be sent
+	armed   bool
+	timer   *time.Timer
+	closed  bool
+}
+
+func newAcker(ch *amqp.Channel, prefetch int) *acker {
+	a := &acker{ch: ch, next: 1, settled: make(map[uint64]bool, prefetch)}
+	a.timer = time.AfterFunc(time.Hour, a.tick)
+	a.timer.Stop()
+	a.limit(prefetch)
+	return a
+}
+
+// limit adapts to a prefetch: acks must not wait until the broker has run out
+// of messages it may deliver.
+func (a *acker) limit(prefetch int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.batch = min(max(prefetch/4, 1), maxAckBatch)
+	if a.waiting() >= a.batch {
+		a.flush()
+	}
+}
+
+// waiting is about how many acks have been put off.
+func (a *acker) waiting() int {
+	return int(max(a.due, a.acked)-a.acked) + len(a.settled) //nolint:gosec // bounded by the prefetch
+}
+
+// done acks a delivery, now or within ackDelay.
+func (a *acker) done(tag uint64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.settle(tag, true)
+	switch {
+	case a.waiting() >= a.batch:
+		a.flush()
+	case !a.armed && !a.closed:
+		a.armed = true
+		a.timer.Reset(ackDelay)
+	}
+}
+
+// giveBack returns a delivery to its queue at once. It uses nack, not reject:
+// nobody has tried to handle the message.
+func (a *acker) giveBack(tag uint64) {
+	_ = a.ch.Nack(tag, false, true) // a closed channel gives everything back
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.settle(tag, false)
+}
+
+// settle notes a tag and moves next past everything that is settled.
+func (a *acker) settle(tag uint64, ack bool) {
+	if tag != a.next {
+		a.settled[tag] = ack
+		return
+	}
+	for {
+		if ack {
+			a.due = a.next
+		}
+		a.next++
+		var ok bool
+		if ack, ok = a.settled[a.next]; !ok {
+			return
+		}
+		delete(a.settled, a.next)
+	}
+}
+
+func (a *acker) tick() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !a.closed {
+		a.flush()
+	}
+}
+
+// flush sends what is waiting. Writing to a session only appends to a buffer,
+// so it is done under the lock. The tag of an ack must be one that the broker
+// still waits for, also with the multiple flag: due is.
+func (a *acker) flush() {
+	a.armed = false
+	a.timer.Stop()
+	if a.due > a.acked {
+		_ = a.ch.Ack(a.due, true)
+		a.acked = a.due
+	}
+	for tag, ack := range a.settled {
+		if ack {
+			_ = a.ch.Ack(tag, false)
+			a.settled[tag] = false
+		}
+	}
+}
+
+// close sends what is waiting and stops the timer.
+func (a *acker) close() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.flush()
+	a.closed = true
+}

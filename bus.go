@@ -1,0 +1,173 @@
+package harebus
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/harebus/harebus/internal/field"
+	"github.com/harebus/harebus/topology"
+)
+
+// Bus sends messages. The one from [Setup.Bus] sends at once: each call returns
+// when the broker has confirmed the message, or with an error that says what is
+// known. The one a handler is given buffers until the handler has returned nil.
+// A Bus is safe for concurrent use.
+//
+// Calls end when their context does. Without a deadline they wait for as long as
+// the broker is away, and a message whose outcome is unknown is sent again under
+// the same id until it is confirmed.
+type Bus struct{ sender }
+
+// Tx is a transaction: it buffers messages until it is committed. There is no
+// database in it: the commit publishes what was buffered, in order, and reports
+// on each message. A Tx is safe for concurrent use.
+type Tx struct{ sender }
+
+// sender has the calls that Bus and Tx share.
+type sender struct {
+	setup *Setup
+	scope *scope // where messages are buffered; nil sends at once
+}
+
+// Send sends a command to a queue. It goes to the direct exchange with the
+// queue's name as key, and, should nothing be bound there, straight to the queue.
+func (s *sender) Send(ctx context.Context, queue string, message any, opts ...SendOption) error {
+	return s.emit(ctx, OpSend, queue, message, 0, opts)
+}
+
+// Publish publishes an event to everybody who subscribed to its topic. Nobody
+// being subscribed is an error, unless [NonMandatory] says it is not.
+func (s *sender) Publish(ctx context.Context, topic string, message any, opts ...SendOption) error {
+	return s.emit(ctx, OpPublish, topic, message, 0, opts)
+}
+
+// Defer sends a command that reaches its queue after delay: never before, and
+// on an idle broker at most 10 ms and a thousandth of the delay after. Until
+// then it lies in durable queues of the broker, from where it cannot be called
+// back. The first deferral after a connect declares those queues, which can take
+// a second. The longest delay is [topology.MaxDelay].
+func (s *sender) Defer(ctx context.Context, queue string, delay time.Duration, message any, opts ...SendOption) error {
+	if delay < 0 || delay > topology.MaxDelay {
+		return refuse("defer", "delay %v is not between 0 and %v", delay, topology.MaxDelay)
+	}
+	return s.emit(ctx, OpDefer, queue, message, delay, opts)
+}
+
+// Reply answers the message that is being handled: it sends to the address the
+// message asks for, with its correlation id. It fails with
+// [ErrReplyOutsideHandler] on a bus that no handler was given, with
+// [ErrNoReplyAddress] if the message names no address, and with [ErrRefused] if
+// the address is a queue of the broker's own (amq.…), the error queue, or one
+// that Config.ReplyPolicy does not allow.
+func (s *sender) Reply(ctx context.Context, message any, opts ...SendOption) error {
+	if s.scope == nil || s.scope.incoming == nil {
+		return fmt.Errorf("harebus: reply: %w", ErrReplyOutsideHandler)
+	}
+	m := s.scope.incoming
+	if m.ReplyTo == "" {
+		return fmt.Errorf("harebus: reply to message %q: %w", m.ID, ErrNoReplyAddress)
+	}
+	if err := s.setup.cfg.allowReply(m); err != nil {
+		return refuse("reply", "address %s: %w", quote(m.ReplyTo), err)
+	}
+	return s.emit(ctx, OpReply, m.ReplyTo, message, 0, opts)
+}
+
+// emit composes a message and buffers or publishes it.
+func (s *sender) emit(ctx context.Context, op Operation, key string, message any, delay time.Duration, opts []SendOption) error {
+	o := newSendOptions(opts)
+	exchange := s.setup.cfg.DirectExchange
+	if op == OpPublish {
+		exchange = s.setup.cfg.TopicExchange
+	}
+	if o.exchange != "" {
+		exchange = o.exchange
+	}
+	if op == OpDefer && o.expiration != 0 {
+		return refuse("defer", "a deferred message cannot expire: it would expire while it waits")
+	}
+	var carrier map[string]any
+	if s.setup.trace.Tracer != nil {
+		carrier = map[string]any{}
+	}
+	ctx, end := s.setup.trace.start(ctx, TraceEvent{Operation: op, Exchange: exchange, RoutingKey: key, Headers: carrier})
+	if len(carrier) > 0 {
+		WithHeaders(carrier)(&o)
+	}
+	err := s.dispatch(ctx, op, exchange, key, message, delay, &o)
+	end(err)
+	return err
+}
+
+func (s *sender) dispatch(ctx context.Context, op Operation, exchange, key string, message any, delay time.Duration, o *sendOptions) error {
+	out, err := s.compose(ctx, op, exchange, key, message, o)
+	if err != nil {
+		return err
+	}
+	out.viaDefault = op != OpPublish && !out.foreign && out.mandatory
+	if op == OpDefer {
+		out.due = time.Now().Add(delay)
+		out.msg.Headers[s.setup.dialect.names.deferredTime] = s.setup.dialect.time(out.due)
+	}
+	if op == OpReply {
+		out.msg.Headers[s.setup.dialect.names.hops] = field.SmallestInt(s.scope.incoming.hops + 1)
+	}
+	if s.scope != nil {
+		return s.scope.add(out)
+	}
+	eng, err := s.setup.engine()
+	if err != nil {
+		return fmt.Errorf("harebus: %s: %w", op, err)
+	}
+	return eng.publisher.publish(ctx, out)
+}
+
+// Transaction calls fn with a transaction, commits it when fn returns nil, and
+// discards it when fn returns an error or panics. A commit that did not get every
+// message confirmed is a [*TransactionError].
+//
+// Inside a handler the transaction joins the handler's buffer: its messages
+// leave with the others, after the handler.
+func (b *Bus) Transaction(ctx context.Context, fn func(ctx context.Context, tx *Tx) error) error {
+	tx := b.Begin()
+	defer tx.Rollback() // without effect after a commit
+	if err := fn(ctx, tx); err != nil {
+		return err
+	}
+	return tx.Commit(ctx)
+}
+
+// Begin starts a transaction for code that cannot be a closure. It must be ended
+// with Commit or Rollback.
+func (b *Bus) Begin() *Tx {
+	return &Tx{sender{b.setup, newScope(b.scope)}}
+}
+
+// Commit publishes what was buffered, in order, and returns when every outcome
+// is known or ctx has ended. It returns nil if all were confirmed, else a
+// [*TransactionError]. Either way the transaction has ended. A second Commit, or
+// one after Rollback, fails with [ErrHandlerReturned].
+func (t *Tx) Commit(ctx context.Context) error {
+	outs, err := t.scope.end()
+	if err != nil {
+		return fmt.Errorf("harebus: commit: %w", err)
+	}
+	if parent := t.scope.parent; parent != nil {
+		return parent.add(outs...)
+	}
+	if len(outs) == 0 {
+		return nil
+	}
+	eng, err := t.setup.engine()
+	if err != nil {
+		return fmt.Errorf("harebus: commit: %w", err)
+	}
+	return eng.commit(ctx, outs)
+}
+
+// Rollback discards what was buffered. After a Commit it does nothing, so it can
+// be deferred.
+func (t *Tx) Rollback() {
+	_, _ = t.scope.end() // an error only says that it had ended
+}

@@ -1,0 +1,379 @@
+package harebus
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"maps"
+	"math"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/cenkalti/backoff/v4"
+	amqp "github.com/rabbitmq/amqp091-go"
+	"go.uber.org/zap"
+
+	"github.com/harebus/harebus/topology"
+)
+
+// Config is everything about one service on the bus. The zero value of every
+// field but URL is a good default, given in its comment. [New] copies it and
+// reports every fault in it at once.
+type Config struct {
+	// URL is the broker's address: amqp:// or amqps://user:password@host:port/vhost,
+	// with special characters percent-encoded. Default: amqp://guest:guest@localhost:5672/.
+	URL string
+	// URLs are the addresses of a cluster's nodes, instead of URL. They are
+	// tried in random order at every connect.
+	URLs []string
+	// Username and Password replace those of the addresses.
+	Username, Password string
+	// Credentials is asked before every connect, for passwords that expire. It
+	// replaces all of the above.
+	Credentials func(ctx context.Context) (username, password string, err error)
+	// ExternalAuth logs in with the client certificate in TLS (SASL EXTERNAL).
+	ExternalAuth bool
+	// TLS is for amqps addresses: roots, client certificate. It is cloned; TLS
+	// 1.2 is the least that is spoken, whatever MinVersion says. Default: the
+	// system's roots, and the address as server name.
+	TLS *tls.Config
+	// ConnectionName is shown by the broker. Default: the program's name and the queue.
+	ConnectionName string
+	// Dial opens the socket (TLS, if any, is put on top), for proxies and for
+	// the in-process broker of package brokertest. Default: a [net.Dialer].
+	Dial func(network, address string) (net.Conn, error)
+
+	// Queue is the listener queue. Without one the setup can only send.
+	Queue string
+	// QueueType is topology.Quorum by default. topology.Classic without
+	// QueueArguments takes over a queue that a PikaBus service declared.
+	QueueType topology.QueueType
+	// QueueArguments are added to the listener queue's arguments, which for a
+	// quorum queue are a delivery limit of 20 and dead-lettering to the error
+	// queue, at least once. A nil value removes an argument.
+	QueueArguments map[string]any
+	// Subscriptions are the topics bound to the listener queue; * stands for
+	// one word, # for any number. A topic taken out of the list stays bound:
+	// see [Setup.Unsubscribe].
+	Subscriptions []string
+	// DirectExchange carries commands. Default: PikaBusDirect.
+	DirectExchange string
+	// TopicExchange carries events. Default: PikaBusTopic.
+	TopicExchange string
+	// ErrorQueue receives what cannot be handled.
+	ErrorQueue ErrorQueueConfig
+	// Topology is declared, or checked, together with the setup's own objects:
+	// other queues and exchanges, bindings with arguments.
+	Topology topology.Topology
+	// Declare says whether the setup creates its objects or only looks for them.
+	Declare DeclareMode
+
+	// Consume is about receiving.
+	Consume ConsumeConfig
+	// Publish is about sending.
+	Publish PublishConfig
+	// Connect is about connections.
+	Connect ConnectConfig
+	// Retry is what happens to a message whose handler failed.
+	Retry RetryConfig
+	// ErrorHandler replaces Retry's rules; nil means them.
+	ErrorHandler ErrorHandler
+
+	// HeaderPrefix starts the names of the standard headers. Default: "PikaBus.".
+	HeaderPrefix string
+	// TimeFormat is how times are written: TimeISO by default.
+	TimeFormat TimeFormat
+	// Codecs are added to JSON, Bytes and Text. One with the content type of
+	// another replaces it.
+	Codecs []Codec
+	// TypeCodecs choose the codec of single message types, by their wire name.
+	TypeCodecs map[string]Codec
+	// MaxBody is the largest body sent or decoded, in bytes; a larger one is
+	// refused or parked. Default: 16 MiB.
+	MaxBody int
+	// ReplyPolicy narrows where replies may go. Default: any queue but the
+	// broker's own (amq.…) and the error queue, which no policy can allow.
+	ReplyPolicy ReplyPolicy
+	// MaxHops is how often in a row a reply may answer a reply before the
+	// message is parked as a loop. Default: 32.
+	MaxHops int
+
+	// Middleware is wrapped around every handler, the first one outermost.
+	Middleware []Middleware
+	// SendMiddleware is wrapped around every message on its way out.
+	SendMiddleware []SendMiddleware
+	// Tracer observes operations; nil costs nothing.
+	Tracer Tracer
+	// Logger gets what a person should know. Default: nothing is logged.
+	Logger *zap.Logger
+	// ShutdownTimeout is how long Run lets handlers finish once its context has
+	// ended. Then their contexts are cancelled, and what they do not complete
+	// is redelivered to somebody else. Default: 30 s.
+	ShutdownTimeout time.Duration
+}
+
+// DeclareMode says what a setup does about exchanges, queues and bindings.
+type DeclareMode int8
+
+const (
+	// DeclareAll creates what is missing, also when it vanishes later.
+	DeclareAll DeclareMode = iota
+	// CheckOnly creates nothing and fails where something is missing: for
+	// brokers where only operations may configure. It needs no configure
+	// permission. A passive check sees neither bindings nor arguments.
+	CheckOnly
+)
+
+// ErrorQueueConfig describes the queue for messages that cannot be handled.
+type ErrorQueueConfig struct {
+	// Name is "error" by default, the queue all PikaBus services share.
+	Name string
+	// Type is topology.Classic by default: PikaBus declares it so, and a
+	// quorum queue of that name makes every PikaBus service that fails spin.
+	Type topology.QueueType
+	// Arguments of the queue. Default: none.
+	Arguments map[string]any
+}
+
+// ConsumeConfig is about receiving.
+type ConsumeConfig struct {
+	// Concurrency is how many messages each consumer handles at once. Default:
+	// 10. With 1 (and one consumer) messages are handled in the order of the
+	// queue, failures apart.
+	Concurrency int
+	// Prefetch is how many unacknowledged messages the broker hands to each
+	// consumer: at least Concurrency. Default: 5 × Concurrency. A connection
+	// starts with 1 until a message that is not a redelivery has been handled,
+	// so that one that kills the process takes no neighbours with it.
+	Prefetch int
+	// Consumers is the number of consumers, each on its own channel. Default: 1.
+	Consumers int
+	// HandlerTimeout cancels the context of a handler after this time; it is
+	// then a failure like any other. Default: none. Keep it below the broker's
+	// consumer timeout, 30 minutes by default.
+	HandlerTimeout time.Duration
+}
+
+// PublishConfig is about sending.
+type PublishConfig struct {
+	// Channels is how many channels share the messages. Default: 1.
+	Channels int
+	// Window is how many messages may be unconfirmed on each. Default: 1000.
+	Window int
+	// ConfirmTimeout is how long the broker may take to confirm a message
+	// before its channel is replaced and it is sent again, under the same id.
+	// Default: 30 s. Shorter than a leader election, it only makes duplicates.
+	ConfirmTimeout time.Duration
+}
+
+// ConnectConfig is about connections.
+type ConnectConfig struct {
+	// Timeout is for connecting, TLS and login included. Default: 10 s.
+	Timeout time.Duration
+	// RequestTimeout is how long the broker may take to answer a request before
+	// the connection is given up. Default: 30 s.
+	RequestTimeout time.Duration
+	// WriteTimeout is how long the socket may take no data before the
+	// connection is given up. Default: 15 s. While the broker blocks
+	// publishers by reading nothing, this ends their connection, not yours to
+	// wait for.
+	WriteTimeout time.Duration
+	// Heartbeat is the interval asked for. Default: 5 s; a dead peer is noticed
+	// after about one and a half times that.
+	Heartbeat time.Duration
+	// BackOff makes the policy for the pauses between attempts to connect.
+	// Default: from 50 ms to 1.5 s, doubling, ± 20 %, without end.
+	BackOff func() backoff.BackOff
+}
+
+const (
+	defaultURL            = "amqp://guest:guest@localhost:5672/"
+	defaultDirectExchange = "PikaBusDirect"
+	defaultTopicExchange  = "PikaBusTopic"
+	defaultErrorQueue     = "error"
+	defaultHeaderPrefix   = "PikaBus."
+	defaultDeliveryLimit  = 20
+	maxPrefetch           = math.MaxUint16
+)
+
+// withDefaults returns a copy with every zero field filled in.
+func (c Config) withDefaults() Config {
+	if c.URL == "" && len(c.URLs) == 0 {
+		c.URL = defaultURL
+	}
+	if c.URL != "" {
+		c.URLs = append([]string{c.URL}, c.URLs...)
+	}
+	c.URLs = slices.Clone(c.URLs)
+	c.Subscriptions = slices.Clone(c.Subscriptions)
+	c.QueueArguments = maps.Clone(c.QueueArguments)
+	c.TypeCodecs = maps.Clone(c.TypeCodecs)
+	fill(&c.DirectExchange, defaultDirectExchange)
+	fill(&c.TopicExchange, defaultTopicExchange)
+	fill(&c.ErrorQueue.Name, defaultErrorQueue)
+	fill(&c.ErrorQueue.Type, topology.Classic)
+	fill(&c.QueueType, topology.Quorum)
+	fill(&c.HeaderPrefix, defaultHeaderPrefix)
+	fill(&c.ConnectionName, strings.TrimSpace(programName()+" "+c.Queue))
+	fill(&c.Consume.Concurrency, 10)
+	fill(&c.Consume.Prefetch, min(5*c.Consume.Concurrency, maxPrefetch))
+	fill(&c.Consume.Consumers, 1)
+	fill(&c.Publish.Channels, 1)
+	fill(&c.Publish.Window, 1000)
+	fill(&c.Publish.ConfirmTimeout, 30*time.Second)
+	fill(&c.Connect.Timeout, 10*time.Second)
+	fill(&c.Connect.RequestTimeout, 30*time.Second)
+	fill(&c.Connect.WriteTimeout, 15*time.Second)
+	fill(&c.Connect.Heartbeat, 5*time.Second)
+	fill(&c.MaxBody, 16<<20)
+	fill(&c.MaxHops, 32)
+	fill(&c.ShutdownTimeout, 30*time.Second)
+	if c.Connect.BackOff == nil {
+		c.Connect.BackOff = connectBackOff
+	}
+	c.Retry = c.Retry.withDefaults()
+	if c.ErrorHandler == nil {
+		c.ErrorHandler = c.Retry.decide
+	}
+	if c.Logger == nil {
+		c.Logger = zap.NewNop()
+	}
+	return c
+}
+
+func fill[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}
+
+func connectBackOff() backoff.BackOff {
+	return backoff.NewExponentialBackOff(
+		backoff.WithInitialInterval(50*time.Millisecond),
+		backoff.WithMultiplier(2),
+		backoff.WithRandomizationFactor(0.2),
+		backoff.WithMaxInterval(1500*time.Millisecond),
+		backoff.WithMaxElapsedTime(0),
+	)
+}
+
+// validate reports everything that is wrong with a filled in config.
+func (c *Config) validate() error {
+	var faults []error
+	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
+
+	if _, err := c.addresses(); err != nil {
+		faults = append(faults, err)
+	}
+	if c.ExternalAuth && (c.TLS == nil || (len(c.TLS.Certificates) == 0 && c.TLS.GetClientCertificate == nil)) {
+		fault("ExternalAuth needs a client certificate in TLS")
+	}
+	if c.Username == "" && c.Password != "" {
+		fault("Password is set without Username")
+	}
+	if c.Queue == "" && (len(c.Subscriptions) > 0 || len(c.QueueArguments) > 0) {
+		fault("Subscriptions and QueueArguments need a Queue")
+	}
+	if c.Queue == c.ErrorQueue.Name {
+		fault("Queue and ErrorQueue.Name are both %q: what fails there would go round in circles", c.Queue)
+	}
+	for _, topic := range c.Subscriptions {
+		if err := topology.ValidTopic(topic); err != nil {
+			faults = append(faults, err)
+		}
+	}
+	if err := c.ownTopology(c.Subscriptions).Validate(); err != nil {
+		faults = append(faults, err)
+	}
+	if len(c.ConnectionName) > maxShortString {
+		fault("ConnectionName is longer than %d bytes", maxShortString)
+	}
+	if c.TimeFormat != TimeISO && c.TimeFormat != TimeLegacy {
+		fault("TimeFormat %d is neither TimeISO nor TimeLegacy", c.TimeFormat)
+	}
+	if c.Declare != DeclareAll && c.Declare != CheckOnly {
+		fault("Declare %d is neither DeclareAll nor CheckOnly", c.Declare)
+	}
+	faults = append(faults, c.validateNumbers()...)
+	return errors.Join(append(faults, c.Retry.validate()...)...)
+}
+
+func (c *Config) validateNumbers() []error {
+	var faults []error
+	for _, n := range []struct {
+		name             string
+		value, low, high int
+	}{
+		{"Consume.Concurrency", c.Consume.Concurrency, 1, maxPrefetch},
+		{"Consume.Prefetch", c.Consume.Prefetch, c.Consume.Concurrency, maxPrefetch},
+		{"Consume.Consumers", c.Consume.Consumers, 1, 1000},
+		{"Publish.Channels", c.Publish.Channels, 1, 100},
+		{"Publish.Window", c.Publish.Window, 1, 100_000},
+		{"MaxBody", c.MaxBody, 1, 512 << 20},
+		{"MaxHops", c.MaxHops, 1, 1_000_000},
+	} {
+		if n.value < n.low || n.value > n.high {
+			faults = append(faults, fmt.Errorf("%s %d is not between %d and %d", n.name, n.value, n.low, n.high))
+		}
+	}
+	for _, d := range []struct {
+		name       string
+		value, low time.Duration
+	}{
+		{"Consume.HandlerTimeout", c.Consume.HandlerTimeout, 0},
+		{"Publish.ConfirmTimeout", c.Publish.ConfirmTimeout, 10 * time.Millisecond},
+		{"Connect.Timeout", c.Connect.Timeout, time.Millisecond},
+		{"Connect.RequestTimeout", c.Connect.RequestTimeout, time.Millisecond},
+		{"Connect.WriteTimeout", c.Connect.WriteTimeout, time.Millisecond},
+		{"Connect.Heartbeat", c.Connect.Heartbeat, time.Second},
+		{"ShutdownTimeout", c.ShutdownTimeout, time.Millisecond},
+	} {
+		if d.value < d.low {
+			faults = append(faults, fmt.Errorf("%s %v is less than %v", d.name, d.value, d.low))
+		}
+	}
+	return faults
+}
+
+// addresses parses the URLs. Its errors never quote one: it may hold a password,
+// and the parser's own message may too.
+func (c *Config) addresses() ([]amqp.URI, error) {
+	var faults []error
+	uris := make([]amqp.URI, 0, len(c.URLs))
+	for i, url := range c.URLs {
+		uri, err := amqp.ParseURI(url)
+		if err != nil {
+			faults = append(faults, fmt.Errorf("address %d is not of the form amqp://user:password@host:port/vhost"+
+				" (percent-encode special characters in the user name, password and vhost)", i+1))
+			continue
+		}
+		uris = append(uris, uri)
+	}
+	return uris, errors.Join(faults...)
+}
+
+func programName() string {
+	if len(os.Args) == 0 {
+		return "harebus"
+	}
+	return filepath.Base(os.Args[0])
+}
+
+// version is what the broker shows as the client's version.
+func version() string {
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, dep := range append(info.Deps, &info.Main) {
+			if dep.Path == "github.com/harebus/harebus" && dep.Version != "" {
+				return dep.Version
+			}
+		}
+	}
+	return "(devel)"
+}

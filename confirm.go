@@ -1,0 +1,289 @@
+package harebus
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+	"go.uber.org/zap"
+)
+
+// confirmChannel is one AMQP channel in confirm mode that many goroutines
+// publish on. A place in its window is held from before the publish until the
+// outcome is known, also when the caller has stopped waiting.
+//
+// basic.return comes before its confirm, and the client hands the return over
+// before it resolves the confirm: whoever sees a confirm resolved finds the
+// return in the buffer. The buffer holds as many as the window, so it never
+// fills up; a full one would make the client drop returns, and their messages
+// would pass for delivered.
+type confirmChannel struct {
+	session *session
+	ch      *amqp.Channel
+	setup   *Setup
+	window  chan struct{}
+	returns chan amqp.Return
+
+	retired  chan struct{} // closed by retire
+	retiring sync.Once
+	dead     atomic.Bool // no new messages
+	epochs   [epochs]atomic.Int64
+	epoch    atomic.Int64
+
+	mu       sync.Mutex // guards what follows
+	returned map[returnKey]int
+	err      error // why the broker closed the channel
+	closed   chan struct{}
+}
+
+// epochs divides the confirm timeout: each message counts in the epoch it was
+// published in, and an epoch that is not empty when its number comes up again
+// has an overdue message. That costs no timer a message.
+const epochs = 5
+
+// returnKey is all a returned message can be recognised by.
+type returnKey struct{ messageID, exchange, key string }
+
+// flight is a message on its way.
+type flight struct {
+	confirm *amqp.DeferredConfirmation
+	key     returnKey
+	epoch   int64
+	err     error // it was not sent
+	sent    bool  // a place in the window is held, or err is set
+}
+
+func openConfirmChannel(ctx context.Context, s *session, setup *Setup) (*confirmChannel, error) {
+	window := setup.cfg.Publish.Window
+	c := &confirmChannel{
+		session:  s,
+		setup:    setup,
+		window:   make(chan struct{}, window),
+		returns:  make(chan amqp.Return, window),
+		returned: map[returnKey]int{},
+		retired:  make(chan struct{}),
+		closed:   make(chan struct{}),
+	}
+	var closes chan *amqp.Error
+	err := s.rpc(ctx, func() error {
+		ch, err := s.conn.Channel()
+		if err != nil {
+			return err
+		}
+		if err := ch.Confirm(false); err != nil {
+			_ = ch.Close()
+			return err
+		}
+		ch.NotifyReturn(c.returns)
+		closes = ch.NotifyClose(make(chan *amqp.Error, 1))
+		c.ch = ch
+		if ctx.Err() != nil { // nobody waits for it any more
+			_ = ch.Close()
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	if !s.spawn(func() { c.watch(closes) }) {
+		return nil, s.cause()
+	}
+	return c, nil
+}
+
+// watch follows the channel to its end.
+func (c *confirmChannel) watch(closes <-chan *amqp.Error) {
+	tick := time.NewTicker(c.setup.cfg.Publish.ConfirmTimeout / (epochs - 1))
+	defer tick.Stop()
+	retired := c.retired
+	for {
+		select {
+		case err := <-closes:
+			c.dead.Store(true)
+			c.mu.Lock()
+			if err != nil {
+				c.err = err
+			}
+			close(c.closed)
+			c.mu.Unlock()
+			return
+		case <-retired:
+			retired = nil
+			c.session.spawn(c.drainAndClose)
+		case <-tick.C:
+			if c.overdue() {
+				c.setup.log.Warn("the broker does not confirm; replacing the channel",
+					zap.Duration("confirm_timeout", c.setup.cfg.Publish.ConfirmTimeout))
+				c.retire()
+				c.close()
+			}
+		}
+	}
+}
+
+// overdue starts a new epoch and says whether the one whose place it takes
+// still has messages.
+func (c *confirmChannel) overdue() bool {
+	next := c.epoch.Load() + 1
+	late := c.epochs[next%epochs].Load() > 0
+	if !late {
+		c.epoch.Store(next)
+	}
+	return late
+}
+
+// drainAndClose waits until every message has an outcome, then closes.
+func (c *confirmChannel) drainAndClose() {
+	for range cap(c.window) {
+		select {
+		case c.window <- struct{}{}:
+		case <-c.session.closed:
+			return
+		case <-c.closed:
+			return
+		}
+	}
+	c.close()
+}
+
+// close asks the broker to close the channel; everything that is still out is
+// then unknown.
+func (c *confirmChannel) close() {
+	_ = c.session.rpc(context.Background(), c.ch.Close)
+}
+
+// retire takes the channel out of use. What is out is still waited for.
+func (c *confirmChannel) retire() {
+	c.dead.Store(true)
+	c.retiring.Do(func() { close(c.retired) })
+}
+
+func (c *confirmChannel) usable() bool {
+	return !c.dead.Load() && !c.ch.IsClosed() && c.session.alive()
+}
+
+// acquire takes a place in the window.
+func (c *confirmChannel) acquire(ctx context.Context) error {
+	select {
+	case c.window <- struct{}{}:
+		return nil
+	default:
+	}
+	select {
+	case c.window <- struct{}{}:
+		return nil
+	case <-c.session.closed:
+		return c.session.cause()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (c *confirmChannel) tryAcquire() bool {
+	select {
+	case c.window <- struct{}{}:
+		return true
+	default:
+		return false
+	}
+}
+
+// publish sends a message; the caller has acquired a place in the window.
+func (c *confirmChannel) publish(r routed) flight {
+	f := flight{sent: true, epoch: c.epoch.Load() % epochs, key: returnKey{r.msg.MessageId, r.exchange, r.key}}
+	f.confirm, f.err = c.ch.PublishWithDeferredConfirm(r.exchange, r.key, r.mandatory, false, r.msg)
+	if f.err != nil {
+		<-c.window
+		return f
+	}
+	c.epochs[f.epoch].Add(1)
+	return f
+}
+
+// wait returns the outcome of a message, or Unknown when ctx ends first.
+func (c *confirmChannel) wait(ctx context.Context, f flight) result {
+	if f.err != nil {
+		if errors.Is(f.err, amqp.ErrClosed) {
+			return result{outcome: NotSent, err: f.err}
+		}
+		return result{outcome: Unknown, err: f.err}
+	}
+	select {
+	case <-f.confirm.Done():
+		return c.resolve(f)
+	default:
+	}
+	select {
+	case <-f.confirm.Done():
+		return c.resolve(f)
+	case <-ctx.Done():
+		// Its place is taken until the broker has spoken.
+		c.session.spawn(func() {
+			<-f.confirm.Done()
+			c.resolve(f)
+		})
+		return result{outcome: Unknown, err: context.Cause(ctx)}
+	}
+}
+
+// resolve reads the outcome of a message whose confirm is done.
+func (c *confirmChannel) resolve(f flight) result {
+	c.epochs[f.epoch].Add(-1)
+	<-c.window
+	if f.confirm.Acked() {
+		if c.wasReturned(f.key) {
+			return result{outcome: Returned}
+		}
+		return result{outcome: Confirmed}
+	}
+	// The client reports a nack and the end of the channel alike.
+	if c.ch.IsClosed() {
+		err := c.reason()
+		return result{outcome: Unknown, err: err, raised: c.session.alive() && errors.As(err, new(*amqp.Error))}
+	}
+	c.retire()
+	return result{outcome: Nacked}
+}
+
+// reason returns why the channel is closed.
+func (c *confirmChannel) reason() error {
+	select {
+	case <-c.closed:
+	case <-c.session.closed:
+		return c.session.cause()
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err != nil {
+		return c.err
+	}
+	return errors.New("the channel was closed before the confirm")
+}
+
+// wasReturned drains the returns that have come so far and says whether one of
+// them is this message.
+func (c *confirmChannel) wasReturned(key returnKey) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for {
+		select {
+		case r, ok := <-c.returns:
+			if ok {
+				c.returned[returnKey{r.MessageId, r.Exchange, r.RoutingKey}]++
+				continue
+			}
+		default:
+		}
+		break
+	}
+	n := c.returned[key]
+	if n > 1 {
+		c.returned[key]--
+	} else {
+		delete(c.returned, key)
+	}
+	return n > 0
+}

@@ -1,0 +1,338 @@
+package harebus
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+	"go.uber.org/zap"
+
+	"github.com/harebus/harebus/internal/wire"
+)
+
+// silentClose is how long RabbitMQ waits before it drops a connection with bad
+// credentials, when the client does not ask for a reason. A connection dropped
+// sooner was dropped by a broker that is going down or coming up.
+const silentClose = 2500 * time.Millisecond
+
+// dialer opens connections to any of the configured addresses.
+type dialer struct {
+	cfg       *Config
+	addresses []amqp.URI
+	log       *zap.Logger
+}
+
+// dial tries every address once, in random order, so that a dead node of a
+// cluster costs one attempt and not the connection.
+func (d *dialer) dial(ctx context.Context, name string) (*session, error) {
+	var errs []error
+	for _, i := range rand.Perm(len(d.addresses)) {
+		s, err := d.dialOne(ctx, d.addresses[i], name)
+		if err == nil {
+			return s, nil
+		}
+		errs = append(errs, fmt.Errorf("connect to %s: %w", hostPort(d.addresses[i]), err))
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	return nil, errors.Join(errs...)
+}
+
+func hostPort(uri amqp.URI) string {
+	return net.JoinHostPort(uri.Host, strconv.Itoa(uri.Port))
+}
+
+func (d *dialer) dialOne(ctx context.Context, uri amqp.URI, name string) (*session, error) {
+	ctx, cancel := context.WithTimeout(ctx, d.cfg.Connect.Timeout)
+	defer cancel()
+	sasl, err := d.authentication(ctx, uri)
+	if err != nil {
+		return nil, err
+	}
+	raw, err := d.open(ctx, uri)
+	if err != nil {
+		return nil, err
+	}
+	// The handshake has no context of its own: ctx ends it by closing the socket.
+	stop := context.AfterFunc(ctx, func() { _ = raw.Close() })
+	defer stop()
+
+	sock := wire.New(raw, d.cfg.Connect.WriteTimeout)
+	started := time.Now()
+	properties := amqp.NewConnectionProperties()
+	properties["product"] = "harebus"
+	properties["version"] = version()
+	properties.SetClientConnectionName(d.cfg.ConnectionName + " " + name)
+	conn, err := amqp.Open(sock, amqp.Config{
+		SASL:       sasl,
+		Vhost:      uri.Vhost,
+		FrameSize:  defaultFrameMax,
+		Heartbeat:  d.cfg.Connect.Heartbeat,
+		Properties: properties,
+		Locale:     "en_US",
+	})
+	if err != nil {
+		_ = sock.Close()
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		if errors.Is(err, amqp.ErrCredentials) && time.Since(started) < silentClose {
+			return nil, errors.New("connection dropped during the handshake")
+		}
+		return nil, err
+	}
+	return newSession(conn, sock, d.cfg.Connect.Timeout), nil
+}
+
+// open connects the socket and, for amqps, does the TLS handshake: writes are
+// gathered above TLS, so it cannot be left to the client.
+func (d *dialer) open(ctx context.Context, uri amqp.URI) (net.Conn, error) {
+	raw, err := d.socket(ctx, hostPort(uri))
+	if err != nil || uri.Scheme != "amqps" {
+		return raw, err
+	}
+	cfg := d.cfg.TLS.Clone()
+	if cfg == nil {
+		cfg = &tls.Config{MinVersion: tls.VersionTLS12}
+	}
+	if cfg.MinVersion < tls.VersionTLS12 {
+		cfg.MinVersion = tls.VersionTLS12
+	}
+	if cfg.ServerName == "" {
+		cfg.ServerName = uri.Host
+	}
+	secure := tls.Client(raw, cfg)
+	if err := secure.HandshakeContext(ctx); err != nil {
+		_ = raw.Close()
+		return nil, err
+	}
+	return secure, nil
+}
+
+func (d *dialer) socket(ctx context.Context, address string) (net.Conn, error) {
+	if d.cfg.Dial != nil {
+		return d.cfg.Dial("tcp", address)
+	}
+	var dialer net.Dialer
+	return dialer.DialContext(ctx, "tcp", address)
+}
+
+func (d *dialer) authentication(ctx context.Context, uri amqp.URI) ([]amqp.Authentication, error) {
+	switch {
+	case d.cfg.ExternalAuth:
+		return []amqp.Authentication{&amqp.ExternalAuth{}}, nil
+	case d.cfg.Credentials != nil:
+		username, password, err := d.cfg.Credentials(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("fetch credentials: %w", err)
+		}
+		return []amqp.Authentication{&amqp.PlainAuth{Username: username, Password: password}}, nil
+	case d.cfg.Username != "":
+		return []amqp.Authentication{&amqp.PlainAuth{Username: d.cfg.Username, Password: d.cfg.Password}}, nil
+	default:
+		return []amqp.Authentication{uri.PlainAuth()}, nil
+	}
+}
+
+// permanent says whether trying again cannot help: the broker was there and
+// refused, or what was asked for contradicts what exists.
+func permanent(err error) bool {
+	if errors.Is(err, amqp.ErrCredentials) || errors.Is(err, amqp.ErrSASL) {
+		return true
+	}
+	var broker *amqp.Error
+	if errors.As(err, &broker) {
+		return broker.Server && slices.Contains(refusals, broker.Code)
+	}
+	var untrusted *tls.CertificateVerificationError
+	var notTLS tls.RecordHeaderError
+	return errors.As(err, &untrusted) || errors.As(err, &notTLS)
+}
+
+// refusals are the reply codes by which the broker says no for good.
+var refusals = []int{amqp.AccessRefused, amqp.NotFound, amqp.ResourceLocked, amqp.PreconditionFailed, amqp.NotAllowed, amqp.NotImplemented, amqp.CommandInvalid}
+
+// session is one connection, from dial to its end. Nothing in it is reused:
+// delivery tags and confirms of one session mean nothing in another.
+type session struct {
+	conn    *amqp.Connection
+	sock    *wire.Conn
+	timeout time.Duration // of one request to the broker
+	closed  chan struct{} // closed when the connection has ended
+	watched chan struct{} // closed when watch has ended
+	calls   sync.WaitGroup
+
+	mu        sync.Mutex // guards what follows
+	err       error      // why it ended
+	closing   bool       // no new goroutines
+	blocked   string     // the broker's reason, while it blocks publishers
+	unblocked chan struct{}
+}
+
+func newSession(conn *amqp.Connection, sock *wire.Conn, timeout time.Duration) *session {
+	s := &session{
+		conn: conn, sock: sock, timeout: timeout,
+		closed: make(chan struct{}), watched: make(chan struct{}),
+	}
+	closes := conn.NotifyClose(make(chan *amqp.Error, 1))
+	blocks := conn.NotifyBlocked(make(chan amqp.Blocking, 16))
+	go s.watch(closes, blocks)
+	return s
+}
+
+func (s *session) watch(closes <-chan *amqp.Error, blocks <-chan amqp.Blocking) {
+	defer close(s.watched)
+	for {
+		select {
+		case err := <-closes:
+			s.ended(err)
+			return
+		case b, ok := <-blocks:
+			if !ok {
+				blocks = nil
+				continue
+			}
+			s.setBlocked(b)
+		}
+	}
+}
+
+func (s *session) ended(err *amqp.Error) {
+	s.mu.Lock()
+	s.err = errors.New("connection closed")
+	if err != nil {
+		s.err = err
+	}
+	if s.unblocked != nil {
+		close(s.unblocked)
+		s.unblocked = nil
+	}
+	close(s.closed)
+	s.mu.Unlock()
+	_ = s.sock.Close()
+}
+
+func (s *session) setBlocked(b amqp.Blocking) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if b.Active {
+		s.blocked = b.Reason
+		if s.unblocked == nil {
+			s.unblocked = make(chan struct{})
+		}
+		return
+	}
+	s.blocked = ""
+	if s.unblocked != nil {
+		close(s.unblocked)
+		s.unblocked = nil
+	}
+}
+
+// alive says whether the connection is still up.
+func (s *session) alive() bool {
+	select {
+	case <-s.closed:
+		return false
+	default:
+		return !s.conn.IsClosed()
+	}
+}
+
+func (s *session) cause() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err == nil {
+		return errors.New("the connection is being closed")
+	}
+	return s.err
+}
+
+func (s *session) blockedReason() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.blocked
+}
+
+// ready waits while the broker blocks publishers or the socket is full. It
+// returns nil when the session has ended: the publish then says so.
+func (s *session) ready(ctx context.Context) error {
+	s.mu.Lock()
+	unblocked, reason := s.unblocked, s.blocked
+	s.mu.Unlock()
+	if unblocked != nil {
+		select {
+		case <-unblocked:
+		case <-ctx.Done():
+			return fmt.Errorf("the broker blocks publishers (%s): %w", reason, context.Cause(ctx))
+		}
+	}
+	return s.sock.Room(ctx)
+}
+
+// rpc runs fn, which calls the broker and has no deadline of its own. When the
+// broker does not answer in time the connection is closed: it is the only way
+// to end the call. When ctx ends first, rpc returns and fn goes on without it.
+func (s *session) rpc(ctx context.Context, fn func() error) error {
+	done := make(chan error, 1)
+	if !s.spawn(func() {
+		late := time.AfterFunc(s.timeout, func() { _ = s.sock.Abort() })
+		defer late.Stop()
+		done <- fn()
+	}) {
+		return s.cause()
+	}
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// spawn starts a goroutine that close waits for. It does not when the session is
+// being closed, and says so.
+func (s *session) spawn(fn func()) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing {
+		return false
+	}
+	s.calls.Go(fn)
+	return true
+}
+
+// withChannel runs fn on a channel of its own, for everything that can fail: a
+// failure closes the channel.
+func (s *session) withChannel(ctx context.Context, fn func(*amqp.Channel) error) error {
+	return s.rpc(ctx, func() error {
+		ch, err := s.conn.Channel()
+		if err != nil {
+			return err
+		}
+		defer func() { _ = ch.Close() }()
+		return fn(ch)
+	})
+}
+
+// close says goodbye to the broker, within a second or two, and waits until
+// everything that belongs to the session has ended.
+func (s *session) close() {
+	const goodbye = 2 * time.Second
+	s.mu.Lock()
+	s.closing = true
+	s.mu.Unlock()
+	_ = s.conn.CloseDeadline(time.Now().Add(goodbye))
+	_ = s.sock.Close()
+	<-s.watched
+	s.calls.Wait()
+}

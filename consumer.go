@@ -1,0 +1,328 @@
+package harebus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+	"go.uber.org/zap"
+)
+
+// lastGrace is what handlers get after their contexts were cancelled, before
+// stopping goes on without them.
+const lastGrace = 2 * time.Second
+
+// consumer keeps one consumer on the listener queue. Its workers live as long
+// as it does; what they read from is replaced with every session, so a handler
+// that outlives a connection still counts against the concurrency.
+type consumer struct {
+	setup *Setup
+	link  *link
+	index int
+	log   *zap.Logger
+
+	hard  context.Context // of the handlers; ended when stopping takes too long
+	soft  context.Context // ended when stopping begins
+	halt  context.CancelFunc
+	ready chan error    // how the latest attempt went, for Start
+	idle  chan struct{} // closed when every worker has ended
+	busy  atomic.Int64  // workers inside a handler
+
+	mu      sync.Mutex // guards what follows
+	feed    *feed      // what the workers read from; nil between sessions
+	err     error      // why there is no feed
+	ended   bool       // no other feed will follow
+	changed chan struct{}
+}
+
+// feed is one basic.consume: its deliveries and the way to settle them.
+type feed struct {
+	session    *session
+	ch         *amqp.Channel
+	deliveries <-chan amqp.Delivery
+	acks       *acker
+	fresh      func() // called when a first delivery has been settled
+}
+
+func newConsumer(ctx context.Context, s *Setup, l *link, index int) *consumer {
+	c := &consumer{
+		setup: s, link: l, index: index, hard: ctx,
+		log:   s.log.Named("consumer").With(zap.String("queue", s.cfg.Queue), zap.Int("consumer", index)),
+		ready: make(chan error, 1), idle: make(chan struct{}), changed: make(chan struct{}),
+	}
+	c.soft, c.halt = context.WithCancel(ctx)
+	return c
+}
+
+// run consumes until halt is called, then drains.
+func (c *consumer) run() {
+	var workers sync.WaitGroup
+	for range c.setup.cfg.Consume.Concurrency {
+		workers.Go(c.work)
+	}
+	go func() {
+		workers.Wait()
+		close(c.idle)
+	}()
+	c.keepConsuming()
+	c.setFeed(nil, ErrStopped, true)
+	c.waitIdle()
+}
+
+// waitIdle waits for the workers, and a little longer than they were promised
+// if a handler does not heed its context.
+func (c *consumer) waitIdle() {
+	select {
+	case <-c.idle:
+		return
+	case <-c.hard.Done():
+	}
+	t := time.NewTimer(lastGrace)
+	defer t.Stop()
+	select {
+	case <-c.idle:
+	case <-t.C:
+	}
+}
+
+// keepConsuming consumes on one session after the other.
+func (c *consumer) keepConsuming() {
+	policy := c.setup.cfg.Connect.BackOff()
+	for c.soft.Err() == nil {
+		started := time.Now()
+		err := c.consume(c.soft)
+		if c.soft.Err() != nil {
+			break
+		}
+		c.setFeed(nil, err, false)
+		c.report(err)
+		if permanent(err) {
+			c.log.Error("cannot consume; trying again", zap.Error(err))
+		} else {
+			c.log.Warn("consumer interrupted; resuming", zap.Error(err))
+		}
+		if time.Since(started) > stable {
+			policy.Reset()
+		}
+		sleep(c.soft, next(policy))
+	}
+	c.report(ErrStopped)
+}
+
+// report tells Start how the latest attempt went; nobody may be listening.
+func (c *consumer) report(err error) {
+	select {
+	case <-c.ready:
+	default:
+	}
+	c.ready <- err
+}
+
+// consume declares, then consumes until the session, the channel or the
+// consumer has ended, or ctx has: then it cancels the consumer and waits until
+// what was delivered has been settled.
+func (c *consumer) consume(ctx context.Context) error {
+	s, err := c.link.session(ctx)
+	if err != nil {
+		return err
+	}
+	if err := c.setup.declareAll(ctx, s); err != nil {
+		return err
+	}
+	sub, err := c.subscribe(ctx, s)
+	if err != nil {
+		return err
+	}
+	defer sub.close()
+	// One at a time, until it is sure that no message here kills the process.
+	if err := sub.open(ctx, 1, sub.noteFresh); err != nil {
+		return err
+	}
+	c.report(nil)
+	c.log.Info("consuming", zap.String("broker", fmt.Sprint(s.conn.Properties["version"])))
+	for {
+		select {
+		case <-ctx.Done():
+			return sub.drain()
+		case err := <-sub.closes:
+			if err == nil {
+				return errors.New("channel closed")
+			}
+			return err
+		case tag := <-sub.cancels:
+			return fmt.Errorf("the broker cancelled the consumer %q: the queue was deleted or has moved", tag)
+		case <-sub.fresh:
+			if err := sub.widen(ctx); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// subscription is a channel that consumes. Only the goroutine in consume uses it.
+type subscription struct {
+	consumer *consumer
+	session  *session
+	ch       *amqp.Channel
+	acks     *acker
+	closes   chan *amqp.Error
+	cancels  chan string
+	fresh    chan struct{} // told when a first delivery has been settled
+	tag      string
+	opened   int
+}
+
+func (c *consumer) subscribe(ctx context.Context, s *session) (*subscription, error) {
+	u := &subscription{consumer: c, session: s, fresh: make(chan struct{}, 1)}
+	opened := make(chan *amqp.Channel, 1)
+	err := s.rpc(ctx, func() error {
+		ch, err := s.conn.Channel()
+		opened <- ch
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	u.ch = <-opened
+	u.closes = u.ch.NotifyClose(make(chan *amqp.Error, 1))
+	u.cancels = u.ch.NotifyCancel(make(chan string, 8))
+	u.acks = newAcker(u.ch, c.setup.cfg.Consume.Prefetch)
+	return u, nil
+}
+
+func (u *subscription) noteFresh() {
+	select {
+	case u.fresh <- struct{}{}:
+	default:
+	}
+}
+
+// open starts to consume with a prefetch and hands the feed to the workers.
+func (u *subscription) open(ctx context.Context, prefetch int, fresh func()) error {
+	u.opened++
+	tag := fmt.Sprintf("harebus-%d-%d", u.consumer.index, u.opened)
+	opened := make(chan (<-chan amqp.Delivery), 1)
+	err := u.session.rpc(ctx, func() error {
+		if err := u.ch.Qos(prefetch, 0, false); err != nil {
+			return err
+		}
+		deliveries, err := u.ch.Consume(u.consumer.setup.cfg.Queue, tag, false, false, false, false, nil)
+		opened <- deliveries
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	u.tag = tag
+	u.acks.limit(prefetch)
+	u.consumer.setFeed(&feed{session: u.session, ch: u.ch, deliveries: <-opened, acks: u.acks, fresh: fresh}, nil, false)
+	return nil
+}
+
+// widen replaces the cautious consumer by one with the configured prefetch.
+func (u *subscription) widen(ctx context.Context) error {
+	prefetch := u.consumer.setup.cfg.Consume.Prefetch
+	if prefetch == 1 || u.opened > 1 {
+		return nil
+	}
+	if err := u.cancel(); err != nil {
+		return err
+	}
+	return u.open(ctx, prefetch, nil)
+}
+
+func (u *subscription) cancel() error {
+	return u.session.rpc(context.Background(), func() error { return u.ch.Cancel(u.tag, false) })
+}
+
+// drain ends the consumer, waits for the handlers and sends their acks. Cancel
+// comes first: acks followed by the end of a channel that still consumes can be
+// lost.
+func (u *subscription) drain() error {
+	err := u.cancel()
+	u.consumer.setFeed(nil, ErrStopped, true)
+	u.consumer.waitIdle()
+	return err
+}
+
+func (u *subscription) close() {
+	u.acks.close()
+	_ = u.session.rpc(context.Background(), u.ch.Close)
+}
+
+// current is the feed to read from, and what tells of the next.
+func (c *consumer) current() (f *feed, changed <-chan struct{}, ended bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.feed, c.changed, c.ended
+}
+
+func (c *consumer) setFeed(f *feed, err error, ended bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ended {
+		return
+	}
+	c.feed, c.err, c.ended = f, err, ended
+	close(c.changed)
+	c.changed = make(chan struct{})
+}
+
+// state returns nil while the consumer consumes, else why it does not.
+func (c *consumer) state() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.err != nil:
+		return c.err
+	case c.feed == nil:
+		return errors.New("not consuming yet")
+	case !c.feed.session.alive():
+		return errors.New("the connection is lost")
+	case c.feed.ch.IsClosed():
+		return errors.New("the channel is closed")
+	}
+	return nil
+}
+
+// work handles deliveries until no feed will follow.
+func (c *consumer) work() {
+	var last *feed
+	for {
+		f, changed, ended := c.current()
+		if f != nil && f != last {
+			last = f
+			for d := range f.deliveries {
+				c.take(f, &d)
+			}
+			continue
+		}
+		if ended {
+			return
+		}
+		<-changed
+	}
+}
+
+// take handles one delivery, or gives it back when the service is stopping.
+func (c *consumer) take(f *feed, d *amqp.Delivery) {
+	if c.soft.Err() != nil {
+		f.acks.giveBack(d.DeliveryTag)
+		return
+	}
+	c.busy.Add(1)
+	settled := c.handleDelivery(f, d)
+	c.busy.Add(-1)
+	if !settled {
+		f.acks.giveBack(d.DeliveryTag)
+		return
+	}
+	f.acks.done(d.DeliveryTag)
+	if f.fresh != nil && !d.Redelivered {
+		f.fresh()
+	}
+}

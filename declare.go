@@ -1,0 +1,128 @@
+package harebus
+
+import (
+	"context"
+	"errors"
+	"maps"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+	"go.uber.org/zap"
+
+	"github.com/harebus/harebus/topology"
+)
+
+// exchangeTopology are the two exchanges, exactly as PikaBus declares them.
+func (c *Config) exchangeTopology() topology.Topology {
+	return topology.Topology{Exchanges: []topology.Exchange{
+		{Name: c.DirectExchange, Kind: topology.Direct},
+		{Name: c.TopicExchange, Kind: topology.Topic},
+	}}
+}
+
+// errorTopology is the error queue, bound as PikaBus binds it.
+func (c *Config) errorTopology() topology.Topology {
+	return topology.Topology{
+		Queues: []topology.Queue{{
+			Name: c.ErrorQueue.Name, Type: c.ErrorQueue.Type, Arguments: c.ErrorQueue.Arguments,
+		}},
+		Bindings: []topology.Binding{c.errorBinding()},
+	}
+}
+
+func (c *Config) errorBinding() topology.Binding {
+	return topology.Binding{Exchange: c.DirectExchange, Key: c.ErrorQueue.Name, Queue: c.ErrorQueue.Name}
+}
+
+// queueTopology is the listener queue with its bindings.
+func (c *Config) queueTopology(topics []string) topology.Topology {
+	if c.Queue == "" {
+		return topology.Topology{}
+	}
+	t := topology.Topology{
+		Queues:   []topology.Queue{{Name: c.Queue, Type: c.QueueType, Arguments: c.queueArguments()}},
+		Bindings: []topology.Binding{{Exchange: c.DirectExchange, Key: c.Queue, Queue: c.Queue}},
+	}
+	for _, topic := range topics {
+		t.Bindings = append(t.Bindings, topology.Binding{Exchange: c.TopicExchange, Key: topic, Queue: c.Queue})
+	}
+	return t
+}
+
+// queueArguments gives a quorum queue its second net: what the library cannot
+// even read is moved to the error queue by the broker, after a limited number
+// of deliveries.
+func (c *Config) queueArguments() map[string]any {
+	args := map[string]any{}
+	if c.QueueType == topology.Quorum {
+		args = map[string]any{
+			"x-delivery-limit":          defaultDeliveryLimit,
+			"x-dead-letter-exchange":    "",
+			"x-dead-letter-routing-key": c.ErrorQueue.Name,
+			"x-dead-letter-strategy":    "at-least-once",
+			"x-overflow":                "reject-publish",
+		}
+	}
+	maps.Copy(args, c.QueueArguments)
+	maps.DeleteFunc(args, func(_ string, value any) bool { return value == nil })
+	return args
+}
+
+// ownTopology is everything but the delay infrastructure.
+func (c *Config) ownTopology(topics []string) topology.Topology {
+	return topology.Join(c.exchangeTopology(), c.errorTopology(), c.queueTopology(topics), c.Topology)
+}
+
+// declareExchanges is all that a setup which only sends needs.
+func (s *Setup) declareExchanges(ch *amqp.Channel) error {
+	if s.cfg.Declare == CheckOnly {
+		return s.cfg.exchangeTopology().Check(once(ch))
+	}
+	return s.cfg.exchangeTopology().Declare(ch)
+}
+
+// once offers a channel that is there already to a check: a send-only setup has
+// two objects, and the first that is missing is enough to know.
+func once(ch *amqp.Channel) func() (topology.Channel, error) {
+	return func() (topology.Channel, error) {
+		if ch.IsClosed() {
+			return nil, amqp.ErrClosed
+		}
+		return ch, nil
+	}
+}
+
+// declareAll declares or checks the setup's own objects on a session.
+func (s *Setup) declareAll(ctx context.Context, on *session) error {
+	topics := s.topics()
+	if s.cfg.Declare == CheckOnly {
+		return on.rpc(ctx, func() error {
+			return s.cfg.ownTopology(topics).Check(func() (topology.Channel, error) { return on.conn.Channel() })
+		})
+	}
+	rest := topology.Join(s.cfg.queueTopology(topics), s.cfg.Topology)
+	if err := on.withChannel(ctx, s.declareExchanges); err != nil {
+		return err
+	}
+	if s.cfg.Queue != "" {
+		if err := s.declareErrorQueue(ctx, on); err != nil {
+			return err
+		}
+	}
+	return on.withChannel(ctx, func(ch *amqp.Channel) error { return rest.Declare(ch) })
+}
+
+// declareErrorQueue creates the error queue if it is missing. One that exists
+// with other arguments belongs to all services together and is used as it is.
+func (s *Setup) declareErrorQueue(ctx context.Context, on *session) error {
+	t := s.cfg.errorTopology()
+	err := on.withChannel(ctx, func(ch *amqp.Channel) error { return t.Declare(ch) })
+	var broker *amqp.Error
+	if !errors.As(err, &broker) || broker.Code != amqp.PreconditionFailed {
+		return err
+	}
+	s.log.Warn("the error queue exists with other properties; using it as it is", zap.Error(err))
+	return on.withChannel(ctx, func(ch *amqp.Channel) error {
+		b := s.cfg.errorBinding()
+		return ch.QueueBind(b.Queue, b.Key, b.Exchange, false, nil)
+	})
+}

@@ -1,0 +1,143 @@
+package harebus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"sync"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/harebus/harebus/topology"
+)
+
+// delayer sends messages into the delay infrastructure, which it declares when
+// the first one needs it: once per session, as is the exit queue of each
+// destination.
+type delayer struct {
+	setup  *Setup
+	delays topology.Delays
+
+	declaring chan struct{} // held while declaring
+
+	mu    sync.Mutex // guards what follows
+	on    *session   // the session everything below has been declared on
+	exits map[string]struct{}
+}
+
+// maxExits bounds the memory of a program that defers to ever new queues.
+const maxExits = 10_000
+
+func newDelayer(s *Setup) *delayer {
+	return &delayer{setup: s, declaring: make(chan struct{}, 1)}
+}
+
+// route makes the routed form of a message that is due after wait.
+func (d *delayer) route(ctx context.Context, s *session, out *outgoing, wait time.Duration) (routed, error) {
+	exchange := ""
+	if out.foreign {
+		exchange = out.exchange
+	}
+	if err := d.prepare(ctx, s, exchange, out.key); err != nil {
+		return routed{}, err
+	}
+	to, err := d.delays.Route(wait, exchange, out.key)
+	if err != nil {
+		return routed{}, err
+	}
+	msg := out.msg
+	msg.Headers = maps.Clone(out.msg.Headers)
+	if len(to.CC) > 0 {
+		cc := make([]any, len(to.CC))
+		for i, key := range to.CC {
+			cc[i] = key
+		}
+		msg.Headers["CC"] = cc
+	}
+	return routed{to.Exchange, to.Key, true, msg}, nil
+}
+
+// prepare makes sure that a delayed message can go all its way.
+func (d *delayer) prepare(ctx context.Context, s *session, exchange, key string) error {
+	exit := exchange + "\x00" + key
+	if d.known(s, exit) {
+		return nil
+	}
+	select { // one at a time: the others find it done
+	case d.declaring <- struct{}{}:
+		defer func() { <-d.declaring }()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	if d.known(s, exit) {
+		return nil
+	}
+	if !d.known(s, "") {
+		if err := d.declare(ctx, s, d.delays.Topology()); err != nil {
+			return fmt.Errorf("delay infrastructure: %w", err)
+		}
+		d.remember(s, "")
+	}
+	if err := d.checkDestination(ctx, s, exchange, key); err != nil {
+		return err
+	}
+	if err := d.declare(ctx, s, d.delays.Exit(exchange, key)); err != nil {
+		return fmt.Errorf("delay exit: %w", err)
+	}
+	d.remember(s, exit)
+	return nil
+}
+
+func (d *delayer) declare(ctx context.Context, s *session, t topology.Topology) error {
+	if d.setup.cfg.Declare == CheckOnly {
+		return s.rpc(ctx, func() error {
+			return t.Check(func() (topology.Channel, error) { return s.conn.Channel() })
+		})
+	}
+	return s.withChannel(ctx, func(ch *amqp.Channel) error { return t.Declare(ch) })
+}
+
+// checkDestination refuses a deferral that could never arrive. A destination
+// that is deleted later makes its messages wait in its exit queue.
+func (d *delayer) checkDestination(ctx context.Context, s *session, exchange, key string) error {
+	err := s.withChannel(ctx, func(ch *amqp.Channel) error {
+		if exchange != "" {
+			return ch.ExchangeDeclarePassive(exchange, string(topology.Direct), true, false, false, false, nil)
+		}
+		_, err := ch.QueueDeclarePassive(key, true, false, false, false, nil)
+		return err
+	})
+	var broker *amqp.Error
+	if errors.As(err, &broker) && broker.Code == amqp.NotFound {
+		return &PublishError{Outcome: Returned, Err: err}
+	}
+	return err
+}
+
+func (d *delayer) known(s *session, exit string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.on != s {
+		return false
+	}
+	_, ok := d.exits[exit]
+	return ok
+}
+
+func (d *delayer) remember(s *session, exit string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.on != s || len(d.exits) >= maxExits {
+		d.on, d.exits = s, map[string]struct{}{}
+	}
+	d.exits[exit] = struct{}{}
+}
+
+// forget makes the next delayed message declare everything again.
+func (d *delayer) forget() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.on, d.exits = nil, nil
+}

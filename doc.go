@@ -1,0 +1,35 @@
+// Package harebus is a service bus on RabbitMQ: commands, events, replies,
+// deferred messages, transactions, retries and an error queue, for services
+// that must not lose a message. It shares its wire format with PikaBus, so Go
+// and Python services work on one bus.
+//
+// A [Setup] is one service. It declares its topology, keeps its connections and
+// runs the handlers registered with [Handle]. Its [Bus] sends: each call returns
+// when the broker has confirmed the message.
+//
+//	setup, err := harebus.New(harebus.Config{URL: url, Queue: "orders", Subscriptions: []string{"payment.*"}})
+//	harebus.Handle(setup, func(ctx context.Context, bus *harebus.Bus, cmd PlaceOrder) error {
+//		return bus.Publish(ctx, "order.placed", OrderPlaced{ID: cmd.ID})
+//	})
+//	err = setup.Run(ctx) // consumes until ctx ends, then drains
+//
+// # What is promised
+//
+// A message whose Send returned nil is not lost. It is handled at least once, or
+// lies in the error queue with the reason, or waits in a durable queue.
+// Duplicates are possible after a crash or an unknown outcome; all copies carry
+// the same message id. There is no promise of order across failures, none for a
+// classic queue whose only node is gone, and none beyond what the broker has
+// written to disk.
+//
+// # Where things are
+//
+// Config is in config.go, the life of a Setup in setup.go. A message goes out by
+// way of bus.go, outgoing.go (headers, checks), transaction.go (buffering),
+// publisher.go (attempts, outcomes), confirm.go (one channel) and delay.go
+// (deferral). It comes in by way of consumer.go, receive.go, handler.go,
+// errorhandler.go, resend.go (retried and parked copies) and acker.go.
+// connection.go and link.go keep the connections. Package topology describes
+// exchanges, queues, bindings and the delay queues; package brokertest is a
+// broker in this process, for tests.
+package harebus

@@ -1,0 +1,159 @@
+package harebus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"time"
+)
+
+// HandlerFunc handles one message. What it returns is the instruction: nil
+// means done; an error means try again later, by the retry policy; [NoRetry]
+// and [RetryAfter] say otherwise. A panic is an error with a stack.
+//
+// What bus sends is buffered, and leaves when the handler has returned nil,
+// before the incoming message is acknowledged. It is discarded when the handler
+// fails. bus must not be used after the handler has returned. ctx ends with the
+// handler timeout, or when stopping takes longer than allowed.
+type HandlerFunc func(ctx context.Context, bus *Bus, m *Message) error
+
+// Named is implemented by message types to give their wire name, which is the
+// same in every program and language on the bus. It must not depend on the
+// value: it is called on a zero one.
+type Named interface{ MessageType() string }
+
+// Names that [Setup.HandleMessage] and [WithMessageType] accept beside wire
+// names.
+const (
+	// NoType stands for messages that carry no type.
+	NoType = ""
+	// AnyType stands for messages without a type and for all whose type has no
+	// handler of its own.
+	AnyType = "*"
+)
+
+// HandlerOption changes one handler.
+type HandlerOption func(*handler)
+
+// WithMessageType sets the wire name that a typed handler handles, instead of
+// the one of its type's MessageType method.
+func WithMessageType(name string) HandlerOption {
+	return func(h *handler) { h.messageType, h.named = name, true }
+}
+
+// WithTimeout replaces Config.Consume.HandlerTimeout for one handler. Zero
+// means no timeout.
+func WithTimeout(d time.Duration) HandlerOption {
+	return func(h *handler) { h.timeout = d }
+}
+
+// handler is a registered handler.
+type handler struct {
+	messageType string
+	named       bool
+	timeout     time.Duration
+	run         HandlerFunc
+}
+
+// Handle registers a handler for the messages of one type on s, before Start.
+// The wire name is that of T's MessageType method, or [WithMessageType]'s: a
+// name derived from Go would change when the code is renamed. The body is
+// decoded by the codec of its content type; one that cannot be decoded is parked
+// at once. [Incoming] gives the handler the rest of the message.
+//
+// Faults, such as a second handler for a type, are reported by Start.
+func Handle[T any](s *Setup, fn func(ctx context.Context, bus *Bus, message T) error, opts ...HandlerOption) {
+	h := &handler{timeout: s.cfg.Consume.HandlerTimeout}
+	var zero T
+	if named, ok := any(zero).(Named); ok {
+		h.messageType, h.named = named.MessageType(), true
+	} else if named, ok := any(&zero).(Named); ok {
+		h.messageType, h.named = named.MessageType(), true
+	}
+	for _, opt := range opts {
+		opt(h)
+	}
+	if !h.named {
+		s.addHandler(nil, fmt.Errorf("handler of %T: the type has no wire name; give it a method MessageType() string, or pass WithMessageType", zero))
+		return
+	}
+	h.run = func(ctx context.Context, bus *Bus, m *Message) error {
+		message, err := decode[T](s.codecs, m)
+		if err != nil {
+			return err
+		}
+		return fn(ctx, bus, message)
+	}
+	s.addHandler(h, nil)
+}
+
+// HandleMessage registers a handler that gets the whole message, undecoded, for
+// one wire name, [NoType] or [AnyType].
+func (s *Setup) HandleMessage(messageType string, fn HandlerFunc, opts ...HandlerOption) {
+	h := &handler{messageType: messageType, named: true, timeout: s.cfg.Consume.HandlerTimeout, run: fn}
+	for _, opt := range opts {
+		opt(h)
+	}
+	s.addHandler(h, nil)
+}
+
+func (s *Setup) addHandler(h *handler, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case err != nil:
+	case s.started:
+		err = fmt.Errorf("handler of %q: registered after Start", h.messageType)
+	case h.run == nil:
+		err = fmt.Errorf("handler of %q is nil", h.messageType)
+	case s.handlers[h.messageType] != nil:
+		err = fmt.Errorf("handler of %q: there is one already", h.messageType)
+	case len(h.messageType) > maxShortString:
+		err = fmt.Errorf("handler of %s: the name is longer than %d bytes", quote(h.messageType), maxShortString)
+	case h.timeout < 0:
+		err = fmt.Errorf("handler of %q: timeout %v is negative", h.messageType, h.timeout)
+	default:
+		h.run = chain(s.cfg.Middleware, h.run)
+		s.handlers[h.messageType] = h
+		return
+	}
+	s.faults = append(s.faults, err)
+}
+
+// handlerFor finds the handler of a message, by a look-up and nothing else:
+// type names come from the network.
+func (s *Setup) handlerFor(m *Message) (*handler, error) {
+	if h, ok := s.handlers[m.Type]; ok && m.Type != AnyType {
+		return h, nil
+	}
+	if h, ok := s.handlers[AnyType]; ok {
+		return h, nil
+	}
+	if m.Type == NoType {
+		return nil, reject("no-type", "the message has no type and there is no handler for NoType or AnyType")
+	}
+	return nil, reject("unknown-type", "no handler for messages of type %s", quote(m.Type))
+}
+
+// invoke runs a handler and turns panics and its own timeout into errors.
+func (h *handler) invoke(ctx context.Context, bus *Bus, m *Message) (err error) {
+	ctx = context.WithValue(ctx, messageKey{}, m)
+	if h.timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, h.timeout, fmt.Errorf("handler timeout of %v", h.timeout))
+		defer cancel()
+	}
+	defer func() {
+		if v := recover(); v != nil {
+			err = &PanicError{Value: v, Stack: debug.Stack()}
+		}
+	}()
+	err = h.run(ctx, bus, m)
+	if err != nil && errors.Is(err, context.DeadlineExceeded) {
+		if cause := context.Cause(ctx); cause != nil && !errors.Is(err, cause) {
+			err = fmt.Errorf("%w: %w", err, cause)
+		}
+	}
+	return err
+}

@@ -1,0 +1,101 @@
+package harebus
+
+import (
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// The standard headers, without their prefix. On the wire they are
+// "PikaBus.MessageId" and so on; Config.HeaderPrefix changes the prefix.
+const (
+	HeaderMessageID          = "MessageId"
+	HeaderCorrelationID      = "CorrelationId"
+	HeaderTimeSent           = "TimeSent"
+	HeaderReplyTo            = "ReplyToAddress"
+	HeaderOriginatingAddress = "OriginatingAddress"
+	HeaderIntent             = "Intent"
+	HeaderMessageType        = "MessageType"
+	HeaderContentType        = "ContentType"
+	HeaderContentEncoding    = "ContentEncoding"
+	HeaderDeferredTime       = "DeferredTime"
+	HeaderErrorRetries       = "ErrorRetries"
+	HeaderErrorDetails       = "ErrorDetails"
+	HeaderSourceQueue        = "SourceQueue"
+	// HeaderHops counts how often a reply has answered a reply. It is ours:
+	// PikaBus neither writes nor reads it.
+	HeaderHops = "Hops"
+)
+
+// Intent says how a message was meant.
+type Intent string
+
+// The intents PikaBus knows.
+const (
+	// IntentCommand is written by Send, Defer and Reply.
+	IntentCommand Intent = "command"
+	// IntentEvent is written by Publish.
+	IntentEvent Intent = "event"
+)
+
+// headerNames holds the full names of the standard headers, made once, so that
+// stamping a message concatenates nothing.
+type headerNames struct {
+	messageID, correlationID, timeSent, replyTo, originatingAddress, intent, messageType,
+	contentType, contentEncoding, deferredTime, errorRetries, errorDetails, sourceQueue, hops string
+}
+
+func newHeaderNames(prefix string) headerNames {
+	return headerNames{
+		messageID:          prefix + HeaderMessageID,
+		correlationID:      prefix + HeaderCorrelationID,
+		timeSent:           prefix + HeaderTimeSent,
+		replyTo:            prefix + HeaderReplyTo,
+		originatingAddress: prefix + HeaderOriginatingAddress,
+		intent:             prefix + HeaderIntent,
+		messageType:        prefix + HeaderMessageType,
+		contentType:        prefix + HeaderContentType,
+		contentEncoding:    prefix + HeaderContentEncoding,
+		deferredTime:       prefix + HeaderDeferredTime,
+		errorRetries:       prefix + HeaderErrorRetries,
+		errorDetails:       prefix + HeaderErrorDetails,
+		sourceQueue:        prefix + HeaderSourceQueue,
+		hops:               prefix + HeaderHops,
+	}
+}
+
+// dialect is how this setup writes headers: their names and the time format.
+type dialect struct {
+	prefix string
+	names  headerNames
+	format TimeFormat
+}
+
+func (d *dialect) time(t time.Time) string { return d.format.format(t) }
+
+// NewMessageID returns a new id as the bus makes them: UUID version 7 (RFC
+// 9562), which sorts by time and reveals nothing of the machine. It is for
+// callers who must know the id before they send; see [WithMessageID].
+func NewMessageID() string {
+	id, err := uuid.NewV7()
+	if err != nil {
+		// crypto/rand does not fail on supported systems; Go itself aborts if it does.
+		panic("harebus: make message id: " + err.Error())
+	}
+	return id.String()
+}
+
+// derivedID makes the id of a message that a handler sends: a redelivery of the
+// incoming message makes the same ones again. (UUID version 5, RFC 9562.)
+func derivedID(parts ...string) string {
+	var name []byte
+	for _, part := range parts {
+		name = append(name, part...)
+		name = append(name, 0) // so that ("ab", "c") and ("a", "bc") differ
+	}
+	return uuid.NewSHA1(derivedIDSpace, name).String()
+}
+
+// derivedIDSpace is the name space of derivedID. Changing it would change every
+// derived id.
+var derivedIDSpace = uuid.MustParse("0f1e6c9a-6c1d-5d0e-9a51-6f2f6f0b7c11")

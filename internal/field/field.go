@@ -1,0 +1,194 @@
+// Package field converts Go values to AMQP 0-9-1 field tables and measures
+// them.
+//
+// The client library writes a Go int as 32 bits and drops the rest, writes
+// values its own reader then refuses, and closes the whole connection over a
+// table that does not fit into a frame. What passes here is safe to send.
+package field
+
+import (
+	"fmt"
+	"math"
+	"reflect"
+	"time"
+	"unicode/utf8"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+)
+
+const (
+	// MaxShortString is the longest key, name or routing key, in bytes.
+	MaxShortString = 255
+	// maxDepth and maxElements are what the client's reader accepts; a peer
+	// that uses it could not even look at a message with more.
+	maxDepth    = 32
+	maxElements = 8192
+)
+
+// Table returns a copy of in, with every value converted.
+func Table(in map[string]any) (amqp.Table, error) {
+	return table(in, 1)
+}
+
+func table(in map[string]any, depth int) (amqp.Table, error) {
+	if len(in) > maxElements {
+		return nil, fmt.Errorf("%d entries are more than %d", len(in), maxElements)
+	}
+	out := make(amqp.Table, len(in))
+	for key, value := range in {
+		if err := checkKey(key); err != nil {
+			return nil, err
+		}
+		converted, err := convert(value, depth)
+		if err != nil {
+			return nil, fmt.Errorf("%q: %w", key, err)
+		}
+		out[key] = converted
+	}
+	return out, nil
+}
+
+func checkKey(key string) error {
+	switch {
+	case key == "":
+		return fmt.Errorf("a key is empty")
+	case len(key) > MaxShortString:
+		return fmt.Errorf("key %.40q… has %d bytes, more than %d", key, len(key), MaxShortString)
+	case !utf8.ValidString(key):
+		return fmt.Errorf("key %q is not valid UTF-8", key)
+	default:
+		return nil
+	}
+}
+
+func convert(value any, depth int) (any, error) {
+	switch v := value.(type) {
+	case nil, bool, string, int8, int16, int32, int64, uint8, uint16, uint32, time.Time, amqp.Decimal:
+		return v, nil
+	case int:
+		return int64(v), nil
+	case []byte:
+		return append([]byte(nil), v...), nil
+	case float32:
+		return v, finite(float64(v))
+	case float64:
+		return v, finite(v)
+	}
+	return convertKind(reflect.ValueOf(value), depth)
+}
+
+func finite(v float64) error {
+	if math.IsNaN(v) || math.IsInf(v, 0) {
+		return fmt.Errorf("%v closes the connection", v)
+	}
+	return nil
+}
+
+// convertKind handles named types, containers and the rest.
+func convertKind(r reflect.Value, depth int) (any, error) {
+	switch r.Kind() {
+	case reflect.Bool:
+		return r.Bool(), nil
+	case reflect.String:
+		return r.String(), nil
+	case reflect.Float32, reflect.Float64:
+		return r.Float(), finite(r.Float())
+	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
+		return r.Int(), nil
+	case reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
+		if r.Uint() > math.MaxInt64 {
+			return nil, fmt.Errorf("%d does not fit into 64 bits with a sign", r.Uint())
+		}
+		return int64(r.Uint()), nil //nolint:gosec // bounded one line above
+	case reflect.Slice, reflect.Array, reflect.Map:
+		if depth >= maxDepth {
+			return nil, fmt.Errorf("nested deeper than %d", maxDepth)
+		}
+		if r.Kind() == reflect.Map {
+			return convertMap(r, depth+1)
+		}
+		return convertList(r, depth+1)
+	default:
+		return nil, fmt.Errorf("a %s cannot be sent", r.Type())
+	}
+}
+
+func convertList(r reflect.Value, depth int) (any, error) {
+	if r.Len() > maxElements {
+		return nil, fmt.Errorf("%d elements are more than %d", r.Len(), maxElements)
+	}
+	list := make([]any, r.Len())
+	for i := range list {
+		value, err := convert(r.Index(i).Interface(), depth)
+		if err != nil {
+			return nil, fmt.Errorf("element %d: %w", i, err)
+		}
+		list[i] = value
+	}
+	return list, nil
+}
+
+func convertMap(r reflect.Value, depth int) (any, error) {
+	if r.Type().Key().Kind() != reflect.String {
+		return nil, fmt.Errorf("a %s cannot be sent", r.Type())
+	}
+	in := make(map[string]any, r.Len())
+	for entries := r.MapRange(); entries.Next(); {
+		in[entries.Key().String()] = entries.Value().Interface()
+	}
+	return table(in, depth)
+}
+
+// Size returns the encoded size of a converted table in bytes, its length
+// prefix included.
+func Size(t amqp.Table) int {
+	size := 4
+	for key, value := range t {
+		size += 1 + len(key) + 1 + valueSize(value)
+	}
+	return size
+}
+
+func valueSize(value any) int {
+	switch v := value.(type) {
+	case nil:
+		return 0
+	case bool, int8, uint8:
+		return 1
+	case int16, uint16:
+		return 2
+	case int32, uint32, float32, int:
+		return 4
+	case amqp.Decimal:
+		return 5
+	case string:
+		return 4 + len(v)
+	case []byte:
+		return 4 + len(v)
+	case amqp.Table:
+		return Size(v)
+	case []any:
+		size := 4
+		for _, element := range v {
+			size += 1 + valueSize(element)
+		}
+		return size
+	default: // int64, float64, time.Time
+		return 8
+	}
+}
+
+// SmallestInt returns n as the narrowest signed integer that holds it, as
+// Python's clients encode integers.
+func SmallestInt(n int) any {
+	switch {
+	case n >= math.MinInt8 && n <= math.MaxInt8:
+		return int8(n)
+	case n >= math.MinInt16 && n <= math.MaxInt16:
+		return int16(n)
+	case n >= math.MinInt32 && n <= math.MaxInt32:
+		return int32(n)
+	default:
+		return int64(n)
+	}
+}

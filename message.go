@@ -1,0 +1,274 @@
+package harebus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+)
+
+// Message is one received message with everything that came with it. Handlers
+// may keep it, but must not change what Headers and Body refer to: a failed
+// message is sent again from them.
+type Message struct {
+	// ID is the MessageId header, else the message_id property. A message that
+	// has neither is given a new id, which its retries keep.
+	ID string
+	// CorrelationID ties the messages of one conversation together. Messages
+	// that the handler sends inherit it.
+	CorrelationID string
+	// Type is the wire name of the message's type; empty if it has none.
+	Type string
+	// Intent is the header if it has a known value, else what the exchange suggests.
+	Intent Intent
+	// ReplyTo is the address that asks for the reply; empty if there is none.
+	// It comes from the network: [Bus.Reply] passes it through the reply policy.
+	ReplyTo string
+	// OriginatingAddress is the listener queue of the sender, as the sender says.
+	OriginatingAddress string
+	// ContentType and ContentEncoding describe Body: headers first, then properties.
+	ContentType, ContentEncoding string
+	// TimeSent is when the sender says it sent the message; zero if unknown.
+	TimeSent time.Time
+	// DeferredUntil is the time before which the message was not to be handled;
+	// zero if it was not deferred. Retries are deferred messages too.
+	DeferredUntil time.Time
+	// Attempt is 1 the first time the message is handled, 2 for its first
+	// retry, and so on. Redeliveries after a crash do not count.
+	Attempt int
+	// SourceQueue is the queue whose consumer failed; set on retries and on
+	// messages in the error queue.
+	SourceQueue string
+	// ErrorDetails is the text of the last failure, as SourceQueue.
+	ErrorDetails string
+
+	// Queue is the queue it was consumed from.
+	Queue string
+	// Exchange and RoutingKey are those of the last hop; after a deferral, of
+	// the delay infrastructure.
+	Exchange, RoutingKey string
+	// Redelivered says that the broker may have delivered it before.
+	Redelivered bool
+	// Headers is the whole table, standard headers included.
+	Headers map[string]any
+	// Properties are the AMQP properties as received.
+	Properties Properties
+	// Body is the payload, as received.
+	Body []byte
+
+	hops   int
+	prefix string // of the standard headers
+}
+
+// Properties are the AMQP basic properties of a received message, apart from
+// the headers table. Absent ones are zero.
+type Properties struct {
+	ContentType, ContentEncoding string
+	DeliveryMode, Priority       uint8
+	CorrelationID, ReplyTo       string
+	Expiration, MessageID        string
+	Timestamp                    time.Time
+	Type, UserID, AppID          string
+}
+
+// CustomHeaders returns a copy of the headers without the standard ones and
+// without those of the broker: what a handler may pass on with [WithHeaders].
+func (m *Message) CustomHeaders() map[string]any {
+	custom := make(map[string]any, len(m.Headers))
+	for key, value := range m.Headers {
+		if !brokerHeader(key) && !strings.HasPrefix(key, m.prefix) {
+			custom[key] = value
+		}
+	}
+	return custom
+}
+
+type messageKey struct{}
+
+// Incoming returns the message that is being handled in ctx, or nil outside a
+// handler.
+func Incoming(ctx context.Context) *Message {
+	m, _ := ctx.Value(messageKey{}).(*Message)
+	return m
+}
+
+// readMessage makes a Message of a delivery. It always returns one; the error,
+// a [*RejectError], says that no handler must see it.
+func (d *dialect) readMessage(queue string, topicExchange string, in *amqp.Delivery) (*Message, error) {
+	m := &Message{
+		prefix:      d.prefix,
+		Queue:       queue,
+		Exchange:    in.Exchange,
+		RoutingKey:  in.RoutingKey,
+		Redelivered: in.Redelivered,
+		Headers:     in.Headers,
+		Body:        in.Body,
+		Attempt:     1,
+		Properties: Properties{
+			ContentType:     in.ContentType,
+			ContentEncoding: in.ContentEncoding,
+			DeliveryMode:    in.DeliveryMode,
+			Priority:        in.Priority,
+			CorrelationID:   in.CorrelationId,
+			ReplyTo:         in.ReplyTo,
+			Expiration:      in.Expiration,
+			MessageID:       in.MessageId,
+			Timestamp:       in.Timestamp,
+			Type:            in.Type,
+			UserID:          in.UserId,
+			AppID:           in.AppId,
+		},
+	}
+	return m, errors.Join(d.readIdentity(m), d.readContent(m, topicExchange), d.readTimes(m))
+}
+
+func (d *dialect) readIdentity(m *Message) error {
+	var err error
+	m.ID, err = strictText(m.Headers, d.names.messageID, m.Properties.MessageID)
+	if m.ID == "" {
+		m.ID = NewMessageID()
+	}
+	m.CorrelationID = lenientText(m.Headers, d.names.correlationID, m.Properties.CorrelationID)
+	m.ReplyTo = lenientText(m.Headers, d.names.replyTo, m.Properties.ReplyTo)
+	m.OriginatingAddress = lenientText(m.Headers, d.names.originatingAddress, "")
+	m.SourceQueue = lenientText(m.Headers, d.names.sourceQueue, "")
+	if details, ok := text(m.Headers[d.names.errorDetails]); ok {
+		m.ErrorDetails = details
+	}
+	if hops, err := parseCount(m.Headers[d.names.hops]); err == nil {
+		m.hops = hops
+	}
+	return err
+}
+
+func (d *dialect) readContent(m *Message, topicExchange string) error {
+	var typeErr, contentErr, encodingErr error
+	m.Type, typeErr = strictText(m.Headers, d.names.messageType, m.Properties.Type)
+	m.ContentType, contentErr = strictText(m.Headers, d.names.contentType, m.Properties.ContentType)
+	m.ContentEncoding, encodingErr = strictText(m.Headers, d.names.contentEncoding, m.Properties.ContentEncoding)
+	switch intent, _ := text(m.Headers[d.names.intent]); Intent(intent) {
+	case IntentCommand, IntentEvent:
+		m.Intent = Intent(intent)
+	default:
+		m.Intent = IntentCommand
+		if m.Exchange == topicExchange {
+			m.Intent = IntentEvent
+		}
+	}
+	return errors.Join(typeErr, contentErr, encodingErr)
+}
+
+// readTimes ignores a bad TimeSent, which decides nothing, and refuses a bad
+// DeferredTime, which does.
+func (d *dialect) readTimes(m *Message) error {
+	if value, ok := m.Headers[d.names.timeSent]; ok {
+		m.TimeSent, _ = parseTime(value)
+	}
+	if m.TimeSent.IsZero() {
+		m.TimeSent = m.Properties.Timestamp
+	}
+	value, ok := m.Headers[d.names.deferredTime]
+	if !ok {
+		return nil
+	}
+	due, err := parseTime(value)
+	if err != nil {
+		return reject("bad-time", "header %s: %w", d.names.deferredTime, err)
+	}
+	m.DeferredUntil = due
+	return nil
+}
+
+// strictText reads a header that decides how the message is treated, or the
+// property that stands in for it.
+func strictText(headers map[string]any, name, property string) (string, error) {
+	value, ok := headers[name]
+	if !ok {
+		return property, nil
+	}
+	s, ok := text(value)
+	if !ok {
+		return "", reject("bad-header", "%s is not text but a %T", name, value)
+	}
+	if len(s) > maxShortString {
+		return "", reject("bad-header", "%s has %d bytes, more than %d", name, len(s), maxShortString)
+	}
+	if s == "" {
+		return property, nil
+	}
+	return s, nil
+}
+
+// lenientText reads a header that can be done without.
+func lenientText(headers map[string]any, name, property string) string {
+	s, ok := text(headers[name])
+	if !ok || s == "" || len(s) > maxShortString {
+		return property
+	}
+	return s
+}
+
+// text returns a header value that is valid UTF-8 text.
+func text(value any) (string, bool) {
+	switch v := value.(type) {
+	case string:
+		return v, utf8.ValidString(v)
+	case []byte:
+		return string(v), utf8.Valid(v)
+	default:
+		return "", false
+	}
+}
+
+// parseCount reads the count of a header as any peer may have written it: any
+// integer width, or decimal text. An absent one is 0.
+func parseCount(value any) (int, error) {
+	const most = 1_000_000
+	var n int64
+	switch v := value.(type) {
+	case int8:
+		n = int64(v)
+	case uint8:
+		n = int64(v)
+	case int16:
+		n = int64(v)
+	case uint16:
+		n = int64(v)
+	case int32:
+		n = int64(v)
+	case uint32:
+		n = int64(v)
+	case int64:
+		n = v
+	case string:
+		parsed, err := strconv.ParseInt(strings.TrimSpace(v), 10, 32)
+		if err != nil {
+			return 0, fmt.Errorf("%s is not a count", quote(v))
+		}
+		n = parsed
+	case []byte:
+		return parseCount(string(v))
+	default:
+		return 0, fmt.Errorf("a %T is not a count", value)
+	}
+	if n < 0 || n > most {
+		return 0, fmt.Errorf("%d is out of range", n)
+	}
+	return int(n), nil
+}
+
+// brokerHeader says whether the broker gives key a meaning of its own or writes
+// it. CC and BCC make whoever publishes them write to any queue, and a copied
+// x-death makes a second delay vanish on RabbitMQ 3.10.
+func brokerHeader(key string) bool {
+	switch key {
+	case "CC", "BCC", "x-death", "x-delivery-count", "x-delay", "x-match":
+		return true
+	}
+	return strings.HasPrefix(key, "x-first-death-") || strings.HasPrefix(key, "x-last-death-")
+}

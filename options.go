@@ -1,0 +1,110 @@
+package harebus
+
+import (
+	"maps"
+	"time"
+)
+
+// SendOption changes one call of Send, Publish, Defer or Reply.
+type SendOption func(*sendOptions)
+
+type sendOptions struct {
+	headers       map[string]any
+	messageID     string
+	messageType   string
+	correlationID string
+	contentType   string
+	replyTo       string
+	appID         string
+	exchange      string
+	priority      uint8
+	expiration    time.Duration
+	optional      bool
+}
+
+func newSendOptions(opts []SendOption) sendOptions {
+	var o sendOptions
+	for _, opt := range opts {
+		opt(&o)
+	}
+	return o
+}
+
+// WithHeaders adds headers to the message; the map is copied. Values are what
+// AMQP can carry: bool, integers, floats, string, []byte, time.Time, and slices
+// and maps of these. The standard headers have options of their own; naming one
+// here, or CC, BCC and the broker's own x- headers, is refused.
+func WithHeaders(headers map[string]any) SendOption {
+	return func(o *sendOptions) {
+		merged := make(map[string]any, len(o.headers)+len(headers))
+		maps.Copy(merged, o.headers)
+		maps.Copy(merged, headers)
+		o.headers = merged
+	}
+}
+
+// WithHeader adds one header, as [WithHeaders] does.
+func WithHeader(key string, value any) SendOption {
+	return WithHeaders(map[string]any{key: value})
+}
+
+// WithMessageID sets the id: up to 255 bytes that receivers treat as opaque.
+// Without it a new one is made, or derived when a handler sends.
+func WithMessageID(id string) SendOption {
+	return func(o *sendOptions) { o.messageID = id }
+}
+
+// WithType sets the wire name of the message's type, instead of the one the
+// value's MessageType method gives.
+func WithType(name string) SendOption {
+	return func(o *sendOptions) { o.messageType = name }
+}
+
+// WithCorrelationID sets the correlation id. Without it a handler's messages
+// inherit the incoming one and others get a new one.
+func WithCorrelationID(id string) SendOption {
+	return func(o *sendOptions) { o.correlationID = id }
+}
+
+// WithContentType chooses the codec by its content type.
+func WithContentType(contentType string) SendOption {
+	return func(o *sendOptions) { o.contentType = contentType }
+}
+
+// WithReplyTo names the queue that replies go to, instead of the listener queue.
+func WithReplyTo(queue string) SendOption {
+	return func(o *sendOptions) { o.replyTo = queue }
+}
+
+// WithAppID sets the app_id property.
+func WithAppID(id string) SendOption {
+	return func(o *sendOptions) { o.appID = id }
+}
+
+// WithExchange publishes to another exchange than the setup's direct or topic
+// exchange. It must exist: that is checked once per connection, and a message
+// for a missing one is refused. The empty name is the default exchange's, which
+// Send falls back to by itself.
+func WithExchange(name string) SendOption {
+	return func(o *sendOptions) { o.exchange = name }
+}
+
+// WithPriority sets the priority, for queues declared with x-max-priority.
+func WithPriority(priority uint8) SendOption {
+	return func(o *sendOptions) { o.priority = priority }
+}
+
+// WithExpiration lets the broker drop the message (or dead-letter it, where its
+// queue does that) when it has waited in a queue for d, to the millisecond. A
+// dropped message is lost without an error, by your own instruction. Defer
+// refuses it.
+func WithExpiration(d time.Duration) SendOption {
+	return func(o *sendOptions) { o.expiration = d }
+}
+
+// NonMandatory lets the broker drop the message when no queue takes it. That is
+// a normal thing for an event that nobody may have subscribed to yet, and a
+// silent loss for anything else.
+func NonMandatory() SendOption {
+	return func(o *sendOptions) { o.optional = true }
+}

@@ -1,0 +1,239 @@
+package harebus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/harebus/harebus/internal/field"
+	"github.com/harebus/harebus/topology"
+)
+
+const (
+	maxShortString = field.MaxShortString
+	// frameOverhead is what a frame needs around its payload, and
+	// propertyRoom what the basic properties take at most beside the headers
+	// table: eight short strings and the fixed fields.
+	frameOverhead = 8
+	propertyRoom  = 12 + 2 + 9*(maxShortString+1) + 1 + 1 + 8
+	// defaultFrameMax is RabbitMQ's, and what is assumed before a connection
+	// has negotiated one.
+	defaultFrameMax = 131072
+)
+
+// maxHeaderBytes is the largest encoded headers table that is sure to fit into
+// one content header frame, also after a journey through the delay queues. A
+// larger one closes the connection.
+const maxHeaderBytes = defaultFrameMax - frameOverhead - propertyRoom - topology.HeaderRoom
+
+// outgoing is one message on its way out, encoded and checked.
+type outgoing struct {
+	op            Operation
+	exchange, key string
+	mandatory     bool
+	viaDefault    bool      // try the default exchange when the first one has no route
+	direct        bool      // go through the default exchange now
+	foreign       bool      // the caller named the exchange: check that it exists
+	due           time.Time // deliver not before; zero is at once
+	msg           amqp.Publishing
+}
+
+// Outgoing is a message as send middleware sees it: encoded, but not yet
+// stamped with its times. Header and body changes take effect.
+type Outgoing struct {
+	// Operation is OpSend, OpPublish, OpDefer or OpReply.
+	Operation Operation
+	// Exchange and RoutingKey are where it will go.
+	Exchange, RoutingKey string
+	// Type is the wire name of the message's type.
+	Type string
+	// Headers are the caller's headers, to be added to.
+	Headers map[string]any
+	// Body is the encoded payload, and ContentType what it is.
+	Body        []byte
+	ContentType string
+}
+
+// compose encodes a call into an outgoing message and checks everything that
+// would otherwise fail on the broker, where it would take others along.
+func (s *sender) compose(ctx context.Context, op Operation, exchange, key string, value any, o *sendOptions) (*outgoing, error) {
+	verb := op.String()
+	messageType := o.messageType
+	if messageType == "" {
+		messageType = typeOf(value)
+	}
+	codec, err := s.setup.codecs.forSending(o.contentType, messageType, value)
+	if err != nil {
+		return nil, refuse(verb, "%w", err)
+	}
+	body, err := codec.Encode(value)
+	if err != nil {
+		return nil, refuse(verb, "encode %T as %s: %w", value, codec.ContentType(), err)
+	}
+	draft := &Outgoing{
+		Operation: op, Exchange: exchange, RoutingKey: key, Type: messageType,
+		Headers: o.headers, Body: body, ContentType: codec.ContentType(),
+	}
+	if len(s.setup.cfg.SendMiddleware) > 0 {
+		if err := s.setup.runSendMiddleware(ctx, draft); err != nil {
+			return nil, fmt.Errorf("harebus: %s: middleware: %w", verb, err)
+		}
+	}
+	out := &outgoing{op: op, exchange: exchange, key: key, mandatory: !o.optional, foreign: o.exchange != ""}
+	if err := s.stamp(out, draft, o); err != nil {
+		return nil, refuse(verb, "%w", err)
+	}
+	if err := s.check(out); err != nil {
+		return nil, refuse(verb, "%w", err)
+	}
+	return out, nil
+}
+
+// stamp writes headers and mirrors them into properties, as the peers do.
+func (s *sender) stamp(out *outgoing, draft *Outgoing, o *sendOptions) error {
+	names := &s.setup.dialect.names
+	headers, err := s.customHeaders(draft.Headers)
+	if err != nil {
+		return err
+	}
+	now := time.Now().UTC()
+	out.msg = amqp.Publishing{
+		Headers:         headers,
+		ContentType:     draft.ContentType,
+		ContentEncoding: charset(draft.ContentType),
+		DeliveryMode:    amqp.Persistent,
+		Priority:        o.priority,
+		CorrelationId:   s.correlationID(o),
+		ReplyTo:         o.replyTo,
+		MessageId:       s.messageID(out, draft, o),
+		Timestamp:       now,
+		Type:            draft.Type,
+		AppId:           o.appID,
+		Body:            draft.Body,
+	}
+	msg := &out.msg
+	headers[names.messageID] = msg.MessageId
+	headers[names.correlationID] = msg.CorrelationId
+	headers[names.timeSent] = s.setup.dialect.time(now)
+	headers[names.intent] = string(out.op.intent())
+	headers[names.contentType] = msg.ContentType
+	if msg.ContentEncoding != "" {
+		headers[names.contentEncoding] = msg.ContentEncoding
+	}
+	if msg.Type != "" {
+		headers[names.messageType] = msg.Type
+	}
+	if queue := s.setup.cfg.Queue; queue != "" {
+		headers[names.originatingAddress] = queue
+		if msg.ReplyTo == "" {
+			msg.ReplyTo = queue
+		}
+	}
+	if msg.ReplyTo != "" {
+		headers[names.replyTo] = msg.ReplyTo
+	}
+	if o.expiration != 0 {
+		if msg.Expiration, err = expiration(o.expiration); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// charset is what the peers call content encoding: binary formats have none.
+func charset(contentType string) string {
+	if contentType == "application/json" || strings.HasPrefix(contentType, "text/") || strings.HasSuffix(contentType, "+json") {
+		return "utf-8"
+	}
+	return ""
+}
+
+// customHeaders copies the caller's headers and leaves room for the standard ones.
+func (s *sender) customHeaders(in map[string]any) (amqp.Table, error) {
+	const standard = 12
+	if len(in) == 0 {
+		return make(amqp.Table, standard), nil
+	}
+	for key := range in {
+		if brokerHeader(key) {
+			return nil, fmt.Errorf("header %q belongs to the broker", key)
+		}
+		if strings.HasPrefix(key, s.setup.cfg.HeaderPrefix) {
+			return nil, fmt.Errorf("header %q is a standard header; use the option for it", key)
+		}
+	}
+	headers, err := field.Table(in)
+	if err != nil {
+		return nil, fmt.Errorf("header %w", err)
+	}
+	return headers, nil
+}
+
+func (s *sender) correlationID(o *sendOptions) string {
+	switch {
+	case o.correlationID != "":
+		return o.correlationID
+	case s.scope != nil && s.scope.incoming != nil && s.scope.incoming.CorrelationID != "":
+		return s.scope.incoming.CorrelationID
+	default:
+		return NewMessageID()
+	}
+}
+
+func (s *sender) messageID(out *outgoing, draft *Outgoing, o *sendOptions) string {
+	switch {
+	case o.messageID != "":
+		return o.messageID
+	case s.scope != nil && s.scope.incoming != nil:
+		return s.scope.deriveID(out.exchange, out.key, draft.Type)
+	default:
+		return NewMessageID()
+	}
+}
+
+func expiration(d time.Duration) (string, error) {
+	ms := d.Milliseconds()
+	if ms < 1 || ms > math.MaxUint32 {
+		return "", fmt.Errorf("expiration %v is not between 1ms and %v", d, time.Duration(math.MaxUint32)*time.Millisecond)
+	}
+	return strconv.FormatInt(ms, 10), nil
+}
+
+// check refuses what would close the channel or the whole connection.
+func (s *sender) check(out *outgoing) error {
+	msg := &out.msg
+	var faults []error
+	for _, short := range []struct{ name, value string }{
+		{"message id", msg.MessageId}, {"correlation id", msg.CorrelationId}, {"message type", msg.Type},
+		{"reply address", msg.ReplyTo}, {"app id", msg.AppId}, {"exchange", out.exchange},
+	} {
+		if len(short.value) > maxShortString || !utf8.ValidString(short.value) {
+			faults = append(faults, fmt.Errorf("%s %s is longer than %d bytes or not valid UTF-8", short.name, quote(short.value), maxShortString))
+		}
+	}
+	if err := topology.ValidRoutingKey(out.key); err != nil {
+		faults = append(faults, err)
+	}
+	if size := field.Size(msg.Headers); size > maxHeaderBytes {
+		faults = append(faults, fmt.Errorf("the headers take %d bytes, more than %d", size, maxHeaderBytes))
+	}
+	if limit := s.setup.cfg.MaxBody; len(msg.Body) > limit {
+		faults = append(faults, fmt.Errorf("the body has %d bytes, more than Config.MaxBody %d", len(msg.Body), limit))
+	}
+	return errors.Join(faults...)
+}
+
+// typeOf returns the wire name that a value brings along.
+func typeOf(value any) string {
+	if named, ok := value.(Named); ok {
+		return named.MessageType()
+	}
+	return ""
+}

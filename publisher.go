@@ -1,0 +1,434 @@
+package harebus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cenkalti/backoff/v4"
+	amqp "github.com/rabbitmq/amqp091-go"
+	"go.uber.org/zap"
+
+	"github.com/harebus/harebus/topology"
+)
+
+// publisher gets messages confirmed. It holds a few confirm channels on the
+// publish connection and replaces each when it dies.
+type publisher struct {
+	link    *link
+	setup   *Setup
+	delays  *delayer
+	slots   []slot
+	turn    atomic.Uint32
+	suspect chan struct{} // held while one message is tried alone
+
+	mu        sync.Mutex // guards what follows
+	prepared  *session   // the session whose exchanges have been declared
+	exchanges map[string]struct{}
+}
+
+// slot is the place of one channel.
+type slot struct {
+	mu      sync.Mutex // guards what follows
+	channel *confirmChannel
+	err     error         // of the last attempt to open one
+	opening chan struct{} // closed when the attempt under way has ended
+}
+
+func newPublisher(l *link, s *Setup) *publisher {
+	return &publisher{
+		link:    l,
+		setup:   s,
+		delays:  newDelayer(s),
+		slots:   make([]slot, s.cfg.Publish.Channels),
+		suspect: make(chan struct{}, 1),
+	}
+}
+
+// result is what became of a message so far.
+type result struct {
+	outcome Outcome
+	err     error
+	// maybe says that an earlier attempt may have arrived.
+	maybe bool
+	// raised says that the broker closed the channel with an exception while the
+	// message was on it: this message may be the reason, or any other.
+	raised bool
+	// final says that no other attempt can end differently.
+	final bool
+}
+
+// publish sends one message and returns when its outcome is known: confirmed
+// (nil), or failed for good, or ctx has ended.
+func (p *publisher) publish(ctx context.Context, out *outgoing) error {
+	r := p.attempt(ctx, out)
+	if r.outcome != Confirmed {
+		results := []result{r}
+		p.settle(ctx, []*outgoing{out}, results)
+		r = results[0]
+	}
+	return p.report(out, r)
+}
+
+// publishAll sends messages in order on one channel, without waiting between
+// them, then tries again what was not confirmed.
+func (p *publisher) publishAll(ctx context.Context, outs []*outgoing) []error {
+	results := p.pipeline(ctx, outs)
+	p.settle(ctx, outs, results)
+	errs := make([]error, len(outs))
+	for i, out := range outs {
+		errs[i] = p.report(out, results[i])
+	}
+	return errs
+}
+
+func (p *publisher) report(out *outgoing, r result) error {
+	if r.outcome == Confirmed {
+		p.setup.counters.published.Add(1)
+		return nil
+	}
+	p.setup.counters.unpublished.Add(1)
+	if r.maybe && r.outcome == NotSent {
+		r.outcome = Unknown
+	}
+	return &PublishError{
+		MessageID: out.msg.MessageId, Exchange: out.exchange, RoutingKey: out.key,
+		Outcome: r.outcome, Err: r.err,
+	}
+}
+
+// settle repeats attempts until every message is confirmed, trying again cannot
+// help, or ctx ends. What may have arrived is sent again under the same message
+// id.
+func (p *publisher) settle(ctx context.Context, outs []*outgoing, results []result) {
+	policy := publishBackOff()
+	for tries := 1; ; tries++ {
+		var left []int
+		for i := range outs {
+			if p.again(outs[i], &results[i], tries) {
+				left = append(left, i)
+			}
+		}
+		if len(left) == 0 || !sleep(ctx, policy.NextBackOff()) {
+			return
+		}
+		p.setup.counters.republished.Add(uint64(len(left)))
+		p.repeat(ctx, outs, results, left)
+	}
+}
+
+// repeat makes another attempt at some of the messages: first those that may
+// not be tried in company, then the others, in order.
+func (p *publisher) repeat(ctx context.Context, outs []*outgoing, results []result, left []int) {
+	var together []*outgoing
+	var places []int
+	merge := func(i int, r result) {
+		r.maybe = results[i].maybe || results[i].outcome == Unknown
+		results[i] = r
+	}
+	for _, i := range left {
+		if results[i].raised {
+			merge(i, p.alone(ctx, outs[i]))
+			continue
+		}
+		together, places = append(together, outs[i]), append(places, i)
+	}
+	if len(together) == 0 {
+		return
+	}
+	for k, r := range p.pipeline(ctx, together) {
+		merge(places[k], r)
+	}
+}
+
+// again decides whether another attempt makes sense, and by which route.
+func (p *publisher) again(out *outgoing, r *result, tries int) bool {
+	// A classic queue whose node is down is not routable for a while; a channel
+	// that fell into a leader election nacks until it is replaced.
+	const few = 6
+	switch {
+	case r.outcome == Confirmed || r.final:
+		return false
+	case r.outcome == Returned:
+		if out.viaDefault && out.due.IsZero() {
+			out.viaDefault, out.direct = false, true
+		}
+		return tries < few
+	case r.outcome == Nacked:
+		return tries < few
+	default:
+		return true
+	}
+}
+
+func publishBackOff() backoff.BackOff {
+	return backoff.NewExponentialBackOff(
+		backoff.WithInitialInterval(30*time.Millisecond),
+		backoff.WithMultiplier(2),
+		backoff.WithRandomizationFactor(0.2),
+		backoff.WithMaxInterval(time.Second),
+		backoff.WithMaxElapsedTime(0),
+	)
+}
+
+// attempt sends a message once and waits for its outcome.
+func (p *publisher) attempt(ctx context.Context, out *outgoing) result {
+	c, err := p.channel(ctx)
+	if err != nil {
+		return unsent(err)
+	}
+	return p.through(ctx, c, out)
+}
+
+// through sends a message once over c.
+func (p *publisher) through(ctx context.Context, c *confirmChannel, out *outgoing) result {
+	r, err := p.route(ctx, c.session, out)
+	if err != nil {
+		return unsent(err)
+	}
+	if err := c.acquire(ctx); err != nil {
+		return unsent(err)
+	}
+	return p.outcome(c.wait(ctx, c.publish(r)), out)
+}
+
+func unsent(err error) result {
+	var returned *PublishError
+	if errors.As(err, &returned) {
+		return result{outcome: returned.Outcome, err: returned.Err, final: true}
+	}
+	return result{outcome: NotSent, err: err, final: permanent(err) || errors.Is(err, ErrStopped)}
+}
+
+// outcome lets what was learned take effect.
+func (p *publisher) outcome(r result, out *outgoing) result {
+	if r.outcome == Returned && !out.due.IsZero() {
+		p.delays.forget() // a queue of the delay infrastructure has gone
+	}
+	var broker *amqp.Error
+	if r.raised && errors.As(r.err, &broker) && broker.Code == amqp.NotFound {
+		p.forget() // an exchange has gone
+		p.delays.forget()
+	}
+	return r
+}
+
+// alone sends a message once, on a channel that no other message uses: what
+// closes the channel now is this message.
+func (p *publisher) alone(ctx context.Context, out *outgoing) result {
+	select {
+	case p.suspect <- struct{}{}:
+		defer func() { <-p.suspect }()
+	case <-ctx.Done():
+		return unsent(context.Cause(ctx))
+	}
+	s, err := p.session(ctx)
+	if err != nil {
+		return unsent(err)
+	}
+	c, err := openConfirmChannel(ctx, s, p.setup)
+	if err != nil {
+		return unsent(err)
+	}
+	defer c.retire()
+	r := p.through(ctx, c, out)
+	if r.raised {
+		return result{outcome: Nacked, err: r.err, final: true}
+	}
+	return r
+}
+
+// pipeline sends messages in order on one channel and returns the outcome of
+// each. When the window is full it waits for its own oldest message first, so
+// that two pipelines can never wait for each other.
+func (p *publisher) pipeline(ctx context.Context, outs []*outgoing) []result {
+	results := make([]result, len(outs))
+	c, err := p.channel(ctx)
+	if err != nil {
+		for i := range results {
+			results[i] = unsent(err)
+		}
+		return results
+	}
+	flights := make([]flight, len(outs))
+	oldest := 0 // the first that has not been waited for
+	land := func() {
+		if flights[oldest].sent {
+			results[oldest] = p.outcome(c.wait(ctx, flights[oldest]), outs[oldest])
+		}
+		oldest++
+	}
+	for i, out := range outs {
+		r, err := p.route(ctx, c.session, out)
+		if err != nil {
+			results[i] = unsent(err)
+			continue
+		}
+		placed := c.tryAcquire()
+		for !placed && oldest < i {
+			land()
+			placed = c.tryAcquire()
+		}
+		if !placed {
+			if err := c.acquire(ctx); err != nil {
+				results[i] = unsent(err)
+				continue
+			}
+		}
+		flights[i] = c.publish(r)
+	}
+	for oldest < len(outs) {
+		land()
+	}
+	return results
+}
+
+// routed is a message with the exchange and key of this attempt.
+type routed struct {
+	exchange, key string
+	mandatory     bool
+	msg           amqp.Publishing
+}
+
+// route decides where this attempt goes: straight to its exchange, or into the
+// delay infrastructure while it is not due.
+func (p *publisher) route(ctx context.Context, s *session, out *outgoing) (routed, error) {
+	if err := s.ready(ctx); err != nil {
+		return routed{}, err
+	}
+	if !out.due.IsZero() {
+		if wait := time.Until(out.due); wait > 0 {
+			return p.delays.route(ctx, s, out, wait)
+		}
+	}
+	if out.foreign && out.exchange != "" {
+		if err := p.checkExchange(ctx, s, out.exchange); err != nil {
+			return routed{}, err
+		}
+	}
+	exchange := out.exchange
+	if out.direct {
+		exchange = ""
+	}
+	return routed{exchange, out.key, out.mandatory, out.msg}, nil
+}
+
+// checkExchange looks, once per session, whether an exchange that a caller
+// named exists: publishing to a missing one closes the channel for everybody.
+func (p *publisher) checkExchange(ctx context.Context, s *session, name string) error {
+	p.mu.Lock()
+	_, known := p.exchanges[name]
+	p.mu.Unlock()
+	if known {
+		return nil
+	}
+	err := s.withChannel(ctx, func(ch *amqp.Channel) error {
+		return ch.ExchangeDeclarePassive(name, string(topology.Direct), true, false, false, false, nil)
+	})
+	var broker *amqp.Error
+	if errors.As(err, &broker) && broker.Code == amqp.NotFound {
+		return &PublishError{Outcome: Returned, Err: fmt.Errorf("exchange %q does not exist: %w", name, err)}
+	}
+	if err != nil {
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.exchanges != nil {
+		p.exchanges[name] = struct{}{}
+	}
+	return nil
+}
+
+// session returns a session on which the setup's exchanges exist.
+func (p *publisher) session(ctx context.Context) (*session, error) {
+	s, err := p.link.session(ctx)
+	if err != nil {
+		return nil, err
+	}
+	p.mu.Lock()
+	prepared := p.prepared == s
+	p.mu.Unlock()
+	if prepared {
+		return s, nil
+	}
+	if err := s.withChannel(ctx, p.setup.declareExchanges); err != nil {
+		return nil, err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.prepared, p.exchanges = s, map[string]struct{}{}
+	return s, nil
+}
+
+// forget makes the next channel declare the exchanges again.
+func (p *publisher) forget() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.prepared, p.exchanges = nil, nil
+}
+
+// channel returns an open channel, opening one if need be.
+func (p *publisher) channel(ctx context.Context) (*confirmChannel, error) {
+	s := &p.slots[int(p.turn.Add(1))%len(p.slots)]
+	for {
+		s.mu.Lock()
+		if c := s.channel; c != nil && c.usable() {
+			s.mu.Unlock()
+			return c, nil
+		}
+		if s.opening == nil {
+			s.opening = make(chan struct{})
+			p.link.wg.Add(1)
+			go func() {
+				defer p.link.wg.Done()
+				p.open(s)
+			}()
+		}
+		opening := s.opening
+		s.mu.Unlock()
+		select {
+		case <-opening:
+		case <-ctx.Done():
+			return nil, p.link.notConnected(ctx)
+		}
+		s.mu.Lock()
+		c, err := s.channel, s.err
+		s.mu.Unlock()
+		if err != nil {
+			return nil, err
+		}
+		if c.usable() {
+			return c, nil
+		}
+	}
+}
+
+// open fills a slot. It belongs to no caller: one that gives up must not take
+// the channel away from those who wait for it too.
+func (p *publisher) open(s *slot) {
+	c, err := p.openChannel(p.link.ctx)
+	if err != nil && p.link.ctx.Err() != nil {
+		err = ErrStopped
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.channel, s.err = c, err
+	close(s.opening)
+	s.opening = nil
+}
+
+func (p *publisher) openChannel(ctx context.Context) (*confirmChannel, error) {
+	s, err := p.session(ctx)
+	if err != nil {
+		return nil, err
+	}
+	c, err := openConfirmChannel(ctx, s, p.setup)
+	if err != nil {
+		p.setup.log.Warn("cannot open a publish channel", zap.Error(err))
+	}
+	return c, err
+}

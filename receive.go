@@ -1,0 +1,276 @@
+package harebus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+	"go.uber.org/zap"
+
+	"github.com/harebus/harebus/topology"
+)
+
+// receipt is one delivery on its way through the service.
+type receipt struct {
+	consumer *consumer
+	setup    *Setup
+	feed     *feed
+	delivery *amqp.Delivery
+	message  *Message
+	// failures is how often the message has failed before.
+	failures int
+}
+
+// handleDelivery does everything that has to be done before a delivery is
+// acknowledged. It returns false if the delivery must go back to its queue:
+// because it could be neither handled nor put anywhere else.
+//
+// The order is always the same: publish, wait for the confirm, acknowledge. A
+// crash in between repeats something; nothing is lost.
+func (c *consumer) handleDelivery(f *feed, d *amqp.Delivery) bool {
+	s := c.setup
+	s.counters.delivered.Add(1)
+	if d.Redelivered {
+		s.counters.redelivered.Add(1)
+	}
+	s.counters.inFlight.Add(1)
+	defer s.counters.inFlight.Add(-1)
+
+	r := &receipt{consumer: c, setup: s, feed: f, delivery: d}
+	h, err := r.read()
+	if err != nil {
+		return r.park(err)
+	}
+	if wait := time.Until(r.message.DeferredUntil); wait > 0 && !r.message.DeferredUntil.IsZero() {
+		return r.postpone()
+	}
+	err = r.handle(h)
+	switch {
+	case err == nil:
+		s.counters.handled.Add(1)
+		return true
+	case c.hard.Err() != nil || !r.connected():
+		// Whatever the error is, it may come from being cut off. The broker
+		// delivers the message again, as if this attempt had not been.
+		return false
+	default:
+		return r.fail(err)
+	}
+}
+
+// read looks at everything but the body. An error is a *RejectError.
+func (r *receipt) read() (*handler, error) {
+	s := r.setup
+	var err error
+	r.message, err = s.dialect.readMessage(s.cfg.Queue, s.cfg.TopicExchange, r.delivery)
+	m := r.message
+	if err != nil {
+		return nil, err
+	}
+	if r.failures, err = s.failuresOf(m); err != nil {
+		return nil, err
+	}
+	m.Attempt = r.failures + 1
+	switch {
+	case len(m.Body) > s.cfg.MaxBody:
+		return nil, reject("too-large", "the body has %d bytes, more than %d", len(m.Body), s.cfg.MaxBody)
+	case m.hops > s.cfg.MaxHops:
+		return nil, reject("loop", "the message answers %d replies in a row", m.hops)
+	case time.Until(m.DeferredUntil) > topology.MaxDelay:
+		return nil, reject("bad-time", "deferred until %v, longer than %v", m.DeferredUntil, topology.MaxDelay)
+	}
+	return s.handlerFor(m)
+}
+
+// maxFailures is the largest count that can be a count of failures.
+const maxFailures = 1000
+
+// failuresOf reads how often a message has failed before. One that has failed
+// more often than it may and was parked is back because somebody moved it, and
+// starts anew.
+func (s *Setup) failuresOf(m *Message) (int, error) {
+	name := s.dialect.names.errorRetries
+	value, ok := m.Headers[name]
+	if !ok {
+		return 0, nil
+	}
+	n, err := parseCount(value)
+	switch {
+	case err != nil:
+		return 0, reject("bad-retry-count", "header %s: %w", name, err)
+	case n <= max(s.cfg.Retry.MaxRetries, 0):
+		return n, nil
+	case n <= maxFailures && m.SourceQueue != "":
+		return 0, nil
+	default:
+		return 0, reject("bad-retry-count", "header %s: %d failures, more than a message can have", name, n)
+	}
+}
+
+// connected says whether the delivery can still be acknowledged.
+func (r *receipt) connected() bool {
+	return r.feed.session.alive() && !r.feed.ch.IsClosed()
+}
+
+// handle runs the handler and publishes what it sent.
+func (r *receipt) handle(h *handler) (err error) {
+	s := r.setup
+	ctx, end := s.trace.start(r.consumer.hard, TraceEvent{Operation: OpHandle, Incoming: r.message})
+	defer func() { end(err) }()
+
+	scope := &scope{incoming: r.message, origin: s.cfg.Queue + "\x00" + h.messageType}
+	if err := h.invoke(ctx, &Bus{sender{s, scope}}, r.message); err != nil {
+		_, _ = scope.end()
+		return err
+	}
+	outs, err := scope.end()
+	if err != nil || len(outs) == 0 {
+		return err
+	}
+	if !r.connected() {
+		// Somebody else gets the message, and would send all of it again.
+		return errors.New("the connection was lost while the handler ran")
+	}
+	eng, err := s.engine()
+	if err != nil {
+		return err
+	}
+	return eng.commit(ctx, outs)
+}
+
+// fail carries out what the error handler decides.
+func (r *receipt) fail(err error) bool {
+	s := r.setup
+	s.counters.failed.Add(1)
+	decision := r.decide(err)
+	switch decision.action {
+	case actionRetry:
+		return r.retry(err, decision.after)
+	case actionDiscard:
+		s.counters.discarded.Add(1)
+		r.consumer.log.Error("message discarded by the error handler", append(r.fields(), errorField(err))...)
+		return true
+	default:
+		return r.park(err)
+	}
+}
+
+// decide asks the error handler; one that panics has the message parked.
+func (r *receipt) decide(err error) (d Decision) {
+	defer func() {
+		if v := recover(); v != nil {
+			r.consumer.log.Error("the error handler panicked; parking the message", append(r.fields(), zap.Any("panic", v), zap.Stack("stack"))...)
+			d = Park()
+		}
+	}()
+	return r.setup.cfg.ErrorHandler(r.message, err)
+}
+
+// retry sends the message to its own queue again, by way of the delay queues.
+func (r *receipt) retry(cause error, after time.Duration) bool {
+	s := r.setup
+	out := r.copyFor(OpRetry, s.cfg.Queue, cause)
+	out.due = time.Now().Add(after)
+	out.msg.Headers[s.dialect.names.deferredTime] = s.dialect.time(out.due)
+	if !r.resend(out, cause) {
+		return false
+	}
+	s.counters.retried.Add(1)
+	r.consumer.log.Warn("message failed; will be handled again",
+		append(r.fields(), zap.Duration("after", after), errorField(cause))...)
+	return true
+}
+
+// park moves the message to the error queue.
+func (r *receipt) park(cause error) bool {
+	s := r.setup
+	out := r.copyFor(OpPark, s.cfg.ErrorQueue.Name, cause)
+	if !r.resend(out, cause) {
+		return false
+	}
+	s.counters.parked.Add(1)
+	r.consumer.log.Error("message moved to the error queue",
+		append(r.fields(), zap.String("error_queue", s.cfg.ErrorQueue.Name), errorField(cause))...)
+	return true
+}
+
+// postpone puts a message that has come before its time where it can wait: a
+// PikaBus service sends deferred messages at once and has the receiver wait.
+func (r *receipt) postpone() bool {
+	out := r.copyOf(OpDefer, r.setup.cfg.Queue)
+	out.due = r.message.DeferredUntil
+	if !r.resend(out, nil) {
+		return false
+	}
+	r.setup.counters.postponed.Add(1)
+	return true
+}
+
+// resend publishes a copy of the message, trying for a while: as long as it is
+// not confirmed the original must not be acknowledged, and going back to the
+// queue it would be here again at once.
+func (r *receipt) resend(out *outgoing, cause error) bool {
+	const tries = 5
+	s := r.setup
+	ctx, end := s.trace.start(r.consumer.hard, TraceEvent{Operation: out.op, Incoming: r.message, Exchange: out.exchange, RoutingKey: out.key, Err: cause})
+	eng, err := s.engine()
+	if err != nil {
+		end(err)
+		return false
+	}
+	pauses := s.cfg.Connect.BackOff()
+	for try := 1; ; try++ {
+		err = eng.publisher.publish(ctx, out)
+		if err == nil || try == tries || ctx.Err() != nil || !r.connected() {
+			break
+		}
+		r.consumer.log.Error("cannot "+out.op.String()+" a message; trying again", append(r.fields(), zap.Error(err))...)
+		if out.op == OpPark {
+			err = errors.Join(err, s.restoreErrorQueue(ctx, r.feed.session))
+		}
+		if !sleep(r.consumer.soft, next(pauses)) {
+			break
+		}
+	}
+	end(err)
+	if err != nil {
+		r.consumer.log.Error("cannot "+out.op.String()+" a message; it goes back to its queue", append(r.fields(), zap.Error(err))...)
+		// Not at once: the broker would deliver it again at once.
+		sleep(r.consumer.soft, next(pauses))
+		return false
+	}
+	return true
+}
+
+// fields identify the message in a log. They hold nothing of the body.
+func (r *receipt) fields() []zap.Field {
+	return []zap.Field{
+		zap.String("message_id", quote(r.message.ID)),
+		zap.String("message_type", quote(r.message.Type)),
+		zap.Int("attempt", r.message.Attempt),
+	}
+}
+
+// errorField says why, but for a message that no handler has seen only the
+// code: the rest may quote the body.
+func errorField(err error) zap.Field {
+	var rejected *RejectError
+	if errors.As(err, &rejected) {
+		return zap.String("reason", rejected.Reason)
+	}
+	const longest = 1 << 10
+	text := err.Error()
+	if len(text) > longest {
+		text = text[:longest]
+	}
+	return zap.String("error", fmt.Sprintf("%q", text))
+}
+
+func (s *Setup) restoreErrorQueue(ctx context.Context, on *session) error {
+	if s.cfg.Declare == CheckOnly {
+		return nil
+	}
+	return s.declareErrorQueue(ctx, on)
+}

@@ -1,0 +1,356 @@
+package harebus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+	"go.uber.org/zap"
+
+	"github.com/harebus/harebus/topology"
+)
+
+// Setup is one service on the bus: its topology, its connections, its handlers
+// and its consumers. Make one with [New] and, usually, one for each process.
+type Setup struct {
+	cfg       Config
+	dialer    *dialer
+	codecs    *codecs
+	dialect   dialect
+	sendChain SendFunc
+	trace     tracer
+	log       *zap.Logger
+	counters  counters
+
+	mu       sync.Mutex // guards what follows
+	handlers map[string]*handler
+	faults   []error // of registrations, for Start to report
+	subs     []string
+	eng      *engine // what runs; nil before the first use and after Stop
+	started  bool
+	stopping chan struct{} // closed when the Stop under way has ended
+	stopped  bool
+}
+
+// engine is everything that exists between the first use, or Start, and Stop.
+type engine struct {
+	setup     *Setup
+	publish   *link
+	consume   *link
+	publisher *publisher
+	consumers []*consumer
+	group     sync.WaitGroup          // of the consumers
+	abandon   context.CancelCauseFunc // ends the contexts of the handlers
+}
+
+var errShutdownTimeout = errors.New("harebus: the shutdown timeout has passed")
+
+// New checks cfg and returns a setup. It reports every fault at once and does
+// not connect.
+func New(cfg Config) (*Setup, error) {
+	cfg = cfg.withDefaults()
+	if err := cfg.validate(); err != nil {
+		return nil, fmt.Errorf("harebus: new setup: %w", err)
+	}
+	addresses, err := cfg.addresses()
+	if err != nil {
+		return nil, fmt.Errorf("harebus: new setup: %w", err)
+	}
+	s := &Setup{
+		cfg:       cfg,
+		codecs:    newCodecs(cfg.Codecs, cfg.TypeCodecs),
+		dialect:   dialect{cfg.HeaderPrefix, newHeaderNames(cfg.HeaderPrefix), cfg.TimeFormat},
+		sendChain: chainSend(cfg.SendMiddleware),
+		trace:     tracer{cfg.Tracer},
+		log:       cfg.Logger,
+		handlers:  map[string]*handler{},
+		subs:      slices.Clone(cfg.Subscriptions),
+	}
+	s.dialer = &dialer{cfg: &s.cfg, addresses: addresses}
+	return s, nil
+}
+
+// Bus returns the bus that sends at once. It connects when first used, and the
+// setup need not be started: one that only sends never is. End it with Close.
+func (s *Setup) Bus() *Bus { return &Bus{sender{setup: s}} }
+
+// engine returns what runs, starting it if nothing has been used yet.
+func (s *Setup) engine() (*engine, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.eng == nil && s.stopped {
+		return nil, ErrStopped
+	}
+	return s.makeEngine(), nil
+}
+
+// makeEngine is called with s.mu held.
+func (s *Setup) makeEngine() *engine {
+	if s.eng == nil {
+		publish := newLink("publish", s)
+		s.eng = &engine{setup: s, publish: publish, consume: newLink("consume", s), publisher: newPublisher(publish, s)}
+	}
+	return s.eng
+}
+
+// Init connects, declares everything the setup may need – the delay queues
+// included – and disconnects: a step of a deployment, for services that run
+// with fewer permissions or with CheckOnly. With CheckOnly it only looks.
+func (s *Setup) Init(ctx context.Context) error {
+	session, err := s.dialer.dial(ctx, "init")
+	if err != nil {
+		return fmt.Errorf("harebus: init: %w", err)
+	}
+	defer session.close()
+	if err := s.declareAll(ctx, session); err != nil {
+		return fmt.Errorf("harebus: init: %w", err)
+	}
+	d := newDelayer(s)
+	if err := d.declare(ctx, session, d.delays.Topology()); err != nil {
+		return fmt.Errorf("harebus: init: %w", err)
+	}
+	if s.cfg.Queue == "" {
+		return nil
+	}
+	if err := d.declare(ctx, session, d.delays.Exit("", s.cfg.Queue)); err != nil {
+		return fmt.Errorf("harebus: init: %w", err)
+	}
+	return nil
+}
+
+// Start connects, declares the topology and begins to consume. It returns when
+// every consumer consumes. A broker that is not there yet is waited for, and
+// that is logged, until ctx ends; one that refuses – bad credentials, no such
+// vhost, no permission, an object that exists with other properties – is an
+// error at once, as are faults of registered handlers. After Start, ctx does not
+// matter any more, except that handlers see its values.
+func (s *Setup) Start(ctx context.Context) error {
+	e, err := s.begin(ctx)
+	if err != nil {
+		return fmt.Errorf("harebus: start: %w", err)
+	}
+	for _, c := range e.consumers {
+		e.group.Go(c.run)
+	}
+	for _, c := range e.consumers {
+		if err := c.awaitStart(ctx); err != nil {
+			return fmt.Errorf("harebus: start: %w", errors.Join(err, s.Stop(context.Background())))
+		}
+	}
+	return nil
+}
+
+// begin moves the setup into the started state.
+func (s *Setup) begin(ctx context.Context) (*engine, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.cfg.Queue == "":
+		return nil, ErrNoQueue
+	case s.started || s.stopping != nil:
+		return nil, ErrStarted
+	case len(s.faults) > 0:
+		return nil, errors.Join(s.faults...)
+	case len(s.handlers) == 0:
+		return nil, errors.New("no handler is registered; use Handle or HandleMessage")
+	}
+	e := s.makeEngine()
+	s.started, s.stopped = true, false
+	handling, abandon := context.WithCancelCause(context.WithoutCancel(ctx))
+	e.abandon = abandon
+	for i := range s.cfg.Consume.Consumers {
+		e.consumers = append(e.consumers, newConsumer(handling, s, e.consume, i))
+	}
+	return e, nil
+}
+
+// awaitStart waits until the consumer consumes or cannot.
+func (c *consumer) awaitStart(ctx context.Context) error {
+	for {
+		select {
+		case err := <-c.ready:
+			switch {
+			case err == nil:
+				return nil
+			case permanent(err) || errors.Is(err, ErrStopped):
+				return err
+			}
+		case <-ctx.Done():
+			return c.link.notConnected(ctx)
+		}
+	}
+}
+
+// Run starts, consumes until ctx ends, then stops within the shutdown timeout.
+// It returns nil after a clean stop: use it as the body of main. Its
+// connections are closed when it returns.
+func (s *Setup) Run(ctx context.Context) error {
+	if err := s.Start(ctx); err != nil {
+		return err
+	}
+	<-ctx.Done()
+	return s.Stop(context.Background())
+}
+
+// Stop ends consuming: consumers are cancelled, deliveries that no handler has
+// begun go back to their queue, handlers finish, their messages are confirmed
+// and acknowledged, then the connections are closed. When ctx ends or the
+// shutdown timeout passes, the contexts of the handlers are cancelled; what they
+// do not complete is delivered again later, to whoever consumes then. The error
+// says how many handlers had not returned two seconds after that.
+//
+// Afterwards the setup, and every Bus of it, can be used again once Start has
+// been called. Stopping a setup that does not run does nothing.
+func (s *Setup) Stop(ctx context.Context) error {
+	s.mu.Lock()
+	if s.stopping != nil { // somebody else's Stop is under way
+		stopping := s.stopping
+		s.mu.Unlock()
+		select {
+		case <-stopping:
+			return nil
+		case <-ctx.Done():
+			return fmt.Errorf("harebus: stop: %w", context.Cause(ctx))
+		}
+	}
+	e := s.eng
+	s.stopped = true
+	if e == nil {
+		s.mu.Unlock()
+		return nil
+	}
+	s.stopping = make(chan struct{})
+	s.mu.Unlock()
+
+	err := e.stop(ctx)
+
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.eng, s.started = nil, false
+	close(s.stopping)
+	s.stopping = nil
+	return err
+}
+
+// Close stops the setup within the shutdown timeout, as Stop does.
+func (s *Setup) Close() error { return s.Stop(context.Background()) }
+
+func (e *engine) stop(ctx context.Context) error {
+	err := e.drain(ctx)
+	e.consume.close()
+	e.publish.close()
+	return err
+}
+
+// drain ends the consumers of an engine that was started.
+func (e *engine) drain(ctx context.Context) error {
+	if e.abandon == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, e.setup.cfg.ShutdownTimeout, errShutdownTimeout)
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { e.abandon(context.Cause(ctx)) })
+	defer stop()
+	for _, c := range e.consumers {
+		c.halt()
+	}
+	e.group.Wait()
+	e.abandon(ErrStopped)
+	var abandoned int64
+	for _, c := range e.consumers {
+		abandoned += c.busy.Load()
+	}
+	if abandoned > 0 {
+		return fmt.Errorf("harebus: stop: %d handlers have not returned; their messages will be delivered again", abandoned)
+	}
+	return nil
+}
+
+// topics are the subscriptions as they are now.
+func (s *Setup) topics() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.subs)
+}
+
+// Subscribe binds topics to the listener queue, which is declared if need be,
+// and keeps them: they are bound again should they vanish. It returns when all
+// are bound.
+func (s *Setup) Subscribe(ctx context.Context, topics ...string) error {
+	return s.changeBindings(ctx, "subscribe", topics, nil, func(ch *amqp.Channel, b topology.Binding) error {
+		return topology.Topology{Bindings: []topology.Binding{b}}.Declare(ch)
+	})
+}
+
+// SubscribeWith is Subscribe with binding arguments, which mean something to
+// exchanges of special types only. They are not bound again should they vanish:
+// put such a binding into Config.Topology for that.
+func (s *Setup) SubscribeWith(ctx context.Context, arguments map[string]any, topics ...string) error {
+	return s.changeBindings(ctx, "subscribe", topics, arguments, func(ch *amqp.Channel, b topology.Binding) error {
+		return topology.Topology{Bindings: []topology.Binding{b}}.Declare(ch)
+	})
+}
+
+// Unsubscribe removes the bindings of topics from the listener queue. Messages
+// that are in the queue already stay. Topics that were not bound are no error.
+func (s *Setup) Unsubscribe(ctx context.Context, topics ...string) error {
+	return s.changeBindings(ctx, "unsubscribe", topics, nil, func(ch *amqp.Channel, b topology.Binding) error {
+		return ch.QueueUnbind(b.Queue, b.Key, b.Exchange, nil)
+	})
+}
+
+func (s *Setup) changeBindings(ctx context.Context, verb string, topics []string, arguments map[string]any, change func(*amqp.Channel, topology.Binding) error) error {
+	if s.cfg.Queue == "" {
+		return fmt.Errorf("harebus: %s: %w", verb, ErrNoQueue)
+	}
+	var faults []error
+	for _, topic := range topics {
+		if err := topology.ValidTopic(topic); err != nil {
+			faults = append(faults, err)
+		}
+	}
+	if len(faults) > 0 {
+		return refuse(verb, "%w", errors.Join(faults...))
+	}
+	s.keepTopics(verb, topics, arguments)
+	e, err := s.engine()
+	if err != nil {
+		return fmt.Errorf("harebus: %s: %w", verb, err)
+	}
+	session, err := e.publish.session(ctx)
+	if err != nil {
+		return fmt.Errorf("harebus: %s: %w", verb, err)
+	}
+	if err := s.declareAll(ctx, session); err != nil {
+		return fmt.Errorf("harebus: %s: %w", verb, err)
+	}
+	err = session.withChannel(ctx, func(ch *amqp.Channel) error {
+		for _, topic := range topics {
+			b := topology.Binding{Exchange: s.cfg.TopicExchange, Key: topic, Queue: s.cfg.Queue, Arguments: arguments}
+			if err := change(ch, b); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("harebus: %s: %w", verb, err)
+	}
+	return nil
+}
+
+// keepTopics changes what is declared from now on. It comes before the change on
+// the broker, so that a reconnect in between does not undo it.
+func (s *Setup) keepTopics(verb string, topics []string, arguments map[string]any) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, topic := range topics {
+		s.subs = slices.DeleteFunc(s.subs, func(t string) bool { return t == topic })
+		if verb == "subscribe" && arguments == nil {
+			s.subs = append(s.subs, topic)
+		}
+	}
+}

@@ -1,0 +1,46 @@
+package harebus
+
+import "sync/atomic"
+
+// Stats are counts since the setup was made.
+type Stats struct {
+	// Connections is the number of connections made, both kinds together.
+	Connections uint64
+	// Published is the number of messages confirmed by the broker, retries and
+	// parked ones included; Unpublished those that were not, in the end;
+	// Republished the number of repeated attempts.
+	Published, Unpublished, Republished uint64
+	// Delivered is the number of deliveries taken from the broker, Redelivered
+	// those among them that had been delivered before.
+	Delivered, Redelivered uint64
+	// Handled is the number of messages handled with success, Failed the
+	// number of failed attempts, Retried and Parked what became of those.
+	Handled, Failed, Retried, Parked uint64
+	// Postponed is the number of messages that came before their time and were
+	// put back until then. Discarded is the number an error handler dropped.
+	Postponed, Discarded uint64
+	// InFlight is the number of messages inside handlers now.
+	InFlight int64
+}
+
+type counters struct {
+	connections                         atomic.Uint64
+	published, unpublished, republished atomic.Uint64
+	delivered, redelivered              atomic.Uint64
+	handled, failed, retried, parked    atomic.Uint64
+	postponed, discarded                atomic.Uint64
+	inFlight                            atomic.Int64
+}
+
+// Stats returns the current counts. It may be called at any time.
+func (s *Setup) Stats() Stats {
+	c := &s.counters
+	return Stats{
+		Connections: c.connections.Load(),
+		Published:   c.published.Load(), Unpublished: c.unpublished.Load(), Republished: c.republished.Load(),
+		Delivered: c.delivered.Load(), Redelivered: c.redelivered.Load(),
+		Handled: c.handled.Load(), Failed: c.failed.Load(), Retried: c.retried.Load(), Parked: c.parked.Load(),
+		Postponed: c.postponed.Load(), Discarded: c.discarded.Load(),
+		InFlight: c.inFlight.Load(),
+	}
+}

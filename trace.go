@@ -1,0 +1,85 @@
+package harebus
+
+import "context"
+
+// Operation is a step that a [Tracer] sees.
+type Operation int8
+
+// The operations.
+const (
+	// OpSend, OpPublish, OpDefer and OpReply are calls on a bus, until they
+	// return: confirmed, or buffered inside a transaction.
+	OpSend Operation = iota + 1
+	OpPublish
+	OpDefer
+	OpReply
+	// OpCommit is the publishing of a transaction's messages.
+	OpCommit
+	// OpHandle is one attempt to handle a message: decode, handler and commit.
+	OpHandle
+	// OpRetry is the sending of a failed message to be handled later, and
+	// OpPark its sending to the error queue.
+	OpRetry
+	OpPark
+	// OpConnect is one attempt to connect.
+	OpConnect
+)
+
+var operationNames = [...]string{"", "send", "publish", "defer", "reply", "commit", "handle", "retry", "park", "connect"}
+
+// String returns the operation in lower case: "send".
+func (o Operation) String() string {
+	if o < 0 || int(o) >= len(operationNames) {
+		return ""
+	}
+	return operationNames[o]
+}
+
+func (o Operation) intent() Intent {
+	if o == OpPublish {
+		return IntentEvent
+	}
+	return IntentCommand
+}
+
+// TraceEvent describes the operation that starts or has ended. Fields that make
+// no sense for it are zero.
+type TraceEvent struct {
+	Operation Operation
+	// Exchange and RoutingKey of an outgoing message.
+	Exchange, RoutingKey string
+	// Headers of an outgoing message may be added to at the start, to carry a
+	// trace context.
+	Headers map[string]any
+	// Incoming is the message that is handled, retried or parked.
+	Incoming *Message
+	// Messages is the number of messages of a commit.
+	Messages int
+	// Connection is "publish" or "consume".
+	Connection string
+	// Err is why a message is retried or parked.
+	Err error
+}
+
+// Tracer observes operations from start to end, for tracing and metrics. Calls
+// come from many goroutines, inside the operations: they must be quick.
+type Tracer interface {
+	// TraceStart is called first; the context it returns is the operation's own
+	// and reaches handlers and TraceEnd.
+	TraceStart(ctx context.Context, event TraceEvent) context.Context
+	// TraceEnd is called with the operation's error, or nil.
+	TraceEnd(ctx context.Context, event TraceEvent, err error)
+}
+
+// tracer calls a Tracer if there is one.
+type tracer struct{ Tracer }
+
+func noEnd(error) {}
+
+func (t tracer) start(ctx context.Context, e TraceEvent) (context.Context, func(error)) {
+	if t.Tracer == nil {
+		return ctx, noEnd
+	}
+	ctx = t.TraceStart(ctx, e)
+	return ctx, func(err error) { t.TraceEnd(ctx, e, err) }
+}

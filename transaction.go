@@ -1,0 +1,98 @@
+package harebus
+
+import (
+	"context"
+	"strconv"
+	"sync"
+)
+
+// scope buffers the messages of a transaction or of one run of a handler, in
+// the order of the calls.
+type scope struct {
+	parent   *scope   // joined at the commit; nil for an outermost one
+	incoming *Message // what the handler handles; nil outside handlers
+	origin   string   // the listener queue and the handler, for derived ids
+
+	mu    sync.Mutex // guards what follows
+	outs  []*outgoing
+	ended bool
+	made  map[string]int // messages by what their ids derive from
+}
+
+// newScope makes a scope inside parent, which may be nil.
+func newScope(parent *scope) *scope {
+	s := &scope{parent: parent}
+	if parent != nil {
+		s.incoming = parent.incoming
+	}
+	return s
+}
+
+// add buffers messages.
+func (s *scope) add(outs ...*outgoing) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended {
+		return refuse("send", "%w", ErrHandlerReturned)
+	}
+	s.outs = append(s.outs, outs...)
+	return nil
+}
+
+// end closes the scope and returns what it buffered.
+func (s *scope) end() ([]*outgoing, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended {
+		return nil, ErrHandlerReturned
+	}
+	s.ended = true
+	outs := s.outs
+	s.outs = nil
+	return outs, nil
+}
+
+// deriveID makes the id of the next message of its kind: the same handler, given
+// the same incoming message, makes the same ids again, while two services that
+// handle one event make different ones.
+func (s *scope) deriveID(exchange, key, messageType string) string {
+	for s.parent != nil {
+		s = s.parent
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	kind := exchange + "\x00" + key + "\x00" + messageType
+	if s.made == nil {
+		s.made = map[string]int{}
+	}
+	n := s.made[kind]
+	s.made[kind]++
+	return derivedID(s.incoming.ID, s.origin, kind, strconv.Itoa(n))
+}
+
+// commit publishes buffered messages and reports on each if one of them failed.
+func (e *engine) commit(ctx context.Context, outs []*outgoing) error {
+	ctx, end := e.setup.trace.start(ctx, TraceEvent{Operation: OpCommit, Messages: len(outs)})
+	err := e.publishAll(ctx, outs)
+	end(err)
+	return err
+}
+
+func (e *engine) publishAll(ctx context.Context, outs []*outgoing) error {
+	errs := e.publisher.publishAll(ctx, outs)
+	failed := false
+	messages := make([]MessageOutcome, len(outs))
+	for i, out := range outs {
+		messages[i] = MessageOutcome{
+			MessageID: out.msg.MessageId, Exchange: out.exchange, RoutingKey: out.key, Outcome: Confirmed,
+		}
+		if failure, ok := errs[i].(*PublishError); ok { //nolint:errorlint // publishAll returns nothing else
+			failed = true
+			messages[i].Outcome, messages[i].Err = failure.Outcome, failure
+		}
+	}
+	if !failed {
+		return nil
+	}
+	return &TransactionError{Messages: messages}
+}
