@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -102,29 +103,47 @@ func (c *Cluster) start(ctx context.Context) error {
 			return err
 		}
 	}
+	ctx, cancel := context.WithTimeout(ctx, c.nodes[0].private.timeout)
+	defer cancel()
 	return c.AwaitMembers(ctx, len(c.nodes))
 }
+
+// runningMembers counts; the function's name changed after 3.10.
+const runningMembers = `length(case erlang:function_exported(rabbit_nodes, list_running, 0) of
+	true -> rabbit_nodes:list_running();
+	false -> rabbit_nodes:all_running()
+end).`
 
 // AwaitMembers returns when some node sees that many nodes running, itself among them, or when ctx ends. Nodes that
 // are down or paused are passed over.
 func (c *Cluster) AwaitMembers(ctx context.Context, count int) error {
 	err := await(ctx, nil, 200*time.Millisecond, func(ctx context.Context) error {
-		var errs []error
+		var seen []error
 		for _, n := range c.nodes {
-			ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-			running, err := n.Eval(ctx, "length(rabbit_nodes:list_running()).")
-			cancel()
-			if err == nil && strings.TrimSpace(running) == fmt.Sprint(count) {
+			running, err := n.evalBriefly(ctx, runningMembers)
+			if err != nil {
+				seen = append(seen, err)
+				continue
+			}
+			if running == strconv.Itoa(count) {
 				return nil
 			}
-			errs = append(errs, fmt.Errorf("%s sees %q: %w", n.Name(), running, err))
+			seen = append(seen, fmt.Errorf("%s sees %s", n.Name(), running))
 		}
-		return errors.Join(errs...)
+		return errors.Join(seen...)
 	})
 	if err != nil {
 		return fmt.Errorf("rabbit: await %d members: %w", count, err)
 	}
 	return nil
+}
+
+// evalBriefly does not wait for a node that is paused.
+func (n *Node) evalBriefly(ctx context.Context, expression string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	output, err := n.Eval(ctx, expression)
+	return strings.TrimSpace(output), err
 }
 
 // Nodes are the cluster's nodes, running or not. Killing, pausing and starting them again is done on them.

@@ -69,3 +69,11 @@ func (i installation) command(ctx context.Context, environment []string, program
 	command.Env = environment
 	return command
 }
+
+// Installed says whether private nodes can be had: it is nil or an [ErrUnavailable] that says what to do.
+func Installed() error {
+	if _, err := findInstallation(Options{}.withDefaults().Root); err != nil {
+		return fmt.Errorf("rabbit: find rabbitmq-server: %w", errors.Join(ErrUnavailable, err))
+	}
+	return nil
+}

@@ -12,7 +12,7 @@ import (
 func Need(t testing.TB, options Options) *Node {
 	t.Helper()
 	node, err := Start(t.Context(), options)
-	fatalOrSkip(t, err)
+	SkipWithoutBroker(t, err)
 	t.Cleanup(func() {
 		if t.Failed() && node.Kind() == KindNode {
 			t.Logf("the end of the log of %s:\n%s", node.Name(), tail(node.private.logPath()))
@@ -29,7 +29,7 @@ func Need(t testing.TB, options Options) *Node {
 func NeedCluster(t testing.TB, options ClusterOptions) *Cluster {
 	t.Helper()
 	cluster, err := StartCluster(t.Context(), options)
-	fatalOrSkip(t, err)
+	SkipWithoutBroker(t, err)
 	t.Cleanup(func() {
 		if err := cluster.Close(); err != nil {
 			t.Error(err)
@@ -39,7 +39,9 @@ func NeedCluster(t testing.TB, options ClusterOptions) *Cluster {
 	return cluster
 }
 
-func fatalOrSkip(t testing.TB, err error) {
+// SkipWithoutBroker does to a test what [Need] does when Start returned err: nothing when it is nil, else it skips or
+// fails the test.
+func SkipWithoutBroker(t testing.TB, err error) {
 	t.Helper()
 	switch {
 	case err == nil:

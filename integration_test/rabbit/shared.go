@@ -26,7 +26,7 @@ func Shared(t testing.TB) *Node {
 			fmt.Fprintf(os.Stderr, "tests run on RabbitMQ %s (%s)\n", shared.node.Version(), shared.node.Kind())
 		}
 	})
-	fatalOrSkip(t, shared.err)
+	SkipWithoutBroker(t, shared.err)
 	return shared.node
 }
 
