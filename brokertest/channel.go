@@ -290,6 +290,6 @@ func (ch *channel) release() {
 	}
 	for _, d := range unacked {
 		ch.untrack(d)
-		d.queue.requeue(d.entry)
+		d.queue.requeue(d.entry, true)
 	}
 }

@@ -169,10 +169,8 @@ func (b *Broker) replyChannel(v *vhost, name string) *channel {
 	return nil
 }
 
-// deliverReplies delivers a message to the reply addresses among its keys;
-// false means that there is none.
-func (b *Broker) deliverReplies(v *vhost, m *message) bool {
-	found := false
+// deliverReplies delivers a message to the reply addresses among its keys.
+func (b *Broker) deliverReplies(v *vhost, m *message) {
 	for _, key := range m.keys {
 		if !strings.HasPrefix(key, replyQueue+".") {
 			continue
@@ -180,8 +178,6 @@ func (b *Broker) deliverReplies(v *vhost, m *message) bool {
 		if ch := b.replyChannel(v, key); ch != nil {
 			d := &basicDeliver{tag: ch.reply.tag, deliveryTag: ch.nextTag, exchange: m.exchange, key: m.keys[0]}
 			ch.conn.sendContent(ch.num, d, m, m.header)
-			found = true
 		}
 	}
-	return found
 }

@@ -112,9 +112,11 @@ func (ch *channel) route(p *publication) bool {
 	}
 	v := ch.conn.vhost
 	queues := v.route(p.exchange, p.msg.keys, p.msg.props.headers)
-	replied := p.exchange.name == "" && ch.broker().deliverReplies(v, p.msg)
+	if p.exchange.name == "" {
+		ch.broker().deliverReplies(v, p.msg)
+	}
 	if len(queues) == 0 {
-		if p.mandatory && !replied {
+		if p.mandatory { // also when it was a direct reply
 			ch.giveBack(p)
 		}
 		return true

@@ -133,9 +133,11 @@ func (q *queue) expiresAt(m *message) time.Time {
 	return time.Now().Add(ttl)
 }
 
-// requeue puts a delivered message back: a classic queue where it was, a quorum
-// queue behind the other returned ones, unless it was delivered too often.
-func (q *queue) requeue(e *entry) {
+// requeue puts a delivered message back. A classic queue puts it where it was. A
+// quorum queue puts it behind the other returned ones, which go first, unless
+// it was delivered too often; one without a delivery limit has what its
+// consumer gives back start again at the end.
+func (q *queue) requeue(e *entry, lost bool) {
 	if q.deleted {
 		return
 	}
@@ -150,7 +152,11 @@ func (q *queue) requeue(e *entry) {
 		q.deadLetter(e, reasonDeliveryLimit)
 		return
 	}
-	q.ready[1].push(e)
+	if q.limits.hasDeliveryLimit || lost {
+		q.ready[1].push(e)
+	} else {
+		q.ready[0].push(e)
+	}
 }
 
 // run delivers, expires and drops until there is nothing left to do.

@@ -83,7 +83,7 @@ func (d *delivery) settle(o outcome) {
 	}
 	switch o {
 	case requeued:
-		d.queue.requeue(d.entry)
+		d.queue.requeue(d.entry, false)
 	case rejected:
 		d.queue.deadLetter(d.entry, reasonRejected)
 	}
