@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"mime"
 	"reflect"
 	"strings"
@@ -71,7 +72,7 @@ func (c JSON) Decode(body []byte, target any) error {
 	if err := dec.Decode(target); err != nil {
 		return err
 	}
-	if dec.More() {
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
 		return errors.New("more than one value in the body")
 	}
 	return nil
@@ -224,24 +225,31 @@ type Validator interface{ Validate() error }
 
 // decode reads m into a new T.
 func decode[T any](c *codecs, m *Message) (T, error) {
-	var value T
+	var zero T
 	codec, err := c.forReading(m)
 	if err != nil {
-		return value, err
+		return zero, err
 	}
-	target := any(&value)
-	if t := reflect.TypeFor[T](); t.Kind() == reflect.Pointer { // T is *X, as generated protobuf types are
-		fresh := reflect.New(t.Elem())
-		reflect.ValueOf(&value).Elem().Set(fresh)
-		target = fresh.Interface()
-	}
+	target := fresh[T]()
 	if err := codec.Decode(m.Body, target); err != nil {
-		return value, reject("bad-payload", "decode %T from %s: %w", value, codec.ContentType(), err)
+		return zero, reject("bad-payload", "decode %T from %s: %w", zero, codec.ContentType(), err)
 	}
 	if v, ok := target.(Validator); ok {
 		if err := v.Validate(); err != nil {
-			return value, reject("bad-payload", "validate %T: %w", value, err)
+			return zero, reject("bad-payload", "validate %T: %w", zero, err)
 		}
 	}
-	return value, nil
+	if value, ok := target.(*T); ok {
+		return *value, nil
+	}
+	return target.(T), nil //nolint:forcetypeassert // fresh returns one or the other
+}
+
+// fresh returns what a T is decoded into: a *T, or, where T is a pointer, as
+// generated protobuf types are, a new T.
+func fresh[T any]() any {
+	if t := reflect.TypeFor[T](); t.Kind() == reflect.Pointer {
+		return reflect.New(t.Elem()).Interface()
+	}
+	return new(T)
 }

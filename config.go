@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/cenkalti/backoff/v4"
 	amqp "github.com/rabbitmq/amqp091-go"
@@ -82,7 +83,8 @@ type Config struct {
 	Connect ConnectConfig
 	// Retry is what happens to a message whose handler failed.
 	Retry RetryConfig
-	// ErrorHandler replaces Retry's rules; nil means them.
+	// ErrorHandler replaces Retry; nil means Retry. It must end retries by
+	// itself: Message.Attempt counts them.
 	ErrorHandler ErrorHandler
 
 	// HeaderPrefix starts the names of the standard headers. Default: "PikaBus.".
@@ -116,6 +118,8 @@ type Config struct {
 	// ended. Then their contexts are cancelled, and what they do not complete
 	// is redelivered to somebody else. Default: 30 s.
 	ShutdownTimeout time.Duration
+
+	ownErrorHandler bool
 }
 
 // DeclareMode says what a setup does about exchanges, queues and bindings.
@@ -238,6 +242,7 @@ func (c Config) withDefaults() Config {
 		c.Connect.BackOff = connectBackOff
 	}
 	c.Retry = c.Retry.withDefaults()
+	c.ownErrorHandler = c.ErrorHandler != nil
 	if c.ErrorHandler == nil {
 		c.ErrorHandler = c.Retry.decide
 	}
@@ -295,6 +300,10 @@ func (c *Config) validate() error {
 	if len(c.ConnectionName) > maxShortString {
 		fault("ConnectionName is longer than %d bytes", maxShortString)
 	}
+	const longestName = 32
+	if len(c.HeaderPrefix) > maxShortString-longestName || !utf8.ValidString(c.HeaderPrefix) {
+		fault("HeaderPrefix is longer than %d bytes or not valid UTF-8", maxShortString-longestName)
+	}
 	if c.TimeFormat != TimeISO && c.TimeFormat != TimeLegacy {
 		fault("TimeFormat %d is neither TimeISO nor TimeLegacy", c.TimeFormat)
 	}
@@ -302,6 +311,7 @@ func (c *Config) validate() error {
 		fault("Declare %d is neither DeclareAll nor CheckOnly", c.Declare)
 	}
 	faults = append(faults, c.validateNumbers()...)
+	faults = append(faults, c.validateParts()...)
 	return errors.Join(append(faults, c.Retry.validate()...)...)
 }
 
@@ -337,6 +347,35 @@ func (c *Config) validateNumbers() []error {
 	} {
 		if d.value < d.low {
 			faults = append(faults, fmt.Errorf("%s %v is less than %v", d.name, d.value, d.low))
+		}
+	}
+	return faults
+}
+
+// validateParts finds missing pieces in the lists.
+func (c *Config) validateParts() []error {
+	var faults []error
+	missing := func(list string, at any) {
+		faults = append(faults, fmt.Errorf("%s[%v] is nil", list, at))
+	}
+	for i, codec := range c.Codecs {
+		if codec == nil {
+			missing("Codecs", i)
+		}
+	}
+	for name, codec := range c.TypeCodecs {
+		if codec == nil {
+			missing("TypeCodecs", name)
+		}
+	}
+	for i, m := range c.Middleware {
+		if m == nil {
+			missing("Middleware", i)
+		}
+	}
+	for i, m := range c.SendMiddleware {
+		if m == nil {
+			missing("SendMiddleware", i)
 		}
 	}
 	return faults

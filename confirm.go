@@ -27,6 +27,9 @@ type confirmChannel struct {
 	window  chan struct{}
 	returns chan amqp.Return
 
+	// sending is held for reading by publishes and for writing by close: a
+	// close between the frames of a publish would end the whole connection.
+	sending  sync.RWMutex
 	retired  chan struct{} // closed by retire
 	retiring sync.Once
 	dead     atomic.Bool // no new messages
@@ -125,8 +128,12 @@ func (c *confirmChannel) watch(closes <-chan *amqp.Error) {
 }
 
 // overdue starts a new epoch and says whether the one whose place it takes
-// still has messages.
+// still has messages. Time does not pass while the broker blocks publishers: it
+// has not read them yet.
 func (c *confirmChannel) overdue() bool {
+	if c.session.blockedReason() != "" {
+		return false
+	}
 	next := c.epoch.Load() + 1
 	late := c.epochs[next%epochs].Load() > 0
 	if !late {
@@ -152,6 +159,8 @@ func (c *confirmChannel) drainAndClose() {
 // close asks the broker to close the channel; everything that is still out is
 // then unknown.
 func (c *confirmChannel) close() {
+	c.sending.Lock()
+	defer c.sending.Unlock()
 	_ = c.session.rpc(context.Background(), c.ch.Close)
 }
 
@@ -194,7 +203,9 @@ func (c *confirmChannel) tryAcquire() bool {
 // publish sends a message; the caller has acquired a place in the window.
 func (c *confirmChannel) publish(r routed) flight {
 	f := flight{sent: true, epoch: c.epoch.Load() % epochs, key: returnKey{r.msg.MessageId, r.exchange, r.key}}
+	c.sending.RLock()
 	f.confirm, f.err = c.ch.PublishWithDeferredConfirm(r.exchange, r.key, r.mandatory, false, r.msg)
+	c.sending.RUnlock()
 	if f.err != nil {
 		<-c.window
 		return f

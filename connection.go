@@ -13,7 +13,6 @@ import (
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
-	"go.uber.org/zap"
 
 	"github.com/harebus/harebus/internal/wire"
 )
@@ -27,7 +26,6 @@ const silentClose = 2500 * time.Millisecond
 type dialer struct {
 	cfg       *Config
 	addresses []amqp.URI
-	log       *zap.Logger
 }
 
 // dial tries every address once, in random order, so that a dead node of a
@@ -52,7 +50,8 @@ func hostPort(uri amqp.URI) string {
 }
 
 func (d *dialer) dialOne(ctx context.Context, uri amqp.URI, name string) (*session, error) {
-	ctx, cancel := context.WithTimeout(ctx, d.cfg.Connect.Timeout)
+	ctx, cancel := context.WithTimeoutCause(ctx, d.cfg.Connect.Timeout,
+		fmt.Errorf("no connection within %v", d.cfg.Connect.Timeout))
 	defer cancel()
 	sasl, err := d.authentication(ctx, uri)
 	if err != nil {
@@ -90,7 +89,7 @@ func (d *dialer) dialOne(ctx context.Context, uri amqp.URI, name string) (*sessi
 		}
 		return nil, err
 	}
-	return newSession(conn, sock, d.cfg.Connect.Timeout), nil
+	return newSession(conn, sock, d.cfg.Connect.RequestTimeout), nil
 }
 
 // open connects the socket and, for amqps, does the TLS handshake: writes are

@@ -236,7 +236,7 @@ func (u *subscription) widen(ctx context.Context) error {
 }
 
 func (u *subscription) cancel() error {
-	return u.session.rpc(context.Background(), func() error { return u.ch.Cancel(u.tag, false) })
+	return u.session.rpc(u.consumer.hard, func() error { return u.ch.Cancel(u.tag, false) })
 }
 
 // drain ends the consumer, waits for the handlers and sends their acks. Cancel
@@ -251,7 +251,7 @@ func (u *subscription) drain() error {
 
 func (u *subscription) close() {
 	u.acks.close()
-	_ = u.session.rpc(context.Background(), u.ch.Close)
+	_ = u.session.rpc(u.consumer.hard, u.ch.Close)
 }
 
 // current is the feed to read from, and what tells of the next.

@@ -69,38 +69,30 @@ func (c *Config) queueArguments() map[string]any {
 
 // ownTopology is everything but the delay infrastructure.
 func (c *Config) ownTopology(topics []string) topology.Topology {
-	return topology.Join(c.exchangeTopology(), c.errorTopology(), c.queueTopology(topics), c.Topology)
+	t := topology.Join(c.exchangeTopology(), c.queueTopology(topics), c.Topology)
+	if c.Queue != "" {
+		t = topology.Join(t, c.errorTopology())
+	}
+	return t
 }
 
-// declareExchanges is all that a setup which only sends needs.
-func (s *Setup) declareExchanges(ch *amqp.Channel) error {
+// establish declares t on a session, or checks it.
+func (s *Setup) establish(ctx context.Context, on *session, t topology.Topology) error {
 	if s.cfg.Declare == CheckOnly {
-		return s.cfg.exchangeTopology().Check(once(ch))
+		return on.rpc(ctx, func() error {
+			return t.Check(func() (topology.Channel, error) { return on.conn.Channel() })
+		})
 	}
-	return s.cfg.exchangeTopology().Declare(ch)
-}
-
-// once offers a channel that is there already to a check: a send-only setup has
-// two objects, and the first that is missing is enough to know.
-func once(ch *amqp.Channel) func() (topology.Channel, error) {
-	return func() (topology.Channel, error) {
-		if ch.IsClosed() {
-			return nil, amqp.ErrClosed
-		}
-		return ch, nil
-	}
+	return on.withChannel(ctx, func(ch *amqp.Channel) error { return t.Declare(ch) })
 }
 
 // declareAll declares or checks the setup's own objects on a session.
 func (s *Setup) declareAll(ctx context.Context, on *session) error {
 	topics := s.topics()
 	if s.cfg.Declare == CheckOnly {
-		return on.rpc(ctx, func() error {
-			return s.cfg.ownTopology(topics).Check(func() (topology.Channel, error) { return on.conn.Channel() })
-		})
+		return s.establish(ctx, on, s.cfg.ownTopology(topics))
 	}
-	rest := topology.Join(s.cfg.queueTopology(topics), s.cfg.Topology)
-	if err := on.withChannel(ctx, s.declareExchanges); err != nil {
+	if err := s.establish(ctx, on, s.cfg.exchangeTopology()); err != nil {
 		return err
 	}
 	if s.cfg.Queue != "" {
@@ -108,7 +100,7 @@ func (s *Setup) declareAll(ctx context.Context, on *session) error {
 			return err
 		}
 	}
-	return on.withChannel(ctx, func(ch *amqp.Channel) error { return rest.Declare(ch) })
+	return s.establish(ctx, on, topology.Join(s.cfg.queueTopology(topics), s.cfg.Topology))
 }
 
 // declareErrorQueue creates the error queue if it is missing. One that exists

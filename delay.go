@@ -75,7 +75,7 @@ func (d *delayer) prepare(ctx context.Context, s *session, exchange, key string)
 		return nil
 	}
 	if !d.known(s, "") {
-		if err := d.declare(ctx, s, d.delays.Topology()); err != nil {
+		if err := d.setup.establish(ctx, s, d.delays.Topology()); err != nil {
 			return fmt.Errorf("delay infrastructure: %w", err)
 		}
 		d.remember(s, "")
@@ -83,20 +83,11 @@ func (d *delayer) prepare(ctx context.Context, s *session, exchange, key string)
 	if err := d.checkDestination(ctx, s, exchange, key); err != nil {
 		return err
 	}
-	if err := d.declare(ctx, s, d.delays.Exit(exchange, key)); err != nil {
+	if err := d.setup.establish(ctx, s, d.delays.Exit(exchange, key)); err != nil {
 		return fmt.Errorf("delay exit: %w", err)
 	}
 	d.remember(s, exit)
 	return nil
-}
-
-func (d *delayer) declare(ctx context.Context, s *session, t topology.Topology) error {
-	if d.setup.cfg.Declare == CheckOnly {
-		return s.rpc(ctx, func() error {
-			return t.Check(func() (topology.Channel, error) { return s.conn.Channel() })
-		})
-	}
-	return s.withChannel(ctx, func(ch *amqp.Channel) error { return t.Declare(ch) })
 }
 
 // checkDestination refuses a deferral that could never arrive. A destination

@@ -115,6 +115,19 @@ func (r RetryConfig) validate() []error {
 	return faults
 }
 
+// mostFailures is how often a message on its way may have failed before. An
+// ErrorHandler of the user's own knows no such limit.
+func (c *Config) mostFailures() int {
+	if c.ownErrorHandler {
+		return maxFailures
+	}
+	most := max(c.Retry.MaxRetries, 0)
+	for _, rule := range c.Retry.Rules {
+		most = max(most, rule.MaxRetries)
+	}
+	return min(most, maxFailures)
+}
+
 // decide is the default ErrorHandler.
 func (r RetryConfig) decide(m *Message, err error) Decision {
 	var rejected *RejectError

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"runtime/debug"
 	"time"
 )
@@ -65,17 +66,14 @@ type handler struct {
 // Faults, such as a second handler for a type, are reported by Start.
 func Handle[T any](s *Setup, fn func(ctx context.Context, bus *Bus, message T) error, opts ...HandlerOption) {
 	h := &handler{timeout: s.cfg.Consume.HandlerTimeout}
-	var zero T
-	if named, ok := any(zero).(Named); ok {
-		h.messageType, h.named = named.MessageType(), true
-	} else if named, ok := any(&zero).(Named); ok {
+	if named, ok := fresh[T]().(Named); ok {
 		h.messageType, h.named = named.MessageType(), true
 	}
 	for _, opt := range opts {
 		opt(h)
 	}
 	if !h.named {
-		s.addHandler(nil, fmt.Errorf("handler of %T: the type has no wire name; give it a method MessageType() string, or pass WithMessageType", zero))
+		s.addHandler(nil, fmt.Errorf("handler of %v: the type has no wire name; give it a method MessageType() string, or pass WithMessageType", reflect.TypeFor[T]()))
 		return
 	}
 	h.run = func(ctx context.Context, bus *Bus, m *Message) error {

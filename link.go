@@ -132,6 +132,7 @@ func (l *link) start() {
 
 func (l *link) run() {
 	policy := l.backoff()
+	var silent time.Time // no more than one line in the log until then
 	for {
 		s, err := l.connect()
 		if err == nil {
@@ -149,6 +150,11 @@ func (l *link) run() {
 		if l.set(nil, err) {
 			return
 		}
+		if s == nil && time.Now().After(silent) {
+			const quiet = 15 * time.Second
+			silent = time.Now().Add(quiet)
+			l.log.Warn("no connection to the broker; trying again", zap.Error(err))
+		}
 		if !sleep(l.ctx, next(policy)) {
 			l.set(nil, ErrStopped)
 			return
@@ -161,9 +167,6 @@ func (l *link) connect() (*session, error) {
 	s, err := l.dialer.dial(ctx, l.name)
 	end(err)
 	if err != nil {
-		if l.ctx.Err() == nil {
-			l.log.Warn("no connection to the broker; trying again", zap.Error(err))
-		}
 		return nil, err
 	}
 	l.stats.connections.Add(1)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"reflect"
 	"strconv"
 	"strings"
 	"time"
@@ -212,7 +213,7 @@ func (s *sender) check(out *outgoing) error {
 	var faults []error
 	for _, short := range []struct{ name, value string }{
 		{"message id", msg.MessageId}, {"correlation id", msg.CorrelationId}, {"message type", msg.Type},
-		{"reply address", msg.ReplyTo}, {"app id", msg.AppId}, {"exchange", out.exchange},
+		{"reply address", msg.ReplyTo}, {"app id", msg.AppId}, {"exchange", out.exchange}, {"content type", msg.ContentType},
 	} {
 		if len(short.value) > maxShortString || !utf8.ValidString(short.value) {
 			faults = append(faults, fmt.Errorf("%s %s is longer than %d bytes or not valid UTF-8", short.name, quote(short.value), maxShortString))
@@ -232,8 +233,9 @@ func (s *sender) check(out *outgoing) error {
 
 // typeOf returns the wire name that a value brings along.
 func typeOf(value any) string {
-	if named, ok := value.(Named); ok {
-		return named.MessageType()
+	named, ok := value.(Named)
+	if v := reflect.ValueOf(value); !ok || (v.Kind() == reflect.Pointer && v.IsNil()) {
+		return ""
 	}
-	return ""
+	return named.MessageType()
 }

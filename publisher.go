@@ -355,7 +355,7 @@ func (p *publisher) session(ctx context.Context) (*session, error) {
 	if prepared {
 		return s, nil
 	}
-	if err := s.withChannel(ctx, p.setup.declareExchanges); err != nil {
+	if err := p.setup.establish(ctx, s, p.setup.cfg.exchangeTopology()); err != nil {
 		return nil, err
 	}
 	p.mu.Lock()

@@ -3,8 +3,9 @@ package harebus
 import (
 	"context"
 	"errors"
-	"fmt"
+	"strings"
 	"time"
+	"unicode"
 
 	amqp "github.com/rabbitmq/amqp091-go"
 	"go.uber.org/zap"
@@ -100,7 +101,7 @@ func (s *Setup) failuresOf(m *Message) (int, error) {
 	switch {
 	case err != nil:
 		return 0, reject("bad-retry-count", "header %s: %w", name, err)
-	case n <= max(s.cfg.Retry.MaxRetries, 0):
+	case n <= s.cfg.mostFailures():
 		return n, nil
 	case n <= maxFailures && m.SourceQueue != "":
 		return 0, nil
@@ -247,8 +248,8 @@ func (r *receipt) resend(out *outgoing, cause error) bool {
 // fields identify the message in a log. They hold nothing of the body.
 func (r *receipt) fields() []zap.Field {
 	return []zap.Field{
-		zap.String("message_id", quote(r.message.ID)),
-		zap.String("message_type", quote(r.message.Type)),
+		zap.String("message_id", printable(r.message.ID)),
+		zap.String("message_type", printable(r.message.Type)),
 		zap.Int("attempt", r.message.Attempt),
 	}
 }
@@ -260,12 +261,22 @@ func errorField(err error) zap.Field {
 	if errors.As(err, &rejected) {
 		return zap.String("reason", rejected.Reason)
 	}
-	const longest = 1 << 10
-	text := err.Error()
+	return zap.String("error", printable(err.Error()))
+}
+
+// printable makes a text from the network safe for a log: bounded, and without
+// anything that a terminal or a reader could take for something else.
+func printable(text string) string {
+	const longest = 4 << 10
 	if len(text) > longest {
-		text = text[:longest]
+		text = text[:longest] + "…"
 	}
-	return zap.String("error", fmt.Sprintf("%q", text))
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) || r == '\n' || r == '\t' {
+			return r
+		}
+		return '\uFFFD'
+	}, text)
 }
 
 func (s *Setup) restoreErrorQueue(ctx context.Context, on *session) error {

@@ -1,6 +1,7 @@
 package harebus
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -79,45 +80,50 @@ func errorDetails(cause error) string {
 }
 
 // fit makes sure that the headers fit into a frame: a message that cannot be
-// parked would fail for ever. What does not fit is left out, the largest
-// custom header first, and named in the error details.
+// parked would fail for ever. What does not fit is left out, custom headers
+// before standard ones and the largest first, and named in the error details.
 func (d *dialect) fit(headers amqp.Table) {
+	const room = 1 << 10 // for the names of what is left out
+	excess := field.Size(headers) + room - maxHeaderBytes
+	if excess <= room {
+		return
+	}
 	var dropped []string
-	for size := field.Size(headers); size > maxHeaderBytes; size = field.Size(headers) {
-		largest := ""
-		for key := range headers {
-			if strings.HasPrefix(key, d.prefix) {
-				continue
-			}
-			if largest == "" || sizeOf(headers, key) > sizeOf(headers, largest) {
-				largest = key
-			}
-		}
-		if largest == "" {
-			d.shorten(headers)
+	for _, key := range d.expendable(headers) {
+		if excess <= 0 {
 			break
 		}
-		dropped = append(dropped, quote(largest))
-		delete(headers, largest)
+		excess -= field.EntrySize(key, headers[key])
+		delete(headers, key)
+		dropped = append(dropped, quote(key))
 	}
-	if len(dropped) > 0 {
-		details, _ := headers[d.names.errorDetails].(string)
-		slices.Sort(dropped)
-		headers[d.names.errorDetails] = errorDetails(fmt.Errorf("headers left out because they do not fit: %s\n%s",
-			strings.Join(dropped[:min(len(dropped), 20)], ", "), details))
+	names := strings.Join(dropped, ", ")
+	if len(names) > room/2 {
+		names = strings.ToValidUTF8(names[:room/2], "") + "…"
 	}
+	details, _ := headers[d.names.errorDetails].(string)
+	headers[d.names.errorDetails] = fmt.Sprintf("(%d headers left out because they do not fit: %s)\n%s", len(dropped), names, details)
 }
 
-// shorten drops standard headers that are absurdly long; none of them is needed
-// to understand the message.
-func (d *dialect) shorten(headers amqp.Table) {
-	for key := range headers {
-		if sizeOf(headers, key) > maxErrorDetails+maxShortString {
-			delete(headers, key)
+// expendable lists the headers that a failed message can do without, in the
+// order in which it should.
+func (d *dialect) expendable(headers amqp.Table) []string {
+	needed := []string{d.names.messageID, d.names.errorRetries, d.names.errorDetails, d.names.sourceQueue, d.names.deferredTime}
+	keys := make([]string, 0, len(headers))
+	for key, value := range headers {
+		if slices.Contains(needed, key) && field.EntrySize(key, value) <= maxErrorDetails+maxShortString {
+			continue
 		}
+		keys = append(keys, key)
 	}
-}
-
-func sizeOf(headers amqp.Table, key string) int {
-	return field.Size(amqp.Table{key: headers[key]})
+	slices.SortFunc(keys, func(a, b string) int {
+		if custom := strings.HasPrefix(a, d.prefix); custom != strings.HasPrefix(b, d.prefix) {
+			if custom {
+				return 1
+			}
+			return -1
+		}
+		return cmp.Or(cmp.Compare(field.EntrySize(b, headers[b]), field.EntrySize(a, headers[a])), cmp.Compare(a, b))
+	})
+	return keys
 }

@@ -98,27 +98,31 @@ func (s *Setup) makeEngine() *engine {
 
 // Init connects, declares everything the setup may need – the delay queues
 // included – and disconnects: a step of a deployment, for services that run
-// with fewer permissions or with CheckOnly. With CheckOnly it only looks.
+// with fewer permissions or with CheckOnly. With CheckOnly it only looks. It
+// waits for a broker that is not there yet, and fails, as Start does.
 func (s *Setup) Init(ctx context.Context) error {
-	session, err := s.dialer.dial(ctx, "init")
-	if err != nil {
-		return fmt.Errorf("harebus: init: %w", err)
-	}
-	defer session.close()
-	if err := s.declareAll(ctx, session); err != nil {
-		return fmt.Errorf("harebus: init: %w", err)
-	}
-	d := newDelayer(s)
-	if err := d.declare(ctx, session, d.delays.Topology()); err != nil {
-		return fmt.Errorf("harebus: init: %w", err)
-	}
-	if s.cfg.Queue == "" {
-		return nil
-	}
-	if err := d.declare(ctx, session, d.delays.Exit("", s.cfg.Queue)); err != nil {
+	l := newLink("init", s)
+	defer l.close()
+	if err := s.declareForInit(ctx, l); err != nil {
 		return fmt.Errorf("harebus: init: %w", err)
 	}
 	return nil
+}
+
+func (s *Setup) declareForInit(ctx context.Context, l *link) error {
+	on, err := l.session(ctx)
+	if err != nil {
+		return err
+	}
+	if err := s.declareAll(ctx, on); err != nil {
+		return err
+	}
+	var delays topology.Delays
+	t := delays.Topology()
+	if s.cfg.Queue != "" {
+		t = topology.Join(t, delays.Exit("", s.cfg.Queue))
+	}
+	return s.establish(ctx, on, t)
 }
 
 // Start connects, declares the topology and begins to consume. It returns when
@@ -303,8 +307,11 @@ func (s *Setup) Unsubscribe(ctx context.Context, topics ...string) error {
 }
 
 func (s *Setup) changeBindings(ctx context.Context, verb string, topics []string, arguments map[string]any, change func(*amqp.Channel, topology.Binding) error) error {
-	if s.cfg.Queue == "" {
+	switch {
+	case s.cfg.Queue == "":
 		return fmt.Errorf("harebus: %s: %w", verb, ErrNoQueue)
+	case s.cfg.Declare == CheckOnly:
+		return refuse(verb, "this setup declares nothing (Config.Declare is CheckOnly)")
 	}
 	var faults []error
 	for _, topic := range topics {

@@ -144,9 +144,14 @@ func convertMap(r reflect.Value, depth int) (any, error) {
 func Size(t amqp.Table) int {
 	size := 4
 	for key, value := range t {
-		size += 1 + len(key) + 1 + valueSize(value)
+		size += EntrySize(key, value)
 	}
 	return size
+}
+
+// EntrySize returns the encoded size of one entry of a converted table.
+func EntrySize(key string, value any) int {
+	return 1 + len(key) + 1 + valueSize(value)
 }
 
 func valueSize(value any) int {
