@@ -165,7 +165,10 @@ func (p *private) environment() []string {
 		"RUNNING_UNDER_SYSTEMD=true",
 		"RABBITMQ_SERVER_START_ARGS=-noinput",
 		"RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS=-start_epmd false -kernel inet_dist_use_interface {127,0,0,1}",
-		"RABBITMQ_CTL_ERL_ARGS=-start_epmd false -dist_listen false",
+		// rabbitmqctl has to listen too: nodes of a cluster send it their parts of a listing.
+		"RABBITMQ_CTL_ERL_ARGS=-start_epmd false -kernel inet_dist_use_interface {127,0,0,1}",
+		"RABBITMQ_CTL_DIST_PORT_MIN="+strconv.Itoa(lastPort+1),
+		"RABBITMQ_CTL_DIST_PORT_MAX="+strconv.Itoa(lastPort+700),
 	)
 }
 
