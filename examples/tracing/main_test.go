@@ -1,0 +1,20 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"github.com/harebus/harebus"
+	"github.com/harebus/harebus/brokertest"
+)
+
+func Example() {
+	broker := brokertest.New()
+	defer broker.Close()
+	if err := run(context.Background(), harebus.Config{Dial: broker.Dial}, os.Stdout); err != nil {
+		fmt.Println(err)
+	}
+	// Output:
+	// commit, handle Ping, handle Pong, reply, send
+}
