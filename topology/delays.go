@@ -4,7 +4,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
-	"strconv"
 	"strings"
 	"time"
 )
@@ -13,241 +12,127 @@ import (
 // [Delays.Prefix] is empty.
 const DefaultDelayPrefix = "harebus.delay"
 
+// maxPrefix is the longest Prefix in bytes. It leaves room for what follows it
+// in the longest name.
+const maxPrefix = 150
+
 // Delays is the infrastructure that holds messages until they are due, made of
-// ordinary queues: no plugin, no database.
+// ordinary quorum queues: no plugin, no database.
 //
-// Each of a fixed number of quorum queues keeps a message for one fixed time and
-// passes it on. A message visits a few of them one after the other, chosen so
-// that their times add up to the delay asked for, then the exit queue of its
+// Each of a fixed number of queues keeps a message for one fixed time and passes
+// it on. A message visits a few of them one after the other, chosen so that
+// their times add up to the delay asked for, and last the exit queue of its
 // destination. Its way is written into its CC header, so nothing is declared or
 // bound per message, and a destination that takes nothing holds up only itself.
 //
-// Use:
-//   - declare [Delays.Topology] once per broker,
-//   - declare [Delays.Exit] once per destination,
-//   - publish, mandatory and confirmed, as [Delays.Route] says.
+// To use it, declare [Delays.Topology] once per broker and [Delays.Exit] once
+// per destination, then publish as [Delays.Route] says.
 //
 // The zero value is ready to use. docs/delays.md has the guarantees and figures.
 type Delays struct {
 	// Prefix starts the name of every exchange and queue, so that one pattern
-	// grants the permissions. Defaults to DefaultDelayPrefix. Two prefixes on
-	// one virtual host are two independent sets of queues.
+	// grants the permissions. At most 150 bytes. Defaults to
+	// DefaultDelayPrefix. Two prefixes on one virtual host are two independent
+	// sets of queues.
 	Prefix string
 }
 
-// Route says how to publish a message so that it is delivered after Delay.
-//
-// The message must be persistent and mandatory. It must have no expiration,
-// which would fire inside a delay queue and deliver early, and no header that a
-// broker wrote on an earlier journey (x-death and its like), by which the
-// broker takes the second visit to a queue for a cycle and drops the message.
-// Leave [HeaderRoom] bytes of the header frame free.
-type Route struct {
-	// Exchange and Key are those to publish with.
-	Exchange string
-	Key      string
-	// CC is the value of the message's CC header; no header when empty.
-	CC []string
-	// Delay is what will really elapse: the delay asked for, rounded up. Zero
-	// means that Exchange and Key are the destination itself.
-	Delay time.Duration
-}
-
-// HeaderRoom is the number of bytes by which the headers of a message grow at
-// most on its way: the broker records every queue it came through.
-const HeaderRoom = 8 << 10
-
-// level is a set of delay queues whose times are the multiples 1…digits of unit.
-type level struct {
-	unit   time.Duration
-	digits int
-}
-
-const day = 24 * time.Hour
-
-// levels are the delay queues, finest first. Each unit is a multiple of the one
-// before it, and the digits of a level fill the gap up to the next unit.
-var levels = []level{
-	{4 * time.Millisecond, 24},
-	{100 * time.Millisecond, 49},
-	{5 * time.Second, 11},
-	{time.Minute, 9},
-	{10 * time.Minute, 5},
-	{time.Hour, 5},
-	{6 * time.Hour, 3},
-	{day, 9},
-	{10 * day, 9},
-	{100 * day, 9},
-}
-
-// MaxDelay is the longest delay there is: one millisecond for each of the
-// queues on the way less than all of them together.
-const MaxDelay = 999 * day
-
-// precision is the part of a delay by which it may be rounded up.
-const precision = 1000
-
-func (d Delays) name(parts ...string) string {
-	prefix := d.Prefix
-	if prefix == "" {
-		prefix = DefaultDelayPrefix
+func (d Delays) name(suffix string) string {
+	if d.Prefix == "" {
+		return DefaultDelayPrefix + "." + suffix
 	}
-	return prefix + "." + strings.Join(parts, ".")
+	return d.Prefix + "." + suffix
 }
 
-func (d Delays) queue(k, digit int) string {
-	return d.name(shortDuration(levels[k].unit * time.Duration(digit)))
+func (d Delays) validate() error {
+	if len(d.Prefix) > maxPrefix {
+		return fmt.Errorf("topology: validate delay prefix %s: %w: it has %d bytes, more than %d", quoted(d.Prefix), ErrInvalidName, len(d.Prefix), maxPrefix)
+	}
+	return ValidName("delay prefix", d.name(""))
 }
 
 // Topology returns the exchanges and queues that all destinations share. It is
 // the same for every service and never grows.
+//
+// The queues of a level are bound to the entry exchange, to start a route, and
+// to the exchange of their level, to continue one. Each passes expired messages
+// to the exchange of the next finer level, which hands them to one of its own
+// queues, skips to the level below it, or leaves for the exits. What finds no
+// way on – somebody deleted a queue – is kept in the queue "<prefix>.lost";
+// the entry exchange has no such net, so that a publisher learns of it.
 func (d Delays) Topology() Topology {
-	lost := map[string]any{"alternate-exchange": d.name("lost")}
+	caught := map[string]any{"alternate-exchange": d.name("lost")}
+	out := d.name("out")
 	t := Topology{
 		Exchanges: []Exchange{
 			{Name: d.name("lost"), Kind: Fanout},
-			{Name: d.name("out"), Kind: Direct, Arguments: lost},
+			{Name: out, Kind: Direct, Arguments: caught},
+			{Name: d.name("in"), Kind: Direct},
 		},
 		Queues:   []Queue{{Name: d.name("lost")}},
 		Bindings: []Binding{{Exchange: d.name("lost"), Queue: d.name("lost")}},
 	}
-	below := d.name("out")
+	below := out
 	for k, l := range levels {
-		exchange := d.name("level", strconv.Itoa(k))
-		t.Exchanges = append(t.Exchanges, Exchange{Name: exchange, Kind: Direct, Arguments: lost})
+		exchange := d.name("level." + l.name())
+		if k < len(levels)-1 { // nothing passes on to the coarsest level
+			t.Exchanges = append(t.Exchanges, Exchange{Name: exchange, Kind: Direct, Arguments: caught})
+		}
 		for digit := 1; digit <= l.digits; digit++ {
-			queue := d.queue(k, digit)
-			t.Queues = append(t.Queues, Queue{Name: queue, Arguments: map[string]any{
-				"x-message-ttl":          (l.unit * time.Duration(digit)).Milliseconds(),
-				"x-dead-letter-exchange": below,
-				"x-dead-letter-strategy": "at-least-once",
-				"x-overflow":             "reject-publish",
-			}})
-			t.Bindings = append(t.Bindings,
-				Binding{Exchange: d.name("in"), Key: "in." + d.label(k, digit), Queue: queue},
-				Binding{Exchange: exchange, Key: d.label(k, digit), Queue: queue})
+			s := step{k, digit}
+			queue := Queue{Name: d.name(s.name()), Arguments: passingOn(s.wait(), below)}
+			t.Queues = append(t.Queues, queue)
+			t.Bindings = append(t.Bindings, Binding{Exchange: d.name("in"), Key: s.first(), Queue: queue.Name})
+			if k < len(levels)-1 {
+				t.Bindings = append(t.Bindings, Binding{Exchange: exchange, Key: s.key(), Queue: queue.Name})
+			}
 		}
-		if k > 0 {
-			t.Bindings = append(t.Bindings, Binding{Exchange: exchange, Key: d.label(k, 0), ToExchange: below})
+		if k > 0 && k < len(levels)-1 {
+			t.Bindings = append(t.Bindings, Binding{Exchange: exchange, Key: step{k, 0}.key(), ToExchange: below})
 		}
-		t.Bindings = append(t.Bindings, Binding{Exchange: exchange, Key: d.end(k), ToExchange: d.name("out")})
+		if k < len(levels)-1 {
+			t.Bindings = append(t.Bindings, Binding{Exchange: exchange, Key: end(k), ToExchange: out})
+		}
 		below = exchange
 	}
-	t.Exchanges = append(t.Exchanges, Exchange{Name: d.name("in"), Kind: Direct})
 	return t
 }
 
-// label is the routing key of a digit of a level; digit 0 skips the level.
-func (d Delays) label(k, digit int) string { return fmt.Sprintf("%d.%d", k, digit) }
-
-// end is the routing key that leaves the levels from level k on.
-func (d Delays) end(k int) string { return fmt.Sprintf("%d.e", k) }
-
 // Exit returns the queue through which due messages reach one destination, and
 // its binding: the queue named key when exchange is empty (the default
-// exchange), otherwise whatever exchange does with key. Neither is declared here
-// nor has to exist yet; messages that are due wait in the exit queue until the
-// destination takes them.
+// exchange), otherwise whatever exchange does with key. Due messages wait in it
+// for as long as the destination does not take them, and hold up no others.
+//
+// Exit queues are never removed: whoever defers to ever new keys makes ever new
+// queues, three file handles each on RabbitMQ 3.10.
 func (d Delays) Exit(exchange, key string) Topology {
-	name := d.exit(exchange, key)
+	queue := Queue{Name: d.exit(exchange, key), Arguments: passingOn(0, exchange)}
+	queue.Arguments["x-dead-letter-routing-key"] = key
 	return Topology{
-		Queues: []Queue{{Name: name, Arguments: map[string]any{
-			"x-message-ttl":             int64(0),
-			"x-dead-letter-exchange":    exchange,
-			"x-dead-letter-routing-key": key,
-			"x-dead-letter-strategy":    "at-least-once",
-			"x-overflow":                "reject-publish",
-		}}},
-		Bindings: []Binding{{Exchange: d.name("out"), Key: name, Queue: name}},
+		Queues:   []Queue{queue},
+		Bindings: []Binding{{Exchange: d.name("out"), Key: queue.Name, Queue: queue.Name}},
 	}
 }
 
-// exit is the name of an exit queue and the key messages travel under. The
-// destination can be read from it unless it is too long for a name.
+// passingOn are the arguments of a queue that keeps a message for ttl and then
+// passes it on, forgetting it only when the next queue has it.
+func passingOn(ttl time.Duration, exchange string) map[string]any {
+	return map[string]any{
+		"x-message-ttl":          ttl.Milliseconds(),
+		"x-dead-letter-exchange": exchange,
+		"x-dead-letter-strategy": "at-least-once",
+		"x-overflow":             "reject-publish", // at-least-once requires it
+	}
+}
+
+// exit names an exit queue; messages travel under this name as their routing
+// key. No label of a step can equal it, for it has a "/" or "#". The destination
+// can be read from it unless it is too long for a name.
 func (d Delays) exit(exchange, key string) string {
-	readable := d.name("due/" + strings.NewReplacer("%", "%25", "/", "%2F").Replace(exchange) + "/" + key)
-	if len(readable) <= maxShortString {
+	escaped := strings.NewReplacer("%", "%25", "/", "%2F").Replace(exchange)
+	if readable := d.name("due/" + escaped + "/" + key); len(readable) <= maxShortString {
 		return readable
 	}
 	sum := sha256.Sum256([]byte(exchange + "\x00" + key))
 	return d.name("due#" + hex.EncodeToString(sum[:]))
-}
-
-// Route returns the way to exchange and key that takes delay, rounded up by at
-// most a thousandth or the finest grain, whichever is more. A delay of zero or
-// less leads straight to the destination. It fails for a delay beyond MaxDelay
-// and for a destination no message can be sent to.
-func (d Delays) Route(delay time.Duration, exchange, key string) (Route, error) {
-	if err := validDestination(exchange, key); err != nil {
-		return Route{}, err
-	}
-	if delay <= 0 {
-		return Route{Exchange: exchange, Key: key}, nil
-	}
-	if delay > MaxDelay {
-		return Route{}, fmt.Errorf("topology: route delay %v: longer than %v", delay, MaxDelay)
-	}
-	r := Route{Exchange: d.name("in"), Key: d.exit(exchange, key)}
-	rest := roundUp(delay)
-	r.Delay = rest
-	first := true
-	for k := len(levels) - 1; k >= 0; k-- {
-		digit := int(rest / levels[k].unit)
-		rest -= levels[k].unit * time.Duration(digit)
-		switch {
-		case first && digit == 0:
-			continue
-		case first:
-			r.CC = append(r.CC, "in."+d.label(k, digit))
-			first = false
-		default:
-			r.CC = append(r.CC, d.label(k, digit))
-		}
-		if rest == 0 {
-			if k > 0 {
-				r.CC = append(r.CC, d.end(k-1))
-			}
-			break
-		}
-	}
-	return r, nil
-}
-
-// roundUp rounds to the coarsest unit that is late by no more than the
-// precision allows.
-func roundUp(delay time.Duration) time.Duration {
-	for k := len(levels) - 1; k > 0; k-- {
-		unit := levels[k].unit
-		if up := (delay + unit - 1) / unit * unit; up-delay <= delay/precision {
-			return up
-		}
-	}
-	unit := levels[0].unit
-	return (delay + unit - 1) / unit * unit
-}
-
-func validDestination(exchange, key string) error {
-	if exchange == "" {
-		return existingName("queue", key)
-	}
-	if err := existingName("exchange", exchange); err != nil {
-		return err
-	}
-	return shortString("routing key", key)
-}
-
-// shortDuration writes a delay without its zero parts: 5s, 10m, 24h.
-func shortDuration(d time.Duration) string {
-	switch {
-	case d%day == 0:
-		return fmt.Sprintf("%dd", d/day)
-	case d%time.Hour == 0:
-		return fmt.Sprintf("%dh", d/time.Hour)
-	case d%time.Minute == 0:
-		return fmt.Sprintf("%dm", d/time.Minute)
-	case d%time.Second == 0:
-		return fmt.Sprintf("%ds", d/time.Second)
-	default:
-		return fmt.Sprintf("%dms", d.Milliseconds())
-	}
 }

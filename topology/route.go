@@ -1,0 +1,199 @@
+package topology
+
+import (
+	"fmt"
+	"strconv"
+	"time"
+)
+
+const day = 24 * time.Hour
+
+// MaxDelay is the longest delay [Delays.Route] takes.
+const MaxDelay = 366 * day
+
+// HeaderRoom is the most by which the headers of a message grow on its way, in
+// bytes: the broker records every queue it came through.
+const HeaderRoom = 8 << 10
+
+// Route says how to publish a message so that it is delivered after Delay.
+//
+// The message must be persistent and mandatory. It must have no expiration,
+// which would fire inside a delay queue and deliver early, and no header that a
+// broker wrote on an earlier journey (x-death, x-first-death-*,
+// x-last-death-*), from which the broker concludes that the message goes in a
+// circle and drops it. Leave [HeaderRoom] bytes of the header frame free. The
+// receiver sees the key of the destination and neither the route nor a CC header.
+type Route struct {
+	// Exchange and Key are those to publish with.
+	Exchange string
+	Key      string
+	// CC is the value of the message's CC header; no header when empty.
+	CC []string
+	// Delay is the time the queues on the way hold the message: what was asked
+	// for, rounded up. Zero means that Exchange and Key are the destination
+	// itself.
+	Delay time.Duration
+}
+
+// Route returns the way to exchange and key that takes delay, rounded up by at
+// most 2 ms, a two-thousandth of it and a millisecond for each queue on the way. A delay of zero or less leads straight to the destination. Route fails
+// for a delay beyond [MaxDelay] and for a destination no message can be sent to.
+func (d Delays) Route(delay time.Duration, exchange, key string) (Route, error) {
+	if err := d.validate(); err != nil {
+		return Route{}, err
+	}
+	if err := validDestination(exchange, key); err != nil {
+		return Route{}, err
+	}
+	if delay <= 0 {
+		return Route{Exchange: exchange, Key: key}, nil
+	}
+	if delay > MaxDelay {
+		return Route{}, fmt.Errorf("topology: route delay %v: longer than %v", delay, MaxDelay)
+	}
+	route := Route{Exchange: d.name("in"), Key: d.exit(exchange, key)}
+	route.CC, route.Delay = itinerary(steps(roundUp(delay)))
+	return route, nil
+}
+
+func validDestination(exchange, key string) error {
+	if exchange == "" {
+		return existingName("queue", key)
+	}
+	if err := existingName("exchange", exchange); err != nil {
+		return err
+	}
+	return shortString("routing key", key)
+}
+
+// level is a set of queues that wait 1, 2, … digits times its unit.
+type level struct {
+	unit   time.Duration
+	digits int
+}
+
+// levels are the delay queues, finest first. Each unit is a multiple of the one
+// before it, and the digits of a level reach up to the next unit.
+//
+// Every queue on the way costs one to three milliseconds. Below 2.5 s, where
+// that counts, two wide levels suffice. Above, where a thousandth of the delay
+// is more than a queue costs, narrow levels save queues. The units are those
+// people write delays in, so that most delays in practice take one queue.
+var levels = []level{
+	{time.Millisecond, 49},
+	{50 * time.Millisecond, 49},
+	{2500 * time.Millisecond, 3},
+	{10 * time.Second, 5},
+	{time.Minute, 4},
+	{5 * time.Minute, 2},
+	{15 * time.Minute, 3},
+	{time.Hour, 5},
+	{6 * time.Hour, 3},
+	{day, 4},
+	{5 * day, 4},
+	{25 * day, 3},
+	{100 * day, 3},
+}
+
+// name of a level in the name of its exchange.
+func (l level) name() string { return shortDuration(l.unit) }
+
+// step is one queue of a route: a digit of a level. Digit 0 skips the level.
+type step struct{ level, digit int }
+
+func (s step) nominal() time.Duration { return levels[s.level].unit * time.Duration(s.digit) }
+
+// wait is the time the queue holds a message: a millisecond more than its share.
+// The broker counts in whole milliseconds and drops the fraction of the moment
+// a message came in, so that a queue may let it go up to one millisecond early.
+// The finest level does without: its routes are rounded up instead when they
+// have one queue only, and the broker needs longer than that to pass a message
+// through the others.
+func (s step) wait() time.Duration {
+	if s.level == 0 {
+		return s.nominal()
+	}
+	return s.nominal() + time.Millisecond
+}
+
+// name of the queue, after the share it waits: "250ms", "10m", "25d".
+func (s step) name() string { return shortDuration(s.nominal()) }
+
+// key is the label by which an exchange of its level finds the queue.
+func (s step) key() string { return strconv.Itoa(s.level) + "." + strconv.Itoa(s.digit) }
+
+// first is the label by which the entry exchange finds the queue.
+func (s step) first() string { return "in." + s.key() }
+
+// end is the label by which the exchange of level k lets a message leave.
+func end(k int) string { return strconv.Itoa(k) + ".end" }
+
+// steps splits a delay into the queues to visit, coarsest first. What is below
+// the finest unit must be rounded before.
+func steps(delay time.Duration) []step {
+	var visited []step
+	for k := len(levels) - 1; k >= 0; k-- {
+		if digit := int(delay / levels[k].unit); digit > 0 {
+			visited = append(visited, step{k, digit})
+			delay -= step{k, digit}.nominal()
+		}
+	}
+	return visited
+}
+
+// itinerary labels every level from the first step on, and sums up the waits.
+func itinerary(visited []step) (labels []string, wait time.Duration) {
+	labels = append(labels, visited[0].first())
+	wait = visited[0].wait()
+	k := visited[0].level - 1
+	for _, s := range visited[1:] {
+		for ; k > s.level; k-- {
+			labels = append(labels, step{k, 0}.key())
+		}
+		labels = append(labels, s.key())
+		wait += s.wait()
+		k--
+	}
+	if k >= 0 {
+		labels = append(labels, end(k))
+	}
+	return labels, wait
+}
+
+// precision is the part of a delay by which it may be rounded up to save queues.
+// It is half of what docs/delays.md promises; the other half pays for the queues.
+const precision = 2000
+
+// roundUp returns the delay that takes the fewest queues among those that are
+// late by no more than the precision allows.
+func roundUp(delay time.Duration) time.Duration {
+	best := ceil(delay, levels[0].unit)
+	if best < levels[1].unit {
+		return best + time.Millisecond // see wait
+	}
+	for _, l := range levels[1:] {
+		up := ceil(delay, l.unit)
+		if up-delay > delay/precision {
+			continue
+		}
+		if len(steps(up)) < len(steps(best)) {
+			best = up
+		}
+	}
+	return best
+}
+
+func ceil(delay, unit time.Duration) time.Duration { return (delay + unit - 1) / unit * unit }
+
+// shortDuration writes a duration in its largest whole unit: 2500ms, 5s, 10m.
+func shortDuration(d time.Duration) string {
+	for _, u := range []struct {
+		unit time.Duration
+		name string
+	}{{day, "d"}, {time.Hour, "h"}, {time.Minute, "m"}, {time.Second, "s"}} {
+		if d%u.unit == 0 {
+			return strconv.FormatInt(int64(d/u.unit), 10) + u.name
+		}
+	}
+	return strconv.FormatInt(d.Milliseconds(), 10) + "ms"
+}
