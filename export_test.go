@@ -1,0 +1,48 @@
+package harebus
+
+import (
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+)
+
+// What the tests of package harebus_test need of the inside.
+const (
+	MaxHeaderBytes  = maxHeaderBytes
+	MaxErrorDetails = maxErrorDetails
+)
+
+// The functions are pure.
+var (
+	ParseTime    = parseTime
+	ParseCount   = parseCount
+	ErrorDetails = errorDetails
+	DerivedID    = derivedID
+)
+
+// Format is how a time is written.
+func (f TimeFormat) Format(t time.Time) string { return f.format(t) }
+
+// ReadMessage reads a delivery as a setup with the default prefix does.
+func ReadMessage(in *amqp.Delivery) (*Message, error) {
+	d := dialect{defaultHeaderPrefix, newHeaderNames(defaultHeaderPrefix), TimeISO}
+	return d.readMessage("queue", defaultTopicExchange, in)
+}
+
+// Fit makes headers fit into a frame.
+func Fit(headers amqp.Table) {
+	d := dialect{defaultHeaderPrefix, newHeaderNames(defaultHeaderPrefix), TimeISO}
+	d.fit(headers)
+}
+
+// Decide is the default error handler of a retry policy.
+func (r RetryConfig) Decide(m *Message, err error) Decision { return r.withDefaults().decide(m, err) }
+
+// Parks, Retries and Discards tell what a decision is.
+func (d Decision) Parks() bool { return d.action == actionPark }
+
+// Retries returns the pause of a retry.
+func (d Decision) Retries() (time.Duration, bool) { return d.after, d.action == actionRetry }
+
+// Discards tells whether the message is dropped.
+func (d Decision) Discards() bool { return d.action == actionDiscard }
