@@ -386,8 +386,12 @@ func (c *Config) validateParts() []error {
 func (c *Config) addresses() ([]amqp.URI, error) {
 	var faults []error
 	uris := make([]amqp.URI, 0, len(c.URLs))
-	for i, url := range c.URLs {
-		uri, err := amqp.ParseURI(url)
+	for i, address := range c.URLs {
+		if strings.Contains(address, "?") {
+			faults = append(faults, fmt.Errorf("address %d has parameters after a ?; use the fields TLS, ExternalAuth and Connect instead", i+1))
+			continue
+		}
+		uri, err := amqp.ParseURI(address)
 		if err != nil {
 			faults = append(faults, fmt.Errorf("address %d is not of the form amqp://user:password@host:port/vhost"+
 				" (percent-encode special characters in the user name, password and vhost)", i+1))

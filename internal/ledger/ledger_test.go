@@ -1,0 +1,168 @@
+package ledger_test
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/harebus/harebus/internal/ledger"
+)
+
+var start = time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
+
+func at(ms int, e ledger.Event) ledger.Event {
+	e.T = start.Add(time.Duration(ms) * time.Millisecond)
+	return e
+}
+
+func sent(id string, events ...ledger.Event) []ledger.Event {
+	return append([]ledger.Event{
+		at(0, ledger.Event{Op: ledger.SendInvoke, ID: id, Sum: "s"}),
+		at(1, ledger.Event{Op: ledger.SendOK, ID: id}),
+	}, events...)
+}
+
+// Each history breaks the promises named and no others: the checker is what all
+// other proofs rest on.
+func TestVerdictNamesTheBrokenPromise(t *testing.T) {
+	t.Parallel()
+	failing := func(id string) bool { return id == "bad" }
+	tests := map[string]struct {
+		events []ledger.Event
+		want   ledger.Expect
+		broken []ledger.Invariant
+	}{
+		"handled once":          {events: sent("a", at(2, ledger.Event{Op: ledger.Recv, ID: "a", Attempt: 1, Sum: "s"}), at(3, ledger.Event{Op: ledger.Effect, ID: "a"}))},
+		"still in a queue":      {events: sent("a", at(2, ledger.Event{Op: ledger.Drained, ID: "a", Sum: "s"}))},
+		"confirmed and nowhere": {events: sent("a"), broken: []ledger.Invariant{ledger.NoLoss}},
+		"received but not handled": {
+			events: sent("a", at(2, ledger.Event{Op: ledger.Recv, ID: "a"})), broken: []ledger.Invariant{ledger.NoLoss},
+		},
+		"unknown and nowhere": {events: []ledger.Event{
+			at(0, ledger.Event{Op: ledger.SendInvoke, ID: "a"}), at(1, ledger.Event{Op: ledger.SendUnknown, ID: "a"}),
+		}},
+		"never sent": {
+			events: []ledger.Event{at(2, ledger.Event{Op: ledger.Effect, ID: "ghost"})}, broken: []ledger.Invariant{ledger.NoPhantom},
+		},
+		"body changed": {
+			events: sent("a", at(2, ledger.Event{Op: ledger.Recv, ID: "a", Sum: "other"}), at(3, ledger.Event{Op: ledger.Effect, ID: "a"})),
+			broken: []ledger.Invariant{ledger.NoPhantom},
+		},
+		"failed for certain but received": {
+			events: []ledger.Event{
+				at(0, ledger.Event{Op: ledger.SendInvoke, ID: "a"}), at(1, ledger.Event{Op: ledger.SendFail, ID: "a"}),
+				at(2, ledger.Event{Op: ledger.Effect, ID: "a"}),
+			}, broken: []ledger.Invariant{ledger.HonestFail},
+		},
+		"discarded but received": {
+			events: []ledger.Event{
+				at(0, ledger.Event{Op: ledger.SendInvoke, ID: "a"}), at(1, ledger.Event{Op: ledger.Discard, ID: "a"}),
+				at(2, ledger.Event{Op: ledger.Effect, ID: "a"}),
+			}, broken: []ledger.Invariant{ledger.Txn},
+		},
+		"parked without a reason": {
+			events: sent("a", at(2, ledger.Event{Op: ledger.Parked, ID: "a", Sum: "s"})),
+			want:   ledger.Expect{Fails: failing}, broken: []ledger.Invariant{ledger.Account},
+		},
+		"parked as meant": {
+			events: sent("bad", at(2, ledger.Event{Op: ledger.Parked, ID: "bad", Sum: "s"})), want: ledger.Expect{Fails: failing},
+		},
+		"handled though meant to fail": {
+			events: sent("bad", at(2, ledger.Event{Op: ledger.Effect, ID: "bad"})),
+			want:   ledger.Expect{Fails: failing}, broken: []ledger.Invariant{ledger.Account},
+		},
+		"twice without a reason": {
+			events: sent("a", at(2, ledger.Event{Op: ledger.Effect, ID: "a"}), at(3, ledger.Event{Op: ledger.Effect, ID: "a"})),
+			broken: []ledger.Invariant{ledger.DupMark},
+		},
+		"twice after a redelivery": {
+			events: sent("a", at(2, ledger.Event{Op: ledger.Effect, ID: "a"}),
+				at(3, ledger.Event{Op: ledger.Recv, ID: "a", Redelivered: true, Sum: "s"}), at(4, ledger.Event{Op: ledger.Effect, ID: "a"})),
+		},
+		"twice around a crash": {
+			events: sent("a", at(2, ledger.Event{Op: ledger.Effect, ID: "a"}), at(3, ledger.Event{Op: ledger.Crash}), at(4, ledger.Event{Op: ledger.Effect, ID: "a"})),
+		},
+		"twice, the crash long before": {
+			events: append([]ledger.Event{at(-50, ledger.Event{Op: ledger.Crash})},
+				sent("a", at(2, ledger.Event{Op: ledger.Effect, ID: "a"}), at(4, ledger.Event{Op: ledger.Effect, ID: "a"}))...),
+			broken: []ledger.Invariant{ledger.DupMark},
+		},
+		"too many attempts": {
+			events: sent("bad", at(2, ledger.Event{Op: ledger.Recv, ID: "bad", Attempt: 7}), at(3, ledger.Event{Op: ledger.Parked, ID: "bad"})),
+			want:   ledger.Expect{Fails: failing, MaxAttempts: 6}, broken: []ledger.Invariant{ledger.Retry},
+		},
+		"retried too soon": {
+			events: sent("a", at(2, ledger.Event{Op: ledger.Failed, ID: "a", Attempt: 1, Pause: time.Second}),
+				at(500, ledger.Event{Op: ledger.Recv, ID: "a", Attempt: 2}), at(501, ledger.Event{Op: ledger.Effect, ID: "a"})),
+			broken: []ledger.Invariant{ledger.Retry},
+		},
+		"early": {
+			events: []ledger.Event{
+				at(0, ledger.Event{Op: ledger.SendInvoke, ID: "a", Due: start.Add(time.Second)}), at(1, ledger.Event{Op: ledger.SendOK, ID: "a"}),
+				at(900, ledger.Event{Op: ledger.Recv, ID: "a"}), at(901, ledger.Event{Op: ledger.Effect, ID: "a"}),
+			}, broken: []ledger.Invariant{ledger.Timer},
+		},
+		"late": {
+			events: []ledger.Event{
+				at(0, ledger.Event{Op: ledger.SendInvoke, ID: "a", Due: start.Add(time.Second)}), at(1, ledger.Event{Op: ledger.SendOK, ID: "a"}),
+				at(3000, ledger.Event{Op: ledger.Recv, ID: "a"}), at(3001, ledger.Event{Op: ledger.Effect, ID: "a"}),
+			}, want: ledger.Expect{Late: time.Second}, broken: []ledger.Invariant{ledger.Timer},
+		},
+		"overtaken": {
+			events: []ledger.Event{
+				at(0, ledger.Event{Op: ledger.SendInvoke, ID: "1", Key: "k", Seq: 1}), at(0, ledger.Event{Op: ledger.SendInvoke, ID: "2", Key: "k", Seq: 2}),
+				at(1, ledger.Event{Op: ledger.Effect, ID: "2"}), at(2, ledger.Event{Op: ledger.Effect, ID: "1"}),
+			}, want: ledger.Expect{Ordered: true}, broken: []ledger.Invariant{ledger.Order},
+		},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			book := ledger.NewBook()
+			for _, e := range test.events {
+				book.Record(e)
+			}
+			verdict := book.Verdict(test.want)
+			if got := verdict.Broken(); !slices.Equal(got, test.broken) {
+				t.Errorf("broken promises: %v, want %v\n%v", got, test.broken, verdict)
+			}
+		})
+	}
+}
+
+func TestRecorderSurvivesACutLine(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "ledger.jsonl")
+	r, err := ledger.NewRecorder(path, "p")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range sent("a") {
+		if err := r.Record(e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := r.Close(); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(path, os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.WriteString(`{"op":"eff`); err != nil {
+		t.Fatal(err)
+	}
+	_ = f.Close()
+	book := ledger.NewBook()
+	if err := book.ReadFile(path); err != nil {
+		t.Fatal(err)
+	}
+	if v := book.Verdict(ledger.Expect{}); v.Sent != 1 || v.Confirmed != 1 || v.Lost != 1 {
+		t.Errorf("verdict %v", v)
+	}
+	if pending := book.Pending(); !slices.Equal(pending, []string{"a"}) {
+		t.Errorf("pending %v", pending)
+	}
+}

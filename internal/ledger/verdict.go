@@ -1,0 +1,224 @@
+package ledger
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Invariant names a promise.
+type Invariant string
+
+// The promises.
+const (
+	// NoLoss: a confirmed message took effect, was parked, or lies in a queue.
+	NoLoss Invariant = "NOLOSS"
+	// NoPhantom: whatever is received or found was sent, with that very body.
+	NoPhantom Invariant = "NOPHANTOM"
+	// HonestFail: what failed for certain is not received.
+	HonestFail Invariant = "HONESTFAIL"
+	// Account: the error queue holds what was meant to fail, and nothing else.
+	Account Invariant = "ACCOUNT"
+	// DupMark: a duplicate has a reason that the guarantees name.
+	DupMark Invariant = "DUPMARK"
+	// Order: first effects of a producer's key come in its order.
+	Order Invariant = "ORDER"
+	// Retry: no more attempts than configured, and no sooner.
+	Retry Invariant = "RETRY"
+	// Txn: what was discarded was never sent.
+	Txn Invariant = "TXN"
+	// Timer: nothing takes effect before it is due, nor too late.
+	Timer Invariant = "TIMER"
+)
+
+// Expect is what a run was meant to do.
+type Expect struct {
+	// Fails reports whether a message was meant to end in the error queue. Nil
+	// means none was.
+	Fails func(id string) bool
+	// Ordered checks Order; only for runs without failures and one worker.
+	Ordered bool
+	// MaxAttempts is the most attempts of one publication; 0 is not checked.
+	MaxAttempts int
+	// Late is by how much a deferred message may be late; 0 is not checked.
+	Late time.Duration
+	// Slack is by how much clocks may differ for Timer and Retry.
+	Slack time.Duration
+}
+
+// Violation is one broken promise.
+type Violation struct {
+	Invariant Invariant
+	ID        string
+	Text      string
+	History   []Event
+}
+
+// String is the violation with the message's history, a line an event.
+func (v Violation) String() string {
+	var s strings.Builder
+	fmt.Fprintf(&s, "%s %s: %s", v.Invariant, v.ID, v.Text)
+	for _, e := range v.History {
+		fmt.Fprintf(&s, "\n    %s %-12s %s attempt=%d redelivered=%t %s%s", e.T.Format("15:04:05.000000"), e.Op, e.Proc, e.Attempt, e.Redelivered, e.Queue, e.Err)
+	}
+	return s.String()
+}
+
+// Verdict is the result of a run.
+type Verdict struct {
+	Sent                  int   `json:"sent"`
+	Confirmed             int   `json:"confirmed"`
+	Handled               int   `json:"handled"`
+	Parked                int   `json:"parked"`
+	Duplicates            int   `json:"duplicates"`
+	UnexplainedDuplicates int   `json:"unexplained_duplicates"`
+	Lost                  int   `json:"lost"`
+	LongestGapMS          int64 `json:"longest_gap_ms"`
+
+	Violations []Violation `json:"-"`
+}
+
+// Broken returns the names of the promises that were broken.
+func (v *Verdict) Broken() []Invariant {
+	var names []Invariant
+	for _, violation := range v.Violations {
+		if !slices.Contains(names, violation.Invariant) {
+			names = append(names, violation.Invariant)
+		}
+	}
+	return names
+}
+
+// String is the verdict for people: the counts, then the first violations.
+func (v *Verdict) String() string {
+	const shown = 20
+	var s strings.Builder
+	fmt.Fprintf(&s, "sent %d, confirmed %d, handled %d, parked %d, duplicated %d (%d without explanation), lost %d, longest gap %v",
+		v.Sent, v.Confirmed, v.Handled, v.Parked, v.Duplicates, v.UnexplainedDuplicates, v.Lost,
+		time.Duration(v.LongestGapMS)*time.Millisecond)
+	for i, violation := range v.Violations {
+		if i == shown {
+			fmt.Fprintf(&s, "\n… and %d more", len(v.Violations)-shown)
+			break
+		}
+		s.WriteString("\n" + violation.String())
+	}
+	return s.String()
+}
+
+// Verdict compares what happened with what was promised.
+func (b *Book) Verdict(want Expect) *Verdict {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	v := &Verdict{LongestGapMS: b.gap.Milliseconds()}
+	var c Counts
+	for _, id := range b.order {
+		m := b.entries[id]
+		c.add(m)
+		if m.copies() > 1 && !b.explained(m) {
+			v.UnexplainedDuplicates++
+		}
+		if m.ok > 0 && !m.ended() {
+			v.Lost++
+		}
+		v.Violations = append(v.Violations, b.check(m, &want)...)
+	}
+	v.Sent, v.Confirmed, v.Handled, v.Parked, v.Duplicates = c.Sent, c.Confirmed, c.Handled, c.Parked, c.Duplicates
+	if want.Ordered {
+		v.Violations = append(v.Violations, b.checkOrder()...)
+	}
+	return v
+}
+
+func (b *Book) check(m *entry, want *Expect) []Violation {
+	var found []Violation
+	broken := func(i Invariant, format string, args ...any) {
+		found = append(found, Violation{Invariant: i, ID: m.id, Text: fmt.Sprintf(format, args...), History: m.events})
+	}
+	seen := len(m.received) > 0 || m.ended()
+	if m.ok > 0 && !m.ended() {
+		broken(NoLoss, "confirmed, but it is nowhere")
+	}
+	if seen && m.invoked == 0 {
+		broken(NoPhantom, "received, but never sent")
+	}
+	if m.wrongSum {
+		broken(NoPhantom, "the body changed on the way")
+	}
+	if m.failed && m.ok == 0 && !m.unknown && seen {
+		broken(HonestFail, "its send failed for certain, but it was received")
+	}
+	if m.discard && m.ok == 0 && seen {
+		broken(Txn, "discarded, but received")
+	}
+	if fails := want.Fails != nil && want.Fails(m.id); !fails && m.parked > 0 {
+		broken(Account, "parked, but it was not meant to fail")
+	} else if fails && m.ok > 0 && m.parked == 0 && m.drained == 0 {
+		broken(Account, "meant to fail, but not parked")
+	}
+	if m.copies() > 1 && !b.explained(m) {
+		broken(DupMark, "%d copies without a reason", m.copies())
+	}
+	checkAttempts(m, want, broken)
+	checkTimer(m, want, broken)
+	return found
+}
+
+func checkAttempts(m *entry, want *Expect, broken func(Invariant, string, ...any)) {
+	most := 0
+	for _, e := range m.received {
+		most = max(most, e.Attempt)
+	}
+	if want.MaxAttempts > 0 && most > want.MaxAttempts {
+		broken(Retry, "attempt %d of at most %d", most, want.MaxAttempts)
+	}
+	for _, failed := range m.fails {
+		for _, again := range m.received {
+			if again.Attempt == failed.Attempt+1 && again.T.Before(failed.T.Add(failed.Pause-want.Slack)) && again.T.After(failed.T) {
+				broken(Retry, "attempt %d came %v after the failure, sooner than %v", again.Attempt, again.T.Sub(failed.T), failed.Pause)
+			}
+		}
+	}
+}
+
+func checkTimer(m *entry, want *Expect, broken func(Invariant, string, ...any)) {
+	if m.due.IsZero() || len(m.received) == 0 {
+		return
+	}
+	first := m.received[0].T
+	if first.Before(m.due.Add(-want.Slack)) {
+		broken(Timer, "received %v before it was due", m.due.Sub(first))
+	}
+	if want.Late > 0 && first.After(m.due.Add(want.Late)) {
+		broken(Timer, "received %v after it was due, more than %v", first.Sub(m.due), want.Late)
+	}
+}
+
+// checkOrder compares first effects with the order of sending.
+func (b *Book) checkOrder() []Violation {
+	type taken struct {
+		at  time.Time
+		seq int
+		m   *entry
+	}
+	byKey := map[string][]taken{}
+	for _, m := range b.entries {
+		if m.key != "" && len(m.effects) > 0 {
+			byKey[m.key] = append(byKey[m.key], taken{m.effects[0].T, m.seq, m})
+		}
+	}
+	var found []Violation
+	for key, effects := range byKey {
+		slices.SortFunc(effects, func(a, b taken) int { return a.at.Compare(b.at) })
+		for i := 1; i < len(effects); i++ {
+			if effects[i].seq < effects[i-1].seq {
+				found = append(found, Violation{
+					Invariant: Order, ID: effects[i].m.id, History: effects[i].m.events,
+					Text: fmt.Sprintf("number %d of %q took effect after number %d", effects[i].seq, key, effects[i-1].seq),
+				})
+			}
+		}
+	}
+	return found
+}
