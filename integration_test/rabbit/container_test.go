@@ -29,7 +29,7 @@ func TestContainer(t *testing.T) {
 	if listed, err := node.Ctl(t.Context(), "list_queues", "name"); err != nil || !strings.Contains(listed, "in a container") {
 		t.Errorf("list_queues printed %q, error %v", listed, err)
 	}
-	if _, err := node.Ctl(t.Context(), "delete_user", "nobody"); err == nil || !strings.Contains(err.Error(), "nobody") {
+	if _, err := node.Ctl(t.Context(), "set_permissions", "nobody", ".*", ".*", ".*"); err == nil || !strings.Contains(err.Error(), "nobody") {
 		t.Errorf("a failed command returned %v", err)
 	}
 	if err := node.Kill(); !errors.Is(err, rabbit.ErrNotPrivate) {

@@ -241,7 +241,7 @@ func TestNodeObeysCtl(t *testing.T) {
 	if output, err := node.Eval(ctx, "1 + 1."); err != nil || strings.TrimSpace(output) != "2" {
 		t.Errorf("eval printed %q, error %v", output, err)
 	}
-	if _, err := node.Ctl(ctx, "delete_user", "nobody"); err == nil || !strings.Contains(err.Error(), "nobody") {
+	if _, err := node.Ctl(ctx, "set_permissions", "nobody", ".*", ".*", ".*"); err == nil || !strings.Contains(err.Error(), "nobody") {
 		t.Errorf("a failed command returned %v", err)
 	}
 }

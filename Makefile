@@ -1,0 +1,60 @@
+# Every target works in a fresh clone on a Debian machine that has Go, and installs what else it needs.
+# On any other machine it says what is missing. CONTRIBUTING.md explains.
+
+SHELL := /bin/bash
+GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+TESTFLAGS ?=
+TIMEOUT ?= 15m
+FUZZTIME ?= 10s
+# The suites of Debian whose RabbitMQ `make test-all` runs on besides the installed one: 4.0 and the newest.
+SUITES ?= trixie
+export HAREBUS_REQUIRE_BROKER ?= 1
+
+.PHONY: test test-installed test-suite test-all race vet lint fmt tidy fuzz bench broker help
+
+help: ## what there is
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+test: test-installed ## all tests, on a private broker of the installed RabbitMQ, and of 4.x where scripts/rabbitmq-root made one
+	@for suite in $(SUITES); do \
+		if [ "$$(id -u)" = 0 ] && [ -x "/var/lib/harebus-rabbit/$$suite/usr/lib/rabbitmq/bin/rabbitmq-server" ]; then \
+			$(MAKE) --no-print-directory test-suite SUITE=$$suite || exit 1; \
+		fi; \
+	done
+
+test-installed: broker
+	@echo "== unit and integration tests of all modules"
+	scripts/each-module go test -timeout $(TIMEOUT) $(TESTFLAGS) ./...
+
+test-suite:
+	@echo "== integration tests on the RabbitMQ of Debian $(SUITE)"
+	HAREBUS_RABBITMQ_ROOT="$$(scripts/rabbitmq-root $(SUITE))" && export HAREBUS_RABBITMQ_ROOT && cd integration_test && \
+		go test -count=1 -timeout $(TIMEOUT) $(TESTFLAGS) ./...
+
+test-all: test-installed ## the same, and RabbitMQ 4.x is fetched where it is missing (root)
+	@for suite in $(SUITES); do $(MAKE) --no-print-directory test-suite SUITE=$$suite || exit 1; done
+
+# With AMQP_URL, or with Docker and no apt-get, the tests find a broker without this.
+broker: ## what the tests need of RabbitMQ: an installed server, unless AMQP_URL names a running one
+	@[ -n "$$AMQP_URL" ] || scripts/install-rabbitmq
+
+race: broker ## all tests under the race detector (slow)
+	scripts/each-module go test -race -timeout $(TIMEOUT) $(TESTFLAGS) ./...
+
+vet: ## go vet of all modules
+	scripts/each-module go vet ./...
+
+lint: ## golangci-lint of all modules, in the one version that CI uses
+	scripts/each-module go run $(GOLANGCI) run --config $(CURDIR)/.golangci.yml ./...
+
+fmt: ## gofmt
+	gofmt -w $$(git ls-files '*.go')
+
+tidy: ## go mod tidy of all modules
+	scripts/each-module go mod tidy
+
+fuzz: ## each fuzz target for FUZZTIME
+	scripts/fuzz $(FUZZTIME)
+
+bench: broker ## benchmarks of all modules
+	scripts/each-module go test -run '^$$' -bench . -benchmem -timeout $(TIMEOUT) $(TESTFLAGS) ./...
