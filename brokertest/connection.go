@@ -282,7 +282,8 @@ func (c *connection) method(m method) *amqpError {
 		}
 	case *connectionTuneOk:
 		if c.state == connTuning {
-			return c.tuneOK(m)
+			c.tuneOK(m)
+			return nil
 		}
 	case *connectionOpen:
 		if c.state == connOpening {

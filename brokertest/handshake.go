@@ -89,26 +89,19 @@ func credentials(mechanism, response string) (user, password string, err *amqpEr
 // channelMax is the number of channels a connection may have.
 const channelMax = 2047
 
-// tuneOK takes over the client's limits.
-func (c *connection) tuneOK(m *connectionTuneOk) *amqpError {
-	switch {
-	case m.frameMax != 0 && m.frameMax < frameMin:
-		return errNotAllowed("negotiated frame_max = %d is lower than the minimum allowed value (%d)", m.frameMax, frameMin)
-	case m.frameMax == 0:
-		return errNotAllowed("negotiated frame_max = 0 (no limit) is higher than the maximum allowed value (%d)", frameMax)
-	case m.frameMax > frameMax:
-		return errNotAllowed("negotiated frame_max = %d is higher than the maximum allowed value (%d)", m.frameMax, frameMax)
-	case m.channelMax == 0:
-		return errNotAllowed("negotiated channel_max = 0 (no limit) is higher than the maximum allowed value (%d)", channelMax)
-	case m.channelMax > channelMax:
-		return errNotAllowed("negotiated channel_max = %d is higher than the maximum allowed value (%d)", m.channelMax, channelMax)
+// tuneOK takes over the client's limits. Limits that are not allowed end the
+// connection without a word, as on RabbitMQ.
+func (c *connection) tuneOK(m *connectionTuneOk) {
+	if m.frameMax < frameMin || m.frameMax > frameMax || m.channelMax < 1 || m.channelMax > channelMax {
+		c.broker.logf("connection %d: cannot negotiate frame_max %d, channel_max %d", c.id, m.frameMax, m.channelMax)
+		c.terminate()
+		return
 	}
 	c.frameMax, c.channelMax = m.frameMax, m.channelMax
 	c.state = connOpening
 	if m.heartbeat > 0 {
 		c.beat(time.Duration(m.heartbeat) * time.Second)
 	}
-	return nil
 }
 
 // open lets the client into a virtual host.

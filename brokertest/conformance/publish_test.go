@@ -152,7 +152,11 @@ func TestPublishing(t *testing.T) {
 			got, err := e.ch.QueueDeclarePassive(d.ReplyTo, false, false, false, false, nil)
 			e.ok(err)
 			want(e, "consumers", got.Consumers, 1)
-			want(e, "a mandatory reply", e.publish("", d.ReplyTo, text("reply")), returned) // but it arrives
+			wanted := returned // although it arrives
+			if e.broker.atLeast(4, 3) {
+				wanted = confirmed
+			}
+			want(e, "a mandatory reply", e.publish("", d.ReplyTo, text("reply")), wanted)
 			want(e, "body", string(e.next(replies).Body), "reply")
 			e.ok(client.Close())
 			e.fails(amqp.NotFound, func(ch *amqp.Channel) error {
