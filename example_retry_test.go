@@ -1,0 +1,120 @@
+package harebus_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"time"
+
+	"github.com/cenkalti/backoff/v4"
+	"github.com/harebus/harebus"
+	"github.com/harebus/harebus/brokertest"
+)
+
+// The error a handler returns is the instruction; Config.Retry has the rules for
+// errors that say nothing.
+func ExampleRetryConfig() {
+	broker := brokertest.New()
+	defer broker.Close()
+	ctx := context.Background()
+	errEmpty := errors.New("the account is empty")
+
+	setup, err := harebus.New(harebus.Config{
+		Dial: broker.Dial, Queue: "orders",
+		Retry: harebus.RetryConfig{
+			MaxRetries: 2,
+			BackOff:    func() backoff.BackOff { return backoff.NewConstantBackOff(20 * time.Millisecond) },
+			Rules:      []harebus.RetryRule{{Match: harebus.MatchIs(errEmpty), MaxRetries: 1}},
+		},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	harebus.Handle(setup, func(ctx context.Context, _ *harebus.Bus, cmd PlaceOrder) error {
+		fmt.Printf("order %d, attempt %d\n", cmd.ID, harebus.Incoming(ctx).Attempt)
+		switch cmd.ID {
+		case 1:
+			return errors.New("the bank is busy") // twice more
+		case 2:
+			return errEmpty // once more
+		default:
+			return harebus.NoRetry(errors.New("no such account"))
+		}
+	})
+	if err := setup.Start(ctx); err != nil {
+		log.Fatal(err)
+	}
+	defer setup.Close()
+
+	for id := 1; id <= 3; id++ {
+		if err := setup.Bus().Send(ctx, "orders", PlaceOrder{ID: id}); err != nil {
+			log.Fatal(err)
+		}
+		if err := broker.WaitQuiet(ctx, "error"); err != nil {
+			log.Fatal(err)
+		}
+	}
+	for _, m := range broker.Messages("error") {
+		fmt.Printf("%s parked: %v\n", m.Body, m.Headers["PikaBus.ErrorDetails"])
+	}
+	// Output:
+	// order 1, attempt 1
+	// order 1, attempt 2
+	// order 1, attempt 3
+	// order 2, attempt 1
+	// order 2, attempt 2
+	// order 3, attempt 1
+	// {"ID":1} parked: the bank is busy
+	// {"ID":2} parked: the account is empty
+	// {"ID":3} parked: no such account
+}
+
+// An ErrorHandler replaces the rules altogether. It decides; the bus carries it
+// out.
+func ExampleErrorHandler() {
+	broker := brokertest.New()
+	defer broker.Close()
+	ctx := context.Background()
+	errOutdated := errors.New("the order is outdated")
+
+	setup, err := harebus.New(harebus.Config{
+		Dial: broker.Dial, Queue: "orders",
+		ErrorHandler: func(m *harebus.Message, err error) harebus.Decision {
+			switch {
+			case errors.Is(err, errOutdated):
+				return harebus.Discard()
+			case m.Attempt < 2:
+				return harebus.RetryIn(10 * time.Millisecond)
+			default:
+				return harebus.Park()
+			}
+		},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	harebus.Handle(setup, func(_ context.Context, _ *harebus.Bus, cmd PlaceOrder) error {
+		if cmd.ID == 1 {
+			return errOutdated
+		}
+		return errors.New("try me again")
+	})
+	if err := setup.Start(ctx); err != nil {
+		log.Fatal(err)
+	}
+	defer setup.Close()
+
+	for id := 1; id <= 2; id++ {
+		if err := setup.Bus().Send(ctx, "orders", PlaceOrder{ID: id}); err != nil {
+			log.Fatal(err)
+		}
+	}
+	if err := broker.WaitQuiet(ctx, "error"); err != nil {
+		log.Fatal(err)
+	}
+	stats := setup.Stats()
+	fmt.Printf("failed %d, retried %d, discarded %d, parked %d\n", stats.Failed, stats.Retried, stats.Discarded, stats.Parked)
+	// Output:
+	// failed 3, retried 1, discarded 1, parked 1
+}
