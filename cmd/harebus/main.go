@@ -1,0 +1,129 @@
+// Command harebus sends, publishes and receives messages on the bus, and moves
+// parked messages back to where they came from.
+//
+//	harebus send [flags] QUEUE BODY
+//	harebus publish [flags] TOPIC BODY
+//	harebus listen [flags] QUEUE
+//	harebus redrive [flags]
+//	harebus broker [flags]
+//
+// The broker is the one of -url, else of the environment variable AMQP_URL,
+// else amqp://guest:guest@127.0.0.1:5672/.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+// The exit codes.
+const (
+	exitOK     = 0
+	exitFailed = 1 // the reason is on stderr
+	exitUsage  = 2 // the command line is wrong
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // the second signal has its usual effect
+	os.Exit(run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+}
+
+// command is one subcommand.
+type command struct {
+	name, summary string
+	run           func(ctx context.Context, args []string, std stdio) int
+}
+
+var commands = []command{
+	{"send", "send commands to a queue", runSend},
+	{"publish", "publish events to a topic", runPublish},
+	{"listen", "print the messages of a queue", runListen},
+	{"redrive", "move parked messages back to their source", runRedrive},
+	{"broker", "run a broker in this process, for trying things out", runBroker},
+}
+
+// stdio is what a command reads and writes. err may be written to by several
+// goroutines at once.
+type stdio struct {
+	in       io.Reader
+	out, err io.Writer
+	terminal bool // err is one
+}
+
+// run is the whole command: it returns the exit code when ctx ends or the work
+// is done.
+func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	std := stdio{stdin, stdout, &lockedWriter{w: stderr}, isTerminal(stderr)}
+	if len(args) == 0 {
+		printUsage(std.err)
+		return exitUsage
+	}
+	switch args[0] {
+	case "-h", "-help", "--help", "help":
+		printUsage(stdout)
+		return exitOK
+	}
+	for _, c := range commands {
+		if c.name == args[0] {
+			return c.run(ctx, args[1:], std)
+		}
+	}
+	fmt.Fprintf(std.err, "harebus: there is no command %q\n", args[0])
+	printUsage(std.err)
+	return exitUsage
+}
+
+func printUsage(w io.Writer) {
+	fmt.Fprintln(w, "usage: harebus COMMAND [flags] [arguments]")
+	for _, c := range commands {
+		fmt.Fprintf(w, "  %-8s  %s\n", c.name, c.summary)
+	}
+	fmt.Fprintln(w, "harebus COMMAND -h explains a command and its flags.")
+}
+
+// newFlags returns a flag set whose -h shows synopsis and explanation.
+func newFlags(synopsis, explanation string) *flag.FlagSet {
+	flags := flag.NewFlagSet("harebus", flag.ContinueOnError)
+	flags.Usage = func() {
+		fmt.Fprintf(flags.Output(), "usage: harebus %s\n\n%s\n\nflags:\n", synopsis, explanation)
+		flags.PrintDefaults()
+	}
+	return flags
+}
+
+// parse reads the command line. When done is true the command must end with
+// code: the usage was asked for, or the flags are wrong and that has been said.
+func parse(flags *flag.FlagSet, args []string, std stdio) (code int, done bool) {
+	flags.SetOutput(io.Discard) // what to print where is decided below
+	err := flags.Parse(args)
+	if err == nil {
+		return exitOK, false
+	}
+	if errors.Is(err, flag.ErrHelp) {
+		flags.SetOutput(std.out)
+		flags.Usage()
+		return exitOK, true
+	}
+	return std.misuse(flags, err.Error()), true
+}
+
+// misuse says what is wrong with the command line.
+func (s stdio) misuse(flags *flag.FlagSet, problem string) int {
+	fmt.Fprintf(s.err, "harebus: %s\n\n", problem)
+	flags.SetOutput(s.err)
+	flags.Usage()
+	return exitUsage
+}
+
+// fail says why the command could not do its work.
+func (s stdio) fail(err error) int {
+	fmt.Fprintln(s.err, err)
+	return exitFailed
+}
