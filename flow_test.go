@@ -1,0 +1,277 @@
+package harebus_test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/harebus/harebus"
+	"github.com/harebus/harebus/brokertest"
+)
+
+// TestReplyLoop has two services answer each other's answers.
+func TestReplyLoop(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		var services []*harebus.Setup
+		for _, queue := range []string{"ping", "pong"} {
+			cfg := r.config(queue)
+			cfg.MaxHops = 6
+			s := r.setup(cfg)
+			s.HandleMessage(harebus.AnyType, func(ctx context.Context, bus *harebus.Bus, m *harebus.Message) error {
+				return bus.Reply(ctx, answer{1})
+			})
+			r.start(s)
+			services = append(services, s)
+		}
+		if err := services[0].Bus().Send(r.ctx, "pong", order{1}); err != nil {
+			t.Fatal(err)
+		}
+		r.quiet("error")
+		m := r.await("error", 1)[0]
+		details, _ := m.Headers[prefixed("ErrorDetails")].(string)
+		contains(t, details, "loop: ", "7")
+		if got := services[0].Stats().Handled + services[1].Stats().Handled; got != 7 {
+			t.Errorf("%d messages were handled, want the first and 6 replies", got)
+		}
+	})
+}
+
+// TestPoisonFrame sends messages that the client library cannot even read: each
+// ends the connection, on every delivery, until the broker gives up on it.
+func TestPoisonFrame(t *testing.T) {
+	deep := amqp.Table{"end": "x"}
+	for range 40 {
+		deep = amqp.Table{"deep": deep}
+	}
+	for name, headers := range map[string]amqp.Table{"deep": deep, "wide": {"wide": make([]any, 8193)}} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, r *rig) {
+				s := r.setup(r.config("orders"))
+				got := make(chan order, 100)
+				harebus.Handle(s, func(_ context.Context, _ *harebus.Bus, o order) error {
+					got <- o
+					return nil
+				})
+				r.start(s)
+				ch := r.channel()
+				start := time.Now()
+				r.publish(ch, "orders", plain(`{"ID":1}`), typed("Order", `{"ID":7}`, headers), plain(`{"ID":2}`))
+				r.quiet("error")
+				took := time.Since(start)
+				copies := r.await("error", 1)
+				if string(copies[0].Body) != `{"ID":7}` {
+					t.Errorf("the error queue has %q", copies[0].Body)
+				}
+				seen := map[int]int{}
+				for len(got) > 0 {
+					seen[(<-got).ID]++
+				}
+				if seen[1] == 0 || seen[2] == 0 || seen[7] != 0 {
+					t.Errorf("handled %v", seen)
+				}
+				// 20 deliveries beyond the first are allowed; reconnecting backs off.
+				if n := r.tap.dialed(); n < 20 || n > 30 {
+					t.Errorf("%d connections", n)
+				}
+				if took < 10*time.Second {
+					t.Errorf("it took %v: a storm of connections", took)
+				}
+				if err := r.broker.WaitQueue(r.ctx, "orders", func(q brokertest.Queue) bool { return len(q.Consumers) == 1 }); err != nil {
+					t.Fatal(err)
+				}
+				synctest.Wait()
+				if err := s.Ready(); err != nil {
+					t.Error(err)
+				}
+			})
+		})
+	}
+}
+
+// TestListenOnErrorQueue: what fails there must not come back there.
+func TestListenOnErrorQueue(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		if _, err := harebus.New(r.config("error")); err == nil || !strings.Contains(err.Error(), "circles") {
+			t.Errorf("a service that listens on its own error queue: %v", err)
+		}
+		cfg := r.config("error")
+		cfg.ErrorQueue.Name, cfg.QueueType = "error.of.errors", "classic"
+		s := r.setup(cfg)
+		s.HandleMessage(harebus.AnyType, func(context.Context, *harebus.Bus, *harebus.Message) error {
+			return harebus.NoRetry(errors.New("cannot help either"))
+		})
+		r.start(s)
+		r.publish(r.channel(), "error", plain(`{}`))
+		r.quiet("error.of.errors")
+		r.await("error.of.errors", 1)
+		if got := s.Stats().Delivered; got != 1 {
+			t.Errorf("%d deliveries", got)
+		}
+	})
+}
+
+// TestErrorQueueGone: it is made again, and the message parked.
+func TestErrorQueueGone(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		s := r.setup(r.config("orders"))
+		harebus.Handle(s, func(context.Context, *harebus.Bus, order) error { return harebus.NoRetry(errors.New("no")) })
+		r.start(s)
+		if err := r.broker.DeleteQueue("error"); err != nil {
+			t.Fatal(err)
+		}
+		r.publish(r.channel(), "orders", plain(`{"ID":1}`))
+		r.quiet("error")
+		r.await("error", 1)
+	})
+}
+
+// TestErrorQueueFull: a message that cannot be parked stays in its queue, is not
+// tried at full speed, and is parked when there is room.
+func TestErrorQueueFull(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		cfg := r.config("orders")
+		cfg.ErrorQueue.Arguments = map[string]any{"x-max-length": 1, "x-overflow": "reject-publish"}
+		s := r.setup(cfg)
+		harebus.Handle(s, func(context.Context, *harebus.Bus, order) error { return harebus.NoRetry(errors.New("no")) })
+		r.start(s)
+		ch := r.channel()
+		r.publish(ch, "orders", plain(`{"ID":1}`))
+		r.await("error", 1)
+		r.publish(ch, "orders", plain(`{"ID":2}`))
+		minute, cancel := context.WithTimeout(r.ctx, time.Minute)
+		defer cancel()
+		<-minute.Done()
+		if n := s.Stats().Delivered; n < 3 || n > 30 {
+			t.Errorf("%d deliveries in a minute", n)
+		}
+		if m := r.broker.Messages("error"); len(m) != 1 || string(m[0].Body) != `{"ID":1}` {
+			t.Fatalf("the error queue holds %v", m)
+		}
+		if _, err := ch.QueuePurge("error", false); err != nil {
+			t.Fatal(err)
+		}
+		r.quiet("error")
+		if m := r.await("error", 1); string(m[0].Body) != `{"ID":2}` {
+			t.Errorf("the error queue holds %s", m[0].Body)
+		}
+	})
+}
+
+// TestResendRefused: while a retry is not confirmed its original is not
+// acknowledged.
+func TestResendRefused(t *testing.T) {
+	for name, action := range map[string]brokertest.Action{"nacked": brokertest.Nack, "returned": brokertest.Return} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, r *rig) {
+				s := r.setup(r.config("orders"))
+				var attempts []int
+				cfg := make(chan struct{}, 10)
+				harebus.Handle(s, func(ctx context.Context, _ *harebus.Bus, o order) error {
+					attempts = append(attempts, harebus.Incoming(ctx).Attempt)
+					if harebus.Incoming(ctx).Attempt == 1 {
+						return errors.New("once more")
+					}
+					cfg <- struct{}{}
+					return nil
+				})
+				r.start(s)
+				fault := r.broker.Inject(brokertest.Fault{On: "basic.publish", Times: 40, Do: action, Match: func(f brokertest.Frame) bool {
+					return strings.HasPrefix(f.Exchange, "harebus.")
+				}})
+				r.publish(r.channel(), "orders", plain(`{"ID":1}`))
+				if err := fault.WaitFired(r.ctx, 3); err != nil {
+					t.Fatal(err)
+				}
+				if q, _ := r.broker.Queue("orders"); q.Ready+q.Unacked != 1 {
+					t.Errorf("the original is not in its queue: %+v", q)
+				}
+				receive(r, cfg)
+				r.quiet()
+				if last := attempts[len(attempts)-1]; last != 2 || s.Stats().Handled != 1 {
+					t.Errorf("attempts %v, counts %+v", attempts, s.Stats())
+				}
+			})
+		})
+	}
+}
+
+// TestHandlerHangs: one that never returns costs one worker, nothing else.
+func TestHandlerHangs(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		cfg := r.config("orders")
+		cfg.Consume.Concurrency = 2
+		s := r.setup(cfg)
+		release := make(chan struct{})
+		got := make(chan int, 100)
+		harebus.Handle(s, func(_ context.Context, _ *harebus.Bus, o order) error {
+			if o.ID == 0 {
+				<-release
+			}
+			got <- o.ID
+			return nil
+		})
+		r.start(s)
+		ch := r.channel()
+		r.publish(ch, "orders", plain(`{"ID":1}`)) // until one is done, the consumer takes one at a time
+		receive(r, got)
+		r.quiet()
+		r.publish(ch, "orders", plain(`{"ID":0}`))
+		for range 20 {
+			r.publish(ch, "orders", plain(`{"ID":1}`))
+		}
+		for range 20 {
+			if id := receive(r, got); id != 1 {
+				t.Fatalf("got %d", id)
+			}
+		}
+		if q, _ := r.broker.Queue("orders"); q.Unacked == 0 {
+			t.Error("the message of the hanging handler is acknowledged")
+		}
+		close(release)
+		receive(r, got)
+		r.quiet()
+	})
+}
+
+// TestCutDuringHandler: the ack of a lost connection does nothing, and what the
+// handler sent is not published; the message comes again.
+func TestCutDuringHandler(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		s := r.setup(r.config("orders"))
+		inside, goOn := make(chan bool), make(chan struct{})
+		harebus.Handle(s, func(ctx context.Context, bus *harebus.Bus, o order) error {
+			redelivered := harebus.Incoming(ctx).Redelivered
+			if err := bus.Send(ctx, "out", answer{o.ID}); err != nil {
+				return err
+			}
+			inside <- redelivered
+			if !redelivered {
+				<-goOn
+			}
+			return nil
+		})
+		r.start(s)
+		ch := r.channel()
+		r.declare(ch, "out")
+		r.publish(ch, "orders", plain(`{"ID":1}`))
+		receive(r, inside)
+		r.broker.CutConnections()
+		if err := r.broker.WaitQueue(r.ctx, "orders", func(q brokertest.Queue) bool { return q.Ready == 0 && q.Unacked == 1 }); err != nil {
+			t.Fatal(err)
+		}
+		close(goOn)
+		if !receive(r, inside) {
+			t.Error("not marked as redelivered")
+		}
+		r.quiet("out")
+		r.await("out", 1)
+		if got := s.Stats(); got.Delivered != 2 || got.Handled != 1 {
+			t.Errorf("counts %+v", got)
+		}
+	})
+}
