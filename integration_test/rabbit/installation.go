@@ -56,7 +56,7 @@ ulimit -n "$limit"
 exec "$@"`
 	// The broker reads memory figures from /proc. It is mounted where no other process sees it, so that there is
 	// nothing to unmount.
-	chrootScript = `mount -t proc proc "$1/proc" && exec chroot "$1" /bin/sh -c "$0" sh "${@:2}"`
+	chrootScript = `mount -t proc none "$1/proc" && exec chroot "$1" /bin/sh -c "$0" sh "${@:2}"`
 )
 
 // command prepares one of the installation's programs with exactly the given environment.

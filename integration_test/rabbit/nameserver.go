@@ -71,7 +71,7 @@ func await(ctx context.Context, p *process, pause time.Duration, attempt func(co
 		}
 		select {
 		case <-ended:
-			return fmt.Errorf("it ended (%v): %w", p.err, err)
+			return errors.Join(errors.New("it ended"), p.err, err)
 		case <-ctx.Done():
 			return fmt.Errorf("it did not answer: %w: %w", context.Cause(ctx), err)
 		case <-ticker.C:

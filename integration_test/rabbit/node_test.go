@@ -69,12 +69,14 @@ func TestNodeSurvivesKill(t *testing.T) {
 		t.Fatal(err)
 	}
 	select {
-	case <-closed:
+	case reason := <-closed:
+		t.Log("the client saw: ", reason)
 	case <-ctx.Done():
 		t.Fatal("the client did not notice that its broker was killed")
 	}
-	if _, err := net.DialTimeout("tcp", strings.TrimSuffix(strings.TrimPrefix(node.URL(), "amqp://guest:guest@"), "/"), time.Second); err == nil {
-		t.Fatal("something listens on the port of a killed node")
+	address := strings.TrimSuffix(strings.TrimPrefix(node.URL(), "amqp://guest:guest@"), "/")
+	if open, err := net.DialTimeout("tcp", address, time.Second); err == nil {
+		t.Fatal("something listens on the port of a killed node: ", open.RemoteAddr())
 	}
 	if err := node.Kill(); err == nil {
 		t.Fatal("a node that is down was killed without an error")
