@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -24,7 +25,9 @@ type target struct {
 	name    string
 	url     string
 	version string // of a real broker, as it says itself
-	dial    func(network, addr string) (net.Conn, error)
+
+	delivered atomic.Int64 // by the broker in process
+	dial      func(network, addr string) (net.Conn, error)
 }
 
 // patience is how long a test waits for something that must happen, quiet how
@@ -39,7 +42,12 @@ func targets(t testing.TB) []*target {
 	t.Helper()
 	b := brokertest.New()
 	t.Cleanup(b.Close)
-	out := []*target{{name: "brokertest", url: b.URL(), dial: b.Dial}}
+	inProcess := &target{name: "brokertest", url: b.URL(), dial: b.Dial}
+	b.Inject(brokertest.Fault{On: "basic.deliver", From: brokertest.FromBroker, Match: func(brokertest.Frame) bool {
+		inProcess.delivered.Add(1)
+		return false // it only counts
+	}})
+	out := []*target{inProcess}
 	for i, url := range realBrokers() {
 		conn, err := amqp.Dial(url)
 		if err != nil {
