@@ -117,7 +117,7 @@ func (ch *channel) get(m *basicGet) *amqpError {
 		deliveryTag: d.tag, redelivered: e.redelivered, exchange: e.msg.exchange,
 		key: e.msg.keys[0], messages: uint32(q.depth()),
 	}
-	ch.conn.sendContent(ch.num, ok, e.msg, e.header(q))
+	ch.conn.sendContent(ch.num, ok, e.msg, e.header(q, true))
 	return nil
 }
 

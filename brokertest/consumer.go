@@ -9,6 +9,7 @@ type consumer struct {
 	tag       string
 	noAck     bool
 	exclusive bool
+	stopped   bool
 	prefetch  int // 0: no limit
 	priority  int64
 	unacked   int
@@ -39,6 +40,7 @@ func (q *queue) addConsumer(c *consumer) {
 
 // removeConsumer ends c's part and, with the last one, an auto-delete queue.
 func (q *queue) removeConsumer(c *consumer) {
+	c.stopped = true
 	q.consumers = remove(q.consumers, c)
 	if q.active == c {
 		q.active = nil
@@ -48,6 +50,27 @@ func (q *queue) removeConsumer(c *consumer) {
 	if q.autoDelete && q.consumed && len(q.consumers) == 0 {
 		q.remove("auto-delete")
 	}
+}
+
+// consumerCount is the number of consumers the queue reports. To a quorum queue
+// those that were cancelled and every basic.get count until what they have is
+// acknowledged.
+func (q *queue) consumerCount() int {
+	n := len(q.consumers)
+	if !q.limits.quorum {
+		return n
+	}
+	stopped := map[*consumer]bool{}
+	for d := range q.unacked {
+		switch {
+		case d.consumer == nil:
+			n++
+		case d.consumer.stopped && !stopped[d.consumer]:
+			stopped[d.consumer] = true
+			n++
+		}
+	}
+	return n
 }
 
 // chooseActive appoints the single active consumer when there is none.
@@ -124,12 +147,14 @@ func (c *consumer) deliver(e *entry) {
 		tag: c.tag, deliveryTag: d.tag, redelivered: e.redelivered,
 		exchange: e.msg.exchange, key: e.msg.keys[0],
 	}
-	ch.conn.sendContent(ch.num, m, e.msg, e.header(c.queue))
+	ch.conn.sendContent(ch.num, m, e.msg, e.header(c.queue, false))
 }
 
-// header returns the message's properties as this queue delivers them.
-func (e *entry) header(q *queue) []byte {
-	if !q.limits.quorum || e.deliveries == 0 {
+// header returns the message's properties as this queue delivers them. A quorum
+// queue counts failed deliveries; in the answer to basic.get also when there
+// was none.
+func (e *entry) header(q *queue, got bool) []byte {
+	if !q.limits.quorum || e.deliveries == 0 && !got {
 		return e.msg.header
 	}
 	props := e.msg.props

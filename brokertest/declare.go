@@ -155,7 +155,7 @@ func (ch *channel) declareQueue(m *queueDeclare) *amqpError {
 	if !m.noWait && !q.limits.quorum {
 		q.used()
 	}
-	return ch.answer(m.noWait, &queueDeclareOk{queue: q.name, messages: uint32(q.depth()), consumers: uint32(len(q.consumers))})
+	return ch.answer(m.noWait, &queueDeclareOk{queue: q.name, messages: uint32(q.depth()), consumers: uint32(q.consumerCount())})
 }
 
 // createQueue makes a queue as declared.

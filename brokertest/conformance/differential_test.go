@@ -113,11 +113,11 @@ func simulate(t *testing.T, b *target, seed uint64, hints []step) []step {
 	defer m.end()
 	m.before = b.delivered.Load()
 	m.build()
-	var steps []step
+	steps := []step{m.built()}
 	for i := range *stepsFlag {
 		m.hint = nil
 		if hints != nil {
-			m.hint = &hints[i]
+			m.hint = &hints[i+1]
 		}
 		s := m.step()
 		steps = append(steps, s)
@@ -152,6 +152,15 @@ func (m *machine) build() {
 	for i := range m.work {
 		m.work[i] = m.newWorker()
 	}
+}
+
+// built describes the queues.
+func (m *machine) built() step {
+	s := step{what: "queues"}
+	for i, args := range m.args {
+		s.queues = append(s.queues, m.alias.Replace(fmt.Sprintf("q%d %v\n\t", i, args)))
+	}
+	return s
 }
 
 // end removes what build made.
@@ -321,6 +330,9 @@ func (m *machine) opConsume() (string, string) {
 	w, q := m.pick(len(m.work)), m.pick(len(m.names))
 	prefetch, auto, priority := 1+m.pick(3), m.chance(20), m.pick(3)
 	tag := fmt.Sprint("c", m.pick(1000))
+	if m.args[q]["x-delivery-limit"] != nil {
+		prefetch = 1000 // RabbitMQ gives credit twice for a message it drops at the limit
+	}
 	what := fmt.Sprintf("consume q%d on %d as %s prefetch %d auto %v priority %d", q, w, tag, prefetch, auto, priority)
 	for t, s := range m.work[w].tags {
 		if t == tag || s.queue != q { // two queues share a channel in no order
@@ -372,7 +384,7 @@ func (m *machine) opDelete() (string, string) {
 	}
 	m.args[q] = m.randomArgs()
 	m.declare(q)
-	return fmt.Sprint("delete q", q), fmt.Sprint(n)
+	return fmt.Sprintf("delete q%d, now %v", q, m.args[q]), fmt.Sprint(n)
 }
 
 func (m *machine) opBind() (string, string) {
