@@ -23,11 +23,11 @@ test: test-installed ## all tests, on a private broker of the installed RabbitMQ
 	done
 
 test-installed: broker
-	@echo "== unit and integration tests of all modules"
-	scripts/each-module go test -timeout $(TIMEOUT) $(TESTFLAGS) ./...
+	@echo "== tests of all modules; installed: $$(basename /usr/lib/rabbitmq/lib/rabbitmq_server-*)"
+	scripts/each-module go test -count=1 -timeout $(TIMEOUT) $(TESTFLAGS) ./...
 
 test-suite:
-	@echo "== integration tests on the RabbitMQ of Debian $(SUITE)"
+	@echo "== integration tests on $$(basename $$(scripts/rabbitmq-root $(SUITE))/usr/lib/rabbitmq/lib/rabbitmq_server-*)"
 	HAREBUS_RABBITMQ_ROOT="$$(scripts/rabbitmq-root $(SUITE))" && export HAREBUS_RABBITMQ_ROOT && cd integration_test && \
 		go test -count=1 -timeout $(TIMEOUT) $(TESTFLAGS) ./...
 
