@@ -91,7 +91,9 @@ func (p *publisher) report(out *outgoing, r result) error {
 		return nil
 	}
 	p.setup.counters.unpublished.Add(1)
-	if r.maybe && r.outcome == NotSent {
+	if r.maybe && r.outcome != Unknown {
+		// The last attempt failed for certain, but an earlier one may have arrived.
+		r.err = errors.Join(fmt.Errorf("the last attempt was %v, but an earlier one may have arrived", r.outcome), r.err)
 		r.outcome = Unknown
 	}
 	return &PublishError{

@@ -1,0 +1,111 @@
+package proof
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/harebus/harebus"
+	"github.com/harebus/harebus/internal/ledger"
+)
+
+// Settle waits until every confirmed message has ended, or nothing has happened
+// for patience.
+func (s *Service) Settle(ctx context.Context, patience time.Duration) error {
+	const poll = 20 * time.Millisecond
+	left, since := len(s.Book.Pending()), time.Now()
+	for left > 0 {
+		if err := wait(ctx, poll); err != nil {
+			return err
+		}
+		// Parked messages are pending until they are drained: their number
+		// alone must not keep a run waiting for ever.
+		if now := len(s.Book.Pending()); now != left {
+			left, since = now, time.Now()
+		}
+		if time.Since(since) > patience {
+			return nil
+		}
+	}
+	return nil
+}
+
+func wait(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// Drain empties the service's queue and its error queue with a plain client and
+// writes down what it finds. The service must have been stopped.
+func (s *Service) Drain(url string, dial func(network, address string) (net.Conn, error)) error {
+	s.noteRepublished()
+	conn, err := amqp.DialConfig(url, amqp.Config{Dial: dial})
+	if err != nil {
+		return fmt.Errorf("proof: drain: %w", err)
+	}
+	defer func() { _ = conn.Close() }()
+	for queue, op := range map[string]ledger.Op{s.errors: ledger.Parked, s.queue: ledger.Drained} {
+		if err := drain(conn, queue, func(d *amqp.Delivery) {
+			e := ledger.Event{Op: op, ID: identity(d), Queue: queue}
+			if d.Type == (Work{}).MessageType() {
+				e.Sum = ledger.Sum(d.Body)
+			}
+			s.Book.Record(e)
+		}); err != nil {
+			return fmt.Errorf("proof: drain %s: %w", queue, err)
+		}
+	}
+	return nil
+}
+
+func drain(conn *amqp.Connection, queue string, found func(*amqp.Delivery)) error {
+	ch, err := conn.Channel()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = ch.Close() }()
+	for {
+		d, ok, err := ch.Get(queue, false)
+		var missing *amqp.Error
+		if errors.As(err, &missing) && missing.Code == amqp.NotFound {
+			return nil
+		}
+		if err != nil || !ok {
+			return err
+		}
+		found(&d)
+		if err := d.Ack(false); err != nil {
+			return err
+		}
+	}
+}
+
+// identity is the id a message has in the ledger: that of its body.
+func identity(d *amqp.Delivery) string {
+	var body struct{ ID string }
+	if err := json.Unmarshal(d.Body, &body); err != nil || body.ID == "" {
+		return "unreadable " + d.MessageId
+	}
+	if d.Type == (Work{}).MessageType() && body.ID != d.MessageId {
+		return fmt.Sprintf("%s carrying %s", d.MessageId, body.ID)
+	}
+	return body.ID
+}
+
+// Expect is what a verdict on a Service compares with.
+func Expect() ledger.Expect {
+	return ledger.Expect{Fails: MeantToFail, Slack: time.Millisecond}
+}
+
+var _ harebus.Tracer = observer{}

@@ -1,0 +1,253 @@
+// Package proof runs harebus under a ledger: a service that handles, fails,
+// retries, defers, sends from handlers and rolls back, and writes down all of it,
+// so that package ledger can say whether a promise was broken.
+//
+// The same service runs on the in-process broker in virtual time, on a real
+// broker that is being killed, and behind the command harebus soak.
+package proof
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/harebus/harebus"
+	"github.com/harebus/harebus/internal/ledger"
+)
+
+// Kind says what is to happen to a message.
+type Kind string
+
+// The kinds.
+const (
+	Plain   Kind = "plain"   // handled
+	Parent  Kind = "parent"  // its handler sends a child
+	Flaky   Kind = "flaky"   // its first attempt fails
+	Failing Kind = "failing" // every attempt fails: it ends in the error queue
+	Later   Kind = "later"   // deferred
+)
+
+// Work is the message under observation. Its id is in the body and in the
+// MessageId, so that a mix-up shows.
+type Work struct {
+	ID   string
+	Key  string
+	Seq  int
+	Kind Kind
+	Pad  string `json:",omitempty"`
+}
+
+// MessageType is the wire name.
+func (Work) MessageType() string { return "proof.Work" }
+
+// Child is what the handler of a Parent sends.
+type Child struct{ ID string }
+
+// MessageType is the wire name.
+func (Child) MessageType() string { return "proof.Child" }
+
+// childOf names the child of a message. discardedChildOf names the one that a
+// rolled back transaction inside the handler would have sent.
+func childOf(id string) string          { return id + "/child" }
+func discardedChildOf(id string) string { return id + "/discarded" }
+
+// Service is a harebus service under observation. It handles its own messages.
+type Service struct {
+	Setup *harebus.Setup
+	Book  *ledger.Book
+
+	queue, errors string
+	pause         time.Duration // the least before a second attempt
+	gate          func(Work)    // called when a handler begins
+	republished   atomic.Uint64 // as last seen
+	children      sync.Map      // incoming id → child id, between effect and commit
+}
+
+// Options change a Service.
+type Options struct {
+	// Pause is the least pause that the retry policy of the config makes.
+	Pause time.Duration
+	// Gate, if any, is called when a handler begins.
+	Gate func(Work)
+}
+
+// NewService makes a service with the queue and error queue of cfg.
+func NewService(cfg harebus.Config, book *ledger.Book, o Options) (*Service, error) {
+	s := &Service{Book: book, queue: cfg.Queue, errors: cfg.ErrorQueue.Name, pause: o.Pause, gate: o.Gate}
+	cfg.Tracer = observer{s}
+	var err error
+	if s.Setup, err = harebus.New(cfg); err != nil {
+		return nil, err
+	}
+	harebus.Handle(s.Setup, s.handleWork)
+	harebus.Handle(s.Setup, s.handleChild)
+	return s, nil
+}
+
+var errMeant = errors.New("meant to fail")
+
+func (s *Service) handleWork(ctx context.Context, bus *harebus.Bus, w Work) error {
+	m := harebus.Incoming(ctx)
+	s.noteRepublished()
+	id := m.ID
+	if id != w.ID {
+		id = fmt.Sprintf("%s carrying %s", id, w.ID) // never sent: a phantom
+	}
+	s.Book.Record(ledger.Event{Op: ledger.Recv, ID: id, Attempt: m.Attempt, Redelivered: m.Redelivered, Sum: ledger.Sum(m.Body)})
+	if s.gate != nil {
+		s.gate(w)
+	}
+	if w.Kind == Failing || (w.Kind == Flaky && m.Attempt == 1) {
+		s.Book.Record(ledger.Event{Op: ledger.Failed, ID: id, Attempt: m.Attempt, Pause: s.pause})
+		return errMeant
+	}
+	if w.Kind == Parent {
+		if err := s.sendChildren(ctx, bus, w); err != nil {
+			return err
+		}
+	}
+	s.Book.Record(ledger.Event{Op: ledger.Effect, ID: id, Attempt: m.Attempt})
+	return nil
+}
+
+// sendChildren sends one child, and another in a transaction that is rolled back.
+func (s *Service) sendChildren(ctx context.Context, bus *harebus.Bus, w Work) error {
+	lost := discardedChildOf(w.ID)
+	s.Book.Record(ledger.Event{Op: ledger.SendInvoke, ID: lost, Parent: w.ID})
+	s.Book.Record(ledger.Event{Op: ledger.Discard, ID: lost})
+	err := bus.Transaction(ctx, func(ctx context.Context, tx *harebus.Tx) error {
+		if err := tx.Send(ctx, s.queue, Child{lost}); err != nil {
+			return err
+		}
+		return errMeant
+	})
+	if !errors.Is(err, errMeant) {
+		return fmt.Errorf("roll back: %w", err)
+	}
+	id := childOf(w.ID)
+	s.Book.Record(ledger.Event{Op: ledger.SendInvoke, ID: id, Parent: w.ID})
+	s.children.Store(w.ID, id)
+	return bus.Send(ctx, s.queue, Child{id})
+}
+
+func (s *Service) handleChild(ctx context.Context, _ *harebus.Bus, c Child) error {
+	m := harebus.Incoming(ctx)
+	s.noteRepublished()
+	s.Book.Record(ledger.Event{Op: ledger.Recv, ID: c.ID, Attempt: m.Attempt, Redelivered: m.Redelivered})
+	s.Book.Record(ledger.Event{Op: ledger.Effect, ID: c.ID, Attempt: m.Attempt})
+	return nil
+}
+
+// Send sends a message and writes down how that went.
+func (s *Service) Send(ctx context.Context, w Work, delay time.Duration) error {
+	body, err := harebus.JSON{}.Encode(w)
+	if err != nil {
+		return err
+	}
+	e := ledger.Event{Op: ledger.SendInvoke, ID: w.ID, Key: w.Key, Seq: w.Seq, Sum: ledger.Sum(body)}
+	bus := s.Setup.Bus()
+	if delay > 0 {
+		e.Due = time.Now().Add(delay)
+		s.Book.Record(e)
+		err = bus.Defer(ctx, s.queue, delay, w, harebus.WithMessageID(w.ID))
+	} else {
+		s.Book.Record(e)
+		err = bus.Send(ctx, s.queue, w, harebus.WithMessageID(w.ID))
+	}
+	s.noteOutcome(w.ID, err)
+	return err
+}
+
+// SendTogether sends messages in one transaction, or rolls it back.
+func (s *Service) SendTogether(ctx context.Context, ws []Work, commit bool) error {
+	tx := s.Setup.Bus().Begin()
+	defer tx.Rollback()
+	for _, w := range ws {
+		body, err := harebus.JSON{}.Encode(w)
+		if err != nil {
+			return err
+		}
+		s.Book.Record(ledger.Event{Op: ledger.SendInvoke, ID: w.ID, Key: w.Key, Seq: w.Seq, Sum: ledger.Sum(body)})
+		if err := tx.Send(ctx, s.queue, w, harebus.WithMessageID(w.ID)); err != nil {
+			return err
+		}
+	}
+	if !commit {
+		for _, w := range ws {
+			s.Book.Record(ledger.Event{Op: ledger.Discard, ID: w.ID})
+		}
+		return nil
+	}
+	err := tx.Commit(ctx)
+	outcomes := map[string]error{}
+	var failed *harebus.TransactionError
+	if errors.As(err, &failed) {
+		for _, m := range failed.Messages {
+			outcomes[m.MessageID] = m.Err
+		}
+	}
+	for _, w := range ws {
+		if failed == nil {
+			s.noteOutcome(w.ID, err)
+			continue
+		}
+		s.noteOutcome(w.ID, outcomes[w.ID])
+	}
+	return err
+}
+
+func (s *Service) noteOutcome(id string, err error) {
+	s.noteRepublished()
+	e := ledger.Event{Op: ledger.SendOK, ID: id}
+	switch {
+	case err == nil:
+	case errors.Is(err, harebus.ErrUnknownOutcome):
+		e.Op, e.Err = ledger.SendUnknown, err.Error()
+	default:
+		e.Op, e.Err = ledger.SendFail, err.Error()
+	}
+	s.Book.Record(e)
+}
+
+// noteRepublished writes down that the library has sent something a second
+// time, which explains a duplicate.
+func (s *Service) noteRepublished() {
+	now := s.Setup.Stats().Republished
+	if s.republished.Swap(now) != now {
+		s.Book.Record(ledger.Event{Op: ledger.Crash, Err: "republished"})
+	}
+}
+
+// observer writes down what only the library sees: lost connections, and that
+// what a handler sent is confirmed.
+type observer struct{ s *Service }
+
+func (o observer) TraceStart(ctx context.Context, e harebus.TraceEvent) context.Context {
+	if e.Operation == harebus.OpConnect {
+		o.s.Book.Record(ledger.Event{Op: ledger.Crash, Err: "connect " + e.Connection})
+	}
+	return ctx
+}
+
+func (o observer) TraceEnd(_ context.Context, e harebus.TraceEvent, err error) {
+	if e.Operation != harebus.OpHandle {
+		return
+	}
+	child, ok := o.s.children.LoadAndDelete(e.Incoming.ID)
+	if ok && err == nil {
+		o.s.Book.Record(ledger.Event{Op: ledger.SendOK, ID: child.(string)}) //nolint:forcetypeassert // only strings are stored
+	}
+}
+
+// MeantToFail says whether a message of this package was to end in the error
+// queue.
+func MeantToFail(id string) bool { return strings.Contains(id, "/"+string(Failing)+"/") }
+
+// NewID makes the id of a message; it tells MeantToFail.
+func NewID(run string, producer, seq int, kind Kind) string {
+	return fmt.Sprintf("%s/%d/%s/%d", run, producer, kind, seq)
+}

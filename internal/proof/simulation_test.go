@@ -1,0 +1,235 @@
+package proof_test
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/cenkalti/backoff/v4"
+
+	"github.com/harebus/harebus"
+	"github.com/harebus/harebus/brokertest"
+	"github.com/harebus/harebus/internal/ledger"
+	"github.com/harebus/harebus/internal/proof"
+)
+
+var (
+	seed      = flag.Uint64("seed", 0, "run the schedule of this seed only, and tell what happens")
+	schedules = flag.Int("schedules", 300, "number of simulated schedules")
+)
+
+// TestSimulation runs the real library against the in-process broker in virtual
+// time, under schedules of faults drawn from seeds, and lets the ledger judge.
+// A seed that fails fails again: go test ./internal/proof -run Simulation -seed=N.
+func TestSimulation(t *testing.T) {
+	t.Parallel()
+	if *seed != 0 {
+		simulate(t, *seed, true)
+		return
+	}
+	var next sync.Mutex
+	n := uint64(0)
+	var workers sync.WaitGroup
+	for range runtime.GOMAXPROCS(0) {
+		workers.Go(func() {
+			for !t.Failed() {
+				next.Lock()
+				n++
+				mine := n
+				next.Unlock()
+				if mine > uint64(*schedules) { //nolint:gosec // a small positive number
+					return
+				}
+				simulate(t, mine, false)
+			}
+		})
+	}
+	workers.Wait()
+	t.Logf("%d schedules", *schedules)
+}
+
+func simulate(t *testing.T, seed uint64, loud bool) {
+	t.Helper()
+	t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			sim := newSimulation(t, seed, loud)
+			verdict := sim.run(t)
+			if len(verdict.Violations) > 0 {
+				t.Errorf("replay with -run Simulation -seed=%d\nfaults: %s\n%v", seed, strings.Join(sim.faults, ", "), verdict)
+			}
+		})
+	})
+}
+
+type simulation struct {
+	rng     *rand.Rand
+	run_    string
+	broker  *brokertest.Broker
+	service *proof.Service
+	faults  []string
+}
+
+func newSimulation(t *testing.T, seed uint64, loud bool) *simulation {
+	t.Helper()
+	opts := []brokertest.Option{brokertest.WithSeed(seed), brokertest.WithDeadLetterRetry(time.Second)}
+	if loud {
+		opts = append(opts, brokertest.WithLog(func(format string, args ...any) {
+			t.Logf(time.Now().Format("05.000000 ")+format, args...)
+		}))
+	}
+	s := &simulation{rng: rand.New(rand.NewPCG(seed, 1)), run_: fmt.Sprintf("s%d", seed), broker: brokertest.New(opts...)} //nolint:gosec // repeatable on purpose
+	cfg := harebus.Config{
+		URL: s.broker.URL(), Dial: s.broker.Dial, Queue: "proof",
+		ErrorQueue: harebus.ErrorQueueConfig{Name: "proof.error"},
+		Consume:    harebus.ConsumeConfig{Concurrency: 1 + s.rng.IntN(4), Prefetch: 4 + s.rng.IntN(20)},
+		Publish:    harebus.PublishConfig{Channels: 1 + s.rng.IntN(3), Window: 1 + s.rng.IntN(50)},
+		Retry: harebus.RetryConfig{MaxRetries: 2, BackOff: func() backoff.BackOff {
+			return backoff.NewConstantBackOff(time.Second)
+		}},
+	}
+	var err error
+	s.service, err = proof.NewService(cfg, ledger.NewBook(), proof.Options{Pause: time.Second, Gate: func(proof.Work) {
+		time.Sleep(10 * time.Millisecond) // virtual: a handler that takes a moment
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// run sends messages while faults happen, heals, waits for quiet and drains.
+func (s *simulation) run(t *testing.T) *ledger.Verdict {
+	t.Helper()
+	defer s.broker.Close()
+	ctx := t.Context()
+	if err := s.service.Setup.Start(ctx); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s.disturb()
+	}()
+	var producers sync.WaitGroup
+	for p := range 3 {
+		producer := rand.New(rand.NewPCG(s.rng.Uint64(), uint64(p))) //nolint:gosec // repeatable on purpose
+		producers.Go(func() { s.produce(ctx, p, producer) })
+	}
+	producers.Wait()
+	<-done
+	if err := s.service.Settle(ctx, 10*time.Minute); err != nil {
+		t.Error(err)
+	}
+	if err := s.service.Setup.Stop(ctx); err != nil {
+		t.Error(err)
+	}
+	if err := s.service.Drain(s.broker.URL(), s.broker.Dial); err != nil {
+		t.Error(err)
+	}
+	return s.service.Book.Verdict(proof.Expect())
+}
+
+func (s *simulation) produce(ctx context.Context, p int, rng *rand.Rand) {
+	const messages = 12
+	kinds := []proof.Kind{proof.Plain, proof.Plain, proof.Parent, proof.Flaky, proof.Failing, proof.Later}
+	for seq := 0; seq < messages; seq++ {
+		time.Sleep(time.Duration(rng.IntN(400)) * time.Millisecond)
+		w := s.work(p, seq, kinds[rng.IntN(len(kinds))])
+		switch {
+		case w.Kind == proof.Later:
+			_ = s.service.Send(ctx, w, time.Duration(rng.IntN(5000))*time.Millisecond)
+		case rng.IntN(4) == 0:
+			together := []proof.Work{w, s.work(p, seq+1, proof.Plain), s.work(p, seq+2, proof.Parent)}
+			seq += 2
+			_ = s.service.SendTogether(ctx, together, rng.IntN(3) > 0)
+		default:
+			short, cancel := context.WithTimeout(ctx, time.Duration(50+rng.IntN(20_000))*time.Millisecond)
+			_ = s.service.Send(short, w, 0)
+			cancel()
+		}
+	}
+}
+
+func (s *simulation) work(p, seq int, kind proof.Kind) proof.Work {
+	return proof.Work{ID: proof.NewID(s.run_, p, seq, kind), Key: fmt.Sprint(p), Seq: seq, Kind: kind}
+}
+
+// disturb makes a few faults happen, one after the other, and takes them back.
+func (s *simulation) disturb() {
+	for range 1 + s.rng.IntN(4) {
+		time.Sleep(time.Duration(s.rng.IntN(2000)) * time.Millisecond)
+		fault := faults[s.rng.IntN(len(faults))]
+		s.faults = append(s.faults, fault.name)
+		fault.happen(s)
+	}
+}
+
+func (s *simulation) pause(most time.Duration) {
+	time.Sleep(time.Duration(s.rng.Int64N(int64(most))))
+}
+
+// inject puts a fault to work for a while.
+func (s *simulation) inject(f brokertest.Fault) {
+	f.Nth = 1 + s.rng.IntN(5)
+	injection := s.broker.Inject(f)
+	s.pause(3 * time.Second)
+	injection.Remove()
+	injection.Release()
+}
+
+var faults = []struct {
+	name   string
+	happen func(s *simulation)
+}{
+	{"cut connections", func(s *simulation) { s.broker.CutConnections() }},
+	{"close connections", func(s *simulation) { s.broker.CloseConnections("shutdown") }},
+	{"restart", func(s *simulation) { s.broker.Restart() }},
+	{"outage", func(s *simulation) {
+		s.broker.Refuse(time.Duration(s.rng.IntN(10_000)) * time.Millisecond)
+		s.broker.CutConnections()
+	}},
+	{"block", func(s *simulation) {
+		s.broker.Block("memory")
+		s.pause(40 * time.Second)
+		s.broker.Unblock()
+	}},
+	{"cancel consumers", func(s *simulation) { _ = s.broker.CancelConsumers("proof") }},
+	{"cut before publish", func(s *simulation) { s.inject(brokertest.Fault{On: "basic.publish", Do: brokertest.CutBefore}) }},
+	{"cut after publish", func(s *simulation) { s.inject(brokertest.Fault{On: "basic.publish", Do: brokertest.CutAfter}) }},
+	{"cut before ack", func(s *simulation) { s.inject(brokertest.Fault{On: "basic.ack", Do: brokertest.CutBefore}) }},
+	{"cut after ack", func(s *simulation) { s.inject(brokertest.Fault{On: "basic.ack", Do: brokertest.CutAfter}) }},
+	{"cut at delivery", func(s *simulation) {
+		s.inject(brokertest.Fault{On: "basic.deliver", From: brokertest.FromBroker, Do: brokertest.CutAfter})
+	}},
+	{"drop confirms", func(s *simulation) {
+		s.inject(brokertest.Fault{On: "basic.ack", From: brokertest.FromBroker, Do: brokertest.Drop, Times: 1 + s.rng.IntN(3)})
+	}},
+	{"hold confirms", func(s *simulation) {
+		s.inject(brokertest.Fault{On: "basic.ack", From: brokertest.FromBroker, Do: brokertest.Hold, Times: 1 + s.rng.IntN(9)})
+	}},
+	{"delay confirms", func(s *simulation) {
+		s.inject(brokertest.Fault{On: "basic.ack", From: brokertest.FromBroker, Do: brokertest.Delay, For: 8 * time.Second, Times: 1 + s.rng.IntN(9)})
+	}},
+	{"nack", func(s *simulation) {
+		s.inject(brokertest.Fault{On: "basic.publish", Do: brokertest.Nack, Times: 1 + s.rng.IntN(9)})
+	}},
+	{"return", func(s *simulation) {
+		s.inject(brokertest.Fault{On: "basic.publish", Do: brokertest.Return, Times: 1 + s.rng.IntN(9)})
+	}},
+	{"channel error on publish", func(s *simulation) {
+		s.inject(brokertest.Fault{On: "basic.publish", Do: brokertest.Raise, Code: 403, Text: "ACCESS_REFUSED"})
+	}},
+	{"connection error on publish", func(s *simulation) {
+		s.inject(brokertest.Fault{On: "basic.publish", Do: brokertest.Raise, Code: 541, Text: "INTERNAL_ERROR"})
+	}},
+	{"channel error on ack", func(s *simulation) {
+		s.inject(brokertest.Fault{On: "basic.ack", Do: brokertest.Raise, Code: 406, Text: "PRECONDITION_FAILED"})
+	}},
+}
