@@ -126,7 +126,7 @@ func TestDelays_every_route_leads_to_its_destination_on_time(t *testing.T) {
 	t.Parallel()
 	for _, d := range []topology.Delays{{}, {Prefix: "0"}, {Prefix: "in.0"}, {Prefix: strings.Repeat("p", 150)}} {
 		g := newGraph(t, d.Topology(), d.Exit("", "orders"), d.Exit("events", "order.placed"), d.Exit("", "0.end"))
-		for _, delay := range randomDelays(5000) {
+		for _, delay := range randomDelays(1500) {
 			for _, to := range [][2]string{{"", "orders"}, {"events", "order.placed"}, {"", "0.end"}} {
 				r, err := d.Route(delay, to[0], to[1])
 				if err != nil {
@@ -156,7 +156,7 @@ func TestDelays_every_route_leads_to_its_destination_on_time(t *testing.T) {
 func TestDelays_routes_make_up_for_whole_milliseconds(t *testing.T) {
 	t.Parallel()
 	g := newGraph(t, topology.Delays{}.Topology(), topology.Delays{}.Exit("", "orders"))
-	for _, delay := range randomDelays(5000) {
+	for _, delay := range randomDelays(1500) {
 		r, err := topology.Delays{}.Route(delay, "", "orders")
 		if err != nil {
 			t.Fatal(err)
