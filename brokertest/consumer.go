@@ -54,11 +54,14 @@ func (q *queue) removeConsumer(c *consumer) {
 
 // consumerCount is the number of consumers the queue reports. To a quorum queue
 // those that were cancelled and every basic.get count until what they have is
-// acknowledged.
+// acknowledged, those that wait for their turn as single active one do not.
 func (q *queue) consumerCount() int {
 	n := len(q.consumers)
 	if !q.limits.quorum {
 		return n
+	}
+	if q.limits.singleActive {
+		n = min(n, 1)
 	}
 	stopped := map[*consumer]bool{}
 	for d := range q.unacked {

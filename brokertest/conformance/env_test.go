@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -25,6 +26,8 @@ type target struct {
 	name    string
 	url     string
 	version string // of a real broker, as it says itself
+	modern  bool   // a broker of this run is 4.0 or later
+	newest  bool   // a broker of this run is 4.3 or later
 
 	delivered atomic.Int64 // by the broker in process
 	dial      func(network, addr string) (net.Conn, error)
@@ -56,6 +59,11 @@ func targets(t testing.TB) []*target {
 		version, _ := conn.Properties["version"].(string)
 		_ = conn.Close() // it served its purpose
 		out = append(out, &target{name: "rabbitmq-" + version, url: url, version: version, dial: amqp.DefaultDial(patience)})
+	}
+	modern := slices.ContainsFunc(out, func(b *target) bool { return b.atLeast(4, 0) })
+	newest := slices.ContainsFunc(out, func(b *target) bool { return b.atLeast(4, 3) })
+	for _, b := range out {
+		b.modern, b.newest = modern, newest
 	}
 	return out
 }
