@@ -1,0 +1,18 @@
+// Command bench measures harebus against the plain client and two other Go
+// libraries on RabbitMQ, in one process and one run.
+//
+//	go run .                    # everything, as a table; about ten minutes
+//	go run . -short -json       # the decisive rows as JSON lines, under 50 seconds
+//	go run . -svg plot.svg      # with a plot
+//	go run . -from rows.jsonl -svg plot.svg
+//
+// The broker is the one AMQP_URL names, else a private node of the installed
+// RabbitMQ, which is stopped and removed at the end. For the ceiling of the
+// clients themselves there is a null broker, in a process of its own.
+//
+// Everybody publishes the same message, built anew for every publish: the same
+// typed value encoded to JSON, the same headers, two UUIDs and the time;
+// persistent, mandatory, confirmed. They use the same queues by the same
+// exchange. The contenders' rounds are interleaved, and each figure is the
+// median of the rounds during which the rest of the machine was quiet.
+package main

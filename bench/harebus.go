@@ -1,0 +1,109 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/harebus/harebus"
+	"github.com/harebus/harebus/topology"
+)
+
+func harebusLibrary() *library {
+	return &library{
+		name: "harebus",
+		publisher: func(_ context.Context, p *place) (publisher, error) {
+			s, err := harebus.New(harebus.Config{URL: p.url, Dial: p.dial})
+			if err != nil {
+				return nil, err
+			}
+			return harebusPublisher{s, s.Bus()}, nil
+		},
+		consume: func(ctx context.Context, p *place, queue string, seen func(*job)) (stopper, error) {
+			return harebusConsumer(ctx, p, queue, func(_ context.Context, _ *harebus.Bus, j job) error {
+				seen(&j)
+				return nil
+			})
+		},
+		transform: func(ctx context.Context, p *place, from, to string, seen func(*job)) (stopper, error) {
+			return harebusConsumer(ctx, p, from, func(ctx context.Context, bus *harebus.Bus, j job) error {
+				seen(&j)
+				return bus.Send(ctx, to, j)
+			})
+		},
+		retry: func(ctx context.Context, p *place, queue string, after time.Duration, seen func(*job)) (stopper, error) {
+			failure := errors.New("not yet")
+			return harebusConsumer(ctx, p, queue, func(ctx context.Context, _ *harebus.Bus, j job) error {
+				if harebus.Incoming(ctx).Attempt == 1 {
+					return harebus.RetryAfter(after, failure)
+				}
+				seen(&j)
+				return nil
+			})
+		},
+	}
+}
+
+type harebusPublisher struct {
+	setup *harebus.Setup
+	bus   *harebus.Bus
+}
+
+func (h harebusPublisher) publish(ctx context.Context, queue string, j job) error {
+	return h.bus.Send(ctx, queue, j)
+}
+
+func (h harebusPublisher) batch(ctx context.Context, queue string, jobs []job) error {
+	return h.bus.Transaction(ctx, func(ctx context.Context, tx *harebus.Tx) error {
+		for _, j := range jobs {
+			if err := tx.Send(ctx, queue, j); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func (h harebusPublisher) close() error { return h.setup.Close() }
+
+func harebusConsumer(ctx context.Context, p *place, queue string, handle func(context.Context, *harebus.Bus, job) error) (stopper, error) {
+	s, err := harebusSetup(p, queue)
+	if err != nil {
+		return nil, err
+	}
+	harebus.Handle(s, handle)
+	if err := s.Start(ctx); err != nil {
+		return nil, err
+	}
+	return s.Close, nil
+}
+
+func harebusSetup(p *place, queue string) (*harebus.Setup, error) {
+	return harebus.New(harebus.Config{
+		URL: p.url, Dial: p.dial, Queue: queue, QueueType: p.queueType(),
+		Consume: harebus.ConsumeConfig{Concurrency: workers, Prefetch: prefetch},
+	})
+}
+
+// declare makes the queues of a place as harebus does for its services, so that
+// everybody works with what its users get.
+func declare(ctx context.Context, p *place, queues ...string) error {
+	for _, q := range queues {
+		s, err := harebusSetup(p, q)
+		if err != nil {
+			return err
+		}
+		harebus.Handle(s, func(context.Context, *harebus.Bus, job) error { return errors.New("not to be handled") })
+		if err := errors.Join(s.Start(ctx), s.Close()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *place) queueType() topology.QueueType {
+	if p.kind == "classic" {
+		return topology.Classic
+	}
+	return topology.Quorum
+}

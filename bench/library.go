@@ -1,0 +1,50 @@
+package main
+
+import (
+	"context"
+	"time"
+)
+
+// library is one contender. A function it lacks is nil.
+type library struct {
+	name string
+	// publisher connects something that publishes, for many goroutines at once.
+	publisher func(ctx context.Context, p *place) (publisher, error)
+	// consume starts one consumer with the given prefetch that decodes each
+	// message, calls seen and acknowledges.
+	consume func(ctx context.Context, p *place, queue string, seen func(j *job)) (stopper, error)
+	// transform starts one consumer that decodes each message, calls seen,
+	// publishes another message to the queue to, waits for its confirm and
+	// acknowledges.
+	transform func(ctx context.Context, p *place, from, to string, seen func(j *job)) (stopper, error)
+	// retry is consume, but every message fails once and comes again after a
+	// short delay; seen is called the second time.
+	retry func(ctx context.Context, p *place, queue string, after time.Duration, seen func(j *job)) (stopper, error)
+}
+
+// publisher publishes persistent, mandatory messages and waits for confirms.
+type publisher interface {
+	// publish returns when the message is confirmed.
+	publish(ctx context.Context, queue string, j job) error
+	// batch publishes jobs in order and returns when all are confirmed.
+	batch(ctx context.Context, queue string, jobs []job) error
+	close() error
+}
+
+// stopper ends what was started and waits for it.
+type stopper func() error
+
+const (
+	// prefetch is everybody's.
+	prefetch = 100
+	// workers is the concurrency of those that have one: harebus's default.
+	workers = 10
+)
+
+// libraries are all contenders, ours first.
+func libraries() []*library {
+	return []*library{
+		harebusLibrary(), rawLibrary(), rawCoalesced(), rawMultiple(),
+		watermillLibrary("watermill", 1), watermillLibrary("watermill-x10", workers), wagslaneLibrary(),
+	}
+}

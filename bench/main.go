@@ -1,0 +1,244 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime/pprof"
+	"slices"
+	"strings"
+	"time"
+)
+
+func main() {
+	if len(os.Args) == 2 && os.Args[1] == nullArgument {
+		exit(runNull())
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+func exit(err error) {
+	if err != nil && !errors.Is(err, flag.ErrHelp) {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+// options are the flags.
+type options struct {
+	short, json              bool
+	workloads, kinds, impls  string
+	out, svg, from, profile  string
+	rounds, repeats, message int
+	duration, budget         time.Duration
+	noise                    float64
+	port                     int
+}
+
+func parse(args []string, stderr io.Writer) (*options, error) {
+	o := &options{}
+	f := flag.NewFlagSet("bench", flag.ContinueOnError)
+	f.SetOutput(stderr)
+	f.BoolVar(&o.short, "short", false, "only the decisive rows, in under 50 seconds")
+	f.BoolVar(&o.json, "json", false, "print JSON lines instead of a table")
+	f.StringVar(&o.workloads, "workloads", "", "only these, comma separated: publish,transaction,consume,transform,end-to-end,saturated,retry")
+	f.StringVar(&o.kinds, "kinds", "", "only these kinds of queue: classic,quorum,null")
+	f.StringVar(&o.impls, "impls", "", "only these libraries: harebus,raw,raw-coalesced,raw-multiple,watermill,watermill-x10,go-rabbitmq")
+	f.StringVar(&o.out, "out", "", "write JSON lines to this file too")
+	f.StringVar(&o.svg, "svg", "", "write a plot to this file")
+	f.StringVar(&o.from, "from", "", "measure nothing: read JSON lines from this file")
+	f.StringVar(&o.profile, "cpuprofile", "", "write a CPU profile of all rounds to this file")
+	f.IntVar(&o.rounds, "rounds", 0, "rounds for each library (default 3 with -short, else 5)")
+	f.IntVar(&o.repeats, "repeats", 0, "most repeats of noisy rounds (default 1 with -short, else 3)")
+	f.IntVar(&o.message, "messages", 0, "messages of a round that consumes (default 2500 with -short, else 15000)")
+	f.DurationVar(&o.duration, "time", 0, "length of a round that publishes (default 130ms with -short, else 1s)")
+	f.DurationVar(&o.budget, "budget", 0, "when this is used up, what is left gets one round each (default 38s with -short, else 20m)")
+	f.Float64Var(&o.noise, "noise", 0.1, "rounds during which others use more than this share of the machine are noisy")
+	f.IntVar(&o.port, "port", 24400, "first port to try for the private node")
+	if err := f.Parse(args); err != nil {
+		return nil, err
+	}
+	if f.NArg() > 0 {
+		return nil, fmt.Errorf("bench: what does %q mean?", f.Arg(0))
+	}
+	either := func(short, full int) int {
+		if o.short {
+			return short
+		}
+		return full
+	}
+	fill(&o.rounds, either(3, 5))
+	fill(&o.repeats, either(1, 3))
+	fill(&o.message, either(2500, 15000))
+	fill(&o.duration, time.Duration(either(130, 1000))*time.Millisecond)
+	fill(&o.budget, time.Duration(either(38, 1200))*time.Second)
+	return o, nil
+}
+
+func fill[T comparable](to *T, value T) {
+	var zero T
+	if *to == zero {
+		*to = value
+	}
+}
+
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	o, err := parse(args, stderr)
+	if err != nil {
+		return err
+	}
+	report := newReport(o, stdout)
+	if o.from != "" {
+		return errors.Join(report.read(o.from), report.finish())
+	}
+	err = errors.Join(report.create(o.out), measure(ctx, o, report, stderr))
+	return errors.Join(err, report.finish())
+}
+
+// measure carries out the plan. What was measured before an error stays.
+func measure(ctx context.Context, o *options, report *report, stderr io.Writer) (err error) {
+	started := time.Now()
+	plan := fullPlan()
+	if o.short {
+		plan = shortPlan()
+	}
+	plan = only(plan, list(o.workloads), list(o.kinds), list(o.impls))
+	if len(plan) == 0 {
+		return errors.New("bench: nothing to measure")
+	}
+	servers := map[bool]*server{}
+	defer func() {
+		for _, s := range servers {
+			err = errors.Join(err, s.close())
+		}
+	}()
+	base := pace{
+		rounds: o.rounds, repeats: o.repeats, duration: o.duration, messages: o.message, noise: o.noise,
+		deadline: started.Add(o.budget),
+	}
+	if stop, err := profile(o.profile); err != nil {
+		return err
+	} else {
+		defer stop()
+	}
+	for _, s := range plan {
+		null := s.kind == "null"
+		if servers[null] == nil {
+			if null {
+				servers[null], err = startNull()
+			} else {
+				servers[null], err = startRabbit(ctx, o.port)
+			}
+			if err != nil {
+				delete(servers, null)
+				return err
+			}
+		}
+		fmt.Fprintf(stderr, "%5.1fs %s %s %d bytes, %d goroutines, %d queues\n", time.Since(started).Seconds(), s.workload, s.kind, s.size, s.goroutines, s.queues)
+		c := &contest{spec: s, place: servers[null].place(s.kind), pace: paceOf(base, s)}
+		tallies, err := c.run(ctx, named(s.libraries))
+		if err != nil {
+			return err
+		}
+		for _, t := range tallies {
+			if err := report.add(newRow(s, c.place.version, t, o.noise)); err != nil {
+				return err
+			}
+		}
+	}
+	fmt.Fprintf(stderr, "%5.1fs done\n", time.Since(started).Seconds())
+	return nil
+}
+
+func list(text string) []string {
+	if text == "" {
+		return nil
+	}
+	return strings.Split(text, ",")
+}
+
+func named(names []string) []*library {
+	all := libraries()
+	return slices.DeleteFunc(all, func(l *library) bool { return !slices.Contains(names, l.name) })
+}
+
+func profile(name string) (stop func(), err error) {
+	if name == "" {
+		return func() {}, nil
+	}
+	f, err := os.Create(name) //nolint:gosec // the user's choice
+	if err != nil {
+		return nil, err
+	}
+	if err := pprof.StartCPUProfile(f); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return func() {
+		pprof.StopCPUProfile()
+		_ = f.Close()
+	}, nil
+}
+
+// report is where rows go.
+type report struct {
+	options *options
+	stdout  io.Writer
+	file    *os.File
+	rows    []row
+}
+
+func newReport(o *options, stdout io.Writer) *report { return &report{options: o, stdout: stdout} }
+
+func (r *report) create(name string) (err error) {
+	if name != "" {
+		r.file, err = os.Create(name) //nolint:gosec // the user's choice
+	}
+	return err
+}
+
+func (r *report) read(name string) error {
+	f, err := os.Open(name) //nolint:gosec // the user's choice
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }()
+	rows, err := readRows(f)
+	for _, one := range rows {
+		err = errors.Join(err, r.add(one))
+	}
+	return err
+}
+
+// add takes one row; JSON lines appear at once.
+func (r *report) add(one row) error {
+	r.rows = append(r.rows, one)
+	var err error
+	if r.options.json {
+		err = writeJSON(r.stdout, one)
+	}
+	if r.file != nil {
+		err = errors.Join(err, writeJSON(r.file, one))
+	}
+	return err
+}
+
+// finish prints the table and draws the plot.
+func (r *report) finish() (err error) {
+	if !r.options.json && len(r.rows) > 0 {
+		err = writeTable(r.stdout, r.rows)
+	}
+	if r.options.svg != "" && len(r.rows) > 0 {
+		err = errors.Join(err, os.WriteFile(r.options.svg, plot(r.rows), 0o644)) //nolint:gosec // a picture
+	}
+	if r.file != nil {
+		err = errors.Join(err, r.file.Close())
+	}
+	return err
+}

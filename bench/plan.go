@@ -1,0 +1,108 @@
+package main
+
+import (
+	"slices"
+	"time"
+)
+
+// everybody publishes; consumers and publishers differ in variants.
+var (
+	everybody  = []string{"harebus", "raw", "raw-coalesced", "watermill", "go-rabbitmq"}
+	ours       = []string{"harebus", "raw"}
+	batchers   = []string{"harebus", "raw", "raw-coalesced"}
+	consumers  = []string{"harebus", "raw", "raw-multiple", "watermill", "watermill-x10", "go-rabbitmq"}
+	transforms = []string{"harebus", "raw", "watermill", "watermill-x10", "go-rabbitmq"}
+	onBothEnds = []string{"harebus", "raw", "watermill", "go-rabbitmq"}
+)
+
+const (
+	small = 256
+	large = 4096
+)
+
+// shortPlan has the rows that decide, most wanted first.
+func shortPlan() []spec {
+	var plan []spec
+	for _, kind := range []string{"quorum", "classic"} {
+		plan = append(plan,
+			spec{"publish", kind, small, 100, 1, everybody},
+			spec{"publish", kind, small, 1000, 1, []string{"harebus", "raw", "watermill"}},
+			spec{"publish", kind, small, 1, 1, ours},
+			spec{"transaction", kind, small, 1, 1, batchers},
+			spec{"consume", kind, small, 0, 1, []string{"harebus", "raw", "watermill"}},
+		)
+	}
+	return append(plan,
+		spec{"transform", "quorum", small, 0, 1, []string{"harebus", "raw", "watermill", "watermill-x10"}},
+		spec{"end-to-end", "quorum", small, 100, 1, ours},
+		spec{"publish", "null", small, 1000, 1, batchers},
+		spec{"transaction", "null", small, 1, 1, batchers},
+		spec{"consume", "null", small, 0, 1, ours},
+	)
+}
+
+// fullPlan has everything.
+func fullPlan() []spec {
+	var plan []spec
+	for _, kind := range []string{"quorum", "classic"} {
+		for _, goroutines := range []int{1, 10, 100, 1000} {
+			plan = append(plan, spec{"publish", kind, small, goroutines, 1, everybody})
+		}
+		for _, goroutines := range []int{1, 100} {
+			plan = append(plan, spec{"publish", kind, large, goroutines, 1, everybody})
+		}
+		plan = append(plan,
+			spec{"publish", kind, small, 100, 4, everybody},
+			spec{"publish", kind, small, 1000, 4, everybody},
+			spec{"transaction", kind, small, 1, 1, batchers},
+			spec{"transaction", kind, large, 1, 1, batchers},
+			spec{"consume", kind, small, 0, 1, consumers},
+			spec{"consume", kind, large, 0, 1, consumers},
+			spec{"transform", kind, small, 0, 1, transforms},
+			spec{"end-to-end", kind, small, 100, 1, onBothEnds},
+			spec{"saturated", kind, small, 100, 1, onBothEnds},
+			spec{"retry", kind, small, 0, 1, []string{"harebus"}},
+		)
+	}
+	for _, goroutines := range []int{1, 100, 1000} {
+		plan = append(plan, spec{"publish", "null", small, goroutines, 1, everybody})
+	}
+	return append(plan,
+		spec{"publish", "null", large, 1000, 1, batchers},
+		spec{"transaction", "null", small, 1, 1, batchers},
+		spec{"consume", "null", small, 0, 1, []string{"harebus", "raw", "raw-multiple"}},
+		spec{"transform", "null", small, 0, 1, ours},
+	)
+}
+
+// only keeps what the flags name; empty lists keep all.
+func only(plan []spec, workloads, kinds, names []string) []spec {
+	var kept []spec
+	for _, s := range plan {
+		if len(workloads) > 0 && !slices.Contains(workloads, s.workload) ||
+			len(kinds) > 0 && !slices.Contains(kinds, s.kind) {
+			continue
+		}
+		if len(names) > 0 {
+			s.libraries = slices.DeleteFunc(slices.Clone(s.libraries), func(n string) bool { return !slices.Contains(names, n) })
+		}
+		if len(s.libraries) > 0 {
+			kept = append(kept, s)
+		}
+	}
+	return kept
+}
+
+// paceOf a workload: what is rare or slow gets a little longer.
+func paceOf(base pace, s spec) pace {
+	if s.workload == "end-to-end" {
+		base.duration = max(4*base.duration, 600*time.Millisecond)
+	}
+	if s.workload == "retry" {
+		base.messages /= 4
+	}
+	if s.workload == "transform" {
+		base.messages /= 2
+	}
+	return base
+}
