@@ -31,7 +31,8 @@ type ValueCodec interface {
 	Accepts(value any) bool
 }
 
-// JSON is the default codec. A nil value is written as {}, as PikaBus does.
+// JSON is the default codec. A nil value is written as {}, as PikaBus does, and a
+// nil slice as [].
 // When reading, a body that is not valid UTF-8, has more than one value, or is
 // null where a value is expected is an error.
 type JSON struct {
@@ -44,8 +45,8 @@ func (JSON) ContentType() string { return "application/json" }
 
 // Encode is [json.Marshal] without the escaping meant for HTML.
 func (JSON) Encode(value any) ([]byte, error) {
-	if value == nil {
-		return []byte("{}"), nil
+	if empty := emptyJSON(value); empty != nil {
+		return empty, nil
 	}
 	var buf bytes.Buffer
 	enc := json.NewEncoder(&buf)
@@ -54,6 +55,25 @@ func (JSON) Encode(value any) ([]byte, error) {
 		return nil, err
 	}
 	return bytes.TrimSuffix(buf.Bytes(), []byte("\n")), nil
+}
+
+// emptyJSON is what is written for a nil of any type instead of null, which
+// receivers refuse; it is nil for every other value.
+func emptyJSON(value any) []byte {
+	switch v := reflect.ValueOf(value); v.Kind() {
+	case reflect.Invalid:
+		return []byte("{}")
+	case reflect.Pointer, reflect.Map:
+		if v.IsNil() {
+			return []byte("{}")
+		}
+	case reflect.Slice:
+		if v.IsNil() {
+			return []byte("[]")
+		}
+	default:
+	}
+	return nil
 }
 
 // Decode reads exactly one JSON value.

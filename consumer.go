@@ -16,6 +16,16 @@ import (
 // stopping goes on without them.
 const lastGrace = 2 * time.Second
 
+const (
+	// refreshTopology is how often a consumer declares its topology again.
+	refreshTopology = time.Minute
+	// survived and survivedAgain are how long a handler must have been running
+	// for its message to be no longer suspected of killing the process: one
+	// that is delivered for the first time, and one that has been before.
+	survived      = 2 * time.Second
+	survivedAgain = time.Minute
+)
+
 // consumer keeps one consumer on the listener queue. Its workers live as long
 // as it does; what they read from is replaced with every session, so a handler
 // that outlives a connection still counts against the concurrency.
@@ -45,7 +55,7 @@ type feed struct {
 	ch         *amqp.Channel
 	deliveries <-chan amqp.Delivery
 	acks       *acker
-	fresh      func() // called when a first delivery has been settled
+	fresh      func() // called when a first delivery has been settled; nil when that is known
 }
 
 func newConsumer(ctx context.Context, s *Setup, l *link, index int) *consumer {
@@ -142,6 +152,8 @@ func (c *consumer) consume(ctx context.Context) error {
 	if err := sub.open(ctx, 1, sub.noteFresh); err != nil {
 		return err
 	}
+	refresh := time.NewTicker(refreshTopology)
+	defer refresh.Stop()
 	c.report(nil)
 	c.log.Info("consuming", zap.String("broker", fmt.Sprint(s.conn.Properties["version"])))
 	for {
@@ -153,8 +165,17 @@ func (c *consumer) consume(ctx context.Context) error {
 				return errors.New("channel closed")
 			}
 			return err
-		case tag := <-sub.cancels:
+		case tag, ok := <-sub.cancels:
+			if !ok { // the channel has ended; closes says why
+				sub.cancels = nil
+				continue
+			}
 			return fmt.Errorf("the broker cancelled the consumer %q: the queue was deleted or has moved", tag)
+		case <-refresh.C:
+			// Somebody may have deleted a binding, which nobody is told of.
+			if err := c.setup.declareAll(ctx, s); err != nil {
+				return err
+			}
 		case <-sub.fresh:
 			if err := sub.widen(ctx); err != nil {
 				return err
@@ -313,6 +334,13 @@ func (c *consumer) take(f *feed, d *amqp.Delivery) {
 	if c.soft.Err() != nil {
 		f.acks.giveBack(d.DeliveryTag)
 		return
+	}
+	if f.fresh != nil {
+		patience := survived
+		if d.Redelivered {
+			patience = survivedAgain
+		}
+		defer time.AfterFunc(patience, f.fresh).Stop()
 	}
 	c.busy.Add(1)
 	settled := c.handleDelivery(f, d)

@@ -86,6 +86,18 @@ func (s *Setup) establish(ctx context.Context, on *session, t topology.Topology)
 	return on.withChannel(ctx, func(ch *amqp.Channel) error { return t.Declare(ch) })
 }
 
+// declareForSending declares what sending needs. A setup that also consumes
+// declares everything: an exchange that has vanished took its bindings along.
+func (s *Setup) declareForSending(ctx context.Context, on *session) error {
+	s.mu.Lock()
+	started := s.started
+	s.mu.Unlock()
+	if started {
+		return s.declareAll(ctx, on)
+	}
+	return s.establish(ctx, on, s.cfg.exchangeTopology())
+}
+
 // declareAll declares or checks the setup's own objects on a session.
 func (s *Setup) declareAll(ctx context.Context, on *session) error {
 	topics := s.topics()

@@ -22,13 +22,18 @@ type delayer struct {
 
 	declaring chan struct{} // held while declaring
 
-	mu    sync.Mutex // guards what follows
-	on    *session   // the session everything below has been declared on
-	exits map[string]struct{}
+	mu    sync.Mutex           // guards what follows
+	on    *session             // the session everything below has been declared on
+	exits map[string]time.Time // when each was declared; "" is what all share
 }
 
-// maxExits bounds the memory of a program that defers to ever new queues.
-const maxExits = 10_000
+const (
+	// maxExits bounds the memory of a program that defers to ever new queues.
+	maxExits = 10_000
+	// exitAge is how long an exit is believed to exist: a message whose exit
+	// queue somebody has deleted is caught, but not delivered.
+	exitAge = time.Minute
+)
 
 func newDelayer(s *Setup) *delayer {
 	return &delayer{setup: s, declaring: make(chan struct{}, 1)}
@@ -113,17 +118,21 @@ func (d *delayer) known(s *session, exit string) bool {
 	if d.on != s {
 		return false
 	}
-	_, ok := d.exits[exit]
-	return ok
+	declared, ok := d.exits[exit]
+	return ok && (exit == "" || time.Since(declared) < exitAge)
 }
 
 func (d *delayer) remember(s *session, exit string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.on != s || len(d.exits) >= maxExits {
-		d.on, d.exits = s, map[string]struct{}{}
+		shared, same := d.exits[""], d.on == s
+		d.on, d.exits = s, map[string]time.Time{}
+		if same {
+			d.exits[""] = shared
+		}
 	}
-	d.exits[exit] = struct{}{}
+	d.exits[exit] = time.Now()
 }
 
 // forget makes the next delayed message declare everything again.

@@ -345,7 +345,7 @@ func (p *publisher) checkExchange(ctx context.Context, s *session, name string) 
 	return nil
 }
 
-// session returns a session on which the setup's exchanges exist.
+// session returns a session on which the setup's objects exist.
 func (p *publisher) session(ctx context.Context) (*session, error) {
 	s, err := p.link.session(ctx)
 	if err != nil {
@@ -357,7 +357,7 @@ func (p *publisher) session(ctx context.Context) (*session, error) {
 	if prepared {
 		return s, nil
 	}
-	if err := p.setup.establish(ctx, s, p.setup.cfg.exchangeTopology()); err != nil {
+	if err := p.setup.declareForSending(ctx, s); err != nil {
 		return nil, err
 	}
 	p.mu.Lock()

@@ -112,13 +112,16 @@ func (b *Book) apply(m *entry, e Event) {
 }
 
 // Pending returns the ids of confirmed messages that have neither had an effect
-// nor been found anywhere: what a run still has to wait for.
-func (b *Book) Pending() []string {
+// nor been found anywhere, nor failed as often as they may: what a run still has
+// to wait for.
+func (b *Book) Pending(attempts int) []string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	var pending []string
 	for _, id := range b.order {
-		if m := b.entries[id]; m.ok > 0 && !m.ended() {
+		m := b.entries[id]
+		gaveUp := slices.ContainsFunc(m.fails, func(e Event) bool { return e.Attempt >= attempts })
+		if m.ok > 0 && !m.ended() && !gaveUp {
 			pending = append(pending, id)
 		}
 	}

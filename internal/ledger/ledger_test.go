@@ -162,7 +162,7 @@ func TestRecorderSurvivesACutLine(t *testing.T) {
 	if v := book.Verdict(ledger.Expect{}); v.Sent != 1 || v.Confirmed != 1 || v.Lost != 1 {
 		t.Errorf("verdict %v", v)
 	}
-	if pending := book.Pending(); !slices.Equal(pending, []string{"a"}) {
+	if pending := book.Pending(1); !slices.Equal(pending, []string{"a"}) {
 		t.Errorf("pending %v", pending)
 	}
 }

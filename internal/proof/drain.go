@@ -15,24 +15,19 @@ import (
 )
 
 // Settle waits until every confirmed message has ended, or nothing has happened
-// for patience.
+// for patience; then a little longer, for what is being parked.
 func (s *Service) Settle(ctx context.Context, patience time.Duration) error {
-	const poll = 20 * time.Millisecond
-	left, since := len(s.Book.Pending()), time.Now()
-	for left > 0 {
+	const poll = 100 * time.Millisecond
+	left, since := len(s.Book.Pending(s.attempts)), time.Now()
+	for left > 0 && time.Since(since) < patience {
 		if err := wait(ctx, poll); err != nil {
 			return err
 		}
-		// Parked messages are pending until they are drained: their number
-		// alone must not keep a run waiting for ever.
-		if now := len(s.Book.Pending()); now != left {
+		if now := len(s.Book.Pending(s.attempts)); now != left {
 			left, since = now, time.Now()
 		}
-		if time.Since(since) > patience {
-			return nil
-		}
 	}
-	return nil
+	return wait(ctx, s.linger)
 }
 
 func wait(ctx context.Context, d time.Duration) error {
@@ -103,9 +98,9 @@ func identity(d *amqp.Delivery) string {
 	return body.ID
 }
 
-// Expect is what a verdict on a Service compares with.
-func Expect() ledger.Expect {
-	return ledger.Expect{Fails: MeantToFail, Slack: time.Millisecond}
+// Expect is what a verdict on the service compares with.
+func (s *Service) Expect() ledger.Expect {
+	return ledger.Expect{Fails: MeantToFail, MaxAttempts: s.attempts, Slack: time.Millisecond}
 }
 
 var _ harebus.Tracer = observer{}

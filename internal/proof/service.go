@@ -61,7 +61,9 @@ type Service struct {
 	Book  *ledger.Book
 
 	queue, errors string
+	attempts      int
 	pause         time.Duration // the least before a second attempt
+	linger        time.Duration
 	gate          func(Work)    // called when a handler begins
 	republished   atomic.Uint64 // as last seen
 	children      sync.Map      // incoming id → child id, between effect and commit
@@ -71,13 +73,16 @@ type Service struct {
 type Options struct {
 	// Pause is the least pause that the retry policy of the config makes.
 	Pause time.Duration
+	// Linger is how long to wait at the end for what is being parked.
+	Linger time.Duration
 	// Gate, if any, is called when a handler begins.
 	Gate func(Work)
 }
 
-// NewService makes a service with the queue and error queue of cfg.
+// NewService makes a service of cfg, which must set Queue, ErrorQueue.Name and
+// Retry.MaxRetries.
 func NewService(cfg harebus.Config, book *ledger.Book, o Options) (*Service, error) {
-	s := &Service{Book: book, queue: cfg.Queue, errors: cfg.ErrorQueue.Name, pause: o.Pause, gate: o.Gate}
+	s := &Service{Book: book, queue: cfg.Queue, errors: cfg.ErrorQueue.Name, attempts: cfg.Retry.MaxRetries + 1, pause: o.Pause, linger: o.Linger, gate: o.Gate}
 	cfg.Tracer = observer{s}
 	var err error
 	if s.Setup, err = harebus.New(cfg); err != nil {

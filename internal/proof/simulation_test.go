@@ -95,7 +95,7 @@ func newSimulation(t *testing.T, seed uint64, loud bool) *simulation {
 		}},
 	}
 	var err error
-	s.service, err = proof.NewService(cfg, ledger.NewBook(), proof.Options{Pause: time.Second, Gate: func(proof.Work) {
+	s.service, err = proof.NewService(cfg, ledger.NewBook(), proof.Options{Pause: time.Second, Linger: 3 * time.Minute, Gate: func(proof.Work) {
 		time.Sleep(10 * time.Millisecond) // virtual: a handler that takes a moment
 	}})
 	if err != nil {
@@ -133,7 +133,7 @@ func (s *simulation) run(t *testing.T) *ledger.Verdict {
 	if err := s.service.Drain(s.broker.URL(), s.broker.Dial); err != nil {
 		t.Error(err)
 	}
-	return s.service.Book.Verdict(proof.Expect())
+	return s.service.Book.Verdict(s.service.Expect())
 }
 
 func (s *simulation) produce(ctx context.Context, p int, rng *rand.Rand) {
