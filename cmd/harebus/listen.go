@@ -170,12 +170,29 @@ func (l *listener) print(m *harebus.Message) error {
 	return nil
 }
 
-// run consumes until enough messages are done, ctx ends or printing fails.
+// run consumes until enough messages are done, ctx ends or printing fails. The
+// second signal ends it whatever it is doing.
 func (l *listener) run(ctx context.Context, setup *harebus.Setup) int {
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 	defer signal.Stop(signals)
+	done := make(chan int, 1)
+	go func() { done <- l.consume(ctx, setup) }()
+	for seen := 0; ; {
+		select {
+		case code := <-done:
+			return code
+		case <-signals: // the first is the one that ended ctx
+			if seen++; seen == 2 {
+				fmt.Fprintln(l.std.err, "harebus: listen: ended before everything was done")
+				l.abandoned()
+				return exitFailed
+			}
+		}
+	}
+}
 
+func (l *listener) consume(ctx context.Context, setup *harebus.Setup) int {
 	if err := setup.Start(ctx); err != nil {
 		var refusal *amqp.Error
 		if errors.As(err, &refusal) && refusal.Code == amqp.PreconditionFailed {
@@ -190,23 +207,11 @@ func (l *listener) run(ctx context.Context, setup *harebus.Setup) int {
 		l.log.Info("stopping; a second signal ends at once")
 	case broken = <-l.broken:
 	}
-	stopped := make(chan error, 1)
-	go func() { stopped <- l.stop(setup, broken != nil) }()
-	for seen := 0; ; {
-		select {
-		case err := <-stopped:
-			if err = errors.Join(broken, err); err != nil {
-				l.abandoned()
-				return l.std.fail(err)
-			}
-			return exitOK
-		case <-signals: // the first is the one that ended ctx
-			if seen++; seen == 2 {
-				l.abandoned()
-				return exitFailed
-			}
-		}
+	if err := errors.Join(broken, l.stop(setup, broken != nil)); err != nil {
+		l.abandoned()
+		return l.std.fail(err)
 	}
+	return exitOK
 }
 
 // stop ends consuming. Messages that the quota holds back sit in handlers that

@@ -77,7 +77,7 @@ func Run(ctx context.Context, o Options, each func(Item)) (Report, error) {
 		return Report{}, fmt.Errorf("redrive: %w", err)
 	}
 	r := run{options: o, mover: m, each: each}
-	err = errors.Join(r.all(ctx), m.close(r.held))
+	err = errors.Join(r.all(ctx), m.close())
 	if err != nil {
 		return r.report, fmt.Errorf("redrive: %w", err)
 	}
@@ -90,7 +90,6 @@ type run struct {
 	mover   *mover
 	each    func(Item)
 	report  Report
-	held    uint64 // the delivery tag of the last message that goes back
 }
 
 func (r *run) all(ctx context.Context) error {
@@ -163,18 +162,16 @@ func (r *run) leave(item Item, reason error) error {
 const manyDeliveries = 10
 
 // keep leaves a message in the queue: it is held until the end, so that the next
-// one comes, and then given back. One of a quorum queue that has been looked at
+// one comes, and given back when the channel closes. One of a quorum queue that has been looked at
 // often is put into the queue anew instead, at its end and otherwise unchanged:
 // looking must not use up its deliveries.
 func (r *run) keep(d *amqp.Delivery) error {
 	if n, ok := d.Headers["x-delivery-count"].(int64); !ok || n < manyDeliveries {
-		r.held = d.DeliveryTag
 		return nil
 	}
 	err := r.mover.move(r.options.Queue, renewed(d), d)
 	var left *leftError
 	if errors.As(err, &left) {
-		r.held = d.DeliveryTag
 		return nil
 	}
 	return err
