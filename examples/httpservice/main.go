@@ -2,7 +2,7 @@
 // it consumes in the background. It shows the probes and the order of stopping.
 //
 //	go run ./examples/httpservice     (AMQP_URL names another broker than the local one)
-//	curl -i -d '{"ID": 7}' http://127.0.0.1:8080/orders
+//	curl -i -d '{"id": 7}' http://127.0.0.1:8080/orders
 //	curl -i http://127.0.0.1:8080/readyz
 package main
 
@@ -25,7 +25,9 @@ import (
 )
 
 // OrderPlaced is an event.
-type OrderPlaced struct{ ID int }
+type OrderPlaced struct {
+	ID int `json:"id"`
+}
 
 // MessageType is the wire name.
 func (OrderPlaced) MessageType() string { return "OrderPlaced" }
@@ -110,13 +112,14 @@ func probe(check func() error) http.HandlerFunc {
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
 	listener, err := net.Listen("tcp", "127.0.0.1:8080")
 	if err != nil {
 		log.Fatal(err)
 	}
 	logger := zap.Must(zap.NewProduction())
-	if err := run(ctx, harebus.Config{URL: os.Getenv("AMQP_URL"), Logger: logger}, listener, os.Stdout); err != nil {
+	err = run(ctx, harebus.Config{URL: os.Getenv("AMQP_URL"), Logger: logger}, listener, os.Stdout)
+	stop()
+	if err != nil {
 		log.Fatal(err)
 	}
 }

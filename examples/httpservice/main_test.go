@@ -72,7 +72,7 @@ func TestOrderIsPlaced(t *testing.T) {
 	s := start(t, broker)
 	s.awaitConsumer(broker)
 
-	if got := s.status("POST", "/orders", `{"ID": 7}`); got != http.StatusAccepted {
+	if got := s.status("POST", "/orders", `{"id": 7}`); got != http.StatusAccepted {
 		t.Errorf("an order: status %d", got)
 	}
 	if got, want := <-s.lines, "order 7 was placed\n"; got != want {

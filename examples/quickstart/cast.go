@@ -32,7 +32,7 @@ type (
 	CallCourier  struct{ ID int }
 )
 
-// The wire names: the same in every language on the bus.
+// MessageType is the wire name, the same in every language on the bus.
 func (PlaceOrder) MessageType() string   { return "PlaceOrder" }
 func (OrderPlaced) MessageType() string  { return "OrderPlaced" }
 func (PriceRequest) MessageType() string { return "PriceRequest" }

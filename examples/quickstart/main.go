@@ -25,11 +25,15 @@ import (
 const patience = 10 * time.Second
 
 func main() {
-	url := flag.String("url", os.Getenv("AMQP_URL"), "run on the broker at this `address`; default $AMQP_URL, else a broker in this process")
+	url := flag.String("url", "", "run on the broker at this `address` (default AMQP_URL, else a broker in this process)")
 	flag.Parse()
+	if *url == "" {
+		*url = os.Getenv("AMQP_URL") // not the flag's default, which -h prints, for it may hold a password
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := run(ctx, *url, os.Stdout); err != nil {
+	err := run(ctx, *url, os.Stdout)
+	stop()
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "quickstart:", err)
 		os.Exit(1)
 	}

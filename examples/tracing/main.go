@@ -121,9 +121,10 @@ func run(ctx context.Context, cfg harebus.Config, out io.Writer) error {
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
 	logger := zap.Must(zap.NewProduction(zap.IncreaseLevel(zap.WarnLevel)))
-	if err := run(ctx, harebus.Config{URL: os.Getenv("AMQP_URL"), Logger: logger}, os.Stdout); err != nil {
+	err := run(ctx, harebus.Config{URL: os.Getenv("AMQP_URL"), Logger: logger}, os.Stdout)
+	stop()
+	if err != nil {
 		log.Fatal(err)
 	}
 }

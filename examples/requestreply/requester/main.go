@@ -72,15 +72,16 @@ func run(ctx context.Context, cfg harebus.Config, out io.Writer, articles ...str
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
 	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
-	defer cancel()
 	articles := os.Args[1:]
 	if len(articles) == 0 {
 		articles = []string{"lamp"}
 	}
 	logger := zap.Must(zap.NewProduction(zap.IncreaseLevel(zap.WarnLevel)))
-	if err := run(ctx, harebus.Config{URL: os.Getenv("AMQP_URL"), Logger: logger}, os.Stdout, articles...); err != nil {
+	err := run(ctx, harebus.Config{URL: os.Getenv("AMQP_URL"), Logger: logger}, os.Stdout, articles...)
+	cancel()
+	stop()
+	if err != nil {
 		log.Fatal(err)
 	}
 }

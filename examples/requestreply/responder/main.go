@@ -50,9 +50,10 @@ func run(ctx context.Context, cfg harebus.Config, out io.Writer) error {
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
 	logger := zap.Must(zap.NewProduction())
-	if err := run(ctx, harebus.Config{URL: os.Getenv("AMQP_URL"), Logger: logger}, os.Stdout); err != nil {
+	err := run(ctx, harebus.Config{URL: os.Getenv("AMQP_URL"), Logger: logger}, os.Stdout)
+	stop()
+	if err != nil {
 		log.Fatal(err)
 	}
 }
