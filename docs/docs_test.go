@@ -1,0 +1,237 @@
+// Package docs_test checks the user documentation: its Go code compiles, what it
+// quotes is what runs, and its links lead somewhere.
+package docs_test
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// pages returns the user documentation, by path from here.
+func pages(t *testing.T) map[string]string {
+	t.Helper()
+	paths, err := filepath.Glob("*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	texts := map[string]string{}
+	for _, path := range append(paths, "../README.md", "../CHANGELOG.md", "../SECURITY.md") {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		texts[path] = string(text)
+	}
+	return texts
+}
+
+// blocks returns the Go code of a page.
+func blocks(page string) []string {
+	var found []string
+	for _, m := range regexp.MustCompile("(?ms)^```go\n(.*?)^```$").FindAllStringSubmatch(page, -1) {
+		found = append(found, m[1])
+	}
+	return found
+}
+
+// TestLinks follows the links to files.
+func TestLinks(t *testing.T) {
+	t.Parallel()
+	link := regexp.MustCompile(`\]\(([^)#]+)(#[^)]*)?\)`)
+	for path, text := range pages(t) {
+		for _, m := range link.FindAllStringSubmatch(text, -1) {
+			if strings.Contains(m[1], "://") {
+				continue
+			}
+			if _, err := os.Stat(filepath.Join(filepath.Dir(path), m[1])); err != nil {
+				t.Errorf("%s links to %s: %v", path, m[1], err)
+			}
+		}
+	}
+}
+
+// TestReadmeIsShort keeps the README at a length that is read.
+func TestReadmeIsShort(t *testing.T) {
+	t.Parallel()
+	if n := strings.Count(pages(t)["../README.md"], "\n"); n > 200 {
+		t.Errorf("README.md has %d lines, more than 200", n)
+	}
+}
+
+// TestTestingPageQuotes compares the code of testing.md with what is compiled and
+// run.
+func TestTestingPageQuotes(t *testing.T) {
+	t.Parallel()
+	source, err := os.ReadFile("../example_testing_test.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	page := pages(t)["testing.md"]
+	quoted := 0
+	for _, block := range blocks(page) {
+		if !strings.Contains(block, "\nfunc ") && !strings.HasPrefix(block, "func ") {
+			continue // a line of code in a sentence; TestCodeCompiles has it
+		}
+		quoted++
+		if !bytes.Contains(source, []byte(block)) {
+			t.Errorf("testing.md has code that example_testing_test.go has not:\n%s", block)
+		}
+	}
+	for _, m := range regexp.MustCompile(`(?m)^func (Test\w+)`).FindAllStringSubmatch(string(source), -1) {
+		if !strings.Contains(page, "func "+m[1]+"(") {
+			t.Errorf("testing.md does not show %s", m[1])
+		}
+	}
+	if quoted < 5 {
+		t.Errorf("testing.md quotes %d pieces of code, fewer than it should", quoted)
+	}
+	if lines := strings.Count(blockOf(page, "func TestPlaceOutage("), "\n"); lines == 0 || lines >= 40 {
+		t.Errorf("the test of a handler, a retry and an outage has %d lines, not under 40", lines)
+	}
+}
+
+func blockOf(page, start string) string {
+	for _, block := range blocks(page) {
+		if strings.HasPrefix(block, start) {
+			return block
+		}
+	}
+	return ""
+}
+
+// preamble is what code in sentences may refer to.
+const preamble = `
+var (
+	ctx, later context.Context
+	cfg harebus.Config
+	setup *harebus.Setup
+	bus *harebus.Bus
+	broker *brokertest.Broker
+	cmd PlaceOrder
+	errNoMoney, errNoSuchAccount error
+)
+`
+
+// imports are those that snippets may use; unused ones are not complained about.
+var imports = []string{
+	"context", "errors", "net", "os", "os/signal", "syscall", "time",
+	"github.com/harebus/harebus", "github.com/harebus/harebus/brokertest", "github.com/harebus/harebus/topology",
+}
+
+// program makes something that compiles of a block.
+func program(block string) string {
+	if strings.HasPrefix(block, "package ") {
+		return block
+	}
+	var b strings.Builder
+	b.WriteString("package main\n")
+	for _, path := range imports {
+		fmt.Fprintf(&b, "import %q\n", path)
+	}
+	if !strings.Contains(block, "type PlaceOrder ") {
+		b.WriteString("type PlaceOrder struct{ ID int }\n")
+	}
+	b.WriteString(preamble)
+	if strings.HasPrefix(block, "type ") || strings.HasPrefix(block, "func ") {
+		b.WriteString(block + "func main() {}\n")
+	} else {
+		b.WriteString("func main() {\n" + block + "}\n")
+	}
+	return b.String()
+}
+
+// tolerated are complaints about what a snippet leaves out.
+var tolerated = regexp.MustCompile(`declared and not used|imported and not used|^# |^$`)
+
+// TestCodeCompiles builds every Go block of every page.
+func TestCodeCompiles(t *testing.T) {
+	t.Parallel()
+	for path, text := range pages(t) {
+		for i, block := range blocks(text) {
+			if path == "testing.md" && strings.Contains(block, "func ") {
+				continue // compiled where it is quoted from
+			}
+			t.Run(fmt.Sprintf("%s-%d", strings.Trim(path, "./"), i+1), func(t *testing.T) {
+				t.Parallel()
+				complaints := build(t, program(block), os.DevNull)
+				complaints = slices.DeleteFunc(complaints, func(line string) bool { return tolerated.MatchString(line) })
+				if len(complaints) > 0 {
+					t.Errorf("%s\nin\n%s", strings.Join(complaints, "\n"), block)
+				}
+			})
+		}
+	}
+}
+
+// build compiles a program as if it lay in this module and returns what the
+// compiler says.
+func build(t *testing.T, source, output string) []string {
+	t.Helper()
+	dir := t.TempDir()
+	file := filepath.Join(dir, "main.go")
+	if err := os.WriteFile(file, []byte(source), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	here, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	overlay, err := json.Marshal(map[string]map[string]string{
+		"Replace": {filepath.Join(here, "snippet", "main.go"): file},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	overlayFile := filepath.Join(dir, "overlay.json")
+	if err := os.WriteFile(overlayFile, overlay, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	said, err := exec.CommandContext(t.Context(), "go", "build", "-gcflags=-e", "-overlay", overlayFile, "-o", output, "./snippet").CombinedOutput()
+	if err != nil && len(said) == 0 {
+		t.Fatal(err)
+	}
+	return strings.Split(string(said), "\n")
+}
+
+// TestReadmeProgramRuns runs the README's first program until it has done its
+// work, then interrupts it.
+func TestReadmeProgramRuns(t *testing.T) {
+	t.Parallel()
+	first := blocks(pages(t)["../README.md"])[0]
+	binary := filepath.Join(t.TempDir(), "program")
+	if said := strings.Join(build(t, first, binary), ""); said != "" {
+		t.Fatal(said)
+	}
+	cmd := exec.CommandContext(t.Context(), binary)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	late := time.AfterFunc(20*time.Second, func() { _ = cmd.Process.Kill() })
+	defer late.Stop()
+	line, err := bufio.NewReader(stdout).ReadString('\n')
+	if err != nil || line != "placing order 7\n" {
+		t.Errorf("it said %q (%v)", line, err)
+	}
+	if err := cmd.Process.Signal(os.Interrupt); err != nil {
+		t.Error(err)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("it ended with %v: %s", err, &stderr)
+	}
+}
