@@ -136,6 +136,21 @@ func (r *rig) declare(ch *amqp.Channel, queues ...string) {
 	}
 }
 
+// bound declares classic durable queues, bound to the direct exchange as a
+// service binds its own.
+func (r *rig) bound(ch *amqp.Channel, queues ...string) {
+	r.t.Helper()
+	r.declare(ch, queues...)
+	if err := ch.ExchangeDeclare("PikaBusDirect", "direct", true, false, false, false, nil); err != nil {
+		r.t.Fatal(err)
+	}
+	for _, q := range queues {
+		if err := ch.QueueBind(q, q, "PikaBusDirect", false, nil); err != nil {
+			r.t.Fatal(err)
+		}
+	}
+}
+
 // await waits until a queue has n ready messages and returns them.
 func (r *rig) await(queue string, n int) []brokertest.Message {
 	r.t.Helper()
