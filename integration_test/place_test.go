@@ -37,8 +37,13 @@ type place struct {
 // shared is a place on the broker that all tests use and none may break.
 func shared(t *testing.T) *place {
 	t.Helper()
-	return on(t, rabbit.Shared(t))
+	p := on(t, rabbit.Shared(t))
+	// A hundred queues take a while on a busy machine, and tests of delays are about something else.
+	delayQueues.Do(func() { p.try(p.setup(p.config("")).Init(p.within(2 * patience))) })
+	return p
 }
+
+var delayQueues sync.Once
 
 // private is a place on a broker of the test's own.
 func private(t *testing.T, options rabbit.Options) *place {

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net"
 	"slices"
 	"strings"
@@ -18,6 +19,20 @@ import (
 	"github.com/harebus/harebus/integration_test/rabbit"
 	"github.com/harebus/harebus/topology"
 )
+
+// A counter counts operations that have ended.
+type counter struct {
+	of harebus.Operation
+	atomic.Int32
+}
+
+func (*counter) TraceStart(ctx context.Context, _ harebus.TraceEvent) context.Context { return ctx }
+
+func (c *counter) TraceEnd(_ context.Context, e harebus.TraceEvent, _ error) {
+	if e.Operation == c.of {
+		c.Add(1)
+	}
+}
 
 // note is the message most tests send.
 type note struct {
@@ -51,9 +66,10 @@ func TestInitDeclaresWithoutConsuming(t *testing.T) {
 	if q.Consumers != 0 {
 		t.Errorf("%d consumers after Init", q.Consumers)
 	}
-	for _, queue := range []string{cfg.ErrorQueue.Name, "harebus.delay.5s", "harebus.delay.due//" + cfg.Queue} {
-		if !b.exists(queue) {
-			t.Errorf("queue %q does not exist after Init", queue)
+	var delays topology.Delays
+	for _, q := range append(append(delays.Topology().Queues, delays.Exit("", cfg.Queue).Queues...), topology.Queue{Name: cfg.ErrorQueue.Name}) {
+		if !b.exists(q.Name) {
+			t.Errorf("queue %q does not exist after Init", q.Name)
 		}
 	}
 	b.publish(cfg.DirectExchange, cfg.Queue, amqp.Publishing{MessageId: "command"})
@@ -191,6 +207,8 @@ func TestStartWaitsForTheBroker(t *testing.T) {
 	cfg.URL = p.over(way)
 	log := p.journal(cfg.Queue)
 	cfg.Logger = log.logger()
+	attempts := &counter{of: harebus.OpConnect}
+	cfg.Tracer = attempts
 	s := p.setup(cfg)
 	in := newInbox()
 	s.HandleMessage(harebus.AnyType, in.take)
@@ -200,8 +218,11 @@ func TestStartWaitsForTheBroker(t *testing.T) {
 	sent := make(chan error, 1)
 	go func() { sent <- s.Bus().Send(p.within(patience), cfg.Queue, note{1}) }()
 	p.eventually(patience, func() error {
-		if strings.Count(log.text(), "no connection to the broker; trying again") < 3 {
+		if !strings.Contains(log.text(), "no connection to the broker; trying again") {
 			return errors.New("it does not say that it waits")
+		}
+		if n := attempts.Load(); n < 6 {
+			return fmt.Errorf("%d attempts", n)
 		}
 		return nil
 	})
