@@ -288,7 +288,7 @@ func (ch *channel) release() {
 	for _, tag := range slices.Sorted(mapKeys(ch.consumers)) {
 		ch.consumers[tag].stop()
 	}
-	for _, d := range unacked {
+	for _, d := range inTurn(unacked) {
 		ch.untrack(d)
 		d.queue.requeue(d.entry, true)
 	}

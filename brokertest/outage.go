@@ -43,13 +43,30 @@ func (b *Broker) Refuse(d time.Duration) {
 	b.locked(func() { b.refusing = time.Now().Add(d) })
 }
 
-// CutConnections ends every connection without a word, like a network that
-// breaks. What clients had unacknowledged is requeued.
-func (b *Broker) CutConnections() {
+// CutConnections ends the connections with the given client-provided names, or
+// all when none is given, without a word, like a network that breaks. What
+// clients had unacknowledged is requeued. It returns how many it ended.
+func (b *Broker) CutConnections(names ...string) int {
+	n := 0
 	b.locked(func() {
-		b.logf("all connections cut")
-		b.cutAll()
+		for _, c := range b.named(names) {
+			b.logf("connection %d: cut on request", c.id)
+			c.terminate()
+			n++
+		}
 	})
+	return n
+}
+
+// named returns the connections with the given names, or all.
+func (b *Broker) named(names []string) []*connection {
+	var out []*connection
+	for _, c := range b.conns {
+		if len(names) == 0 || slices.Contains(names, c.props.str("connection_name")) {
+			out = append(out, c)
+		}
+	}
+	return out
 }
 
 func (b *Broker) cutAll() {
@@ -58,14 +75,18 @@ func (b *Broker) cutAll() {
 	}
 }
 
-// CloseConnections ends every connection with connection.close and code 320, as
-// an operator or an orderly shutdown does.
-func (b *Broker) CloseConnections(reason string) {
+// CloseConnections ends the connections with the given client-provided names,
+// or all when none is given, with connection.close and code 320, as an operator
+// or an orderly shutdown does. It returns how many it ended.
+func (b *Broker) CloseConnections(reason string, names ...string) int {
+	n := 0
 	b.locked(func() {
-		for _, c := range slices.Clone(b.conns) {
+		for _, c := range b.named(names) {
 			c.fail(errConnectionForced("%s", reason))
+			n++
 		}
 	})
+	return n
 }
 
 // Block makes the broker run out of memory, as far as publishers can tell:

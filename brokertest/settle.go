@@ -1,6 +1,10 @@
 package brokertest
 
-import "slices"
+import (
+	"cmp"
+	"slices"
+	"strings"
+)
 
 // outcome is what a consumer does with a delivery.
 type outcome int
@@ -65,7 +69,7 @@ func (ch *channel) settle(tag uint64, multiple bool, o outcome) *amqpError {
 		ds = []*delivery{ch.unacked[i]}
 		ch.unacked = slices.Delete(ch.unacked, i, i+1)
 	}
-	for _, d := range ds {
+	for _, d := range inTurn(ds) {
 		if ch.tx != nil {
 			ch.tx.settled = append(ch.tx.settled, settlement{d, o})
 		} else {
@@ -99,8 +103,29 @@ func (ch *channel) recover(requeue bool) *amqpError {
 	}
 	ds := ch.unacked
 	ch.unacked = nil
-	for _, d := range ds {
+	for _, d := range inTurn(ds) {
 		d.settle(requeued)
 	}
 	return nil
+}
+
+// inTurn returns deliveries in the order RabbitMQ settles them in: by queue,
+// then those of basic.get, then consumer by consumer.
+func inTurn(ds []*delivery) []*delivery {
+	if len(ds) < 2 {
+		return ds
+	}
+	ds = slices.Clone(ds)
+	slices.SortStableFunc(ds, func(a, b *delivery) int {
+		return cmp.Or(strings.Compare(a.queue.name, b.queue.name), strings.Compare(a.consumerTag(), b.consumerTag()))
+	})
+	return ds
+}
+
+// consumerTag is empty after basic.get.
+func (d *delivery) consumerTag() string {
+	if d.consumer == nil {
+		return ""
+	}
+	return d.consumer.tag
 }
