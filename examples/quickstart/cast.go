@@ -183,7 +183,7 @@ func (c *cast) stop() error {
 
 // await waits until each of what has happened once.
 func (c *cast) await(ctx context.Context, what ...string) error {
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, stepPatience)
 	defer cancel()
 	missing := map[string]int{}
 	for _, w := range what {

@@ -21,8 +21,10 @@ import (
 	"github.com/harebus/harebus/brokertest"
 )
 
-// patience is how long the broker has to be reached, and each step to happen.
-const patience = 10 * time.Second
+const (
+	patience     = 10 * time.Second // to reach the broker
+	stepPatience = 30 * time.Second // for each step to happen
+)
 
 func main() {
 	url := flag.String("url", "", "run on the broker at this `address` (default AMQP_URL, else a broker in this process)")
