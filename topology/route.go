@@ -21,8 +21,11 @@ const HeaderRoom = 8 << 10
 // which would fire inside a delay queue and deliver early, and no header that a
 // broker wrote on an earlier journey (x-death, x-first-death-*,
 // x-last-death-*), from which the broker concludes that the message goes in a
-// circle and drops it. Leave [HeaderRoom] bytes of the header frame free. The
-// receiver sees the key of the destination and neither the route nor a CC header.
+// circle and drops it. Leave [HeaderRoom] bytes of the header frame free.
+//
+// The receiver sees the exchange and key of the destination. RabbitMQ 4 leaves
+// the CC header on the message, where 3.10 takes it off: whoever sends a received
+// message on must remove it.
 type Route struct {
 	// Exchange and Key are those to publish with.
 	Exchange string
