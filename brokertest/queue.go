@@ -28,6 +28,7 @@ type queue struct {
 	nextSeq uint64
 	dirty   bool
 	deleted bool
+	trim    bool // it is cut to its length before anything is delivered
 	blocked bool // a quorum queue that rejects publishes until it has room
 	expiry  *alarm
 	idle    *alarm
@@ -145,6 +146,7 @@ func (q *queue) requeue(e *entry, lost bool) {
 	e.redelivered = true
 	if !q.limits.quorum {
 		q.ready[e.priority].insert(e)
+		q.trim = true
 		return
 	}
 	e.deliveries++
@@ -165,6 +167,10 @@ func (q *queue) run() {
 		return
 	}
 	now := time.Now()
+	if q.trim {
+		q.trim = false
+		q.overflow()
+	}
 	for {
 		q.expire(now, false)
 		l := q.head()

@@ -385,6 +385,56 @@ func TestConsuming(t *testing.T) {
 			_, in = e.consume(q, 0)
 			e.expect(in, "3", "1")
 		}},
+		{"several are given back consumer by consumer", func(e *env) {
+			if e.broker.atLeast(4, 0) {
+				return
+			}
+			q := e.queue("q", with(quorum, amqp.Table{"x-delivery-limit": 5}))
+			ch := e.channel(e.conn)
+			e.ok(ch.Qos(2, 0, false))
+			b, err := ch.Consume(q, "b", false, false, false, false, nil)
+			e.ok(err)
+			a, err := ch.Consume(q, "a", false, false, false, false, nil)
+			e.ok(err)
+			e.send(q, "1", "2", "3", "4")
+			e.expect(b, "1", "3")
+			e.expect(a, "2", "4")
+			e.ok(ch.Cancel("a", false))
+			e.ok(ch.Cancel("b", false))
+			e.ok(ch.Nack(0, true, true))
+			_, in := e.consume(q, 0)
+			e.expect(in, "2", "4", "1", "3")
+		}},
+		{"consumers a quorum queue counts", func(e *env) {
+			q := e.queue("q", quorum)
+			count := func(n int) {
+				e.Helper()
+				for deadline := time.Now().Add(patience); ; pause() {
+					got, err := e.ch.QueueDeclarePassive(q, true, false, false, false, nil)
+					e.ok(err)
+					if got.Consumers == n {
+						return
+					}
+					if time.Now().After(deadline) {
+						e.Fatalf("%d consumers, want %d", got.Consumers, n)
+					}
+				}
+			}
+			e.send(q, "1", "2")
+			ch := e.channel(e.conn)
+			d, _, err := ch.Get(q, false)
+			e.ok(err)
+			count(1)
+			e.ok(d.Ack(false))
+			count(0)
+			in, err := ch.Consume(q, "tag", false, false, false, false, nil)
+			e.ok(err)
+			d = e.next(in)
+			e.ok(ch.Cancel("tag", false))
+			count(1)
+			e.ok(d.Ack(false))
+			count(0)
+		}},
 		{"channel.flow", func(e *env) {
 			e.ok(e.ch.Flow(true))
 			e.kills(amqp.NotImplemented, func(ch *amqp.Channel) error { return ch.Flow(false) })
@@ -406,6 +456,7 @@ func TestConsuming(t *testing.T) {
 					want(e, "body", string(d.Body), fmt.Sprint(i))
 					e.ok(d.Ack(false))
 				}
+				e.ok(c.Cancel("consumer", false)) // or acknowledgements may be lost
 				e.ok(c.Close())
 				e.depth(q, 0)
 			}

@@ -225,6 +225,16 @@ func TestDeadLettering(t *testing.T) {
 				want(e, "left", string(e.get(q).Body), "3")
 			}
 		}},
+		{"what is given back to a full classic queue is dropped", func(e *env) {
+			q := e.queue("q", amqp.Table{"x-max-length": 1})
+			_, in := e.consume(q, 1)
+			e.send(q, "1")
+			d := e.expect(in, "1")[0]
+			e.send(q, "2")
+			e.ok(d.Nack(false, true))
+			e.expect(in, "2")
+			e.depth(q, 0)
+		}},
 		{"a length of 0 still serves a waiting consumer", func(e *env) {
 			q := e.queue("q", amqp.Table{"x-max-length": 0})
 			e.send(q, "1")

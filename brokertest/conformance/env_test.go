@@ -318,14 +318,15 @@ func (e *env) send(queue string, bodies ...string) {
 	}
 }
 
-// consume subscribes with a prefetch of its own, on a channel of its own.
+// consume subscribes as "consumer" with a prefetch of its own, on a channel of
+// its own.
 func (e *env) consume(queue string, prefetch int) (*amqp.Channel, <-chan amqp.Delivery) {
 	e.Helper()
 	ch := e.channel(e.conn)
 	if prefetch > 0 {
 		e.ok(ch.Qos(prefetch, 0, false))
 	}
-	in, err := ch.Consume(queue, "", false, false, false, false, nil)
+	in, err := ch.Consume(queue, "consumer", false, false, false, false, nil)
 	e.ok(err)
 	return ch, in
 }
