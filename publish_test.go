@@ -419,3 +419,24 @@ func TestReconnect(t *testing.T) {
 		}
 	})
 }
+
+// TestUnknownStaysUnknown: a message that may have arrived is never reported as
+// one that was not sent, although the last attempts did not leave.
+func TestUnknownStaysUnknown(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.bound(r.channel(), "out")
+		bus := r.setup(r.config("")).Bus()
+		if err := bus.Send(r.ctx, "out", order{0}); err != nil {
+			t.Fatal(err)
+		}
+		r.broker.Inject(brokertest.Fault{On: "basic.publish", Do: brokertest.CutAfter})
+		r.broker.Refuse(time.Hour)
+		ctx, cancel := context.WithTimeout(r.ctx, 10*time.Second)
+		defer cancel()
+		failed := publishError(t, bus.Send(ctx, "out", order{1}))
+		if failed.Outcome != harebus.Unknown || errors.Is(failed, harebus.ErrNotSent) {
+			t.Errorf("got %v", failed)
+		}
+		r.await("out", 2)
+	})
+}
