@@ -9,6 +9,7 @@ import (
 	"mime"
 	"reflect"
 	"strings"
+	"sync"
 	"unicode/utf8"
 )
 
@@ -48,13 +49,33 @@ func (JSON) Encode(value any) ([]byte, error) {
 	if empty := emptyJSON(value); empty != nil {
 		return empty, nil
 	}
-	var buf bytes.Buffer
-	enc := json.NewEncoder(&buf)
-	enc.SetEscapeHTML(false)
-	if err := enc.Encode(value); err != nil {
+	e, _ := jsonEncoders.Get().(*jsonEncoder)
+	defer e.release()
+	if err := e.enc.Encode(value); err != nil {
 		return nil, err
 	}
-	return bytes.TrimSuffix(buf.Bytes(), []byte("\n")), nil
+	return bytes.Clone(bytes.TrimSuffix(e.buf.Bytes(), []byte("\n"))), nil
+}
+
+// jsonEncoder is used again: only the body itself is allocated.
+type jsonEncoder struct {
+	buf bytes.Buffer
+	enc *json.Encoder
+}
+
+var jsonEncoders = sync.Pool{New: func() any {
+	e := new(jsonEncoder)
+	e.enc = json.NewEncoder(&e.buf)
+	e.enc.SetEscapeHTML(false)
+	return e
+}}
+
+func (e *jsonEncoder) release() {
+	const keep = 64 << 10
+	if e.buf.Cap() <= keep {
+		e.buf.Reset()
+		jsonEncoders.Put(e)
+	}
 }
 
 // emptyJSON is what is written for a nil of any type instead of null, which

@@ -19,11 +19,10 @@ const lastGrace = 2 * time.Second
 const (
 	// refreshTopology is how often a consumer declares its topology again.
 	refreshTopology = time.Minute
-	// survived and survivedAgain are how long a handler must have been running
-	// for its message to be no longer suspected of killing the process: one
-	// that is delivered for the first time, and one that has been before.
-	survived      = 2 * time.Second
-	survivedAgain = time.Minute
+	// survived is how long after its first delivery a session is no longer
+	// suspected of receiving what kills the process: a slow message, or one
+	// that always comes back, must not hold up the others.
+	survived = 5 * time.Second
 )
 
 // consumer keeps one consumer on the listener queue. Its workers live as long
@@ -40,6 +39,7 @@ type consumer struct {
 	halt  context.CancelFunc
 	ready chan error    // how the latest attempt went, for Start
 	idle  chan struct{} // closed when every worker has ended
+	late  bool          // run has given up waiting for the workers
 	busy  atomic.Int64  // workers inside a handler
 
 	mu      sync.Mutex // guards what follows
@@ -55,7 +55,8 @@ type feed struct {
 	ch         *amqp.Channel
 	deliveries <-chan amqp.Delivery
 	acks       *acker
-	fresh      func() // called when a first delivery has been settled; nil when that is known
+	fresh      func() // called when it is safe to take more at once; nil when that is known
+	first      sync.Once
 }
 
 func newConsumer(ctx context.Context, s *Setup, l *link, index int) *consumer {
@@ -83,7 +84,7 @@ func (c *consumer) run() {
 	c.waitIdle()
 }
 
-// waitIdle waits for the workers, and a little longer than they were promised
+// waitIdle, which only run's goroutine calls, waits for the workers, and a little longer than they were promised
 // if a handler does not heed its context.
 func (c *consumer) waitIdle() {
 	select {
@@ -91,11 +92,15 @@ func (c *consumer) waitIdle() {
 		return
 	case <-c.hard.Done():
 	}
+	if c.late {
+		return
+	}
 	t := time.NewTimer(lastGrace)
 	defer t.Stop()
 	select {
 	case <-c.idle:
 	case <-t.C:
+		c.late = true
 	}
 }
 
@@ -192,7 +197,7 @@ type subscription struct {
 	acks     *acker
 	closes   chan *amqp.Error
 	cancels  chan string
-	fresh    chan struct{} // told when a first delivery has been settled
+	fresh    chan struct{} // told when it is safe to take more at once
 	tag      string
 	opened   int
 }
@@ -336,11 +341,7 @@ func (c *consumer) take(f *feed, d *amqp.Delivery) {
 		return
 	}
 	if f.fresh != nil {
-		patience := survived
-		if d.Redelivered {
-			patience = survivedAgain
-		}
-		defer time.AfterFunc(patience, f.fresh).Stop()
+		f.first.Do(func() { time.AfterFunc(survived, f.fresh) })
 	}
 	c.busy.Add(1)
 	settled := c.handleDelivery(f, d)

@@ -40,15 +40,8 @@ func newDelayer(s *Setup) *delayer {
 }
 
 // route makes the routed form of a message that is due after wait.
-func (d *delayer) route(ctx context.Context, s *session, out *outgoing, wait time.Duration) (routed, error) {
-	exchange := ""
-	if out.foreign {
-		exchange = out.exchange
-	}
-	if err := d.prepare(ctx, s, exchange, out.key); err != nil {
-		return routed{}, err
-	}
-	to, err := d.delays.Route(wait, exchange, out.key)
+func (d *delayer) route(out *outgoing, wait time.Duration) (routed, error) {
+	to, err := d.delays.Route(wait, out.finalExchange(), out.key)
 	if err != nil {
 		return routed{}, err
 	}
@@ -64,8 +57,18 @@ func (d *delayer) route(ctx context.Context, s *session, out *outgoing, wait tim
 	return routed{to.Exchange, to.Key, true, msg}, nil
 }
 
+// finalExchange is where a delayed message goes in the end: to its queue by way
+// of the default exchange, unless the caller named another.
+func (o *outgoing) finalExchange() string {
+	if o.foreign {
+		return o.exchange
+	}
+	return ""
+}
+
 // prepare makes sure that a delayed message can go all its way.
-func (d *delayer) prepare(ctx context.Context, s *session, exchange, key string) error {
+func (d *delayer) prepare(ctx context.Context, s *session, out *outgoing) error {
+	exchange, key := out.finalExchange(), out.key
 	exit := exchange + "\x00" + key
 	if d.known(s, exit) {
 		return nil

@@ -54,6 +54,7 @@ type handler struct {
 	messageType string
 	named       bool
 	timeout     time.Duration
+	origin      string // its part of derived ids
 	run         HandlerFunc
 }
 
@@ -113,6 +114,7 @@ func (s *Setup) addHandler(h *handler, err error) {
 		err = fmt.Errorf("handler of %q: timeout %v is negative", h.messageType, h.timeout)
 	default:
 		h.run = chain(s.cfg.Middleware, h.run)
+		h.origin = s.cfg.Queue + "\x00" + h.messageType
 		s.handlers[h.messageType] = h
 		return
 	}

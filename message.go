@@ -140,8 +140,8 @@ func (d *dialect) readIdentity(m *Message) error {
 	if details, ok := text(m.Headers[d.names.errorDetails]); ok {
 		m.ErrorDetails = details
 	}
-	if hops, err := parseCount(m.Headers[d.names.hops]); err == nil {
-		m.hops = hops
+	if value, ok := m.Headers[d.names.hops]; ok {
+		m.hops, _ = parseCount(value) // a bad one is none
 	}
 	return err
 }
@@ -226,7 +226,7 @@ func text(value any) (string, bool) {
 }
 
 // parseCount reads the count of a header as any peer may have written it: any
-// integer width, or decimal text. An absent one is 0.
+// integer width, or decimal text.
 func parseCount(value any) (int, error) {
 	const most = 1_000_000
 	var n int64

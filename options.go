@@ -23,6 +23,9 @@ type sendOptions struct {
 }
 
 func newSendOptions(opts []SendOption) sendOptions {
+	if len(opts) == 0 {
+		return sendOptions{} // does not escape, as o below does
+	}
 	var o sendOptions
 	for _, opt := range opts {
 		opt(&o)

@@ -78,17 +78,19 @@ func (s *sender) compose(ctx context.Context, op Operation, exchange, key string
 	if err != nil {
 		return nil, refuse(verb, "encode %T as %s: %w", value, codec.ContentType(), err)
 	}
-	draft := &Outgoing{
+	draft := Outgoing{
 		Operation: op, Exchange: exchange, RoutingKey: key, Type: messageType,
 		Headers: o.headers, Body: body, ContentType: codec.ContentType(),
 	}
 	if len(s.setup.cfg.SendMiddleware) > 0 {
-		if err := s.setup.runSendMiddleware(ctx, draft); err != nil {
+		seen := draft // only this one escapes
+		if err := s.setup.runSendMiddleware(ctx, &seen); err != nil {
 			return nil, fmt.Errorf("harebus: %s: middleware: %w", verb, err)
 		}
+		draft = seen
 	}
 	out := &outgoing{op: op, exchange: exchange, key: key, mandatory: !o.optional, foreign: o.exchange != ""}
-	if err := s.stamp(out, draft, o); err != nil {
+	if err := s.stamp(out, &draft, o); err != nil {
 		return nil, refuse(verb, "%w", err)
 	}
 	if err := s.check(out); err != nil {
@@ -123,10 +125,10 @@ func (s *sender) stamp(out *outgoing, draft *Outgoing, o *sendOptions) error {
 	headers[names.messageID] = msg.MessageId
 	headers[names.correlationID] = msg.CorrelationId
 	headers[names.timeSent] = s.setup.dialect.time(now)
-	headers[names.intent] = string(out.op.intent())
-	headers[names.contentType] = msg.ContentType
+	headers[names.intent] = boxed(string(out.op.intent()))
+	headers[names.contentType] = boxed(msg.ContentType)
 	if msg.ContentEncoding != "" {
-		headers[names.contentEncoding] = msg.ContentEncoding
+		headers[names.contentEncoding] = boxed(msg.ContentEncoding)
 	}
 	if msg.Type != "" {
 		headers[names.messageType] = msg.Type
@@ -148,6 +150,21 @@ func (s *sender) stamp(out *outgoing, draft *Outgoing, o *sendOptions) error {
 	return nil
 }
 
+// boxed is s as a header value, without an allocation for the usual ones.
+func boxed(s string) any {
+	switch s {
+	case "application/json":
+		return "application/json"
+	case "utf-8":
+		return "utf-8"
+	case string(IntentCommand):
+		return string(IntentCommand)
+	case string(IntentEvent):
+		return string(IntentEvent)
+	}
+	return s
+}
+
 // charset is what the peers call content encoding: binary formats have none.
 func charset(contentType string) string {
 	if contentType == "application/json" || strings.HasPrefix(contentType, "text/") || strings.HasSuffix(contentType, "+json") {
@@ -158,9 +175,13 @@ func charset(contentType string) string {
 
 // customHeaders copies the caller's headers and leaves room for the standard ones.
 func (s *sender) customHeaders(in map[string]any) (amqp.Table, error) {
-	const standard = 12
 	if len(in) == 0 {
-		return make(amqp.Table, standard), nil
+		// Up to eight entries a map is one block. A sender without a queue
+		// writes seven, and an eighth when it defers or replies.
+		if s.setup.cfg.Queue == "" {
+			return make(amqp.Table, 8), nil
+		}
+		return make(amqp.Table, 12), nil
 	}
 	for key := range in {
 		if brokerHeader(key) {

@@ -76,6 +76,9 @@ func (p *publisher) publish(ctx context.Context, out *outgoing) error {
 // publishAll sends messages in order on one channel, without waiting between
 // them, then tries again what was not confirmed.
 func (p *publisher) publishAll(ctx context.Context, outs []*outgoing) []error {
+	if len(outs) == 1 {
+		return []error{p.publish(ctx, outs[0])}
+	}
 	results := p.pipeline(ctx, outs)
 	p.settle(ctx, outs, results)
 	errs := make([]error, len(outs))
@@ -106,7 +109,7 @@ func (p *publisher) report(out *outgoing, r result) error {
 // help, or ctx ends. What may have arrived is sent again under the same message
 // id.
 func (p *publisher) settle(ctx context.Context, outs []*outgoing, results []result) {
-	policy := publishBackOff()
+	var policy backoff.BackOff
 	for tries := 1; ; tries++ {
 		var left []int
 		for i := range outs {
@@ -114,7 +117,13 @@ func (p *publisher) settle(ctx context.Context, outs []*outgoing, results []resu
 				left = append(left, i)
 			}
 		}
-		if len(left) == 0 || !sleep(ctx, policy.NextBackOff()) {
+		if len(left) == 0 {
+			return
+		}
+		if policy == nil {
+			policy = publishBackOff()
+		}
+		if !sleep(ctx, policy.NextBackOff()) {
 			return
 		}
 		p.setup.counters.republished.Add(uint64(len(left)))
@@ -210,10 +219,12 @@ func (p *publisher) outcome(r result, out *outgoing) result {
 	if r.outcome == Returned && !out.due.IsZero() {
 		p.delays.forget() // a queue of the delay infrastructure has gone
 	}
-	var broker *amqp.Error
-	if r.raised && errors.As(r.err, &broker) && broker.Code == amqp.NotFound {
-		p.forget() // an exchange has gone
-		p.delays.forget()
+	if r.raised {
+		var broker *amqp.Error // in here: it escapes
+		if errors.As(r.err, &broker) && broker.Code == amqp.NotFound {
+			p.forget() // an exchange has gone
+			p.delays.forget()
+		}
 	}
 	return r
 }
@@ -301,9 +312,12 @@ func (p *publisher) route(ctx context.Context, s *session, out *outgoing) (route
 	if err := s.ready(ctx); err != nil {
 		return routed{}, err
 	}
-	if !out.due.IsZero() {
-		if wait := time.Until(out.due); wait > 0 {
-			return p.delays.route(ctx, s, out, wait)
+	if !out.due.IsZero() && time.Until(out.due) > 0 {
+		if err := p.delays.prepare(ctx, s, out); err != nil {
+			return routed{}, err
+		}
+		if wait := time.Until(out.due); wait > 0 { // preparing takes a while the first time
+			return p.delays.route(out, wait)
 		}
 	}
 	if out.foreign && out.exchange != "" {

@@ -121,7 +121,7 @@ func (r *receipt) handle(h *handler) (err error) {
 	ctx, end := s.trace.start(r.consumer.hard, TraceEvent{Operation: OpHandle, Incoming: r.message})
 	defer func() { end(err) }()
 
-	scope := &scope{incoming: r.message, origin: s.cfg.Queue + "\x00" + h.messageType}
+	scope := &scope{incoming: r.message, origin: h.origin}
 	if err := h.invoke(ctx, &Bus{sender{s, scope}}, r.message); err != nil {
 		_, _ = scope.end()
 		return err

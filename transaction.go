@@ -2,6 +2,8 @@ package harebus
 
 import (
 	"context"
+	"errors"
+	"slices"
 	"strconv"
 	"sync"
 )
@@ -80,19 +82,18 @@ func (e *engine) commit(ctx context.Context, outs []*outgoing) error {
 
 func (e *engine) publishAll(ctx context.Context, outs []*outgoing) error {
 	errs := e.publisher.publishAll(ctx, outs)
-	failed := false
+	if !slices.ContainsFunc(errs, func(err error) bool { return err != nil }) {
+		return nil
+	}
 	messages := make([]MessageOutcome, len(outs))
 	for i, out := range outs {
 		messages[i] = MessageOutcome{
-			MessageID: out.msg.MessageId, Exchange: out.exchange, RoutingKey: out.key, Outcome: Confirmed,
+			MessageID: out.msg.MessageId, Exchange: out.exchange, RoutingKey: out.key, Outcome: Confirmed, Err: errs[i],
 		}
-		if failure, ok := errs[i].(*PublishError); ok { //nolint:errorlint // publishAll returns nothing else
-			failed = true
-			messages[i].Outcome, messages[i].Err = failure.Outcome, failure
+		var failure *PublishError
+		if errors.As(errs[i], &failure) {
+			messages[i].Outcome = failure.Outcome
 		}
-	}
-	if !failed {
-		return nil
 	}
 	return &TransactionError{Messages: messages}
 }

@@ -93,7 +93,11 @@ func NewService(cfg harebus.Config, book *ledger.Book, o Options) (*Service, err
 	return s, nil
 }
 
-var errMeant = errors.New("meant to fail")
+var (
+	errMeant = errors.New("meant to fail")
+	// errLong has a text that no header has room for.
+	errLong = errors.New("meant to fail: " + strings.Repeat("x", 200<<10))
+)
 
 func (s *Service) handleWork(ctx context.Context, bus *harebus.Bus, w Work) error {
 	m := harebus.Incoming(ctx)
@@ -108,7 +112,10 @@ func (s *Service) handleWork(ctx context.Context, bus *harebus.Bus, w Work) erro
 	}
 	if w.Kind == Failing || (w.Kind == Flaky && m.Attempt == 1) {
 		s.Book.Record(ledger.Event{Op: ledger.Failed, ID: id, Attempt: m.Attempt, Pause: s.pause})
-		return errMeant
+		if w.Seq%4 == 0 {
+			return errLong
+		}
+		return s.failAfterSending(ctx, bus, w)
 	}
 	if w.Kind == Parent {
 		if err := s.sendChildren(ctx, bus, w); err != nil {
@@ -117,6 +124,18 @@ func (s *Service) handleWork(ctx context.Context, bus *harebus.Bus, w Work) erro
 	}
 	s.Book.Record(ledger.Event{Op: ledger.Effect, ID: id, Attempt: m.Attempt})
 	return nil
+}
+
+// failAfterSending sends a message that must never leave, because the handler
+// then fails.
+func (s *Service) failAfterSending(ctx context.Context, bus *harebus.Bus, w Work) error {
+	lost := discardedChildOf(w.ID)
+	s.Book.Record(ledger.Event{Op: ledger.SendInvoke, ID: lost, Parent: w.ID})
+	s.Book.Record(ledger.Event{Op: ledger.Discard, ID: lost})
+	if err := bus.Send(ctx, s.queue, Child{lost}); err != nil {
+		return err
+	}
+	return errMeant
 }
 
 // sendChildren sends one child, and another in a transaction that is rolled back.

@@ -70,7 +70,7 @@ func simulate(t *testing.T, seed uint64, loud bool) {
 
 type simulation struct {
 	rng     *rand.Rand
-	run_    string
+	seed    uint64
 	broker  *brokertest.Broker
 	service *proof.Service
 	faults  []string
@@ -84,7 +84,7 @@ func newSimulation(t *testing.T, seed uint64, loud bool) *simulation {
 			t.Logf(time.Now().Format("05.000000 ")+format, args...)
 		}))
 	}
-	s := &simulation{rng: rand.New(rand.NewPCG(seed, 1)), run_: fmt.Sprintf("s%d", seed), broker: brokertest.New(opts...)} //nolint:gosec // repeatable on purpose
+	s := &simulation{rng: rand.New(rand.NewPCG(seed, 1)), seed: seed, broker: brokertest.New(opts...)} //nolint:gosec // repeatable on purpose
 	cfg := harebus.Config{
 		URL: s.broker.URL(), Dial: s.broker.Dial, Queue: "proof",
 		ErrorQueue: harebus.ErrorQueueConfig{Name: "proof.error"},
@@ -95,8 +95,8 @@ func newSimulation(t *testing.T, seed uint64, loud bool) *simulation {
 		}},
 	}
 	var err error
-	s.service, err = proof.NewService(cfg, ledger.NewBook(), proof.Options{Pause: time.Second, Linger: 3 * time.Minute, Gate: func(proof.Work) {
-		time.Sleep(10 * time.Millisecond) // virtual: a handler that takes a moment
+	s.service, err = proof.NewService(cfg, ledger.NewBook(), proof.Options{Pause: time.Second, Linger: 3 * time.Minute, Gate: func(w proof.Work) {
+		time.Sleep(time.Duration(10+w.Seq%3*150) * time.Millisecond) // virtual: some handlers outlive a reconnect
 	}})
 	if err != nil {
 		t.Fatal(err)
@@ -124,6 +124,7 @@ func (s *simulation) run(t *testing.T) *ledger.Verdict {
 	}
 	producers.Wait()
 	<-done
+	s.checkLiveness(t)
 	if err := s.service.Settle(ctx, 10*time.Minute); err != nil {
 		t.Error(err)
 	}
@@ -134,6 +135,19 @@ func (s *simulation) run(t *testing.T) *ledger.Verdict {
 		t.Error(err)
 	}
 	return s.service.Book.Verdict(s.service.Expect())
+}
+
+// checkLiveness sends a few messages when all faults are over: they must get
+// through.
+func (s *simulation) checkLiveness(t *testing.T) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	for i := range 5 {
+		if err := s.service.Send(ctx, s.work(99, i, proof.Plain), 0); err != nil {
+			t.Errorf("LIVENESS: seed %d, faults %s: after all faults: %v", s.seed, strings.Join(s.faults, ", "), err)
+		}
+	}
 }
 
 func (s *simulation) produce(ctx context.Context, p int, rng *rand.Rand) {
@@ -158,7 +172,7 @@ func (s *simulation) produce(ctx context.Context, p int, rng *rand.Rand) {
 }
 
 func (s *simulation) work(p, seq int, kind proof.Kind) proof.Work {
-	return proof.Work{ID: proof.NewID(s.run_, p, seq, kind), Key: fmt.Sprint(p), Seq: seq, Kind: kind}
+	return proof.Work{ID: proof.NewID(fmt.Sprintf("s%d", s.seed), p, seq, kind), Key: fmt.Sprint(p), Seq: seq, Kind: kind}
 }
 
 // disturb makes a few faults happen, one after the other, and takes them back.
@@ -219,6 +233,22 @@ var faults = []struct {
 	}},
 	{"nack", func(s *simulation) {
 		s.inject(brokertest.Fault{On: "basic.publish", Do: brokertest.Nack, Times: 1 + s.rng.IntN(9)})
+	}},
+	{"nack for ever on one channel", func(s *simulation) {
+		var sticky string // the channel, until it is closed: its number may be used again
+		name := func(f brokertest.Frame) string { return fmt.Sprint(f.Connection, f.Channel) }
+		s.broker.Inject(brokertest.Fault{On: "channel.close", Do: brokertest.Delay, Times: -1, Match: func(f brokertest.Frame) bool {
+			if sticky == name(f) {
+				sticky = "closed"
+			}
+			return false
+		}})
+		s.broker.Inject(brokertest.Fault{On: "basic.publish", Do: brokertest.Nack, Times: -1, Match: func(f brokertest.Frame) bool {
+			if sticky == "" {
+				sticky = name(f)
+			}
+			return sticky == name(f)
+		}})
 	}},
 	{"return", func(s *simulation) {
 		s.inject(brokertest.Fault{On: "basic.publish", Do: brokertest.Return, Times: 1 + s.rng.IntN(9)})
