@@ -14,6 +14,7 @@ type clock struct {
 	seq   uint64
 	timer *time.Timer
 	armed time.Time
+	ended bool
 	fire  func() // called without the lock when the earliest alarm is due
 }
 
@@ -33,7 +34,10 @@ func (c *clock) after(d time.Duration, run func()) *alarm {
 // at arranges for run to be called, with the lock held, at t.
 func (c *clock) at(t time.Time, run func()) *alarm {
 	c.seq++
-	a := &alarm{at: t, seq: c.seq, run: run}
+	a := &alarm{at: t, seq: c.seq, run: run, index: -1}
+	if c.ended {
+		return a
+	}
 	heap.Push(&c.heap, a)
 	c.arm()
 	return a
@@ -73,8 +77,12 @@ func (c *clock) arm() {
 	c.timer.Reset(time.Until(next))
 }
 
-// stop forgets everything.
+// stop forgets everything; nothing is due any more.
 func (c *clock) stop() {
+	c.ended = true
+	for _, a := range c.heap {
+		a.index = -1
+	}
 	c.heap = nil
 	if c.timer != nil {
 		c.timer.Stop()

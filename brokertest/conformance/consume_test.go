@@ -21,7 +21,7 @@ func TestConsuming(t *testing.T) {
 					want(e, "tag", d.DeliveryTag, uint64(i+1))
 				}
 				e.ok(ds[1].Ack(false))
-				e.ok(ch.Close())
+				e.leave(ch)
 				e.depth(q, 3)
 				_, in = e.consume(q, 0)
 				for _, d := range e.expect(in, "1", "3", "4") {
@@ -37,7 +37,7 @@ func TestConsuming(t *testing.T) {
 				ds := e.expect(in, "1", "2", "3", "4")
 				e.ok(ds[2].Ack(true))
 				e.ok(ds[3].Ack(false))
-				e.ok(ch.Close())
+				e.leave(ch)
 				e.depth(q, 0)
 			}
 		}},
@@ -48,7 +48,7 @@ func TestConsuming(t *testing.T) {
 			e.expect(in, "1", "2")
 			e.ok(ch.Ack(0, true))
 			e.ok(ch.Ack(0, true)) // of nothing
-			e.ok(ch.Close())
+			e.leave(ch)
 			e.depth(q, 0)
 		}},
 		{"unknown tags close the channel", func(e *env) {
@@ -102,7 +102,7 @@ func TestConsuming(t *testing.T) {
 				ds := e.expect(in, "1", "2")
 				e.ok(ds[0].Reject(false))
 				e.ok(ds[1].Nack(false, false))
-				e.ok(ch.Close())
+				e.leave(ch)
 				e.depth(q, 0)
 			}
 		}},
@@ -157,7 +157,7 @@ func TestConsuming(t *testing.T) {
 				in, err := ch.Consume(q, "", true, false, false, false, nil)
 				e.ok(err)
 				e.expect(in, "1", "2", "3")
-				e.ok(ch.Close())
+				e.leave(ch)
 				e.depth(q, 0)
 			}
 		}},
@@ -219,7 +219,7 @@ func TestConsuming(t *testing.T) {
 					return err
 				})
 			}
-			e.ok(ch.Close())
+			e.leave(ch)
 			_, _ = e.consume(q, 0)
 			e.fails(amqp.AccessRefused, func(ch *amqp.Channel) error {
 				_, err := ch.Consume(q, "", false, true, false, false, nil)
@@ -259,7 +259,7 @@ func TestConsuming(t *testing.T) {
 				e.ok(ch.Cancel("never", false))
 				e.depth(q, 1)
 				e.ok(ch.Ack(d.DeliveryTag, false))
-				e.ok(ch.Close())
+				e.leave(ch)
 				e.depth(q, 1)
 			}
 		}},
@@ -309,7 +309,7 @@ func TestConsuming(t *testing.T) {
 				d2, _, err := ch.Get(q, true)
 				e.ok(err)
 				want(e, "body", string(d2.Body), "2")
-				e.ok(ch.Close())
+				e.leave(ch)
 				e.depth(q, 2)
 				d, _, err = e.ch.Get(q, true)
 				e.ok(err)
@@ -381,7 +381,7 @@ func TestConsuming(t *testing.T) {
 			d = e.expect(in, "2")[0]
 			e.ok(d.Ack(false))
 			e.expect(in, "3")
-			e.ok(ch.Close()) // what is lost, not given back, goes first
+			e.leave(ch) // what is lost, not given back, goes first
 			_, in = e.consume(q, 0)
 			e.expect(in, "3", "1")
 		}},

@@ -331,6 +331,14 @@ func (e *env) consume(queue string, prefetch int) (*amqp.Channel, <-chan amqp.De
 	return ch, in
 }
 
+// leave closes a channel of consume. Without the cancel a quorum queue may lose
+// the last acknowledgements.
+func (e *env) leave(ch *amqp.Channel) {
+	e.Helper()
+	e.ok(ch.Cancel("consumer", false))
+	e.ok(ch.Close())
+}
+
 // next takes the next delivery.
 func (e *env) next(in <-chan amqp.Delivery) amqp.Delivery {
 	e.Helper()
