@@ -23,22 +23,21 @@ func TestUnroutable(t *testing.T) {
 	t.Parallel()
 	p := shared(t)
 	s, _ := p.service(p.config("a"))
-	ctx := p.within(patience)
 	nowhere, topic := p.queue("nowhere"), p.name+".silence"
 	calls := map[string]struct {
-		call          func() error
+		call          func(ctx context.Context) error
 		exchange, key string
 	}{
-		"send": {func() error {
+		"send": {func(ctx context.Context) error {
 			return s.Bus().Send(ctx, nowhere, note{1}, harebus.WithMessageID("mine"))
 		}, "PikaBusDirect", nowhere},
-		"publish": {func() error {
+		"publish": {func(ctx context.Context) error {
 			return s.Bus().Publish(ctx, topic, note{1}, harebus.WithMessageID("mine"))
 		}, "PikaBusTopic", topic},
-		"defer": {func() error {
+		"defer": {func(ctx context.Context) error {
 			return s.Bus().Defer(ctx, nowhere, time.Hour, note{1}, harebus.WithMessageID("mine"))
 		}, "PikaBusDirect", nowhere},
-		"send through another exchange": {func() error {
+		"send through another exchange": {func(ctx context.Context) error {
 			return s.Bus().Send(ctx, nowhere, note{1}, harebus.WithMessageID("mine"), harebus.WithExchange("amq.direct"))
 		}, "amq.direct", nowhere},
 	}
@@ -47,7 +46,7 @@ func TestUnroutable(t *testing.T) {
 			t.Parallel()
 			p := &place{T: t}
 			started := time.Now()
-			err := c.call()
+			err := c.call(p.within(patience))
 			p.inTime("the error", started, soon)
 			p.is(err, harebus.ErrUnroutable)
 			p.mentions(err, c.exchange, c.key)
@@ -61,6 +60,7 @@ func TestUnroutable(t *testing.T) {
 			}
 		})
 	}
+	ctx := p.within(patience)
 	p.try(s.Bus().Publish(ctx, topic, note{1}, harebus.NonMandatory()))
 	p.try(s.Bus().Send(ctx, nowhere, note{1}, harebus.NonMandatory()))
 }
@@ -195,28 +195,30 @@ func TestLocalRefusals(t *testing.T) {
 		many[fmt.Sprint("x", n)] = strings.Repeat("y", 1000)
 	}
 	calls := map[string]func() error{
-		"queue":             func() error { return bus.Send(ctx, long, note{1}) },
-		"no queue":          func() error { return bus.Send(ctx, "", note{1}) },
-		"topic":             func() error { return bus.Publish(ctx, long, note{1}) },
-		"message id":        send(harebus.WithMessageID(long)),
-		"correlation id":    send(harebus.WithCorrelationID(long)),
-		"type":              send(harebus.WithType(long)),
-		"reply address":     send(harebus.WithReplyTo(long)),
-		"exchange":          send(harebus.WithExchange(long)),
-		"header key":        send(harebus.WithHeader(long, 1)),
-		"headers":           send(harebus.WithHeaders(many)),
-		"NaN":               send(harebus.WithHeader("x", math.NaN())),
-		"channel":           send(harebus.WithHeader("x", make(chan int))),
-		"CC":                send(harebus.WithHeader("CC", []any{"elsewhere"})),
-		"BCC":               send(harebus.WithHeader("BCC", []any{"elsewhere"})),
-		"x-death":           send(harebus.WithHeader("x-death", "x")),
-		"standard header":   send(harebus.WithHeader("PikaBus.MessageId", "x")),
-		"expiration":        send(harebus.WithExpiration(-time.Second)),
-		"deferred expiring": func() error { return bus.Defer(ctx, cfg.Queue, time.Second, note{1}, harebus.WithExpiration(time.Second)) },
-		"delay":             func() error { return bus.Defer(ctx, cfg.Queue, -time.Second, note{1}) },
-		"body":              func() error { return bus.Send(ctx, cfg.Queue, make([]byte, 2<<20)) },
-		"not JSON":          func() error { return bus.Send(ctx, cfg.Queue, func() {}) },
-		"content type":      send(harebus.WithContentType("application/nonsense")),
+		"queue":           func() error { return bus.Send(ctx, long, note{1}) },
+		"no queue":        func() error { return bus.Send(ctx, "", note{1}) },
+		"topic":           func() error { return bus.Publish(ctx, long, note{1}) },
+		"message id":      send(harebus.WithMessageID(long)),
+		"correlation id":  send(harebus.WithCorrelationID(long)),
+		"type":            send(harebus.WithType(long)),
+		"reply address":   send(harebus.WithReplyTo(long)),
+		"exchange":        send(harebus.WithExchange(long)),
+		"header key":      send(harebus.WithHeader(long, 1)),
+		"headers":         send(harebus.WithHeaders(many)),
+		"NaN":             send(harebus.WithHeader("x", math.NaN())),
+		"channel":         send(harebus.WithHeader("x", make(chan int))),
+		"CC":              send(harebus.WithHeader("CC", []any{"elsewhere"})),
+		"BCC":             send(harebus.WithHeader("BCC", []any{"elsewhere"})),
+		"x-death":         send(harebus.WithHeader("x-death", "x")),
+		"standard header": send(harebus.WithHeader("PikaBus.MessageId", "x")),
+		"expiration":      send(harebus.WithExpiration(-time.Second)),
+		"deferred expiring": func() error {
+			return bus.Defer(ctx, cfg.Queue, time.Second, note{1}, harebus.WithExpiration(time.Second))
+		},
+		"delay":        func() error { return bus.Defer(ctx, cfg.Queue, -time.Second, note{1}) },
+		"body":         func() error { return bus.Send(ctx, cfg.Queue, make([]byte, 2<<20)) },
+		"not JSON":     func() error { return bus.Send(ctx, cfg.Queue, func() {}) },
+		"content type": send(harebus.WithContentType("application/nonsense")),
 	}
 	for name, call := range calls {
 		if err := call(); !errors.Is(err, harebus.ErrRefused) {

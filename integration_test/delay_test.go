@@ -2,6 +2,7 @@ package integration_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -207,7 +208,7 @@ func TestDelaysSurviveACrash(t *testing.T) {
 	s, in := p.service(cfg)
 	startTook := time.Since(began)
 	ctx := p.within(4 * patience)
-	p.try(s.Bus().Defer(ctx, cfg.Queue, time.Millisecond, note{0})) // which declares
+	p.try(s.Bus().Defer(ctx, cfg.Queue, 300*time.Millisecond, note{0})) // which declares
 	in.await(p, 1)
 	p.try(p.node.Sync(ctx))
 	due := map[string]time.Time{}
@@ -291,9 +292,21 @@ func TestVanishedDelayQueues(t *testing.T) {
 	in.await(p, 3)
 	b.deleteQueue("harebus.delay.due//" + cfg.Queue)
 	p.try(s.Bus().Defer(ctx, cfg.Queue, delay, note{1}, harebus.WithMessageID("astray")))
-	if d := b.take("harebus.delay.lost", 1)[0]; d.MessageId != "astray" {
-		t.Errorf("message %q is lost", d.MessageId)
-	}
+	lost := b.consume("harebus.delay.lost")
+	p.eventually(patience, func() error { // there, or at its destination when the way out has just been declared again
+		select {
+		case d := <-lost:
+			if d.MessageId != "astray" {
+				t.Errorf("message %q is lost", d.MessageId)
+			}
+			return nil
+		default:
+		}
+		if in.copies()["astray"] == 0 {
+			return errors.New("the message is nowhere")
+		}
+		return nil
+	})
 }
 
 // A PikaBus service sends a deferred message at once and leaves the waiting to its receiver. Ours waits without
