@@ -55,7 +55,7 @@ func (c *client) queue(name string, args amqp.Table) {
 func (c *client) publish(queue, body string) *amqp.DeferredConfirmation {
 	c.Helper()
 	d, err := c.ch.PublishWithDeferredConfirm("", queue, true, false, amqp.Publishing{
-		Body: []byte(body), MessageId: body, DeliveryMode: amqp.Persistent,
+		Body: []byte(body), MessageId: body[:min(len(body), 20)], DeliveryMode: amqp.Persistent,
 	})
 	c.ok(err)
 	return d

@@ -129,8 +129,6 @@ func (c *connection) read() {
 		}
 		c.terminate()
 	})
-	// What a hostile client still sends is not read: the transport is closed by
-	// the writer once the last frames are out.
 }
 
 // protocolHeader is what a client sends first.
@@ -143,8 +141,7 @@ func (c *connection) readFrames(r *bufio.Reader) error {
 	}
 	if !bytes.Equal(head[:], protocolHeader) {
 		c.out.push(protocolHeader)
-		c.broker.locked(func() { c.state = connClosed })
-		c.drain()
+		c.linger()
 		return errors.New("bad protocol header")
 	}
 	c.broker.locked(func() {
@@ -168,9 +165,13 @@ func (c *connection) readFrames(r *bufio.Reader) error {
 			}
 			gate, done = c.gate, c.state == connClosed
 		})
-		if fault != nil || done {
-			c.drain()
+		if fault != nil {
+			c.linger()
 			return err
+		}
+		if done {
+			c.drain()
+			return nil
 		}
 		if gate != nil {
 			<-gate
@@ -184,6 +185,18 @@ func (c *connection) readFrames(r *bufio.Reader) error {
 func (c *connection) drain() {
 	c.out.finish()
 	c.out.waitBelow(1)
+}
+
+// lingerTime is how long a client that broke the framing may take to read why.
+const lingerTime = 500 * time.Millisecond
+
+// linger sends what is left and throws away what the client still sends: a TCP
+// connection closed over unread bytes would take the last frames with it.
+func (c *connection) linger() {
+	c.out.waitBelow(1)
+	if c.conn.SetReadDeadline(time.Now().Add(lingerTime)) == nil {
+		_, _ = io.Copy(io.Discard, c.conn) // it ends with the deadline
+	}
 }
 
 // limit is the largest payload the client may send.
