@@ -330,6 +330,9 @@ func (s *session) close() {
 	s.mu.Lock()
 	s.closing = true
 	s.mu.Unlock()
+	// The deadline of the client's own is put off by every heartbeat.
+	late := time.AfterFunc(goodbye, func() { _ = s.sock.Abort() })
+	defer late.Stop()
 	_ = s.conn.CloseDeadline(time.Now().Add(goodbye))
 	_ = s.sock.Close()
 	<-s.watched

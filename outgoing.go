@@ -125,7 +125,7 @@ func (s *sender) stamp(out *outgoing, draft *Outgoing, o *sendOptions) error {
 	headers[names.messageID] = msg.MessageId
 	headers[names.correlationID] = msg.CorrelationId
 	headers[names.timeSent] = s.setup.dialect.time(now)
-	headers[names.intent] = boxed(string(out.op.intent()))
+	headers[names.intent] = boxed(string(s.intent(out)))
 	headers[names.contentType] = boxed(msg.ContentType)
 	if msg.ContentEncoding != "" {
 		headers[names.contentEncoding] = boxed(msg.ContentEncoding)
@@ -148,6 +148,14 @@ func (s *sender) stamp(out *outgoing, draft *Outgoing, o *sendOptions) error {
 		}
 	}
 	return nil
+}
+
+// intent is event for what goes to the topic exchange, also by way of a delay.
+func (s *sender) intent(out *outgoing) Intent {
+	if out.op == OpPublish || out.exchange == s.setup.cfg.TopicExchange {
+		return IntentEvent
+	}
+	return IntentCommand
 }
 
 // boxed is s as a header value, without an allocation for the usual ones.

@@ -90,7 +90,6 @@ func (p *publisher) publishAll(ctx context.Context, outs []*outgoing) []error {
 
 func (p *publisher) report(out *outgoing, r result) error {
 	if r.outcome == Confirmed {
-		p.setup.counters.published.Add(1)
 		return nil
 	}
 	p.setup.counters.unpublished.Add(1)
@@ -216,6 +215,9 @@ func unsent(err error) result {
 
 // outcome lets what was learned take effect.
 func (p *publisher) outcome(r result, out *outgoing) result {
+	if r.outcome == Confirmed {
+		p.setup.counters.published.Add(1)
+	}
 	if r.outcome == Returned && !out.due.IsZero() {
 		p.delays.forget() // a queue of the delay infrastructure has gone
 	}

@@ -35,13 +35,6 @@ func (o Operation) String() string {
 	return operationNames[o]
 }
 
-func (o Operation) intent() Intent {
-	if o == OpPublish {
-		return IntentEvent
-	}
-	return IntentCommand
-}
-
 // TraceEvent describes the operation that starts or has ended. Fields that make
 // no sense for it are zero.
 type TraceEvent struct {

@@ -3,32 +3,24 @@ package topology
 import (
 	"errors"
 	"fmt"
-	"math"
 	"reflect"
 	"slices"
 	"strings"
-	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/harebus/harebus/internal/field"
 )
 
-// maxArgumentDepth bounds nested tables: the client library reads no deeper.
-const maxArgumentDepth = 32
-
-// table converts arguments to what the client library encodes. Every integer
-// becomes an int64, because the library writes a Go int as 32 bits and drops
-// the rest.
+// table converts arguments to what the client library encodes, and finds all
+// that it cannot.
 func table(arguments map[string]any) (amqp.Table, error) {
 	t := make(amqp.Table, len(arguments))
 	var faults []error
 	for _, key := range sortedKeys(arguments) {
-		if err := argumentKey(key); err != nil {
-			faults = append(faults, err)
-			continue
-		}
-		value, err := field(arguments[key], 1)
+		value, err := argument(key, arguments[key])
 		if err != nil {
-			faults = append(faults, fmt.Errorf("argument %q: %w", key, err))
+			faults = append(faults, err)
 			continue
 		}
 		t[key] = value
@@ -36,89 +28,22 @@ func table(arguments map[string]any) (amqp.Table, error) {
 	return t, errors.Join(faults...)
 }
 
-func argumentKey(key string) error {
-	if key == "" {
-		return errors.New("argument with an empty name")
+// argument converts one argument. Every integer becomes an int64, so that
+// arguments can be compared.
+func argument(key string, value any) (any, error) {
+	if fault := stringFault(key); key == "" || fault != "" {
+		return nil, fmt.Errorf("argument name %s is empty or %s", quoted(key), fault)
 	}
-	if fault := stringFault(key); fault != "" {
-		return fmt.Errorf("argument name %s %s", quoted(key), fault)
+	one, err := field.Table(map[string]any{key: value})
+	if err != nil {
+		return nil, fmt.Errorf("argument %w", err)
 	}
-	return nil
-}
-
-// field converts one value, or says why it cannot be sent.
-func field(value any, depth int) (any, error) {
-	if depth > maxArgumentDepth {
-		return nil, fmt.Errorf("nested deeper than %d", maxArgumentDepth)
-	}
-	switch v := value.(type) {
-	case nil, bool, string, []byte, time.Time, amqp.Decimal:
-		return v, nil
-	case float32:
-		return v, finite(float64(v))
-	case float64:
-		return v, finite(v)
-	}
-	r := reflect.ValueOf(value)
-	switch r.Kind() {
-	case reflect.Bool:
-		return r.Bool(), nil
-	case reflect.String:
-		return r.String(), nil
-	case reflect.Float32, reflect.Float64:
-		return r.Float(), finite(r.Float())
-	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
+	if r := reflect.ValueOf(one[key]); r.CanInt() {
 		return r.Int(), nil
-	case reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
-		if r.Uint() > math.MaxInt64 {
-			return nil, fmt.Errorf("%d does not fit into 64 bits with a sign", r.Uint())
-		}
-		return int64(r.Uint()), nil //nolint:gosec // bounded one line above
-	case reflect.Slice, reflect.Array:
-		return list(r, depth)
-	case reflect.Map:
-		return nested(r, depth)
-	default:
-		return nil, fmt.Errorf("a %T cannot be sent", value)
+	} else if r.CanUint() {
+		return int64(r.Uint()), nil //nolint:gosec // field leaves 32 bits at most unsigned
 	}
-}
-
-func finite(v float64) error {
-	if math.IsNaN(v) || math.IsInf(v, 0) {
-		return fmt.Errorf("%v closes the connection", v)
-	}
-	return nil
-}
-
-func list(r reflect.Value, depth int) (any, error) {
-	values := make([]any, r.Len())
-	for i := range values {
-		value, err := field(r.Index(i).Interface(), depth+1)
-		if err != nil {
-			return nil, fmt.Errorf("element %d: %w", i, err)
-		}
-		values[i] = value
-	}
-	return values, nil
-}
-
-func nested(r reflect.Value, depth int) (any, error) {
-	if r.Type().Key().Kind() != reflect.String {
-		return nil, fmt.Errorf("a %s cannot be sent", r.Type())
-	}
-	t := make(amqp.Table, r.Len())
-	for entries := r.MapRange(); entries.Next(); {
-		key := entries.Key().String()
-		if err := argumentKey(key); err != nil {
-			return nil, err
-		}
-		value, err := field(entries.Value().Interface(), depth+1)
-		if err != nil {
-			return nil, fmt.Errorf("entry %q: %w", key, err)
-		}
-		t[key] = value
-	}
-	return t, nil
+	return one[key], nil
 }
 
 // equalArguments compares arguments as the broker would: 20 and int64(20) are
@@ -160,7 +85,7 @@ func queueArgumentFaults(object string, arguments map[string]any) []error {
 		if !ok {
 			continue
 		}
-		converted, err := field(value, 1)
+		converted, err := argument(name, value)
 		if err != nil {
 			continue // reported with the other arguments
 		}

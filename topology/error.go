@@ -68,6 +68,8 @@ func (e *Error) advice() string {
 
 var inequivalent = regexp.MustCompile(`inequivalent arg '([^']+)'`)
 
+const otherType = "choose the other queue type (classic without arguments is what a PikaBus service declares)"
+
 // differs explains a 406: the object exists with other properties.
 func (e *Error) differs(reason string) string {
 	match := inequivalent.FindStringSubmatch(reason)
@@ -77,13 +79,17 @@ func (e *Error) differs(reason string) string {
 	remedy := "change Arguments"
 	switch match[1] {
 	case "x-queue-type":
-		remedy = "choose the other queue type"
+		remedy = otherType
 	case "type":
 		remedy = "choose the other kind"
 	case "durable", "auto_delete", "exclusive", "internal":
 		remedy = "change Transient, AutoDelete, Exclusive or Internal"
 	}
 	if strings.HasPrefix(e.Object, "queue") {
+		// The broker names one difference of several, and not always the type.
+		if strings.HasPrefix(match[1], "x-dead-letter") || match[1] == "x-overflow" {
+			remedy = otherType + ", or change Arguments,"
+		}
 		return fmt.Sprintf("it exists with another %s: %s to take the queue over as it is, or empty it, delete it and start again", match[1], remedy)
 	}
 	return fmt.Sprintf("it exists with another %s: %s to use the exchange as it is, or delete it and start again (its bindings go with it)", match[1], remedy)

@@ -5,6 +5,7 @@
 //	harebus publish [flags] TOPIC BODY
 //	harebus listen [flags] QUEUE
 //	harebus redrive [flags]
+//	harebus soak [flags]
 //	harebus broker [flags]
 //
 // The broker is the one of -url, else of the environment variable AMQP_URL,
@@ -46,6 +47,7 @@ var commands = []command{
 	{"publish", "publish events to a topic", runPublish},
 	{"listen", "print the messages of a queue", runListen},
 	{"redrive", "move parked messages back to their source", runRedrive},
+	{"soak", "send for a while and account for every message", runSoak},
 	{"broker", "run a broker in this process, for trying things out", runBroker},
 }
 

@@ -128,6 +128,13 @@ func (b *Book) Pending(attempts int) []string {
 	return pending
 }
 
+// Gap returns the longest pause between two confirmed sends so far.
+func (b *Book) Gap() time.Duration {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.gap
+}
+
 // Counts are the running totals of a book.
 type Counts struct{ Sent, Confirmed, Handled, Parked, Duplicates int }
 

@@ -22,7 +22,7 @@ import (
 
 var (
 	seed      = flag.Uint64("seed", 0, "run the schedule of this seed only, and tell what happens")
-	schedules = flag.Int("schedules", 300, "number of simulated schedules")
+	schedules = flag.Int("schedules", 200, "number of simulated schedules")
 )
 
 // TestSimulation runs the real library against the in-process broker in virtual

@@ -1,0 +1,71 @@
+package main
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"github.com/harebus/harebus/brokertest"
+)
+
+// soak runs the command against a broker in this process over TCP.
+func soak(t *testing.T, broker *brokertest.Broker, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	address, err := broker.Listen("127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out, errs strings.Builder
+	args = append([]string{"soak", "-url", "amqp://guest:guest@" + address.String() + "/", "-duration", "1500ms", "-rate", "100", "-json"}, args...)
+	code = run(t.Context(), args, strings.NewReader(""), &out, &errs)
+	return code, out.String(), errs.String()
+}
+
+type soakVerdict struct {
+	Sent, Confirmed, Handled, Parked, Duplicates, Lost int
+	Unexplained                                        int `json:"unexplained_duplicates"`
+	Gap                                                int `json:"longest_gap_ms"`
+}
+
+func TestSoakAccountsForEveryMessage(t *testing.T) {
+	t.Parallel()
+	broker := brokertest.New()
+	defer broker.Close()
+	code, stdout, stderr := soak(t, broker)
+	var v soakVerdict
+	if err := json.Unmarshal([]byte(stdout), &v); err != nil {
+		t.Fatalf("verdict %q: %v", stdout, err)
+	}
+	if code != exitOK || v.Sent < 50 || v.Confirmed != v.Handled+v.Parked || v.Lost != 0 || v.Unexplained != 0 {
+		t.Errorf("exit %d, verdict %+v\n%s", code, v, stderr)
+	}
+	if !strings.Contains(stderr, "confirmed") {
+		t.Errorf("no progress on stderr: %q", stderr)
+	}
+	if queues := broker.Queues(); len(queues) > 0 {
+		t.Errorf("left behind: %v", queues)
+	}
+}
+
+func TestSoakReportsALoss(t *testing.T) {
+	t.Parallel()
+	broker := brokertest.New()
+	defer broker.Close()
+	// A broker that confirms a message and forgets it.
+	injected := broker.Inject(brokertest.Fault{On: "basic.deliver", From: brokertest.FromBroker, Do: brokertest.Drop, Nth: 10})
+	go func() {
+		// The delivery that was dropped is requeued when its consumer goes, so
+		// its queue has to be emptied behind the service's back.
+		if injected.WaitFired(t.Context(), 1) == nil {
+			for _, q := range broker.Queues() {
+				if strings.HasPrefix(q.Name, "harebus.soak.") && !strings.HasSuffix(q.Name, ".error") {
+					_ = broker.DeleteQueue(q.Name)
+				}
+			}
+		}
+	}()
+	code, stdout, stderr := soak(t, broker)
+	if code != exitFailed || !strings.Contains(stderr, "NOLOSS") {
+		t.Errorf("exit %d, want %d and NOLOSS\n%s\n%s", code, exitFailed, stdout, stderr)
+	}
+}

@@ -1,0 +1,244 @@
+package proof
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cenkalti/backoff/v4"
+	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/harebus/harebus"
+	"github.com/harebus/harebus/internal/ledger"
+	"github.com/harebus/harebus/topology"
+)
+
+// Soak is a run against a broker of the user's own.
+type Soak struct {
+	// Config has the connection; queues, exchanges and retries are set by Run.
+	Config harebus.Config
+	// URL is the broker's address, for the plain client that reads what is left
+	// and cleans up.
+	URL string
+	// Duration is how long messages are sent, Rate how many a second.
+	Duration time.Duration
+	Rate     int
+	// Publishers and Consumers are how many of each work at once.
+	Publishers, Consumers int
+	// QueueType is the type of the queue messages go through.
+	QueueType topology.QueueType
+	// Progress, if any, is called about once a second.
+	Progress func(Progress)
+}
+
+// Progress is a moment of a soak.
+type Progress struct {
+	Elapsed time.Duration
+	ledger.Counts
+	// InFlight is the number of confirmed messages that have not ended.
+	InFlight int
+	// Gap is the longest pause between confirms so far.
+	Gap time.Duration
+}
+
+// soakRetries is short, so that a soak ends soon after its last message.
+const (
+	soakRetries = 2
+	soakPause   = time.Second
+	// soakPatience is how long a soak waits for messages while none ends.
+	soakPatience = 30 * time.Second
+)
+
+// Run sends, waits until all is quiet, reads what is left with a plain client
+// and removes what it declared. When ctx ends it stops sending and concludes.
+func (s Soak) Run(ctx context.Context) (verdict *ledger.Verdict, err error) {
+	name := fmt.Sprintf("harebus.soak.%d", time.Now().UnixNano())
+	cfg := s.Config
+	cfg.Queue, cfg.QueueType = name, s.QueueType
+	cfg.ErrorQueue = harebus.ErrorQueueConfig{Name: name + ".error"}
+	cfg.DirectExchange, cfg.TopicExchange = name+".direct", name+".topic"
+	cfg.Consume.Consumers = s.Consumers
+	cfg.Retry = harebus.RetryConfig{MaxRetries: soakRetries, BackOff: func() backoff.BackOff {
+		return backoff.NewConstantBackOff(soakPause)
+	}}
+	service, err := NewService(cfg, ledger.NewBook(), Options{Pause: soakPause, Linger: 2 * time.Second})
+	if err != nil {
+		return nil, err
+	}
+	fresh, err := s.delaysAreMissing()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, s.cleanUp(cfg, fresh)) }()
+	// Handlers and the last messages outlive ctx: it only ends the sending.
+	background := context.WithoutCancel(ctx)
+	if err := service.Setup.Init(ctx); err != nil { // now, not in the middle of the first deferral
+		return nil, err
+	}
+	if err := service.Setup.Start(ctx); err != nil {
+		return nil, err
+	}
+	s.send(ctx, service, name)
+	settleErr := service.Settle(background, soakPatience)
+	stopErr := service.Setup.Stop(background)
+	if err := errors.Join(settleErr, stopErr, service.Drain(s.URL, cfg.Dial)); err != nil {
+		return nil, err
+	}
+	expect := service.Expect()
+	expect.Slack = 5 * time.Millisecond
+	return service.Book.Verdict(expect), nil
+}
+
+// send runs the publishers, and reports on them, until the time is over.
+func (s Soak) send(ctx context.Context, service *Service, run string) {
+	ctx, cancel := context.WithTimeout(ctx, s.Duration)
+	defer cancel()
+	began := time.Now()
+	var publishers sync.WaitGroup
+	tokens := make(chan struct{}, s.Rate)
+	var seq atomic.Int64
+	for p := range s.Publishers {
+		publishers.Go(func() {
+			for range tokens {
+				// A message that has been begun gets a minute to be confirmed.
+				one, done := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+				kind := soakKind()
+				n := int(seq.Add(1))
+				var delay time.Duration
+				if kind == Later {
+					delay = time.Duration(100+rand.IntN(3000)) * time.Millisecond //nolint:gosec // nothing secret
+				}
+				_ = service.Send(one, Work{ID: NewID(run, p, n, kind), Seq: n, Kind: kind}, delay) // in the book
+				done()
+			}
+		})
+	}
+	s.pace(ctx, service, began, tokens)
+	close(tokens)
+	publishers.Wait()
+	s.report(service, began)
+}
+
+// pace hands out as many tokens as the rate allows. When the publishers do not
+// keep up, the excess is not made up for later.
+func (s Soak) pace(ctx context.Context, service *Service, began time.Time, tokens chan<- struct{}) {
+	const tick = 10 * time.Millisecond
+	ticker := time.NewTicker(tick)
+	defer ticker.Stop()
+	given, told := 0, began
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-ticker.C:
+			due := int(now.Sub(began).Seconds() * float64(s.Rate))
+			for ; given < due; given++ {
+				select {
+				case tokens <- struct{}{}:
+				default:
+				}
+			}
+			if now.Sub(told) >= time.Second {
+				told = now
+				s.report(service, began)
+			}
+		}
+	}
+}
+
+func (s Soak) report(service *Service, began time.Time) {
+	if s.Progress == nil {
+		return
+	}
+	s.Progress(Progress{
+		Elapsed: time.Since(began), Counts: service.Book.Counts(),
+		InFlight: len(service.Book.Pending(service.attempts)), Gap: service.Book.Gap(),
+	})
+}
+
+// soakKind draws the kind of a message: most are plain.
+func soakKind() Kind {
+	switch n := rand.IntN(100); { //nolint:gosec // nothing secret
+	case n < 3:
+		return Failing
+	case n < 6:
+		return Flaky
+	case n < 12:
+		return Parent
+	case n < 20:
+		return Later
+	default:
+		return Plain
+	}
+}
+
+// delaysAreMissing says whether the delay infrastructure has to be declared by
+// this run, which then removes it.
+func (s Soak) delaysAreMissing() (bool, error) {
+	missing := false
+	err := s.plainly(func(ch *amqp.Channel) error {
+		exchanges := topology.Delays{}.Topology().Exchanges
+		err := ch.ExchangeDeclarePassive(exchanges[0].Name, string(exchanges[0].Kind), true, false, false, false, nil)
+		var broker *amqp.Error
+		if errors.As(err, &broker) && broker.Code == amqp.NotFound {
+			missing = true
+			return nil
+		}
+		return err
+	})
+	return missing, err
+}
+
+// cleanUp removes everything the run declared.
+func (s Soak) cleanUp(cfg harebus.Config, delays bool) error {
+	gone := topology.Delays{}.Exit("", cfg.Queue)
+	if delays {
+		gone = topology.Join(topology.Delays{}.Topology(), gone)
+	}
+	queues := []string{cfg.Queue, cfg.ErrorQueue.Name}
+	for _, q := range gone.Queues {
+		queues = append(queues, q.Name)
+	}
+	exchanges := []string{cfg.DirectExchange, cfg.TopicExchange}
+	for _, e := range gone.Exchanges {
+		exchanges = append(exchanges, e.Name)
+	}
+	return s.plainly(func(ch *amqp.Channel) error {
+		for _, q := range queues { // deleting what is not there is no error
+			if _, err := ch.QueueDelete(q, false, false, false); err != nil {
+				return fmt.Errorf("proof: clean up: %w", err)
+			}
+		}
+		for _, e := range exchanges {
+			if err := ch.ExchangeDelete(e, false, false); err != nil {
+				return fmt.Errorf("proof: clean up: %w", err)
+			}
+		}
+		return nil
+	})
+}
+
+// plainly runs fn on a channel of the plain client.
+func (s Soak) plainly(fn func(*amqp.Channel) error) error {
+	conn, err := amqp.DialConfig(s.URL, amqp.Config{Dial: s.Config.Dial, TLSClientConfig: s.Config.TLS})
+	if err != nil {
+		return fmt.Errorf("proof: connect: %s", withoutURL(err, s.URL))
+	}
+	defer func() { _ = conn.Close() }()
+	ch, err := conn.Channel()
+	if err != nil {
+		return fmt.Errorf("proof: open channel: %w", err)
+	}
+	return fn(ch)
+}
+
+// withoutURL is the text of an error without the address, which may hold a
+// password.
+func withoutURL(err error, url string) string {
+	return strings.ReplaceAll(err.Error(), url, "the given address")
+}
