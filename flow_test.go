@@ -257,7 +257,7 @@ func TestCutDuringHandler(t *testing.T) {
 		})
 		r.start(s)
 		ch := r.channel()
-		r.declare(ch, "out")
+		r.bound(ch, "out")
 		r.publish(ch, "orders", plain(`{"ID":1}`))
 		receive(r, inside)
 		r.broker.CutConnections()
@@ -269,6 +269,9 @@ func TestCutDuringHandler(t *testing.T) {
 			t.Error("not marked as redelivered")
 		}
 		r.quiet("out")
+		if err := s.Stop(r.ctx); err != nil {
+			t.Error(err)
+		}
 		r.await("out", 1)
 		if got := s.Stats(); got.Delivered != 2 || got.Handled != 1 {
 			t.Errorf("counts %+v", got)

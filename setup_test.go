@@ -582,6 +582,7 @@ func TestPrefetch(t *testing.T) {
 			}
 			return q.Consumers[0].Prefetch
 		}
+		start := time.Now()
 		if prefetch() != 1 {
 			t.Errorf("prefetch %d at the start", prefetch())
 		}
@@ -592,6 +593,9 @@ func TestPrefetch(t *testing.T) {
 		err := r.broker.WaitQueue(r.ctx, "orders", func(q brokertest.Queue) bool { return len(q.Consumers) == 1 && q.Consumers[0].Prefetch == 8 })
 		if err != nil {
 			t.Fatal(err)
+		}
+		if took := time.Since(start); took > 100*time.Millisecond {
+			t.Errorf("it took %v", took)
 		}
 		r.quiet()
 	})
