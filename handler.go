@@ -77,12 +77,14 @@ func Handle[T any](s *Setup, fn func(ctx context.Context, bus *Bus, message T) e
 		s.addHandler(nil, fmt.Errorf("handler of %v: the type has no wire name; give it a method MessageType() string, or pass WithMessageType", reflect.TypeFor[T]()))
 		return
 	}
-	h.run = func(ctx context.Context, bus *Bus, m *Message) error {
-		message, err := decode[T](s.codecs, m)
-		if err != nil {
-			return err
+	if fn != nil {
+		h.run = func(ctx context.Context, bus *Bus, m *Message) error {
+			message, err := decode[T](s.codecs, m)
+			if err != nil {
+				return err
+			}
+			return fn(ctx, bus, message)
 		}
-		return fn(ctx, bus, message)
 	}
 	s.addHandler(h, nil)
 }

@@ -53,9 +53,13 @@ func (c *connection) startOK(m *connectionStartOk) *amqpError {
 // refuse turns away a client with a wrong password. One that does not know the
 // error is just cut off, as RabbitMQ does.
 func (c *connection) refuse(mechanism, user string) {
+	// RabbitMQ lets a client that cannot be told wait before it hangs up; by
+	// that a client knows a bad password from a broker that goes down.
+	const silentClose = 3 * time.Second
 	c.broker.logf("connection %d: login of %q refused", c.id, user)
 	if !c.capable("authentication_failure_close") {
-		c.terminate()
+		c.broker.clock.cancel(c.deadline)
+		c.deadline = c.broker.clock.after(silentClose, c.terminate)
 		return
 	}
 	c.fail(&amqpError{

@@ -42,6 +42,9 @@ type Options struct {
 	TLS TLSMode
 	// Config holds lines that are added to rabbitmq.conf. Implies KindNode.
 	Config []string
+	// Advanced is the text of advanced.config, for what rabbitmq.conf cannot
+	// say. Implies KindNode.
+	Advanced string
 	// Plugins are enabled on the node. Implies KindNode.
 	Plugins []string
 	// Root is the folder with the Debian whose rabbitmq-server is used. Defaults to $HAREBUS_RABBITMQ_ROOT, and
@@ -66,7 +69,7 @@ func (o Options) withDefaults() Options {
 	if o.Timeout == 0 {
 		o.Timeout = defaultTimeout
 	}
-	if o.Kind == "" && (o.TLS != NoTLS || len(o.Config) > 0 || len(o.Plugins) > 0) {
+	if o.Kind == "" && (o.TLS != NoTLS || len(o.Config) > 0 || len(o.Plugins) > 0 || o.Advanced != "") {
 		o.Kind = KindNode
 	}
 	return o
@@ -80,8 +83,8 @@ func (o Options) validate() error {
 		errs = append(errs, fmt.Errorf("unknown Kind %q", o.Kind))
 	}
 	if o.Kind == KindURL || o.Kind == KindContainer {
-		if o.TLS != NoTLS || len(o.Config) > 0 || len(o.Plugins) > 0 {
-			errs = append(errs, fmt.Errorf("TLS, Config and Plugins need KindNode, not %q", o.Kind))
+		if o.TLS != NoTLS || len(o.Config) > 0 || len(o.Plugins) > 0 || o.Advanced != "" {
+			errs = append(errs, fmt.Errorf("TLS, Config, Advanced and Plugins need KindNode, not %q", o.Kind))
 		}
 	}
 	if o.TLS < NoTLS || o.TLS > MutualTLS {

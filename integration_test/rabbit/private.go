@@ -126,6 +126,11 @@ func (p *private) writeConfig(options Options) error {
 		)
 	}
 	lines = append(lines, options.Config...)
+	if options.Advanced != "" {
+		if err := p.write("advanced.config", options.Advanced+"\n"); err != nil {
+			return err
+		}
+	}
 	return p.write("rabbitmq.conf", strings.Join(lines, "\n")+"\n")
 }
 
@@ -155,6 +160,7 @@ func (p *private) environment() []string {
 		"RABBITMQ_CONF_ENV_FILE=/dev/null",
 		"RABBITMQ_NODENAME="+p.nodeName,
 		"RABBITMQ_CONFIG_FILE="+p.inside("rabbitmq.conf"),
+		"RABBITMQ_ADVANCED_CONFIG_FILE="+p.inside("advanced.config"),
 		"RABBITMQ_ENABLED_PLUGINS_FILE="+p.inside("enabled_plugins"),
 		"RABBITMQ_MNESIA_BASE="+p.inside("data"),
 		"RABBITMQ_LOG_BASE="+p.inside("log"),
