@@ -84,7 +84,7 @@ func (o Options) validate() error {
 	}
 	if o.Kind == KindURL || o.Kind == KindContainer {
 		if o.TLS != NoTLS || len(o.Config) > 0 || len(o.Plugins) > 0 || o.Advanced != "" {
-			errs = append(errs, fmt.Errorf("TLS, Config, Advanced and Plugins need KindNode, not %q", o.Kind))
+			errs = append(errs, fmt.Errorf("TLS, Config and Plugins, and Advanced, need KindNode, not %q", o.Kind))
 		}
 	}
 	if o.TLS < NoTLS || o.TLS > MutualTLS {
