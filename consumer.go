@@ -37,7 +37,7 @@ type consumer struct {
 	hard  context.Context // of the handlers; ended when stopping takes too long
 	soft  context.Context // ended when stopping begins
 	halt  context.CancelFunc
-	ready chan error    // how the latest attempt went, for Start
+	ready chan attempt  // the latest, for Start
 	idle  chan struct{} // closed when every worker has ended
 	late  bool          // run has given up waiting for the workers
 	busy  atomic.Int64  // workers inside a handler
@@ -63,7 +63,7 @@ func newConsumer(ctx context.Context, s *Setup, l *link, index int) *consumer {
 	c := &consumer{
 		setup: s, link: l, index: index, hard: ctx,
 		log:   s.log.Named("consumer").With(zap.String("queue", s.cfg.Queue), zap.Int("consumer", index)),
-		ready: make(chan error, 1), idle: make(chan struct{}), changed: make(chan struct{}),
+		ready: make(chan attempt, 1), idle: make(chan struct{}), changed: make(chan struct{}),
 	}
 	c.soft, c.halt = context.WithCancel(ctx)
 	return c
@@ -128,13 +128,16 @@ func (c *consumer) keepConsuming() {
 	c.report(ErrStopped)
 }
 
+// attempt says how an attempt to consume went.
+type attempt struct{ err error }
+
 // report tells Start how the latest attempt went; nobody may be listening.
 func (c *consumer) report(err error) {
 	select {
-	case <-c.ready:
+	case <-c.ready: // an outcome nobody has asked for
 	default:
 	}
-	c.ready <- err
+	c.ready <- attempt{err}
 }
 
 // consume declares, then consumes until the session, the channel or the

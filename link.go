@@ -123,11 +123,19 @@ func (l *link) up() (*session, error) {
 // start is called with l.mu held.
 func (l *link) start() {
 	l.running = true
-	l.wg.Add(1)
-	go func() {
-		defer l.wg.Done()
-		l.run()
-	}()
+	l.wg.Go(l.run)
+}
+
+// spawn starts a goroutine that close waits for. It does not when the link is
+// being closed, and says so.
+func (l *link) spawn(fn func()) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.ctx.Err() != nil {
+		return false
+	}
+	l.wg.Go(fn)
+	return true
 }
 
 func (l *link) run() {

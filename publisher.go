@@ -399,12 +399,11 @@ func (p *publisher) channel(ctx context.Context) (*confirmChannel, error) {
 			return c, nil
 		}
 		if s.opening == nil {
+			if !p.link.spawn(func() { p.open(s) }) {
+				s.mu.Unlock()
+				return nil, ErrStopped
+			}
 			s.opening = make(chan struct{})
-			p.link.wg.Add(1)
-			go func() {
-				defer p.link.wg.Done()
-				p.open(s)
-			}()
 		}
 		opening := s.opening
 		s.mu.Unlock()

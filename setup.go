@@ -175,8 +175,8 @@ func (s *Setup) begin(ctx context.Context) (*engine, error) {
 func (c *consumer) awaitStart(ctx context.Context) error {
 	for {
 		select {
-		case err := <-c.ready:
-			switch {
+		case latest := <-c.ready:
+			switch err := latest.err; {
 			case err == nil:
 				return nil
 			case permanent(err) || errors.Is(err, ErrStopped):

@@ -98,7 +98,7 @@ func (g *graph) route(exchange string, keys []string) []string {
 // spent there, and the exchange and key it left with.
 func (g *graph) walk(t *testing.T, r topology.Route) (visited []string, waited time.Duration, exchange, key string) {
 	t.Helper()
-	exchange, key = r.Exchange, r.Key
+	exchange = r.Exchange
 	keys := append([]string{r.Key}, r.CC...)
 	for {
 		queues := g.route(exchange, keys)

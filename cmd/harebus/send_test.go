@@ -209,7 +209,7 @@ func TestOutage(t *testing.T) {
 	for _, m := range b.Messages("orders") {
 		there[m.MessageId] = true
 	}
-	for _, id := range strings.Fields(r.out) {
+	for id := range strings.FieldsSeq(r.out) {
 		if !there[id] {
 			t.Fatalf("message %s is confirmed and not there", id)
 		}

@@ -97,7 +97,7 @@ func (c *cast) rolledBack(ctx context.Context, _ *window) error {
 		return sold
 	})
 	if !errors.Is(err, sold) {
-		return fmt.Errorf("the transaction ended with %v, not with its error", err)
+		return fmt.Errorf("the transaction did not end with its error: %w", err)
 	}
 	// What comes later overtakes nothing: had the vase left, it would come first.
 	if err := c.shop.Send(ctx, shippingQueue, Pack{Article: "ribbon"}); err != nil {

@@ -88,7 +88,9 @@ func drain(conn *amqp.Connection, queue string, found func(*amqp.Delivery)) erro
 
 // identity is the id a message has in the ledger: that of its body.
 func identity(d *amqp.Delivery) string {
-	var body struct{ ID string }
+	var body struct {
+		ID string `json:"ID"`
+	}
 	if err := json.Unmarshal(d.Body, &body); err != nil || body.ID == "" {
 		return "unreadable " + d.MessageId
 	}

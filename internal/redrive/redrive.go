@@ -97,8 +97,8 @@ func (r *run) all(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for range depth {
-		if ctx.Err() != nil || r.options.Count > 0 && r.report.Moved == r.options.Count {
+	for i := 0; i < depth && ctx.Err() == nil; i++ {
+		if r.options.Count > 0 && r.report.Moved == r.options.Count {
 			return nil
 		}
 		d, ok, err := r.mover.get(r.options.Queue)
@@ -125,7 +125,8 @@ func (r *run) one(d *amqp.Delivery) error {
 	}
 	target, err := o.target(d)
 	if err != nil {
-		return errors.Join(r.leave(item, err), r.keep(d))
+		r.leave(item, err)
+		return r.keep(d)
 	}
 	item.To = target
 	if o.DryRun {
@@ -143,18 +144,19 @@ func (r *run) one(d *amqp.Delivery) error {
 		r.each(item)
 		return nil
 	case errors.As(err, &left):
-		return errors.Join(r.leave(item, err), r.keep(d))
+		r.leave(item, err)
+		return r.keep(d)
 	default:
-		return errors.Join(r.leave(item, err), err)
+		r.leave(item, err)
+		return err
 	}
 }
 
-// leave reports a message that stays. It returns nil.
-func (r *run) leave(item Item, reason error) error {
+// leave reports a message that stays.
+func (r *run) leave(item Item, reason error) {
 	r.report.Left++
 	item.Action, item.Reason = Left, reason.Error()
 	r.each(item)
-	return nil
 }
 
 // manyDeliveries is well below any delivery limit in use: RabbitMQ 4 drops a

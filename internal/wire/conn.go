@@ -86,7 +86,7 @@ func (c *Conn) Write(p []byte) (int, error) {
 func (c *Conn) Room(ctx context.Context) error {
 	for c.full.Load() {
 		c.mu.Lock()
-		if !c.full.Load() || c.err != nil || c.closing {
+		if broken := c.err != nil || c.closing; broken || !c.full.Load() {
 			c.mu.Unlock()
 			return nil
 		}
