@@ -69,7 +69,7 @@ func TestRetriesThenParks(t *testing.T) {
 				t.Errorf("attempt %d came %v after the one before it; want at least %v", i+1, gap, least)
 			}
 		}
-		if !bytes.Equal(d.Body, body) {
+		if !bytes.Equal(d.Body, body) || d.DeliveryMode != amqp.Persistent {
 			t.Errorf("parked with body %q", d.Body)
 		}
 		details, _ := d.Headers["PikaBus.ErrorDetails"].(string)
