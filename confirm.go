@@ -55,6 +55,7 @@ type flight struct {
 	confirm *amqp.DeferredConfirmation
 	key     returnKey
 	epoch   int64
+	delayed bool
 	err     error // it was not sent
 	sent    bool  // a place in the window is held, or err is set
 }
@@ -202,7 +203,7 @@ func (c *confirmChannel) tryAcquire() bool {
 
 // publish sends a message; the caller has acquired a place in the window.
 func (c *confirmChannel) publish(r routed) flight {
-	f := flight{sent: true, epoch: c.epoch.Load() % epochs, key: returnKey{r.msg.MessageId, r.exchange, r.key}}
+	f := flight{sent: true, delayed: r.delayed, epoch: c.epoch.Load() % epochs, key: returnKey{r.msg.MessageId, r.exchange, r.key}}
 	c.sending.RLock()
 	f.confirm, f.err = c.ch.PublishWithDeferredConfirm(r.exchange, r.key, r.mandatory, false, r.msg)
 	c.sending.RUnlock()

@@ -54,7 +54,7 @@ func (d *delayer) route(out *outgoing, wait time.Duration) (routed, error) {
 		}
 		msg.Headers["CC"] = cc
 	}
-	return routed{to.Exchange, to.Key, true, msg}, nil
+	return routed{exchange: to.Exchange, key: to.Key, mandatory: true, delayed: true, msg: msg}, nil
 }
 
 // finalExchange is where a delayed message goes in the end: to its queue by way

@@ -57,6 +57,8 @@ type result struct {
 	// raised says that the broker closed the channel with an exception while the
 	// message was on it: this message may be the reason, or any other.
 	raised bool
+	// delayed says that the attempt went into the delay queues.
+	delayed bool
 	// final says that no other attempt can end differently.
 	final bool
 }
@@ -163,7 +165,7 @@ func (p *publisher) again(out *outgoing, r *result, tries int) bool {
 	case r.outcome == Confirmed || r.final:
 		return false
 	case r.outcome == Returned:
-		if out.viaDefault && out.due.IsZero() {
+		if out.viaDefault && !r.delayed {
 			out.viaDefault, out.direct = false, true
 		}
 		return tries < few
@@ -202,7 +204,8 @@ func (p *publisher) through(ctx context.Context, c *confirmChannel, out *outgoin
 	if err := c.acquire(ctx); err != nil {
 		return unsent(err)
 	}
-	return p.outcome(c.wait(ctx, c.publish(r)), out)
+	f := c.publish(r)
+	return p.learn(f, c.wait(ctx, f))
 }
 
 func unsent(err error) result {
@@ -213,12 +216,13 @@ func unsent(err error) result {
 	return result{outcome: NotSent, err: err, final: permanent(err) || errors.Is(err, ErrStopped)}
 }
 
-// outcome lets what was learned take effect.
-func (p *publisher) outcome(r result, out *outgoing) result {
+// learn lets the outcome of an attempt take effect.
+func (p *publisher) learn(f flight, r result) result {
+	r.delayed = f.delayed
 	if r.outcome == Confirmed {
 		p.setup.counters.published.Add(1)
 	}
-	if r.outcome == Returned && !out.due.IsZero() {
+	if r.outcome == Returned && r.delayed {
 		p.delays.forget() // a queue of the delay infrastructure has gone
 	}
 	if r.raised {
@@ -272,7 +276,7 @@ func (p *publisher) pipeline(ctx context.Context, outs []*outgoing) []result {
 	oldest := 0 // the first that has not been waited for
 	land := func() {
 		if flights[oldest].sent {
-			results[oldest] = p.outcome(c.wait(ctx, flights[oldest]), outs[oldest])
+			results[oldest] = p.learn(flights[oldest], c.wait(ctx, flights[oldest]))
 		}
 		oldest++
 	}
@@ -305,6 +309,7 @@ func (p *publisher) pipeline(ctx context.Context, outs []*outgoing) []result {
 type routed struct {
 	exchange, key string
 	mandatory     bool
+	delayed       bool // into the delay queues
 	msg           amqp.Publishing
 }
 
@@ -331,7 +336,7 @@ func (p *publisher) route(ctx context.Context, s *session, out *outgoing) (route
 	if out.direct {
 		exchange = ""
 	}
-	return routed{exchange, out.key, out.mandatory, out.msg}, nil
+	return routed{exchange: exchange, key: out.key, mandatory: out.mandatory, msg: out.msg}, nil
 }
 
 // checkExchange looks, once per session, whether an exchange that a caller

@@ -16,7 +16,7 @@ const (
 	day = 24 * time.Hour
 
 	// maxQueues bounds the set that is declared on every broker.
-	maxQueues = 140
+	maxQueues = 145
 	// maxVisits bounds the delay queues on one way.
 	maxVisits = 9
 )
@@ -35,7 +35,7 @@ func randomDelays(n int) []time.Duration {
 	for range n {
 		delays = append(delays, time.Duration(math.Exp(from+r.Float64()*(to-from))))
 	}
-	for _, unit := range []time.Duration{time.Nanosecond, time.Millisecond, 49 * time.Millisecond, 50 * time.Millisecond, 2500 * time.Millisecond, 10 * time.Second, time.Minute, 5 * time.Minute, 15 * time.Minute, time.Hour, 6 * time.Hour, day, 5 * day, 25 * day, 100 * day, topology.MaxDelay} {
+	for _, unit := range []time.Duration{time.Nanosecond, time.Millisecond, 49 * time.Millisecond, 50 * time.Millisecond, 2500 * time.Millisecond, 10 * time.Second, time.Minute, 5 * time.Minute, 15 * time.Minute, time.Hour, 6 * time.Hour, day, 5 * day, 25 * day, 100 * day, 400 * day, topology.MaxDelay} {
 		delays = append(delays, unit-1, unit, unit+1)
 	}
 	return slices.DeleteFunc(delays, func(d time.Duration) bool { return d <= 0 || d > topology.MaxDelay })

@@ -87,7 +87,7 @@ func (e *Error) differs(reason string) string {
 	}
 	if strings.HasPrefix(e.Object, "queue") {
 		// The broker names one difference of several, and not always the type.
-		if strings.HasPrefix(match[1], "x-dead-letter") || match[1] == "x-overflow" {
+		if strings.HasPrefix(match[1], "x-dead-letter") || match[1] == "x-overflow" || match[1] == "x-delivery-limit" {
 			remedy = otherType + ", or change Arguments,"
 		}
 		return fmt.Sprintf("it exists with another %s: %s to take the queue over as it is, or empty it, delete it and start again", match[1], remedy)

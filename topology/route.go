@@ -8,8 +8,8 @@ import (
 
 const day = 24 * time.Hour
 
-// MaxDelay is the longest delay [Delays.Route] takes.
-const MaxDelay = 366 * day
+// MaxDelay is the longest delay [Delays.Route] takes: five years.
+const MaxDelay = 5 * 366 * day
 
 // HeaderRoom is the most by which the headers of a message grow on its way, in
 // bytes: the broker records every queue it came through.
@@ -39,8 +39,9 @@ type Route struct {
 }
 
 // Route returns the way to exchange and key that takes delay, rounded up by at
-// most 2 ms, a two-thousandth of it and a millisecond for each queue on the way. A delay of zero or less leads straight to the destination. Route fails
-// for a delay beyond [MaxDelay] and for a destination no message can be sent to.
+// most 2 ms, a two-thousandth of it and a millisecond for each queue on the way. A
+// delay of zero or less leads straight to the destination. Route fails for a delay
+// beyond [MaxDelay] and for a destination no message can be sent to.
 func (d Delays) Route(delay time.Duration, exchange, key string) (Route, error) {
 	if err := d.validate(); err != nil {
 		return Route{}, err
@@ -96,6 +97,7 @@ var levels = []level{
 	{5 * day, 4},
 	{25 * day, 3},
 	{100 * day, 3},
+	{400 * day, 4},
 }
 
 // name of a level in the name of its exchange.
