@@ -47,6 +47,7 @@ func plot(rows []row) []byte {
 		height = max(height, h)
 	}
 	width := 2*margin + len(columns)*panelWidth + max(len(columns)-1, 0)*panelGap
+	width = max(width, 720) // the title
 	height += 2*margin + headHeight
 	var b bytes.Buffer
 	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" viewBox="0 0 %d %d" font-family="sans-serif" font-size="11">`+"\n", width, height, width, height)
