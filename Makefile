@@ -10,7 +10,7 @@ FUZZTIME ?= 10s
 SUITES ?= trixie
 export HAREBUS_REQUIRE_BROKER ?= 1
 
-.PHONY: test test-installed test-suite test-all race vet lint fmt tidy fuzz bench broker help
+.PHONY: proof test test-installed test-suite test-all race vet lint fmt tidy fuzz bench broker help
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ tidy: ## go mod tidy of all modules
 
 fuzz: ## each fuzz target for FUZZTIME
 	scripts/fuzz $(FUZZTIME)
+
+proof: ## 2,000 simulated schedules of faults, and proof that they would notice a broken library (minutes)
+	go test -count=1 ./internal/ledger && go test -count=1 -timeout 40m ./internal/proof -schedules 2000 -mutations
 
 bench: broker ## benchmarks of all modules
 	scripts/each-module go test -run '^$$' -bench . -benchmem -timeout $(TIMEOUT) $(TESTFLAGS) ./...
