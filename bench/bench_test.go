@@ -252,7 +252,9 @@ func TestReport(t *testing.T) {
 		t.Errorf("read %+v, %v; want %+v", rows, err, r)
 	}
 	picture := plot(rows)
-	if err := xml.Unmarshal(picture, new(struct{ XMLName xml.Name })); err != nil || !bytes.Contains(picture, []byte("12,345/s")) {
+	if err := xml.Unmarshal(picture, new(struct {
+		XMLName xml.Name `xml:"svg"`
+	})); err != nil || !bytes.Contains(picture, []byte("12,345/s")) {
 		t.Errorf("plot: %v: %s", err, picture)
 	}
 }

@@ -123,11 +123,11 @@ func measure(ctx context.Context, o *options, report *report, stderr io.Writer) 
 		rounds: o.rounds, repeats: o.repeats, duration: o.duration, messages: o.message, noise: o.noise,
 		deadline: started.Add(o.budget),
 	}
-	if stop, err := profile(o.profile); err != nil {
+	stop, err := profile(o.profile)
+	if err != nil {
 		return err
-	} else {
-		defer stop()
 	}
+	defer stop()
 	for _, s := range plan {
 		null := s.kind == "null"
 		if servers[null] == nil {
