@@ -5,7 +5,7 @@ go 1.26
 replace github.com/harebus/harebus => ../..
 
 require (
-	github.com/harebus/harebus v0.0.0-00010101000000-000000000000
+	github.com/harebus/harebus v0.0.0
 	google.golang.org/protobuf v1.36.12
 )
 
