@@ -19,7 +19,7 @@ const (
 	connTuning                    // tune sent
 	connOpening                   // tuned
 	connRunning
-	connClosing // close sent, everything released
+	connClosing // close or close-ok sent, everything released
 	connClosed
 )
 
@@ -304,9 +304,7 @@ func (c *connection) method(m method) *amqpError {
 		}
 	case *connectionClose:
 		if c.state == connRunning {
-			c.release()
-			c.send(0, &connectionCloseOk{})
-			c.terminateAfterDrain()
+			c.closed()
 			return nil
 		}
 	case *connectionUpdateSecret:
@@ -329,6 +327,17 @@ func (c *connection) frameChannel(f frame) *amqpError {
 		c.channels[f.channel] = ch
 	}
 	return ch.frame(f)
+}
+
+// closed agrees to the client's end of the connection. The transport is the
+// client's to close: a heartbeat of its own that is on the way at this moment
+// must not fail.
+func (c *connection) closed() {
+	c.release()
+	c.state = connClosing
+	c.send(0, &connectionCloseOk{})
+	c.broker.clock.cancel(c.deadline)
+	c.deadline = c.broker.clock.after(closeTimeout, c.terminate)
 }
 
 // fail ends the connection with an error the client is told.

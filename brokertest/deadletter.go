@@ -28,7 +28,6 @@ type deadLetters struct {
 // deadLetter is one of them.
 type deadLetter struct {
 	msg     *message
-	reason  string
 	settled []*queue // those that took it
 }
 
@@ -47,26 +46,23 @@ func (q *queue) deadLetter(e *entry, reason string) {
 	}
 	m := q.deadMessage(e.msg, reason)
 	if q.limits.atLeastOnce && reason != reasonMaxLen {
-		q.dead.waiting = append(q.dead.waiting, &deadLetter{msg: m, reason: reason})
+		q.dead.waiting = append(q.dead.waiting, &deadLetter{msg: m})
 		q.forwardDead()
 		return
 	}
-	for _, to := range q.deadTargets(m, reason) {
+	for _, to := range q.deadTargets(m) {
 		to.enqueue(m)
 	}
 }
 
 // deadTargets are the queues a dead message is routed to, less those it would
 // go round in a circle through.
-func (q *queue) deadTargets(m *message, reason string) []*queue {
+func (q *queue) deadTargets(m *message) []*queue {
 	x, ok := q.vhost.exchanges[q.limits.dlx]
 	if !ok {
 		return nil
 	}
 	queues := q.vhost.route(x, m.keys, m.props.headers)
-	if reason == reasonRejected {
-		return queues
-	}
 	return slices.DeleteFunc(queues, func(to *queue) bool { return isCycle(m.props.headers, to.name) })
 }
 
@@ -96,7 +92,7 @@ func (q *queue) retryDead() {
 
 // tryDead passes a message on; true means that every target has it.
 func (q *queue) tryDead(dl *deadLetter) bool {
-	targets := q.deadTargets(dl.msg, dl.reason)
+	targets := q.deadTargets(dl.msg)
 	done := len(targets) > 0 || len(dl.settled) > 0
 	for _, to := range targets {
 		switch {
