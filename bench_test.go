@@ -214,14 +214,18 @@ func benchHandle(b *testing.B, handle func(context.Context, *Bus, parcel) error)
 	if err := s.Start(b.Context()); err != nil {
 		b.Fatal(err)
 	}
-	b.ReportAllocs()
-	for b.Loop() {
+	batch := func() {
 		b.StopTimer()
 		gate.Lock()
 		benchFill(b, s)
 		b.StartTimer()
 		gate.Unlock()
 		<-done
+	}
+	batch() // connects, and ends the caution of a new consumer
+	b.ReportAllocs()
+	for b.Loop() {
+		batch()
 	}
 }
 

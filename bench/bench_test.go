@@ -270,7 +270,11 @@ func BenchmarkPublish(b *testing.B) {
 			}
 			defer func() { _ = p.close() }()
 			filler := text(small)
+			if err := p.publish(b.Context(), "queue", newJob(filler)); err != nil {
+				b.Fatal(err)
+			}
 			b.ReportAllocs()
+			b.ResetTimer()
 			b.SetParallelism(50)
 			b.RunParallel(func(pb *testing.PB) {
 				for pb.Next() {
