@@ -33,7 +33,7 @@ func exit(err error) {
 
 // options are the flags.
 type options struct {
-	short, json              bool
+	short, json, markdown    bool
 	workloads, kinds, impls  string
 	out, svg, from, profile  string
 	rounds, repeats, message int
@@ -48,6 +48,7 @@ func parse(args []string, stderr io.Writer) (*options, error) {
 	f.SetOutput(stderr)
 	f.BoolVar(&o.short, "short", false, "only the decisive rows, in under 50 seconds")
 	f.BoolVar(&o.json, "json", false, "print JSON lines instead of a table")
+	f.BoolVar(&o.markdown, "markdown", false, "print a Markdown table, for the documentation")
 	f.StringVar(&o.workloads, "workloads", "", "only these, comma separated: publish,transaction,consume,transform,end-to-end,saturated,retry")
 	f.StringVar(&o.kinds, "kinds", "", "only these kinds of queue: classic,quorum,null")
 	f.StringVar(&o.impls, "impls", "", "only these libraries: harebus,raw,raw-coalesced,raw-multiple,watermill,watermill-x10,go-rabbitmq")
@@ -231,7 +232,11 @@ func (r *report) add(one row) error {
 
 // finish prints the table and draws the plot.
 func (r *report) finish() (err error) {
-	if !r.options.json && len(r.rows) > 0 {
+	switch {
+	case r.options.json || len(r.rows) == 0:
+	case r.options.markdown:
+		err = writeMarkdown(r.stdout, r.rows)
+	default:
 		err = writeTable(r.stdout, r.rows)
 	}
 	if r.options.svg != "" && len(r.rows) > 0 {

@@ -8,6 +8,7 @@ import (
 	"math"
 	"slices"
 	"strconv"
+	"strings"
 	"text/tabwriter"
 )
 
@@ -128,6 +129,30 @@ func writeTable(w io.Writer, rows []row) error {
 			optional(r.P50, 0), optional(r.P99, 0), optional(r.P999, 0), r.CPU, r.Allocs, r.Bytes, r.Writes, r.Reads, noise)
 	}
 	return t.Flush()
+}
+
+// writeMarkdown prints the columns that matter most.
+func writeMarkdown(w io.Writer, rows []row) error {
+	var b strings.Builder
+	b.WriteString("| workload | queue | bytes | goroutines | queues | | msgs/s | × raw | p50 µs | p99 µs | CPU µs | allocs | writes |\n")
+	b.WriteString("|---|---|--:|--:|--:|---|--:|--:|--:|--:|--:|--:|--:|\n")
+	for _, r := range rows {
+		goroutines, against, noisy := strconv.Itoa(r.Goroutines), "–", ""
+		if r.Goroutines == 0 {
+			goroutines = "–"
+		}
+		if raw := find(rows, r, "raw"); raw != nil {
+			against = fmt.Sprintf("%.2f", r.Rate/raw.Rate)
+		}
+		if !r.Quiet {
+			noisy = " (!)"
+		}
+		fmt.Fprintf(&b, "| %s | %s | %d | %s | %d | %s%s | %s | %s | %s | %s | %.1f | %.0f | %.2f |\n",
+			r.Workload, r.QueueType, r.Size, goroutines, r.Queues, r.Impl, noisy, thousands(r.Rate), against,
+			optional(r.P50, 0), optional(r.P99, 0), r.CPU, r.Allocs, r.Writes)
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
 }
 
 func optional(x *float64, digits int) string {
