@@ -251,6 +251,13 @@ func TestReport(t *testing.T) {
 	if err != nil || len(rows) != 1 || !reflect.DeepEqual(rows[0], r) {
 		t.Errorf("read %+v, %v; want %+v", rows, err, r)
 	}
+	var table, markdown bytes.Buffer
+	if err := errors.Join(writeTable(&table, rows), writeMarkdown(&markdown, rows)); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(table.String(), "12345") || !strings.Contains(markdown.String(), "| harebus | 12,345 |") {
+		t.Errorf("table:\n%s\n%s", &table, &markdown)
+	}
 	picture := plot(rows)
 	if err := xml.Unmarshal(picture, new(struct {
 		XMLName xml.Name `xml:"svg"`
