@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -549,9 +550,9 @@ func TestConsumerComesBack(t *testing.T) {
 func TestConsumerTimeout(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
 		s := r.setup(r.config("orders"))
-		n := 0
+		var n atomic.Int64 // two attempts overlap
 		harebus.Handle(s, func(context.Context, *harebus.Bus, order) error {
-			if n++; n == 1 {
+			if n.Add(1) == 1 {
 				<-time.After(10 * time.Second)
 			}
 			return nil
@@ -561,8 +562,8 @@ func TestConsumerTimeout(t *testing.T) {
 			t.Fatal(err)
 		}
 		r.quiet()
-		if got := s.Stats(); n != 2 || got.Redelivered != 1 {
-			t.Errorf("%d attempts, counts %+v", n, got)
+		if got := s.Stats(); n.Load() != 2 || got.Redelivered != 1 {
+			t.Errorf("%d attempts, counts %+v", n.Load(), got)
 		}
 	}, brokertest.WithConsumerTimeout(3*time.Second))
 }
