@@ -296,9 +296,7 @@ func (p *peer) looksLike(d amqp.Delivery, kind string, replace amqp.Table, extra
 	p.Helper()
 	g := p.golden(string(p.generation) + "_" + kind)
 	want := p.generation.table(g.Properties.Headers)
-	for key, value := range replace {
-		want[key] = value
-	}
+	maps.Copy(want, replace)
 	for _, key := range extra {
 		if d.Headers[key] == nil {
 			p.Errorf("%s: no header %s", kind, key)

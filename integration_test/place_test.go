@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -336,7 +337,7 @@ func (i *inbox) add(m *harebus.Message) {
 func (i *inbox) all() []arrival {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	return i.got[:len(i.got):len(i.got)]
+	return slices.Clip(i.got)
 }
 
 // await waits until there are at least n messages and returns all.
@@ -376,7 +377,7 @@ func (i *inbox) until(p *place, most time.Duration, what string, enough func([]a
 	defer timeout.Stop()
 	for {
 		i.mu.Lock()
-		got, changed := i.got[:len(i.got):len(i.got)], i.changed
+		got, changed := slices.Clip(i.got), i.changed
 		i.mu.Unlock()
 		if enough(got) {
 			return got

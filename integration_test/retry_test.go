@@ -223,7 +223,7 @@ func TestErrorsAreInstructions(t *testing.T) {
 			b := p.broker()
 			p.try(s.Bus().Send(p.within(patience), cfg.Queue, note{1}))
 			for range c.want.attempts {
-				<-ended
+				p.Log(<-ended)
 			}
 			if c.want.parked {
 				d := b.take(cfg.ErrorQueue.Name, 1)[0]

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"testing"
 	"time"
@@ -238,9 +239,7 @@ func sameCount(p *place, g generation, value any, want int) any {
 
 func parkedByPeer(headers amqp.Table, count any) amqp.Table {
 	table := amqp.Table{}
-	for key, value := range headers {
-		table[key] = value
-	}
+	maps.Copy(table, headers)
 	table["PikaBus.ErrorRetries"], table["PikaBus.MessageType"] = count, "PlaceOrder"
 	return table
 }
