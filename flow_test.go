@@ -246,7 +246,7 @@ func TestCutDuringHandler(t *testing.T) {
 		inside, goOn := make(chan bool), make(chan struct{})
 		harebus.Handle(s, func(ctx context.Context, bus *harebus.Bus, o order) error {
 			redelivered := harebus.Incoming(ctx).Redelivered
-			if err := bus.Send(ctx, "out", answer{o.ID}); err != nil {
+			if err := bus.Send(ctx, "out", answer(o)); err != nil {
 				return err
 			}
 			inside <- redelivered

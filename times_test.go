@@ -86,7 +86,7 @@ func TestTimeRoundTrip(t *testing.T) {
 	t.Parallel()
 	const years = 9000 * 365 * 24 * 3600
 	for format, grain := range map[harebus.TimeFormat]time.Duration{harebus.TimeISO: time.Microsecond, harebus.TimeLegacy: time.Second} {
-		close := func(seconds int64, nanos uint32, offset int16) bool {
+		near := func(seconds int64, nanos uint32, offset int16) bool {
 			seconds %= years
 			if seconds < 0 {
 				seconds = -seconds
@@ -100,7 +100,7 @@ func TestTimeRoundTrip(t *testing.T) {
 			}
 			return !got.After(at) && at.Sub(got) < grain
 		}
-		if err := quick.Check(close, &quick.Config{MaxCount: 2000}); err != nil {
+		if err := quick.Check(near, &quick.Config{MaxCount: 2000}); err != nil {
 			t.Errorf("format %d: %v", format, err)
 		}
 	}
