@@ -61,7 +61,8 @@ type connection struct {
 	sentFrames uint64
 	deadline   *alarm // handshake or close
 	beats      [2]*alarm
-	gate       chan struct{} // closed when a blocked publisher may go on
+	gate       chan struct{} // nothing is read until a fault closes it
+	valve      chan struct{} // nothing is read until Unblock closes it
 	notified   bool          // connection.blocked was sent
 	scratch    encoder
 	doomed     bool // it is cut when the operation ends
@@ -154,7 +155,6 @@ func (c *connection) readFrames(r *bufio.Reader) error {
 		if err != nil && !errors.As(err, &fault) {
 			return err
 		}
-		var gate chan struct{}
 		var done bool
 		c.broker.locked(func() {
 			if fault != nil {
@@ -163,7 +163,7 @@ func (c *connection) readFrames(r *bufio.Reader) error {
 				c.frame(f)
 				c.handled += int64(len(f.payload) + frameOverhead)
 			}
-			gate, done = c.gate, c.state == connClosed
+			done = c.state == connClosed
 		})
 		if fault != nil {
 			c.linger()
@@ -173,9 +173,7 @@ func (c *connection) readFrames(r *bufio.Reader) error {
 			c.drain()
 			return nil
 		}
-		if gate != nil {
-			<-gate
-		}
+		c.waitOpen()
 		c.out.waitBelow(c.broker.cfg.outboxSoft)
 	}
 }
@@ -185,6 +183,22 @@ func (c *connection) readFrames(r *bufio.Reader) error {
 func (c *connection) drain() {
 	c.out.finish()
 	c.out.waitBelow(1)
+}
+
+// waitOpen waits until neither a fault nor an alarm keeps the client waiting.
+func (c *connection) waitOpen() {
+	for {
+		c.broker.mu.Lock()
+		gate := c.gate
+		if gate == nil {
+			gate = c.valve
+		}
+		c.broker.mu.Unlock()
+		if gate == nil {
+			return
+		}
+		<-gate
+	}
 }
 
 // lingerTime is how long a client that broke the framing may take to read why.
@@ -371,15 +385,16 @@ func (c *connection) release() {
 	for _, q := range slices.Clone(c.owned) {
 		q.remove("its connection closed")
 	}
-	c.openGate()
+	c.gate = openGate(c.gate)
+	c.valve = openGate(c.valve)
 }
 
-// openGate lets a blocked reader go on.
-func (c *connection) openGate() {
-	if c.gate != nil {
-		close(c.gate)
-		c.gate = nil
+// openGate lets a waiting reader go on and returns nil.
+func openGate(gate chan struct{}) chan struct{} {
+	if gate != nil {
+		close(gate)
 	}
+	return nil
 }
 
 // terminateAfterDrain ends the connection once the outbox is sent.

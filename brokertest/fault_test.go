@@ -251,6 +251,26 @@ func TestBlock(t *testing.T) {
 	})
 }
 
+func TestBlockAndHoldDoNotMix(t *testing.T) {
+	faulty(t, func(t *testing.T, b *brokertest.Broker, c *client) {
+		f := b.Inject(brokertest.Fault{On: "basic.publish", Do: brokertest.Hold})
+		b.Block("low on memory")
+		first := c.publish("q", "1")
+		second := c.publish("q", "2")
+		c.ok(f.WaitFired(t.Context(), 1))
+		b.Unblock()
+		synctest.Wait()
+		equal(t, "published while held", len(bodies(b, "q")), 0)
+		b.Block("again")
+		f.Release() // the first is handled, and the alarm keeps the second
+		equal(t, "first acked", first.Wait(), true)
+		synctest.Wait()
+		equal(t, "published while blocked", fmt.Sprint(bodies(b, "q")), "[1]")
+		b.Unblock()
+		equal(t, "second acked", second.Wait(), true)
+	})
+}
+
 func TestCancelConsumersAndDeleteQueue(t *testing.T) {
 	faulty(t, func(t *testing.T, b *brokertest.Broker, c *client) {
 		cancels := c.ch.NotifyCancel(make(chan string, 2))

@@ -139,7 +139,7 @@ func (c *connection) beat(interval time.Duration) {
 	}
 	seen, missed := c.received, 0
 	watch = func() {
-		if missed++; c.received != seen || c.gate != nil {
+		if missed++; c.received != seen || c.gate != nil || c.valve != nil {
 			seen, missed = c.received, 0
 		}
 		if missed >= 2 {

@@ -186,7 +186,7 @@ func (b *Broker) Connections() []Connection {
 		}
 		out = append(out, Connection{
 			Name: c.props.str("connection_name"), User: c.user, VHost: c.vhost.name,
-			Channels: len(c.channels), Blocked: c.gate != nil, Properties: c.props.public(),
+			Channels: len(c.channels), Blocked: c.valve != nil, Properties: c.props.public(),
 		})
 	}
 	return out

@@ -159,8 +159,8 @@ func (c *connection) throttle() {
 	if c.broker.blocked == "" {
 		return
 	}
-	if c.gate == nil {
-		c.gate = make(chan struct{})
+	if c.valve == nil {
+		c.valve = make(chan struct{})
 	}
 	if !c.notified && c.capable("connection.blocked") {
 		c.notified = true
@@ -170,7 +170,7 @@ func (c *connection) throttle() {
 
 // unthrottle lets a publisher go on.
 func (c *connection) unthrottle() {
-	c.openGate()
+	c.valve = openGate(c.valve)
 	if c.notified {
 		c.notified = false
 		c.send(0, &connectionUnblocked{})
