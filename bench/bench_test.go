@@ -133,7 +133,7 @@ func TestEveryWorkloadRuns(t *testing.T) {
 				p, _ = inProcess(t)
 			}
 			c := &contest{spec: s, place: p, pace: pace{
-				rounds: 2, duration: 100 * time.Millisecond, messages: 200, noise: 1, deadline: time.Now().Add(time.Minute),
+				rounds: 2, duration: 100 * time.Millisecond, messages: 3000, noise: 1, deadline: time.Now().Add(time.Minute),
 			}}
 			tallies, err := c.run(t.Context(), named(s.libraries))
 			if err != nil {

@@ -44,6 +44,7 @@ type pace struct {
 	duration time.Duration // of a round that publishes
 	messages int           // of a round that consumes
 	noise    float64       // share of the machine that others may use
+	patience *patience     // for the machine to become quiet
 	deadline time.Time     // after it, every contest is cut to one round
 }
 
@@ -109,6 +110,7 @@ func (c *contest) quiet(t *tally) (n int) {
 }
 
 func (c *contest) add(ctx context.Context, l *library, t *tally) error {
+	c.pace.patience.await(c.place, c.pace.noise)
 	runtime.GC()
 	ctx, cancel := context.WithTimeoutCause(ctx, roundTimeout, errors.New("the round took too long"))
 	defer cancel()
@@ -276,7 +278,7 @@ func (c *contest) backlogRound(ctx context.Context, start func(seen func(*job)) 
 		n *= 10
 	}
 	warm := n / 10
-	if err := c.fill(ctx, int(n)+2*prefetch); err != nil {
+	if err := c.fill(ctx, int(n)+5*prefetch); err != nil {
 		return figures{}, err
 	}
 	runtime.GC()
@@ -286,9 +288,9 @@ func (c *contest) backlogRound(ctx context.Context, start func(seen func(*job)) 
 	stop, err := start(func(*job) {
 		switch count.Add(1) {
 		case warm:
-			before = c.place.read()
+			before = c.place.readAt(&count)
 		case n:
-			after = c.place.read()
+			after = c.place.readAt(&count)
 			close(done)
 		}
 	})
@@ -303,7 +305,7 @@ func (c *contest) backlogRound(ctx context.Context, start func(seen func(*job)) 
 	if err := stop(); err != nil {
 		return figures{}, err
 	}
-	return between(before, after, int(n-warm), nil), nil
+	return between(before, after, int(after.handled-before.handled), nil), nil
 }
 
 // pacedRound publishes at a fixed rate and measures until the handler is called.
@@ -322,9 +324,9 @@ func (c *contest) pacedRound(ctx context.Context, l *library) (figures, error) {
 		}
 		switch k {
 		case warm:
-			before = c.place.read()
+			before = c.place.readAt(&count)
 		case n:
-			after = c.place.read()
+			after = c.place.readAt(&count)
 			close(done)
 		}
 	})
@@ -340,7 +342,7 @@ func (c *contest) pacedRound(ctx context.Context, l *library) (figures, error) {
 	if err = errors.Join(err, stop()); err != nil {
 		return figures{}, err
 	}
-	return between(before, after, int(n-warm), latencies[warm:]), nil
+	return between(before, after, int(after.handled-before.handled), latencies[warm:]), nil
 }
 
 // publishPaced publishes n messages, one every interval, whether or not the

@@ -43,6 +43,7 @@ type reading struct {
 	mallocs, bytes  uint64
 	reads, writes   int64
 	machine, broker time.Duration // CPU time used; negative if unknown
+	handled         int64         // messages, where a consumer is measured
 }
 
 func (p *place) read() reading {
@@ -54,6 +55,30 @@ func (p *place) read() reading {
 		machine: machineTime(), broker: processTime(p.pid),
 		cpu: ownTime(), at: time.Now(),
 	}
+}
+
+// patience is how long a run may wait, in all, for the rest of the machine to
+// become quiet.
+type patience struct{ left time.Duration }
+
+// await waits before a round while others use more than noise of the machine.
+func (p *patience) await(on *place, noise float64) {
+	const look = 100 * time.Millisecond
+	for p != nil && p.left > 0 {
+		before := on.read()
+		time.Sleep(look)
+		p.left -= look
+		if f := between(before, on.read(), 1, nil); !(f.foreign > noise) {
+			return
+		}
+	}
+}
+
+// readAt is for a consumer: others go on handling while it reads.
+func (p *place) readAt(count *atomic.Int64) reading {
+	r := p.read()
+	r.handled = count.Load()
+	return r
 }
 
 // figures are the results of one round.
