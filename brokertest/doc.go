@@ -13,7 +13,8 @@
 //
 // # What is modelled
 //
-// RabbitMQ 3.10 as a client sees it:
+// RabbitMQ 3.10 as a client sees it, down to its name and version in the server
+// properties; cluster_name there is "brokertest":
 //
 //   - Connections: PLAIN and AMQPLAIN, virtual hosts, negotiated limits,
 //     heartbeats, connection.blocked, update-secret; channels and their errors.

@@ -20,7 +20,7 @@ func (c *connection) start() {
 		properties: table{
 			{"capabilities", value{'F', caps}},
 			{"cluster_name", text("brokertest")},
-			{"product", text("brokertest")},
+			{"product", text("RabbitMQ")}, // which clients ask for before they use its extensions
 			{"platform", text("Go")},
 			{"version", text("3.10.8")},
 			{"information", text("in-process broker for tests, modelled on RabbitMQ 3.10")},

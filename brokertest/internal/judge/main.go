@@ -2,7 +2,7 @@
 // the build tag integration, against a broker of this package over TCP. The
 // suite is not ours: what passes there was not written to pass here.
 //
-//	go run ./brokertest/internal/judge
+//	go run ./brokertest/internal/judge [flags of go test, such as -run TestX]
 //
 // It copies the module out of the module cache, where nothing can be written,
 // offers the few calls of the HTTP management interface and of rabbitmqctl that
@@ -85,6 +85,9 @@ func run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	if len(os.Args) > 1 {
+		clear(integration) // a part was asked for
+	}
 	return report(events, integration, runErr)
 }
 
@@ -130,7 +133,8 @@ func runSuite(ctx context.Context, dir, url, managed string) ([]event, error) {
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.CommandContext(ctx, "go", "test", "-tags", "integration", "-count=1", "-json", "-timeout", limit.String(), ".")
+	args := append([]string{"test", "-tags", "integration", "-count=1", "-json", "-timeout", limit.String(), "."}, os.Args[1:]...)
+	cmd := exec.CommandContext(ctx, "go", args...)
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "AMQP_URL="+url, "RABBITMQ_RABBITMQCTL_PATH="+self, "JUDGE_MANAGED="+managed, "GOFLAGS=-mod=mod")
 	cmd.Stderr = os.Stderr
@@ -185,9 +189,9 @@ func report(events []event, integration map[string]bool, runErr error) error {
 	output := map[string][]string{}
 	for _, e := range events {
 		switch {
-		case e.Test == "":
 		case e.Action == "output":
 			output[e.Test] = append(output[e.Test], e.Output)
+		case e.Test == "":
 		case strings.Contains(e.Test, "/"):
 			if e.Action == "pass" {
 				inner++
@@ -228,6 +232,7 @@ func report(events []event, integration map[string]bool, runErr error) error {
 	case passed == 0:
 		return fmt.Errorf("no test ran: %w", runErr)
 	case runErr != nil && len(failed) == 0:
+		fmt.Print(strings.Join(lastLines(output[""], 60), ""))
 		return fmt.Errorf("the suite failed as a whole: %w", runErr)
 	}
 	return nil
