@@ -2,7 +2,9 @@ package brokertest_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -127,8 +129,9 @@ func TestDeadClientIsCutAndItsMessagesComeBack(t *testing.T) {
 	})
 }
 
-// opened shakes hands with the broker by hand.
-func opened(t *testing.T, b *brokertest.Broker) net.Conn {
+// opened shakes hands with the broker by hand, for heartbeats at an interval in
+// seconds.
+func opened(t *testing.T, b *brokertest.Broker, heartbeat byte) net.Conn {
 	t.Helper()
 	conn, err := b.Dial("", "")
 	if err != nil {
@@ -143,7 +146,7 @@ func opened(t *testing.T, b *brokertest.Broker) net.Conn {
 		hello = append(append(hello, p...), 0xCE)
 	}
 	method(10, 11, "\x00\x00\x00\x00\x05PLAIN\x00\x00\x00\x0c\x00guest\x00guest\x05en_US")
-	method(10, 31, "\x07\xff\x00\x02\x00\x00\x00\x00")
+	method(10, 31, "\x07\xff\x00\x02\x00\x00\x00"+string([]byte{heartbeat}))
 	method(10, 40, "\x01/\x00\x00")
 	if _, err := conn.Write(hello); err != nil {
 		t.Fatal(err)
@@ -155,7 +158,7 @@ func TestClientThatNeverReadsIsNotReadFrom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := brokertest.New()
 		defer b.Close()
-		conn := opened(t, b)
+		conn := opened(t, b, 0)
 		frame := func(channel uint16, payload string) []byte {
 			p := binary.BigEndian.AppendUint16([]byte{1}, channel)
 			p = binary.BigEndian.AppendUint32(p, uint32(len(payload)))
@@ -195,7 +198,7 @@ func TestMalformedClientsLeaveOthersAlone(t *testing.T) {
 	var wg sync.WaitGroup
 	for i := range 50 {
 		wg.Go(func() {
-			conn := opened(t, b)
+			conn := opened(t, b, 0)
 			junk := bytes.Repeat([]byte{byte(i), 0, byte(i), 0xff, 0x01, 0x00}, 500)
 			_, _ = conn.Write(junk) // it is hung up on
 			_, _ = io.Copy(io.Discard, conn)
@@ -260,4 +263,50 @@ func TestManyClients(t *testing.T) {
 		}
 		runtime.Gosched()
 	}
+}
+
+func TestSilentClientIsCutAfterTwoHeartbeats(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := brokertest.New()
+		defer b.Close()
+		conn := opened(t, b, 10)
+		start := time.Now()
+		got, err := io.ReadAll(conn)
+		if err != nil {
+			t.Fatal(err)
+		}
+		equal(t, "heartbeats came", bytes.HasSuffix(got, []byte{8, 0, 0, 0, 0, 0, 0, 0xCE}), true)
+		if d := time.Since(start); d < 20*time.Second || d > 30*time.Second {
+			t.Fatalf("cut after %v", d)
+		}
+		if err := conn.Close(); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+func TestHalfAFrameIsNotQuiet(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := brokertest.New()
+		defer b.Close()
+		conn := opened(t, b, 0)
+		if err := b.WaitQuiet(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := conn.Write([]byte{8, 0, 0}); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		equal(t, "in time", errors.Is(b.WaitQuiet(ctx), context.DeadlineExceeded), true)
+		if _, err := conn.Write([]byte{0, 0, 0, 0, 0xCE}); err != nil {
+			t.Fatal(err)
+		}
+		if err := b.WaitQuiet(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := conn.Close(); err != nil {
+			t.Fatal(err)
+		}
+	})
 }
