@@ -169,13 +169,17 @@ func (n *Node) Launch() error {
 	return err
 }
 
-// Pause freezes the node by SIGSTOP: its connections stay open and nothing answers on them.
+// Pause freezes the node by SIGSTOP and returns when it has stopped: its connections stay open and nothing answers on
+// them.
 func (n *Node) Pause() error {
 	if n.private == nil {
 		return fmt.Errorf("rabbit: pause node: %w", ErrNotPrivate)
 	}
-	_, err := n.private.signal(syscall.SIGSTOP)
-	return err
+	paused, err := n.private.signal(syscall.SIGSTOP)
+	if err != nil {
+		return err
+	}
+	return awaitStopped(paused.command.Process.Pid)
 }
 
 // Resume undoes Pause.
