@@ -57,12 +57,12 @@ func New(opts ...Option) *Broker {
 	b.rand = rand.New(rand.NewPCG(b.cfg.seed, 0))
 	b.clock.fire = b.tick
 	for _, name := range b.cfg.vhosts {
-		b.vhosts[name] = newVHost(b, name)
+		b.vhosts[name] = newVHost(name)
 	}
 	return b
 }
 
-func newVHost(b *Broker, name string) *vhost {
+func newVHost(name string) *vhost {
 	v := &vhost{name: name, exchanges: map[string]*exchange{}, queues: map[string]*queue{}}
 	for name, kind := range map[string]string{
 		"": "direct", "amq.direct": "direct", "amq.fanout": "fanout", "amq.topic": "topic",

@@ -385,16 +385,16 @@ func (c *connection) release() {
 	for _, q := range slices.Clone(c.owned) {
 		q.remove("its connection closed")
 	}
-	c.gate = openGate(c.gate)
-	c.valve = openGate(c.valve)
+	openGate(&c.gate)
+	openGate(&c.valve)
 }
 
-// openGate lets a waiting reader go on and returns nil.
-func openGate(gate chan struct{}) chan struct{} {
-	if gate != nil {
-		close(gate)
+// openGate lets a reader go on that waits at a gate.
+func openGate(gate *chan struct{}) {
+	if *gate != nil {
+		close(*gate)
+		*gate = nil
 	}
-	return nil
 }
 
 // terminateAfterDrain ends the connection once the outbox is sent.

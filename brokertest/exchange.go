@@ -340,7 +340,7 @@ func checkMatch(args table) *amqpError {
 // headersMatch matches headers against the arguments of a binding.
 func headersMatch(args, headers table) bool {
 	mode := args.str("x-match")
-	any := strings.HasPrefix(mode, "any")
+	some := strings.HasPrefix(mode, "any")
 	withX := strings.HasSuffix(mode, "-with-x")
 	for _, want := range args {
 		if want.key == "x-match" || !withX && strings.HasPrefix(want.key, "x-") {
@@ -348,11 +348,11 @@ func headersMatch(args, headers table) bool {
 		}
 		got, ok := headers.lookup(want.key)
 		ok = ok && (want.val.kind == 'V' || want.val.equal(got))
-		if ok == any {
-			return any
+		if ok == some {
+			return some
 		}
 	}
-	return !any
+	return !some
 }
 
 // stripLines removes line breaks from a name, as RabbitMQ does.

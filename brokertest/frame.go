@@ -74,7 +74,7 @@ func (e *encoder) method(channel uint16, m method) {
 }
 
 // content appends the header and body frames of a message.
-func (e *encoder) content(channel uint16, header, body []byte, max uint32) {
+func (e *encoder) content(channel uint16, header, body []byte, limit uint32) {
 	e.frame(frameHeader, channel, func() {
 		e.u16(classBasic)
 		e.u16(0)
@@ -82,8 +82,8 @@ func (e *encoder) content(channel uint16, header, body []byte, max uint32) {
 		e.buf = append(e.buf, header...)
 	})
 	step := len(body)
-	if max > 0 {
-		step = int(max) - frameOverhead
+	if limit > 0 {
+		step = int(limit) - frameOverhead
 	}
 	for len(body) > 0 {
 		n := min(step, len(body))

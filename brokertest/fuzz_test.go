@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"math"
 	"reflect"
+	"slices"
 	"testing"
 )
 
@@ -55,17 +57,13 @@ func hasNaN(t table) bool {
 	odd = func(v value) bool {
 		switch x := v.v.(type) {
 		case float32:
-			return x != x
+			return math.IsNaN(float64(x))
 		case float64:
-			return x != x
+			return math.IsNaN(x)
 		case table:
 			return hasNaN(x)
 		case []value:
-			for _, item := range x {
-				if odd(item) {
-					return true
-				}
-			}
+			return slices.ContainsFunc(x, odd)
 		}
 		return false
 	}

@@ -170,7 +170,7 @@ func (c *connection) throttle() {
 
 // unthrottle lets a publisher go on.
 func (c *connection) unthrottle() {
-	c.valve = openGate(c.valve)
+	openGate(&c.valve)
 	if c.notified {
 		c.notified = false
 		c.send(0, &connectionUnblocked{})

@@ -525,9 +525,7 @@ func (m *machine) take(s *step) {
 // between versions.
 func (m *machine) show(d amqp.Delivery) string {
 	headers := amqp.Table{}
-	for k, v := range d.Headers {
-		headers[k] = v
-	}
+	maps.Copy(headers, d.Headers)
 	if m.broker.modern {
 		for _, name := range []string{"CC", "x-delivery-count", "x-acquired-count", "x-last-death-exchange", "x-last-death-queue", "x-last-death-reason"} {
 			delete(headers, name) // there or not there since 4.0 or 4.3

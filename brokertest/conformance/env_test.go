@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -436,9 +437,7 @@ var quorum = amqp.Table{"x-queue-type": "quorum"}
 func with(args amqp.Table, more amqp.Table) amqp.Table {
 	out := amqp.Table{}
 	for _, t := range []amqp.Table{args, more} {
-		for k, v := range t {
-			out[k] = v
-		}
+		maps.Copy(out, t)
 	}
 	return out
 }
