@@ -60,7 +60,7 @@ func parse(args []string, stderr io.Writer) (*options, error) {
 	f.IntVar(&o.repeats, "repeats", 0, "most repeats of noisy rounds (default 1 with -short, else 3)")
 	f.IntVar(&o.message, "messages", 0, "messages of a round that consumes (default 2500 with -short, else 15000)")
 	f.DurationVar(&o.duration, "time", 0, "length of a round that publishes (default 130ms with -short, else 1s)")
-	f.DurationVar(&o.budget, "budget", 0, "when this is used up, what is left gets one round each (default 33s with -short, else 30m)")
+	f.DurationVar(&o.budget, "budget", 0, "when this is used up, what is left gets one round each (default 29s with -short, else 30m)")
 	f.DurationVar(&o.wait, "wait", 0, "how long to wait, in all, for the rest of the machine to become quiet (default 10m, none with -short)")
 	f.Float64Var(&o.noise, "noise", 0.1, "rounds during which others use more than this share of the machine are noisy")
 	f.IntVar(&o.port, "port", 24400, "first port to try for the private node")
@@ -80,7 +80,7 @@ func parse(args []string, stderr io.Writer) (*options, error) {
 	fill(&o.repeats, either(1, 3))
 	fill(&o.message, either(2500, 15000))
 	fill(&o.duration, time.Duration(either(130, 1000))*time.Millisecond)
-	fill(&o.budget, time.Duration(either(33, 1800))*time.Second)
+	fill(&o.budget, time.Duration(either(29, 1800))*time.Second)
 	if !o.short {
 		fill(&o.wait, 10*time.Minute)
 	}
