@@ -181,11 +181,11 @@ func (c *consumer) consume(ctx context.Context) error {
 			return fmt.Errorf("the broker cancelled the consumer %q: the queue was deleted or has moved", tag)
 		case <-refresh.C:
 			// Somebody may have deleted a binding, which nobody is told of.
-			if err := c.setup.declareAll(ctx, s); err != nil {
+			if err := c.setup.declareAll(ctx, s); err != nil && ctx.Err() == nil {
 				return err
 			}
 		case <-sub.fresh:
-			if err := sub.widen(ctx); err != nil {
+			if err := sub.widen(ctx); err != nil && ctx.Err() == nil {
 				return err
 			}
 		}

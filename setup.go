@@ -137,9 +137,6 @@ func (s *Setup) Start(ctx context.Context) error {
 		return fmt.Errorf("harebus: start: %w", err)
 	}
 	for _, c := range e.consumers {
-		e.group.Go(c.run)
-	}
-	for _, c := range e.consumers {
 		if err := c.awaitStart(ctx); err != nil {
 			return fmt.Errorf("harebus: start: %w", errors.Join(err, s.Stop(context.Background())))
 		}
@@ -147,7 +144,8 @@ func (s *Setup) Start(ctx context.Context) error {
 	return nil
 }
 
-// begin moves the setup into the started state.
+// begin moves the setup into the started state and starts the consumers, in one
+// step for a Stop that comes at the same time.
 func (s *Setup) begin(ctx context.Context) (*engine, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -166,7 +164,9 @@ func (s *Setup) begin(ctx context.Context) (*engine, error) {
 	handling, abandon := context.WithCancelCause(context.WithoutCancel(ctx))
 	e.abandon = abandon
 	for i := range s.cfg.Consume.Consumers {
-		e.consumers = append(e.consumers, newConsumer(handling, s, e.consume, i))
+		c := newConsumer(handling, s, e.consume, i)
+		e.consumers = append(e.consumers, c)
+		e.group.Go(c.run)
 	}
 	return e, nil
 }
