@@ -43,7 +43,7 @@ func (s *sender) Publish(ctx context.Context, topic string, message any, opts ..
 }
 
 // Defer sends a command that reaches its queue after delay: never before, and
-// on an idle broker at most 10 ms and a thousandth of the delay after. Until
+// on an idle broker about 8 ms after (docs/delays.md has the figures). Until
 // then it lies in durable queues of the broker, from where it cannot be called
 // back. The first deferral after a connect declares those queues, which can take
 // a second. The longest delay is [topology.MaxDelay].
