@@ -47,6 +47,8 @@ type confirmChannel struct {
 // has an overdue message. That costs no timer a message.
 const epochs = 5
 
+var errRetired = errors.New("the channel was replaced")
+
 // returnKey is all a returned message can be recognised by.
 type returnKey struct{ messageID, exchange, key string }
 
@@ -175,7 +177,8 @@ func (c *confirmChannel) usable() bool {
 	return !c.dead.Load() && !c.ch.IsClosed() && c.session.alive()
 }
 
-// acquire takes a place in the window.
+// acquire takes a place in the window. It fails when the channel is taken out of
+// use: its places are then never free again.
 func (c *confirmChannel) acquire(ctx context.Context) error {
 	select {
 	case c.window <- struct{}{}:
@@ -185,6 +188,10 @@ func (c *confirmChannel) acquire(ctx context.Context) error {
 	select {
 	case c.window <- struct{}{}:
 		return nil
+	case <-c.retired:
+		return errRetired
+	case <-c.closed:
+		return errRetired
 	case <-c.session.closed:
 		return c.session.cause()
 	case <-ctx.Done():

@@ -157,7 +157,7 @@ func (c *consumer) consume(ctx context.Context) error {
 	}
 	defer sub.close()
 	// One at a time, until it is sure that no message here kills the process.
-	if err := sub.open(ctx, 1, sub.noteFresh); err != nil {
+	if err := sub.open(1, sub.noteFresh); err != nil {
 		return err
 	}
 	refresh := time.NewTicker(refreshTopology)
@@ -185,7 +185,7 @@ func (c *consumer) consume(ctx context.Context) error {
 				return err
 			}
 		case <-sub.fresh:
-			if err := sub.widen(ctx); err != nil && ctx.Err() == nil {
+			if err := sub.widen(); err != nil {
 				return err
 			}
 		}
@@ -230,12 +230,18 @@ func (u *subscription) noteFresh() {
 	}
 }
 
+// request makes a request on the channel. It does not end when stopping begins:
+// a second request before the answer to the first would get that answer.
+func (u *subscription) request(fn func() error) error {
+	return u.session.rpc(u.consumer.hard, fn)
+}
+
 // open starts to consume with a prefetch and hands the feed to the workers.
-func (u *subscription) open(ctx context.Context, prefetch int, fresh func()) error {
+func (u *subscription) open(prefetch int, fresh func()) error {
 	u.opened++
 	tag := fmt.Sprintf("harebus-%d-%d", u.consumer.index, u.opened)
 	opened := make(chan (<-chan amqp.Delivery), 1)
-	err := u.session.rpc(ctx, func() error {
+	err := u.request(func() error {
 		if err := u.ch.Qos(prefetch, 0, false); err != nil {
 			return err
 		}
@@ -253,7 +259,7 @@ func (u *subscription) open(ctx context.Context, prefetch int, fresh func()) err
 }
 
 // widen replaces the cautious consumer by one with the configured prefetch.
-func (u *subscription) widen(ctx context.Context) error {
+func (u *subscription) widen() error {
 	prefetch := u.consumer.setup.cfg.Consume.Prefetch
 	if prefetch == 1 || u.opened > 1 {
 		return nil
@@ -261,11 +267,11 @@ func (u *subscription) widen(ctx context.Context) error {
 	if err := u.cancel(); err != nil {
 		return err
 	}
-	return u.open(ctx, prefetch, nil)
+	return u.open(prefetch, nil)
 }
 
 func (u *subscription) cancel() error {
-	return u.session.rpc(u.consumer.hard, func() error { return u.ch.Cancel(u.tag, false) })
+	return u.request(func() error { return u.ch.Cancel(u.tag, false) })
 }
 
 // drain ends the consumer, waits for the handlers and sends their acks. Cancel
@@ -280,7 +286,7 @@ func (u *subscription) drain() error {
 
 func (u *subscription) close() {
 	u.acks.close()
-	_ = u.session.rpc(u.consumer.hard, u.ch.Close)
+	_ = u.request(u.ch.Close)
 }
 
 // current is the feed to read from, and what tells of the next.

@@ -154,7 +154,7 @@ func (b *Book) check(m *entry, want *Expect) []Violation {
 	}
 	if fails := want.Fails != nil && want.Fails(m.id); !fails && m.parked > 0 {
 		broken(Account, "parked, but it was not meant to fail")
-	} else if fails && m.ok > 0 && m.parked == 0 && m.drained == 0 {
+	} else if fails && m.ok > 0 && m.parked == 0 {
 		broken(Account, "meant to fail, but not parked")
 	}
 	if m.copies() > 1 && !b.explained(m) {

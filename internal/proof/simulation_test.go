@@ -203,6 +203,12 @@ var faults = []struct {
 	happen func(s *simulation)
 }{
 	{"cut connections", func(s *simulation) { s.broker.CutConnections() }},
+	{"flapping network", func(s *simulation) {
+		for range 8 {
+			s.broker.CutConnections()
+			s.pause(400 * time.Millisecond)
+		}
+	}},
 	{"close connections", func(s *simulation) { s.broker.CloseConnections("shutdown") }},
 	{"restart", func(s *simulation) { s.broker.Restart() }},
 	{"outage", func(s *simulation) {
