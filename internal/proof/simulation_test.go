@@ -112,16 +112,16 @@ func (s *simulation) run(t *testing.T) *ledger.Verdict {
 	if err := s.service.Setup.Start(ctx); err != nil {
 		t.Fatal(err)
 	}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		s.disturb()
-	}()
 	var producers sync.WaitGroup
 	for p := range 3 {
 		producer := rand.New(rand.NewPCG(s.rng.Uint64(), uint64(p))) //nolint:gosec // repeatable on purpose
 		producers.Go(func() { s.produce(ctx, p, producer) })
 	}
+	done := make(chan struct{})
+	go func() { // from here on the seed's source belongs to the faults
+		defer close(done)
+		s.disturb()
+	}()
 	producers.Wait()
 	<-done
 	s.checkLiveness(t)
