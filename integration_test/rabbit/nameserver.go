@@ -79,9 +79,10 @@ func await(ctx context.Context, p *process, pause time.Duration, attempt func(co
 	}
 }
 
-// tail is the end of a file, for an error's text.
+// tail is the end of a file, for an error's text: enough for the cause that RabbitMQ 4 names before its long report of a
+// failed start.
 func tail(path string) string {
-	const limit = 4096
+	const limit = 16 << 10
 	file, err := os.Open(path)
 	if err != nil {
 		return err.Error()
