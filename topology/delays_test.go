@@ -152,7 +152,8 @@ func TestDelays_every_route_leads_to_its_destination_on_time(t *testing.T) {
 }
 
 // A queue may let a message go up to a millisecond early, because brokers drop
-// the fraction of the millisecond it came in at.
+// the fraction of the millisecond it came in at. Two hops take longer than that;
+// every further queue must make up for its own.
 func TestDelays_routes_make_up_for_whole_milliseconds(t *testing.T) {
 	t.Parallel()
 	g := newGraph(t, topology.Delays{}.Topology(), topology.Delays{}.Exit("", "orders"))
@@ -162,7 +163,11 @@ func TestDelays_routes_make_up_for_whole_milliseconds(t *testing.T) {
 			t.Fatal(err)
 		}
 		visited, waited, _, _ := g.walk(t, r)
-		spare := time.Duration(max(1, len(visited)-2)) * time.Millisecond
+		hops := len(visited) - 1 // the last is the exit
+		spare := time.Duration(max(0, hops-2)) * time.Millisecond
+		if hops == 1 && (waited < 50*time.Millisecond || waited > 2500*time.Millisecond) {
+			spare = time.Millisecond
+		}
 		if waited-delay < spare {
 			t.Fatalf("%v: queues %q hold it %v, less than %v to spare", delay, visited, waited, spare)
 		}
@@ -180,8 +185,12 @@ func TestDelays_what_people_write_takes_one_queue(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if r.Delay != delay+time.Millisecond || len(r.CC) > 2 {
-			t.Errorf("%v takes %v by %q, want one queue and one millisecond more", delay, r.Delay, r.CC)
+		want := delay
+		if delay >= 2500*time.Millisecond {
+			want += time.Millisecond
+		}
+		if r.Delay != want || len(r.CC) > 2 {
+			t.Errorf("%v takes %v by %q, want one queue and %v", delay, r.Delay, r.CC, want)
 		}
 	}
 }

@@ -39,7 +39,7 @@ type Route struct {
 }
 
 // Route returns the way to exchange and key that takes delay, rounded up by at
-// most 2 ms, a two-thousandth of it and a millisecond for each queue on the way. A
+// most 2 ms, a two-thousandth of it and a millisecond for each queue from 2.5 s. A
 // delay of zero or less leads straight to the destination. Route fails for a delay
 // beyond [MaxDelay] and for a destination no message can be sent to.
 func (d Delays) Route(delay time.Duration, exchange, key string) (Route, error) {
@@ -108,14 +108,14 @@ type step struct{ level, digit int }
 
 func (s step) nominal() time.Duration { return levels[s.level].unit * time.Duration(s.digit) }
 
-// wait is the time the queue holds a message: a millisecond more than its share.
-// The broker counts in whole milliseconds and drops the fraction of the moment
-// a message came in, so that a queue may let it go up to one millisecond early.
-// The finest level does without: its routes are rounded up instead when they
-// have one queue only, and the broker needs longer than that to pass a message
-// through the others.
+// wait is the time the queue holds a message. The broker counts in whole
+// milliseconds and drops the fraction of the moment a message came in, so that a
+// queue under load may let it go up to one millisecond early. Queues from 2.5 s
+// up make this good with a millisecond more than their share. The two finest
+// levels do without: passing a message on takes the broker longer than they can
+// be early, and routes of one queue of the finest are rounded up instead.
 func (s step) wait() time.Duration {
-	if s.level == 0 {
+	if s.level < 2 {
 		return s.nominal()
 	}
 	return s.nominal() + time.Millisecond
