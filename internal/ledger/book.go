@@ -8,12 +8,16 @@ import (
 
 // Book holds what is known of every message. It is safe for concurrent use.
 type Book struct {
-	mu      sync.Mutex // guards what follows
-	entries map[string]*entry
-	crashes []time.Time
-	order   []string // ids by their first send
-	last    time.Time
-	gap     time.Duration // the longest pause between confirmed sends
+	mu       sync.Mutex // guards what follows
+	entries  map[string]*entry
+	crashes  []time.Time
+	faults   []Event  // their begins and ends
+	left     []string // what was left when all was stopped
+	order    []string // ids by their first send
+	confirms []time.Time
+	gap      time.Duration // the longest pause between confirmed sends
+	mirror   *Recorder
+	err      error // of the mirror
 }
 
 // entry is one message.
@@ -25,6 +29,8 @@ type entry struct {
 	seq      int
 	sum      string
 	due      time.Time
+	deadline time.Time
+	overrun  time.Duration // by how much a call outlived its deadline
 	parent   string
 	ok       int
 	failed   bool
@@ -44,6 +50,21 @@ const keepEvents = 40
 // NewBook returns an empty book.
 func NewBook() *Book { return &Book{entries: map[string]*entry{}} }
 
+// Mirror also writes every later event to r, for a process that is going to be
+// killed. What went wrong doing so is in [Book.MirrorErr].
+func (b *Book) Mirror(r *Recorder) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.mirror = r
+}
+
+// MirrorErr is the first error of writing to the mirror.
+func (b *Book) MirrorErr() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.err
+}
+
 // Record adds an event; a zero time becomes now.
 func (b *Book) Record(e Event) {
 	if e.T.IsZero() {
@@ -51,11 +72,11 @@ func (b *Book) Record(e Event) {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if e.Op == Crash {
-		b.crashes = append(b.crashes, e.T)
-		return
+	if b.mirror != nil && b.err == nil {
+		b.err = b.mirror.Record(e)
 	}
 	if e.ID == "" {
+		b.happened(e)
 		return
 	}
 	m := b.entry(e.ID)
@@ -66,6 +87,18 @@ func (b *Book) Record(e Event) {
 		m.wrongSum = true
 	}
 	b.apply(m, e)
+}
+
+// happened takes note of what concerns no single message.
+func (b *Book) happened(e Event) {
+	switch e.Op {
+	case Crash:
+		b.crashes = append(b.crashes, e.T)
+	case FaultBegin, FaultEnd:
+		b.faults = append(b.faults, e)
+	case Left:
+		b.left = append(b.left, e.Err)
+	}
 }
 
 func (b *Book) entry(id string) *entry {
@@ -82,20 +115,23 @@ func (b *Book) apply(m *entry, e Event) {
 	switch e.Op {
 	case SendInvoke:
 		m.invoked++
-		m.key, m.seq, m.parent, m.due = e.Key, e.Seq, e.Parent, e.Due
+		m.key, m.seq, m.parent, m.due, m.deadline = e.Key, e.Seq, e.Parent, e.Due, e.Deadline
 		if m.sum == "" {
 			m.sum = e.Sum
 		}
 	case SendOK:
 		m.ok++
-		if !b.last.IsZero() {
-			b.gap = max(b.gap, e.T.Sub(b.last))
+		m.returned(e.T)
+		if n := len(b.confirms); n > 0 {
+			b.gap = max(b.gap, e.T.Sub(b.confirms[n-1]))
 		}
-		b.last = e.T
+		b.confirms = append(b.confirms, e.T)
 	case SendFail:
 		m.failed = true
+		m.returned(e.T)
 	case SendUnknown:
 		m.unknown = true
+		m.returned(e.T)
 	case Discard:
 		m.discard = true
 	case Recv:
@@ -108,6 +144,13 @@ func (b *Book) apply(m *entry, e Event) {
 		m.parked++
 	case Drained:
 		m.drained++
+	}
+}
+
+// returned notes when the call that sent the message came back.
+func (m *entry) returned(at time.Time) {
+	if !m.deadline.IsZero() {
+		m.overrun = max(m.overrun, at.Sub(m.deadline))
 	}
 }
 

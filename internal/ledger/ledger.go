@@ -38,7 +38,8 @@ const (
 	Discard     Op = "discard"      // the transaction or handler that sent it was rolled back
 	Crash       Op = "crash"        // Proc died or lost a connection; no ID
 	FaultBegin  Op = "fault.begin"  // Err names it; no ID
-	FaultEnd    Op = "fault.end"
+	FaultEnd    Op = "fault.end"    // it is healed; no ID
+	Left        Op = "left"         // something is left when all is stopped: Err says what; no ID
 )
 
 // Event is one step. Only T, Op and, for messages, ID are always there.
@@ -55,7 +56,8 @@ type Event struct {
 	Queue       string        `json:"queue,omitempty"`
 	Sum         string        `json:"sum,omitempty"` // of the body
 	Due         time.Time     `json:"due,omitzero"`
-	Pause       time.Duration `json:"pause,omitempty"` // the least before the next attempt
+	Deadline    time.Time     `json:"deadline,omitzero"` // of the call that a send.invoke begins
+	Pause       time.Duration `json:"pause,omitempty"`   // the least before the next attempt
 	Err         string        `json:"err,omitempty"`
 }
 

@@ -1,6 +1,7 @@
 package ledger_test
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -22,6 +23,29 @@ func sent(id string, events ...ledger.Event) []ledger.Event {
 		at(0, ledger.Event{Op: ledger.SendInvoke, ID: id, Sum: "s"}),
 		at(1, ledger.Event{Op: ledger.SendOK, ID: id}),
 	}, events...)
+}
+
+// outage is two seconds of messages, every ms, nothing during a fault, and then
+// two seconds of messages at another pace.
+func outage(every, fault, then int) []ledger.Event {
+	var events []ledger.Event
+	send := func(ms int) {
+		id := fmt.Sprint(ms)
+		events = append(events, at(ms, ledger.Event{Op: ledger.SendInvoke, ID: id, Key: "k", Seq: ms}),
+			at(ms+1, ledger.Event{Op: ledger.SendOK, ID: id}), at(ms+2, ledger.Event{Op: ledger.Effect, ID: id}))
+	}
+	const calm = 2000
+	for ms := 0; ms < calm; ms += every {
+		send(ms)
+	}
+	events = append(events, at(calm, ledger.Event{Op: ledger.FaultBegin, Err: "outage"}), at(calm+fault, ledger.Event{Op: ledger.FaultEnd, Err: "outage"}))
+	if then == 0 {
+		return events
+	}
+	for ms := calm + fault; ms < 2*calm+fault; ms += then {
+		send(ms)
+	}
+	return events
 }
 
 // Each history breaks the promises named and no others: the checker is what all
@@ -115,6 +139,36 @@ func TestVerdictNamesTheBrokenPromise(t *testing.T) {
 				at(0, ledger.Event{Op: ledger.SendInvoke, ID: "1", Key: "k", Seq: 1}), at(0, ledger.Event{Op: ledger.SendInvoke, ID: "2", Key: "k", Seq: 2}),
 				at(1, ledger.Event{Op: ledger.Effect, ID: "2"}), at(2, ledger.Event{Op: ledger.Effect, ID: "1"}),
 			}, want: ledger.Expect{Ordered: true}, broken: []ledger.Invariant{ledger.Order},
+		},
+		"a call that outlives its deadline": {
+			events: []ledger.Event{
+				at(0, ledger.Event{Op: ledger.SendInvoke, ID: "a", Deadline: start.Add(time.Second)}), at(2100, ledger.Event{Op: ledger.SendFail, ID: "a"}),
+			}, broken: []ledger.Invariant{ledger.Bound},
+		},
+		"a call that keeps its deadline": {
+			events: []ledger.Event{
+				at(0, ledger.Event{Op: ledger.SendInvoke, ID: "a", Deadline: start.Add(time.Second)}), at(1900, ledger.Event{Op: ledger.SendFail, ID: "a"}),
+			},
+		},
+		"as fast as before the fault":    {events: outage(100, 3000, 100), want: ledger.Expect{Recovered: true}},
+		"half as fast as before":         {events: outage(100, 3000, 200), want: ledger.Expect{Recovered: true}, broken: []ledger.Invariant{ledger.Liveness}},
+		"nothing confirmed after faults": {events: outage(100, 3000, 0), want: ledger.Expect{Recovered: true}, broken: []ledger.Invariant{ledger.Liveness}},
+		"recovery without a fault": {
+			events: sent("a", at(3, ledger.Event{Op: ledger.Effect, ID: "a"})),
+			want:   ledger.Expect{Recovered: true}, broken: []ledger.Invariant{ledger.Liveness},
+		},
+		"a bystander served all the time": {events: outage(100, 900, 100), want: ledger.Expect{Bystander: "k"}},
+		"a bystander kept waiting":        {events: outage(100, 3000, 100), want: ledger.Expect{Bystander: "k"}, broken: []ledger.Invariant{ledger.Isolation}},
+		"a bystander's send failed": {
+			events: append(outage(100, 900, 100), at(9000, ledger.Event{Op: ledger.SendInvoke, ID: "z", Key: "k"}), at(9001, ledger.Event{Op: ledger.SendFail, ID: "z"})),
+			want:   ledger.Expect{Bystander: "k"}, broken: []ledger.Invariant{ledger.Isolation},
+		},
+		"a bystander who never came": {
+			events: sent("a", at(3, ledger.Event{Op: ledger.Effect, ID: "a"})),
+			want:   ledger.Expect{Bystander: "k"}, broken: []ledger.Invariant{ledger.Isolation},
+		},
+		"something left": {
+			events: []ledger.Event{at(0, ledger.Event{Op: ledger.Left, Err: "a connection"})}, broken: []ledger.Invariant{ledger.Leak},
 		},
 	}
 	for name, test := range tests {

@@ -30,6 +30,14 @@ const (
 	Txn Invariant = "TXN"
 	// Timer: nothing takes effect before it is due, nor too late.
 	Timer Invariant = "TIMER"
+	// Bound: no call outlives its deadline by more than a second.
+	Bound Invariant = "BOUND"
+	// Liveness: soon after the last fault as much is confirmed as before the first.
+	Liveness Invariant = "LIVENESS"
+	// Isolation: a fault of others leaves a bystander's messages alone.
+	Isolation Invariant = "ISOLATION"
+	// Leak: nothing is left when all is stopped.
+	Leak Invariant = "LEAK"
 )
 
 // Expect is what a run was meant to do.
@@ -45,6 +53,12 @@ type Expect struct {
 	Late time.Duration
 	// Slack is by how much clocks may differ for Timer and Retry.
 	Slack time.Duration
+	// Recovered checks Liveness; the run must go on sending at its rate for longer
+	// than 15 s after the last fault, or as long as it takes.
+	Recovered bool
+	// Bystander is the key of messages that have nothing to do with the faults;
+	// empty means there are none.
+	Bystander string
 }
 
 // Violation is one broken promise.
@@ -128,6 +142,7 @@ func (b *Book) Verdict(want Expect) *Verdict {
 	if want.Ordered {
 		v.Violations = append(v.Violations, b.checkOrder()...)
 	}
+	v.Violations = append(v.Violations, b.checkRun(&want)...)
 	return v
 }
 
@@ -159,6 +174,9 @@ func (b *Book) check(m *entry, want *Expect) []Violation {
 	}
 	if m.copies() > 1 && !b.explained(m) {
 		broken(DupMark, "%d copies without a reason", m.copies())
+	}
+	if m.overrun > time.Second {
+		broken(Bound, "the call came back %v after its deadline", m.overrun)
 	}
 	checkAttempts(m, want, b.explained(m), broken)
 	checkTimer(m, want, broken)

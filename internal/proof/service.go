@@ -173,6 +173,7 @@ func (s *Service) Send(ctx context.Context, w Work, delay time.Duration) error {
 		return err
 	}
 	e := ledger.Event{Op: ledger.SendInvoke, ID: w.ID, Key: w.Key, Seq: w.Seq, Sum: ledger.Sum(body)}
+	e.Deadline, _ = ctx.Deadline()
 	bus := s.Setup.Bus()
 	if delay > 0 {
 		e.Due = time.Now().Add(delay)

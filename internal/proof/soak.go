@@ -4,10 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
@@ -94,61 +91,13 @@ func (s Soak) Run(ctx context.Context) (verdict *ledger.Verdict, err error) {
 	return service.Book.Verdict(expect), nil
 }
 
-// send runs the publishers, and reports on them, until the time is over.
 func (s Soak) send(ctx context.Context, service *Service, run string) {
 	ctx, cancel := context.WithTimeout(ctx, s.Duration)
 	defer cancel()
 	began := time.Now()
-	var publishers sync.WaitGroup
-	tokens := make(chan struct{}, s.Rate)
-	var seq atomic.Int64
-	for p := range s.Publishers {
-		publishers.Go(func() {
-			for range tokens {
-				// A message that has been begun gets a minute to be confirmed.
-				one, done := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
-				kind := soakKind()
-				n := int(seq.Add(1))
-				var delay time.Duration
-				if kind == Later {
-					delay = time.Duration(100+rand.IntN(3000)) * time.Millisecond //nolint:gosec // nothing secret
-				}
-				_ = service.Send(one, Work{ID: NewID(run, p, n, kind), Seq: n, Kind: kind}, delay) // in the book
-				done()
-			}
-		})
-	}
-	s.pace(ctx, service, began, tokens)
-	close(tokens)
-	publishers.Wait()
-	s.report(service, began)
-}
-
-// pace hands out as many tokens as the rate allows. When the publishers do not
-// keep up, the excess is not made up for later.
-func (s Soak) pace(ctx context.Context, service *Service, began time.Time, tokens chan<- struct{}) {
-	const tick = 10 * time.Millisecond
-	ticker := time.NewTicker(tick)
-	defer ticker.Stop()
-	given, told := 0, began
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case now := <-ticker.C:
-			due := int(now.Sub(began).Seconds() * float64(s.Rate))
-			for ; given < due; given++ {
-				select {
-				case tokens <- struct{}{}:
-				default:
-				}
-			}
-			if now.Sub(told) >= time.Second {
-				told = now
-				s.report(service, began)
-			}
-		}
-	}
+	report := func() { s.report(service, began) }
+	Load{Service: service, Run: run, Rate: s.Rate, Publishers: s.Publishers, EverySecond: report}.Send(ctx)
+	report()
 }
 
 func (s Soak) report(service *Service, began time.Time) {
@@ -159,22 +108,6 @@ func (s Soak) report(service *Service, began time.Time) {
 		Elapsed: time.Since(began), Counts: service.Book.Counts(),
 		InFlight: len(service.Book.Pending(service.attempts)), Gap: service.Book.Gap(),
 	})
-}
-
-// soakKind draws the kind of a message: most are plain.
-func soakKind() Kind {
-	switch n := rand.IntN(100); { //nolint:gosec // nothing secret
-	case n < 3:
-		return Failing
-	case n < 6:
-		return Flaky
-	case n < 12:
-		return Parent
-	case n < 20:
-		return Later
-	default:
-		return Plain
-	}
 }
 
 // delaysAreMissing says whether the delay infrastructure has to be declared by

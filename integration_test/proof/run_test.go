@@ -1,0 +1,188 @@
+// Package proof_test breaks real brokers, networks and processes while a service works under the ledger of
+// internal/ledger, and lets the ledger judge: nothing lost, every duplicate explained, everything back to speed.
+package proof_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/cenkalti/backoff/v4"
+	"github.com/google/uuid"
+
+	"github.com/harebus/harebus"
+	"github.com/harebus/harebus/integration_test/rabbit"
+	"github.com/harebus/harebus/internal/ledger"
+	"github.com/harebus/harebus/internal/proof"
+	"github.com/harebus/harebus/topology"
+)
+
+const (
+	// patience is how long a run waits for messages while none ends. It is generous: a slow machine is no fault.
+	patience = 45 * time.Second
+	// calm is how long a run goes on before the first fault, and the least after the last.
+	calm = 3 * time.Second
+	// recovery is how long a run goes on at most after the last fault, to see the old rate again.
+	recovery = 14 * time.Second
+	// pause is that of the retry policy.
+	pause = time.Second
+	// maxRetries of the retry policy.
+	maxRetries = 2
+)
+
+// A plan says what runs, and where.
+type plan struct {
+	// nodes are the brokers: one, or all of a cluster.
+	nodes []*rabbit.Node
+	// queueType is Quorum if empty.
+	queueType topology.QueueType
+	// rate is the number of messages a second; 200 if zero.
+	rate int
+	// timeout is that of a send; a minute if zero.
+	timeout time.Duration
+	// change, if any, changes the service's configuration.
+	change func(*harebus.Config)
+	// gate, if any, is called when a handler begins.
+	gate func(proof.Work)
+}
+
+// A run is a service under observation that works on its own messages, and a load on it.
+type run struct {
+	*testing.T
+	plan    plan
+	service *proof.Service
+	cfg     harebus.Config
+	name    string        // starts the name of every object of the run
+	stop    func()        // ends the load
+	stopped chan struct{} // closed when it has ended
+}
+
+// begin starts the service and the load, and returns when they have run for a while.
+func begin(t *testing.T, p plan) *run {
+	t.Helper()
+	r := &run{T: t, plan: p, name: "proof-" + uuid.NewString()[:8], stopped: make(chan struct{})}
+	if r.plan.rate == 0 {
+		r.plan.rate = 200
+	}
+	r.cfg = r.config()
+	if p.change != nil {
+		p.change(&r.cfg)
+	}
+	var err error
+	r.service, err = proof.NewService(r.cfg, ledger.NewBook(), proof.Options{Pause: pause, Linger: 2 * time.Second, Gate: p.gate})
+	r.try(err)
+	starting, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	r.try(r.service.Setup.Init(starting))
+	r.try(r.service.Setup.Start(starting))
+	t.Cleanup(func() { _ = r.service.Setup.Stop(context.Background()) }) // after a failure; else it is stopped already
+	loading, stop := context.WithCancel(t.Context())
+	r.stop = stop
+	go func() {
+		defer close(r.stopped)
+		const publishers = 50
+		proof.Load{Service: r.service, Run: r.name, Rate: r.plan.rate, Publishers: publishers, Timeout: r.plan.timeout}.Send(loading)
+	}()
+	time.Sleep(calm)
+	return r
+}
+
+// config is what a run uses if its plan changes nothing.
+func (r *run) config() harebus.Config {
+	urls := make([]string, len(r.plan.nodes))
+	for i, node := range r.plan.nodes {
+		urls[i] = node.URL()
+	}
+	return harebus.Config{
+		URLs: urls, Queue: r.name, QueueType: r.plan.queueType,
+		ErrorQueue:     harebus.ErrorQueueConfig{Name: r.name + ".error"},
+		DirectExchange: r.name + ".direct", TopicExchange: r.name + ".topic",
+		Consume: harebus.ConsumeConfig{Concurrency: 8, Prefetch: 50},
+		Retry: harebus.RetryConfig{MaxRetries: maxRetries, BackOff: func() backoff.BackOff {
+			return backoff.NewConstantBackOff(pause)
+		}},
+	}
+}
+
+// fault makes something happen, from its beginning to its healing, under the ledger's eyes.
+func (r *run) fault(name string, happen func()) {
+	r.Helper()
+	r.service.Book.Record(ledger.Event{Op: ledger.FaultBegin, Err: name})
+	r.service.Book.Record(ledger.Event{Op: ledger.Crash, Err: name})
+	happen()
+	r.service.Book.Record(ledger.Event{Op: ledger.Crash, Err: name})
+	r.service.Book.Record(ledger.Event{Op: ledger.FaultEnd, Err: name})
+}
+
+// end goes on until the service is back to speed, stops the load, waits for quiet, stops the service, reads with a
+// plain client what is left, and judges.
+func (r *run) end(want ...func(*ledger.Expect)) *ledger.Verdict {
+	r.Helper()
+	r.recover()
+	r.stop()
+	<-r.stopped
+	r.try(r.service.Settle(r.Context(), patience))
+	r.try(r.service.Setup.Stop(r.Context()))
+	r.try(r.drain())
+	expect := r.service.Expect()
+	expect.Recovered, expect.Slack = true, 5*time.Millisecond
+	for _, change := range want {
+		change(&expect)
+	}
+	verdict := r.service.Book.Verdict(expect)
+	if len(verdict.Violations) > 0 {
+		r.Error(verdict)
+	} else {
+		r.Log(verdict)
+	}
+	return verdict
+}
+
+// recover waits until as much is confirmed in a second as the load sends, but no longer than the ledger allows.
+func (r *run) recover() {
+	healed := time.Now()
+	for time.Since(healed) < recovery {
+		before := r.service.Book.Counts().Confirmed
+		time.Sleep(time.Second)
+		if time.Since(healed) >= calm && r.service.Book.Counts().Confirmed-before >= r.plan.rate*9/10 {
+			return
+		}
+	}
+}
+
+// drain reads what is left from the first node that answers.
+func (r *run) drain() error {
+	var err error
+	for _, node := range r.plan.nodes {
+		if err = r.service.Drain(node.URL(), nil); err == nil {
+			return nil
+		}
+	}
+	return err
+}
+
+func (r *run) try(err error) {
+	r.Helper()
+	if err != nil {
+		r.Fatal(err)
+	}
+}
+
+// retriesSoon has the broker's own retries of dead letters come after 5 s instead of 180 s, as docs/delays.md advises.
+const retriesSoon = `[{rabbit, [{dead_letter_worker_publisher_confirm_timeout, 5000},
+	{dead_letter_worker_consumer_prefetch, 256}]}].`
+
+// private is a broker of the test's own.
+func private(t *testing.T, options rabbit.Options) *rabbit.Node {
+	t.Helper()
+	options.Kind, options.Advanced = rabbit.KindNode, retriesSoon
+	rabbit.SkipWithoutBroker(t, rabbit.Installed())
+	return rabbit.Need(t, options)
+}
+
+// within ends with the test, or after d.
+func (r *run) within(d time.Duration) context.Context {
+	ctx, cancel := context.WithTimeout(r.Context(), d)
+	r.Cleanup(cancel)
+	return ctx
+}
