@@ -150,7 +150,7 @@ func permanent(err error) bool {
 	}
 	var broker *amqp.Error
 	if errors.As(err, &broker) {
-		return broker.Server && slices.Contains(refusals, broker.Code)
+		return broker.Server && slices.Contains(refusals, broker.Code) && !unreachable(err)
 	}
 	var untrusted *tls.CertificateVerificationError
 	var notTLS tls.RecordHeaderError

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"slices"
+	"strings"
 
 	amqp "github.com/rabbitmq/amqp091-go"
 	"go.uber.org/zap"
@@ -88,21 +90,27 @@ func (s *Setup) establish(ctx context.Context, on *session, t topology.Topology)
 
 // declareForSending declares what sending needs. A setup that also consumes
 // declares everything: an exchange that has vanished took its bindings along.
+// Its own queue being out of reach is no reason not to send to others.
 func (s *Setup) declareForSending(ctx context.Context, on *session) error {
 	s.mu.Lock()
 	started := s.started
 	s.mu.Unlock()
-	if started {
-		return s.declareAll(ctx, on)
+	if !started {
+		return s.establish(ctx, on, s.cfg.exchangeTopology())
 	}
-	return s.establish(ctx, on, s.cfg.exchangeTopology())
+	err := s.declareAll(ctx, on) // the exchanges come first
+	if unreachable(err) {
+		s.log.Warn("a queue is out of reach; sending without it", zap.Error(err))
+		return nil
+	}
+	return err
 }
 
 // declareAll declares or checks the setup's own objects on a session.
 func (s *Setup) declareAll(ctx context.Context, on *session) error {
 	topics := s.topics()
 	if s.cfg.Declare == CheckOnly {
-		return s.establish(ctx, on, s.cfg.ownTopology(topics))
+		return s.checkAll(ctx, on, topics)
 	}
 	if err := s.establish(ctx, on, s.cfg.exchangeTopology()); err != nil {
 		return err
@@ -115,11 +123,28 @@ func (s *Setup) declareAll(ctx context.Context, on *session) error {
 	return s.establish(ctx, on, topology.Join(s.cfg.queueTopology(topics), s.cfg.Topology))
 }
 
+// checkAll looks for everything. A queue that is out of reach is there: whoever
+// needs it finds out.
+func (s *Setup) checkAll(ctx context.Context, on *session, topics []string) error {
+	err := s.establish(ctx, on, s.cfg.ownTopology(topics))
+	if unreachable(err) {
+		s.log.Warn("a queue is out of reach; going on without it", zap.Error(err))
+		return nil
+	}
+	return err
+}
+
 // declareErrorQueue creates the error queue if it is missing. One that exists
 // with other arguments belongs to all services together and is used as it is.
+// One whose node is down is a reason to wait for those who want to park, and
+// not for everybody: it is a classic queue, on one node of the cluster.
 func (s *Setup) declareErrorQueue(ctx context.Context, on *session) error {
 	t := s.cfg.errorTopology()
 	err := on.withChannel(ctx, func(ch *amqp.Channel) error { return t.Declare(ch) })
+	if unreachable(err) {
+		s.log.Warn("the error queue is out of reach; what has to be parked waits for it", zap.Error(err))
+		return nil
+	}
 	var broker *amqp.Error
 	if !errors.As(err, &broker) || broker.Code != amqp.PreconditionFailed {
 		return err
@@ -130,3 +155,22 @@ func (s *Setup) declareErrorQueue(ctx context.Context, on *session) error {
 		return ch.QueueBind(b.Queue, b.Key, b.Exchange, false, nil)
 	})
 }
+
+// unreachable says whether err is nothing but queues that exist and cannot be
+// used at the moment. The broker answers with the code it has for those that do
+// not exist; only the text differs.
+func unreachable(err error) bool {
+	var several interface{ Unwrap() []error }
+	if errors.As(err, &several) {
+		return !slices.ContainsFunc(several.Unwrap(), func(one error) bool { return !unreachable(one) })
+	}
+	var broker *amqp.Error
+	if !errors.As(err, &broker) || broker.Code != amqp.NotFound {
+		return false
+	}
+	return slices.ContainsFunc(outOfReach, func(text string) bool { return strings.Contains(broker.Reason, text) })
+}
+
+// outOfReach are the broker's words for it: the node is down, the queue is being
+// restarted, or it does not answer.
+var outOfReach = []string{"is down or inaccessible", "stopped by supervisor", "due to timeout"}

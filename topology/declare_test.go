@@ -232,6 +232,7 @@ func TestError_says_what_to_do(t *testing.T) {
 		"not durable":           {"declare", `queue "q"`, 406, "PRECONDITION_FAILED - inequivalent arg 'durable' for queue 'q'", []string{"another durable", "change Transient"}},
 		"invalid argument":      {"declare", `queue "q"`, 406, "PRECONDITION_FAILED - invalid arg 'x-max-priority'", []string{"does not take these properties"}},
 		"missing":               {"check", `queue "q"`, 404, "NOT_FOUND - no queue 'q'", []string{"does not exist", "start the service that owns it"}},
+		"node down":             {"declare", `queue "q"`, 404, "NOT_FOUND - home node 'a@b' of durable queue 'q' in vhost '/' is down or inaccessible", []string{"start that node"}},
 		"binding to nothing":    {"declare", `binding of queue "q" to exchange "e" with key "k"`, 404, "NOT_FOUND - no queue 'q'", []string{"an end of the binding"}},
 		"queue refused":         {"declare", `queue "q"`, 403, "ACCESS_REFUSED - access to queue 'q' refused", []string{"configure pattern"}},
 		"exchange refused":      {"declare", `exchange "e"`, 403, "ACCESS_REFUSED - access to exchange 'e' refused", []string{"configure pattern must match the exchange"}},

@@ -56,7 +56,7 @@ func (e *Error) advice() string {
 	case amqp.PreconditionFailed:
 		return e.differs(answer.Reason)
 	case amqp.NotFound:
-		return e.missing()
+		return e.missing(answer.Reason)
 	case amqp.AccessRefused:
 		return e.refused(answer.Reason)
 	case amqp.ResourceLocked:
@@ -96,7 +96,10 @@ func (e *Error) differs(reason string) string {
 }
 
 // missing explains a 404.
-func (e *Error) missing() string {
+func (e *Error) missing(reason string) string {
+	if strings.Contains(reason, "is down or inaccessible") {
+		return "start that node; a quorum queue would not depend on a single one"
+	}
 	if e.Op == "check" {
 		return "it does not exist, or its node is down: declare it, start the service that owns it, or correct the name"
 	}

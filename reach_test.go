@@ -1,0 +1,125 @@
+package harebus_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/harebus/harebus"
+	"github.com/harebus/harebus/brokertest"
+	"github.com/harebus/harebus/topology"
+)
+
+// nodeDown makes a queue be what a classic queue is to a cluster without its
+// node: it can be neither declared nor looked at.
+func (r *rig) nodeDown(queue string) *brokertest.Injection {
+	return r.broker.Inject(brokertest.Fault{
+		On: "queue.declare", Times: -1, Match: func(f brokertest.Frame) bool { return f.Queue == queue },
+		Do: brokertest.Raise, Code: 404,
+		Text: "home node 'rabbit@b' of durable queue '" + queue + "' in vhost '/' is down or inaccessible",
+	})
+}
+
+// works sends a message and waits until it has been handled.
+func (r *rig) works(s *harebus.Setup, got <-chan int, id int) {
+	r.t.Helper()
+	short, cancel := context.WithTimeout(r.ctx, 5*time.Second)
+	defer cancel()
+	if err := s.Bus().Send(short, "orders", order{id}); err != nil {
+		r.t.Fatal(err)
+	}
+	for receive(r, got) != id { // an acknowledgement may have been cut off
+	}
+}
+
+// TestErrorQueueOutOfReach: the error queue lies on one node. While that is
+// down everything goes on but parking.
+func TestErrorQueueOutOfReach(t *testing.T) {
+	for name, mode := range map[string]harebus.DeclareMode{"declare": harebus.DeclareAll, "check": harebus.CheckOnly} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, r *rig) {
+				if err := r.setup(r.config("orders")).Init(r.ctx); err != nil {
+					t.Fatal(err)
+				}
+				down := r.nodeDown("error")
+				cfg := r.config("orders")
+				cfg.Declare = mode
+				s, got := counting(r, cfg)
+				r.start(s)
+				r.works(s, got, 1)
+				r.broker.CutConnections()
+				r.works(s, got, 2)
+				down.Remove()
+				r.broker.CutConnections()
+				r.works(s, got, 3)
+				if err := s.Ready(); err != nil {
+					t.Error(err)
+				}
+			})
+		})
+	}
+}
+
+// TestOwnQueueOutOfReach: a service whose own queue is out of reach still sends
+// to others, and consumes when it is back.
+func TestOwnQueueOutOfReach(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.declare(r.channel(), "elsewhere")
+		cfg := r.config("orders")
+		cfg.QueueType = topology.Classic
+		s, got := counting(r, cfg)
+		r.start(s)
+		r.works(s, got, 1)
+		down := r.nodeDown("orders")
+		r.broker.CutConnections()
+		short, cancel := context.WithTimeout(r.ctx, 5*time.Second)
+		defer cancel()
+		if err := s.Bus().Send(short, "elsewhere", order{2}); err != nil {
+			t.Fatal(err)
+		}
+		if s.Ready() == nil {
+			t.Error("ready without its queue")
+		}
+		down.Remove()
+		r.works(s, got, 3)
+	})
+}
+
+// TestStartWaitsForItsQueue: a node that is down is waited for, as a broker is.
+func TestStartWaitsForItsQueue(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		cfg := r.config("orders")
+		cfg.QueueType = topology.Classic
+		s, got := counting(r, cfg)
+		down := r.nodeDown("orders")
+		short, cancel := context.WithTimeout(r.ctx, 5*time.Second)
+		defer cancel()
+		if err := s.Start(short); !errors.Is(err, context.DeadlineExceeded) {
+			t.Fatalf("got %v", err)
+		}
+		back := time.AfterFunc(20*time.Second, down.Remove)
+		defer back.Stop()
+		r.start(s)
+		r.works(s, got, 1)
+	})
+}
+
+// TestMissingIsNotOutOfReach: one queue out of reach does not excuse another
+// that does not exist.
+func TestMissingIsNotOutOfReach(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		if err := r.setup(r.config("orders")).Init(r.ctx); err != nil {
+			t.Fatal(err)
+		}
+		r.nodeDown("error")
+		cfg := r.config("others")
+		cfg.Declare = harebus.CheckOnly
+		s, _ := counting(r, cfg)
+		err := s.Start(r.ctx)
+		if err == nil {
+			t.Fatal("started without its queue")
+		}
+		contains(t, err.Error(), `check queue "others"`)
+	})
+}
