@@ -60,7 +60,7 @@ func TestPoisonFrame(t *testing.T) {
 				r.start(s)
 				ch := r.channel()
 				start := time.Now()
-				r.publish(ch, "orders", plain(`{"ID":1}`), typed("Order", `{"ID":7}`, headers), plain(`{"ID":2}`))
+				r.publish(ch, "orders", plain(`{"ID":1}`), ordered(headers), plain(`{"ID":2}`))
 				r.quiet("error")
 				took := time.Since(start)
 				copies := r.await("error", 1)

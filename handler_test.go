@@ -233,7 +233,7 @@ func TestMiddlewareAnswers(t *testing.T) {
 			return nil
 		})
 		r.start(s)
-		r.publish(r.channel(), "orders", order1("skip", true), plain("broken"))
+		r.publish(r.channel(), "orders", ordered(amqp.Table{"skip": true}), plain("broken"))
 		r.quiet()
 		if s.Stats().Handled != 2 {
 			t.Errorf("counts %+v", s.Stats())
