@@ -282,11 +282,17 @@ func (s *session) ready(ctx context.Context) error {
 // broker does not answer in time the connection is closed: it is the only way
 // to end the call. When ctx ends first, rpc returns and fn goes on without it.
 func (s *session) rpc(ctx context.Context, fn func() error) error {
+	return s.rpcs(ctx, func(func()) error { return fn() })
+}
+
+// rpcs is rpc for a series of requests: fn calls next before each, which then
+// has the whole time of one.
+func (s *session) rpcs(ctx context.Context, fn func(next func()) error) error {
 	done := make(chan error, 1)
 	if !s.spawn(func() {
 		late := time.AfterFunc(s.timeout, func() { _ = s.sock.Abort() })
 		defer late.Stop()
-		done <- fn()
+		done <- fn(func() { late.Reset(s.timeout) })
 	}) {
 		return s.cause()
 	}

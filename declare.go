@@ -85,7 +85,42 @@ func (s *Setup) establish(ctx context.Context, on *session, t topology.Topology)
 			return t.Check(func() (topology.Channel, error) { return on.conn.Channel() })
 		})
 	}
-	return on.withChannel(ctx, func(ch *amqp.Channel) error { return t.Declare(ch) })
+	return declare(ctx, on, t)
+}
+
+// declare takes as long as it takes, as long as the broker answers: on a busy
+// cluster the queues for delays need a minute.
+func declare(ctx context.Context, on *session, t topology.Topology) error {
+	return on.rpcs(ctx, func(next func()) error {
+		ch, err := on.conn.Channel()
+		if err != nil {
+			return err
+		}
+		defer func() { _ = ch.Close() }()
+		for _, one := range steps(t) {
+			next()
+			if err := one.Declare(ch); err != nil {
+				return err
+			}
+		}
+		next()
+		return nil
+	})
+}
+
+// steps takes a topology apart, in the order in which it is declared.
+func steps(t topology.Topology) []topology.Topology {
+	var parts []topology.Topology
+	for _, e := range t.Exchanges {
+		parts = append(parts, topology.Topology{Exchanges: []topology.Exchange{e}})
+	}
+	for _, q := range t.Queues {
+		parts = append(parts, topology.Topology{Queues: []topology.Queue{q}})
+	}
+	for _, b := range t.Bindings {
+		parts = append(parts, topology.Topology{Bindings: []topology.Binding{b}})
+	}
+	return parts
 }
 
 // declareForSending declares what sending needs. A setup that also consumes
@@ -140,7 +175,7 @@ func (s *Setup) checkAll(ctx context.Context, on *session, topics []string) erro
 // not for everybody: it is a classic queue, on one node of the cluster.
 func (s *Setup) declareErrorQueue(ctx context.Context, on *session) error {
 	t := s.cfg.errorTopology()
-	err := on.withChannel(ctx, func(ch *amqp.Channel) error { return t.Declare(ch) })
+	err := declare(ctx, on, t)
 	if unreachable(err) {
 		s.log.Warn("the error queue is out of reach; what has to be parked waits for it", zap.Error(err))
 		return nil

@@ -108,6 +108,9 @@ func (d *delayer) checkDestination(ctx context.Context, s *session, exchange, ke
 		_, err := ch.QueueDeclarePassive(key, true, false, false, false, nil)
 		return err
 	})
+	if unreachable(err) {
+		return nil // it is there, and takes the message later
+	}
 	var broker *amqp.Error
 	if errors.As(err, &broker) && broker.Code == amqp.NotFound {
 		return &PublishError{Outcome: Returned, Err: err}

@@ -123,3 +123,40 @@ func TestMissingIsNotOutOfReach(t *testing.T) {
 		contains(t, err.Error(), `check queue "others"`)
 	})
 }
+
+// TestDeferToOutOfReach: a destination that is out of reach is no destination
+// that does not exist.
+func TestDeferToOutOfReach(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.declare(r.channel(), "elsewhere")
+		down := r.nodeDown("elsewhere")
+		bus := r.setup(r.config("")).Bus()
+		if err := bus.Defer(r.ctx, "elsewhere", time.Minute, order{1}); err != nil {
+			t.Fatal(err)
+		}
+		down.Remove()
+		r.await("elsewhere", 1)
+	})
+}
+
+// TestSlowDeclarations: the time of a request is for each of the many that
+// declare the queues for delays, and not for all of them together.
+func TestSlowDeclarations(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		cfg := r.config("orders")
+		cfg.Connect.RequestTimeout = 5 * time.Second
+		slow := r.broker.Inject(brokertest.Fault{On: "queue.declare", Times: -1, Do: brokertest.Delay, For: time.Second})
+		start := time.Now()
+		if err := r.setup(cfg).Init(r.ctx); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(start); took < 4*cfg.Connect.RequestTimeout {
+			t.Fatalf("it took %v: nothing was slow", took)
+		}
+		slow.Remove()
+		r.broker.Inject(brokertest.Fault{On: "queue.declare", Do: brokertest.Delay, For: 6 * time.Second})
+		if err := r.setup(cfg).Init(r.ctx); err == nil {
+			t.Error("a single request took longer than it may")
+		}
+	})
+}
