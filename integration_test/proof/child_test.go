@@ -382,16 +382,17 @@ func (p *process) signal(s os.Signal) {
 // ledgerFile is a new file for a process to write its ledger to.
 func ledgerFile(t *testing.T) string {
 	t.Helper()
-	return filepath.Join(t.TempDir(), "ledger")
+	path := filepath.Join(t.TempDir(), "ledger")
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
 }
 
 // readLedger returns what a process has written so far. A last line that a SIGKILL cut short is passed over.
 func readLedger(t *testing.T, path string) []ledger.Event {
 	t.Helper()
 	f, err := os.Open(path)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
 	if err != nil {
 		t.Fatal(err)
 	}
