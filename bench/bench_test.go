@@ -133,7 +133,7 @@ func TestEveryWorkloadRuns(t *testing.T) {
 				p, _ = inProcess(t)
 			}
 			c := &contest{spec: s, place: p, pace: pace{
-				rounds: 2, duration: 100 * time.Millisecond, messages: 3000, noise: 1, deadline: time.Now().Add(time.Minute),
+				rounds: 2, duration: 100 * time.Millisecond, messages: 3000, spare: 5 * prefetch, noise: 1, deadline: time.Now().Add(time.Minute),
 			}}
 			tallies, err := c.run(t.Context(), named(s.libraries))
 			if err != nil {
@@ -247,7 +247,7 @@ func TestReport(t *testing.T) {
 			t.Errorf("no field %s in %s", name, lines.String())
 		}
 	}
-	rows, err := readRows(&lines)
+	rows, err := readRows[row](&lines)
 	if err != nil || len(rows) != 1 || !reflect.DeepEqual(rows[0], r) {
 		t.Errorf("read %+v, %v; want %+v", rows, err, r)
 	}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math"
 	"runtime"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -43,6 +42,7 @@ type pace struct {
 	repeats  int           // of noisy rounds, at most
 	duration time.Duration // of a round that publishes
 	messages int           // of a round that consumes
+	spare    int           // left in the queue then, so that it does not run dry
 	noise    float64       // share of the machine that others may use
 	patience *patience     // for the machine to become quiet
 	deadline time.Time     // after it, every contest is cut to one round
@@ -64,12 +64,20 @@ func (c *contest) queueNames() []string {
 
 func (c *contest) outQueue() string { return c.place.queue(c.queues) }
 
-// run carries out the contest: rounds in turns, then repeats of noisy ones.
+// run carries out the contest.
 func (c *contest) run(ctx context.Context, libraries []*library) (_ []tally, err error) {
-	if err := c.prepare(ctx, libraries); err != nil {
+	defer func() { err = errors.Join(err, c.finish()) }()
+	if err := c.prepare(ctx); err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, c.finish()) }()
+	return c.contend(ctx, libraries)
+}
+
+// contend has rounds in turns, then repeats of noisy ones.
+func (c *contest) contend(ctx context.Context, libraries []*library) ([]tally, error) {
+	if err := c.connect(ctx, libraries); err != nil {
+		return nil, err
+	}
 	tallies := make([]tally, len(libraries))
 	for i, l := range libraries {
 		tallies[i].library = l.name
@@ -125,8 +133,8 @@ func (c *contest) add(ctx context.Context, l *library, t *tally) error {
 	return c.place.purge(append(c.queueNames(), c.outQueue())...)
 }
 
-// prepare declares queues and connects publishers, and lets them warm up.
-func (c *contest) prepare(ctx context.Context, libraries []*library) (err error) {
+// prepare declares queues and connects the publisher that fills them.
+func (c *contest) prepare(ctx context.Context) error {
 	c.text = text(c.size)
 	c.open = map[string]publisher{}
 	if c.kind != "null" {
@@ -134,9 +142,16 @@ func (c *contest) prepare(ctx context.Context, libraries []*library) (err error)
 			return err
 		}
 	}
-	if c.preload, err = rawCoalesced().publisher(ctx, c.place); err != nil {
+	p, err := rawCoalesced().publisher(ctx, c.place)
+	if err != nil {
 		return err
 	}
+	c.preload = p
+	return nil
+}
+
+// connect connects publishers, and lets them warm up.
+func (c *contest) connect(ctx context.Context, libraries []*library) error {
 	if c.workload != "publish" && c.workload != "transaction" && c.workload != "end-to-end" && c.workload != "saturated" {
 		return nil
 	}
@@ -162,6 +177,9 @@ func (c *contest) prepare(ctx context.Context, libraries []*library) (err error)
 func (c *contest) finish() (err error) {
 	for _, p := range c.open {
 		err = errors.Join(err, p.close())
+	}
+	if c.preload == nil {
+		return err
 	}
 	err = errors.Join(err, c.preload.close())
 	if c.kind != "null" {
@@ -258,14 +276,16 @@ func (c *contest) fill(ctx context.Context, n int) error {
 	if c.kind == "null" {
 		n = 1 // it is delivered again and again
 	}
-	jobs := make([]job, n)
-	for i := range jobs {
-		jobs[i] = newJob(c.text)
-	}
-	for part := range slices.Chunk(jobs, batchSize) {
+	jobs := make([]job, min(n, batchSize))
+	for n > 0 {
+		part := jobs[:min(n, batchSize)]
+		for i := range part {
+			part[i] = newJob(c.text)
+		}
 		if err := c.preload.batch(ctx, c.place.queue(0), part); err != nil {
 			return err
 		}
+		n -= len(part)
 	}
 	return nil
 }
@@ -278,7 +298,7 @@ func (c *contest) backlogRound(ctx context.Context, start func(seen func(*job)) 
 		n *= 10
 	}
 	warm := n / 10
-	if err := c.fill(ctx, int(n)+5*prefetch); err != nil {
+	if err := c.fill(ctx, int(n)+c.pace.spare); err != nil {
 		return figures{}, err
 	}
 	runtime.GC()

@@ -5,6 +5,8 @@
 //	go run . -short -json       # the decisive rows as JSON lines, under 50 seconds
 //	go run . -svg plot.svg      # with a plot
 //	go run . -from rows.jsonl -svg plot.svg
+//	go run . -shape all         # how the figures grow, as tables; about twenty minutes
+//	go run . -shape size,soak -short
 //
 // The broker is the one AMQP_URL names, else a private node of the installed
 // RabbitMQ, which is stopped and removed at the end. For the ceiling of the
@@ -15,4 +17,9 @@
 // persistent, mandatory, confirmed. They use the same queues by the same
 // exchange. The contenders' rounds are interleaved, and each figure is the
 // median of the rounds during which the rest of the machine was quiet.
+//
+// With -shape it varies one thing at a time – goroutines, queues, size, window,
+// consumers, concurrency, prefetch – and measures memory as well; it drains a
+// million messages, and publishes and consumes for five minutes to see whether
+// the client grows.
 package main

@@ -10,30 +10,34 @@ import (
 )
 
 func harebusLibrary() *library {
+	return harebusTuned(harebus.PublishConfig{}, harebus.ConsumeConfig{Concurrency: workers, Prefetch: prefetch})
+}
+
+func harebusTuned(publish harebus.PublishConfig, consume harebus.ConsumeConfig) *library {
 	return &library{
 		name: "harebus",
 		publisher: func(_ context.Context, p *place) (publisher, error) {
-			s, err := harebus.New(harebus.Config{URL: p.url, Dial: p.dial})
+			s, err := harebus.New(harebus.Config{URL: p.url, Dial: p.dial, Publish: publish})
 			if err != nil {
 				return nil, err
 			}
 			return harebusPublisher{s, s.Bus()}, nil
 		},
 		consume: func(ctx context.Context, p *place, queue string, seen func(*job)) (stopper, error) {
-			return harebusConsumer(ctx, p, queue, func(_ context.Context, _ *harebus.Bus, j job) error {
+			return harebusConsumer(ctx, p, queue, consume, func(_ context.Context, _ *harebus.Bus, j job) error {
 				seen(&j)
 				return nil
 			})
 		},
 		transform: func(ctx context.Context, p *place, from, to string, seen func(*job)) (stopper, error) {
-			return harebusConsumer(ctx, p, from, func(ctx context.Context, bus *harebus.Bus, j job) error {
+			return harebusConsumer(ctx, p, from, consume, func(ctx context.Context, bus *harebus.Bus, j job) error {
 				seen(&j)
 				return bus.Send(ctx, to, j)
 			})
 		},
 		retry: func(ctx context.Context, p *place, queue string, after time.Duration, seen func(*job)) (stopper, error) {
 			failure := errors.New("not yet")
-			return harebusConsumer(ctx, p, queue, func(ctx context.Context, _ *harebus.Bus, j job) error {
+			return harebusConsumer(ctx, p, queue, consume, func(ctx context.Context, _ *harebus.Bus, j job) error {
 				if harebus.Incoming(ctx).Attempt == 1 {
 					return harebus.RetryAfter(after, failure)
 				}
@@ -66,8 +70,8 @@ func (h harebusPublisher) batch(ctx context.Context, queue string, jobs []job) e
 
 func (h harebusPublisher) close() error { return h.setup.Close() }
 
-func harebusConsumer(ctx context.Context, p *place, queue string, handle func(context.Context, *harebus.Bus, job) error) (stopper, error) {
-	s, err := harebusSetup(p, queue)
+func harebusConsumer(ctx context.Context, p *place, queue string, consume harebus.ConsumeConfig, handle func(context.Context, *harebus.Bus, job) error) (stopper, error) {
+	s, err := harebusSetup(p, queue, consume)
 	if err != nil {
 		return nil, err
 	}
@@ -78,10 +82,9 @@ func harebusConsumer(ctx context.Context, p *place, queue string, handle func(co
 	return s.Close, nil
 }
 
-func harebusSetup(p *place, queue string) (*harebus.Setup, error) {
+func harebusSetup(p *place, queue string, consume harebus.ConsumeConfig) (*harebus.Setup, error) {
 	return harebus.New(harebus.Config{
-		URL: p.url, Dial: p.dial, Queue: queue, QueueType: p.queueType(),
-		Consume: harebus.ConsumeConfig{Concurrency: workers, Prefetch: prefetch},
+		URL: p.url, Dial: p.dial, Queue: queue, QueueType: p.queueType(), Consume: consume,
 	})
 }
 
@@ -89,7 +92,7 @@ func harebusSetup(p *place, queue string) (*harebus.Setup, error) {
 // everybody works with what its users get.
 func declare(ctx context.Context, p *place, queues ...string) error {
 	for _, q := range queues {
-		s, err := harebusSetup(p, q)
+		s, err := harebusSetup(p, q, harebus.ConsumeConfig{})
 		if err != nil {
 			return err
 		}

@@ -34,6 +34,7 @@ func exit(err error) {
 // options are the flags.
 type options struct {
 	short, json, markdown    bool
+	shape                    string
 	workloads, kinds, impls  string
 	out, svg, from, profile  string
 	rounds, repeats, message int
@@ -49,6 +50,7 @@ func parse(args []string, stderr io.Writer) (*options, error) {
 	f.BoolVar(&o.short, "short", false, "only the decisive rows, in under 50 seconds")
 	f.BoolVar(&o.json, "json", false, "print JSON lines instead of a table")
 	f.BoolVar(&o.markdown, "markdown", false, "print a Markdown table, for the documentation")
+	f.StringVar(&o.shape, "shape", "", "measure how figures grow instead: all, or comma separated goroutines,queues,size,window,consumers,concurrency,prefetch,backlog,soak; takes -short, -json, -out, -svg, -from")
 	f.StringVar(&o.workloads, "workloads", "", "only these, comma separated: publish,transaction,consume,transform,end-to-end,saturated,retry")
 	f.StringVar(&o.kinds, "kinds", "", "only these kinds of queue: classic,quorum,null")
 	f.StringVar(&o.impls, "impls", "", "only these libraries: harebus,raw,raw-coalesced,raw-multiple,watermill,watermill-x10,go-rabbitmq")
@@ -70,11 +72,22 @@ func parse(args []string, stderr io.Writer) (*options, error) {
 	if f.NArg() > 0 {
 		return nil, fmt.Errorf("bench: what does %q mean?", f.Arg(0))
 	}
+	o.fill()
+	return o, nil
+}
+
+// fill sets what depends on other flags.
+func (o *options) fill() {
 	either := func(short, full int) int {
 		if o.short {
 			return short
 		}
 		return full
+	}
+	if o.shape != "" { // many settings, each for a short time
+		fill(&o.rounds, either(1, 3))
+		fill(&o.repeats, 1)
+		fill(&o.duration, time.Duration(either(100, 700))*time.Millisecond)
 	}
 	fill(&o.rounds, either(3, 5))
 	fill(&o.repeats, either(1, 3))
@@ -84,7 +97,6 @@ func parse(args []string, stderr io.Writer) (*options, error) {
 	if !o.short {
 		fill(&o.wait, 10*time.Minute)
 	}
-	return o, nil
 }
 
 func fill[T comparable](to *T, value T) {
@@ -94,21 +106,39 @@ func fill[T comparable](to *T, value T) {
 	}
 }
 
+func (o *options) pace(started time.Time) pace {
+	return pace{
+		rounds: o.rounds, repeats: o.repeats, duration: o.duration, messages: o.message, spare: 5 * prefetch, noise: o.noise,
+		deadline: started.Add(o.budget), patience: &patience{o.wait},
+	}
+}
+
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	o, err := parse(args, stderr)
 	if err != nil {
 		return err
 	}
-	report := newReport(o, stdout)
-	if o.from != "" {
-		return errors.Join(report.read(o.from), report.finish())
+	if o.shape != "" {
+		chosen, err := chosenShapes(o.shape)
+		if err != nil {
+			return err
+		}
+		r := &report[shapeRow]{options: o, stdout: stdout, print: writeShapes, draw: drawShapes}
+		return r.carryOut(func() error { return measureShapes(ctx, o, chosen, r, stderr) })
 	}
-	err = errors.Join(report.create(o.out), measure(ctx, o, report, stderr))
-	return errors.Join(err, report.finish())
+	r := &report[row]{options: o, stdout: stdout, print: writeTable, draw: drawPlot}
+	if o.markdown {
+		r.print = writeMarkdown
+	}
+	return r.carryOut(func() error { return measure(ctx, o, r, stderr) })
+}
+
+func drawPlot(name string, rows []row) error {
+	return os.WriteFile(name, plot(rows), 0o644) //nolint:gosec // a picture
 }
 
 // measure carries out the plan. What was measured before an error stays.
-func measure(ctx context.Context, o *options, report *report, stderr io.Writer) (err error) {
+func measure(ctx context.Context, o *options, report *report[row], stderr io.Writer) (err error) {
 	started := time.Now()
 	plan := fullPlan()
 	if o.short {
@@ -124,10 +154,7 @@ func measure(ctx context.Context, o *options, report *report, stderr io.Writer) 
 			err = errors.Join(err, s.close())
 		}
 	}()
-	base := pace{
-		rounds: o.rounds, repeats: o.repeats, duration: o.duration, messages: o.message, noise: o.noise,
-		deadline: started.Add(o.budget), patience: &patience{o.wait},
-	}
+	base := o.pace(started)
 	stop, err := profile(o.profile)
 	if err != nil {
 		return err
@@ -192,29 +219,40 @@ func profile(name string) (stop func(), err error) {
 }
 
 // report is where rows go.
-type report struct {
+type report[R any] struct {
 	options *options
 	stdout  io.Writer
+	print   func(w io.Writer, rows []R) error
+	draw    func(name string, rows []R) error
 	file    *os.File
-	rows    []row
+	rows    []R
 }
 
-func newReport(o *options, stdout io.Writer) *report { return &report{options: o, stdout: stdout} }
+// carryOut measures, or reads what was measured.
+func (r *report[R]) carryOut(measure func() error) error {
+	if r.options.from != "" {
+		return errors.Join(r.read(r.options.from), r.finish())
+	}
+	if err := r.create(r.options.out); err != nil {
+		return err
+	}
+	return errors.Join(measure(), r.finish())
+}
 
-func (r *report) create(name string) (err error) {
+func (r *report[R]) create(name string) (err error) {
 	if name != "" {
 		r.file, err = os.Create(name) //nolint:gosec // the user's choice
 	}
 	return err
 }
 
-func (r *report) read(name string) error {
+func (r *report[R]) read(name string) error {
 	f, err := os.Open(name) //nolint:gosec // the user's choice
 	if err != nil {
 		return err
 	}
 	defer func() { _ = f.Close() }()
-	rows, err := readRows(f)
+	rows, err := readRows[R](f)
 	for _, one := range rows {
 		err = errors.Join(err, r.add(one))
 	}
@@ -222,7 +260,7 @@ func (r *report) read(name string) error {
 }
 
 // add takes one row; JSON lines appear at once.
-func (r *report) add(one row) error {
+func (r *report[R]) add(one R) error {
 	r.rows = append(r.rows, one)
 	var err error
 	if r.options.json {
@@ -235,16 +273,12 @@ func (r *report) add(one row) error {
 }
 
 // finish prints the table and draws the plot.
-func (r *report) finish() (err error) {
-	switch {
-	case r.options.json || len(r.rows) == 0:
-	case r.options.markdown:
-		err = writeMarkdown(r.stdout, r.rows)
-	default:
-		err = writeTable(r.stdout, r.rows)
+func (r *report[R]) finish() (err error) {
+	if !r.options.json && len(r.rows) > 0 {
+		err = r.print(r.stdout, r.rows)
 	}
 	if r.options.svg != "" && len(r.rows) > 0 {
-		err = errors.Join(err, os.WriteFile(r.options.svg, plot(r.rows), 0o644)) //nolint:gosec // a picture
+		err = errors.Join(err, r.draw(r.options.svg, r.rows))
 	}
 	if r.file != nil {
 		err = errors.Join(err, r.file.Close())

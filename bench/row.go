@@ -91,10 +91,10 @@ func known(x float64, digits int) *float64 {
 }
 
 // readRows reads JSON lines.
-func readRows(r io.Reader) (rows []row, err error) {
+func readRows[R any](r io.Reader) (rows []R, err error) {
 	lines := bufio.NewScanner(r)
 	for lines.Scan() {
-		var one row
+		var one R
 		if err := json.Unmarshal(lines.Bytes(), &one); err != nil {
 			return nil, err
 		}
@@ -103,7 +103,7 @@ func readRows(r io.Reader) (rows []row, err error) {
 	return rows, lines.Err()
 }
 
-func writeJSON(w io.Writer, r row) error {
+func writeJSON(w io.Writer, r any) error {
 	return json.NewEncoder(w).Encode(r)
 }
 
