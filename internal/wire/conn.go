@@ -12,6 +12,7 @@ package wire
 import (
 	"context"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -24,6 +25,9 @@ const (
 	limit = 1 << 20
 	// keep is the largest buffer that is used again after it was written.
 	keep = 4 << 20
+	// piece is how much goes to the socket under one deadline: a slow network
+	// that takes it in time is not a broken one, however much is waiting.
+	piece = 64 << 10
 	// closeGrace is how long Close lets what is buffered (the goodbye of the
 	// AMQP connection) reach the socket.
 	closeGrace = time.Second
@@ -49,8 +53,8 @@ type Conn struct {
 	writes atomic.Uint64 // writes to the socket
 }
 
-// New starts the flusher for raw. A write to raw that takes longer than timeout
-// breaks the connection. Close must be called.
+// New starts the flusher for raw. Unless raw takes 64 KiB, or less if there is
+// less, within timeout, the connection is broken. Close must be called.
 func New(raw net.Conn, timeout time.Duration) *Conn {
 	c := &Conn{
 		Conn:    raw,
@@ -174,12 +178,16 @@ func (c *Conn) take(spare []byte) (buf []byte, last bool) {
 }
 
 func (c *Conn) write(buf []byte) error {
-	if err := c.limitWrite(); err != nil {
-		return err
+	for part := range slices.Chunk(buf, piece) {
+		if err := c.limitWrite(); err != nil {
+			return err
+		}
+		c.writes.Add(1)
+		if _, err := c.Conn.Write(part); err != nil {
+			return err
+		}
 	}
-	c.writes.Add(1)
-	_, err := c.Conn.Write(buf)
-	return err
+	return nil
 }
 
 func (c *Conn) limitWrite() error {

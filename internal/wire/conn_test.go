@@ -130,6 +130,24 @@ func TestWriteTimeout(t *testing.T) {
 	})
 }
 
+// TestSlowNetwork: much that waits takes longer than the timeout, but the peer
+// goes on reading; the connection stays.
+func TestSlowNetwork(t *testing.T) {
+	bubble(t, func(t *testing.T, c *wire.Conn, peer net.Conn) {
+		start := time.Now()
+		write(t, c, make([]byte, full))
+		for range full / (32 << 10) {
+			time.Sleep(timeout / 4)
+			read(t, peer, 32<<10)
+		}
+		if took := time.Since(start); took < 2*timeout {
+			t.Errorf("the peer took only %v", took)
+		}
+		write(t, c, []byte("x"))
+		read(t, peer, 1)
+	})
+}
+
 // TestSlowPeer: the deadline is for one write, not for the connection.
 func TestSlowPeer(t *testing.T) {
 	bubble(t, func(t *testing.T, c *wire.Conn, peer net.Conn) {
