@@ -9,6 +9,8 @@ import (
 
 	amqp "github.com/rabbitmq/amqp091-go"
 	"go.uber.org/zap"
+
+	"github.com/harebus/harebus/internal/wire"
 )
 
 // confirmChannel is one AMQP channel in confirm mode that many goroutines
@@ -212,7 +214,7 @@ func (c *confirmChannel) tryAcquire() bool {
 func (c *confirmChannel) publish(r routed) flight {
 	f := flight{sent: true, delayed: r.delayed, epoch: c.epoch.Load() % epochs, key: returnKey{r.msg.MessageId, r.exchange, r.key}}
 	c.sending.RLock()
-	f.confirm, f.err = c.ch.PublishWithDeferredConfirm(r.exchange, r.key, r.mandatory, false, r.msg)
+	f.confirm, f.err = c.send(&r)
 	c.sending.RUnlock()
 	if f.err != nil {
 		<-c.window
@@ -222,11 +224,33 @@ func (c *confirmChannel) publish(r routed) flight {
 	return f
 }
 
+// send has the client publish the message: an empty one in its books, and ours on
+// the wire. Where that fails, the client encodes it.
+func (c *confirmChannel) send(r *routed) (*amqp.DeferredConfirmation, error) {
+	m, err := wire.Encode(r.exchange, r.key, r.mandatory, &r.msg, c.session.conn.Config.FrameSize)
+	if err != nil {
+		return nil, err
+	}
+	defer m.Free()
+	var confirm *amqp.DeferredConfirmation
+	replaced, err := c.session.sock.Instead(m, func() (err error) {
+		confirm, err = c.ch.PublishWithDeferredConfirm("", "", false, false, amqp.Publishing{})
+		return err
+	})
+	if replaced || err != nil {
+		return confirm, err
+	}
+	return c.ch.PublishWithDeferredConfirm(r.exchange, r.key, r.mandatory, false, r.msg)
+}
+
 // wait returns the outcome of a message, or Unknown when ctx ends first.
 func (c *confirmChannel) wait(ctx context.Context, f flight) result {
 	if f.err != nil {
 		if errors.Is(f.err, amqp.ErrClosed) {
 			return result{outcome: NotSent, err: f.err}
+		}
+		if errors.Is(f.err, wire.ErrUnencodable) {
+			return result{outcome: NotSent, err: f.err, final: true}
 		}
 		return result{outcome: Unknown, err: f.err}
 	}

@@ -43,8 +43,11 @@ type Conn struct {
 	done    chan struct{} // closed when the flusher has ended
 	full    atomic.Bool   // limit is reached; a cheap first look for Room
 
+	replacing sync.Mutex // held by Instead
+
 	mu      sync.Mutex // guards everything below
 	pending []byte     // appended by Write, taken by the flusher
+	instead *Message   // takes the place of the next empty publish
 	writing int        // bytes the flusher is writing now
 	err     error      // why nothing can be written any more
 	closing bool
@@ -77,7 +80,7 @@ func (c *Conn) Write(p []byte) (int, error) {
 	if c.closing {
 		return 0, net.ErrClosed
 	}
-	c.pending = append(c.pending, p...)
+	c.pending = c.substitute(c.pending, p)
 	if len(c.pending)+c.writing >= limit {
 		c.full.Store(true)
 	}
