@@ -6,6 +6,8 @@ GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 TESTFLAGS ?=
 TIMEOUT ?= 15m
 FUZZTIME ?= 10s
+# Simulated schedules of faults in `make proof`.
+SCHEDULES ?= 2000
 # The suites of Debian whose RabbitMQ `make test-all` runs on besides the installed one: 4.0 and the newest.
 SUITES ?= trixie
 export HAREBUS_REQUIRE_BROKER ?= 1
@@ -24,12 +26,12 @@ test: test-installed ## all tests, on a private broker of the installed RabbitMQ
 
 test-installed: broker
 	@echo "== tests of all modules; installed: $$(basename /usr/lib/rabbitmq/lib/rabbitmq_server-*)"
-	scripts/each-module go test -count=1 -timeout $(TIMEOUT) $(TESTFLAGS) ./...
+	scripts/each-module $(CURDIR)/scripts/go-test -count=1 -timeout $(TIMEOUT) $(TESTFLAGS)
 
 test-suite:
 	@echo "== integration tests on $$(basename $$(scripts/rabbitmq-root $(SUITE))/usr/lib/rabbitmq/lib/rabbitmq_server-*)"
 	HAREBUS_RABBITMQ_ROOT="$$(scripts/rabbitmq-root $(SUITE))" && export HAREBUS_RABBITMQ_ROOT && cd integration_test && \
-		go test -count=1 -timeout $(TIMEOUT) $(TESTFLAGS) ./...
+		../scripts/go-test -count=1 -timeout $(TIMEOUT) $(TESTFLAGS)
 
 test-all: test-installed ## the same, and RabbitMQ 4.x is fetched where it is missing (root)
 	@for suite in $(SUITES); do $(MAKE) --no-print-directory test-suite SUITE=$$suite || exit 1; done
@@ -39,7 +41,7 @@ broker: ## what the tests need of RabbitMQ: an installed server, unless AMQP_URL
 	@[ -n "$$AMQP_URL" ] || scripts/install-rabbitmq
 
 race: broker ## all tests under the race detector (slow)
-	scripts/each-module go test -race -timeout $(TIMEOUT) $(TESTFLAGS) ./...
+	scripts/each-module $(CURDIR)/scripts/go-test -race -timeout $(TIMEOUT) $(TESTFLAGS)
 
 vet: ## go vet of all modules
 	scripts/each-module go vet ./...
@@ -56,8 +58,10 @@ tidy: ## go mod tidy of all modules
 fuzz: ## each fuzz target for FUZZTIME
 	scripts/fuzz $(FUZZTIME)
 
-proof: ## 2,000 simulated schedules of faults, and proof that they would notice a broken library (minutes)
-	go test -count=1 ./internal/ledger && go test -count=1 -timeout 40m ./internal/proof -schedules 2000 -mutations
+proof: broker ## breaks brokers, networks and processes under a ledger, and proves that it would notice: no message is lost
+	go test -count=1 $(TESTFLAGS) ./internal/ledger
+	go test -count=1 $(TESTFLAGS) -timeout 20m ./internal/proof -schedules $(SCHEDULES) -mutations
+	cd integration_test && go test -count=1 -v -timeout 30m ./proof
 
 bench: broker ## benchmarks of all modules
 	scripts/each-module go test -run '^$$' -bench . -benchmem -timeout $(TIMEOUT) $(TESTFLAGS) ./...
