@@ -179,7 +179,12 @@ func (b *Book) Gap() time.Duration {
 }
 
 // Counts are the running totals of a book.
-type Counts struct{ Sent, Confirmed, Handled, Parked, Duplicates int }
+type Counts struct {
+	Sent, Confirmed, Handled, Parked, Duplicates int
+	// Failed is the number of sends that failed for certain, Unknown that of
+	// sends whose outcome their callers were not told.
+	Failed, Unknown int
+}
 
 // Counts returns the totals so far.
 func (b *Book) Counts() Counts {
@@ -207,6 +212,12 @@ func (c *Counts) add(m *entry) {
 	}
 	if m.copies() > 1 {
 		c.Duplicates++
+	}
+	if m.failed {
+		c.Failed++
+	}
+	if m.unknown {
+		c.Unknown++
 	}
 }
 

@@ -90,6 +90,10 @@ type Verdict struct {
 	Lost                  int   `json:"lost"`
 	LongestGapMS          int64 `json:"longest_gap_ms"`
 
+	// Failed and Unknown are the sends that were not confirmed: see Counts.
+	Failed  int `json:"-"`
+	Unknown int `json:"-"`
+
 	Violations []Violation `json:"-"`
 }
 
@@ -138,6 +142,7 @@ func (b *Book) Verdict(want Expect) *Verdict {
 		}
 		v.Violations = append(v.Violations, b.check(m, &want)...)
 	}
+	v.Failed, v.Unknown = c.Failed, c.Unknown
 	v.Sent, v.Confirmed, v.Handled, v.Parked, v.Duplicates = c.Sent, c.Confirmed, c.Handled, c.Parked, c.Duplicates
 	if want.Ordered {
 		v.Violations = append(v.Violations, b.checkOrder()...)
