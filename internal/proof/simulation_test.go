@@ -68,6 +68,33 @@ func simulate(t *testing.T, seed uint64, loud bool) {
 	})
 }
 
+// TestCalm: where nothing is wrong, deferred messages take effect when they are
+// due, however much longer others have to wait in front of them.
+func TestCalm(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		sim := newSimulation(t, 1, false)
+		defer sim.broker.Close()
+		if err := sim.service.Setup.Start(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		for i := range 20 {
+			delay := 20 * time.Second
+			if i%2 == 1 {
+				delay = time.Second
+			}
+			if err := sim.service.Send(t.Context(), sim.work(0, i, proof.Later), delay); err != nil {
+				t.Fatal(err)
+			}
+		}
+		expect := sim.service.Expect()
+		expect.Late = 5 * time.Second // one worker may have them all, a third of a second each
+		if verdict := sim.finish(t, expect); len(verdict.Violations) > 0 {
+			t.Error(verdict)
+		}
+	})
+}
+
 type simulation struct {
 	rng     *rand.Rand
 	seed    uint64
@@ -125,6 +152,13 @@ func (s *simulation) run(t *testing.T) *ledger.Verdict {
 	producers.Wait()
 	<-done
 	s.checkLiveness(t)
+	return s.finish(t, s.service.Expect())
+}
+
+// finish waits for quiet, stops the service, drains and judges.
+func (s *simulation) finish(t *testing.T, expect ledger.Expect) *ledger.Verdict {
+	t.Helper()
+	ctx := t.Context()
 	if err := s.service.Settle(ctx, 10*time.Minute); err != nil {
 		t.Error(err)
 	}
@@ -134,7 +168,7 @@ func (s *simulation) run(t *testing.T) *ledger.Verdict {
 	if err := s.service.Drain(s.broker.URL(), s.broker.Dial); err != nil {
 		t.Error(err)
 	}
-	return s.service.Book.Verdict(s.service.Expect())
+	return s.service.Book.Verdict(expect)
 }
 
 // checkLiveness sends a few messages when all faults are over: they must get
