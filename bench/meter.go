@@ -90,8 +90,12 @@ type figures struct {
 	elapsed                           time.Duration
 }
 
-// between makes figures of what happened between two readings.
+// between makes figures of what happened between two readings. Without a message
+// they are zero.
 func between(a, b reading, messages int, latencies []int64) figures {
+	if messages <= 0 {
+		return figures{elapsed: b.at.Sub(a.at), p50: nan, p99: nan, p999: nan, foreign: nan}
+	}
 	n := float64(messages)
 	f := figures{
 		messages: messages, elapsed: b.at.Sub(a.at),

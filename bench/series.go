@@ -46,10 +46,7 @@ func (s *series) observe(ctx context.Context, on *shapes, every time.Duration, d
 }
 
 func (s *series) row(a, b reading, at time.Duration) shapeRow {
-	f := figures{p50: nan, p99: nan, p999: nan, foreign: nan}
-	if n := b.handled - a.handled; n > 0 {
-		f = between(a, b, int(n), nil)
-	}
+	f := between(a, b, int(b.handled-a.handled), nil)
 	return shapeRow{
 		Shape: s.shape, X: round(at.Seconds(), 2), Prefetch: s.prefetch, Alive: runtime.NumGoroutine(),
 		row:    newRow(s.contest.spec, s.contest.place.version, tally{"harebus", []figures{f}}, s.contest.pace.noise),

@@ -24,7 +24,7 @@ func TestEveryShapeRuns(t *testing.T) {
 	r := &report[shapeRow]{options: &options{json: true, svg: filepath.Join(folder, "scaling.svg")}, stdout: &lines, draw: drawShapes}
 	on := &shapes{
 		server: p.server, report: r, stderr: io.Discard, started: time.Now(),
-		pace:    pace{rounds: 1, duration: 50 * time.Millisecond, messages: 300, noise: 1, deadline: time.Now().Add(time.Minute)},
+		pace:    pace{rounds: 1, duration: 50 * time.Millisecond, messages: 2000, noise: 1, deadline: time.Now().Add(time.Minute)},
 		backlog: 5000, soak: 600 * time.Millisecond, often: 10 * time.Millisecond, seldom: 50 * time.Millisecond,
 	}
 	all := sweeps()
