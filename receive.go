@@ -3,9 +3,8 @@ package harebus
 import (
 	"context"
 	"errors"
-	"strings"
+	"fmt"
 	"time"
-	"unicode"
 
 	amqp "github.com/rabbitmq/amqp091-go"
 	"go.uber.org/zap"
@@ -151,7 +150,7 @@ func (r *receipt) fail(err error) bool {
 		return r.retry(err, decision.after)
 	case actionDiscard:
 		s.counters.discarded.Add(1)
-		r.consumer.log.Error("message discarded by the error handler", append(r.fields(), errorField(err))...)
+		r.consumer.log.Error("message discarded by the error handler", append(r.fields(), zap.Error(err))...)
 		return true
 	default:
 		return r.park(err)
@@ -162,7 +161,7 @@ func (r *receipt) fail(err error) bool {
 func (r *receipt) decide(err error) (d Decision) {
 	defer func() {
 		if v := recover(); v != nil {
-			r.consumer.log.Error("the error handler panicked; parking the message", append(r.fields(), zap.Any("panic", v), zap.Stack("stack"))...)
+			r.consumer.log.Error("the error handler panicked; parking the message", append(r.fields(), zap.String("panic", fmt.Sprint(v)), zap.Stack("stack"))...)
 			d = Park()
 		}
 	}()
@@ -180,7 +179,7 @@ func (r *receipt) retry(cause error, after time.Duration) bool {
 	}
 	s.counters.retried.Add(1)
 	r.consumer.log.Warn("message failed; will be handled again",
-		append(r.fields(), zap.Duration("after", after), errorField(cause))...)
+		append(r.fields(), zap.Duration("after", after), zap.Error(cause))...)
 	return true
 }
 
@@ -193,7 +192,7 @@ func (r *receipt) park(cause error) bool {
 	}
 	s.counters.parked.Add(1)
 	r.consumer.log.Error("message moved to the error queue",
-		append(r.fields(), zap.String("error_queue", s.cfg.ErrorQueue.Name), errorField(cause))...)
+		append(r.fields(), zap.String("error_queue", s.cfg.ErrorQueue.Name), zap.Error(cause))...)
 	return true
 }
 
@@ -248,35 +247,10 @@ func (r *receipt) resend(out *outgoing, cause error) bool {
 // fields identify the message in a log. They hold nothing of the body.
 func (r *receipt) fields() []zap.Field {
 	return []zap.Field{
-		zap.String("message_id", printable(r.message.ID)),
-		zap.String("message_type", printable(r.message.Type)),
+		zap.String("message_id", r.message.ID),
+		zap.String("message_type", r.message.Type),
 		zap.Int("attempt", r.message.Attempt),
 	}
-}
-
-// errorField says why, but for a message that no handler has seen only the
-// code: the rest may quote the body.
-func errorField(err error) zap.Field {
-	var rejected *RejectError
-	if errors.As(err, &rejected) {
-		return zap.String("reason", rejected.Reason)
-	}
-	return zap.String("error", printable(err.Error()))
-}
-
-// printable makes a text from the network safe for a log: bounded, and without
-// anything that a terminal or a reader could take for something else.
-func printable(text string) string {
-	const longest = 4 << 10
-	if len(text) > longest {
-		text = text[:longest] + "…"
-	}
-	return strings.Map(func(r rune) rune {
-		if unicode.IsPrint(r) || r == '\n' || r == '\t' {
-			return r
-		}
-		return '\uFFFD'
-	}, text)
 }
 
 func (s *Setup) restoreErrorQueue(ctx context.Context, on *session) error {

@@ -65,7 +65,7 @@ func New(cfg Config) (*Setup, error) {
 		dialect:   dialect{cfg.HeaderPrefix, newHeaderNames(cfg.HeaderPrefix), cfg.TimeFormat},
 		sendChain: chainSend(cfg.SendMiddleware),
 		trace:     tracer{cfg.Tracer},
-		log:       cfg.Logger,
+		log:       safeLogger(cfg.Logger),
 		handlers:  map[string]*handler{},
 		subs:      slices.Clone(cfg.Subscriptions),
 	}

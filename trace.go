@@ -50,7 +50,8 @@ type TraceEvent struct {
 	Messages int
 	// Connection is "publish" or "consume".
 	Connection string
-	// Err is why a message is retried or parked.
+	// Err is why a message is retried or parked. Of a [RejectError] it has the
+	// reason only: the rest may quote the message.
 	Err error
 }
 
@@ -60,7 +61,8 @@ type Tracer interface {
 	// TraceStart is called first; the context it returns is the operation's own
 	// and reaches handlers and TraceEnd.
 	TraceStart(ctx context.Context, event TraceEvent) context.Context
-	// TraceEnd is called with the operation's error, or nil.
+	// TraceEnd is called with the operation's error, or nil; a RejectError is cut
+	// short, as in TraceEvent.Err.
 	TraceEnd(ctx context.Context, event TraceEvent, err error)
 }
 
@@ -73,6 +75,7 @@ func (t tracer) start(ctx context.Context, e TraceEvent) (context.Context, func(
 	if t.Tracer == nil {
 		return ctx, noEnd
 	}
+	e.Err = withoutQuotes(e.Err)
 	ctx = t.TraceStart(ctx, e)
-	return ctx, func(err error) { t.TraceEnd(ctx, e, err) }
+	return ctx, func(err error) { t.TraceEnd(ctx, e, withoutQuotes(err)) }
 }

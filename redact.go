@@ -1,0 +1,129 @@
+package harebus
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"unicode"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+)
+
+// String names what the config is for: the hosts of its addresses, its queue and
+// its exchanges. Everything that may be a secret is left out.
+func (c Config) String() string {
+	c = c.withDefaults()
+	hosts := make([]string, len(c.URLs))
+	for i := range c.URLs {
+		hosts[i] = "(not valid)"
+		one := Config{URLs: c.URLs[i : i+1]}
+		if uris, err := one.addresses(); err == nil {
+			hosts[i] = hostPort(uris[0])
+		}
+	}
+	return fmt.Sprintf("harebus.Config{hosts: %q, queue: %q, error queue: %q, exchanges: %q, subscriptions: %q}",
+		hosts, c.Queue, c.ErrorQueue.Name, []string{c.DirectExchange, c.TopicExchange}, c.Subscriptions)
+}
+
+// Format writes String for every verb, so that no way of printing a config shows
+// a password.
+func (c Config) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, c.String()) }
+
+// String names the config of the setup, without anything that may be a secret.
+func (s *Setup) String() string { return "harebus.Setup of " + s.cfg.String() }
+
+// Format writes String for every verb.
+func (s *Setup) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, s.String()) }
+
+// String names the config of the setup that a Bus or Tx belongs to.
+func (s sender) String() string { return "harebus.Bus of " + s.setup.cfg.String() }
+
+// Format writes String for every verb.
+func (s sender) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, s.String()) }
+
+// errWithheld stands for a text that may quote a message.
+var errWithheld = errors.New("the error queue has the details")
+
+// withoutQuotes leaves of an error about a message that no handler has seen only
+// the code: the rest may quote its body or its headers.
+func withoutQuotes(err error) error {
+	var rejected *RejectError
+	if !errors.As(err, &rejected) {
+		return err
+	}
+	return &RejectError{Reason: rejected.Reason, Err: errWithheld}
+}
+
+// safeLogger is a logger into which texts from the network can be put as they
+// are, in the fields String and Error.
+func safeLogger(log *zap.Logger) *zap.Logger {
+	return log.WithOptions(zap.WrapCore(func(core zapcore.Core) zapcore.Core { return safeCore{core} }))
+}
+
+// safeCore makes every text printable before it is encoded: encoders escape line
+// breaks, but pass on what turns or colours a terminal's text.
+type safeCore struct{ zapcore.Core }
+
+// With has the fields of a derived logger cleaned too.
+func (c safeCore) With(fields []zapcore.Field) zapcore.Core {
+	return safeCore{c.Core.With(clean(fields))}
+}
+
+// Check adds this core, not the one below.
+func (c safeCore) Check(e zapcore.Entry, checked *zapcore.CheckedEntry) *zapcore.CheckedEntry {
+	if c.Enabled(e.Level) {
+		return checked.AddCore(e, c)
+	}
+	return checked
+}
+
+// Write cleans the fields. The message is always a constant.
+func (c safeCore) Write(e zapcore.Entry, fields []zapcore.Field) error {
+	return c.Core.Write(e, clean(fields))
+}
+
+// clean returns a copy of fields with printable texts. Only errors and stacks may
+// have several lines.
+func clean(fields []zapcore.Field) []zapcore.Field {
+	cleaned := make([]zapcore.Field, len(fields))
+	for i, f := range fields {
+		switch err, _ := f.Interface.(error); {
+		case f.Type == zapcore.ErrorType && err != nil:
+			f = errorField(err)
+		case f.Type == zapcore.StringType && f.Key != "stack":
+			f.String = strings.Join(strings.FieldsFunc(printable(f.String), isBreak), "\uFFFD")
+		}
+		cleaned[i] = f
+	}
+	return cleaned
+}
+
+// errorField says why, but for a message that no handler has seen only the code:
+// the rest may quote the message.
+func errorField(err error) zap.Field {
+	var rejected *RejectError
+	if errors.As(err, &rejected) {
+		return zap.String("reason", rejected.Reason)
+	}
+	return zap.String("error", printable(err.Error()))
+}
+
+func isBreak(r rune) bool { return r == '\n' || r == '\t' }
+
+// printable makes a text from the network safe for a log: bounded, and without
+// anything that a terminal or a reader could take for something else, but for
+// line breaks and tabs.
+func printable(text string) string {
+	const longest = 4 << 10
+	if len(text) > longest {
+		text = text[:longest] + "…"
+	}
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) || isBreak(r) {
+			return r
+		}
+		return '\uFFFD'
+	}, text)
+}
