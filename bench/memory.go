@@ -40,7 +40,9 @@ func (m memory) over(before memory) memory {
 
 // baseline returns memory to the system and starts a new peak.
 func baseline() memory {
-	samples() // the stopwatch's are not the client's
+	samples()                            // the stopwatch's are not the client's
+	const settle = 50 * time.Millisecond // for the goroutines of closed connections to end
+	time.Sleep(settle)
 	debug.FreeOSMemory()
 	resetPeak()
 	return live()
