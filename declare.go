@@ -3,9 +3,11 @@ package harebus
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
 	"go.uber.org/zap"
@@ -91,21 +93,49 @@ func (s *Setup) establish(ctx context.Context, on *session, t topology.Topology)
 // declare takes as long as it takes, as long as the broker answers: on a busy
 // cluster the queues for delays need a minute.
 func declare(ctx context.Context, on *session, t topology.Topology) error {
-	return on.rpcs(ctx, func(next func()) error {
-		ch, err := on.conn.Channel()
-		if err != nil {
+	return on.rpcs(ctx, func(next func()) error { return declareOn(on, t, next) })
+}
+
+// declareOn declares on a channel of its own, and calls next before each request.
+func declareOn(on *session, t topology.Topology, next func()) error {
+	ch, err := on.conn.Channel()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = ch.Close() }()
+	for _, one := range steps(t) {
+		next()
+		if err := one.Declare(ch); err != nil {
 			return err
 		}
-		defer func() { _ = ch.Close() }()
-		for _, one := range steps(t) {
-			next()
-			if err := one.Declare(ch); err != nil {
-				return err
-			}
-		}
-		next()
-		return nil
-	})
+	}
+	next()
+	return nil
+}
+
+// errNoAnswer says that the broker still has a request that was not waited for.
+var errNoAnswer = errors.New("no answer yet")
+
+// briefly runs fn, which calls the broker on a channel of its own, and does not
+// wait for long. A single node of a cluster that says nothing keeps the others
+// from answering for a queue of its own; the connection is not to blame. fn ends
+// with the session at the latest.
+func briefly(ctx context.Context, on *session, fn func() error) error {
+	const long = 3 * time.Second
+	done := make(chan error, 1)
+	if !on.spawn(func() { done <- fn() }) {
+		return on.cause()
+	}
+	late := time.NewTimer(long)
+	defer late.Stop()
+	select {
+	case err := <-done:
+		return err
+	case <-late.C:
+		return fmt.Errorf("%w after %v", errNoAnswer, long)
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // steps takes a topology apart, in the order in which it is declared.
@@ -123,29 +153,32 @@ func steps(t topology.Topology) []topology.Topology {
 	return parts
 }
 
-// declareForSending declares what sending needs. A setup that also consumes
-// declares everything: an exchange that has vanished took its bindings along.
-// Its own queue being out of reach is no reason not to send to others.
+// declareForSending declares what sending needs: the exchanges. A setup that
+// also consumes declares the rest too, because an exchange that has vanished took
+// its bindings along; should that fail it is the consumers' concern, and no
+// reason not to send to others.
 func (s *Setup) declareForSending(ctx context.Context, on *session) error {
 	s.mu.Lock()
 	started := s.started
 	s.mu.Unlock()
-	if !started {
-		return s.establish(ctx, on, s.cfg.exchangeTopology())
+	if err := s.establish(ctx, on, s.cfg.exchangeTopology()); err != nil || !started || s.cfg.Declare == CheckOnly {
+		return err
 	}
-	err := s.declareAll(ctx, on) // the exchanges come first
-	if unreachable(err) {
-		s.log.Warn("a queue is out of reach; sending without it", zap.Error(err))
-		return nil
+	own := topology.Join(s.cfg.queueTopology(s.topics()), s.cfg.Topology)
+	for _, t := range []topology.Topology{s.cfg.errorTopology(), own} {
+		err := briefly(ctx, on, func() error { return declareOn(on, t, func() {}) })
+		if err != nil && ctx.Err() == nil {
+			s.log.Warn("cannot declare the queues; sending goes on", zap.Error(err))
+		}
 	}
-	return err
+	return nil
 }
 
 // declareAll declares or checks the setup's own objects on a session.
 func (s *Setup) declareAll(ctx context.Context, on *session) error {
 	topics := s.topics()
 	if s.cfg.Declare == CheckOnly {
-		return s.checkAll(ctx, on, topics)
+		return s.check(ctx, on, s.cfg.ownTopology(topics))
 	}
 	if err := s.establish(ctx, on, s.cfg.exchangeTopology()); err != nil {
 		return err
@@ -158,10 +191,10 @@ func (s *Setup) declareAll(ctx context.Context, on *session) error {
 	return s.establish(ctx, on, topology.Join(s.cfg.queueTopology(topics), s.cfg.Topology))
 }
 
-// checkAll looks for everything. A queue that is out of reach is there: whoever
+// check looks for everything. A queue that is out of reach is there: whoever
 // needs it finds out.
-func (s *Setup) checkAll(ctx context.Context, on *session, topics []string) error {
-	err := s.establish(ctx, on, s.cfg.ownTopology(topics))
+func (s *Setup) check(ctx context.Context, on *session, t topology.Topology) error {
+	err := s.establish(ctx, on, t)
 	if unreachable(err) {
 		s.log.Warn("a queue is out of reach; going on without it", zap.Error(err))
 		return nil
@@ -171,12 +204,12 @@ func (s *Setup) checkAll(ctx context.Context, on *session, topics []string) erro
 
 // declareErrorQueue creates the error queue if it is missing. One that exists
 // with other arguments belongs to all services together and is used as it is.
-// One whose node is down is a reason to wait for those who want to park, and
+// One whose node is down or silent is a reason to wait for those who want to park, and
 // not for everybody: it is a classic queue, on one node of the cluster.
 func (s *Setup) declareErrorQueue(ctx context.Context, on *session) error {
 	t := s.cfg.errorTopology()
-	err := declare(ctx, on, t)
-	if unreachable(err) {
+	err := briefly(ctx, on, func() error { return declareOn(on, t, func() {}) })
+	if unreachable(err) || errors.Is(err, errNoAnswer) {
 		s.log.Warn("the error queue is out of reach; what has to be parked waits for it", zap.Error(err))
 		return nil
 	}

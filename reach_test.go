@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	amqp "github.com/rabbitmq/amqp091-go"
+
 	"github.com/harebus/harebus"
 	"github.com/harebus/harebus/brokertest"
 	"github.com/harebus/harebus/topology"
@@ -154,9 +156,69 @@ func TestSlowDeclarations(t *testing.T) {
 			t.Fatalf("it took %v: nothing was slow", took)
 		}
 		slow.Remove()
-		r.broker.Inject(brokertest.Fault{On: "queue.declare", Do: brokertest.Delay, For: 6 * time.Second})
+		r.broker.Inject(brokertest.Fault{On: "queue.bind", Nth: 5, Do: brokertest.Delay, For: 6 * time.Second})
 		if err := r.setup(cfg).Init(r.ctx); err == nil {
 			t.Error("a single request took longer than it may")
 		}
+	})
+}
+
+// TestSendingDespiteAConflict: a queue that somebody has declared otherwise in
+// the meantime is a fault of this service's, which Start reports. It keeps
+// nothing from being sent when the exchanges are declared again.
+func TestSendingDespiteAConflict(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		ch := r.channel()
+		r.declare(ch, "elsewhere", "taken")
+		cfg := r.config("orders")
+		cfg.Topology = topology.Topology{Queues: []topology.Queue{{Name: "taken", Type: topology.Classic}}}
+		s, _ := counting(r, cfg)
+		r.start(s)
+		if _, err := ch.QueueDelete("taken", false, false, false); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := ch.QueueDeclare("taken", true, false, false, false, amqp.Table{"x-max-length": 1}); err != nil {
+			t.Fatal(err)
+		}
+		r.broker.CloseConnections("a test")
+		if err := s.Bus().Send(r.ctx, "elsewhere", order{1}); err != nil {
+			t.Error(err)
+		}
+		var broker *amqp.Error
+		if err := s.Subscribe(r.ctx, "some.topic"); !errors.As(err, &broker) || broker.Code != amqp.PreconditionFailed {
+			t.Errorf("subscribe: %v", err)
+		}
+	})
+}
+
+// TestErrorQueueSilent: the node of the error queue is frozen, so that the
+// broker has no answer for it. The connection is as good as ever.
+func TestErrorQueueSilent(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		s, got := counting(r, r.config("orders"))
+		r.start(s)
+		r.works(s, got, 1)
+		silent := r.broker.Inject(brokertest.Fault{
+			On: "queue.declare", Times: -1, Match: func(f brokertest.Frame) bool { return f.Queue == "error" }, Do: brokertest.Drop,
+		})
+		r.broker.CutConnections()
+		start, before := time.Now(), s.Stats().Connections
+		if err := s.Bus().Send(r.ctx, "orders", order{2}); err != nil {
+			t.Fatal(err)
+		}
+		for receive(r, got) != 2 {
+		}
+		if took := time.Since(start); took > 8*time.Second {
+			t.Errorf("it took %v", took)
+		}
+		time.Sleep(2 * time.Minute)
+		if err := s.Ready(); err != nil {
+			t.Error(err)
+		}
+		if made := s.Stats().Connections - before; made > 2 {
+			t.Errorf("%d connections were made", made)
+		}
+		silent.Remove()
+		r.works(s, got, 3)
 	})
 }
