@@ -119,7 +119,7 @@ func (d *dialer) open(ctx context.Context, uri amqp.URI) (net.Conn, error) {
 
 func (d *dialer) socket(ctx context.Context, address string) (net.Conn, error) {
 	if d.cfg.Dial != nil {
-		return d.cfg.Dial("tcp", address)
+		return dialWithin(ctx, d.cfg.Dial, address)
 	}
 	var dialer net.Dialer
 	return dialer.DialContext(ctx, "tcp", address)

@@ -1,0 +1,33 @@
+package harebus
+
+import (
+	"context"
+	"net"
+)
+
+// dialWithin calls a dial function that knows no deadline, and gives up waiting for it when ctx ends: an address that
+// nobody answers at must not keep the others from being tried, nor a setup from closing. A connection that comes later
+// is closed.
+func dialWithin(ctx context.Context, dial func(network, address string) (net.Conn, error), address string) (net.Conn, error) {
+	type outcome struct {
+		conn net.Conn
+		err  error
+	}
+	dialed := make(chan outcome)
+	go func() { // ends when dial does
+		conn, err := dial("tcp", address)
+		select {
+		case dialed <- outcome{conn, err}:
+		case <-ctx.Done():
+			if err == nil {
+				_ = conn.Close()
+			}
+		}
+	}()
+	select {
+	case d := <-dialed:
+		return d.conn, d.err
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
