@@ -4,11 +4,13 @@ package proof_test
 
 import (
 	"context"
+	"fmt"
 	"testing"
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
 	"github.com/google/uuid"
+	amqp "github.com/rabbitmq/amqp091-go"
 
 	"github.com/harebus/harebus"
 	"github.com/harebus/harebus/integration_test/rabbit"
@@ -40,6 +42,10 @@ type plan struct {
 	rate int
 	// timeout is that of a send; a minute if zero.
 	timeout time.Duration
+	// key is that of all messages of the load.
+	key string
+	// kinds are the kinds of messages that are sent; all if empty.
+	kinds []proof.Kind
 	// change, if any, changes the service's configuration.
 	change func(*harebus.Config)
 	// gate, if any, is called when a handler begins.
@@ -53,6 +59,7 @@ type run struct {
 	service *proof.Service
 	cfg     harebus.Config
 	name    string        // starts the name of every object of the run
+	loads   int           // how many have begun
 	stop    func()        // ends the load
 	stopped chan struct{} // closed when it has ended
 }
@@ -60,11 +67,12 @@ type run struct {
 // begin starts the service and the load, and returns when they have run for a while.
 func begin(t *testing.T, p plan) *run {
 	t.Helper()
-	r := &run{T: t, plan: p, name: "proof-" + uuid.NewString()[:8], stopped: make(chan struct{})}
+	r := &run{T: t, plan: p, name: "proof-" + uuid.NewString()[:8]}
 	if r.plan.rate == 0 {
 		r.plan.rate = 200
 	}
 	r.cfg = r.config()
+	r.cfg.Logger = journal(t)
 	if p.change != nil {
 		p.change(&r.cfg)
 	}
@@ -76,15 +84,32 @@ func begin(t *testing.T, p plan) *run {
 	r.try(r.service.Setup.Init(starting))
 	r.try(r.service.Setup.Start(starting))
 	t.Cleanup(func() { _ = r.service.Setup.Stop(context.Background()) }) // after a failure; else it is stopped already
-	loading, stop := context.WithCancel(t.Context())
-	r.stop = stop
-	go func() {
-		defer close(r.stopped)
-		const publishers = 50
-		proof.Load{Service: r.service, Run: r.name, Rate: r.plan.rate, Publishers: publishers, Timeout: r.plan.timeout}.Send(loading)
-	}()
+	r.load()
 	time.Sleep(calm)
 	return r
+}
+
+// load begins to send, at the rate of the plan. It stops with silence or end.
+func (r *run) load() {
+	const publishers = 50
+	r.loads++
+	load := proof.Load{
+		Service: r.service, Run: fmt.Sprintf("%s.%d", r.name, r.loads), Key: r.plan.key, Kinds: r.plan.kinds,
+		Rate: r.plan.rate, Publishers: publishers, Timeout: r.plan.timeout,
+	}
+	loading, stop := context.WithCancel(r.Context())
+	stopped := make(chan struct{})
+	r.stop, r.stopped = stop, stopped
+	go func() {
+		defer close(stopped)
+		load.Send(loading)
+	}()
+}
+
+// silence stops the load and returns when every send has returned.
+func (r *run) silence() {
+	r.stop()
+	<-r.stopped
 }
 
 // config is what a run uses if its plan changes nothing.
@@ -94,7 +119,7 @@ func (r *run) config() harebus.Config {
 		urls[i] = node.URL()
 	}
 	return harebus.Config{
-		URLs: urls, Queue: r.name, QueueType: r.plan.queueType,
+		URLs: urls, ConnectionName: r.name, Queue: r.name, QueueType: r.plan.queueType,
 		ErrorQueue:     harebus.ErrorQueueConfig{Name: r.name + ".error"},
 		DirectExchange: r.name + ".direct", TopicExchange: r.name + ".topic",
 		Consume: harebus.ConsumeConfig{Concurrency: 8, Prefetch: 50},
@@ -119,10 +144,10 @@ func (r *run) fault(name string, happen func()) {
 func (r *run) end(want ...func(*ledger.Expect)) *ledger.Verdict {
 	r.Helper()
 	r.recover()
-	r.stop()
-	<-r.stopped
+	r.silence()
 	r.try(r.service.Settle(r.Context(), patience))
 	r.try(r.service.Setup.Stop(r.Context()))
+	r.try(r.noteLeftovers())
 	r.try(r.drain())
 	expect := r.service.Expect()
 	expect.Recovered, expect.Slack = true, 5*time.Millisecond
@@ -132,9 +157,8 @@ func (r *run) end(want ...func(*ledger.Expect)) *ledger.Verdict {
 	verdict := r.service.Book.Verdict(expect)
 	if len(verdict.Violations) > 0 {
 		r.Error(verdict)
-	} else {
-		r.Log(verdict)
 	}
+	r.report(verdict)
 	return verdict
 }
 
@@ -168,9 +192,10 @@ func (r *run) try(err error) {
 	}
 }
 
-// retriesSoon has the broker's own retries of dead letters come after 5 s instead of 180 s, as docs/delays.md advises.
+// retriesSoon has the broker's own retries of dead letters come after 5 s instead of 180 s, as docs/delays.md advises,
+// and its counts of unacknowledged messages every half second instead of every 5 s, for the look at what is left.
 const retriesSoon = `[{rabbit, [{dead_letter_worker_publisher_confirm_timeout, 5000},
-	{dead_letter_worker_consumer_prefetch, 256}]}].`
+	{dead_letter_worker_consumer_prefetch, 256}, {quorum_tick_interval, 500}]}].`
 
 // private is a broker of the test's own.
 func private(t *testing.T, options rabbit.Options) *rabbit.Node {
@@ -185,4 +210,73 @@ func (r *run) within(d time.Duration) context.Context {
 	ctx, cancel := context.WithTimeout(r.Context(), d)
 	r.Cleanup(cancel)
 	return ctx
+}
+
+// eventually waits until check returns nil: for states of which nobody sends word.
+func (r *run) eventually(most time.Duration, check func() error) {
+	r.Helper()
+	const poll = 20 * time.Millisecond
+	for began := time.Now(); ; time.Sleep(poll) {
+		err := check()
+		if err == nil {
+			return
+		}
+		if time.Since(began) > most {
+			r.Fatalf("still not so after %v: %v", most, err)
+		}
+	}
+}
+
+// confirmed returns when that many more sends have been confirmed, and says how long it took.
+func (r *run) confirmed(more int) time.Duration {
+	r.Helper()
+	began, target := time.Now(), r.service.Book.Counts().Confirmed+more
+	r.eventually(patience, func() error {
+		if now := r.service.Book.Counts().Confirmed; now < target {
+			return fmt.Errorf("%d of %d sends confirmed", now, target)
+		}
+		return nil
+	})
+	return time.Since(began)
+}
+
+// report tells the figures of a run in one line.
+func (r *run) report(v *ledger.Verdict) {
+	r.Helper()
+	r.Logf("%s: %d sent, %d confirmed, %d failed, %d without outcome, %d lost, %d duplicates (%d unexplained), longest gap %v",
+		r.Name(), v.Sent, v.Confirmed, v.Failed, v.Unknown, v.Lost, v.Duplicates, v.UnexplainedDuplicates,
+		time.Duration(v.LongestGapMS)*time.Millisecond)
+}
+
+// allConfirmed fails the test unless every send was confirmed.
+func (r *run) allConfirmed(v *ledger.Verdict) {
+	r.Helper()
+	if v.Failed+v.Unknown > 0 {
+		r.Errorf("%d sends failed and %d ended without an outcome, within a minute each", v.Failed, v.Unknown)
+	}
+}
+
+// ctl runs rabbitmqctl.
+func (r *run) ctl(node *rabbit.Node, args ...string) {
+	r.Helper()
+	_, err := node.Ctl(r.within(patience), args...)
+	r.try(err)
+}
+
+// eval evaluates an Erlang expression inside a node.
+func (r *run) eval(node *rabbit.Node, expression string) {
+	r.Helper()
+	_, err := node.Eval(r.within(patience), expression)
+	r.try(err)
+}
+
+// plainly runs fn on a channel of a plain client.
+func (r *run) plainly(node *rabbit.Node, fn func(*amqp.Channel) error) {
+	r.Helper()
+	conn, err := amqp.Dial(node.URL())
+	r.try(err)
+	defer func() { _ = conn.Close() }()
+	ch, err := conn.Channel()
+	r.try(err)
+	r.try(fn(ch))
 }
