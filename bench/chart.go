@@ -29,7 +29,7 @@ var (
 	cpuMetric    = metric{"client CPU, µs a message", false, func(r shapeRow) float64 { return r.CPU }}
 	heapMetric   = metric{"heap after a GC, MiB", false, func(r shapeRow) float64 { return float64(r.Heap) / mebi }}
 	memoryMetric = metric{"heap after a GC and stacks, MiB", false, func(r shapeRow) float64 { return float64(r.Heap+r.Stacks) / mebi }}
-	rssMetric    = metric{"resident memory, MiB", false, func(r shapeRow) float64 { return float64(r.Resident) / mebi }}
+	rssMetric    = metric{"resident memory, MiB more than before", false, func(r shapeRow) float64 { return float64(r.Resident) / mebi }}
 	latency      = metric{"median latency, ms", true, func(r shapeRow) float64 {
 		if r.P50 == nil {
 			return nan

@@ -123,7 +123,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		if err != nil {
 			return err
 		}
-		r := &report[shapeRow]{options: o, stdout: stdout, print: writeShapes, draw: drawShapes}
+		r := shapeReport(o, chosen, stdout)
 		return r.carryOut(func() error { return measureShapes(ctx, o, chosen, r, stderr) })
 	}
 	r := &report[row]{options: o, stdout: stdout, print: writeTable, draw: drawPlot}

@@ -68,6 +68,18 @@ func chosenShapes(text string) ([]string, error) {
 	return chosen, nil
 }
 
+// shapeReport shows the chosen rows, even where a file has more.
+func shapeReport(o *options, chosen []string, stdout io.Writer) *report[shapeRow] {
+	pick := func(rows []shapeRow) []shapeRow {
+		return slices.DeleteFunc(slices.Clone(rows), func(r shapeRow) bool { return !slices.Contains(chosen, r.Shape) })
+	}
+	return &report[shapeRow]{
+		options: o, stdout: stdout,
+		print: func(w io.Writer, rows []shapeRow) error { return writeShapes(w, pick(rows)) },
+		draw:  func(name string, rows []shapeRow) error { return drawShapes(name, pick(rows)) },
+	}
+}
+
 // measureShapes measures on RabbitMQ.
 func measureShapes(ctx context.Context, o *options, chosen []string, report *report[shapeRow], stderr io.Writer) (err error) {
 	on := &shapes{

@@ -21,7 +21,7 @@ func TestEveryShapeRuns(t *testing.T) {
 	p, _ := inProcess(t)
 	var lines bytes.Buffer
 	folder := t.TempDir()
-	r := &report[shapeRow]{options: &options{json: true, svg: filepath.Join(folder, "scaling.svg")}, stdout: &lines, draw: drawShapes}
+	r := shapeReport(&options{json: true, svg: filepath.Join(folder, "scaling.svg")}, shapeNames(), &lines)
 	on := &shapes{
 		server: p.server, report: r, stderr: io.Discard, started: time.Now(),
 		pace:    pace{rounds: 1, duration: 50 * time.Millisecond, messages: 2000, noise: 1, deadline: time.Now().Add(time.Minute)},
@@ -105,6 +105,31 @@ func TestChosenShapes(t *testing.T) {
 	}
 	if _, err := chosenShapes("size,shoes"); err == nil || !strings.Contains(err.Error(), `"shoes"`) {
 		t.Errorf("error %v, want one that names the shape", err)
+	}
+}
+
+// TestShapeReportShowsTheChosen reads rows of several shapes from a file.
+func TestShapeReportShowsTheChosen(t *testing.T) {
+	folder := t.TempDir()
+	file := filepath.Join(folder, "rows.jsonl")
+	var lines, table bytes.Buffer
+	for _, name := range []string{"size", "queues", soakName} {
+		if err := writeJSON(&lines, shapeRow{Shape: name, X: 4, row: row{Impl: "harebus", QueueType: "quorum", Rate: 1234}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(file, lines.Bytes(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	args := []string{"-shape", "queues", "-from", file, "-svg", filepath.Join(folder, "plot.svg")}
+	if err := run(t.Context(), args, &table, io.Discard); err != nil {
+		t.Fatal(err)
+	}
+	if got := table.String(); !strings.Contains(got, "| queues |") || strings.Contains(got, "bytes of a body") || strings.Contains(got, "Soak") {
+		t.Errorf("table:\n%s", got)
+	}
+	if plots, err := filepath.Glob(filepath.Join(folder, "plot*")); err != nil || len(plots) != 1 || filepath.Base(plots[0]) != "plot-queues.svg" {
+		t.Errorf("plots %v, %v", plots, err)
 	}
 }
 
