@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"sync"
 	"time"
 
@@ -84,7 +85,7 @@ func (m *Message) Free() {
 // appendTo appends the frames of the message, for a channel.
 func (m *Message) appendTo(dst []byte, channel []byte) []byte {
 	start := len(dst)
-	dst = append(dst, m.head...)
+	dst = append(slices.Grow(dst, m.size()), m.head...)
 	copy(dst[start+1:], channel)
 	copy(dst[start+m.header+1:], channel)
 	for body := m.body; len(body) > 0; {
@@ -99,6 +100,15 @@ func (m *Message) appendTo(dst []byte, channel []byte) []byte {
 		dst = append(dst, frameEnd)
 	}
 	return dst
+}
+
+// size is the length of all frames.
+func (m *Message) size() int {
+	frames := 1
+	if m.piece > 0 {
+		frames += len(m.body) / m.piece
+	}
+	return len(m.head) + len(m.body) + frames*frameOverhead
 }
 
 // encoder appends to buf; the first error stays.
