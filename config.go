@@ -153,8 +153,9 @@ type ConsumeConfig struct {
 	Concurrency int
 	// Prefetch is how many unacknowledged messages the broker hands to each
 	// consumer: at least Concurrency. Default: 5 × Concurrency. A connection
-	// starts with 1 until a message that is not a redelivery has been handled,
-	// so that one that kills the process takes no neighbours with it.
+	// starts with 1, of one consumer, until a message that is not a redelivery
+	// has been handled or 5 s have passed, so that one that kills the process
+	// takes no neighbours with it.
 	Prefetch int
 	// Consumers is the number of consumers, each on its own channel. Default: 1.
 	Consumers int

@@ -169,6 +169,7 @@ type session struct {
 	closed  chan struct{} // closed when the connection has ended
 	watched chan struct{} // closed when watch has ended
 	calls   sync.WaitGroup
+	trial   *trial // of the messages that come first
 
 	mu        sync.Mutex // guards what follows
 	err       error      // why it ended
@@ -181,6 +182,7 @@ func newSession(conn *amqp.Connection, sock *wire.Conn, timeout time.Duration) *
 	s := &session{
 		conn: conn, sock: sock, timeout: timeout,
 		closed: make(chan struct{}), watched: make(chan struct{}),
+		trial: newTrial(),
 	}
 	closes := conn.NotifyClose(make(chan *amqp.Error, 1))
 	blocks := conn.NotifyBlocked(make(chan amqp.Blocking, 16))

@@ -55,7 +55,7 @@ type feed struct {
 	ch         *amqp.Channel
 	deliveries <-chan amqp.Delivery
 	acks       *acker
-	fresh      func() // called when it is safe to take more at once; nil when that is known
+	trial      *trial // nil when it is over
 	first      sync.Once
 }
 
@@ -156,8 +156,7 @@ func (c *consumer) consume(ctx context.Context) error {
 		return err
 	}
 	defer sub.close()
-	// One at a time, until it is sure that no message here kills the process.
-	if err := sub.open(1, sub.noteFresh); err != nil {
+	if err := sub.begin(); err != nil {
 		return err
 	}
 	refresh := time.NewTicker(refreshTopology)
@@ -184,7 +183,11 @@ func (c *consumer) consume(ctx context.Context) error {
 			if err := c.setup.declareAll(ctx, s); err != nil && ctx.Err() == nil {
 				return err
 			}
-		case <-sub.fresh:
+		case sub.turn <- struct{}{}:
+			if err := sub.goFirst(); err != nil {
+				return err
+			}
+		case <-sub.over:
 			if err := sub.widen(); err != nil {
 				return err
 			}
@@ -200,13 +203,15 @@ type subscription struct {
 	acks     *acker
 	closes   chan *amqp.Error
 	cancels  chan string
-	fresh    chan struct{} // told when it is safe to take more at once
-	tag      string
+	turn     chan<- struct{} // of the session's trial; nil when this consumer has it or needs it no more
+	over     <-chan struct{} // likewise
+	first    bool            // it has the turn
+	tag      string          // empty while it stands by
 	opened   int
 }
 
 func (c *consumer) subscribe(ctx context.Context, s *session) (*subscription, error) {
-	u := &subscription{consumer: c, session: s, fresh: make(chan struct{}, 1)}
+	u := &subscription{consumer: c, session: s, turn: s.trial.turn, over: s.trial.over}
 	opened := make(chan *amqp.Channel, 1)
 	err := s.rpc(ctx, func() error {
 		ch, err := s.conn.Channel()
@@ -223,11 +228,34 @@ func (c *consumer) subscribe(ctx context.Context, s *session) (*subscription, er
 	return u, nil
 }
 
-func (u *subscription) noteFresh() {
+// begin consumes as far as the session's trial allows.
+func (u *subscription) begin() error {
 	select {
-	case u.fresh <- struct{}{}:
+	case <-u.over:
+		return u.widen()
 	default:
 	}
+	select {
+	case u.turn <- struct{}{}:
+		return u.goFirst()
+	default:
+		u.standBy()
+		return nil
+	}
+}
+
+// goFirst consumes one message at a time, on behalf of all consumers of the
+// session.
+func (u *subscription) goFirst() error {
+	u.turn, u.first = nil, true
+	return u.open(1, u.session.trial)
+}
+
+// standBy has the workers wait without deliveries.
+func (u *subscription) standBy() {
+	none := make(chan amqp.Delivery)
+	close(none)
+	u.consumer.setFeed(&feed{session: u.session, ch: u.ch, deliveries: none, acks: u.acks}, nil, false)
 }
 
 // request makes a request on the channel. It does not end when stopping begins:
@@ -236,8 +264,14 @@ func (u *subscription) request(fn func() error) error {
 	return u.session.rpc(u.consumer.hard, fn)
 }
 
-// open starts to consume with a prefetch and hands the feed to the workers.
-func (u *subscription) open(prefetch int, fresh func()) error {
+// open starts to consume with a prefetch and hands the feed to the workers,
+// unless stopping has begun.
+func (u *subscription) open(prefetch int, on *trial) error {
+	select {
+	case <-u.consumer.soft.Done():
+		return nil
+	default:
+	}
 	u.opened++
 	tag := fmt.Sprintf("harebus-%d-%d", u.consumer.index, u.opened)
 	opened := make(chan (<-chan amqp.Delivery), 1)
@@ -254,14 +288,15 @@ func (u *subscription) open(prefetch int, fresh func()) error {
 	}
 	u.tag = tag
 	u.acks.limit(prefetch)
-	u.consumer.setFeed(&feed{session: u.session, ch: u.ch, deliveries: <-opened, acks: u.acks, fresh: fresh}, nil, false)
+	u.consumer.setFeed(&feed{session: u.session, ch: u.ch, deliveries: <-opened, acks: u.acks, trial: on}, nil, false)
 	return nil
 }
 
-// widen replaces the cautious consumer by one with the configured prefetch.
+// widen consumes with the configured prefetch.
 func (u *subscription) widen() error {
+	u.turn, u.over = nil, nil
 	prefetch := u.consumer.setup.cfg.Consume.Prefetch
-	if prefetch == 1 || u.opened > 1 {
+	if prefetch == 1 && u.first {
 		return nil
 	}
 	if err := u.cancel(); err != nil {
@@ -271,7 +306,12 @@ func (u *subscription) widen() error {
 }
 
 func (u *subscription) cancel() error {
-	return u.request(func() error { return u.ch.Cancel(u.tag, false) })
+	tag := u.tag
+	if tag == "" {
+		return nil
+	}
+	u.tag = ""
+	return u.request(func() error { return u.ch.Cancel(tag, false) })
 }
 
 // drain ends the consumer, waits for the handlers and sends their acks. Cancel
@@ -287,6 +327,9 @@ func (u *subscription) drain() error {
 func (u *subscription) close() {
 	u.acks.close()
 	_ = u.request(u.ch.Close)
+	if u.first {
+		<-u.session.trial.turn
+	}
 }
 
 // current is the feed to read from, and what tells of the next.
@@ -349,8 +392,8 @@ func (c *consumer) take(f *feed, d *amqp.Delivery) {
 		f.acks.giveBack(d.DeliveryTag)
 		return
 	}
-	if f.fresh != nil {
-		f.first.Do(func() { time.AfterFunc(survived, f.fresh) })
+	if f.trial != nil {
+		f.first.Do(func() { time.AfterFunc(survived, f.trial.end) })
 	}
 	c.busy.Add(1)
 	settled := c.handleDelivery(f, d)
@@ -360,7 +403,7 @@ func (c *consumer) take(f *feed, d *amqp.Delivery) {
 		return
 	}
 	f.acks.done(d.DeliveryTag)
-	if f.fresh != nil && !d.Redelivered {
-		f.fresh()
+	if f.trial != nil && !d.Redelivered {
+		f.trial.end()
 	}
 }

@@ -529,13 +529,17 @@ func TestConsumerComesBack(t *testing.T) {
 				if err := s.Live(); err != nil {
 					t.Errorf("live: %v", err)
 				}
-				if err := r.broker.WaitQueue(r.ctx, "orders", func(q brokertest.Queue) bool { return len(q.Consumers) == 2 }); err != nil {
-					t.Fatal(err)
+				consumers := func(n int) { // the second comes when the first has handled a message
+					if err := r.broker.WaitQueue(r.ctx, "orders", func(q brokertest.Queue) bool { return len(q.Consumers) == n }); err != nil {
+						t.Fatal(err)
+					}
 				}
+				consumers(1)
 				if err := s.Bus().Send(r.ctx, "orders", order{5}); err != nil {
 					t.Fatal(err)
 				}
 				receive(r, got)
+				consumers(2)
 				r.quiet()
 				if err := s.Ready(); err != nil {
 					t.Error(err)
@@ -598,6 +602,48 @@ func TestPrefetch(t *testing.T) {
 		if took := time.Since(start); took > 100*time.Millisecond {
 			t.Errorf("it took %v", took)
 		}
+		r.quiet()
+	})
+}
+
+// TestTrialIsShared: while a message may be one that kills the process, all
+// consumers together hold one; and if whoever holds it loses its channel, the
+// other goes on.
+func TestTrialIsShared(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		cfg := r.config("orders")
+		cfg.Consume = harebus.ConsumeConfig{Concurrency: 4, Prefetch: 8, Consumers: 3}
+		s := r.setup(cfg)
+		slow := make(chan struct{})
+		harebus.Handle(s, func(context.Context, *harebus.Bus, order) error {
+			<-slow
+			return nil
+		})
+		r.start(s)
+		for i := range 20 {
+			if err := s.Bus().Send(r.ctx, "orders", order{i}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		holding := func(want int) {
+			t.Helper()
+			synctest.Wait()
+			if q, _ := r.broker.Queue("orders"); q.Unacked != want {
+				t.Errorf("%d messages in hand, want %d", q.Unacked, want)
+			}
+			if err := s.Ready(); err != nil {
+				t.Error(err)
+			}
+		}
+		holding(1)
+		if err := r.broker.CancelConsumers("orders"); err != nil {
+			t.Fatal(err)
+		}
+		<-time.After(2 * time.Second)
+		holding(1) // again, or another
+		<-time.After(4 * time.Second)
+		holding(20) // nobody has died
+		close(slow)
 		r.quiet()
 	})
 }
