@@ -31,7 +31,8 @@ type Config struct {
 	// with special characters percent-encoded. Default: amqp://guest:guest@localhost:5672/.
 	URL string
 	// URLs are the addresses of a cluster's nodes, instead of URL. They are
-	// tried in random order at every connect.
+	// tried in random order at every connect, the one that failed last at the
+	// end.
 	URLs []string
 	// Username and Password replace those of the addresses.
 	Username, Password string

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
@@ -26,17 +27,21 @@ const silentClose = 2500 * time.Millisecond
 type dialer struct {
 	cfg       *Config
 	addresses []amqp.URI
+	failed    atomic.Int64 // the address that failed last, counted from 1
 }
 
 // dial tries every address once, in random order, so that a dead node of a
-// cluster costs one attempt and not the connection.
+// cluster costs one attempt and not the connection. The one that failed last
+// comes at the end: a node that is frozen costs the whole timeout.
 func (d *dialer) dial(ctx context.Context, name string) (*session, error) {
 	var errs []error
-	for _, i := range rand.Perm(len(d.addresses)) {
+	for _, i := range d.order() {
 		s, err := d.dialOne(ctx, d.addresses[i], name)
 		if err == nil {
+			s.address = i
 			return s, nil
 		}
+		d.fail(i)
 		errs = append(errs, fmt.Errorf("connect to %s: %w", hostPort(d.addresses[i]), err))
 		if ctx.Err() != nil {
 			break
@@ -44,6 +49,19 @@ func (d *dialer) dial(ctx context.Context, name string) (*session, error) {
 	}
 	return nil, errors.Join(errs...)
 }
+
+// order is the order in which the addresses are tried.
+func (d *dialer) order() []int {
+	order := rand.Perm(len(d.addresses))
+	if at := slices.Index(order, int(d.failed.Load())-1); at >= 0 {
+		last := order[at]
+		order = append(slices.Delete(order, at, at+1), last)
+	}
+	return order
+}
+
+// fail notes that an address cannot be reached, or has just been lost.
+func (d *dialer) fail(address int) { d.failed.Store(int64(address) + 1) }
 
 func hostPort(uri amqp.URI) string {
 	return net.JoinHostPort(uri.Host, strconv.Itoa(uri.Port))
@@ -165,6 +183,7 @@ var refusals = []int{amqp.AccessRefused, amqp.NotFound, amqp.ResourceLocked, amq
 type session struct {
 	conn    *amqp.Connection
 	sock    *wire.Conn
+	address int           // its place among those configured
 	timeout time.Duration // of one request to the broker
 	closed  chan struct{} // closed when the connection has ended
 	watched chan struct{} // closed when watch has ended

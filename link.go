@@ -147,6 +147,7 @@ func (l *link) run() {
 			up := time.Now()
 			<-s.closed
 			err = s.cause()
+			l.dialer.fail(s.address)
 			if l.ctx.Err() == nil {
 				l.log.Warn("connection lost", zap.Error(err))
 			}

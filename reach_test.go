@@ -3,6 +3,8 @@ package harebus_test
 import (
 	"context"
 	"errors"
+	"net"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -220,5 +222,42 @@ func TestErrorQueueSilent(t *testing.T) {
 		}
 		silent.Remove()
 		r.works(s, got, 3)
+	})
+}
+
+// TestFrozenNodeIsTriedLast: a node that lets clients connect and then says
+// nothing costs the whole timeout, so the one that was just lost comes last.
+func TestFrozenNodeIsTriedLast(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		cfg := r.config("orders")
+		cfg.URL, cfg.URLs = "", []string{"amqp://guest:guest@a:1/", "amqp://guest:guest@b:1/", "amqp://guest:guest@c:1/"}
+		for range 20 {
+			var frozen atomic.Bool
+			var home atomic.Value // the node of the first connection
+			cfg.Dial = func(network, address string) (net.Conn, error) {
+				home.CompareAndSwap(nil, address)
+				if frozen.Load() && address == home.Load() {
+					silent, _ := net.Pipe()
+					return silent, nil
+				}
+				return r.broker.Dial(network, address)
+			}
+			s := r.setup(cfg)
+			if err := s.Bus().Publish(r.ctx, "topic", order{1}, harebus.NonMandatory()); err != nil {
+				t.Fatal(err)
+			}
+			frozen.Store(true)
+			start := time.Now()
+			r.broker.CutConnections()
+			if err := s.Bus().Publish(r.ctx, "topic", order{2}, harebus.NonMandatory()); err != nil {
+				t.Fatal(err)
+			}
+			if took := time.Since(start); took > 5*time.Second {
+				t.Fatalf("it took %v", took)
+			}
+			if err := s.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
 	})
 }
