@@ -225,14 +225,17 @@ func (p *publisher) learn(f flight, r result) result {
 	if r.outcome == Returned && r.delayed {
 		p.delays.forget() // a queue of the delay infrastructure has gone
 	}
-	if r.raised {
-		var broker *amqp.Error // in here: it escapes
-		if errors.As(r.err, &broker) && broker.Code == amqp.NotFound {
-			p.forget() // an exchange has gone
-			p.delays.forget()
-		}
+	if r.raised && missing(r.err) {
+		p.forget() // an exchange has gone
+		p.delays.forget()
 	}
 	return r
+}
+
+// missing says whether the broker has found something not to exist.
+func missing(err error) bool {
+	var broker *amqp.Error
+	return errors.As(err, &broker) && broker.Code == amqp.NotFound
 }
 
 // alone sends a message once, on a channel that no other message uses: what
@@ -254,7 +257,7 @@ func (p *publisher) alone(ctx context.Context, out *outgoing) result {
 	}
 	defer c.retire()
 	r := p.through(ctx, c, out)
-	if r.raised {
+	if r.raised && (out.foreign || !missing(r.err)) { // an exchange of ours is declared again
 		return result{outcome: Nacked, err: r.err, final: true}
 	}
 	return r

@@ -261,3 +261,17 @@ func TestFrozenNodeIsTriedLast(t *testing.T) {
 		}
 	})
 }
+
+// TestExchangeVanishesTwice: the message that meets the gap a second time, on a
+// channel of its own, is not to blame for it.
+func TestExchangeVanishesTwice(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		s, got := counting(r, r.config("orders"))
+		r.start(s)
+		gone := r.broker.Inject(brokertest.Fault{
+			On: "basic.publish", Times: 3, Do: brokertest.Raise, Code: 404, Text: "no exchange 'PikaBusDirect' in vhost '/'",
+		})
+		r.works(s, got, 1)
+		gone.Remove()
+	})
+}
