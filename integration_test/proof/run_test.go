@@ -146,6 +146,9 @@ func (r *run) end(want ...func(*ledger.Expect)) *ledger.Verdict {
 	r.recover()
 	r.silence()
 	r.try(r.service.Settle(r.Context(), patience))
+	if waiting := r.service.Book.Pending(maxRetries + 1); len(waiting) > 0 {
+		r.Errorf("%s: %d confirmed messages have not been handled, %s among them", ledger.Liveness, len(waiting), waiting[0])
+	}
 	r.try(r.service.Setup.Stop(r.Context()))
 	r.try(r.noteLeftovers())
 	r.try(r.drain())

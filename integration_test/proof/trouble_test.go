@@ -39,7 +39,7 @@ func TestBrokerTrouble(t *testing.T) {
 }
 
 // alarm blocks all publishers for 10 s: sends come back at their deadlines.
-func alarm(t *testing.T, node *rabbit.Node, raise, clear []string) {
+func alarm(t *testing.T, node *rabbit.Node, raise, lower []string) {
 	const blocked = 10 * time.Second
 	r := begin(t, plan{nodes: []*rabbit.Node{node}, timeout: brief})
 	r.fault(raise[0], func() {
@@ -49,7 +49,7 @@ func alarm(t *testing.T, node *rabbit.Node, raise, clear []string) {
 		if after := r.service.Book.Counts().Confirmed; after-before > r.plan.rate {
 			t.Errorf("%d messages were confirmed during the alarm: there was none", after-before)
 		}
-		r.ctl(node, clear...)
+		r.ctl(node, lower...)
 	})
 	r.end()
 }

@@ -1,0 +1,165 @@
+package proof_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/harebus/harebus"
+	"github.com/harebus/harebus/integration_test/rabbit"
+)
+
+// takeover is how long the others of a cluster may take at most to confirm again after a leader's end. It is generous:
+// they take a second, on a machine that has time.
+const takeover = 15 * time.Second
+
+// A trio is a cluster of three nodes that a service works on, with a run of its own for each fault.
+type trio struct {
+	*rabbit.Cluster
+	nodes []*rabbit.Node
+}
+
+// TestCluster breaks the nodes of one cluster in turn. It takes 24 s to boot, so the faults share it.
+func TestCluster(t *testing.T) {
+	rabbit.SkipWithoutBroker(t, rabbit.Installed())
+	cluster := rabbit.NeedCluster(t, rabbit.ClusterOptions{Options: rabbit.Options{Advanced: retriesSoon}})
+	c := &trio{cluster, cluster.Nodes()}
+	for _, fault := range []struct {
+		name   string
+		happen func(*testing.T)
+	}{
+		{"leader killed, service on it", func(t *testing.T) { c.leaderKilled(t, c.nodes[0], c.nodes[0]) }},
+		{"leader killed, service on a follower", func(t *testing.T) { c.leaderKilled(t, c.nodes[1], c.nodes[2]) }},
+		{"leader frozen", c.leaderFrozen},
+		{"rolling restart", c.rollingRestart},
+		{"two of three down", c.twoDown},
+	} {
+		if !t.Run(fault.name, fault.happen) {
+			t.Fatal("the cluster is no longer whole: what follows would show nothing")
+		}
+	}
+}
+
+// begin starts a run with a queue that is led by one node, and a service that is connected to another, or the same.
+func (c *trio) begin(t *testing.T, leader, home *rabbit.Node) (*run, *gate) {
+	t.Helper()
+	way := &gate{}
+	way.let(home)
+	r := begin(t, plan{nodes: c.nodes, change: func(cfg *harebus.Config) {
+		c.declareOn(t, leader, *cfg)
+		way.guard(cfg)
+	}})
+	if found := c.leader(r); found != leader {
+		t.Fatalf("the queue is led by %v, not by %s", found, leader.Name())
+	}
+	return r, way
+}
+
+// declareOn declares a service's queues through one node, which then leads them.
+func (c *trio) declareOn(t *testing.T, node *rabbit.Node, cfg harebus.Config) {
+	t.Helper()
+	cfg.URLs = []string{node.URL()}
+	setup, err := harebus.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := setup.Init(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// leader finds the node that leads the run's queue.
+func (c *trio) leader(r *run) *rabbit.Node {
+	r.Helper()
+	var output string
+	var err error
+	for _, node := range c.nodes {
+		if output, err = node.Ctl(r.within(patience), "list_queues", "name", "leader", "--no-table-headers"); err == nil {
+			break
+		}
+	}
+	r.try(err)
+	for line := range strings.Lines(output) {
+		if name, leader, _ := strings.Cut(strings.TrimSpace(line), "\t"); name == r.name {
+			return c.Node(leader)
+		}
+	}
+	return nil
+}
+
+// whole returns when all nodes are members again.
+func (c *trio) whole(r *run) {
+	r.Helper()
+	r.try(c.AwaitMembers(r.within(2*patience), len(c.nodes)))
+}
+
+// leaderKilled has the others take over, before the dead node is back.
+func (c *trio) leaderKilled(t *testing.T, leader, home *rabbit.Node) {
+	r, way := c.begin(t, leader, home)
+	var gap time.Duration
+	r.fault("leader SIGKILL", func() {
+		way.let(nil)
+		r.try(leader.Kill())
+		r.confirmed(2 * r.plan.rate)
+		gap = r.service.Book.Gap()
+		r.try(leader.Start(r.within(2 * patience)))
+		c.whole(r)
+	})
+	verdict := r.end()
+	t.Logf("%s: takeover after %v, %d duplicates", t.Name(), gap.Round(time.Millisecond), verdict.Duplicates)
+	r.allConfirmed(verdict)
+	if gap > takeover {
+		t.Errorf("nothing was confirmed for %v", gap)
+	}
+}
+
+// leaderFrozen has the others take over from a leader that says nothing any more, while it does so. The service is
+// connected to another node: a cluster does not let new connections do much until it has given up the silent node,
+// which takes it a minute.
+func (c *trio) leaderFrozen(t *testing.T) {
+	r, way := c.begin(t, c.nodes[0], c.nodes[1])
+	var gap time.Duration
+	r.fault("leader SIGSTOP", func() {
+		way.let(nil)
+		thaw := time.NewTimer(20 * time.Second)
+		r.try(c.nodes[0].Pause())
+		r.confirmed(1)
+		gap = r.service.Book.Gap()
+		<-thaw.C
+		r.try(c.nodes[0].Resume())
+		c.whole(r)
+	})
+	verdict := r.end()
+	t.Logf("%s: takeover after %v, %d duplicates", t.Name(), gap.Round(time.Millisecond), verdict.Duplicates)
+	r.allConfirmed(verdict)
+}
+
+// twoDown leaves no majority: nothing can be confirmed, and everything goes on when there is one again.
+func (c *trio) twoDown(t *testing.T) {
+	const down = 15 * time.Second
+	r, way := c.begin(t, c.nodes[0], c.nodes[2])
+	r.fault("two of three SIGKILL", func() {
+		way.let(nil)
+		r.try(c.nodes[0].Kill())
+		r.try(c.nodes[1].Kill())
+		time.Sleep(down)
+		r.try(c.nodes[1].Start(r.within(2 * patience))) // the last to go has to be the first to come
+		r.try(c.nodes[0].Start(r.within(2 * patience)))
+		c.whole(r)
+	})
+	r.allConfirmed(r.end())
+}
+
+// rollingRestart is what an upgrade does, one node after the other.
+func (c *trio) rollingRestart(t *testing.T) {
+	r, way := c.begin(t, c.nodes[0], c.nodes[0])
+	r.fault("rolling restart", func() {
+		way.let(nil)
+		for _, node := range c.nodes {
+			r.try(node.Stop(r.within(patience)))
+			r.try(node.Start(r.within(2 * patience)))
+			c.whole(r)
+		}
+	})
+	r.allConfirmed(r.end())
+}
