@@ -342,13 +342,18 @@ func (p *plainClient) send(exchange, key string, m amqp.Publishing) {
 // until waits for what nobody sends word of.
 func (p *plainClient) until(check func() error) {
 	p.Helper()
+	p.untilWithin(patience, check)
+}
+
+func (p *plainClient) untilWithin(most time.Duration, check func() error) {
+	p.Helper()
 	for began := time.Now(); ; time.Sleep(20 * time.Millisecond) {
 		err := check()
 		if err == nil {
 			return
 		}
-		if time.Since(began) > patience {
-			p.Fatalf("still not so after %v: %v", patience, err)
+		if time.Since(began) > most {
+			p.Fatalf("still not so after %v: %v", most, err)
 		}
 	}
 }

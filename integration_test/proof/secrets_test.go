@@ -98,7 +98,8 @@ func (w *witness) leaks(canaries ...string) []string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	var found []string
-	for _, line := range slices.Concat(strings.Split(w.json.String(), "\n"), strings.Split(w.text.String(), "\n"), w.told) {
+	logged := strings.Split(w.json.String()+w.text.String(), "\n")
+	for _, line := range slices.Concat(logged, w.told) {
 		for _, canary := range canaries {
 			if slices.ContainsFunc(disguises(canary), func(d string) bool { return strings.Contains(line, d) }) {
 				found = append(found, canary+" in: "+line)
