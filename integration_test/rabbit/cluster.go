@@ -22,6 +22,8 @@ type ClusterOptions struct {
 	Options
 	// Size is the number of nodes. Defaults to 3.
 	Size int
+	// Network, if any, has a place for each node; Size is then that of the network.
+	Network *Network
 }
 
 // StartCluster starts private nodes and returns when each has all the others as running members. A minority that is
@@ -32,6 +34,9 @@ func StartCluster(ctx context.Context, options ClusterOptions) (_ *Cluster, err 
 	}
 	if options.Size == 0 {
 		options.Size = 3
+	}
+	if options.Network != nil {
+		options.Size = len(options.Network.places)
 	}
 	options.Options = options.withDefaults()
 	if err := options.validate(); err != nil {
@@ -50,8 +55,10 @@ func StartCluster(ctx context.Context, options ClusterOptions) (_ *Cluster, err 
 			err = errors.Join(err, c.Close())
 		}
 	}()
-	if c.names, err = startNameServer(ctx, i); err != nil {
-		return nil, err
+	if options.Network == nil {
+		if c.names, err = startNameServer(ctx, i); err != nil {
+			return nil, err
+		}
 	}
 	if err := c.prepare(ctx, i, options); err != nil {
 		return nil, err
@@ -72,7 +79,10 @@ func (c *Cluster) prepare(ctx context.Context, i installation, options ClusterOp
 		"cluster_partition_handling = pause_minority",
 		"cluster_formation.peer_discovery_backend = classic_config",
 	}
-	for range options.Size {
+	for n := range options.Size {
+		if options.Network != nil {
+			i.place = options.Network.places[n]
+		}
 		p, err := newPrivate(ctx, i, options.Options, shared)
 		if err != nil {
 			return err
@@ -134,6 +144,17 @@ func (c *Cluster) AwaitMembers(ctx context.Context, count int) error {
 	})
 	if err != nil {
 		return fmt.Errorf("rabbit: await %d members: %w", count, err)
+	}
+	return nil
+}
+
+// AwaitUnion returns when every node sees all nodes running, or when ctx ends.
+func (c *Cluster) AwaitUnion(ctx context.Context) error {
+	for _, n := range c.nodes {
+		alone := &Cluster{nodes: []*Node{n}}
+		if err := alone.AwaitMembers(ctx, len(c.nodes)); err != nil {
+			return err
+		}
 	}
 	return nil
 }

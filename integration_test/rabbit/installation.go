@@ -19,7 +19,11 @@ const binFolder = "/usr/lib/rabbitmq/bin"
 var ErrUnavailable = errors.New("no RabbitMQ to test with")
 
 // An installation is a rabbitmq-server package: the machine's own (root is empty) or one in a folder with a whole Debian.
-type installation struct{ root string }
+// Its programs run in a place.
+type installation struct {
+	root  string
+	place place
+}
 
 func findInstallation(root string) (installation, error) {
 	root = strings.TrimRight(root, "/")
@@ -65,6 +69,7 @@ func (i installation) command(ctx context.Context, environment []string, program
 	if i.root != "" {
 		argv = append([]string{"unshare", "--mount", "/bin/bash", "-c", chrootScript, directScript, i.root, program}, args...)
 	}
+	argv = append(i.place.enter(), argv...)
 	command := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	command.Env = environment
 	return command

@@ -8,13 +8,14 @@ import (
 	"syscall"
 )
 
-// A janitor is a shell that removes a folder as soon as the pipe to this process closes, whether that is done by close
-// or by this process's sudden end. It tries again while dying nodes still write there.
+// A janitor is a shell that cleans up as soon as the pipe to this process closes, whether that is done by close or by
+// this process's sudden end.
 type janitor struct {
 	command *exec.Cmd
 	pipe    *os.File
 }
 
+// janitorScript removes a folder. It tries again while dying nodes still write there.
 const janitorScript = `trap '' HUP INT TERM
 read -r _
 for try in 1 2 3 4 5 6 7 8 9 10; do
@@ -23,23 +24,26 @@ for try in 1 2 3 4 5 6 7 8 9 10; do
 done 2>/dev/null
 rm -rf -- "$1"`
 
-func watchFolder(folder string) (*janitor, error) {
+func watchFolder(folder string) (*janitor, error) { return startJanitor(janitorScript, folder) }
+
+// startJanitor starts a shell script that waits for the end of its input and then cleans up.
+func startJanitor(script string, args ...string) (*janitor, error) {
 	read, write, err := os.Pipe()
 	if err != nil {
-		return nil, fmt.Errorf("rabbit: watch folder: %w", err)
+		return nil, fmt.Errorf("rabbit: start janitor: %w", err)
 	}
 	defer read.Close()
-	command := exec.Command("/bin/sh", "-c", janitorScript, "sh", folder)
+	command := exec.Command("/bin/sh", append([]string{"-c", script, "sh"}, args...)...)
 	command.Stdin = read
 	command.Stderr = os.Stderr
 	command.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := command.Start(); err != nil {
-		return nil, errors.Join(fmt.Errorf("rabbit: watch folder: %w", err), write.Close())
+		return nil, errors.Join(fmt.Errorf("rabbit: start janitor: %w", err), write.Close())
 	}
 	return &janitor{command: command, pipe: write}, nil
 }
 
-// close returns when the folder is gone.
+// close returns when everything is gone.
 func (j *janitor) close() error {
 	err := j.pipe.Close()
 	if waitErr := j.command.Wait(); waitErr != nil {

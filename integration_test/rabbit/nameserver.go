@@ -14,21 +14,22 @@ import (
 // A nameServer is an Erlang port mapper of our own (epmd), through which rabbitmqctl finds a node and the nodes of a
 // cluster find each other. The machine's, if it has one, is neither used nor started.
 type nameServer struct {
+	place   place
 	port    *port
 	process *process
 }
 
 func startNameServer(ctx context.Context, i installation) (*nameServer, error) {
-	p, err := reservePort()
+	p, err := i.place.namePort()
 	if err != nil {
 		return nil, err
 	}
-	s := &nameServer{port: p}
+	s := &nameServer{place: i.place, port: p}
 	command := i.command(context.WithoutCancel(ctx), s.environment(), "epmd", "-port", strconv.Itoa(p.number))
 	if s.process, err = startProcess(command); err != nil {
 		return nil, errors.Join(err, p.release())
 	}
-	address := net.JoinHostPort("127.0.0.1", strconv.Itoa(p.number))
+	address := net.JoinHostPort(i.place.address(), strconv.Itoa(p.number))
 	err = await(ctx, s.process, 20*time.Millisecond, func(ctx context.Context) error {
 		connection, err := (&net.Dialer{}).DialContext(ctx, "tcp", address)
 		if err != nil {
@@ -47,7 +48,7 @@ func (s *nameServer) environment() []string {
 	return []string{
 		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 		"LANG=C.UTF-8",
-		"ERL_EPMD_ADDRESS=127.0.0.1",
+		"ERL_EPMD_ADDRESS=" + s.place.address(),
 		"ERL_EPMD_PORT=" + strconv.Itoa(s.port.number),
 	}
 }

@@ -44,9 +44,9 @@ func reservePort() (*port, error) {
 	return nil, fmt.Errorf("rabbit: reserve port: none of %d tried between %d and %d is free: %w", attempts, firstPort, lastPort, last)
 }
 
-// release lets others take the port. A nil port is released already.
+// release lets others take the port. A nil port, and one that nobody else could take, is released already.
 func (p *port) release() error {
-	if p == nil {
+	if p == nil || p.hold == nil {
 		return nil
 	}
 	return p.hold.Close()

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -39,7 +40,7 @@ type private struct {
 	version string
 }
 
-// A membership is what the nodes of a cluster share.
+// A membership is what the nodes of a cluster share. Without a name server each has its own.
 type membership struct {
 	cookie    string
 	names     *nameServer
@@ -65,15 +66,17 @@ func newPrivate(ctx context.Context, i installation, options Options, shared *me
 			return nil, err
 		}
 	}
-	p.nodeName = fmt.Sprintf("harebus%d@localhost", p.amqpPort.number)
+	p.nodeName = fmt.Sprintf("harebus%d@%s", p.amqpPort.number, i.place.nodeHost())
 	if shared == nil {
 		shared = &membership{cookie: newCookie()}
-		if shared.names, err = startNameServer(ctx, i); err != nil {
+	}
+	p.names, p.authority = shared.names, shared.authority
+	if p.names == nil {
+		if p.names, err = startNameServer(ctx, i); err != nil {
 			return nil, err
 		}
 		p.ownsNames = true
 	}
-	p.names, p.authority = shared.names, shared.authority
 	if err := p.writeTLS(options.TLS); err != nil {
 		return nil, err
 	}
@@ -106,14 +109,14 @@ func (p *private) writeCertificate(notAfter time.Time) error {
 
 func (p *private) writeConfig(options Options) error {
 	lines := []string{
-		"listeners.tcp.1 = 127.0.0.1:" + strconv.Itoa(p.amqpPort.number),
+		"listeners.tcp.1 = " + p.address(p.amqpPort),
 		"log.console = true",
 		"log.console.level = info",
 		"log.file = false",
 	}
 	if options.TLS != NoTLS {
 		lines = append(lines,
-			"listeners.ssl.1 = 127.0.0.1:"+strconv.Itoa(p.tlsPort.number),
+			"listeners.ssl.1 = "+p.address(p.tlsPort),
 			"ssl_options.cacertfile = "+p.inside("authority.pem"),
 			"ssl_options.certfile = "+p.inside("server.pem"),
 			"ssl_options.keyfile = "+p.inside("server.key"),
@@ -125,7 +128,7 @@ func (p *private) writeConfig(options Options) error {
 			"auth_mechanisms.3 = AMQPLAIN",
 		)
 	}
-	lines = append(lines, options.Config...)
+	lines = append(append(lines, p.installation.place.config()...), options.Config...)
 	if options.Advanced != "" {
 		if err := p.write("advanced.config", options.Advanced+"\n"); err != nil {
 			return err
@@ -155,7 +158,8 @@ func (p *private) inside(name string) string {
 }
 
 func (p *private) environment() []string {
-	return append(p.names.environment(),
+	onlyHere := "-start_epmd false -kernel inet_dist_use_interface " + p.installation.place.tuple()
+	return append(append(p.names.environment(), p.installation.place.environment()...),
 		"HOME="+p.inside(""),
 		"RABBITMQ_CONF_ENV_FILE=/dev/null",
 		"RABBITMQ_NODENAME="+p.nodeName,
@@ -170,23 +174,28 @@ func (p *private) environment() []string {
 		// Makes the start script become the broker instead of waiting for it, so that our signals reach the broker.
 		"RUNNING_UNDER_SYSTEMD=true",
 		"RABBITMQ_SERVER_START_ARGS=-noinput",
-		"RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS=-start_epmd false -kernel inet_dist_use_interface {127,0,0,1}",
+		"RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS="+onlyHere,
 		// rabbitmqctl has to listen too: nodes of a cluster send it their parts of a listing.
-		"RABBITMQ_CTL_ERL_ARGS=-start_epmd false -kernel inet_dist_use_interface {127,0,0,1}",
+		"RABBITMQ_CTL_ERL_ARGS="+onlyHere,
 		"RABBITMQ_CTL_DIST_PORT_MIN="+strconv.Itoa(lastPort+1),
 		"RABBITMQ_CTL_DIST_PORT_MAX="+strconv.Itoa(lastPort+700),
 	)
 }
 
 func (p *private) url() string {
-	return "amqp://guest:guest@127.0.0.1:" + strconv.Itoa(p.amqpPort.number) + "/"
+	return "amqp://guest:guest@" + p.address(p.amqpPort) + "/"
+}
+
+// address is where a port of the node is reached.
+func (p *private) address(port *port) string {
+	return net.JoinHostPort(p.installation.place.address(), strconv.Itoa(port.number))
 }
 
 func (p *private) tlsURL() string {
 	if p.tlsPort == nil {
 		return ""
 	}
-	return "amqps://guest:guest@127.0.0.1:" + strconv.Itoa(p.tlsPort.number) + "/"
+	return "amqps://guest:guest@" + p.address(p.tlsPort) + "/"
 }
 
 // launch starts the broker without waiting until it can be used.

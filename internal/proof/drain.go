@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
@@ -73,8 +74,8 @@ func drain(conn *amqp.Connection, queue string, found func(*amqp.Delivery)) erro
 	for {
 		d, ok, err := ch.Get(queue, false)
 		var missing *amqp.Error
-		if errors.As(err, &missing) && missing.Code == amqp.NotFound {
-			return nil
+		if errors.As(err, &missing) && missing.Code == amqp.NotFound && !strings.Contains(missing.Reason, "home node") {
+			return nil // a queue of a node out of reach is not missing
 		}
 		if err != nil || !ok {
 			return err
