@@ -60,6 +60,32 @@ func TestLinks(t *testing.T) {
 	}
 }
 
+// TestNamedTestsExist looks for the tests that a page names.
+func TestNamedTestsExist(t *testing.T) {
+	t.Parallel()
+	exists := map[string]bool{}
+	err := filepath.WalkDir("..", func(path string, _ os.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		source, err := os.ReadFile(path)
+		for _, m := range regexp.MustCompile(`(?m)^func (Test\w+)`).FindAllSubmatch(source, -1) {
+			exists[string(m[1])] = true
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, text := range pages(t) {
+		for _, m := range regexp.MustCompile("`(Test\\w+)`").FindAllStringSubmatch(text, -1) {
+			if !exists[m[1]] {
+				t.Errorf("%s names %s, which does not exist", path, m[1])
+			}
+		}
+	}
+}
+
 // TestReadmeIsShort keeps the README at a length that is read.
 func TestReadmeIsShort(t *testing.T) {
 	t.Parallel()
