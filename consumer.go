@@ -208,6 +208,8 @@ type subscription struct {
 	first    bool            // it has the turn
 	tag      string          // empty while it stands by
 	opened   int
+	// deliveries of the latest basic.consume; nil while it stands by
+	deliveries <-chan amqp.Delivery
 }
 
 func (c *consumer) subscribe(ctx context.Context, s *session) (*subscription, error) {
@@ -286,9 +288,9 @@ func (u *subscription) open(prefetch int, on *trial) error {
 	if err != nil {
 		return err
 	}
-	u.tag = tag
+	u.tag, u.deliveries = tag, <-opened
 	u.acks.limit(prefetch)
-	u.consumer.setFeed(&feed{session: u.session, ch: u.ch, deliveries: <-opened, acks: u.acks, trial: on}, nil, false)
+	u.consumer.setFeed(&feed{session: u.session, ch: u.ch, deliveries: u.deliveries, acks: u.acks, trial: on}, nil, false)
 	return nil
 }
 
@@ -314,13 +316,21 @@ func (u *subscription) cancel() error {
 	return u.request(func() error { return u.ch.Cancel(tag, false) })
 }
 
-// drain ends the consumer, waits for the handlers and sends their acks. Cancel
-// comes first: acks followed by the end of a channel that still consumes can be
-// lost.
+// drain ends the consumer, gives back what no handler has begun, waits for the
+// handlers and sends their acks. Cancel comes first: acks followed by the end of
+// a channel that still consumes can be lost.
 func (u *subscription) drain() error {
 	err := u.cancel()
 	u.consumer.setFeed(nil, ErrStopped, true)
+	if err == nil && u.deliveries != nil {
+		// Workers do that too, but not while all of them are in handlers.
+		for d := range u.deliveries {
+			u.acks.giveBack(d.DeliveryTag)
+		}
+	}
 	u.consumer.waitIdle()
+	u.acks.close()
+	u.settle()
 	return err
 }
 
@@ -329,6 +339,22 @@ func (u *subscription) close() {
 	_ = u.request(u.ch.Close)
 	if u.first {
 		<-u.session.trial.turn
+	}
+}
+
+// settle gives the broker time to pass acks on to the queue. A quorum queue
+// takes in a few dozen at a time; what the broker's end of the channel still
+// holds then is lost when the channel is closed.
+func (u *subscription) settle() {
+	const least, atATime = 10, 32
+	for range least + u.consumer.setup.cfg.Consume.Prefetch/atATime {
+		err := u.request(func() error {
+			_, err := u.ch.QueueDeclarePassive(u.consumer.setup.cfg.Queue, true, false, false, false, nil)
+			return err
+		})
+		if err != nil || !sleep(u.consumer.hard, 5*time.Millisecond) {
+			return
+		}
 	}
 }
 

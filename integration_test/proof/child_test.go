@@ -248,8 +248,13 @@ func childrenOf(id string) []string {
 	return ids
 }
 
-// TraceStart is of no interest.
-func (c *child) TraceStart(ctx context.Context, _ harebus.TraceEvent) context.Context { return ctx }
+// TraceStart takes note of attempts to connect.
+func (c *child) TraceStart(ctx context.Context, e harebus.TraceEvent) context.Context {
+	if e.Operation == harebus.OpConnect {
+		c.record(ledger.Event{Op: ledger.Crash, Err: "connect " + e.Connection})
+	}
+	return ctx
+}
 
 // TraceEnd takes note that what a handler sent is confirmed.
 func (c *child) TraceEnd(_ context.Context, e harebus.TraceEvent, err error) {
@@ -341,6 +346,15 @@ func (p *process) wait() {
 	case <-p.done:
 	case <-time.After(patience):
 		p.Fatalf("the process goes on; its stderr:\n%s", p.says())
+	}
+}
+
+func (p *process) alive() bool {
+	select {
+	case <-p.done:
+		return false
+	default:
+		return true
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"os"
 	"slices"
 	"sync"
@@ -28,6 +29,9 @@ type crash struct {
 	service    *proof.Service // sends and reads what is left; it never consumes
 	ledgers    []string       // of the processes
 	own        string         // the ledger of the service above
+	latest     *process
+	// dial opens the connection that reads what is left; nil is a plain one.
+	dial func(network, address string) (net.Conn, error)
 }
 
 // newCrash makes the service's queues.
@@ -74,7 +78,8 @@ func (c *crash) spawn(change func(*assignment)) *process {
 	a.Ledger = ledgerFile(c.T)
 	change(&a)
 	c.ledgers = append(c.ledgers, a.Ledger)
-	return spawn(c.T, &a)
+	c.latest = spawn(c.T, &a)
+	return c.latest
 }
 
 // killed waits for the death of a process and writes it down.
@@ -131,13 +136,22 @@ func tallyOf(events []ledger.Event) map[string]tally {
 // the verdict says more.
 func (c *crash) until(what string, found func(map[string]tally) bool) {
 	c.Helper()
-	deadline := time.Now().Add(patience)
-	for !found(tallyOf(c.events())) {
-		if time.Now().After(deadline) {
-			c.Errorf("no %s after %v", what, patience)
+	deadline := time.After(patience)
+	for {
+		alive := c.latest.alive() // before looking at what it has written
+		if found(tallyOf(c.events())) {
 			return
 		}
-		time.Sleep(20 * time.Millisecond)
+		if !alive {
+			c.Errorf("no %s, and the process has ended: %v", what, c.latest.err)
+			return
+		}
+		select {
+		case <-time.After(20 * time.Millisecond):
+		case <-deadline:
+			c.Errorf("no %s after %v; stderr of the last process:\n%s", what, patience, c.latest.says())
+			return
+		}
 	}
 }
 
@@ -176,14 +190,15 @@ func (c *crash) settle() {
 // judge stops the last process, if there is one, reads what is left and holds all of it to the promises.
 func (c *crash) judge(last *process) map[string]tally {
 	c.Helper()
-	if last != nil {
+	switch {
+	case last == nil:
+	case last.alive():
 		last.signal(syscall.SIGTERM)
 		last.ended()
+	default:
+		c.Errorf("the last process has ended too soon: %v", last.err)
 	}
-	found := c.mirror()
-	c.try(c.service.Drain(c.assignment.URL, nil))
-	c.try(c.service.Book.MirrorErr())
-	c.service.Book.Mirror(nil)
+	found := c.found()
 	for _, path := range c.ledgers {
 		c.try(c.service.Book.ReadFile(path))
 	}
@@ -192,7 +207,17 @@ func (c *crash) judge(last *process) map[string]tally {
 	if verdict := c.service.Book.Verdict(expect); len(verdict.Violations) > 0 {
 		c.Error(verdict)
 	}
-	return tallyOf(append(c.events(), readLedger(c.T, found)...))
+	return tallyOf(append(c.events(), found...))
+}
+
+// found reads what is left in the queues into the book, and returns it.
+func (c *crash) found() []ledger.Event {
+	c.Helper()
+	path := c.mirror()
+	c.try(c.service.Drain(c.assignment.URL, c.dial))
+	c.try(c.service.Book.MirrorErr())
+	c.service.Book.Mirror(nil)
+	return readLedger(c.T, path)
 }
 
 // A killing is a step of handling, the message that is handled then, and what must come of it.
