@@ -257,7 +257,7 @@ func (p *permitted) sender() {
 func (p *permitted) deferring() {
 	bus, ctx := p.sending(), p.Context()
 	if err := errors.Join(bus.Send(ctx, "orders", order{}), bus.Publish(ctx, "order.sent", order{}),
-		bus.Defer(ctx, "orders", 10*time.Millisecond, order{})); err != nil {
+		deferTwice(ctx, bus, "orders", order{})); err != nil {
 		p.Error(err)
 	}
 }

@@ -62,7 +62,7 @@ func (u *usage) deeds() []deed {
 		})
 	}
 	later := func(ctx context.Context, queue string, m any, opts ...harebus.SendOption) error {
-		return bus.Defer(ctx, queue, 30*time.Millisecond, m, opts...)
+		return deferTwice(ctx, bus, queue, m, opts...)
 	}
 	return []deed{
 		{"start", u.setup.Start},
@@ -79,6 +79,16 @@ func (u *usage) deeds() []deed {
 		{"unsubscribe", func(ctx context.Context) error { return u.setup.Unsubscribe(ctx, "late.#") }},
 		{"init", u.setup.Init},
 	}
+}
+
+// deferTwice defers a message, when all is ready for that: preparing can take longer than a short delay, and then the
+// message goes straight to its queue.
+func deferTwice(ctx context.Context, bus *harebus.Bus, queue string, m any, opts ...harebus.SendOption) error {
+	const short = 300 * time.Millisecond
+	if err := bus.Defer(ctx, queue, short, m); err != nil {
+		return err
+	}
+	return bus.Defer(ctx, queue, short, m, opts...)
 }
 
 // arrives sends a message to the service's own queue and waits until it is handled.
