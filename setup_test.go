@@ -541,6 +541,7 @@ func TestConsumerComesBack(t *testing.T) {
 				receive(r, got)
 				consumers(2)
 				r.quiet()
+				synctest.Wait() // the broker knows of the consumer before the setup does
 				if err := s.Ready(); err != nil {
 					t.Error(err)
 				}
