@@ -12,7 +12,7 @@ SCHEDULES ?= 2000
 SUITES ?= trixie
 export HAREBUS_REQUIRE_BROKER ?= 1
 
-.PHONY: proof test test-installed test-suite test-all race vet lint fmt tidy fuzz bench broker help
+.PHONY: proof proof-network test test-installed test-suite test-all race vet lint fmt tidy fuzz bench broker help
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,6 +62,10 @@ proof: broker ## breaks brokers, networks and processes under a ledger, and prov
 	go test -count=1 $(TESTFLAGS) ./internal/ledger
 	go test -count=1 $(TESTFLAGS) -timeout 20m ./internal/proof -schedules $(SCHEDULES) -mutations
 	cd integration_test && go test -count=1 -v -timeout 30m ./proof
+
+proof-network: broker ## the proof on a cluster in network namespaces: partitions, cuts, lost packets (root, iproute2, iptables)
+	@command -v iptables >/dev/null && command -v ip >/dev/null || apt-get install -y iproute2 iptables
+	cd integration_test && HAREBUS_NAMESPACES=1 go test -count=1 -v -timeout 15m -run '^TestNetwork$$' ./proof
 
 bench: broker ## benchmarks of all modules
 	scripts/each-module go test -run '^$$' -bench . -benchmem -timeout $(TIMEOUT) $(TESTFLAGS) ./...
