@@ -78,11 +78,11 @@ func TestStopWithMessagesInHand(t *testing.T) {
 			c.try(s.Setup.Stop(t.Context()))
 			// One that came before the prefetch was widened may have been given back.
 			if again := s.Setup.Stats().Redelivered - before; again > 1 {
-				t.Errorf("%d messages came again", again)
+				t.Errorf("NODUP: %d messages came again", again)
 			}
 			c.judge(nil)
 			if got := c.service.Book.Counts(); got.Handled != 1+inHands+waiting || got.Duplicates != 0 {
-				t.Errorf("%+v", got)
+				t.Errorf("NODUP: %+v", got)
 			}
 		})
 	}

@@ -1,0 +1,27 @@
+package proof_test
+
+import (
+	"path/filepath"
+	"testing"
+
+	"github.com/harebus/harebus/internal/mutant"
+)
+
+// What goes wrong at the end of a channel only a real broker shows; all other mutants are in internal/proof.
+func TestMutantIsNoticed(t *testing.T) {
+	t.Parallel()
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := mutant.Mutant{
+		Name: "close without cancelling the consumer", File: "consumer.go",
+		Old:    "\terr := u.cancel()\n\tu.consumer.setFeed(nil, ErrStopped, true)\n",
+		New:    "\terr := error(nil)\n\tif u.opened >= 0 {\n\t\treturn nil\n\t}\n\tu.consumer.setFeed(nil, ErrStopped, true)\n",
+		Breaks: "NODUP",
+	}
+	err = m.Run(t.Context(), root, "..", "./proof", "-run", "^TestStopWithMessagesInHand$/quorum", "-timeout", "3m")
+	if err != nil {
+		t.Fatal(err)
+	}
+}
