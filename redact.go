@@ -79,9 +79,14 @@ func (c safeCore) Check(e zapcore.Entry, checked *zapcore.CheckedEntry) *zapcore
 	return checked
 }
 
-// Write cleans the fields. The message is always a constant.
+// Write cleans the fields; the message is always a constant. The core below is
+// asked again, because one that samples, or is several with levels of their own,
+// decides when it checks and not when it writes.
 func (c safeCore) Write(e zapcore.Entry, fields []zapcore.Field) error {
-	return c.Core.Write(e, clean(fields))
+	if checked := c.Core.Check(e, nil); checked != nil {
+		checked.Write(clean(fields)...)
+	}
+	return nil
 }
 
 // clean returns a copy of fields with printable texts. Only errors and stacks may

@@ -114,3 +114,22 @@ func TestLogIsPrintable(t *testing.T) {
 		}
 	})
 }
+
+// TestLogLevelsAreKept: of several cores each gets what its own level lets through.
+func TestLogLevelsAreKept(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		all, everything := observer.New(zap.DebugLevel)
+		severe, errorsOnly := observer.New(zap.ErrorLevel)
+		cfg := r.config("orders")
+		cfg.Logger = zap.New(zapcore.NewTee(all, severe))
+		s := r.setup(cfg)
+		s.HandleMessage(harebus.AnyType, func(context.Context, *harebus.Bus, *harebus.Message) error { return nil })
+		r.start(s)
+		if everything.FilterLevelExact(zap.InfoLevel).Len() == 0 {
+			t.Fatal("nothing was logged")
+		}
+		if n := errorsOnly.Len(); n > 0 {
+			t.Errorf("%d lines below its level: %v", n, errorsOnly.All())
+		}
+	})
+}
