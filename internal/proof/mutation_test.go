@@ -86,6 +86,11 @@ var mutants = []mutant.Mutant{
 		Breaks: "TXN",
 	},
 	{
+		Name: "send a transaction's messages in another order", File: "publisher.go",
+		Old: "\tresults := p.pipeline(ctx, outs)\n", New: "\touts[0], outs[len(outs)-1] = outs[len(outs)-1], outs[0]\n\tresults := p.pipeline(ctx, outs)\n",
+		Breaks: "ORDER",
+	},
+	{
 		Name: "let messages with different delays share a queue", File: "delay.go",
 		Old: "\tmsg := out.msg\n", New: "\tmsg := out.msg\n\tmsg.Expiration = fmt.Sprint(wait.Milliseconds())\n\tto.CC = []string{\"in.3.5\", \"2.end\"}\n",
 		Breaks: "TIMER",

@@ -74,10 +74,7 @@ func TestCalm(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		sim := newSimulation(t, 1, false)
-		defer sim.broker.Close()
-		if err := sim.service.Setup.Start(t.Context()); err != nil {
-			t.Fatal(err)
-		}
+		sim.start(t)
 		for i := range 20 {
 			delay := 20 * time.Second
 			if i%2 == 1 {
@@ -95,6 +92,30 @@ func TestCalm(t *testing.T) {
 	})
 }
 
+// TestCalmOrder: where nothing is wrong, one producer's messages take effect in
+// its order, sent one by one or together, if one handler runs at a time.
+func TestCalmOrder(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		sim := newSimulation(t, 1, false, func(cfg *harebus.Config) { cfg.Consume.Concurrency = 1 })
+		sim.start(t)
+		for i := 0; i < 40; i += 4 {
+			if err := sim.service.Send(t.Context(), sim.work(0, i, proof.Plain), 0); err != nil {
+				t.Fatal(err)
+			}
+			together := []proof.Work{sim.work(0, i+1, proof.Plain), sim.work(0, i+2, proof.Plain), sim.work(0, i+3, proof.Plain)}
+			if err := sim.service.SendTogether(t.Context(), together, true); err != nil {
+				t.Fatal(err)
+			}
+		}
+		expect := sim.service.Expect()
+		expect.Ordered = true
+		if verdict := sim.finish(t, expect); len(verdict.Violations) > 0 {
+			t.Error(verdict)
+		}
+	})
+}
+
 type simulation struct {
 	rng     *rand.Rand
 	seed    uint64
@@ -103,7 +124,7 @@ type simulation struct {
 	faults  []string
 }
 
-func newSimulation(t *testing.T, seed uint64, loud bool) *simulation {
+func newSimulation(t *testing.T, seed uint64, loud bool, changes ...func(*harebus.Config)) *simulation {
 	t.Helper()
 	opts := []brokertest.Option{brokertest.WithSeed(seed), brokertest.WithDeadLetterRetry(time.Second)}
 	if loud {
@@ -121,6 +142,9 @@ func newSimulation(t *testing.T, seed uint64, loud bool) *simulation {
 			return backoff.NewConstantBackOff(time.Second)
 		}},
 	}
+	for _, change := range changes {
+		change(&cfg)
+	}
 	var err error
 	s.service, err = proof.NewService(cfg, ledger.NewBook(), proof.Options{Pause: time.Second, Linger: 3 * time.Minute, Gate: func(w proof.Work) {
 		time.Sleep(time.Duration(10+w.Seq%3*150) * time.Millisecond) // virtual: some handlers outlive a reconnect
@@ -131,14 +155,19 @@ func newSimulation(t *testing.T, seed uint64, loud bool) *simulation {
 	return s
 }
 
+func (s *simulation) start(t *testing.T) {
+	t.Helper()
+	t.Cleanup(s.broker.Close)
+	if err := s.service.Setup.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // run sends messages while faults happen, heals, waits for quiet and drains.
 func (s *simulation) run(t *testing.T) *ledger.Verdict {
 	t.Helper()
-	defer s.broker.Close()
+	s.start(t)
 	ctx := t.Context()
-	if err := s.service.Setup.Start(ctx); err != nil {
-		t.Fatal(err)
-	}
 	var producers sync.WaitGroup
 	for p := range 3 {
 		producer := rand.New(rand.NewPCG(s.rng.Uint64(), uint64(p))) //nolint:gosec // repeatable on purpose
