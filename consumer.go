@@ -151,7 +151,7 @@ func (c *consumer) consume(ctx context.Context) error {
 	if err := c.setup.declareAll(ctx, s); err != nil {
 		return err
 	}
-	sub, err := c.subscribe(ctx, s)
+	sub, err := c.subscribe(s)
 	if err != nil {
 		return err
 	}
@@ -188,8 +188,13 @@ func (c *consumer) consume(ctx context.Context) error {
 				return err
 			}
 		case <-sub.over:
-			if err := sub.widen(); err != nil {
+			wide, err := sub.widen()
+			if err != nil {
 				return err
+			}
+			if wide != sub {
+				defer wide.close()
+				sub = wide
 			}
 		}
 	}
@@ -207,15 +212,14 @@ type subscription struct {
 	over     <-chan struct{} // likewise
 	first    bool            // it has the turn
 	tag      string          // empty while it stands by
-	opened   int
 	// deliveries of the latest basic.consume; nil while it stands by
 	deliveries <-chan amqp.Delivery
 }
 
-func (c *consumer) subscribe(ctx context.Context, s *session) (*subscription, error) {
+func (c *consumer) subscribe(s *session) (*subscription, error) {
 	u := &subscription{consumer: c, session: s, turn: s.trial.turn, over: s.trial.over}
 	opened := make(chan *amqp.Channel, 1)
-	err := s.rpc(ctx, func() error {
+	err := s.rpc(c.hard, func() error {
 		ch, err := s.conn.Channel()
 		opened <- ch
 		return err
@@ -234,7 +238,8 @@ func (c *consumer) subscribe(ctx context.Context, s *session) (*subscription, er
 func (u *subscription) begin() error {
 	select {
 	case <-u.over:
-		return u.widen()
+		u.turn, u.over = nil, nil
+		return u.open(u.consumer.setup.cfg.Consume.Prefetch, nil)
 	default:
 	}
 	select {
@@ -274,8 +279,7 @@ func (u *subscription) open(prefetch int, on *trial) error {
 		return nil
 	default:
 	}
-	u.opened++
-	tag := fmt.Sprintf("harebus-%d-%d", u.consumer.index, u.opened)
+	tag := fmt.Sprintf("harebus-%d", u.consumer.index)
 	opened := make(chan (<-chan amqp.Delivery), 1)
 	err := u.request(func() error {
 		if err := u.ch.Qos(prefetch, 0, false); err != nil {
@@ -294,17 +298,30 @@ func (u *subscription) open(prefetch int, on *trial) error {
 	return nil
 }
 
-// widen consumes with the configured prefetch.
-func (u *subscription) widen() error {
+// widen consumes with the configured prefetch and returns what does so: this
+// subscription if it has not consumed yet, else one on a channel of its own. This
+// one remains until then for the ack of what it has delivered. A quorum queue that
+// is deleted while a channel cancels one consumer and starts another may never
+// tell that channel.
+func (u *subscription) widen() (*subscription, error) {
 	u.turn, u.over = nil, nil
 	prefetch := u.consumer.setup.cfg.Consume.Prefetch
-	if prefetch == 1 && u.first {
-		return nil
+	if u.tag == "" {
+		return u, u.open(prefetch, nil)
 	}
-	if err := u.cancel(); err != nil {
-		return err
+	if prefetch == 1 {
+		return u, nil
 	}
-	return u.open(prefetch, nil)
+	wide, err := u.consumer.subscribe(u.session)
+	if err != nil {
+		return nil, err
+	}
+	wide.turn, wide.over = nil, nil
+	if err := errors.Join(u.cancel(), wide.open(prefetch, nil)); err != nil {
+		wide.close()
+		return nil, err
+	}
+	return wide, nil
 }
 
 func (u *subscription) cancel() error {

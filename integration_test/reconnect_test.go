@@ -176,18 +176,23 @@ func TestQueueDeletedUnderTheConsumer(t *testing.T) {
 		s, in := p.service(cfg)
 		b := p.broker()
 		sender := p.bus()
-		for round := range 2 {
-			p.try(sender.Send(p.within(patience), cfg.Queue, note{round}))
-			in.await(p, round+1)
-			deleted := time.Now()
-			b.deleteQueue(cfg.Queue)
-			p.eventually(soon, func() error {
+		consumers := func(least int) func() error {
+			return func() error {
 				q, err := b.look(cfg.Queue)
-				if err == nil && q.Consumers != cfg.Consume.Consumers {
+				if err == nil && q.Consumers < least {
 					err = fmt.Errorf("%d consumers", q.Consumers)
 				}
 				return err
-			})
+			}
+		}
+		for round := range 3 {
+			p.try(sender.Send(p.within(patience), cfg.Queue, note{round}))
+			in.await(p, round+1)
+			p.eventually(soon, consumers(2)) // the first message of the connection has been seen to be harmless
+			deleted := time.Now()
+			b.deleteQueue(cfg.Queue)
+			// RabbitMQ may drop the connection over it; on a new one a single consumer comes first.
+			p.eventually(soon, consumers(1))
 			p.inTime("the return of the consumers", deleted, soon)
 			p.ready(s, soon)
 		}

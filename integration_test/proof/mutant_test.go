@@ -17,7 +17,7 @@ func TestMutantIsNoticed(t *testing.T) {
 	m := mutant.Mutant{
 		Name: "close without cancelling the consumer", File: "consumer.go",
 		Old:    "\terr := u.cancel()\n\tu.consumer.setFeed(nil, ErrStopped, true)\n",
-		New:    "\terr := error(nil)\n\tif u.opened >= 0 {\n\t\treturn nil\n\t}\n\tu.consumer.setFeed(nil, ErrStopped, true)\n",
+		New:    "\terr := error(nil)\n\tif u.ch != nil {\n\t\treturn nil\n\t}\n\tu.consumer.setFeed(nil, ErrStopped, true)\n",
 		Breaks: "NODUP",
 	}
 	err = m.Run(t.Context(), root, "..", "./proof", "-run", "^TestStopWithMessagesInHand$/quorum", "-timeout", "3m")
