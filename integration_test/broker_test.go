@@ -11,6 +11,8 @@ import (
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/harebus/harebus/integration_test/rabbit"
 )
 
 // A broker is the broker as a client sees it that knows nothing of the library. Every call has a channel of its own,
@@ -260,12 +262,10 @@ func (p *place) road() *road {
 	if err != nil {
 		p.Fatal(err)
 	}
-	r := &road{target: net.JoinHostPort(uri.Host, fmt.Sprint(uri.Port)), open: map[net.Conn]struct{}{}}
-	if err := r.listen("127.0.0.1:0"); err != nil {
-		p.Fatal(err)
+	r := &road{
+		address: fmt.Sprintf("127.0.0.1:%d", rabbit.NeedPort(p)), target: net.JoinHostPort(uri.Host, fmt.Sprint(uri.Port)),
+		open: map[net.Conn]struct{}{},
 	}
-	r.address = r.listener.Addr().String()
-	r.cut()
 	p.Cleanup(func() {
 		r.cut()
 		r.wg.Wait()

@@ -39,6 +39,21 @@ func NeedCluster(t testing.TB, options ClusterOptions) *Cluster {
 	return cluster
 }
 
+// NeedPort is a TCP port of 127.0.0.1 that is the test's own until it ends, also while nobody listens on it.
+func NeedPort(t testing.TB) int {
+	t.Helper()
+	p, err := reservePort()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := p.release(); err != nil {
+			t.Error(err)
+		}
+	})
+	return p.number
+}
+
 // SkipWithoutBroker does to a test what [Need] does when Start returned err: nothing when it is nil, else it skips or
 // fails the test.
 func SkipWithoutBroker(t testing.TB, err error) {
