@@ -5,6 +5,7 @@ package proof_test
 import (
 	"context"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -255,7 +256,10 @@ func (r *run) report(v *ledger.Verdict) {
 func (r *run) allConfirmed(v *ledger.Verdict) {
 	r.Helper()
 	if v.Failed+v.Unknown > 0 {
-		r.Errorf("%d sends failed and %d ended without an outcome, within a minute each", v.Failed, v.Unknown)
+		const shown = 5
+		refusals := r.service.Book.Refusals()
+		r.Errorf("%d sends failed and %d ended without an outcome, within a minute each:\n%s",
+			v.Failed, v.Unknown, strings.Join(refusals[:min(shown, len(refusals))], "\n"))
 	}
 }
 

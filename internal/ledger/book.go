@@ -171,6 +171,22 @@ func (b *Book) Pending(attempts int) []string {
 	return pending
 }
 
+// Refusals returns the errors of the sends that failed or ended without an
+// outcome, with their messages' ids, in the order in which they began.
+func (b *Book) Refusals() []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var texts []string
+	for _, id := range b.order {
+		for _, e := range b.entries[id].events {
+			if e.Op == SendFail || e.Op == SendUnknown {
+				texts = append(texts, id+": "+e.Err)
+			}
+		}
+	}
+	return texts
+}
+
 // Gap returns the longest pause between two confirmed sends so far.
 func (b *Book) Gap() time.Duration {
 	b.mu.Lock()
