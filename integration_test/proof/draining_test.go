@@ -193,6 +193,7 @@ func (c *crash) listen() *listen {
 		c.Fatalf("%v; stderr:\n%s", err, l.says())
 	}
 	c.eventually("every message was delivered", func() bool { return c.length(c.assignment.Name) == 0 })
+	time.Sleep(time.Second) // nothing tells from outside that handlers have begun
 	return l
 }
 

@@ -15,10 +15,10 @@ import (
 // nobody's, and its queues with consumers or unacknowledged messages.
 const leftovers = `
 Mine = fun (Name) -> binary:match(Name, <<"%s">>) =/= nomatch end,
-OfMine = fun (Properties) -> case lists:keyfind(<<"connection_name">>, 1, Properties) of
+OfMine = fun (Properties) when is_list(Properties) -> case lists:keyfind(<<"connection_name">>, 1, Properties) of
 	{_, _, Name} -> Mine(Name);
 	false -> false
-end end,
+end; (_) -> false end,
 All = rabbit_networking:connection_info_all([pid, client_properties]),
 Others = [Pid || [{_, Pid}, {_, Properties}] <- All, not OfMine(Properties)],
 Connections = [Pid || [{_, Pid}, {_, Properties}] <- All, OfMine(Properties)],
