@@ -116,14 +116,14 @@ func declareOn(on *session, t topology.Topology, next func()) error {
 // errNoAnswer says that the broker still has a request that was not waited for.
 var errNoAnswer = errors.New("no answer yet")
 
-// briefly runs fn, which calls the broker on a channel of its own, and does not
-// wait for long. A single node of a cluster that says nothing keeps the others
-// from answering for a queue of its own; the connection is not to blame. fn ends
-// with the session at the latest.
-func briefly(ctx context.Context, on *session, fn func() error) error {
+// declareBriefly declares and does not wait for long. A single node of a cluster
+// that says nothing keeps the others from answering for a queue of its own; the
+// connection is not to blame. What is not waited for ends with the session at the
+// latest.
+func declareBriefly(ctx context.Context, on *session, t topology.Topology) error {
 	const long = 3 * time.Second
 	done := make(chan error, 1)
-	if !on.spawn(func() { done <- fn() }) {
+	if !on.spawn(func() { done <- declareOn(on, t, func() {}) }) {
 		return on.cause()
 	}
 	late := time.NewTimer(long)
@@ -166,8 +166,7 @@ func (s *Setup) declareForSending(ctx context.Context, on *session) error {
 	}
 	own := topology.Join(s.cfg.queueTopology(s.topics()), s.cfg.Topology)
 	for _, t := range []topology.Topology{s.cfg.errorTopology(), own} {
-		err := briefly(ctx, on, func() error { return declareOn(on, t, func() {}) })
-		if err != nil && ctx.Err() == nil {
+		if err := declareBriefly(ctx, on, t); err != nil && ctx.Err() == nil {
 			s.log.Warn("cannot declare the queues; sending goes on", zap.Error(err))
 		}
 	}
@@ -204,11 +203,11 @@ func (s *Setup) check(ctx context.Context, on *session, t topology.Topology) err
 
 // declareErrorQueue creates the error queue if it is missing. One that exists
 // with other arguments belongs to all services together and is used as it is.
-// One whose node is down or silent is a reason to wait for those who want to park, and
-// not for everybody: it is a classic queue, on one node of the cluster.
+// One whose node is down or silent is a reason to wait for those who want to park,
+// and not for everybody: it is a classic queue, on one node of the cluster.
 func (s *Setup) declareErrorQueue(ctx context.Context, on *session) error {
 	t := s.cfg.errorTopology()
-	err := briefly(ctx, on, func() error { return declareOn(on, t, func() {}) })
+	err := declareBriefly(ctx, on, t)
 	if unreachable(err) || errors.Is(err, errNoAnswer) {
 		s.log.Warn("the error queue is out of reach; what has to be parked waits for it", zap.Error(err))
 		return nil
@@ -222,6 +221,13 @@ func (s *Setup) declareErrorQueue(ctx context.Context, on *session) error {
 		b := s.cfg.errorBinding()
 		return ch.QueueBind(b.Queue, b.Key, b.Exchange, false, nil)
 	})
+}
+
+// missing says whether the broker has found something not to exist, or out of
+// reach: see unreachable.
+func missing(err error) bool {
+	var broker *amqp.Error
+	return errors.As(err, &broker) && broker.Code == amqp.NotFound
 }
 
 // unreachable says whether err is nothing but queues that exist and cannot be

@@ -2,7 +2,6 @@ package harebus
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"sync"
@@ -111,8 +110,7 @@ func (d *delayer) checkDestination(ctx context.Context, s *session, exchange, ke
 	if unreachable(err) {
 		return nil // it is there, and takes the message later
 	}
-	var broker *amqp.Error
-	if errors.As(err, &broker) && broker.Code == amqp.NotFound {
+	if missing(err) {
 		return &PublishError{Outcome: Returned, Err: err}
 	}
 	return err

@@ -232,12 +232,6 @@ func (p *publisher) learn(f flight, r result) result {
 	return r
 }
 
-// missing says whether the broker has found something not to exist.
-func missing(err error) bool {
-	var broker *amqp.Error
-	return errors.As(err, &broker) && broker.Code == amqp.NotFound
-}
-
 // alone sends a message once, on a channel that no other message uses: what
 // closes the channel now is this message.
 func (p *publisher) alone(ctx context.Context, out *outgoing) result {
@@ -354,8 +348,7 @@ func (p *publisher) checkExchange(ctx context.Context, s *session, name string) 
 	err := s.withChannel(ctx, func(ch *amqp.Channel) error {
 		return ch.ExchangeDeclarePassive(name, string(topology.Direct), true, false, false, false, nil)
 	})
-	var broker *amqp.Error
-	if errors.As(err, &broker) && broker.Code == amqp.NotFound {
+	if missing(err) {
 		return &PublishError{Outcome: Returned, Err: fmt.Errorf("exchange %q does not exist: %w", name, err)}
 	}
 	if err != nil {
