@@ -193,7 +193,7 @@ func (c *consumer) consume(ctx context.Context) error {
 				return err
 			}
 			if wide != sub {
-				defer wide.close()
+				defer wide.close() // before sub, whose channel may have a message in a handler
 				sub = wide
 			}
 		}
@@ -238,8 +238,8 @@ func (c *consumer) subscribe(s *session) (*subscription, error) {
 func (u *subscription) begin() error {
 	select {
 	case <-u.over:
-		u.turn, u.over = nil, nil
-		return u.open(u.consumer.setup.cfg.Consume.Prefetch, nil)
+		_, err := u.widen() // on this channel, where nothing was consumed yet
+		return err
 	default:
 	}
 	select {
@@ -299,10 +299,10 @@ func (u *subscription) open(prefetch int, on *trial) error {
 }
 
 // widen consumes with the configured prefetch and returns what does so: this
-// subscription if it has not consumed yet, else one on a channel of its own. This
-// one remains until then for the ack of what it has delivered. A quorum queue that
-// is deleted while a channel cancels one consumer and starts another may never
-// tell that channel.
+// subscription if it has not consumed yet, else one on a channel of its own, while
+// the channel of this one stays open for the ack of what it has delivered. On the
+// same channel a quorum queue that is deleted between the end of one consumer and
+// the start of the other might never tell of it.
 func (u *subscription) widen() (*subscription, error) {
 	u.turn, u.over = nil, nil
 	prefetch := u.consumer.setup.cfg.Consume.Prefetch
@@ -317,7 +317,10 @@ func (u *subscription) widen() (*subscription, error) {
 		return nil, err
 	}
 	wide.turn, wide.over = nil, nil
-	if err := errors.Join(u.cancel(), wide.open(prefetch, nil)); err != nil {
+	if err = u.cancel(); err == nil {
+		err = wide.open(prefetch, nil)
+	}
+	if err != nil {
 		wide.close()
 		return nil, err
 	}
