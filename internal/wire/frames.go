@@ -233,13 +233,12 @@ func (e *encoder) sized(fill func()) {
 }
 
 func (e *encoder) table(t amqp.Table) {
-	at := len(e.buf)
-	e.buf = append(e.buf, 0, 0, 0, 0)
-	for key, value := range t {
-		e.shortString(key)
-		e.field(value)
-	}
-	e.lengthen(at, len(e.buf))
+	e.sized(func() {
+		for key, value := range t {
+			e.shortString(key)
+			e.field(value)
+		}
+	})
 }
 
 // field appends a value with its type, as amqp091-go writes it.

@@ -8,7 +8,8 @@ import "bytes"
 // the real one, encoded by Encode, in its place.
 
 // emptyPublish is how the client writes a publish of nothing to nowhere: a method
-// frame and a header frame. The number of the channel is left out.
+// frame and a header frame. What stands before the first part is the type of the
+// method frame and its channel, between the parts the channel of the header frame.
 var emptyPublish = [2][]byte{
 	{0, 0, 0, 9, 0, classBasic, 0, methodPublish, 0, 0, 0, 0, 0, frameEnd, frameHeader},
 	{0, 0, 0, 14, 0, classBasic, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, frameEnd},
@@ -44,18 +45,9 @@ func (c *Conn) substitute(dst, p []byte) []byte {
 }
 
 func isEmptyPublish(p []byte) bool {
-	const method = 1 // after the type of the frame and the channel
-	rest := p
-	if len(rest) < 3 || rest[0] != frameMethod {
-		return false
-	}
-	channel := rest[method : method+2]
-	rest, ok := bytes.CutPrefix(rest[3:], emptyPublish[0])
-	if !ok {
-		return false
-	}
-	if rest, ok = bytes.CutPrefix(rest, channel); !ok {
-		return false
-	}
-	return bytes.Equal(rest, emptyPublish[1])
+	method := 3 + len(emptyPublish[0]) // up to the second channel
+	header := method + 2
+	return len(p) == header+len(emptyPublish[1]) && p[0] == frameMethod &&
+		bytes.Equal(p[3:method], emptyPublish[0]) && bytes.Equal(p[header:], emptyPublish[1]) &&
+		bytes.Equal(p[1:3], p[method:header])
 }
