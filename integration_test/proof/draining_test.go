@@ -72,14 +72,9 @@ func TestStopWithMessagesInHand(t *testing.T) {
 			if n := c.service.Book.Counts().Handled; n != 1+inHands || hold.held.Load() != inHands {
 				t.Errorf("%d messages took effect, %d were held; want %d and %d", n, hold.held.Load(), 1+inHands, inHands)
 			}
-			before := s.Setup.Stats().Redelivered
 			c.try(s.Setup.Start(t.Context()))
 			c.try(c.service.Settle(t.Context(), patience))
 			c.try(s.Setup.Stop(t.Context()))
-			// One that came before the prefetch was widened may have been given back.
-			if again := s.Setup.Stats().Redelivered - before; again > 1 {
-				t.Errorf("NODUP: %d messages came again", again)
-			}
 			c.judge(nil)
 			if got := c.service.Book.Counts(); got.Handled != 1+inHands+waiting || got.Duplicates != 0 {
 				t.Errorf("NODUP: %+v", got)
