@@ -1,7 +1,6 @@
 package proof_test
 
 import (
-	"fmt"
 	"testing"
 	"time"
 
@@ -72,18 +71,7 @@ func away(t *testing.T, node *rabbit.Node) {
 		r.seldom(way, gone)
 		r.try(node.Launch())
 		back := r.login(node)
-		handled := r.service.Book.Counts().Handled
-		r.eventually(patience, func() error {
-			if r.service.Book.Counts().Handled > handled {
-				return nil
-			}
-			return fmt.Errorf("nothing was handled after the broker's return")
-		})
-		took := time.Since(back)
-		t.Logf("%s: consuming again %v after the broker let clients in", t.Name(), took.Round(time.Millisecond))
-		if took > patience/3 {
-			t.Errorf("that is too long")
-		}
+		r.consuming("the broker let clients in", back, patience/3)
 	})
 	r.allConfirmed(r.end())
 }

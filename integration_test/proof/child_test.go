@@ -114,7 +114,7 @@ func (a *assignment) work() error {
 	}
 	cfg := a.config()
 	cfg.Logger = zap.New(zapcore.NewCore(zapcore.NewConsoleEncoder(zap.NewDevelopmentEncoderConfig()), os.Stderr, zap.InfoLevel))
-	if a.Trap.Method != (frameKind{}) {
+	if a.Trap.Method != (method{}) {
 		cfg.Dial = setTrap(a.Trap).dial
 	}
 	c := &child{assignment: a, book: book}
@@ -212,24 +212,12 @@ func (c *child) handleWork(ctx context.Context, bus *harebus.Bus, w proof.Work) 
 			}
 		}
 	}
-	if c.Slow > 0 && !sleep(ctx, c.Slow) {
-		return context.Cause(ctx)
+	if err := proof.Wait(ctx, c.Slow); err != nil {
+		return err
 	}
 	c.at(midHandler, w.ID)
 	c.record(ledger.Event{Op: ledger.Effect, ID: w.ID, Attempt: m.Attempt})
 	return nil
-}
-
-// sleep takes the time that a handler takes, and says whether it got it.
-func sleep(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }
 
 // handleChild keeps the message id as the key, so that the copies of one can be compared.

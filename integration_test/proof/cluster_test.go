@@ -16,14 +16,17 @@ const takeover = 15 * time.Second
 // A trio is a cluster of three nodes that a service works on, with a run of its own for each fault.
 type trio struct {
 	*rabbit.Cluster
-	nodes []*rabbit.Node
+
+	nodes  []*rabbit.Node
+	rate   int                   // of each run; zero for the rate of a plan
+	change func(*harebus.Config) // if any, changes the configuration of each service
 }
 
 // TestCluster breaks the nodes of one cluster in turn. It takes 24 s to boot, so the faults share it.
 func TestCluster(t *testing.T) {
 	rabbit.SkipWithoutBroker(t, rabbit.Installed())
 	cluster := rabbit.NeedCluster(t, rabbit.ClusterOptions{Options: rabbit.Options{Advanced: retriesSoon}})
-	c := &trio{cluster, cluster.Nodes()}
+	c := &trio{Cluster: cluster, nodes: cluster.Nodes()}
 	for _, fault := range []struct {
 		name   string
 		happen func(*testing.T)
@@ -40,19 +43,24 @@ func TestCluster(t *testing.T) {
 	}
 }
 
-// begin starts a run with a queue that is led by one node, and a service that is connected to another, or the same.
-func (c *trio) begin(t *testing.T, leader, home *rabbit.Node) (*run, *gate) {
+// begin starts a run with a queue that is led by one node, and a service that is connected to another, or the same,
+// and may go where it wants from now on.
+func (c *trio) begin(t *testing.T, leader, home *rabbit.Node) *run {
 	t.Helper()
 	way := &gate{}
 	way.let(home)
-	r := begin(t, plan{nodes: c.nodes, change: func(cfg *harebus.Config) {
+	r := begin(t, plan{nodes: c.nodes, rate: c.rate, change: func(cfg *harebus.Config) {
+		if c.change != nil {
+			c.change(cfg)
+		}
 		c.declareOn(t, leader, *cfg)
 		way.guard(cfg)
 	}})
+	way.let(nil)
 	if found := c.leader(r); found != leader {
 		t.Fatalf("the queue is led by %v, not by %s", found, leader.Name())
 	}
-	return r, way
+	return r
 }
 
 // declareOn declares a service's queues through one node, which then leads them.
@@ -95,10 +103,9 @@ func (c *trio) whole(r *run) {
 
 // leaderKilled has the others take over, before the dead node is back.
 func (c *trio) leaderKilled(t *testing.T, leader, home *rabbit.Node) {
-	r, way := c.begin(t, leader, home)
+	r := c.begin(t, leader, home)
 	var gap time.Duration
 	r.fault("leader SIGKILL", func() {
-		way.let(nil)
 		r.try(leader.Kill())
 		r.confirmed(2 * r.plan.rate)
 		gap = r.service.Book.Gap()
@@ -117,9 +124,8 @@ func (c *trio) leaderKilled(t *testing.T, leader, home *rabbit.Node) {
 // new connections do much until it has given up the silent node, which takes it a minute. When the others take over is
 // the broker's business: after 7 s on a machine that has time.
 func (c *trio) leaderFrozen(t *testing.T) {
-	r, way := c.begin(t, c.nodes[0], c.nodes[1])
+	r := c.begin(t, c.nodes[0], c.nodes[1])
 	r.fault("leader SIGSTOP", func() {
-		way.let(nil)
 		thaw := time.NewTimer(20 * time.Second)
 		r.try(c.nodes[0].Pause())
 		<-thaw.C
@@ -132,9 +138,8 @@ func (c *trio) leaderFrozen(t *testing.T) {
 // twoDown leaves no majority: nothing can be confirmed, and everything goes on when there is one again.
 func (c *trio) twoDown(t *testing.T) {
 	const down = 15 * time.Second
-	r, way := c.begin(t, c.nodes[0], c.nodes[2])
+	r := c.begin(t, c.nodes[0], c.nodes[2])
 	r.fault("two of three SIGKILL", func() {
-		way.let(nil)
 		r.try(c.nodes[0].Kill())
 		r.try(c.nodes[1].Kill())
 		time.Sleep(down)
@@ -147,9 +152,8 @@ func (c *trio) twoDown(t *testing.T) {
 
 // rollingRestart is what an upgrade does, one node after the other.
 func (c *trio) rollingRestart(t *testing.T) {
-	r, way := c.begin(t, c.nodes[0], c.nodes[0])
+	r := c.begin(t, c.nodes[0], c.nodes[0])
 	r.fault("rolling restart", func() {
-		way.let(nil)
 		for _, node := range c.nodes {
 			r.try(node.Stop(r.within(patience)))
 			r.try(node.Start(r.within(2 * patience)))

@@ -249,25 +249,25 @@ var killings = []killing{
 		name: "after the effect", kind: proof.Parent, where: atStep(afterEffect),
 		received: 2, effects: 2, children: [siblings]int{1, 1, 1},
 	}, {
-		name: "amid what the handler sent", kind: proof.Parent, where: trapped(trap{Method: publishFrame, Nth: 3, Confirmed: 2}),
+		name: "amid what the handler sent", kind: proof.Parent, where: trapped(trap{Method: basicPublish, Nth: 3, Confirmed: 2}),
 		received: 2, effects: 2, children: [siblings]int{2, 2, 1},
 	}, {
-		name: "before the ack", kind: proof.Parent, where: trapped(trap{Method: ackFrame, Nth: 1, Confirmed: siblings}),
+		name: "before the ack", kind: proof.Parent, where: trapped(trap{Method: basicAck, Nth: 1, Confirmed: siblings}),
 		received: 2, effects: 2, children: [siblings]int{2, 2, 2},
 	}, {
-		name: "after the ack", kind: proof.Parent, where: trapped(trap{Method: deliverFrame, FromBroker: true, Nth: 2}),
+		name: "after the ack", kind: proof.Parent, where: trapped(trap{Method: basicDeliver, FromBroker: true, Nth: 2}),
 		received: 1, effects: 1, children: [siblings]int{1, 1, 1},
 	}, {
-		name: "before the retry leaves", kind: proof.Flaky, where: trapped(trap{Method: publishFrame, Nth: 1}),
+		name: "before the retry leaves", kind: proof.Flaky, where: trapped(trap{Method: basicPublish, Nth: 1}),
 		received: 3, failed: 2, effects: 1,
 	}, {
-		name: "after the retry has left", kind: proof.Flaky, where: trapped(trap{Method: ackFrame, Nth: 1, Confirmed: 1}),
+		name: "after the retry has left", kind: proof.Flaky, where: trapped(trap{Method: basicAck, Nth: 1, Confirmed: 1}),
 		received: 4, failed: 2, effects: 2,
 	}, {
-		name: "before it is parked", kind: proof.Failing, where: trapped(trap{Method: publishFrame, Nth: 2}),
+		name: "before it is parked", kind: proof.Failing, where: trapped(trap{Method: basicPublish, Nth: 2}),
 		received: 3, failed: 3, parked: 1,
 	}, {
-		name: "after it was parked", kind: proof.Failing, where: trapped(trap{Method: ackFrame, Nth: 2, Confirmed: 2}),
+		name: "after it was parked", kind: proof.Failing, where: trapped(trap{Method: basicAck, Nth: 2, Confirmed: 2}),
 		received: 3, failed: 3, parked: 2,
 	},
 }
@@ -329,12 +329,12 @@ type sending struct {
 // What a process was about to send when it was killed is there or not; sent again under the same id it is there at
 // least once.
 var sendings = []sending{
-	{"before a send", send, trap{Method: publishFrame, Nth: 1}, []int{1}},
-	{"amid a send", send, trap{Method: publishFrame, Nth: 1, Sent: true}, []int{1}},
-	{"before the confirm is read", send, trap{Method: ackFrame, FromBroker: true, Nth: 1}, []int{2}},
-	{"between two sends", send, trap{Method: publishFrame, Nth: 2}, []int{2, 1}},
-	{"before a commit", commit, trap{Method: publishFrame, Nth: 1}, []int{1, 1, 1, 1}},
-	{"amid a commit", commit, trap{Method: publishFrame, Nth: 3, Confirmed: 2}, []int{2, 2, 1, 1}},
+	{"before a send", send, trap{Method: basicPublish, Nth: 1}, []int{1}},
+	{"amid a send", send, trap{Method: basicPublish, Nth: 1, Sent: true}, []int{1}},
+	{"before the confirm is read", send, trap{Method: basicAck, FromBroker: true, Nth: 1}, []int{2}},
+	{"between two sends", send, trap{Method: basicPublish, Nth: 2}, []int{2, 1}},
+	{"before a commit", commit, trap{Method: basicPublish, Nth: 1}, []int{1, 1, 1, 1}},
+	{"amid a commit", commit, trap{Method: basicPublish, Nth: 3, Confirmed: 2}, []int{2, 2, 1, 1}},
 }
 
 func TestKilledWhileSending(t *testing.T) {

@@ -9,7 +9,7 @@ import (
 )
 
 // A method is a class and a method of AMQP 0-9-1.
-type method struct{ class, number uint16 }
+type method struct{ Class, Number uint16 }
 
 // The methods that the proxy looks into, or that a test breaks.
 var (
@@ -205,8 +205,8 @@ func newMethod(channel uint16, m method, arguments []byte) []byte {
 	b := []byte{methodFrame}
 	b = binary.BigEndian.AppendUint16(b, channel)
 	b = binary.BigEndian.AppendUint32(b, uint32(4+len(arguments)))
-	b = binary.BigEndian.AppendUint16(b, m.class)
-	b = binary.BigEndian.AppendUint16(b, m.number)
+	b = binary.BigEndian.AppendUint16(b, m.Class)
+	b = binary.BigEndian.AppendUint16(b, m.Number)
 	return append(append(b, arguments...), frameEnd)
 }
 

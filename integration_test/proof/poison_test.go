@@ -330,11 +330,11 @@ func (b *blind) Read(p []byte) (int, error) {
 
 // withoutProperties leaves of a content header the class, the weight and the size of the body.
 func withoutProperties(f []byte) []byte {
-	const ofHeader, head, fixed, end = 2, 7, 12, 0xCE
-	if f[0] != ofHeader {
+	const fixed = 12
+	if f[0] != headerFrame {
 		return f
 	}
-	short := slices.Clone(f[:head+fixed])
+	short := slices.Clone(f[:frameHead+fixed])
 	binary.BigEndian.PutUint32(short[3:], fixed+2)
-	return append(short, 0, 0, end) // no property is there
+	return append(short, 0, 0, frameEnd) // no property is there
 }

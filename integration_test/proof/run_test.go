@@ -244,6 +244,23 @@ func (r *run) confirmed(more int) time.Duration {
 	return time.Since(began)
 }
 
+// consuming returns when one more message has been handled, and fails the test if that comes too long after something.
+func (r *run) consuming(after string, since time.Time, most time.Duration) {
+	r.Helper()
+	handled := r.service.Book.Counts().Handled
+	r.eventually(patience, func() error {
+		if r.service.Book.Counts().Handled == handled {
+			return fmt.Errorf("nothing is handled since %s", after)
+		}
+		return nil
+	})
+	took := time.Since(since).Round(time.Millisecond)
+	r.Logf("%s: consuming again %v after %s", r.Name(), took, after)
+	if took > most {
+		r.Error("that is too long")
+	}
+}
+
 // report tells the figures of a run in one line.
 func (r *run) report(v *ledger.Verdict) {
 	r.Helper()

@@ -7,22 +7,12 @@ import (
 	"syscall"
 )
 
-// A frameKind is a method of AMQP, as class and number.
-type frameKind [2]uint16
-
-// The methods that runs wait for.
-var (
-	publishFrame = frameKind{60, 40}
-	deliverFrame = frameKind{60, 60}
-	ackFrame     = frameKind{60, 80} // from the client of a delivery, from the broker of a publish
-)
-
 // A trap says at which frame a process dies.
 type trap struct {
 	// FromBroker is whether the broker sends the frame; it dies before the client has read it.
 	FromBroker bool
 	// Method of the frame; none means that there is no trap.
-	Method frameKind
+	Method method
 	// Nth frame of that kind that passes in this process, from 1.
 	Nth int
 	// Sent is whether the frame leaves before the process dies. For what the broker sends it means nothing.
@@ -56,17 +46,19 @@ func (s *snare) dial(network, address string) (net.Conn, error) {
 
 // springs takes note of a frame and says whether it is the one.
 func (s *snare) springs(f []byte, fromBroker bool) bool {
-	const ofMethod = 1
-	if f[0] != ofMethod {
+	if f[0] != methodFrame {
 		return false
 	}
-	m := frameKind{binary.BigEndian.Uint16(f[7:]), binary.BigEndian.Uint16(f[9:])}
+	u, err := readMethod(0, f, f[frameHead:len(f)-1])
+	if err != nil {
+		panic(err)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if fromBroker && m == ackFrame {
-		s.confirm(binary.BigEndian.Uint64(f[11:]), f[19]&1 == 1)
+	if fromBroker && u.method == basicAck {
+		s.confirm(u.tag, u.multiple)
 	}
-	if m != s.Method || fromBroker != s.FromBroker {
+	if u.method != s.Method || fromBroker != s.FromBroker {
 		return false
 	}
 	s.seen++
@@ -133,13 +125,13 @@ func (w *tripwire) Read(p []byte) (int, error) {
 
 // cutFrame takes the first whole frame off the stream; nil means that there is none yet.
 func cutFrame(stream *[]byte) []byte {
-	const header, end = 7, 1
+	const end = 1
 	size := len("AMQP\x00\x00\x09\x01") // the greeting, before all frames
-	if len(*stream) < header {
+	if len(*stream) < frameHead {
 		return nil
 	}
 	if (*stream)[0] != 'A' {
-		size = header + int(binary.BigEndian.Uint32((*stream)[3:])) + end
+		size = frameHead + int(binary.BigEndian.Uint32((*stream)[3:])) + end
 	}
 	if len(*stream) < size {
 		return nil

@@ -102,18 +102,7 @@ func queueDeleted(t *testing.T, node *rabbit.Node) {
 			}
 			deleted := time.Now()
 			r.load()
-			handled := r.service.Book.Counts().Handled
-			r.eventually(patience, func() error {
-				if r.service.Book.Counts().Handled > handled {
-					return nil
-				}
-				return fmt.Errorf("nothing is handled")
-			})
-			took := time.Since(deleted)
-			t.Logf("%s: consuming again %v after the queue was deleted", t.Name(), took.Round(time.Millisecond))
-			if took > 5*time.Second {
-				t.Error("that is too long")
-			}
+			r.consuming("the queue was deleted", deleted, 5*time.Second)
 		})
 		return nil
 	})

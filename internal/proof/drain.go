@@ -21,17 +21,18 @@ func (s *Service) Settle(ctx context.Context, patience time.Duration) error {
 	const poll = 100 * time.Millisecond
 	left, since := len(s.Book.Pending(s.attempts)), time.Now()
 	for left > 0 && time.Since(since) < patience {
-		if err := wait(ctx, poll); err != nil {
+		if err := Wait(ctx, poll); err != nil {
 			return err
 		}
 		if now := len(s.Book.Pending(s.attempts)); now != left {
 			left, since = now, time.Now()
 		}
 	}
-	return wait(ctx, s.linger)
+	return Wait(ctx, s.linger)
 }
 
-func wait(ctx context.Context, d time.Duration) error {
+// Wait waits for d, or until ctx ends: then it returns why.
+func Wait(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
