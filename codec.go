@@ -18,7 +18,8 @@ type Codec interface {
 	// ContentType is the media type the codec writes and is chosen by when
 	// reading, without parameters: "application/json".
 	ContentType() string
-	// Encode returns the body for value.
+	// Encode returns the body for value. It must not change any more: it is still
+	// on its way when a call whose context ended has returned.
 	Encode(value any) ([]byte, error)
 	// Decode reads body into the value that target points to.
 	Decode(body []byte, target any) error
@@ -50,33 +51,34 @@ func (JSON) Encode(value any) ([]byte, error) {
 		return empty, nil
 	}
 	e, _ := jsonEncoders.Get().(*jsonEncoder)
-	defer e.release()
-	if err := e.enc.Encode(value); err != nil {
+	defer jsonEncoders.Put(e)
+	err := e.enc.Encode(value)
+	body := bytes.TrimSuffix(e.body, []byte("\n"))
+	e.body = nil
+	if err != nil {
 		return nil, err
 	}
-	return bytes.Clone(bytes.TrimSuffix(e.buf.Bytes(), []byte("\n"))), nil
+	return body, nil
 }
 
-// jsonEncoder is used again: only the body itself is allocated.
+// jsonEncoder takes what its encoder writes: in one piece, out of a buffer that
+// the encoder keeps.
 type jsonEncoder struct {
-	buf bytes.Buffer
-	enc *json.Encoder
+	body []byte
+	enc  *json.Encoder
+}
+
+func (e *jsonEncoder) Write(p []byte) (int, error) {
+	e.body = append(e.body, p...)
+	return len(p), nil
 }
 
 var jsonEncoders = sync.Pool{New: func() any {
 	e := new(jsonEncoder)
-	e.enc = json.NewEncoder(&e.buf)
+	e.enc = json.NewEncoder(e)
 	e.enc.SetEscapeHTML(false)
 	return e
 }}
-
-func (e *jsonEncoder) release() {
-	const keep = 64 << 10
-	if e.buf.Cap() <= keep {
-		e.buf.Reset()
-		jsonEncoders.Put(e)
-	}
-}
 
 // emptyJSON is what is written for a nil of any type instead of null, which
 // receivers refuse; it is nil for every other value.

@@ -12,7 +12,6 @@ package wire
 import (
 	"context"
 	"net"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -46,7 +45,7 @@ type Conn struct {
 	replacing sync.Mutex // held by Instead
 
 	mu      sync.Mutex // guards everything below
-	pending []byte     // appended by Write, taken by the flusher
+	pending batch      // what Write was given, until the flusher takes it
 	instead *Message   // takes the place of the next empty publish
 	writing int        // bytes the flusher is writing now
 	err     error      // why nothing can be written any more
@@ -80,8 +79,8 @@ func (c *Conn) Write(p []byte) (int, error) {
 	if c.closing {
 		return 0, net.ErrClosed
 	}
-	c.pending = c.substitute(c.pending, p)
-	if len(c.pending)+c.writing >= limit {
+	c.queue(p)
+	if c.pending.length+c.writing >= limit {
 		c.full.Store(true)
 	}
 	c.signal()
@@ -142,51 +141,48 @@ func (c *Conn) signal() {
 
 func (c *Conn) flush() {
 	defer close(c.done)
-	var spare []byte
+	var b batch
 	for range c.wake {
 		for {
-			buf, last := c.take(spare)
-			if len(buf) == 0 {
+			last := c.take(&b)
+			if b.length == 0 {
 				if last {
 					return
 				}
 				break
 			}
-			if err := c.write(buf); err != nil {
+			if err := c.write(&b); err != nil {
 				c.fail(err)
 				_ = c.Conn.Close()
 				return
 			}
 			c.written()
-			spare = nil
-			if cap(buf) <= keep {
-				spare = buf[:0]
-			}
+			b.reset()
 		}
 	}
 }
 
-// take swaps the pending buffer for spare, or returns nothing and leaves spare
-// alone; last then means that nothing will follow.
-func (c *Conn) take(spare []byte) (buf []byte, last bool) {
+// take swaps the pending batch for an empty one, or does nothing; last then means
+// that nothing will follow.
+func (c *Conn) take(b *batch) (last bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(c.pending) == 0 {
-		return nil, c.closing || c.err != nil
+	if c.pending.length == 0 {
+		return c.closing || c.err != nil
 	}
-	buf = c.pending
-	c.pending = spare
-	c.writing = len(buf)
-	return buf, false
+	*b, c.pending = c.pending, *b
+	c.writing = b.length
+	return false
 }
 
-func (c *Conn) write(buf []byte) error {
-	for part := range slices.Chunk(buf, piece) {
+func (c *Conn) write(b *batch) error {
+	for left := b.buffers(); len(left) > 0; {
 		if err := c.limitWrite(); err != nil {
 			return err
 		}
 		c.writes.Add(1)
-		if _, err := c.Conn.Write(part); err != nil {
+		parts := cut(&left, piece)
+		if _, err := parts.WriteTo(c.Conn); err != nil { // one call on a TCP socket, one a part on others
 			return err
 		}
 	}
@@ -206,7 +202,7 @@ func (c *Conn) written() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.writing = 0
-	if len(c.pending) < limit {
+	if c.pending.length < limit {
 		c.makeRoom()
 	}
 }
@@ -217,7 +213,7 @@ func (c *Conn) fail(err error) {
 	if c.err == nil {
 		c.err = err
 	}
-	c.pending = nil
+	c.pending = batch{}
 	c.makeRoom()
 	c.signal()
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"slices"
 	"sync"
 	"time"
 
@@ -58,7 +57,7 @@ var messages = sync.Pool{New: func() any { return new(Message) }}
 // Encode writes down a publish in the bytes that the client would send, without
 // the client's allocations. frameMax is the largest frame of the connection, 0 for
 // no limit. The body is not copied: it must not change before the message has been
-// sent. Free gives the result back.
+// written to the socket, if it is large. Free gives the result back.
 func Encode(exchange, key string, mandatory bool, p *amqp.Publishing, frameMax int) (*Message, error) {
 	m := messages.Get().(*Message) //nolint:forcetypeassert // nothing else is put in
 	m.body, m.piece = p.Body, max(0, frameMax-frameOverhead)
@@ -83,32 +82,23 @@ func (m *Message) Free() {
 }
 
 // appendTo appends the frames of the message, for a channel.
-func (m *Message) appendTo(dst []byte, channel []byte) []byte {
-	start := len(dst)
-	dst = append(slices.Grow(dst, m.size()), m.head...)
-	copy(dst[start+1:], channel)
-	copy(dst[start+m.header+1:], channel)
+func (m *Message) appendTo(b *batch, channel []byte) {
+	start := len(b.buf)
+	b.append(m.head...)
+	copy(b.buf[start+1:], channel)
+	copy(b.buf[start+m.header+1:], channel)
 	for body := m.body; len(body) > 0; {
 		piece := body
 		if m.piece > 0 && len(piece) > m.piece {
 			piece = piece[:m.piece]
 		}
 		body = body[len(piece):]
-		dst = append(dst, frameBody, channel[0], channel[1])
-		dst = binary.BigEndian.AppendUint32(dst, uint32(len(piece))) //nolint:gosec // AMQP has no longer frames
-		dst = append(dst, piece...)
-		dst = append(dst, frameEnd)
+		head := [frameOverhead - 1]byte{frameBody, channel[0], channel[1]}
+		binary.BigEndian.PutUint32(head[lengthAt:], uint32(len(piece))) //nolint:gosec // AMQP has no longer frames
+		b.append(head[:]...)
+		b.refer(piece)
+		b.append(frameEnd)
 	}
-	return dst
-}
-
-// size is the length of all frames.
-func (m *Message) size() int {
-	frames := 1
-	if m.piece > 0 {
-		frames += len(m.body) / m.piece
-	}
-	return len(m.head) + len(m.body) + frames*frameOverhead
 }
 
 // encoder appends to buf; the first error stays.

@@ -68,7 +68,7 @@ type client struct {
 	rec  *recorder
 }
 
-const testFrameMax = 8192
+const testFrameMax = 16 << 10
 
 // dial connects, with the client writing to our socket or straight to the recorder.
 func dial(t testing.TB, b *brokertest.Broker, direct bool) *client {
@@ -131,6 +131,7 @@ func FuzzEncode(f *testing.F) {
 	}
 	f.Add("", "", false, uint8(12), int64(-1), "", "", []byte{})
 	f.Add("", "large", true, uint8(12), int64(1<<40), strings.Repeat("k", 255), "a", bytes.Repeat([]byte("0123456789abcdef"), 2000))
+	f.Add("", "larger than a frame", true, uint8(12), int64(3), "k", "a", bytes.Repeat([]byte("0123456789"), 2000))
 	b := brokertest.New()
 	f.Cleanup(b.Close)
 	plain, ours := dial(f, b, true), dial(f, b, false)
@@ -165,6 +166,31 @@ func FuzzEncode(f *testing.F) {
 			t.Errorf("wrote\n%q, the client\n%q", got, want)
 		}
 	})
+}
+
+// Large bodies are not copied into what waits for the socket; everything keeps its order nevertheless.
+func TestLargeAndSmallBodies(t *testing.T) {
+	t.Parallel()
+	b := brokertest.New()
+	defer b.Close()
+	plain, ours := dial(t, b, true), dial(t, b, false)
+	plain.rec.mute()
+	ours.rec.mute()
+	ours.rec.mu.Lock() // so that all wait together
+	for n, size := range []int{10, 9000, 200 << 10, 0, 8191, 8192, testFrameMax, 1 << 20, 3} {
+		p := amqp.Publishing{MessageId: fmt.Sprint(n), Body: bytes.Repeat([]byte{byte(n)}, size)}
+		if err := plain.ch.Publish("", "q", true, false, p); err != nil {
+			t.Fatal(err)
+		}
+		if replaced, err := ours.publish("", "q", true, &p); !replaced || err != nil {
+			t.Fatalf("replaced: %t, error: %v", replaced, err)
+		}
+	}
+	ours.rec.mu.Unlock()
+	want := plain.rec.take(0)
+	if got := ours.rec.take(len(want)); !bytes.Equal(got, want) {
+		t.Errorf("%d bytes, %d of the client's, and they differ", len(got), len(want))
+	}
 }
 
 func TestEncodeRefusesWhatHasNoForm(t *testing.T) {

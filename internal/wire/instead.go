@@ -34,14 +34,14 @@ func (c *Conn) Instead(m *Message, publish func() error) (replaced bool, err err
 	return replaced, err
 }
 
-// substitute returns what to write instead of p, appended to dst. c.mu is held.
-func (c *Conn) substitute(dst, p []byte) []byte {
+// queue adds p to what is pending, or what takes its place. c.mu is held.
+func (c *Conn) queue(p []byte) {
 	if c.instead == nil || !isEmptyPublish(p) {
-		return append(dst, p...)
+		c.pending.append(p...)
+		return
 	}
-	dst = c.instead.appendTo(dst, p[1:3])
+	c.instead.appendTo(&c.pending, p[1:3])
 	c.instead = nil
-	return dst
 }
 
 func isEmptyPublish(p []byte) bool {
