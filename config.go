@@ -175,6 +175,8 @@ type PublishConfig struct {
 	// ConfirmTimeout is how long the broker may take to confirm a message
 	// before its channel is replaced and it is sent again, under the same id.
 	// Default: 30 s. Shorter than a leader election, it only makes duplicates.
+	// A channel that answers nothing at all is not given that long, but five
+	// sixths of it.
 	ConfirmTimeout time.Duration
 }
 

@@ -3,6 +3,7 @@ package harebus
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,8 +30,8 @@ type confirmChannel struct {
 	window  chan struct{}
 	returns chan amqp.Return
 
-	// sending is held for reading by publishes and for writing by close: a
-	// close between the frames of a publish would end the whole connection.
+	// sending is held for reading by publishes and for writing by requests: one
+	// between the frames of a publish would end the whole connection.
 	sending  sync.RWMutex
 	retired  chan struct{} // closed by retire
 	retiring sync.Once
@@ -49,7 +50,10 @@ type confirmChannel struct {
 // has an overdue message. That costs no timer a message.
 const epochs = 5
 
-var errRetired = errors.New("the channel was replaced")
+var (
+	errRetired = errors.New("the channel was replaced")
+	errHeld    = errors.New("the broker does not answer on the channel")
+)
 
 // returnKey is all a returned message can be recognised by.
 type returnKey struct{ messageID, exchange, key string }
@@ -122,6 +126,9 @@ func (c *confirmChannel) watch(closes <-chan *amqp.Error) {
 			retired = nil
 			c.session.spawn(c.drainAndClose)
 		case <-tick.C:
+			if c.slow() {
+				c.probe()
+			}
 			if c.overdue() {
 				c.setup.log.Warn("the broker does not confirm; replacing the channel",
 					zap.Duration("confirm_timeout", c.setup.cfg.Publish.ConfirmTimeout))
@@ -145,6 +152,49 @@ func (c *confirmChannel) overdue() bool {
 		c.epoch.Store(next)
 	}
 	return late
+}
+
+// slow says whether a message is out for longer than an epoch.
+func (c *confirmChannel) slow() bool {
+	for n := range int64(epochs) {
+		if n != c.epoch.Load()%epochs && c.epochs[n].Load() > 0 {
+			return c.session.blockedReason() == ""
+		}
+	}
+	return false
+}
+
+// probe asks the broker's end of the channel for an answer, whatever it is, and
+// gives the connection up if none comes. Confirms may be late for many reasons,
+// but not this one: on RabbitMQ the first message to a queue that rejects publishes, as
+// delay queues do, makes the channel wait for the queue's leader, and with it
+// everything else on the channel, for up to 65 s if the leader freezes just then.
+func (c *confirmChannel) probe() {
+	limit := c.setup.cfg.Publish.ConfirmTimeout / 3
+	answered := make(chan struct{})
+	defer close(answered)
+	if !c.session.spawn(func() {
+		late := time.NewTicker(limit)
+		defer late.Stop()
+		for {
+			select {
+			case <-answered:
+				return
+			case <-late.C:
+			}
+			// Neither is a slow network a broken one, nor a broker that blocks publishers.
+			if c.session.sock.Waiting() == 0 && c.session.blockedReason() == "" {
+				c.setup.log.Warn("a channel of the broker does not answer; connecting again", zap.Duration("waited", limit))
+				_ = c.session.sock.Abort()
+				return
+			}
+		}
+	}) {
+		return
+	}
+	c.sending.Lock()
+	defer c.sending.Unlock()
+	_ = c.ch.Qos(0, 0, false) // changes nothing where nobody consumes; if it fails, the channel has ended
 }
 
 // drainAndClose waits until every message has an outcome, then closes.
@@ -211,17 +261,29 @@ func (c *confirmChannel) tryAcquire() bool {
 }
 
 // publish sends a message; the caller has acquired a place in the window.
-func (c *confirmChannel) publish(r routed) flight {
+func (c *confirmChannel) publish(ctx context.Context, r routed) flight {
 	f := flight{sent: true, delayed: r.delayed, epoch: c.epoch.Load() % epochs, key: returnKey{r.msg.MessageId, r.exchange, r.key}}
-	c.sending.RLock()
-	f.confirm, f.err = c.send(&r)
-	c.sending.RUnlock()
+	if f.err = c.hold(ctx); f.err == nil {
+		f.confirm, f.err = c.send(&r)
+		c.sending.RUnlock()
+	}
 	if f.err != nil {
 		<-c.window
 		return f
 	}
 	c.epochs[f.epoch].Add(1)
 	return f
+}
+
+// hold begins a publish, before ctx ends: whoever asks the broker something on the
+// channel may wait long for the answer.
+func (c *confirmChannel) hold(ctx context.Context) error {
+	for !c.sending.TryRLock() {
+		if !sleep(ctx, time.Millisecond) {
+			return fmt.Errorf("%w: %w", errHeld, context.Cause(ctx))
+		}
+	}
+	return nil
 }
 
 // send has the client publish the message: an empty one in its books, and ours on
@@ -246,7 +308,7 @@ func (c *confirmChannel) send(r *routed) (*amqp.DeferredConfirmation, error) {
 // wait returns the outcome of a message, or Unknown when ctx ends first.
 func (c *confirmChannel) wait(ctx context.Context, f flight) result {
 	if f.err != nil {
-		if errors.Is(f.err, amqp.ErrClosed) {
+		if errors.Is(f.err, amqp.ErrClosed) || errors.Is(f.err, errHeld) {
 			return result{outcome: NotSent, err: f.err}
 		}
 		if errors.Is(f.err, wire.ErrUnencodable) {

@@ -204,7 +204,7 @@ func (p *publisher) through(ctx context.Context, c *confirmChannel, out *outgoin
 	if err := c.acquire(ctx); err != nil {
 		return unsent(err)
 	}
-	f := c.publish(r)
+	f := c.publish(ctx, r)
 	return p.learn(f, c.wait(ctx, f))
 }
 
@@ -294,7 +294,7 @@ func (p *publisher) pipeline(ctx context.Context, outs []*outgoing) []result {
 				continue
 			}
 		}
-		flights[i] = c.publish(r)
+		flights[i] = c.publish(ctx, r)
 	}
 	for oldest < len(outs) {
 		land()

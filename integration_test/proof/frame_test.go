@@ -17,6 +17,7 @@ var (
 	channelOpen       = method{20, 10}
 	channelClose      = method{20, 40}
 	confirmSelect     = method{85, 10}
+	basicQosOk        = method{60, 11}
 	basicPublish      = method{60, 40}
 	basicReturn       = method{60, 50}
 	basicDeliver      = method{60, 60}

@@ -216,8 +216,8 @@ func (w *wired) sendTogether(name string, messages, size int) error {
 }
 
 // sendToNobody sends to a queue that does not exist.
-func (w *wired) sendToNobody(i int) error {
-	ctx, cancel := context.WithTimeout(w.Context(), patience)
+func (w *wired) sendToNobody(i int, within time.Duration) error {
+	ctx, cancel := context.WithTimeout(w.Context(), within)
 	defer cancel()
 	return w.service.Setup.Bus().Send(ctx, w.name+".nobody", proof.Child{ID: fmt.Sprint(i)})
 }
@@ -324,6 +324,41 @@ func TestConfirmNever(t *testing.T) {
 	})
 }
 
+// A channel of the broker answers nothing, neither publishes nor requests, as one does that waits for the leader of a
+// queue. The service does not wait for the confirm timeout, nor on the same connection; and sends meanwhile end when
+// they should.
+func TestChannelStuck(t *testing.T) {
+	const moment = 200 * time.Millisecond
+	short := func(c *harebus.Config) { c.Publish.ConfirmTimeout = 6 * time.Second }
+	throughProxy(t, short, func(w *wired) {
+		var stuck *tags
+		w.fault("a channel without answers", func() {
+			r := w.add(&rule{
+				on: append([]method{basicQosOk}, confirms...), from: broker, link: "publish", do: swallow, times: -1,
+				match: func(c *pipe, u *unit) bool {
+					if stuck == nil {
+						stuck = c.publishes[u.channel]
+					}
+					return stuck == c.publishes[u.channel]
+				},
+			})
+			w.awaitHits(r, 1)
+			w.eventually(patience, func() error {
+				began := time.Now()
+				err := w.sendToNobody(0, moment)
+				if took := time.Since(began); took > moment+time.Second {
+					w.Errorf("a send that had %v ended after %v: %v", moment, took, err)
+				}
+				if w.service.Setup.Stats().Connections == w.before.Connections {
+					return errors.New("no new connection")
+				}
+				return nil
+			})
+		})
+		w.finish()
+	})
+}
+
 // returnsLate has returns, and the confirms behind them, wait in the network. Nobody is told anything before they come,
 // and then that no queue takes the message.
 func (w *wired) returnsLate() {
@@ -334,7 +369,7 @@ func (w *wired) returnsLate() {
 		r := w.add(&rule{on: answers, from: broker, link: "publish", do: hold, times: -1})
 		outcomes := make(chan error, messages)
 		for i := range messages {
-			go func() { outcomes <- w.sendToNobody(i) }()
+			go func() { outcomes <- w.sendToNobody(i, patience) }()
 		}
 		returned := func(u *unit) bool { return u.method == basicReturn }
 		w.await("all come back", func() bool { return count(r.hits, returned) >= messages })

@@ -110,6 +110,13 @@ func (c *Conn) Room(ctx context.Context) error {
 	return nil
 }
 
+// Waiting is how many bytes the socket has not taken yet.
+func (c *Conn) Waiting() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.pending.length + c.writing
+}
+
 // Writes is the number of writes made to the socket so far.
 func (c *Conn) Writes() uint64 { return c.writes.Load() }
 
