@@ -30,7 +30,7 @@ type confirmChannel struct {
 	window  chan struct{}
 	returns chan amqp.Return
 
-	// sending is held for reading by publishes and for writing by requests: one
+	// sending is held for reading by publishes and for writing by request: one
 	// between the frames of a publish would end the whole connection.
 	sending  sync.RWMutex
 	retired  chan struct{} // closed by retire
@@ -43,6 +43,7 @@ type confirmChannel struct {
 	returned map[returnKey]int
 	err      error // why the broker closed the channel
 	closed   chan struct{}
+	answered <-chan struct{} // closed when the latest request is over
 }
 
 // epochs divides the confirm timeout: each message counts in the epoch it was
@@ -170,7 +171,7 @@ func (c *confirmChannel) slow() bool {
 // delay queues do, makes the channel wait for the queue's leader, and with it
 // everything else on the channel, for up to 65 s if the leader freezes just then.
 func (c *confirmChannel) probe() {
-	limit := c.setup.cfg.Publish.ConfirmTimeout / 3
+	limit := max(c.setup.cfg.Publish.ConfirmTimeout/3, time.Second)
 	answered := make(chan struct{})
 	defer close(answered)
 	if !c.session.spawn(func() {
@@ -192,9 +193,8 @@ func (c *confirmChannel) probe() {
 	}) {
 		return
 	}
-	c.sending.Lock()
-	defer c.sending.Unlock()
-	_ = c.ch.Qos(0, 0, false) // changes nothing where nobody consumes; if it fails, the channel has ended
+	// It changes nothing where nobody consumes. If it fails, the channel has ended.
+	c.request(func() { _ = c.ch.Qos(0, 0, false) })
 }
 
 // drainAndClose waits until every message has an outcome, then closes.
@@ -214,9 +214,20 @@ func (c *confirmChannel) drainAndClose() {
 // close asks the broker to close the channel; everything that is still out is
 // then unknown.
 func (c *confirmChannel) close() {
+	c.request(func() { _ = c.session.rpc(context.Background(), c.ch.Close) })
+}
+
+// request runs fn, which asks the broker something on the channel, between
+// publishes.
+func (c *confirmChannel) request(fn func()) {
+	answered := make(chan struct{})
+	defer close(answered)
+	c.mu.Lock()
+	c.answered = answered
+	c.mu.Unlock()
 	c.sending.Lock()
 	defer c.sending.Unlock()
-	_ = c.session.rpc(context.Background(), c.ch.Close)
+	fn()
 }
 
 // retire takes the channel out of use. What is out is still waited for.
@@ -275,11 +286,16 @@ func (c *confirmChannel) publish(ctx context.Context, r routed) flight {
 	return f
 }
 
-// hold begins a publish, before ctx ends: whoever asks the broker something on the
-// channel may wait long for the answer.
+// hold begins a publish. During a request, whose answer may never come, it waits
+// until ctx ends.
 func (c *confirmChannel) hold(ctx context.Context) error {
 	for !c.sending.TryRLock() {
-		if !sleep(ctx, time.Millisecond) {
+		c.mu.Lock()
+		answered := c.answered
+		c.mu.Unlock()
+		select {
+		case <-answered:
+		case <-ctx.Done():
 			return fmt.Errorf("%w: %w", errHeld, context.Cause(ctx))
 		}
 	}
