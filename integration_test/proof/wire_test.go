@@ -279,6 +279,16 @@ func asOne(l *lane, confirms []*unit) []*unit {
 	return append([]*unit{newConfirm(last.channel, basicAck, last.tag, true)}, units[n:]...)
 }
 
+// onFirst matches what comes on the channel that it meets first, which it notes.
+func onFirst(first **tags) func(*pipe, *unit) bool {
+	return func(c *pipe, u *unit) bool {
+		if *first == nil {
+			*first = c.publishes[u.channel]
+		}
+		return *first == c.publishes[u.channel]
+	}
+}
+
 // Faults 4 and 34: a channel that lives is never confirmed, and then a single retry on it. After the timeout the
 // messages are sent again on another channel of the same connection.
 func TestConfirmNever(t *testing.T) {
@@ -289,12 +299,7 @@ func TestConfirmNever(t *testing.T) {
 		w.fault("a channel without confirms", func() {
 			r := w.add(&rule{
 				on: confirms, from: broker, link: "publish", do: swallow, times: -1,
-				match: func(c *pipe, u *unit) bool {
-					if mute == nil {
-						mute = c.publishes[u.channel]
-					}
-					return mute == c.publishes[u.channel]
-				},
+				match: onFirst(&mute),
 			})
 			began := time.Now()
 			w.awaitHits(r, 1)
@@ -331,16 +336,10 @@ func TestChannelStuck(t *testing.T) {
 	const moment = 200 * time.Millisecond
 	short := func(c *harebus.Config) { c.Publish.ConfirmTimeout = 6 * time.Second }
 	throughProxy(t, short, func(w *wired) {
-		var stuck *tags
 		w.fault("a channel without answers", func() {
 			r := w.add(&rule{
 				on: append([]method{basicQosOk}, confirms...), from: broker, link: "publish", do: swallow, times: -1,
-				match: func(c *pipe, u *unit) bool {
-					if stuck == nil {
-						stuck = c.publishes[u.channel]
-					}
-					return stuck == c.publishes[u.channel]
-				},
+				match: onFirst(new(*tags)),
 			})
 			w.awaitHits(r, 1)
 			w.eventually(patience, func() error {
