@@ -175,21 +175,22 @@ func (c *confirmChannel) probe() {
 	answered := make(chan struct{})
 	defer close(answered)
 	if !c.session.spawn(func() {
-		late := time.NewTicker(limit)
-		defer late.Stop()
-		for {
+		const looks = 10
+		look := time.NewTicker(limit / looks)
+		defer look.Stop()
+		for left := looks; left > 0; left-- {
 			select {
 			case <-answered:
 				return
-			case <-late.C:
+			case <-look.C:
 			}
 			// Neither is a slow network a broken one, nor a broker that blocks publishers.
-			if c.session.sock.Waiting() == 0 && c.session.blockedReason() == "" {
-				c.setup.log.Warn("a channel of the broker does not answer; connecting again", zap.Duration("waited", limit))
-				_ = c.session.sock.Abort()
-				return
+			if c.session.sock.Waiting() > 0 || c.session.blockedReason() != "" {
+				left = looks
 			}
 		}
+		c.setup.log.Warn("a channel of the broker does not answer; connecting again", zap.Duration("waited", limit))
+		_ = c.session.sock.Abort()
 	}) {
 		return
 	}

@@ -389,11 +389,14 @@ func (w *wired) returnsLate() {
 func TestSlowNetwork(t *testing.T) {
 	const (
 		timeout  = 2 * time.Second
-		rate     = 300 << 10
-		messages = 32
+		rate     = 150 << 10
+		messages = 48
 		size     = 64 << 10
 	)
-	impatient := func(c *harebus.Config) { c.Connect.WriteTimeout = timeout }
+	impatient := func(c *harebus.Config) {
+		c.Connect.WriteTimeout = timeout
+		c.Publish.ConfirmTimeout = 9 * timeout // the channel is asked whether it lives while much waits for the socket
+	}
 	throughProxy(t, impatient, func(w *wired) {
 		w.fault("slow network", func() {
 			w.throttle(rate)
