@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -310,8 +311,20 @@ func (p *private) stop(ctx context.Context) error {
 	}
 }
 
-// ctl runs rabbitmqctl against the node.
+// ctl runs rabbitmqctl against the node. One that could not become an Erlang node itself, which was seen once in many
+// hundred runs, has asked the broker nothing and is tried again.
 func (p *private) ctl(ctx context.Context, args ...string) (string, error) {
+	const attempts, noDistribution = 3, 78
+	for attempt := 1; ; attempt++ {
+		output, err := p.ctlOnce(ctx, args)
+		var exit *exec.ExitError
+		if err == nil || attempt == attempts || !errors.As(err, &exit) || exit.ExitCode() != noDistribution {
+			return output, err
+		}
+	}
+}
+
+func (p *private) ctlOnce(ctx context.Context, args []string) (string, error) {
 	var stdout, stderr strings.Builder
 	command := p.installation.command(ctx, p.environment(), filepath.Join(binFolder, "rabbitmqctl"), append([]string{"--quiet"}, args...)...)
 	command.Dir = "/"

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -27,17 +28,17 @@ func TestMain(m *testing.M) {
 }
 
 func victim() {
+	fail := func(err error) {
+		if err != nil {
+			fmt.Printf("error %q\n", err)
+			os.Exit(1)
+		}
+	}
 	node, err := rabbit.Start(context.Background(), rabbit.Options{Kind: rabbit.KindNode})
-	if err != nil {
-		os.Stdout.WriteString("error " + err.Error() + "\n")
-		os.Exit(1)
-	}
+	fail(err)
 	home, err := node.Eval(context.Background(), `io:format("~s", [os:getenv("HOME")]), ok.`)
-	if err != nil {
-		os.Stdout.WriteString("error " + err.Error() + "\n")
-		os.Exit(1)
-	}
-	os.Stdout.WriteString(strings.TrimSuffix(strings.TrimSpace(home), "ok") + "\n")
+	fail(err)
+	fmt.Println(strings.TrimSuffix(strings.TrimSpace(home), "ok"))
 	select {}
 }
 
