@@ -502,6 +502,7 @@ type lane struct {
 
 	mu   sync.Mutex // one unit at a time
 	fuse int        // after so many bytes more the connection is cut
+	paid time.Time  // until when the rate that is allowed has been used
 }
 
 var errCut = errors.New("cut")
@@ -598,11 +599,10 @@ func (l *lane) write(frames [][]byte) error {
 
 // pour writes bytes as fast as it may, until the fuse blows.
 func (l *lane) pour(b []byte) error {
-	const pause = 20 * time.Millisecond
 	for len(b) > 0 {
 		n, rate := len(b), l.pipe.proxy.currentRate()
 		if rate > 0 {
-			n = min(n, max(rate*int(pause)/int(time.Second), 1))
+			n = min(n, l.allowance(rate))
 		}
 		n = min(n, l.fuse)
 		if _, err := l.pipe.sockets[1-l.from].Write(b[:n]); err != nil {
@@ -612,11 +612,19 @@ func (l *lane) pour(b []byte) error {
 			return errCut
 		}
 		b = b[n:]
-		if rate > 0 {
-			time.Sleep(pause * time.Duration(n) / time.Duration(max(rate*int(pause)/int(time.Second), 1)))
-		}
 	}
 	return nil
+}
+
+// allowance waits until something may be written, and says how much. What a busy machine misses is made up for.
+func (l *lane) allowance(rate int) int {
+	const pause, most = 20 * time.Millisecond, time.Second
+	if now := time.Now(); now.Sub(l.paid) > most {
+		l.paid = now.Add(-pause)
+	}
+	l.paid = l.paid.Add(pause)
+	time.Sleep(time.Until(l.paid))
+	return max(rate*int(pause)/int(time.Second), 1)
 }
 
 // cutAfter cuts the connection when so many bytes more have gone this way.

@@ -388,16 +388,18 @@ func (w *wired) returnsLate() {
 // time: the connection stays, and nothing is sent twice.
 func TestSlowNetwork(t *testing.T) {
 	const (
-		timeout  = 2 * time.Second
 		rate     = 150 << 10
 		messages = 48
 		size     = 64 << 10
+		timeout  = 4 * time.Second // TCP stands still for up to 2 s at this rate, and 7 s are waiting before it
 	)
 	impatient := func(c *harebus.Config) {
 		c.Connect.WriteTimeout = timeout
-		c.Publish.ConfirmTimeout = 9 * timeout // the channel is asked whether it lives while much waits for the socket
+		// A confirm takes 7 to 11 s: more than the time in which a channel has to answer, less than this.
+		c.Publish.ConfirmTimeout = 18 * time.Second
 	}
 	throughProxy(t, impatient, func(w *wired) {
+		w.silence() // so that what waits is known
 		w.fault("slow network", func() {
 			w.throttle(rate)
 			began := time.Now()
@@ -407,6 +409,7 @@ func TestSlowNetwork(t *testing.T) {
 			}
 			w.throttle(0)
 		})
+		w.load()
 		w.undisturbed()
 		w.finishOnce()
 	})
