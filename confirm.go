@@ -274,17 +274,37 @@ func (c *confirmChannel) tryAcquire() bool {
 
 // publish sends a message; the caller has acquired a place in the window.
 func (c *confirmChannel) publish(ctx context.Context, r routed) flight {
-	f := flight{sent: true, delayed: r.delayed, epoch: c.epoch.Load() % epochs, key: returnKey{r.msg.MessageId, r.exchange, r.key}}
-	if f.err = c.hold(ctx); f.err == nil {
-		f.confirm, f.err = c.send(&r)
-		c.sending.RUnlock()
-	}
-	if f.err != nil {
+	f := flight{sent: true, delayed: r.delayed, key: returnKey{r.msg.MessageId, r.exchange, r.key}}
+	if f.confirm, f.err = c.send(ctx, &r); f.err != nil {
 		<-c.window
 		return f
 	}
+	f.epoch = c.epoch.Load() % epochs // the time that it waited above does not count
 	c.epochs[f.epoch].Add(1)
 	return f
+}
+
+// send sends the message when no request is under way and the socket has room for it.
+func (c *confirmChannel) send(ctx context.Context, r *routed) (*amqp.DeferredConfirmation, error) {
+	m, err := wire.Encode(r.exchange, r.key, r.mandatory, &r.msg, c.session.conn.Config.FrameSize)
+	if err != nil {
+		return nil, err
+	}
+	defer m.Free()
+	for {
+		if err := c.hold(ctx); err != nil {
+			c.session.sock.Admit()
+			return nil, err
+		}
+		confirm, err := c.write(r, m)
+		c.sending.RUnlock()
+		if !errors.Is(err, wire.ErrFull) {
+			return confirm, err
+		}
+		if err := c.session.sock.Room(ctx); err != nil {
+			return nil, err
+		}
+	}
 }
 
 // hold begins a publish. During a request, whose answer may never come, it waits
@@ -303,15 +323,9 @@ func (c *confirmChannel) hold(ctx context.Context) error {
 	return nil
 }
 
-// send has the client publish the message: an empty one in its books, and ours on
+// write has the client publish the message: an empty one in its books, and ours on
 // the wire. Where that fails, the client encodes it.
-func (c *confirmChannel) send(r *routed) (*amqp.DeferredConfirmation, error) {
-	m, err := wire.Encode(r.exchange, r.key, r.mandatory, &r.msg, c.session.conn.Config.FrameSize)
-	if err != nil {
-		return nil, err
-	}
-	defer m.Free()
-	var confirm *amqp.DeferredConfirmation
+func (c *confirmChannel) write(r *routed, m *wire.Message) (confirm *amqp.DeferredConfirmation, err error) {
 	replaced, err := c.session.sock.Instead(m, func() (err error) {
 		confirm, err = c.ch.PublishWithDeferredConfirm("", "", false, false, amqp.Publishing{})
 		return err
@@ -325,7 +339,7 @@ func (c *confirmChannel) send(r *routed) (*amqp.DeferredConfirmation, error) {
 // wait returns the outcome of a message, or Unknown when ctx ends first.
 func (c *confirmChannel) wait(ctx context.Context, f flight) result {
 	if f.err != nil {
-		if errors.Is(f.err, amqp.ErrClosed) || errors.Is(f.err, errHeld) {
+		if errors.Is(f.err, amqp.ErrClosed) || errors.Is(f.err, errHeld) || errors.Is(f.err, wire.ErrFull) {
 			return result{outcome: NotSent, err: f.err}
 		}
 		if errors.Is(f.err, wire.ErrUnencodable) {

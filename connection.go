@@ -283,8 +283,8 @@ func (s *session) blockedReason() string {
 	return s.blocked
 }
 
-// ready waits while the broker blocks publishers or the socket is full. It
-// returns nil when the session has ended: the publish then says so.
+// ready waits while the broker blocks publishers. It returns nil when the session
+// has ended: the publish then says so.
 func (s *session) ready(ctx context.Context) error {
 	s.mu.Lock()
 	unblocked, reason := s.unblocked, s.blocked
@@ -296,7 +296,7 @@ func (s *session) ready(ctx context.Context) error {
 			return fmt.Errorf("the broker blocks publishers (%s): %w", reason, context.Cause(ctx))
 		}
 	}
-	return s.sock.Room(ctx)
+	return nil
 }
 
 // rpc runs fn, which calls the broker and has no deadline of its own. When the

@@ -316,6 +316,48 @@ func TestBlocked(t *testing.T) {
 	})
 }
 
+// TestSlowNetwork: large messages wait for a slow network before they are published, and not all at once behind it, where
+// the confirm timeout runs; a call whose context ends meanwhile has sent nothing.
+func TestSlowNetwork(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		const messages, size, rate = 20, 512 << 10, 64 << 10 // 8 s each
+		r.bound(r.channel(), "out")
+		cfg := r.config("")
+		cfg.Publish.ConfirmTimeout = 50 * time.Second
+		s := r.setup(cfg)
+		send := func(ctx context.Context, size int) error {
+			return s.Bus().Send(ctx, "out", []byte(strings.Repeat("x", size)))
+		}
+		if err := send(r.ctx, 1); err != nil {
+			t.Fatal(err)
+		}
+		r.tap.throttle(rate)
+		done := make(chan error, messages)
+		for range messages {
+			go func() { done <- send(r.ctx, size) }()
+		}
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(r.ctx, 3*time.Second)
+		defer cancel()
+		err := send(ctx, 1)
+		if failed := publishError(t, err); failed.Outcome != harebus.NotSent || !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("got %v", err)
+		}
+		contains(t, err.Error(), "the network takes no more")
+		for range messages {
+			if err := receive(r, done); err != nil {
+				t.Error(err)
+			}
+		}
+		if stats := s.Stats(); stats.Republished != 0 || stats.Connections != 1 {
+			t.Errorf("%d repeated publishes, %d connections", stats.Republished, stats.Connections)
+		}
+		if ids, _ := r.bodies("out"); len(ids) != 1+messages {
+			t.Errorf("%d messages arrived", len(ids))
+		}
+	})
+}
+
 // TestExchangeGone: the exchanges are made again, and nobody's message is lost.
 func TestExchangeGone(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {

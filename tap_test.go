@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"time"
 )
 
 // tap records what a setup writes to its sockets. It has a frame decoder of its
@@ -15,6 +16,7 @@ type tap struct {
 
 	mu    sync.Mutex // guards what follows
 	conns []*tappedConn
+	rate  int // bytes a second that the network takes; 0 is no limit
 }
 
 // Dial is for Config.Dial.
@@ -46,8 +48,19 @@ type tappedConn struct {
 func (c *tappedConn) Write(b []byte) (int, error) {
 	c.tap.mu.Lock()
 	c.written = append(c.written, b...)
+	rate := c.tap.rate
 	c.tap.mu.Unlock()
+	if rate > 0 {
+		time.Sleep(time.Duration(len(b)) * time.Second / time.Duration(rate))
+	}
 	return c.Conn.Write(b)
+}
+
+// throttle limits how many bytes a second the network takes; 0 ends that.
+func (p *tap) throttle(rate int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.rate = rate
 }
 
 // published is one basic.publish as it was on the wire. Values carry the name or

@@ -30,7 +30,7 @@ func TestMain(m *testing.M) {
 func victim() {
 	fail := func(err error) {
 		if err != nil {
-			fmt.Printf("error %q\n", err)
+			fmt.Fprintf(os.Stdout, "error %q\n", err)
 			os.Exit(1)
 		}
 	}
@@ -38,7 +38,7 @@ func victim() {
 	fail(err)
 	home, err := node.Eval(context.Background(), `io:format("~s", [os:getenv("HOME")]), ok.`)
 	fail(err)
-	fmt.Println(strings.TrimSuffix(strings.TrimSpace(home), "ok"))
+	os.Stdout.WriteString(strings.TrimSuffix(strings.TrimSpace(home), "ok") + "\n")
 	select {}
 }
 

@@ -10,7 +10,6 @@
 package wire
 
 import (
-	"context"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -18,9 +17,8 @@ import (
 )
 
 const (
-	// limit is how much may wait for the socket before Room holds new
-	// messages back. Write itself never waits: whoever calls Room first
-	// overshoots by one message at most.
+	// limit is how much may wait for the socket before Instead refuses messages: what
+	// is there then is more by one message at most. Write never waits.
 	limit = 1 << 20
 	// keep is the largest buffer that is used again after it was written.
 	keep = 4 << 20
@@ -40,9 +38,10 @@ type Conn struct {
 	timeout time.Duration // of one write to the socket
 	wake    chan struct{} // tells the flusher that there is something to do
 	done    chan struct{} // closed when the flusher has ended
-	full    atomic.Bool   // limit is reached; a cheap first look for Room
 
-	replacing sync.Mutex // held by Instead
+	replacing sync.Mutex    // held by Instead
+	full      atomic.Bool   // limit is reached
+	room      chan struct{} // wakes one of those in Room
 
 	mu      sync.Mutex // guards everything below
 	pending batch      // what Write was given, until the flusher takes it
@@ -50,7 +49,6 @@ type Conn struct {
 	writing int        // bytes the flusher is writing now
 	err     error      // why nothing can be written any more
 	closing bool
-	room    chan struct{} // closed when Room may look again; nil when nobody waits
 
 	writes atomic.Uint64 // writes to the socket
 }
@@ -63,6 +61,7 @@ func New(raw net.Conn, timeout time.Duration) *Conn {
 		timeout: timeout,
 		wake:    make(chan struct{}, 1),
 		done:    make(chan struct{}),
+		room:    make(chan struct{}, 1),
 	}
 	go c.flush()
 	return c
@@ -87,29 +86,6 @@ func (c *Conn) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// Room waits until there is room for another message, the connection breaks
-// (the next Write reports it) or ctx ends.
-func (c *Conn) Room(ctx context.Context) error {
-	for c.full.Load() {
-		c.mu.Lock()
-		if broken := c.err != nil || c.closing; broken || !c.full.Load() {
-			c.mu.Unlock()
-			return nil
-		}
-		if c.room == nil {
-			c.room = make(chan struct{})
-		}
-		room := c.room
-		c.mu.Unlock()
-		select {
-		case <-room:
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-	}
-	return nil
-}
-
 // Waiting is how many bytes the socket has not taken yet.
 func (c *Conn) Waiting() int {
 	c.mu.Lock()
@@ -125,6 +101,7 @@ func (c *Conn) Close() error {
 	c.mu.Lock()
 	if !c.closing {
 		c.closing = true
+		c.makeRoom()
 		_ = c.Conn.SetWriteDeadline(time.Now().Add(closeGrace)) // also ends a write that hangs
 	}
 	c.signal()
@@ -225,11 +202,8 @@ func (c *Conn) fail(err error) {
 	c.signal()
 }
 
-// makeRoom lets those go on who wait in Room. c.mu is held.
+// makeRoom lets messages in, which report what is wrong if they can't be written.
 func (c *Conn) makeRoom() {
 	c.full.Store(false)
-	if c.room != nil {
-		close(c.room)
-		c.room = nil
-	}
+	c.Admit()
 }

@@ -21,7 +21,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const timeout = 10 * time.Second
 
-// full is what may wait before Room holds back.
+// full is what may wait before messages are held back.
 const full = 1 << 20
 
 func bubble(t *testing.T, test func(t *testing.T, c *wire.Conn, peer net.Conn)) {
@@ -42,6 +42,22 @@ func write(t *testing.T, c *wire.Conn, b []byte) {
 	t.Helper()
 	if n, err := c.Write(b); n != len(b) || err != nil {
 		t.Fatalf("wrote %d: %v", n, err)
+	}
+}
+
+// send sends a message of n bytes when there is room.
+func send(ctx context.Context, c *wire.Conn, n int) error {
+	for {
+		_, err := c.Instead(nil, func() error {
+			_, err := c.Write(make([]byte, n))
+			return err
+		})
+		if !errors.Is(err, wire.ErrFull) {
+			return err
+		}
+		if err := c.Room(ctx); err != nil {
+			return err
+		}
 	}
 }
 
@@ -113,9 +129,9 @@ func TestWriteTimeout(t *testing.T) {
 		start := time.Now()
 		write(t, c, make([]byte, full))
 		waiting := make(chan error, 1)
-		go func() { waiting <- c.Room(t.Context()) }()
-		if err := <-waiting; err != nil || time.Since(start) != timeout {
-			t.Errorf("Room returned after %v: %v", time.Since(start), err)
+		go func() { waiting <- send(t.Context(), c, 1) }()
+		if err := <-waiting; !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(start) != timeout {
+			t.Errorf("a message that waited ended after %v: %v", time.Since(start), err)
 		}
 		synctest.Wait()
 		if _, err := c.Write([]byte("x")); !errors.Is(err, os.ErrDeadlineExceeded) {
@@ -123,9 +139,6 @@ func TestWriteTimeout(t *testing.T) {
 		}
 		if _, err := c.Read(make([]byte, 1)); err == nil {
 			t.Error("the socket is still open")
-		}
-		if err := c.Room(t.Context()); err != nil {
-			t.Errorf("room: %v", err)
 		}
 	})
 }
@@ -163,23 +176,25 @@ func TestSlowPeer(t *testing.T) {
 	})
 }
 
-// TestRoom: it holds back when the buffer is full and lets go when it is not.
+// TestRoom: messages are held back when the buffer is full, and let go when it is not.
 func TestRoom(t *testing.T) {
 	bubble(t, func(t *testing.T, c *wire.Conn, peer net.Conn) {
-		write(t, c, make([]byte, full-1))
-		if err := c.Room(t.Context()); err != nil {
-			t.Fatal(err)
+		write(t, c, make([]byte, full-2))
+		for range 2 {
+			if err := send(t.Context(), c, 1); err != nil {
+				t.Fatal(err)
+			}
 		}
-		write(t, c, []byte("x"))
-		soon, cancel := context.WithTimeoutCause(t.Context(), time.Second, errors.New("waited long enough"))
+		reason := errors.New("waited long enough")
+		soon, cancel := context.WithTimeoutCause(t.Context(), time.Second, reason)
 		defer cancel()
-		if err := c.Room(soon); err == nil || err.Error() != "waited long enough" {
-			t.Errorf("room: %v", err)
+		if err := send(soon, c, 1); !errors.Is(err, wire.ErrFull) || !errors.Is(err, reason) {
+			t.Errorf("a message without room: %v", err)
 		}
 		var waiters sync.WaitGroup
 		for range 3 {
 			waiters.Go(func() {
-				if err := c.Room(t.Context()); err != nil {
+				if err := send(t.Context(), c, 1); err != nil {
 					t.Error(err)
 				}
 			})
@@ -188,6 +203,47 @@ func TestRoom(t *testing.T) {
 		synctest.Wait()
 		read(t, peer, full+4)
 		waiters.Wait()
+		read(t, peer, 3)
+	})
+}
+
+// TestRoomIsShared: what many senders have waiting stays within the limit, and each gets its turn, though half of them
+// give up.
+func TestRoomIsShared(t *testing.T) {
+	bubble(t, func(t *testing.T, c *wire.Conn, peer net.Conn) {
+		const senders, size = 200, full / 4
+		hasty, giveUp := context.WithTimeout(t.Context(), time.Second)
+		defer giveUp()
+		results := make(chan error, senders)
+		for i := range senders {
+			ctx := []context.Context{t.Context(), hasty}[i%2]
+			go func() { results <- send(ctx, c, size) }()
+		}
+		sent, gone := 0, 0
+		for {
+			<-time.After(time.Second)
+			for len(results) > 0 {
+				switch err := <-results; {
+				case err == nil:
+					sent++
+				case errors.Is(err, wire.ErrFull):
+					gone++
+				default:
+					t.Error(err)
+				}
+			}
+			n := c.Waiting()
+			if n == 0 {
+				break
+			}
+			if n >= full+size {
+				t.Errorf("%d bytes wait", n)
+			}
+			read(t, peer, n)
+		}
+		if sent+gone != senders || gone < senders/4 {
+			t.Errorf("%d messages sent, %d given up, of %d", sent, gone, senders)
+		}
 	})
 }
 
@@ -202,11 +258,11 @@ func TestRoomStaysShut(t *testing.T) {
 		synctest.Wait()
 		soon, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		if err := c.Room(soon); err == nil {
-			t.Error("there is room")
+		if err := send(soon, c, 1); !errors.Is(err, wire.ErrFull) {
+			t.Errorf("there is room: %v", err)
 		}
 		read(t, peer, full)
-		if err := c.Room(t.Context()); err != nil {
+		if err := send(t.Context(), c, 1); err != nil {
 			t.Error(err)
 		}
 	})
@@ -260,19 +316,24 @@ func TestCloseGivesUp(t *testing.T) {
 	})
 }
 
-// TestAbort: it does not wait for anything, and frees who does.
+// TestAbort: it does not wait for anything, and frees all who do.
 func TestAbort(t *testing.T) {
 	bubble(t, func(t *testing.T, c *wire.Conn, peer net.Conn) {
 		write(t, c, make([]byte, full))
-		room := make(chan error, 1)
-		go func() { room <- c.Room(t.Context()) }()
+		const senders = 3
+		waiting := make(chan error, senders)
+		for range senders {
+			go func() { waiting <- send(t.Context(), c, 1) }()
+		}
 		synctest.Wait()
 		start := time.Now()
 		if err := c.Abort(); err != nil {
 			t.Error(err)
 		}
-		if err := <-room; err != nil || time.Since(start) != 0 {
-			t.Errorf("room returned after %v: %v", time.Since(start), err)
+		for range senders {
+			if err := <-waiting; !errors.Is(err, net.ErrClosed) || time.Since(start) != 0 {
+				t.Errorf("a message that waited ended after %v: %v", time.Since(start), err)
+			}
 		}
 		if _, err := c.Write([]byte("x")); err == nil {
 			t.Error("a write after Abort succeeded")

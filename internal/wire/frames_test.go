@@ -177,7 +177,7 @@ func TestLargeAndSmallBodies(t *testing.T) {
 	plain.rec.mute()
 	ours.rec.mute()
 	ours.rec.mu.Lock() // so that all wait together
-	for n, size := range []int{10, 9000, 200 << 10, 0, 8191, 8192, testFrameMax, 1 << 20, 3} {
+	for n, size := range []int{10, 9000, 200 << 10, 0, 8191, 8192, testFrameMax, 700 << 10, 3} {
 		p := amqp.Publishing{MessageId: fmt.Sprint(n), Body: bytes.Repeat([]byte{byte(n)}, size)}
 		if err := plain.ch.Publish("", "q", true, false, p); err != nil {
 			t.Fatal(err)

@@ -1,6 +1,11 @@
 package wire
 
-import "bytes"
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+)
 
 // The client counts messages, keeps the confirms and guards its channels, but
 // encodes slowly: 70 allocations for a message with a header table. So it
@@ -15,23 +20,55 @@ var emptyPublish = [2][]byte{
 	{0, 0, 0, 14, 0, classBasic, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, frameEnd},
 }
 
+// ErrFull says that nothing of a message was sent: as much as may wait for the socket is waiting.
+var ErrFull = errors.New("the network takes no more")
+
 // Instead calls publish, which has the client publish an empty message to the
 // default exchange, with no key, neither mandatory nor immediate, and sends m in its place. It
 // reports whether it could. If not, because something came between the frames of
 // the client or it has come to write them differently, the empty message was sent
 // (or publish failed), and the broker drops it.
+//
+// While the socket is full it calls nothing and returns ErrFull; try again after Room.
 func (c *Conn) Instead(m *Message, publish func() error) (replaced bool, err error) {
 	c.replacing.Lock() // one at a time
 	defer c.replacing.Unlock()
+	if c.full.Load() {
+		return false, ErrFull
+	}
 	c.mu.Lock()
 	c.instead = m
 	c.mu.Unlock()
 	err = publish()
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	replaced = c.instead == nil
 	c.instead = nil
+	c.mu.Unlock()
+	if !c.full.Load() {
+		c.Admit()
+	}
 	return replaced, err
+}
+
+// Room waits until the socket may take another message or is broken, and returns ErrFull if ctx
+// ends first. Each message that goes through Instead lets the next out of Room: were all let out
+// together, all would be on their way at once, however slow that is. So whoever was let out and does
+// not call Instead must call Admit.
+func (c *Conn) Room(ctx context.Context) error {
+	select {
+	case <-c.room:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("%w: %w", ErrFull, context.Cause(ctx))
+	}
+}
+
+// Admit lets one message out of Room, now or as soon as one is there.
+func (c *Conn) Admit() {
+	select {
+	case c.room <- struct{}{}:
+	default:
+	}
 }
 
 // queue adds p to what is pending, or what takes its place. c.mu is held.
