@@ -31,9 +31,10 @@ Queues = [{Name, {unacknowledged, Messages}, {consumers, Consumers}} ||
 [{What, Left} || {What, Left} <- [{connections, Connections}, {channels, Channels}, {queues, Queues}], Left =/= []].`
 
 // noteLeftovers writes into the ledger what a stopped service has left on a private broker, once the broker has had
-// time to notice the end of the connections. The question itself may fail while others' connections come and go.
+// time to notice the end of the connections: a channel that waits for a queue's frozen leader does so for up to 65 s.
+// The question itself may fail while others' connections come and go, and while such a channel waits.
 func (r *run) noteLeftovers() error {
-	const notice, poll = 10 * time.Second, 200 * time.Millisecond
+	const notice, poll = 75 * time.Second, 200 * time.Millisecond
 	for began := time.Now(); ; time.Sleep(poll) {
 		left, err := r.leftovers()
 		if err == nil && left == "[]" {
