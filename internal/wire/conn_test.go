@@ -302,17 +302,27 @@ func TestCloseFlushes(t *testing.T) {
 }
 
 // TestCloseGivesUp: a peer that does not read costs a second, also when a write
-// hangs already.
+// hangs already, and who waits to send is told at once.
 func TestCloseGivesUp(t *testing.T) {
 	bubble(t, func(t *testing.T, c *wire.Conn, peer net.Conn) {
 		write(t, c, []byte("never read"))
 		synctest.Wait()
-		write(t, c, []byte("nor this"))
+		write(t, c, make([]byte, full))
+		var waiters sync.WaitGroup
 		start := time.Now()
+		for range 3 {
+			waiters.Go(func() {
+				if err := send(t.Context(), c, 1); !errors.Is(err, net.ErrClosed) || time.Since(start) != 0 {
+					t.Errorf("a message that waited ended after %v: %v", time.Since(start), err)
+				}
+			})
+		}
+		synctest.Wait()
 		_ = c.Close() // its error is that of a socket closed twice
 		if took := time.Since(start); took > 1100*time.Millisecond {
 			t.Errorf("it took %v", took)
 		}
+		waiters.Wait()
 	})
 }
 
