@@ -12,7 +12,7 @@ SCHEDULES ?= 2000
 SUITES ?= trixie
 export HAREBUS_REQUIRE_BROKER ?= 1
 
-.PHONY: proof proof-network test test-installed test-suite test-all race vet lint fmt tidy fuzz bench broker help
+.PHONY: proof proof-simulated proof-real proof-network test test-installed test-suite test-all race vet lint fmt tidy fuzz bench broker help
 
 help: ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,10 +58,14 @@ tidy: ## go mod tidy of all modules
 fuzz: ## each fuzz target for FUZZTIME
 	scripts/fuzz $(FUZZTIME)
 
-proof: broker ## breaks brokers, networks and processes under a ledger, and proves that it would notice: no message is lost
+proof: proof-simulated proof-real ## breaks brokers, networks and processes under a ledger, and proves that it would notice: no message is lost
+
+proof-simulated: # the part of the proof in virtual time, and the proof that it would notice
 	go test -count=1 $(TESTFLAGS) ./internal/ledger
 	go test -count=1 $(TESTFLAGS) -timeout 20m ./internal/proof -schedules $(SCHEDULES) -mutations
-	cd integration_test && go test -count=1 -v -timeout 30m ./proof
+
+proof-real: broker # the part of the proof on real brokers; RUN is a pattern of tests
+	cd integration_test && go test -count=1 -v -timeout 30m -run '$(RUN)' ./proof
 
 proof-network: broker ## the proof on a cluster in network namespaces: partitions, cuts, lost packets (root, iproute2, iptables)
 	@command -v iptables >/dev/null && command -v ip >/dev/null || apt-get install -y iproute2 iptables
