@@ -358,6 +358,42 @@ func TestSlowNetwork(t *testing.T) {
 	})
 }
 
+// TestBlockedChannelIsNotStuck: a channel that was asked whether it lives, and does not answer, is given up, but not while
+// the broker blocks publishers and reads nothing.
+func TestBlockedChannelIsNotStuck(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		const timeout = 20 * time.Second
+		r.bound(r.channel(), "out")
+		cfg := r.config("")
+		cfg.Publish.ConfirmTimeout = timeout
+		cfg.Publish.Channels = 2
+		s := r.setup(cfg)
+		r.broker.Inject(brokertest.Fault{On: "basic.ack", From: brokertest.FromBroker, Do: brokertest.Drop})
+		asked := r.broker.Inject(brokertest.Fault{On: "basic.qos", Do: brokertest.Drop})
+		done := make(chan error, 2)
+		send := func(id int) { done <- s.Bus().Send(r.ctx, "out", order{id}) }
+		go send(1)
+		if err := asked.WaitFired(r.ctx, 1); err != nil {
+			t.Fatal(err)
+		}
+		r.broker.Block("low on memory")
+		go send(2) // the broker says so at the next publish
+		<-time.After(3 * timeout)
+		if n := s.Stats().Connections; n != 1 {
+			t.Errorf("%d connections while publishers are blocked", n)
+		}
+		r.broker.Unblock()
+		for range cap(done) {
+			if err := receive(r, done); err != nil {
+				t.Error(err)
+			}
+		}
+		if n := s.Stats().Connections; n != 2 {
+			t.Errorf("%d connections: the channel did not answer", n)
+		}
+	})
+}
+
 // TestExchangeGone: the exchanges are made again, and nobody's message is lost.
 func TestExchangeGone(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
