@@ -38,6 +38,7 @@ type confirmChannel struct {
 	dead     atomic.Bool // no new messages
 	epochs   [epochs]atomic.Int64
 	epoch    atomic.Int64
+	settled  atomic.Uint64 // messages whose outcome is known
 
 	mu       sync.Mutex // guards what follows
 	returned map[returnKey]int
@@ -51,10 +52,7 @@ type confirmChannel struct {
 // has an overdue message. That costs no timer a message.
 const epochs = 5
 
-var (
-	errRetired = errors.New("the channel was replaced")
-	errHeld    = errors.New("the broker does not answer on the channel")
-)
+var errRetired = errors.New("the channel was replaced")
 
 // returnKey is all a returned message can be recognised by.
 type returnKey struct{ messageID, exchange, key string }
@@ -171,31 +169,37 @@ func (c *confirmChannel) slow() bool {
 // delay queues do, makes the channel wait for the queue's leader, and with it
 // everything else on the channel, for up to 65 s if the leader freezes just then.
 func (c *confirmChannel) probe() {
-	limit := max(c.setup.cfg.Publish.ConfirmTimeout/3, time.Second)
 	answered := make(chan struct{})
 	defer close(answered)
-	if !c.session.spawn(func() {
-		const looks = 10
-		look := time.NewTicker(limit / looks)
-		defer look.Stop()
-		for left := looks; left > 0; left-- {
-			select {
-			case <-answered:
-				return
-			case <-look.C:
-			}
-			// Neither is a slow network a broken one, nor a broker that blocks publishers.
-			if c.session.sock.Waiting() > 0 || c.session.blockedReason() != "" {
-				left = looks
-			}
+	c.request(func() {
+		if c.session.spawn(func() { c.expect(answered) }) {
+			_ = c.ch.Qos(0, 0, false) // changes nothing where nobody consumes; if it fails, the channel has ended
 		}
-		c.setup.log.Warn("a channel of the broker does not answer; connecting again", zap.Duration("waited", limit))
-		_ = c.session.sock.Abort()
-	}) {
-		return
+	})
+}
+
+// expect ends the connection unless a sign of life comes on the channel in time. Time
+// passes once all that was written before has left, for a slow network is not a
+// broken one, and not while the broker blocks publishers: it reads nothing then.
+func (c *confirmChannel) expect(answered <-chan struct{}) {
+	const looks = 10
+	limit := max(c.setup.cfg.Publish.ConfirmTimeout/3, time.Second)
+	look := time.NewTicker(limit / looks)
+	defer look.Stop()
+	before, settled := c.session.sock.Queued(), c.settled.Load()
+	for left := looks; left > 0; left-- {
+		select {
+		case <-answered:
+			return
+		case <-look.C:
+		}
+		now := c.settled.Load()
+		if now != settled || c.session.sock.Sent() < before || c.session.blockedReason() != "" {
+			settled, left = now, looks
+		}
 	}
-	// It changes nothing where nobody consumes. If it fails, the channel has ended.
-	c.request(func() { _ = c.ch.Qos(0, 0, false) })
+	c.setup.log.Warn("a channel of the broker does not answer; connecting again", zap.Duration("waited", limit))
+	_ = c.session.sock.Abort()
 }
 
 // drainAndClose waits until every message has an outcome, then closes.
@@ -272,10 +276,11 @@ func (c *confirmChannel) tryAcquire() bool {
 	}
 }
 
-// publish sends a message; the caller has acquired a place in the window.
-func (c *confirmChannel) publish(ctx context.Context, r routed) flight {
+// publish sends a message; the caller has acquired a place in the window. While the
+// network takes no more, it calls relieve until that has nothing to do, and then waits.
+func (c *confirmChannel) publish(ctx context.Context, r routed, relieve func() bool) flight {
 	f := flight{sent: true, delayed: r.delayed, key: returnKey{r.msg.MessageId, r.exchange, r.key}}
-	if f.confirm, f.err = c.send(ctx, &r); f.err != nil {
+	if f.confirm, f.err = c.send(ctx, &r, relieve); f.err != nil {
 		<-c.window
 		return f
 	}
@@ -284,8 +289,9 @@ func (c *confirmChannel) publish(ctx context.Context, r routed) flight {
 	return f
 }
 
-// send sends the message when no request is under way and the socket has room for it.
-func (c *confirmChannel) send(ctx context.Context, r *routed) (*amqp.DeferredConfirmation, error) {
+// send has the client publish the message: an empty one in its books, and ours on
+// the wire. Where that fails, the client encodes it.
+func (c *confirmChannel) send(ctx context.Context, r *routed, relieve func() bool) (confirm *amqp.DeferredConfirmation, err error) {
 	m, err := wire.Encode(r.exchange, r.key, r.mandatory, &r.msg, c.session.conn.Config.FrameSize)
 	if err != nil {
 		return nil, err
@@ -293,15 +299,23 @@ func (c *confirmChannel) send(ctx context.Context, r *routed) (*amqp.DeferredCon
 	defer m.Free()
 	for {
 		if err := c.hold(ctx); err != nil {
-			c.session.sock.Admit()
 			return nil, err
 		}
-		confirm, err := c.write(r, m)
+		_, err = c.session.sock.Instead(m, func() (err error) {
+			confirm, err = c.ch.PublishWithDeferredConfirm("", "", false, false, amqp.Publishing{})
+			return err
+		}, func() (err error) {
+			confirm, err = c.ch.PublishWithDeferredConfirm(r.exchange, r.key, r.mandatory, false, r.msg)
+			return err
+		})
 		c.sending.RUnlock()
 		if !errors.Is(err, wire.ErrFull) {
 			return confirm, err
 		}
-		if err := c.session.sock.Room(ctx); err != nil {
+		if relieve() {
+			continue
+		}
+		if err := c.session.room(ctx); err != nil {
 			return nil, err
 		}
 	}
@@ -311,35 +325,23 @@ func (c *confirmChannel) send(ctx context.Context, r *routed) (*amqp.DeferredCon
 // until ctx ends.
 func (c *confirmChannel) hold(ctx context.Context) error {
 	for !c.sending.TryRLock() {
+		c.session.sock.Admit() // there may be room, and another can use it
 		c.mu.Lock()
 		answered := c.answered
 		c.mu.Unlock()
 		select {
 		case <-answered:
 		case <-ctx.Done():
-			return fmt.Errorf("%w: %w", errHeld, context.Cause(ctx))
+			return wire.UnsentError{Err: fmt.Errorf("the broker does not answer on the channel: %w", context.Cause(ctx))}
 		}
 	}
 	return nil
 }
 
-// write has the client publish the message: an empty one in its books, and ours on
-// the wire. Where that fails, the client encodes it.
-func (c *confirmChannel) write(r *routed, m *wire.Message) (confirm *amqp.DeferredConfirmation, err error) {
-	replaced, err := c.session.sock.Instead(m, func() (err error) {
-		confirm, err = c.ch.PublishWithDeferredConfirm("", "", false, false, amqp.Publishing{})
-		return err
-	})
-	if replaced || err != nil {
-		return confirm, err
-	}
-	return c.ch.PublishWithDeferredConfirm(r.exchange, r.key, r.mandatory, false, r.msg)
-}
-
 // wait returns the outcome of a message, or Unknown when ctx ends first.
 func (c *confirmChannel) wait(ctx context.Context, f flight) result {
 	if f.err != nil {
-		if errors.Is(f.err, amqp.ErrClosed) || errors.Is(f.err, errHeld) || errors.Is(f.err, wire.ErrFull) {
+		if errors.Is(f.err, amqp.ErrClosed) || errors.As(f.err, new(wire.UnsentError)) {
 			return result{outcome: NotSent, err: f.err}
 		}
 		if errors.Is(f.err, wire.ErrUnencodable) {
@@ -368,6 +370,7 @@ func (c *confirmChannel) wait(ctx context.Context, f flight) result {
 // resolve reads the outcome of a message whose confirm is done.
 func (c *confirmChannel) resolve(f flight) result {
 	c.epochs[f.epoch].Add(-1)
+	c.settled.Add(1)
 	<-c.window
 	if f.confirm.Acked() {
 		if c.wasReturned(f.key) {

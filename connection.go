@@ -299,6 +299,21 @@ func (s *session) ready(ctx context.Context) error {
 	return nil
 }
 
+// room waits until the network takes another message, and for ready.
+func (s *session) room(ctx context.Context) error {
+	if err := s.sock.Room(ctx); err != nil {
+		return err
+	}
+	if s.blockedReason() == "" {
+		return nil
+	}
+	s.sock.Admit()
+	if err := s.ready(ctx); err != nil {
+		return wire.UnsentError{Err: err}
+	}
+	return nil
+}
+
 // rpc runs fn, which calls the broker and has no deadline of its own. When the
 // broker does not answer in time the connection is closed: it is the only way
 // to end the call. When ctx ends first, rpc returns and fn goes on without it.

@@ -317,43 +317,129 @@ func TestBlocked(t *testing.T) {
 }
 
 // TestSlowNetwork: large messages wait for a slow network before they are published, and not all at once behind it, where
-// the confirm timeout runs; a call whose context ends meanwhile has sent nothing.
+// the confirm timeout runs; nor does a transaction take those for late that are confirmed already. A call whose context
+// ends meanwhile has sent nothing.
 func TestSlowNetwork(t *testing.T) {
+	const messages, size, rate = 20, 512 << 10, 64 << 10 // 8 s each
+	large := []byte(strings.Repeat("x", size))
 	bubble(t, func(t *testing.T, r *rig) {
-		const messages, size, rate = 20, 512 << 10, 64 << 10 // 8 s each
 		r.bound(r.channel(), "out")
 		cfg := r.config("")
-		cfg.Publish.ConfirmTimeout = 50 * time.Second
+		cfg.Publish.ConfirmTimeout = 100 * time.Second
 		s := r.setup(cfg)
-		send := func(ctx context.Context, size int) error {
-			return s.Bus().Send(ctx, "out", []byte(strings.Repeat("x", size)))
-		}
-		if err := send(r.ctx, 1); err != nil {
+		if err := s.Bus().Send(r.ctx, "out", order{1}); err != nil {
 			t.Fatal(err)
 		}
 		r.tap.throttle(rate)
+		longer := []byte(strings.Repeat("x", 90*rate)) // than the channel may take to answer, but that is asked behind it
+		if err := s.Bus().Send(r.ctx, "out", longer); err != nil {
+			t.Error(err)
+		}
 		done := make(chan error, messages)
 		for range messages {
-			go func() { done <- send(r.ctx, size) }()
+			go func() { done <- s.Bus().Send(r.ctx, "out", large) }()
 		}
-		synctest.Wait()
+		<-time.After(time.Second) // the channel answers
 		ctx, cancel := context.WithTimeout(r.ctx, 3*time.Second)
 		defer cancel()
-		err := send(ctx, 1)
+		err := s.Bus().Send(ctx, "out", order{2})
 		if failed := publishError(t, err); failed.Outcome != harebus.NotSent || !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("got %v", err)
 		}
-		contains(t, err.Error(), "the network takes no more")
 		for range messages {
 			if err := receive(r, done); err != nil {
 				t.Error(err)
 			}
 		}
+		err = s.Bus().Transaction(r.ctx, func(ctx context.Context, tx *harebus.Tx) error {
+			for range messages {
+				if err := tx.Send(ctx, "out", large); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			t.Error(err)
+		}
 		if stats := s.Stats(); stats.Republished != 0 || stats.Connections != 1 {
 			t.Errorf("%d repeated publishes, %d connections", stats.Republished, stats.Connections)
 		}
-		if ids, _ := r.bodies("out"); len(ids) != 1+messages {
+		if ids, _ := r.bodies("out"); len(ids) != 2+2*messages {
 			t.Errorf("%d messages arrived", len(ids))
+		}
+	})
+}
+
+// TestStuckChannelBesideABusyOne: a channel that answers nothing is given up though the network is busy all the time,
+// and what was sent on it goes out again.
+func TestStuckChannelBesideABusyOne(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		const timeout, size, rate = time.Minute, 64 << 10, 64 << 10
+		r.bound(r.channel(), "out")
+		cfg := r.config("")
+		cfg.Publish.ConfirmTimeout = timeout
+		cfg.Publish.Channels = 2
+		s := r.setup(cfg)
+		if err := s.Bus().Send(r.ctx, "out", order{1}); err != nil {
+			t.Fatal(err)
+		}
+		stuck := 0 // guarded by the broker's lock
+		onOne := func(f brokertest.Frame) bool {
+			if stuck == 0 {
+				stuck = f.Channel
+			}
+			return f.Channel == stuck
+		}
+		acks := r.broker.Inject(brokertest.Fault{On: "basic.ack", From: brokertest.FromBroker, Do: brokertest.Drop, Times: -1, Match: onOne})
+		asked := r.broker.Inject(brokertest.Fault{On: "basic.qos", Do: brokertest.Drop, Times: -1, Match: onOne})
+		r.tap.throttle(rate)
+		began := time.Now()
+		var senders sync.WaitGroup
+		for s.Stats().Connections == 1 && time.Since(began) < 2*timeout {
+			senders.Go(func() {
+				if err := s.Bus().Send(r.ctx, "out", []byte(strings.Repeat("x", size))); err != nil {
+					t.Error(err)
+				}
+			})
+			<-time.After(time.Second)
+		}
+		if took := time.Since(began); took > timeout || asked.Fired() == 0 {
+			t.Errorf("connected again after %v, the channel was asked %d times", took, asked.Fired())
+		}
+		acks.Remove()
+		asked.Remove()
+		r.tap.throttle(0)
+		senders.Wait()
+	})
+}
+
+// TestSlowBroker: a broker that takes long for each message is not given up while it confirms one after the other, though
+// no other answer can come before that.
+func TestSlowBroker(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		const messages, each = 11, 5 * time.Second
+		r.bound(r.channel(), "out")
+		cfg := r.config("")
+		cfg.Publish.ConfirmTimeout = time.Minute
+		cfg.Publish.Channels = 1
+		s := r.setup(cfg)
+		r.broker.Inject(brokertest.Fault{On: "basic.publish", Do: brokertest.Delay, For: each, Times: messages})
+		began := time.Now()
+		done := make(chan error, messages)
+		for i := range messages {
+			go func() { done <- s.Bus().Send(r.ctx, "out", order{i}) }()
+		}
+		for range messages {
+			if err := receive(r, done); err != nil {
+				t.Error(err)
+			}
+		}
+		if took := time.Since(began); took != messages*each {
+			t.Errorf("the broker took %v", took)
+		}
+		if stats := s.Stats(); stats.Republished != 0 || stats.Connections != 1 {
+			t.Errorf("%d repeated publishes, %d connections", stats.Republished, stats.Connections)
 		}
 	})
 }

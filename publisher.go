@@ -204,7 +204,7 @@ func (p *publisher) through(ctx context.Context, c *confirmChannel, out *outgoin
 	if err := c.acquire(ctx); err != nil {
 		return unsent(err)
 	}
-	f := c.publish(ctx, r)
+	f := c.publish(ctx, r, func() bool { return false })
 	return p.learn(f, c.wait(ctx, f))
 }
 
@@ -258,8 +258,9 @@ func (p *publisher) alone(ctx context.Context, out *outgoing) result {
 }
 
 // pipeline sends messages in order on one channel and returns the outcome of
-// each. When the window is full it waits for its own oldest message first, so
-// that two pipelines can never wait for each other.
+// each. When the window is full, or the network takes no more, it waits for its own
+// oldest message first: two pipelines can never wait for each other, and no
+// message that has been confirmed passes for one that has not.
 func (p *publisher) pipeline(ctx context.Context, outs []*outgoing) []result {
 	results := make([]result, len(outs))
 	c, err := p.channel(ctx)
@@ -270,34 +271,36 @@ func (p *publisher) pipeline(ctx context.Context, outs []*outgoing) []result {
 		return results
 	}
 	flights := make([]flight, len(outs))
-	oldest := 0 // the first that has not been waited for
-	land := func() {
+	next, oldest := 0, 0 // the first that was not published, and that was not waited for
+	land := func() bool {
+		if oldest == next {
+			return false
+		}
 		if flights[oldest].sent {
 			results[oldest] = p.learn(flights[oldest], c.wait(ctx, flights[oldest]))
 		}
 		oldest++
+		return true
 	}
-	for i, out := range outs {
-		r, err := p.route(ctx, c.session, out)
+	for ; next < len(outs); next++ {
+		r, err := p.route(ctx, c.session, outs[next])
 		if err != nil {
-			results[i] = unsent(err)
+			results[next] = unsent(err)
 			continue
 		}
 		placed := c.tryAcquire()
-		for !placed && oldest < i {
-			land()
+		for !placed && land() {
 			placed = c.tryAcquire()
 		}
 		if !placed {
 			if err := c.acquire(ctx); err != nil {
-				results[i] = unsent(err)
+				results[next] = unsent(err)
 				continue
 			}
 		}
-		flights[i] = c.publish(ctx, r)
+		flights[next] = c.publish(ctx, r, land)
 	}
-	for oldest < len(outs) {
-		land()
+	for land() {
 	}
 	return results
 }

@@ -25,7 +25,7 @@ func (p *tap) Dial(network, address string) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &tappedConn{Conn: raw, tap: p}
+	c := &tappedConn{Conn: raw, tap: p, closed: make(chan struct{})}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.conns = append(p.conns, c)
@@ -42,7 +42,14 @@ func (p *tap) dialed() int {
 type tappedConn struct {
 	net.Conn
 	tap     *tap
+	closing sync.Once
+	closed  chan struct{}
 	written []byte // guarded by tap.mu
+}
+
+func (c *tappedConn) Close() error {
+	c.closing.Do(func() { close(c.closed) })
+	return c.Conn.Close()
 }
 
 func (c *tappedConn) Write(b []byte) (int, error) {
@@ -51,7 +58,10 @@ func (c *tappedConn) Write(b []byte) (int, error) {
 	rate := c.tap.rate
 	c.tap.mu.Unlock()
 	if rate > 0 {
-		time.Sleep(time.Duration(len(b)) * time.Second / time.Duration(rate))
+		select {
+		case <-time.After(time.Duration(len(b)) * time.Second / time.Duration(rate)):
+		case <-c.closed: // as a socket
+		}
 	}
 	return c.Conn.Write(b)
 }

@@ -47,6 +47,8 @@ type Conn struct {
 	pending batch      // what Write was given, until the flusher takes it
 	instead *Message   // takes the place of the next empty publish
 	writing int        // bytes the flusher is writing now
+	queued  uint64     // bytes that have been pending since the beginning
+	sent    uint64     // those of them that the socket has taken
 	err     error      // why nothing can be written any more
 	closing bool
 
@@ -68,17 +70,16 @@ func New(raw net.Conn, timeout time.Duration) *Conn {
 }
 
 // Write queues p and returns at once. An error means that the connection is
-// broken; p may then have been sent in part or not at all.
+// broken, and that p is not sent.
 func (c *Conn) Write(p []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.err != nil {
-		return 0, c.err
+	if err := c.broken(); err != nil {
+		return 0, err
 	}
-	if c.closing {
-		return 0, net.ErrClosed
-	}
+	before := c.pending.length
 	c.queue(p)
+	c.queued += uint64(c.pending.length - before)
 	if c.pending.length+c.writing >= limit {
 		c.full.Store(true)
 	}
@@ -86,11 +87,18 @@ func (c *Conn) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// Waiting is how many bytes the socket has not taken yet.
-func (c *Conn) Waiting() int {
+// Queued is how many bytes have been written to c so far, as they go to the socket.
+func (c *Conn) Queued() uint64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.pending.length + c.writing
+	return c.queued
+}
+
+// Sent is how many of them the socket has taken.
+func (c *Conn) Sent() uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.sent
 }
 
 // Writes is the number of writes made to the socket so far.
@@ -185,10 +193,19 @@ func (c *Conn) limitWrite() error {
 func (c *Conn) written() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.sent += uint64(c.writing)
 	c.writing = 0
 	if c.pending.length < limit {
 		c.makeRoom()
 	}
+}
+
+// broken says why nothing can be written. c.mu is held.
+func (c *Conn) broken() error {
+	if c.err == nil && c.closing {
+		return net.ErrClosed
+	}
+	return c.err
 }
 
 func (c *Conn) fail(err error) {
@@ -202,7 +219,7 @@ func (c *Conn) fail(err error) {
 	c.signal()
 }
 
-// makeRoom lets messages in, which report what is wrong if they can't be written.
+// makeRoom lets messages in, which report what is wrong if they can't be written. c.mu is held.
 func (c *Conn) makeRoom() {
 	c.full.Store(false)
 	c.Admit()

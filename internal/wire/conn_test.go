@@ -51,7 +51,7 @@ func send(ctx context.Context, c *wire.Conn, n int) error {
 		_, err := c.Instead(nil, func() error {
 			_, err := c.Write(make([]byte, n))
 			return err
-		})
+		}, nil)
 		if !errors.Is(err, wire.ErrFull) {
 			return err
 		}
@@ -130,7 +130,8 @@ func TestWriteTimeout(t *testing.T) {
 		write(t, c, make([]byte, full))
 		waiting := make(chan error, 1)
 		go func() { waiting <- send(t.Context(), c, 1) }()
-		if err := <-waiting; !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(start) != timeout {
+		err := <-waiting
+		if !errors.Is(err, os.ErrDeadlineExceeded) || !errors.As(err, new(wire.UnsentError)) || time.Since(start) != timeout {
 			t.Errorf("a message that waited ended after %v: %v", time.Since(start), err)
 		}
 		synctest.Wait()
@@ -232,7 +233,7 @@ func TestRoomIsShared(t *testing.T) {
 					t.Error(err)
 				}
 			}
-			n := c.Waiting()
+			n := int(c.Queued() - c.Sent())
 			if n == 0 {
 				break
 			}

@@ -110,7 +110,7 @@ func (c *client) publish(exchange, key string, mandatory bool, p *amqp.Publishin
 		return false, err
 	}
 	defer m.Free()
-	return c.sock.Instead(m, c.empty)
+	return c.sock.Instead(m, c.empty, func() error { return nil })
 }
 
 // value makes a header of each type that harebus sends.
@@ -267,6 +267,8 @@ func TestInsteadAmongOtherFrames(t *testing.T) {
 	t.Logf("%d of %d went out empty first", missed, messages)
 }
 
+var errWhole = errors.New("the whole message failed")
+
 // Two writes for one publish are not replaced, nor is what merely looks alike.
 func TestInsteadReplacesNothingElse(t *testing.T) {
 	t.Parallel()
@@ -289,19 +291,31 @@ func TestInsteadReplacesNothingElse(t *testing.T) {
 		"nothing": nil, "in two": {empty[:17], empty[17:]}, "with more": {append(bytes.Clone(empty), 8, 0, 0, 0, 0, 0, 0, 0xCE)},
 		"two channels": {other}, "cut": {empty[:38]},
 	} {
-		replaced, err := c.sock.Instead(m, func() error {
+		write := func() error {
 			for _, w := range writes {
 				if _, err := c.sock.Write(w); err != nil {
 					return err
 				}
 			}
 			return nil
-		})
-		if want := bytes.Join(writes, nil); replaced || err != nil || !bytes.Equal(c.rec.take(len(want)), want) {
+		}
+		whole := func() error {
+			if _, err := c.sock.Write([]byte("whole")); err != nil {
+				return err
+			}
+			return errWhole
+		}
+		replaced, err := c.sock.Instead(m, write, whole)
+		want := append(bytes.Join(writes, nil), "whole"...)
+		if replaced || !errors.Is(err, errWhole) || !bytes.Equal(c.rec.take(len(want)), want) {
 			t.Errorf("%s: replaced: %t, error: %v", name, replaced, err)
 		}
 	}
-	if replaced, err := c.sock.Instead(m, c.empty); !replaced || err != nil {
+	failing := func() error { return errWhole }
+	if _, err := c.sock.Instead(m, failing, nil); !errors.Is(err, errWhole) || !errors.As(err, new(wire.UnsentError)) {
+		t.Errorf("error %v", err)
+	}
+	if replaced, err := c.sock.Instead(m, c.empty, nil); !replaced || err != nil {
 		t.Errorf("replaced: %t, error: %v", replaced, err)
 	}
 }

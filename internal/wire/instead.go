@@ -20,40 +20,65 @@ var emptyPublish = [2][]byte{
 	{0, 0, 0, 14, 0, classBasic, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, frameEnd},
 }
 
-// ErrFull says that nothing of a message was sent: as much as may wait for the socket is waiting.
-var ErrFull = errors.New("the network takes no more")
+// UnsentError is an error after which nothing of a message was sent.
+type UnsentError struct{ Err error }
 
-// Instead calls publish, which has the client publish an empty message to the
+func (u UnsentError) Error() string { return u.Err.Error() }
+
+// Unwrap returns Err.
+func (u UnsentError) Unwrap() error { return u.Err }
+
+// ErrFull says that as much as may wait for the socket is waiting.
+var ErrFull error = UnsentError{Err: errors.New("the network takes no more")}
+
+// Instead calls empty, which has the client publish an empty message to the
 // default exchange, with no key, neither mandatory nor immediate, and sends m in its place. It
 // reports whether it could. If not, because something came between the frames of
-// the client or it has come to write them differently, the empty message was sent
-// (or publish failed), and the broker drops it.
+// the client or it has come to write them differently, the empty message was sent,
+// which the broker drops, and Instead calls whole, which has the client publish the message.
 //
-// While the socket is full it calls nothing and returns ErrFull; try again after Room.
-func (c *Conn) Instead(m *Message, publish func() error) (replaced bool, err error) {
+// While the socket is full it calls nothing and returns ErrFull; try again after Room. Any other
+// error is UnsentError too, unless it is that of whole.
+func (c *Conn) Instead(m *Message, empty, whole func() error) (replaced bool, err error) {
 	c.replacing.Lock() // one at a time
 	defer c.replacing.Unlock()
 	if c.full.Load() {
 		return false, ErrFull
 	}
-	c.mu.Lock()
-	c.instead = m
-	c.mu.Unlock()
-	err = publish()
-	c.mu.Lock()
-	replaced = c.instead == nil
-	c.instead = nil
-	c.mu.Unlock()
-	if !c.full.Load() {
-		c.Admit()
+	defer c.admitNext()
+	if err := c.offer(m); err != nil {
+		return false, UnsentError{Err: err}
 	}
-	return replaced, err
+	err = empty()
+	switch replaced = c.took(); {
+	case replaced:
+		return true, err
+	case err != nil:
+		return false, UnsentError{Err: err}
+	}
+	return false, whole()
 }
 
-// Room waits until the socket may take another message or is broken, and returns ErrFull if ctx
-// ends first. Each message that goes through Instead lets the next out of Room: were all let out
-// together, all would be on their way at once, however slow that is. So whoever was let out and does
-// not call Instead must call Admit.
+// offer has m take the place of the next empty publish.
+func (c *Conn) offer(m *Message) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.instead = m
+	return c.broken()
+}
+
+// took says whether what was offered has been taken, and ends the offer.
+func (c *Conn) took() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	took := c.instead == nil
+	c.instead = nil
+	return took
+}
+
+// Room waits until the socket may take another message or is broken, and returns an error with
+// ErrFull if ctx ends first. One message at a time is let out, and each that goes through Instead lets
+// out the next. Whoever was let out and does not call Instead at once must call Admit.
 func (c *Conn) Room(ctx context.Context) error {
 	select {
 	case <-c.room:
@@ -68,6 +93,12 @@ func (c *Conn) Admit() {
 	select {
 	case c.room <- struct{}{}:
 	default:
+	}
+}
+
+func (c *Conn) admitNext() {
+	if !c.full.Load() {
+		c.Admit()
 	}
 }
 
