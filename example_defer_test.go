@@ -32,7 +32,7 @@ func ExampleBus_Defer() {
 	defer setup.Close()
 
 	bus := setup.Bus()
-	if err := bus.Defer(ctx, "orders", 600*time.Millisecond, PlaceOrder{ID: 1}); err != nil {
+	if err := bus.Defer(ctx, "orders", 2*time.Second, PlaceOrder{ID: 1}); err != nil {
 		log.Fatal(err)
 	}
 	if err := bus.Defer(ctx, "orders", 100*time.Millisecond, PlaceOrder{ID: 2}); err != nil {

@@ -331,7 +331,7 @@ func TestManyGoroutines(t *testing.T) {
 		cfg.Subscriptions = []string{p.name + ".#"}
 		s, in := p.service(cfg)
 		bus := s.Bus()
-		ctx := p.within(patience)
+		ctx := p.within(8 * patience)
 		const goroutines, each = 50, 20
 		var wg sync.WaitGroup
 		for g := range goroutines {
@@ -358,7 +358,7 @@ func TestManyGoroutines(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		in.await(p, goroutines*each)
+		in.awaitWithin(p, goroutines*each, 4*patience)
 		for id, copies := range in.copies() {
 			if copies != 1 {
 				t.Errorf("message %q came %d times", id, copies)

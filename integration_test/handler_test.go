@@ -40,7 +40,7 @@ func TestFirstMessageMayTakeLong(t *testing.T) {
 		for n := range 5 {
 			p.try(s.Bus().Send(p.within(patience), cfg.Queue, note{n}))
 		}
-		in.awaitWithin(p, 5, 2*soon)
+		in.await(p, 5)
 	})
 }
 
@@ -82,8 +82,9 @@ func TestConcurrencyIsBounded(t *testing.T) {
 	for range 4 {
 		<-begun
 	}
-	way.hiccup()
+	way.cut()
 	p.notReady(s, soon, "consumer 0")
+	p.try(way.allow())
 	p.ready(s, soon)
 	close(release)
 	in.until(p, patience, "40 different messages", func([]arrival) bool { return len(in.copies()) == messages })

@@ -98,7 +98,7 @@ func TestAlarm(t *testing.T) {
 		return nil
 	})
 	p.start(s)
-	ctx := p.within(2 * patience)
+	ctx := p.within(4 * patience)
 	sender := p.setup(p.config(""))
 	for n := range 20 {
 		p.try(s.Bus().Send(ctx, cfg.Queue, note{n}))
@@ -146,13 +146,18 @@ func TestConsumersWorkDuringAnAlarm(t *testing.T) {
 	t.Parallel()
 	p := private(t, rabbit.Options{})
 	cfg := p.config("a")
-	p.try(p.setup(cfg).Init(p.within(patience)))
+	p.try(p.setup(cfg).Init(p.within(4 * patience)))
 	sender := p.setup(p.config(""))
-	ctx := p.within(2 * patience)
+	ctx := p.within(4 * patience)
 	const messages = 200
-	for n := range messages {
-		p.try(sender.Bus().Send(ctx, cfg.Queue, note{n}))
-	}
+	p.try(sender.Bus().Transaction(ctx, func(ctx context.Context, tx *harebus.Tx) error { // one by one takes long
+		for n := range messages {
+			if err := tx.Send(ctx, cfg.Queue, note{n}); err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
 	p.ctl("set_disk_free_limit", "900GB")
 	stuck := make(chan error, 1)
 	go func() { stuck <- sender.Bus().Send(ctx, cfg.Queue, note{messages}) }()

@@ -36,7 +36,7 @@ func TestBrokerKilledInTheMiddleOfTenThousandSends(t *testing.T) {
 	}
 	sender := p.setup(p.config(""))
 	setups = append(setups, sender)
-	ctx := p.within(4 * patience)
+	ctx := p.within(8 * patience)
 	for _, queue := range queues { // so that the queues are older than half a second when the broker dies
 		p.try(sender.Bus().Send(ctx, queue, note{0}))
 	}
@@ -173,7 +173,7 @@ func TestBrokerKilledUnderHandlers(t *testing.T) {
 	})
 	p.start(s)
 	sender := p.setup(p.config(""))
-	ctx := p.within(4 * patience)
+	ctx := p.within(8 * patience)
 	const messages = 1500
 	var wg sync.WaitGroup
 	numbers := make(chan int)
@@ -189,7 +189,7 @@ func TestBrokerKilledUnderHandlers(t *testing.T) {
 	for n := range 300 {
 		numbers <- n
 	}
-	in.await(p, 100)
+	in.awaitWithin(p, 100, 4*patience)
 	p.try(p.node.Sync(ctx))
 	go func() {
 		defer close(numbers)
@@ -197,7 +197,7 @@ func TestBrokerKilledUnderHandlers(t *testing.T) {
 			numbers <- n
 		}
 	}()
-	in.await(p, 600)
+	in.awaitWithin(p, 600, 4*patience)
 	p.try(p.node.Kill())
 	p.try(p.node.Start(ctx))
 	wg.Wait()

@@ -24,8 +24,9 @@ import (
 // patience is how long a test waits for what must come. It is generous: a slow machine is no fault.
 const patience = 30 * time.Second
 
-// soon is how long a service may take to be back after a fault that the broker survived.
-const soon = 5 * time.Second
+// soon is how long a service may take to be back after a fault that the broker survived: for a slow machine, but less
+// than a confirm may take, or a call that has patience.
+const soon = 15 * time.Second
 
 // A place is one test's part of a broker: names that nobody else uses.
 type place struct {
@@ -40,7 +41,7 @@ func shared(t *testing.T) *place {
 	t.Helper()
 	p := on(t, rabbit.Shared(t))
 	// A hundred queues take a while on a busy machine, and tests of delays are about something else.
-	delayQueues.Do(func() { p.try(p.setup(p.config("")).Init(p.within(2 * patience))) })
+	delayQueues.Do(func() { p.try(p.setup(p.config("")).Init(p.within(4 * patience))) })
 	return p
 }
 
@@ -86,7 +87,7 @@ func vhosted(t *testing.T) *place {
 	p := on(t, node)
 	p.ctl("add_vhost", p.name)
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		ctx, cancel := context.WithTimeout(context.Background(), 4*patience) // with all its delay queues
 		defer cancel()
 		if _, err := node.Ctl(ctx, "delete_vhost", p.name); err != nil {
 			t.Error(err)

@@ -205,7 +205,7 @@ func TestConsumerTimeout(t *testing.T) {
 	t.Parallel()
 	p := private(t, rabbit.Options{})
 	_, err := p.node.Eval(p.within(patience),
-		"application:set_env(rabbit, consumer_timeout, 1500), application:set_env(rabbit, channel_tick_interval, 500).")
+		"application:set_env(rabbit, consumer_timeout, 5000), application:set_env(rabbit, channel_tick_interval, 500).")
 	p.try(err)
 	bothTypes(t, func(t *testing.T, queueType topology.QueueType) {
 		p := on(t, p.node)
@@ -232,7 +232,7 @@ func TestConsumerTimeout(t *testing.T) {
 			return nil
 		})
 		p.start(s)
-		ctx := p.within(patience)
+		ctx := p.within(4 * patience)
 		p.try(s.Bus().Send(ctx, cfg.Queue, note{0}, harebus.WithMessageID("before")))
 		in.awaitID(p, "before")
 		p.try(s.Bus().Send(ctx, cfg.Queue, note{1}, harebus.WithMessageID("slow")))
@@ -319,7 +319,7 @@ func TestBrokerFrozen(t *testing.T) {
 	if !errors.Is(err, harebus.ErrUnknownOutcome) && !errors.Is(err, harebus.ErrNotSent) {
 		t.Errorf("got %v", err)
 	}
-	p.eventually(10*time.Second, func() error {
+	p.eventually(patience, func() error {
 		if s.Ready() == nil {
 			return errors.New("ready with a broker that is frozen")
 		}
@@ -327,8 +327,8 @@ func TestBrokerFrozen(t *testing.T) {
 	})
 	p.try(p.node.Resume())
 	thawed = true
-	p.ready(s, 2*soon)
-	messages.progress(p, 50, 2*soon)
+	p.ready(s, soon)
+	messages.progress(p, 50, soon)
 	messages.end()
 	for id, err := range messages.unknown {
 		t.Errorf("%s: %v", id, err)

@@ -111,7 +111,7 @@ func TestRetriesThenSucceeds(t *testing.T) {
 	p := shared(t)
 	cfg := p.config("a")
 	cfg.Consume.Concurrency = 1
-	cfg.Retry.BackOff = pauses(400 * time.Millisecond)
+	cfg.Retry.BackOff = pauses(3 * time.Second) // enough for the other message to come first
 	s := p.setup(cfg)
 	in := newInbox()
 	s.HandleMessage(harebus.AnyType, func(_ context.Context, _ *harebus.Bus, m *harebus.Message) error {

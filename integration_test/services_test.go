@@ -86,7 +86,7 @@ func twoServices(t *testing.T, g generation, queueType topology.QueueType) {
 	orders.HandleMessage("Golden.Reply", replies.take)
 	orders.HandleMessage("Golden.Event", events.take)
 	p.start(orders)
-	ctx := p.within(2 * patience)
+	ctx := p.within(4 * patience) // the first Defer declares a hundred queues
 	bus := orders.Bus()
 	isOurs := amqp.Table{"PikaBus.OriginatingAddress": "orders", "PikaBus.ReplyToAddress": "orders"}
 	as := func(name string) amqp.Table {

@@ -115,7 +115,7 @@ func TestCheckOnlyNeedsNoConfigurePermission(t *testing.T) {
 	t.Parallel()
 	p := vhosted(t)
 	cfg := p.config("a")
-	p.try(p.setup(cfg).Init(p.within(patience)))
+	p.try(p.setup(cfg).Init(p.within(4 * patience)))
 	user := p.name
 	p.ctl("add_user", user, "secret")
 	t.Cleanup(func() {
@@ -548,7 +548,7 @@ func TestStopGivesUpOnSlowHandlers(t *testing.T) {
 	<-begun
 	started := time.Now()
 	p.try(s.Stop(p.within(patience)))
-	p.inTime("Stop", started, 3*time.Second)
+	p.inTime("Stop", started, 10*time.Second)
 	d := p.broker().take(cfg.Queue, 1)[0]
 	if retries, ok := d.Headers["PikaBus.ErrorRetries"]; ok {
 		t.Errorf("being cut off counted as failure %v", retries)

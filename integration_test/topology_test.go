@@ -251,7 +251,7 @@ func TestVanishedTopologyIsDeclaredAgain(t *testing.T) {
 				s, in := p.service(cfg)
 				b := p.broker()
 				t.Cleanup(func() { b.deleteExchange(cfg.DirectExchange); b.deleteExchange(cfg.TopicExchange) })
-				ctx := p.within(patience)
+				ctx := p.within(4 * patience)
 				p.try(s.Bus().Send(ctx, cfg.Queue, note{1}))
 				p.try(s.Bus().Publish(ctx, "news.today", note{2}))
 				in.await(p, 2)
@@ -259,13 +259,13 @@ func TestVanishedTopologyIsDeclaredAgain(t *testing.T) {
 				remove(b, cfg)
 				n := 100
 				arrives := func(how string, send func(id string) error) {
-					p.eventually(2*soon, func() error {
+					p.eventually(patience, func() error {
 						n++
 						id := fmt.Sprint(how, n)
 						if err := send(id); err != nil {
 							return err
 						}
-						in.awaitIDWithin(p, id, soon)
+						in.awaitID(p, id) // it was confirmed
 						return nil
 					})
 				}

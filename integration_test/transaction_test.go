@@ -340,8 +340,9 @@ func TestHandlersMessagesAreDiscardedWithTheConnection(t *testing.T) {
 	s.HandleMessage(harebus.AnyType, func(ctx context.Context, bus *harebus.Bus, m *harebus.Message) error {
 		p.try(bus.Send(ctx, out, note{1}))
 		if first.CompareAndSwap(true, false) {
-			way.hiccup()
+			way.cut()
 			p.notReady(s, soon, "consumer 0")
+			p.try(way.allow())
 		}
 		runs <- m.Redelivered
 		return nil

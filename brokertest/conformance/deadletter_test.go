@@ -140,7 +140,7 @@ func TestDeadLettering(t *testing.T) {
 				dead := e.queue("dead-"+k.name, nil)
 				q := e.queue("q-"+k.name, to(dead, k.args))
 				slow, fast := text("slow"), text("fast")
-				slow.Expiration, fast.Expiration = "600", "30"
+				slow.Expiration, fast.Expiration = "3000", "30"
 				want(e, "publish", e.publish("", q, slow), confirmed)
 				want(e, "publish", e.publish("", q, fast), confirmed)
 				<-time.After(quiet)

@@ -159,7 +159,7 @@ func TestQueues(t *testing.T) {
 			e.ok(err)
 			e.ok(ch2.Close())
 			<-time.After(quiet)
-			e.gone(q.Name)
+			e.gone(q.Name, 0)
 		}},
 		{"delete if unused, if empty", func(e *env) {
 			q := e.queue("q", nil)
@@ -212,26 +212,27 @@ func TestQueues(t *testing.T) {
 		{"x-expires deletes an unused queue", func(e *env) {
 			for _, k := range kinds {
 				q := e.queue("q-"+k.name, with(k.args, amqp.Table{"x-expires": 300}))
-				e.gone(q)
+				e.gone(q, 300*time.Millisecond)
 			}
 		}},
 		{"x-expires spares a consumed queue", func(e *env) {
-			q := e.queue("q", amqp.Table{"x-expires": 200})
+			const lease = 2 * time.Second
+			q := e.queue("q", amqp.Table{"x-expires": lease.Milliseconds()})
 			ch, in := e.consume(q, 0)
-			<-time.After(2 * time.Second / 5)
+			<-time.After(lease + quiet)
 			e.send(q, "1")
 			e.expect(in, "1")
 			e.ok(ch.Close())
-			e.gone(q)
+			e.gone(q, lease)
 		}},
 	})
 }
 
 // gone waits until a queue does not exist any more. It asks rarely: asking
 // renews the lease of a queue that expires.
-func (e *env) gone(queue string) {
+func (e *env) gone(queue string, lease time.Duration) {
 	e.Helper()
-	for deadline := time.Now().Add(patience); time.Now().Before(deadline); <-time.After(500 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); <-time.After(lease + 500*time.Millisecond) {
 		ch := e.channel(e.conn)
 		_, err := ch.QueueDeclarePassive(queue, true, false, false, false, nil)
 		if err != nil {

@@ -35,7 +35,7 @@ func TestAccuracy(t *testing.T) {
 		}
 		all[id(i)] = m
 	}
-	r.wait(longest + 10*time.Second)
+	r.wait(longest + 30*time.Second)
 	late := r.check(t, all)
 	beyond := 0
 	for name, m := range all {
@@ -44,7 +44,7 @@ func TestAccuracy(t *testing.T) {
 		}
 	}
 	t.Logf("%d mixed delays: %s; %d beyond 10 ms + 0.1 %%", messages, describe(late), beyond)
-	if p50 := quantile(late, .5); p50 > 500*time.Millisecond {
+	if p50 := quantile(late, .5); p50 > 2*time.Second { // each stop waits for the disk
 		t.Errorf("half of the messages are more than %v late", p50)
 	}
 }
@@ -101,10 +101,10 @@ func TestBurst(t *testing.T) {
 				}
 				all[id(i)] = m
 			}
-			r.wait(c.lead + 20*time.Second)
+			r.wait(c.lead + 30*time.Second)
 			late := r.check(t, all)
 			t.Logf("%d due at once: first %v, last %v late", messages, quantile(late, 0).Round(time.Millisecond), quantile(late, 1).Round(time.Millisecond))
-			if last := quantile(late, 1); last > 10*time.Second {
+			if last := quantile(late, 1); last > 30*time.Second {
 				t.Errorf("the last came %v late", last)
 			}
 		})

@@ -227,13 +227,17 @@ func (r *receiver) record(d amqp.Delivery, now time.Time) {
 	}
 }
 
-// wait returns when all messages are there or after atMost.
-func (r *receiver) wait(atMost time.Duration) {
-	timer := time.NewTimer(atMost)
-	defer timer.Stop()
-	select {
-	case <-r.all:
-	case <-timer.C:
+// wait returns when all messages are there, or when none has come for that long: a slow broker is no fault.
+func (r *receiver) wait(silence time.Duration) {
+	tick := time.NewTicker(silence)
+	defer tick.Stop()
+	for before := -1; before != r.count(); {
+		before = r.count()
+		select {
+		case <-r.all:
+			return
+		case <-tick.C:
+		}
 	}
 }
 

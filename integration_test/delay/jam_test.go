@@ -56,7 +56,7 @@ func TestJam(t *testing.T) {
 			if err := s.confirmed(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			r.wait(15 * time.Second)
+			r.wait(time.Minute)
 			late := r.check(t, all)
 			t.Logf("%d of %d behind %d that are stuck: %s", len(late), good, bad, describe(late))
 			if c.absent {
@@ -93,10 +93,10 @@ func TestLostExit(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := l.receive(t, queue, 100)
-	r.wait(15 * time.Second)
+	r.wait(time.Minute)
 	r.check(t, all)
 	lost := l.receive(t, l.name+".lost", 50)
-	lost.wait(15 * time.Second)
+	lost.wait(time.Minute)
 	if lost.count() != 50 {
 		t.Errorf("%d of 50 messages are kept in the lost queue", lost.count())
 	}

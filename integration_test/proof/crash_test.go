@@ -136,7 +136,12 @@ func tallyOf(events []ledger.Event) map[string]tally {
 // the verdict says more.
 func (c *crash) until(what string, found func(map[string]tally) bool) {
 	c.Helper()
-	deadline := time.After(patience)
+	c.untilWithin(patience, what, found)
+}
+
+func (c *crash) untilWithin(most time.Duration, what string, found func(map[string]tally) bool) {
+	c.Helper()
+	deadline := time.After(most)
 	for {
 		alive := c.latest.alive() // before looking at what it has written
 		if found(tallyOf(c.events())) {
@@ -149,7 +154,7 @@ func (c *crash) until(what string, found func(map[string]tally) bool) {
 		select {
 		case <-time.After(20 * time.Millisecond):
 		case <-deadline:
-			c.Errorf("no %s after %v; stderr of the last process:\n%s", what, patience, c.latest.says())
+			c.Errorf("no %s after %v; stderr of the last process:\n%s", what, most, c.latest.says())
 			return
 		}
 	}

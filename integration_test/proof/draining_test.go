@@ -188,7 +188,7 @@ func (c *crash) listen() *listen {
 		c.Fatalf("%v; stderr:\n%s", err, l.says())
 	}
 	c.eventually("every message was delivered", func() bool { return c.length(c.assignment.Name) == 0 })
-	time.Sleep(time.Second) // nothing tells from outside that handlers have begun
+	time.Sleep(3 * time.Second) // nothing tells from outside that handlers have begun
 	return l
 }
 
@@ -226,7 +226,7 @@ func TestListenAbandons(t *testing.T) {
 	began := time.Now()
 	l.signal(syscall.SIGTERM)
 	l.wait()
-	if code := l.cmd.ProcessState.ExitCode(); code != 1 || time.Since(began) > 5*time.Second {
+	if code := l.cmd.ProcessState.ExitCode(); code != 1 || time.Since(began) > 15*time.Second { // else it drains for 30 s
 		t.Errorf("exit code %d after %v", code, time.Since(began))
 	}
 	text := l.says()

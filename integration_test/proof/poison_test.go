@@ -235,7 +235,7 @@ func TestPoisonFrame(t *testing.T) {
 			bad := c.work(proof.Failing, 1)
 			good := c.surround(func() { c.poison(bad.ID, headers) })
 			p := c.spawn(func(*assignment) {})
-			c.until("end of all messages", func(m map[string]tally) bool {
+			c.untilWithin(3*patience, "end of all messages", func(m map[string]tally) bool { // 31 s on a fast machine
 				return handled(good)(m) && c.length(c.errorQueue()) > 0
 			})
 			connects := c.connects()

@@ -80,7 +80,7 @@ func begin(t *testing.T, p plan) *run {
 	var err error
 	r.service, err = proof.NewService(r.cfg, ledger.NewBook(), proof.Options{Pause: pause, Linger: 2 * time.Second, Gate: p.gate})
 	r.try(err)
-	starting, cancel := context.WithTimeout(t.Context(), patience)
+	starting, cancel := context.WithTimeout(t.Context(), 4*patience) // a hundred queues take a while on a busy machine
 	defer cancel()
 	r.try(r.service.Setup.Init(starting))
 	r.try(r.service.Setup.Start(starting))
@@ -275,7 +275,7 @@ func (r *run) allConfirmed(v *ledger.Verdict) {
 	if v.Failed+v.Unknown > 0 {
 		const shown = 5
 		refusals := r.service.Book.Refusals()
-		r.Errorf("%d sends failed and %d ended without an outcome, within a minute each:\n%s",
+		r.Errorf("%d sends failed and %d ended without an outcome, within a minute or more each:\n%s",
 			v.Failed, v.Unknown, strings.Join(refusals[:min(shown, len(refusals))], "\n"))
 	}
 }

@@ -145,20 +145,20 @@ func queueFull(t *testing.T, node *rabbit.Node) {
 // consumerTimeout has some handlers take longer than the broker allows: it closes the channel and delivers again what
 // was out on it. The late acknowledgements hit nothing.
 func consumerTimeout(t *testing.T, node *rabbit.Node) {
-	const slow = 4 * time.Second
+	const slow = 8 * time.Second
 	r := &run{T: t}
-	r.eval(node, "application:set_env(rabbit, consumer_timeout, 1500), application:set_env(rabbit, channel_tick_interval, 500).")
-	var dawdle atomic.Bool
+	r.eval(node, "application:set_env(rabbit, consumer_timeout, 5000), application:set_env(rabbit, channel_tick_interval, 500).")
+	var dawdlers atomic.Int32 // how many are to come; half of the handlers go on
 	var seen sync.Map
 	r = begin(t, plan{nodes: []*rabbit.Node{node}, gate: func(w proof.Work) {
-		if _, again := seen.LoadOrStore(w.ID, true); !again && w.Seq%300 == 0 && dawdle.Load() {
+		if _, again := seen.LoadOrStore(w.ID, true); !again && w.Seq%100 == 0 && dawdlers.Add(-1) >= 0 {
 			time.Sleep(slow)
 		}
 	}})
 	r.fault("handlers slower than the consumer timeout", func() {
-		dawdle.Store(true)
+		dawdlers.Store(4)
 		time.Sleep(2 * slow)
-		dawdle.Store(false)
+		dawdlers.Store(0)
 	})
 	verdict := r.end()
 	if verdict.Duplicates == 0 {

@@ -161,7 +161,8 @@ func (c *Cluster) AwaitUnion(ctx context.Context) error {
 
 // evalBriefly does not wait for a node that is paused.
 func (n *Node) evalBriefly(ctx context.Context, expression string) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	const brief = 15 * time.Second // rabbitmqctl takes long while three nodes boot
+	ctx, cancel := context.WithTimeout(ctx, brief)
 	defer cancel()
 	output, err := n.Eval(ctx, expression)
 	return strings.TrimSpace(output), err

@@ -105,9 +105,9 @@ func TestNodeSurvivesKill(t *testing.T) {
 
 func TestNodePauses(t *testing.T) {
 	t.Parallel()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
 	node := rabbit.Need(t, rabbit.Options{Kind: rabbit.KindNode})
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+	defer cancel()
 	_, channel := connect(t, node.URL())
 	declareQuorum(t, channel, "frozen")
 	if err := channel.Confirm(false); err != nil {
@@ -168,9 +168,9 @@ func TestNodeStopsAndStarts(t *testing.T) {
 
 func TestNodeObeysCtl(t *testing.T) {
 	t.Parallel()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
 	node := rabbit.Need(t, rabbit.Options{Kind: rabbit.KindNode, Config: []string{"channel_max = 77"}})
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+	defer cancel()
 	must := func(args ...string) string {
 		t.Helper()
 		output, err := node.Ctl(ctx, args...)
