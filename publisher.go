@@ -158,9 +158,10 @@ func (p *publisher) repeat(ctx context.Context, outs []*outgoing, results []resu
 
 // again decides whether another attempt makes sense, and by which route.
 func (p *publisher) again(out *outgoing, r *result, tries int) bool {
-	// A classic queue whose node is down is not routable for a while; a channel
-	// that fell into a leader election nacks until it is replaced.
-	const few = 6
+	// A classic queue whose node is down is not routable for a while; channels
+	// nack while a quorum queue has no leader, and those that were opened then until they
+	// are replaced. That is a second and five seconds of attempts.
+	const few, some = 6, 10
 	switch {
 	case r.outcome == Confirmed || r.final:
 		return false
@@ -170,7 +171,7 @@ func (p *publisher) again(out *outgoing, r *result, tries int) bool {
 		}
 		return tries < few
 	case r.outcome == Nacked:
-		return tries < few
+		return tries < some
 	default:
 		return true
 	}

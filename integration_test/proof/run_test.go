@@ -3,6 +3,7 @@
 package proof_test
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strings"
@@ -43,6 +44,8 @@ type plan struct {
 	rate int
 	// timeout is that of a send; a minute if zero.
 	timeout time.Duration
+	// quiet is how long nothing may be handled before what is missing counts as lost; patience if zero.
+	quiet time.Duration
 	// key is that of all messages of the load.
 	key string
 	// kinds are the kinds of messages that are sent; all if empty.
@@ -146,7 +149,7 @@ func (r *run) end(want ...func(*ledger.Expect)) *ledger.Verdict {
 	r.Helper()
 	r.recover()
 	r.silence()
-	r.try(r.service.Settle(r.Context(), patience))
+	r.try(r.service.Settle(r.Context(), cmp.Or(r.plan.quiet, patience)))
 	if waiting := r.service.Book.Pending(maxRetries + 1); len(waiting) > 0 {
 		r.Errorf("%s: %d confirmed messages have not been handled, %s among them", ledger.Liveness, len(waiting), waiting[0])
 	}
