@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -151,7 +152,8 @@ func (r *run) end(want ...func(*ledger.Expect)) *ledger.Verdict {
 	r.silence()
 	r.try(r.service.Settle(r.Context(), cmp.Or(r.plan.quiet, patience)))
 	if waiting := r.service.Book.Pending(maxRetries + 1); len(waiting) > 0 {
-		r.Errorf("%s: %d confirmed messages have not been handled, %s among them", ledger.Liveness, len(waiting), waiting[0])
+		r.Errorf("%s: %d confirmed messages have not been handled, %s among them; the broker has\n%s",
+			ledger.Liveness, len(waiting), waiting[0], r.full())
 	}
 	r.try(r.service.Setup.Stop(r.Context()))
 	r.try(r.noteLeftovers())
@@ -167,6 +169,19 @@ func (r *run) end(want ...func(*ledger.Expect)) *ledger.Verdict {
 	}
 	r.report(verdict)
 	return verdict
+}
+
+// full lists the queues that are not empty, as the first private node that answers sees them.
+func (r *run) full() string {
+	for _, node := range r.plan.nodes {
+		output, err := node.Ctl(r.within(patience), "list_queues", "name", "messages", "--no-table-headers")
+		if err == nil {
+			return strings.Join(slices.DeleteFunc(strings.Split(output, "\n"), func(line string) bool {
+				return strings.HasSuffix(line, "\t0")
+			}), "\n")
+		}
+	}
+	return "no answer"
 }
 
 // recover waits until as much is confirmed in a second as the load sends, but no longer than the ledger allows.
