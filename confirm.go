@@ -180,7 +180,8 @@ func (c *confirmChannel) probe() {
 
 // expect ends the connection unless a sign of life comes on the channel in time. Time
 // passes once all that was written before has left, for a slow network is not a
-// broken one, and not while the broker blocks publishers: it reads nothing then.
+// broken one, begins anew with each confirm on the channel, and does not pass while
+// the broker blocks publishers: it reads nothing then.
 func (c *confirmChannel) expect(answered <-chan struct{}) {
 	const looks = 10
 	limit := max(c.setup.cfg.Publish.ConfirmTimeout/3, time.Second)
