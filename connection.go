@@ -89,7 +89,7 @@ func (d *dialer) dialOne(ctx context.Context, uri amqp.URI, name string) (*sessi
 	properties["product"] = "harebus"
 	properties["version"] = version()
 	properties.SetClientConnectionName(d.cfg.ConnectionName + " " + name)
-	conn, err := amqp.Open(sock, amqp.Config{
+	conn, err := amqp.Open(wire.Pack(sock), amqp.Config{
 		SASL:       sasl,
 		Vhost:      uri.Vhost,
 		FrameSize:  defaultFrameMax,

@@ -9,6 +9,7 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 	"go.uber.org/zap"
 
+	"github.com/harebus/harebus/internal/wire"
 	"github.com/harebus/harebus/topology"
 )
 
@@ -31,6 +32,11 @@ type receipt struct {
 // crash in between repeats something; nothing is lost.
 func (c *consumer) handleDelivery(f *feed, d *amqp.Delivery) bool {
 	s := c.setup
+	if err := wire.Unpack(d); err != nil { // it was never packed
+		c.log.Error("a delivery cannot be read; reconnecting", zap.Error(err))
+		_ = f.session.sock.Abort()
+		return false
+	}
 	s.counters.delivered.Add(1)
 	if d.Redelivered {
 		s.counters.redelivered.Add(1)

@@ -7,6 +7,9 @@
 // a deadline. While one write is under way, everything that arrives meanwhile
 // forms the next one, so the number of writes falls as the load rises and
 // nothing waits when it is low.
+//
+// It also takes the tables off the client, which is slow at writing and reading
+// them: see Instead and Pack.
 package wire
 
 import (

@@ -37,6 +37,7 @@ const (
 	hasType
 	hasUserID
 	hasAppID
+	hasClusterID
 )
 
 // ErrUnencodable means that a message has no form on the wire; nothing of it was

@@ -1,0 +1,176 @@
+package wire
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+)
+
+// The client decodes slowly, too, and all of it in the one goroutine that reads. So
+// the properties of a delivery travel through it as the beginning of the body: Pack
+// puts them there, Unpack decodes them, in the goroutine that handles the message.
+
+const (
+	methodDeliver = classBasic<<16 | 60
+	// reading is how much is read from the socket at once.
+	reading = 64 << 10
+	// frameHead is what stands before the payload.
+	frameHead = frameOverhead - 1
+	// contentHead is what stands in a header frame before the properties: class,
+	// weight and the size of the body.
+	contentHead = 12
+	// maxContent is the longest header frame. What is negotiated is less.
+	maxContent = 1 << 20
+	// prefix is the length of packed properties, which stands before them.
+	prefix = 4
+)
+
+// packer is a net.Conn that packs what is read.
+type packer struct {
+	net.Conn
+
+	buf   []byte // for in
+	in    []byte // what was read and not looked at yet
+	whole uint64 // how much of in and of what follows it goes through as it is
+	out   []byte // for packed frames
+	ready []byte // what goes through now, a part of buf or out
+	err   error  // what comes after in
+
+	delivers map[uint16]bool // channels whose next header frame belongs to a delivery
+	ignored  amqp.Delivery
+}
+
+// Pack has every delivery that is read from the result carry its properties in its
+// body; Unpack must be called with each. Properties that cannot be read end the
+// connection, as the client would. Reads are gathered.
+func Pack(c net.Conn) net.Conn {
+	return &packer{Conn: c, buf: make([]byte, reading), delivers: make(map[uint16]bool)}
+}
+
+// Unpack decodes the properties that Pack has put before the body of d.
+func Unpack(d *amqp.Delivery) error {
+	if len(d.Body) < prefix {
+		return errProperties
+	}
+	size, rest := uint64(binary.BigEndian.Uint32(d.Body)), d.Body[prefix:]
+	if size > uint64(len(rest)) {
+		return errProperties
+	}
+	in := decoder{b: rest[:size], text: string(rest[:size]), values: true}
+	d.Body = rest[size:]
+	return in.properties(d)
+}
+
+// Read is for one goroutine at a time.
+func (p *packer) Read(b []byte) (n int, err error) {
+	for {
+		done := copy(b[n:], p.ready)
+		p.ready = p.ready[done:]
+		n += done
+		switch {
+		case n == len(b):
+			return n, nil
+		case p.next():
+		case n > 0:
+			return n, nil
+		case p.err != nil:
+			return 0, p.err
+		default:
+			p.fill()
+		}
+	}
+}
+
+// fill reads more. Nothing is ready.
+func (p *packer) fill() {
+	if len(p.in) == len(p.buf) {
+		p.buf = append(make([]byte, 0, 2*len(p.buf)), p.in...)[:2*len(p.buf)]
+	}
+	have := copy(p.buf, p.in)
+	n, err := p.Conn.Read(p.buf[have:])
+	p.in, p.err = p.buf[:have+n], err
+}
+
+// next makes ready what comes next, and says whether it could.
+func (p *packer) next() bool {
+	if p.whole == 0 {
+		p.begin()
+	}
+	if p.whole > 0 {
+		n := min(p.whole, uint64(len(p.in)))
+		p.ready, p.in = p.in[:n], p.in[n:]
+		p.whole -= n
+	}
+	return len(p.ready) > 0
+}
+
+// begin looks at the next frame. The header frame of a delivery is packed when all of
+// it is there; every other goes through as it comes.
+func (p *packer) begin() {
+	if p.err != nil { // no frame will be complete any more
+		p.whole = uint64(len(p.in))
+		return
+	}
+	if len(p.in) < frameHead {
+		return
+	}
+	channel := binary.BigEndian.Uint16(p.in[1:])
+	whole := uint64(binary.BigEndian.Uint32(p.in[lengthAt:])) + frameOverhead
+	switch p.in[0] {
+	case frameMethod:
+		if len(p.in) < frameHead+4 {
+			return // every method frame has that
+		}
+		p.delivers[channel] = binary.BigEndian.Uint32(p.in[frameHead:]) == methodDeliver
+	case frameHeader:
+		if p.delivers[channel] {
+			p.header(whole)
+			return
+		}
+	}
+	p.whole = whole
+}
+
+// header packs the header frame at the beginning of in, if all of it is there.
+func (p *packer) header(length uint64) {
+	if length < frameOverhead+contentHead || length > maxContent {
+		p.fail(fmt.Errorf("%w: a header frame of %d bytes", errProperties, length))
+		return
+	}
+	if length > uint64(len(p.in)) {
+		return
+	}
+	frame := p.in[:length]
+	if frame[length-1] != frameEnd {
+		p.fail(fmt.Errorf("%w: their frame does not end where it says", errProperties))
+		return
+	}
+	d := decoder{b: frame[frameHead+contentHead : length-1]}
+	if err := d.properties(&p.ignored); err != nil {
+		p.fail(err)
+		return
+	}
+	p.in = p.in[length:]
+	p.pack(frame, d.b[:d.at])
+}
+
+// pack makes an empty header frame and a body frame of a header frame and its properties.
+func (p *packer) pack(frame, properties []byte) {
+	size := binary.BigEndian.Uint64(frame[frameHead+4:]) + prefix + uint64(len(properties))
+	p.out = append(p.out[:0], frame[:frameHead+4]...)
+	binary.BigEndian.PutUint32(p.out[lengthAt:], contentHead+2)
+	p.out = binary.BigEndian.AppendUint64(p.out, size)
+	p.out = append(p.out, 0, 0, frameEnd) // no property
+
+	p.out = append(p.out, frameBody, frame[1], frame[2])
+	p.out = binary.BigEndian.AppendUint32(p.out, uint32(prefix+len(properties))) //nolint:gosec // no more than maxContent
+	p.out = binary.BigEndian.AppendUint32(p.out, uint32(len(properties)))        //nolint:gosec // likewise
+	p.out = append(p.out, properties...)
+	p.out = append(p.out, frameEnd)
+	p.ready = p.out
+}
+
+// fail ends the connection after what is ready.
+func (p *packer) fail(err error) { p.in, p.err = nil, err }

@@ -1,0 +1,213 @@
+package wire
+
+import (
+	"errors"
+	"math"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+)
+
+// What the client's reader accepts. The broker has no such limits.
+const (
+	maxDepth    = 32
+	maxElements = 8192
+)
+
+var errProperties = errors.New("the properties of a delivery cannot be read")
+
+// decoder reads the properties of a message as the client does, but without its
+// seventy allocations. Without values it only looks whether they can be read.
+type decoder struct {
+	b      []byte
+	text   string // b again, for strings to share; empty without values
+	at     int
+	values bool
+	bad    bool // b ended too soon, or has something unknown
+}
+
+// properties reads what stands behind the size of the body in a header frame.
+func (d *decoder) properties(to *amqp.Delivery) error {
+	flags := uint16(d.number(2)) //nolint:gosec // two bytes
+	short := func(bit uint16, to *string) {
+		if flags&bit != 0 {
+			*to = d.string(d.number(1))
+		}
+	}
+	octet := func(bit uint16, to *uint8) {
+		if flags&bit != 0 {
+			*to = uint8(d.number(1)) //nolint:gosec // one byte
+		}
+	}
+	short(hasContentType, &to.ContentType)
+	short(hasContentEncoding, &to.ContentEncoding)
+	if flags&hasHeaders != 0 {
+		to.Headers = d.table(0)
+	}
+	octet(hasDeliveryMode, &to.DeliveryMode)
+	octet(hasPriority, &to.Priority)
+	short(hasCorrelationID, &to.CorrelationId)
+	short(hasReplyTo, &to.ReplyTo)
+	short(hasExpiration, &to.Expiration)
+	short(hasMessageID, &to.MessageId)
+	if flags&hasTimestamp != 0 {
+		to.Timestamp = seconds(d.number(8))
+	}
+	short(hasType, &to.Type)
+	short(hasUserID, &to.UserId)
+	short(hasAppID, &to.AppId)
+	short(hasClusterID, new(string)) // of older versions of AMQP
+	if d.bad {
+		return errProperties
+	}
+	return nil
+}
+
+// has says whether n more bytes are there.
+func (d *decoder) has(n uint64) bool {
+	if n > uint64(len(d.b)-d.at) {
+		d.bad = true
+	}
+	return !d.bad
+}
+
+func (d *decoder) number(size int) uint64 {
+	if !d.has(uint64(size)) { //nolint:gosec // not negative
+		return 0
+	}
+	var n uint64
+	for _, octet := range d.b[d.at : d.at+size] {
+		n = n<<8 | uint64(octet)
+	}
+	d.at += size
+	return n
+}
+
+func (d *decoder) string(size uint64) string {
+	if !d.has(size) {
+		return ""
+	}
+	start := d.at
+	d.at += int(size) //nolint:gosec // no more than len(b)
+	if !d.values {
+		return ""
+	}
+	return d.text[start:d.at]
+}
+
+// within reads something that begins with its size, part by part.
+func (d *decoder) within(depth int, part func()) {
+	size := d.number(4)
+	if depth > maxDepth || !d.has(size) {
+		d.bad = true
+		return
+	}
+	all := d.b
+	d.b = all[:d.at+int(size)] //nolint:gosec // no more than len(b)
+	for n := 0; d.at < len(d.b) && !d.bad; n++ {
+		if n == maxElements {
+			d.bad = true
+		}
+		part()
+	}
+	d.b = all
+}
+
+func (d *decoder) table(depth int) (t amqp.Table) {
+	if d.values {
+		t = make(amqp.Table)
+	}
+	d.within(depth, func() {
+		key := d.string(d.number(1))
+		value := d.field(depth)
+		if d.values {
+			t[key] = value
+		}
+	})
+	return t
+}
+
+func (d *decoder) array(depth int) (a []any) {
+	d.within(depth, func() {
+		value := d.field(depth)
+		if d.values {
+			a = append(a, value)
+		}
+	})
+	return a
+}
+
+func (d *decoder) field(depth int) (value any) {
+	switch kind := d.number(1); kind {
+	case 'S':
+		s := d.string(d.number(4))
+		if d.values {
+			value = s
+		}
+	case 'x':
+		s := d.string(d.number(4))
+		if d.values {
+			value = []byte(s)
+		}
+	case 'A':
+		a := d.array(depth + 1)
+		if d.values {
+			value = a
+		}
+	case 'F':
+		value = d.table(depth + 1)
+	case 'V':
+	default:
+		value = d.scalar(byte(kind)) //nolint:gosec // one byte
+	}
+	return value
+}
+
+// sizes are those of the values that are a number in some way.
+var sizes = [256]int{
+	't': 1, 'b': 1, 'B': 1, 's': 2, 'u': 2, 'I': 4, 'i': 4, 'f': 4, 'D': 5, 'l': 8, 'd': 8, 'T': 8,
+}
+
+func (d *decoder) scalar(kind byte) any {
+	size := sizes[kind]
+	if size == 0 {
+		d.bad = true
+	}
+	n := d.number(size)
+	if !d.values {
+		return nil
+	}
+	return scalar(kind, n)
+}
+
+//nolint:gosec // two's complement on the wire, in the size of the kind
+func scalar(kind byte, n uint64) any {
+	switch kind {
+	case 't':
+		return n != 0
+	case 'b':
+		return int8(n)
+	case 'B':
+		return uint8(n)
+	case 's':
+		return int16(n)
+	case 'u':
+		return uint16(n)
+	case 'I':
+		return int32(n)
+	case 'i':
+		return uint32(n)
+	case 'f':
+		return math.Float32frombits(uint32(n))
+	case 'D':
+		return amqp.Decimal{Scale: uint8(n >> 32), Value: int32(n)}
+	case 'd':
+		return math.Float64frombits(n)
+	case 'T':
+		return seconds(n)
+	default:
+		return int64(n)
+	}
+}
+
+func seconds(n uint64) time.Time { return time.Unix(int64(n), 0) } //nolint:gosec // two's complement on the wire
