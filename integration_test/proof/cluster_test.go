@@ -132,7 +132,7 @@ func (c *trio) leaderKilled(t *testing.T, leader, home *rabbit.Node) {
 // leaderFrozen has the leader say nothing for 20 s. The service is connected to another node: a cluster does not let
 // new connections do much until it has given up the silent node, which takes it a minute. When the others take over is
 // the broker's business: after 7 s on a machine that has time, so that a send has more time than elsewhere. What takes
-// deferred messages from one delay queue to the next seems to wait for a frozen leader for 65 s, as a channel does.
+// deferred messages from one delay queue to the next waits for a frozen leader as a channel does, which takes up to 65 s.
 func (c *trio) leaderFrozen(t *testing.T) {
 	patient := *c
 	patient.timeout = 2 * time.Minute
