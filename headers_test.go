@@ -6,6 +6,7 @@ import (
 	"math"
 	"reflect"
 	"regexp"
+	"runtime"
 	"strings"
 	"testing"
 	"testing/quick"
@@ -212,4 +213,30 @@ func adding(key string, value any) harebus.SendMiddleware {
 			return next(ctx, m)
 		}
 	}
+}
+
+// TestMessageIDKeepsLittle: whoever remembers ids to recognise duplicates must not keep
+// everything that came with them.
+func TestMessageIDKeepsLittle(t *testing.T) {
+	const messages, size = 50, 1 << 20
+	heap := func() int64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return int64(m.HeapAlloc)
+	}
+	before := heap()
+	var ids []string
+	for range messages {
+		all := strings.Repeat("x", size)
+		m, err := harebus.ReadMessage(&amqp.Delivery{Headers: amqp.Table{"PikaBus.MessageId": all[:36]}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids = append(ids, m.ID)
+	}
+	if grown := heap() - before; grown > messages*size/4 {
+		t.Errorf("%d ids keep %d bytes", len(ids), grown)
+	}
+	runtime.KeepAlive(ids)
 }

@@ -132,6 +132,8 @@ func (d *dialect) readIdentity(m *Message) error {
 	m.ID, err = strictText(m.Headers, d.names.messageID, m.Properties.MessageID)
 	if m.ID == "" {
 		m.ID = NewMessageID()
+	} else {
+		m.ID = strings.Clone(m.ID) // whoever remembers ids must not keep all the headers with each
 	}
 	m.CorrelationID = lenientText(m.Headers, d.names.correlationID, m.Properties.CorrelationID)
 	m.ReplyTo = lenientText(m.Headers, d.names.replyTo, m.Properties.ReplyTo)

@@ -10,8 +10,8 @@ import (
 	"github.com/harebus/harebus/brokertest"
 )
 
-// TestUnreadableDelivery: a delivery that cannot be read goes back to its queue, and
-// the connection it came from is given up.
+// TestUnreadableDelivery: a delivery that cannot be read is not settled, and the
+// connection it came from is given up, so that the broker has it again.
 func TestUnreadableDelivery(t *testing.T) {
 	t.Parallel()
 	broker := brokertest.New()

@@ -23,6 +23,9 @@ const (
 	contentHead = 12
 	// maxContent is the longest header frame. What is negotiated is less.
 	maxContent = 1 << 20
+	// shared is the most that a string of a delivery may keep in memory, with which it
+	// shares its bytes.
+	shared = 1 << 10
 	// prefix is the length of packed properties, which stands before them.
 	prefix = 4
 )
@@ -38,7 +41,7 @@ type packer struct {
 	ready []byte // what goes through now, a part of buf or out
 	err   error  // what comes after in
 
-	delivers map[uint16]bool // channels whose next header frame belongs to a delivery
+	delivers map[uint16]bool // channels whose last method is a delivery
 	ignored  amqp.Delivery
 }
 
@@ -58,7 +61,10 @@ func Unpack(d *amqp.Delivery) error {
 	if size > uint64(len(rest)) {
 		return errProperties
 	}
-	in := decoder{b: rest[:size], text: string(rest[:size]), values: true}
+	in := decoder{b: rest[:size], values: true}
+	if size <= shared {
+		in.text = string(rest[:size])
+	}
 	d.Body = rest[size:]
 	return in.properties(d)
 }
@@ -68,18 +74,19 @@ func (p *packer) Read(b []byte) (n int, err error) {
 	for {
 		done := copy(b[n:], p.ready)
 		p.ready = p.ready[done:]
-		n += done
-		switch {
-		case n == len(b):
+		if n += done; n == len(b) {
 			return n, nil
-		case p.next():
-		case n > 0:
-			return n, nil
-		case p.err != nil:
-			return 0, p.err
-		default:
-			p.fill()
 		}
+		if p.next() {
+			continue
+		}
+		if n > 0 {
+			return n, nil
+		}
+		if p.err != nil {
+			return 0, p.err
+		}
+		p.fill()
 	}
 }
 
@@ -95,8 +102,8 @@ func (p *packer) fill() {
 
 // next makes ready what comes next, and says whether it could.
 func (p *packer) next() bool {
-	if p.whole == 0 {
-		p.begin()
+	if p.whole == 0 && !p.begin() && p.err != nil { // the frame will never be complete
+		p.whole = uint64(len(p.in))
 	}
 	if p.whole > 0 {
 		n := min(p.whole, uint64(len(p.in)))
@@ -106,54 +113,51 @@ func (p *packer) next() bool {
 	return len(p.ready) > 0
 }
 
-// begin looks at the next frame. The header frame of a delivery is packed when all of
-// it is there; every other goes through as it comes.
-func (p *packer) begin() {
-	if p.err != nil { // no frame will be complete any more
-		p.whole = uint64(len(p.in))
-		return
-	}
+// begin looks at the next frame, and says whether enough of it is there. The header
+// frame of a delivery is packed when it is complete; every other goes through as it comes.
+func (p *packer) begin() bool {
 	if len(p.in) < frameHead {
-		return
+		return false
 	}
 	channel := binary.BigEndian.Uint16(p.in[1:])
-	whole := uint64(binary.BigEndian.Uint32(p.in[lengthAt:])) + frameOverhead
+	length := uint64(binary.BigEndian.Uint32(p.in[lengthAt:])) + frameOverhead
 	switch p.in[0] {
 	case frameMethod:
-		if len(p.in) < frameHead+4 {
-			return // every method frame has that
+		if len(p.in) < frameHead+4 { // every method frame has that
+			return false
 		}
 		p.delivers[channel] = binary.BigEndian.Uint32(p.in[frameHead:]) == methodDeliver
 	case frameHeader:
 		if p.delivers[channel] {
-			p.header(whole)
-			return
+			return p.header(length)
 		}
 	}
-	p.whole = whole
+	p.whole = length
+	return true
 }
 
-// header packs the header frame at the beginning of in, if all of it is there.
-func (p *packer) header(length uint64) {
+// header packs the header frame at the beginning of in, and says whether all of it is there.
+func (p *packer) header(length uint64) bool {
 	if length < frameOverhead+contentHead || length > maxContent {
-		p.fail(fmt.Errorf("%w: a header frame of %d bytes", errProperties, length))
-		return
+		p.err = fmt.Errorf("%w: a header frame of %d bytes", errProperties, length)
+		return true
 	}
 	if length > uint64(len(p.in)) {
-		return
+		return false
 	}
 	frame := p.in[:length]
 	if frame[length-1] != frameEnd {
-		p.fail(fmt.Errorf("%w: their frame does not end where it says", errProperties))
-		return
+		p.err = fmt.Errorf("%w: their frame does not end where it says", errProperties)
+		return true
 	}
 	d := decoder{b: frame[frameHead+contentHead : length-1]}
 	if err := d.properties(&p.ignored); err != nil {
-		p.fail(err)
-		return
+		p.err = err
+		return true
 	}
 	p.in = p.in[length:]
 	p.pack(frame, d.b[:d.at])
+	return true
 }
 
 // pack makes an empty header frame and a body frame of a header frame and its properties.
@@ -171,6 +175,3 @@ func (p *packer) pack(frame, properties []byte) {
 	p.out = append(p.out, frameEnd)
 	p.ready = p.out
 }
-
-// fail ends the connection after what is ready.
-func (p *packer) fail(err error) { p.in, p.err = nil, err }

@@ -17,10 +17,13 @@ const (
 var errProperties = errors.New("the properties of a delivery cannot be read")
 
 // decoder reads the properties of a message as the client does, but without its
-// seventy allocations. Without values it only looks whether they can be read.
+// seventy allocations. Without values it only looks whether they can be read. Two things
+// it refuses that the client reads: a list that ends in the middle of an element, which no
+// broker lets through, and a table in which more than 8,192 keys are not all different,
+// which AMQP forbids.
 type decoder struct {
 	b      []byte
-	text   string // b again, for strings to share; empty without values
+	text   string // b again, for strings to share, or empty
 	at     int
 	values bool
 	bad    bool // b ended too soon, or has something unknown
@@ -89,8 +92,11 @@ func (d *decoder) string(size uint64) string {
 	}
 	start := d.at
 	d.at += int(size) //nolint:gosec // no more than len(b)
-	if !d.values {
+	switch {
+	case !d.values:
 		return ""
+	case d.text == "":
+		return string(d.b[start:d.at])
 	}
 	return d.text[start:d.at]
 }
