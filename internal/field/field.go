@@ -19,10 +19,12 @@ import (
 const (
 	// MaxShortString is the longest key, name or routing key, in bytes.
 	MaxShortString = 255
-	// maxDepth and maxElements are what the client's reader accepts; a peer
-	// that uses it could not even look at a message with more.
-	maxDepth    = 32
-	maxElements = 8192
+	// MaxDepth is how deep tables and lists may be nested for the client's reader to
+	// accept them; a peer that uses it could not even look at a message with more. The
+	// broker has no such limit.
+	MaxDepth = 32
+	// MaxElements is how many elements each of them may have, likewise.
+	MaxElements = 8192
 )
 
 // Table returns a copy of in, with every value converted.
@@ -31,8 +33,8 @@ func Table(in map[string]any) (amqp.Table, error) {
 }
 
 func table(in map[string]any, depth int) (amqp.Table, error) {
-	if len(in) > maxElements {
-		return nil, fmt.Errorf("%d entries are more than %d", len(in), maxElements)
+	if len(in) > MaxElements {
+		return nil, fmt.Errorf("%d entries are more than %d", len(in), MaxElements)
 	}
 	out := make(amqp.Table, len(in))
 	for key, value := range in {
@@ -101,8 +103,8 @@ func convertKind(r reflect.Value, depth int) (any, error) {
 		}
 		return int64(r.Uint()), nil //nolint:gosec // bounded one line above
 	case reflect.Slice, reflect.Array, reflect.Map:
-		if depth >= maxDepth {
-			return nil, fmt.Errorf("nested deeper than %d", maxDepth)
+		if depth >= MaxDepth {
+			return nil, fmt.Errorf("nested deeper than %d", MaxDepth)
 		}
 		if r.Kind() == reflect.Map {
 			return convertMap(r, depth+1)
@@ -114,8 +116,8 @@ func convertKind(r reflect.Value, depth int) (any, error) {
 }
 
 func convertList(r reflect.Value, depth int) (any, error) {
-	if r.Len() > maxElements {
-		return nil, fmt.Errorf("%d elements are more than %d", r.Len(), maxElements)
+	if r.Len() > MaxElements {
+		return nil, fmt.Errorf("%d elements are more than %d", r.Len(), MaxElements)
 	}
 	list := make([]any, r.Len())
 	for i := range list {

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/harebus/harebus/internal/field"
 )
 
 // Constants of AMQP 0-9-1.
@@ -19,7 +21,6 @@ const (
 	lengthAt                            = 3 // in a frame
 	classBasic, methodPublish           = 60, 40
 	bitMandatory                        = 1
-	maxShortString                      = 255
 )
 
 // The bits of the properties that a header frame has.
@@ -207,8 +208,8 @@ func (e *encoder) time(t time.Time) {
 }
 
 func (e *encoder) shortString(s string) {
-	if len(s) > maxShortString {
-		e.fail(fmt.Errorf("a string of %d bytes, more than %d", len(s), maxShortString))
+	if len(s) > field.MaxShortString {
+		e.fail(fmt.Errorf("a string of %d bytes, more than %d", len(s), field.MaxShortString))
 		return
 	}
 	e.buf = append(e.buf, byte(len(s)))

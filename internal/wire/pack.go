@@ -42,7 +42,6 @@ type packer struct {
 	err   error  // what comes after in
 
 	delivers map[uint16]bool // channels whose last method is a delivery
-	ignored  amqp.Delivery
 }
 
 // Pack has every delivery that is read from the result carry its properties in its
@@ -93,7 +92,7 @@ func (p *packer) Read(b []byte) (n int, err error) {
 // fill reads more. Nothing is ready.
 func (p *packer) fill() {
 	if len(p.in) == len(p.buf) {
-		p.buf = append(make([]byte, 0, 2*len(p.buf)), p.in...)[:2*len(p.buf)]
+		p.buf = make([]byte, 2*len(p.buf))
 	}
 	have := copy(p.buf, p.in)
 	n, err := p.Conn.Read(p.buf[have:])
@@ -151,7 +150,7 @@ func (p *packer) header(length uint64) bool {
 		return true
 	}
 	d := decoder{b: frame[frameHead+contentHead : length-1]}
-	if err := d.properties(&p.ignored); err != nil {
+	if err := d.properties(new(amqp.Delivery)); err != nil {
 		p.err = err
 		return true
 	}

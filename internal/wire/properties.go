@@ -6,12 +6,8 @@ import (
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
-)
 
-// What the client's reader accepts. The broker has no such limits.
-const (
-	maxDepth    = 32
-	maxElements = 8192
+	"github.com/harebus/harebus/internal/field"
 )
 
 var errProperties = errors.New("the properties of a delivery cannot be read")
@@ -19,8 +15,8 @@ var errProperties = errors.New("the properties of a delivery cannot be read")
 // decoder reads the properties of a message as the client does, but without its
 // seventy allocations. Without values it only looks whether they can be read. Two things
 // it refuses that the client reads: a list that ends in the middle of an element, which no
-// broker lets through, and a table in which more than 8,192 keys are not all different,
-// which AMQP forbids.
+// broker lets through, and a table of more than 8,192 entries some of which have the same
+// key, which AMQP forbids.
 type decoder struct {
 	b      []byte
 	text   string // b again, for strings to share, or empty
@@ -104,14 +100,14 @@ func (d *decoder) string(size uint64) string {
 // within reads something that begins with its size, part by part.
 func (d *decoder) within(depth int, part func()) {
 	size := d.number(4)
-	if depth > maxDepth || !d.has(size) {
+	if depth > field.MaxDepth || !d.has(size) {
 		d.bad = true
 		return
 	}
 	all := d.b
 	d.b = all[:d.at+int(size)] //nolint:gosec // no more than len(b)
 	for n := 0; d.at < len(d.b) && !d.bad; n++ {
-		if n == maxElements {
+		if n == field.MaxElements {
 			d.bad = true
 		}
 		part()
@@ -143,30 +139,21 @@ func (d *decoder) array(depth int) (a []any) {
 	return a
 }
 
-func (d *decoder) field(depth int) (value any) {
+func (d *decoder) field(depth int) any {
 	switch kind := d.number(1); kind {
 	case 'S':
-		s := d.string(d.number(4))
-		if d.values {
-			value = s
-		}
+		return d.string(d.number(4))
 	case 'x':
-		s := d.string(d.number(4))
-		if d.values {
-			value = []byte(s)
-		}
+		return []byte(d.string(d.number(4)))
 	case 'A':
-		a := d.array(depth + 1)
-		if d.values {
-			value = a
-		}
+		return d.array(depth + 1)
 	case 'F':
-		value = d.table(depth + 1)
+		return d.table(depth + 1)
 	case 'V':
+		return nil
 	default:
-		value = d.scalar(byte(kind)) //nolint:gosec // one byte
+		return d.scalar(byte(kind)) //nolint:gosec // one byte
 	}
-	return value
 }
 
 // sizes are those of the values that are a number in some way.
