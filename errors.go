@@ -40,6 +40,10 @@ var (
 	ErrStarted = errors.New("already started")
 	// ErrStopped: the setup was stopped and has not been started again.
 	ErrStopped = errors.New("stopped")
+	// ErrGoexit: a handler, or other code of yours, ended its goroutine with
+	// runtime.Goexit, as t.FailNow and the functions of testify's require do. The
+	// bus treats it as a failure, as it does a panic.
+	ErrGoexit = errors.New("the goroutine was ended by runtime.Goexit; return an error instead")
 	// ErrNoQueue: the call needs a listener queue and Config.Queue is empty.
 	ErrNoQueue = errors.New("no listener queue is configured")
 )

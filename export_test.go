@@ -1,6 +1,7 @@
 package harebus
 
 import (
+	"context"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
@@ -19,6 +20,15 @@ var (
 	ErrorDetails = errorDetails
 	DerivedID    = derivedID
 )
+
+// Guard and Conclude are no variables, through which fn would escape.
+func Guard(fn func() error) error { return guard(fn) }
+
+// Conclude passes the outcome of fn to done.
+func Conclude(fn func() error, done func(error)) { conclude(fn, done) }
+
+// Apart calls fn in a goroutine of its own.
+func Apart(ctx context.Context, fn func() (int, error)) (int, error) { return apart(ctx, fn) }
 
 // Format is how a time is written.
 func (f TimeFormat) Format(t time.Time) string { return f.format(t) }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
-	"runtime/debug"
 	"time"
 )
 
@@ -139,19 +138,14 @@ func (s *Setup) handlerFor(m *Message) (*handler, error) {
 }
 
 // invoke runs a handler and turns panics and its own timeout into errors.
-func (h *handler) invoke(ctx context.Context, bus *Bus, m *Message) (err error) {
+func (h *handler) invoke(ctx context.Context, bus *Bus, m *Message) error {
 	ctx = context.WithValue(ctx, messageKey{}, m)
 	if h.timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeoutCause(ctx, h.timeout, fmt.Errorf("handler timeout of %v", h.timeout))
 		defer cancel()
 	}
-	defer func() {
-		if v := recover(); v != nil {
-			err = &PanicError{Value: v, Stack: debug.Stack()}
-		}
-	}()
-	err = h.run(ctx, bus, m)
+	err := guard(func() error { return h.run(ctx, bus, m) })
 	if err != nil && errors.Is(err, context.DeadlineExceeded) {
 		if cause := context.Cause(ctx); cause != nil && !errors.Is(err, cause) {
 			err = fmt.Errorf("%w: %w", err, cause)
