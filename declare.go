@@ -230,6 +230,14 @@ func missing(err error) bool {
 	return errors.As(err, &broker) && broker.Code == amqp.NotFound
 }
 
+// forbidden says whether the user may not even look. RabbitMQ 4.3, and 4.2.6, refuse
+// a passive declare to users who have no permission on the name, whether it exists
+// or not; older versions let everybody look. So it says nothing about the object.
+func forbidden(err error) bool {
+	var broker *amqp.Error
+	return errors.As(err, &broker) && broker.Code == amqp.AccessRefused
+}
+
 // unreachable says whether err is nothing but queues that exist and cannot be
 // used at the moment. The broker answers with the code it has for those that do
 // not exist; only the text differs.

@@ -107,8 +107,8 @@ func (d *delayer) checkDestination(ctx context.Context, s *session, exchange, ke
 		_, err := ch.QueueDeclarePassive(key, true, false, false, false, nil)
 		return err
 	})
-	if unreachable(err) {
-		return nil // it is there, and takes the message later
+	if unreachable(err) || forbidden(err) {
+		return nil // it is there, or may be, and takes the message later
 	}
 	if missing(err) {
 		return &PublishError{Outcome: Returned, Err: err}

@@ -355,7 +355,7 @@ func (p *publisher) checkExchange(ctx context.Context, s *session, name string) 
 	if missing(err) {
 		return &PublishError{Outcome: Returned, Err: fmt.Errorf("exchange %q does not exist: %w", name, err)}
 	}
-	if err != nil {
+	if err != nil && !forbidden(err) { // publishing tells
 		return err
 	}
 	p.mu.Lock()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -140,6 +141,48 @@ func TestDeferToOutOfReach(t *testing.T) {
 		}
 		down.Remove()
 		r.await("elsewhere", 1)
+	})
+}
+
+// mayNotLook makes the broker refuse to say whether anything exists, as RabbitMQ 4.3
+// does to users who have no permission on the name.
+func (r *rig) mayNotLook() {
+	for _, method := range []string{"queue.declare", "exchange.declare"} {
+		r.broker.Inject(brokertest.Fault{
+			On: method, Times: -1, Do: brokertest.Raise, Code: 403, Text: "access refused for user 'guest'",
+		})
+	}
+}
+
+// TestMayNotLook: what the broker does not say may exist. Everything goes on without
+// having looked.
+func TestMayNotLook(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		cfg := r.config("orders")
+		if err := r.setup(cfg).Init(r.ctx); err != nil {
+			t.Fatal(err)
+		}
+		r.mayNotLook()
+		cfg.Declare = harebus.CheckOnly
+		s, got := counting(r, cfg)
+		r.start(s)
+		r.works(s, got, 1)
+		if err := s.Bus().Defer(r.ctx, "orders", time.Minute, order{2}); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Bus().Send(r.ctx, "orders", order{3}, harebus.WithExchange("PikaBusDirect")); err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range []int{3, 2} {
+			if id := receive(r, got); id != want {
+				t.Errorf("got %d, want %d", id, want)
+			}
+		}
+		err := s.Bus().Send(r.ctx, "orders", order{4}, harebus.WithExchange("nowhere"))
+		if err == nil || !strings.Contains(err.Error(), "no exchange 'nowhere'") {
+			t.Errorf("to an exchange that does not exist: %v", err)
+		}
+		r.works(s, got, 5)
 	})
 }
 

@@ -189,6 +189,22 @@ func TestCheck_reports_everything_that_is_missing(t *testing.T) {
 	}
 }
 
+func TestCheck_does_not_report_what_it_may_not_see(t *testing.T) {
+	t.Parallel()
+	refused := &amqp.Error{Code: amqp.AccessRefused, Reason: "ACCESS_REFUSED"}
+	b := broker{refuse: map[string]*amqp.Error{
+		"exchange? commands": refused, "queue? error": refused,
+		"queue? others": {Code: amqp.NotFound, Reason: "NOT_FOUND"},
+	}}
+	err := service.Check(b.channel)
+	if err == nil || !strings.Contains(err.Error(), `check queue "others"`) || strings.Contains(err.Error(), "ACCESS_REFUSED") {
+		t.Errorf("got %v, want that others is missing and nothing else", err)
+	}
+	if b.opened != 3 || b.open != 0 { // one, one after each refusal before the last question
+		t.Errorf("opened %d channels and left %d open", b.opened, b.open)
+	}
+}
+
 func TestCheck_of_what_exists(t *testing.T) {
 	t.Parallel()
 	var b broker

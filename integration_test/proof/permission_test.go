@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
+	amqp "github.com/rabbitmq/amqp091-go"
 
 	"github.com/harebus/harebus"
 	"github.com/harebus/harebus/integration_test/rabbit"
@@ -253,12 +254,23 @@ func (p *permitted) sender() {
 	}
 }
 
-// deferring sends, publishes and defers from a setup without a queue.
+// deferring sends, publishes and defers from a setup without a queue. A deferral to a queue that does not exist is
+// refused where the broker tells; where it does not, the message waits.
 func (p *permitted) deferring() {
 	bus, ctx := p.sending(), p.Context()
 	if err := errors.Join(bus.Send(ctx, "orders", order{}), bus.Publish(ctx, "order.sent", order{}),
 		deferTwice(ctx, bus, "orders", order{})); err != nil {
 		p.Error(err)
+	}
+	_, err := newPlainClient(p.T, p.url()).ch.QueueDeclarePassive("nowhere", true, false, false, false, nil)
+	answer, ok := errors.AsType[*amqp.Error](err)
+	if !ok {
+		p.Fatalf("the broker says of a queue that does not exist: %v", err)
+	}
+	p.Logf("RabbitMQ %s says of a queue that does not exist: %v", p.node.Version(), err)
+	err = bus.Defer(ctx, "nowhere", time.Second, order{})
+	if tells := answer.Code == amqp.NotFound; tells != errors.Is(err, harebus.ErrUnroutable) || !tells && err != nil {
+		p.Errorf("deferred to a queue that does not exist: %v", err)
 	}
 }
 
