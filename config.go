@@ -139,10 +139,14 @@ const (
 type ErrorQueueConfig struct {
 	// Name is "error" by default, the queue all PikaBus services share.
 	Name string
-	// Type is topology.Classic by default: PikaBus declares it so, and a
-	// quorum queue of that name makes every PikaBus service that fails spin.
+	// Type is topology.Quorum by default. Set topology.Classic where PikaBus
+	// services share the queue: they declare it as a classic queue, and each
+	// failure of theirs is tried again without end while it is a quorum queue.
+	// A queue that exists is used as it is, whatever its type.
 	Type topology.QueueType
-	// Arguments of the queue. Default: none.
+	// Arguments are added to the queue's arguments, which for a quorum queue
+	// are a delivery limit of topology.LookLimit and for a classic queue none.
+	// A nil value removes an argument.
 	Arguments map[string]any
 }
 
@@ -221,11 +225,12 @@ func (c Config) withDefaults() Config {
 	c.URLs = slices.Clone(c.URLs)
 	c.Subscriptions = slices.Clone(c.Subscriptions)
 	c.QueueArguments = maps.Clone(c.QueueArguments)
+	c.ErrorQueue.Arguments = maps.Clone(c.ErrorQueue.Arguments)
 	c.TypeCodecs = maps.Clone(c.TypeCodecs)
 	fill(&c.DirectExchange, defaultDirectExchange)
 	fill(&c.TopicExchange, defaultTopicExchange)
 	fill(&c.ErrorQueue.Name, defaultErrorQueue)
-	fill(&c.ErrorQueue.Type, topology.Classic)
+	fill(&c.ErrorQueue.Type, topology.Quorum)
 	fill(&c.QueueType, topology.Quorum)
 	fill(&c.HeaderPrefix, defaultHeaderPrefix)
 	fill(&c.ConnectionName, strings.TrimSpace(programName()+" "+c.Queue))

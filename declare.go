@@ -27,7 +27,7 @@ func (c *Config) exchangeTopology() topology.Topology {
 func (c *Config) errorTopology() topology.Topology {
 	return topology.Topology{
 		Queues: []topology.Queue{{
-			Name: c.ErrorQueue.Name, Type: c.ErrorQueue.Type, Arguments: c.ErrorQueue.Arguments,
+			Name: c.ErrorQueue.Name, Type: c.ErrorQueue.Type, Arguments: c.errorArguments(),
 		}},
 		Bindings: []topology.Binding{c.errorBinding()},
 	}
@@ -66,7 +66,23 @@ func (c *Config) queueArguments() map[string]any {
 			"x-overflow":                "reject-publish",
 		}
 	}
-	maps.Copy(args, c.QueueArguments)
+	return merged(args, c.QueueArguments)
+}
+
+// errorArguments let people look at parked messages as often as they like: a
+// quorum queue counts each look as a delivery, and drops a message that has
+// been delivered too often.
+func (c *Config) errorArguments() map[string]any {
+	args := map[string]any{}
+	if c.ErrorQueue.Type == topology.Quorum {
+		args["x-delivery-limit"] = topology.LookLimit
+	}
+	return merged(args, c.ErrorQueue.Arguments)
+}
+
+// merged adds the user's arguments to the defaults; a nil value removes one.
+func merged(args, own map[string]any) map[string]any {
+	maps.Copy(args, own)
 	maps.DeleteFunc(args, func(_ string, value any) bool { return value == nil })
 	return args
 }
@@ -204,7 +220,7 @@ func (s *Setup) check(ctx context.Context, on *session, t topology.Topology) err
 // declareErrorQueue creates the error queue if it is missing. One that exists
 // with other arguments belongs to all services together and is used as it is.
 // One whose node is down or silent is a reason to wait for those who want to park,
-// and not for everybody: it is a classic queue, on one node of the cluster.
+// and not for everybody: a classic one lives on one node of the cluster.
 func (s *Setup) declareErrorQueue(ctx context.Context, on *session) error {
 	t := s.cfg.errorTopology()
 	err := declareBriefly(ctx, on, t)

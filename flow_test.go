@@ -12,6 +12,7 @@ import (
 
 	"github.com/harebus/harebus"
 	"github.com/harebus/harebus/brokertest"
+	"github.com/harebus/harebus/topology"
 )
 
 // TestReplyLoop has two services answer each other's answers.
@@ -135,6 +136,7 @@ func TestErrorQueueGone(t *testing.T) {
 func TestErrorQueueFull(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
 		cfg := r.config("orders")
+		cfg.ErrorQueue.Type = topology.Classic // a quorum queue takes one more than its maximum
 		cfg.ErrorQueue.Arguments = map[string]any{"x-max-length": 1, "x-overflow": "reject-publish"}
 		s := r.setup(cfg)
 		harebus.Handle(s, func(context.Context, *harebus.Bus, order) error { return harebus.NoRetry(errors.New("no")) })

@@ -422,7 +422,7 @@ func TestInit(t *testing.T) {
 				t.Errorf("queue %s: %+v", queue, q)
 			}
 		}
-		if q, _ := r.broker.Queue("error"); q.Type != "classic" || len(q.Arguments) != 0 {
+		if q, _ := r.broker.Queue("error"); q.Type != "quorum" || fmt.Sprint(q.Arguments["x-delivery-limit"]) != "1000000" {
 			t.Errorf("the error queue is %+v", q)
 		}
 		before := len(r.broker.Queues())

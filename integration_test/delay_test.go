@@ -289,6 +289,84 @@ func delayed(p *place) (messages int) {
 	return messages
 }
 
+// Whoever looks at messages that wait or are parked – 25 times, by basic.get or with a consumer that goes – changes
+// nothing. RabbitMQ 4 counts each look as a delivery and allows 20 by default.
+func TestLooksChangeNothing(t *testing.T) {
+	t.Parallel()
+	p := vhosted(t)
+	b := p.broker()
+	plain := p.queue("plain")
+	b.declareQueue(plain, nil)
+	s := p.setup(p.config("a"))
+	s.HandleMessage(harebus.AnyType, func(context.Context, *harebus.Bus, *harebus.Message) error {
+		return harebus.NoRetry(errors.New("parked"))
+	})
+	p.start(s)
+	ctx := p.within(4 * patience)
+	const waiting, parked, looks = 20, 20, 25
+	for n := range waiting {
+		p.try(s.Bus().Defer(ctx, plain, 10*time.Minute, note{n}))
+	}
+	for n := range parked {
+		p.try(s.Bus().Send(ctx, p.queue("a"), note{n}))
+	}
+	errorQueue, delayQueue := p.queue("error"), "harebus.delay.10m"
+	p.eventually(patience, func() error { return b.holds(errorQueue, parked) })
+	for range looks {
+		for queue, n := range map[string]int{errorQueue: parked, delayQueue: waiting} {
+			b.get(queue, n)
+			p.eventually(patience, func() error { return b.holds(queue, n) })
+			b.consumeAndGo(queue, n)
+			p.eventually(patience, func() error { return b.holds(queue, n) })
+		}
+	}
+	if err := b.holds(plain, 0); err != nil {
+		t.Errorf("deferred messages came early: %v", err)
+	}
+}
+
+// get looks at n messages, as the management page does, and gives them back by closing the channel.
+func (b *broker) get(queue string, n int) {
+	b.t.Helper()
+	b.must(func(ch *amqp.Channel) error {
+		for range n {
+			if _, ok, err := ch.Get(queue, false); err != nil || !ok {
+				return fmt.Errorf("get from %q: there is a message: %v, %w", queue, ok, err)
+			}
+		}
+		return nil
+	})
+}
+
+// consumeAndGo takes n messages as a consumer and leaves without acknowledging them.
+func (b *broker) consumeAndGo(queue string, n int) {
+	b.t.Helper()
+	b.must(func(ch *amqp.Channel) error {
+		deliveries, err := ch.Consume(queue, "", false, false, false, false, nil)
+		if err != nil {
+			return err
+		}
+		deadline := time.After(patience)
+		for range n {
+			select {
+			case <-deliveries:
+			case <-deadline:
+				return fmt.Errorf("consume from %q: fewer than %d messages came", queue, n)
+			}
+		}
+		return nil
+	})
+}
+
+// holds fails unless a queue has exactly n ready messages.
+func (b *broker) holds(queue string, n int) error {
+	q, err := b.look(queue)
+	if err == nil && q.Messages != n {
+		err = fmt.Errorf("%q has %d messages, not %d", queue, q.Messages, n)
+	}
+	return err
+}
+
 // Somebody removes the delay queues while a service runs: the next deferral declares them again. Where the way out of
 // them is gone, messages gather in the queue for lost ones.
 func TestVanishedDelayQueues(t *testing.T) {

@@ -60,7 +60,8 @@ func twoServices(t *testing.T, g generation, queueType topology.QueueType) {
 
 	cfg := harebus.Config{
 		URL: p.url, Queue: "orders", QueueType: queueType, Subscriptions: []string{"payment.*"},
-		Retry: harebus.RetryConfig{BackOff: pauses(20 * time.Millisecond)},
+		Retry:      harebus.RetryConfig{BackOff: pauses(20 * time.Millisecond)},
+		ErrorQueue: harebus.ErrorQueueConfig{Type: topology.Classic}, // PikaBus shares it
 	}
 	if g == pika1 {
 		cfg.TimeFormat = harebus.TimeLegacy

@@ -37,7 +37,7 @@ func TestDefaultTopology(t *testing.T) {
 		}
 	}
 	queues := rows(p.ctl("list_queues", "-p", p.name, "name", "type", "durable", "auto_delete"))
-	for _, want := range []string{"orders\tquorum\ttrue\tfalse", "error\tclassic\ttrue\tfalse"} {
+	for _, want := range []string{"orders\tquorum\ttrue\tfalse", "error\tquorum\ttrue\tfalse"} {
 		if !slices.Contains(queues, want) {
 			t.Errorf("no queue %q among %q", want, queues)
 		}
@@ -68,14 +68,27 @@ func TestDefaultTopology(t *testing.T) {
 			t.Errorf("the listener queue seems to lack %s: redeclared without it gives %d", key, code)
 		}
 	}
-	for generation, args := range map[string]amqp.Table{"2.x": nil, "1.x": {"ha-mode": "all"}} {
-		if code := b.refusal(declare("error", args)); code != 0 {
-			t.Errorf("a PikaBus %s service could not declare the error queue: %d", generation, code)
-		}
+	if code := b.refusal(declare("error", amqp.Table{"x-queue-type": "quorum", "x-delivery-limit": int64(1_000_000)})); code != 0 {
+		t.Errorf("the error queue has not the documented arguments: %d", code)
 	}
 	b.publish("PikaBusTopic", "payment.made", amqp.Publishing{MessageId: "event"})
 	b.publish("PikaBusDirect", "orders", amqp.Publishing{MessageId: "command"})
 	in.await(p, 2)
+}
+
+// With PikaBus services in the virtual host the error queue has to be as they declare it.
+func TestClassicErrorQueueIsThatOfPeers(t *testing.T) {
+	t.Parallel()
+	p := vhosted(t)
+	p.service(harebus.Config{URL: p.url, Queue: "orders", ErrorQueue: harebus.ErrorQueueConfig{Type: topology.Classic}})
+	for generation, args := range map[string]amqp.Table{"2.x": nil, "1.x": {"ha-mode": "all"}} {
+		if code := p.broker().refusal(func(ch *amqp.Channel) error {
+			_, err := ch.QueueDeclare("error", true, false, false, false, args)
+			return err
+		}); code != 0 {
+			t.Errorf("a PikaBus %s service could not declare the error queue: %d", generation, code)
+		}
+	}
 }
 
 // rows are the lines of a table that rabbitmqctl printed, without carriage returns and the heading.

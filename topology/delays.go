@@ -12,6 +12,15 @@ import (
 // [Delays.Prefix] is empty.
 const DefaultDelayPrefix = "harebus.delay"
 
+// LookLimit is the x-delivery-limit of quorum queues whose messages wait: for
+// their time in a delay queue, or for a person in the error queue. Each look at
+// a message – by the management page, by basic.get, by a consumer that goes –
+// counts as a delivery. RabbitMQ 4 allows 20 where a queue says nothing; then
+// the message leaves a delay queue early, and is dropped by a queue without a
+// dead-letter exchange. A limit of -1 is no way out: RabbitMQ 3.10 then drops
+// the message at the first look.
+const LookLimit = 1_000_000
+
 // maxPrefix is the longest Prefix in bytes. It leaves room for what follows it
 // in the longest name.
 const maxPrefix = 150
@@ -69,7 +78,7 @@ func (d Delays) Topology() Topology {
 			{Name: out, Kind: Direct, Arguments: caught},
 			{Name: d.name("in"), Kind: Direct},
 		},
-		Queues:   []Queue{{Name: d.name("lost")}},
+		Queues:   []Queue{{Name: d.name("lost"), Arguments: map[string]any{"x-delivery-limit": LookLimit}}},
 		Bindings: []Binding{{Exchange: d.name("lost"), Queue: d.name("lost")}},
 	}
 	below := out
@@ -122,6 +131,7 @@ func passingOn(ttl time.Duration, exchange string) map[string]any {
 		"x-dead-letter-exchange": exchange,
 		"x-dead-letter-strategy": "at-least-once",
 		"x-overflow":             "reject-publish", // at-least-once requires it
+		"x-delivery-limit":       LookLimit,
 	}
 }
 

@@ -56,7 +56,8 @@ func pay(ctx context.Context, _ *harebus.Bus, p Pay) error {
 func run(ctx context.Context, cfg harebus.Config, out io.Writer) error {
 	const errorQueue = "examples.errors"
 	cfg.Queue = "examples.payments"
-	cfg.ErrorQueue.Name = errorQueue // "error" unless you say otherwise
+	cfg.ErrorQueue.Name = errorQueue       // "error" unless you say otherwise
+	cfg.ErrorQueue.Type = topology.Classic // quorum unless you say otherwise; classic can be consumed without arguments
 	cfg.Retry = harebus.RetryConfig{
 		MaxRetries: 3,
 		BackOff:    func() backoff.BackOff { return backoff.NewConstantBackOff(100 * time.Millisecond) },

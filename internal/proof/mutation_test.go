@@ -95,6 +95,16 @@ var mutants = []mutant.Mutant{
 		Old: "\tmsg := out.msg\n", New: "\tmsg := out.msg\n\tmsg.Expiration = fmt.Sprint(wait.Milliseconds())\n\tto.CC = []string{\"in.3.5\", \"2.end\"}\n",
 		Breaks: "TIMER",
 	},
+	{
+		Name: "no delivery limit on delay queues", File: "topology/delays.go",
+		Old: "\t\t\"x-delivery-limit\":       LookLimit,\n", New: "",
+		Breaks: "TIMER",
+	},
+	{
+		Name: "no delivery limit on the error queue", File: "declare.go",
+		Old: "\tif c.ErrorQueue.Type == topology.Quorum {\n", New: "\tif c.ErrorQueue.Type == topology.Quorum && false {\n",
+		Breaks: "NOLOSS",
+	},
 }
 
 // TestMutants proves the proof. It builds the simulation once for each mutant,

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
+	amqp "github.com/rabbitmq/amqp091-go"
 
 	"github.com/harebus/harebus"
 	"github.com/harebus/harebus/brokertest"
@@ -116,6 +117,59 @@ func TestCalmOrder(t *testing.T) {
 	})
 }
 
+// TestCalmLooks: people may look at what waits and at what is parked as often as
+// they like; RabbitMQ 4 counts each look as a delivery.
+func TestCalmLooks(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		sim := newSimulation(t, 1, false)
+		sim.start(t)
+		for i := range 10 {
+			if err := sim.service.Send(t.Context(), sim.work(0, 2*i, proof.Later), 20*time.Second); err != nil {
+				t.Fatal(err)
+			}
+			if err := sim.service.Send(t.Context(), sim.work(0, 2*i+1, proof.Failing), 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(15 * time.Second) // virtual: what fails has been parked
+		for range 25 {
+			sim.look(t)
+		}
+		verdict := sim.finish(t, sim.service.Expect())
+		if len(verdict.Violations) > 0 {
+			t.Error(verdict)
+		}
+		if n := sim.service.Setup.Stats().Postponed; n > 0 {
+			t.Errorf("TIMER: %d messages left the delay queues early, and the receiver had to put them back", n)
+		}
+	})
+}
+
+// look takes all that waits and all that is parked and gives it back.
+func (s *simulation) look(t *testing.T) {
+	t.Helper()
+	conn, err := amqp.DialConfig(s.broker.URL(), amqp.Config{Dial: s.broker.Dial})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close() // which gives everything back
+	ch, err := conn.Channel()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, q := range s.broker.Queues() {
+		if q.Name != "proof.error" && !strings.HasPrefix(q.Name, "harebus.delay.") {
+			continue
+		}
+		for found := true; found; {
+			if _, found, err = ch.Get(q.Name, false); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
 type simulation struct {
 	rng     *rand.Rand
 	seed    uint64
@@ -126,7 +180,7 @@ type simulation struct {
 
 func newSimulation(t *testing.T, seed uint64, loud bool, changes ...func(*harebus.Config)) *simulation {
 	t.Helper()
-	opts := []brokertest.Option{brokertest.WithSeed(seed), brokertest.WithDeadLetterRetry(time.Second)}
+	opts := []brokertest.Option{brokertest.WithSeed(seed), brokertest.WithDeadLetterRetry(time.Second), brokertest.WithDeliveryLimit(20)}
 	if loud {
 		opts = append(opts, brokertest.WithLog(func(format string, args ...any) {
 			t.Logf(time.Now().Format("05.000000 ")+format, args...)
