@@ -33,8 +33,8 @@ type ValueCodec interface {
 	Accepts(value any) bool
 }
 
-// JSON is the default codec. A nil value is written as {}, as PikaBus does, and a
-// nil slice as [].
+// JSON is the default codec. A nil or nil map is written as {}, as PikaBus does,
+// and a nil slice as []. Another value that would become null is an error.
 // When reading, a body that is not valid UTF-8, has more than one value, or is
 // null where a value is expected is an error.
 type JSON struct {
@@ -58,6 +58,9 @@ func (JSON) Encode(value any) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	if string(body) == "null" {
+		return nil, fmt.Errorf("a %T became null, which no receiver takes", value)
+	}
 	return body, nil
 }
 
@@ -72,6 +75,9 @@ func (e *jsonEncoder) Write(p []byte) (int, error) {
 	e.body = append(e.body, p...)
 	return len(p), nil
 }
+
+// rawJSON is the one defined type that means no type in particular.
+var rawJSON = reflect.TypeFor[json.RawMessage]()
 
 var jsonEncoders = sync.Pool{New: func() any {
 	e := new(jsonEncoder)

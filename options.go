@@ -12,6 +12,7 @@ type sendOptions struct {
 	headers       map[string]any
 	messageID     string
 	messageType   string
+	typed         bool // WithType was given
 	correlationID string
 	contentType   string
 	replyTo       string
@@ -58,9 +59,21 @@ func WithMessageID(id string) SendOption {
 }
 
 // WithType sets the wire name of the message's type, instead of the one the
-// value's MessageType method gives.
+// value's MessageType method gives. WithType([NoType]) sends a message without a
+// type, for receivers that do not look at types.
 func WithType(name string) SendOption {
-	return func(o *sendOptions) { o.messageType = name }
+	return func(o *sendOptions) { o.messageType, o.typed = name, true }
+}
+
+// typeOf returns the wire name to send value under.
+func (o *sendOptions) typeOf(value any) (string, error) {
+	if err := checkNil(value); err != nil {
+		return NoType, err
+	}
+	if o.typed {
+		return o.messageType, nil
+	}
+	return wireName(value)
 }
 
 // WithCorrelationID sets the correlation id. Without it a handler's messages

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"reflect"
 	"strconv"
 	"strings"
 	"time"
@@ -66,9 +65,9 @@ type Outgoing struct {
 // would otherwise fail on the broker, where it would take others along.
 func (s *sender) compose(ctx context.Context, op Operation, exchange, key string, value any, o *sendOptions) (*outgoing, error) {
 	verb := op.String()
-	messageType := o.messageType
-	if messageType == "" {
-		messageType = typeOf(value)
+	messageType, err := o.typeOf(value)
+	if err != nil {
+		return nil, refuse(verb, "%w", err)
 	}
 	codec, err := s.setup.codecs.forSending(o.contentType, messageType, value)
 	if err != nil {
@@ -258,13 +257,4 @@ func (s *sender) check(out *outgoing) error {
 		faults = append(faults, fmt.Errorf("the body has %d bytes, more than Config.MaxBody %d", len(msg.Body), limit))
 	}
 	return errors.Join(faults...)
-}
-
-// typeOf returns the wire name that a value brings along.
-func typeOf(value any) string {
-	named, ok := value.(Named)
-	if v := reflect.ValueOf(value); !ok || (v.Kind() == reflect.Pointer && v.IsNil()) {
-		return ""
-	}
-	return named.MessageType()
 }

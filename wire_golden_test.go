@@ -316,7 +316,7 @@ func sentCases() map[harebus.TimeFormat][]sentCase {
 				return bus.Publish(r.ctx, "golden.topic", hello{"publish", 2}, harebus.WithType("Golden.Event"))
 			}, with(v.common, "body", whyBody)},
 			{v.name + "_defer", fromFile(v.name+"_defer", legacy), v.queue, func(r *rig, bus *harebus.Bus) error {
-				return bus.Defer(r.ctx, "goldenDest", 5*time.Second, hello{"defer", 3})
+				return bus.Defer(r.ctx, "goldenDest", 5*time.Second, hello{"defer", 3}, harebus.WithType(harebus.NoType))
 			}, with(v.common, "body", whyBody, "exchange", whyDelay, "routing_key", whyDelay)},
 			{v.name + "_typed_send", func(t *testing.T) capture { return typedFrame(t, v.frame+" SEND") }, "goldenClient", func(r *rig, bus *harebus.Bus) error {
 				return bus.Send(r.ctx, "goldenServer", map[string]string{"call": "R1"})
@@ -325,7 +325,7 @@ func sentCases() map[harebus.TimeFormat][]sentCase {
 	}
 	cases[harebus.TimeISO] = append(cases[harebus.TimeISO], sentCase{
 		"v2_send_no_listener_queue", fromFile("v2_send_no_listener_queue", false), "", func(r *rig, bus *harebus.Bus) error {
-			return bus.Send(r.ctx, "goldenDest", helloY{"send-noListener"})
+			return bus.Send(r.ctx, "goldenDest", helloY{"send-noListener"}, harebus.WithType(harebus.NoType))
 		}, map[string]string{"priority": whyPriority, "body": whyBody},
 	})
 	return cases
@@ -462,7 +462,7 @@ func TestGoldenCustomHeaders(t *testing.T) {
 				var body helloX
 				body.Hello, body.Nested.A = "ünïcode", []any{1, 2.5, nil, true}
 				got := r.emitted(c.queue, c.format, func(r *rig, bus *harebus.Bus) error {
-					return bus.Send(r.ctx, "goldenDest", body,
+					return bus.Send(r.ctx, "goldenDest", body, harebus.WithType(harebus.NoType),
 						harebus.WithHeaders(map[string]any{"custom": "x", "MyInt": 7, "MyBool": true}),
 						harebus.WithPriority(4), harebus.WithExpiration(time.Minute), harebus.WithAppID("app-1"))
 				})
@@ -737,7 +737,7 @@ func TestGoldenDeferredArrives(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
 		r.destinations()
 		start := time.Now()
-		err := r.setup(r.config("goldenSender")).Bus().Defer(r.ctx, "goldenDest", 5*time.Second, hello{"defer", 3})
+		err := r.setup(r.config("goldenSender")).Bus().Defer(r.ctx, "goldenDest", 5*time.Second, hello{"defer", 3}, harebus.WithType(harebus.NoType))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,0 +1,63 @@
+package harebus
+
+import (
+	"errors"
+	"fmt"
+	"reflect"
+)
+
+var (
+	namedType = reflect.TypeFor[Named]()
+	errNoName = errors.New("the type has no wire name, so no handler would take it: give it a method MessageType() string, or pass WithType; WithType(NoType) sends it without a name")
+)
+
+// wireName returns the wire name of value's type: what its MessageType method
+// returns, declared on the type or on the pointer to it. Values of Go's own types –
+// maps, slices, strings, []byte – may do without: peers send such messages.
+func wireName(value any) (string, error) {
+	if named, ok := value.(Named); ok {
+		return messageType(named)
+	}
+	if value == nil {
+		return NoType, nil // an empty object, as PikaBus sends for a None
+	}
+	v := reflect.ValueOf(value)
+	for v.Kind() == reflect.Pointer || v.Kind() == reflect.Interface {
+		v = v.Elem()
+	}
+	pointer := reflect.PointerTo(v.Type())
+	if pointer.Implements(namedType) {
+		p := reflect.New(v.Type())
+		p.Elem().Set(v)
+		return messageType(p.Interface().(Named)) //nolint:forcetypeassert // it implements it
+	}
+	if v.Type().PkgPath() != "" && v.Type() != rawJSON {
+		return NoType, fmt.Errorf("a %s cannot be sent: %w", v.Type(), errNoName)
+	}
+	return NoType, nil
+}
+
+// messageType asks a value for its wire name. The method is foreign code: it may
+// panic, for instance where it is promoted from an embedded nil pointer.
+func messageType(named Named) (name string, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = fmt.Errorf("the method MessageType of %T panicked: %v", named, v)
+		}
+	}()
+	if name = named.MessageType(); name == NoType {
+		return NoType, fmt.Errorf("the method MessageType of %T returned an empty name; WithType(NoType) sends a message without one", named)
+	}
+	return name, nil
+}
+
+// checkNil refuses nil pointers: a receiver could not tell them from a message
+// whose fields are all zero.
+func checkNil(value any) error {
+	for v := reflect.ValueOf(value); v.Kind() == reflect.Pointer || v.Kind() == reflect.Interface; v = v.Elem() {
+		if v.IsNil() {
+			return fmt.Errorf("the message is a nil %T", value)
+		}
+	}
+	return nil
+}
