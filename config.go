@@ -121,6 +121,7 @@ type Config struct {
 	ShutdownTimeout time.Duration
 
 	ownErrorHandler bool
+	ownHeartbeat    bool
 }
 
 // DeclareMode says what a setup does about exchanges, queues and bindings.
@@ -197,7 +198,9 @@ type ConnectConfig struct {
 	// wait for.
 	WriteTimeout time.Duration
 	// Heartbeat is the interval asked for. Default: 5 s; a dead peer is noticed
-	// after about one and a half times that.
+	// after about one and a half times that. On a connection of package brokertest
+	// the default is the broker's, none unless its option says otherwise: so days of
+	// virtual time take no time.
 	Heartbeat time.Duration
 	// BackOff makes the policy for the pauses between attempts to connect.
 	// Default: from 50 ms to 1.5 s, doubling, ± 20 %, without end.
@@ -243,6 +246,7 @@ func (c Config) withDefaults() Config {
 	fill(&c.Connect.Timeout, 10*time.Second)
 	fill(&c.Connect.RequestTimeout, 30*time.Second)
 	fill(&c.Connect.WriteTimeout, 15*time.Second)
+	c.ownHeartbeat = c.Connect.Heartbeat != 0
 	fill(&c.Connect.Heartbeat, 5*time.Second)
 	fill(&c.MaxBody, 16<<20)
 	fill(&c.MaxHops, 32)

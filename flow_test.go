@@ -280,3 +280,25 @@ func TestCutDuringHandler(t *testing.T) {
 		}
 	})
 }
+
+// TestWaitingSaysNothing: in virtual time a message that waits for days must not cost a heartbeat every few
+// seconds. What is left are the declarations once a minute.
+func TestWaitingSaysNothing(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.ctx = t.Context()
+		s := r.setup(r.config("orders"))
+		harebus.Handle(s, func(context.Context, *harebus.Bus, order) error { return nil })
+		r.start(s)
+		if err := s.Bus().Defer(r.ctx, "orders", 48*time.Hour, order{1}); err != nil {
+			t.Fatal(err)
+		}
+		start := time.Now()
+		r.quiet()
+		if waited := time.Since(start); waited < 48*time.Hour {
+			t.Errorf("quiet after %v", waited)
+		}
+		if n := r.tap.count([]byte{8, 0, 0, 0, 0, 0, 0, 0xCE}); n > 0 {
+			t.Errorf("%d heartbeats", n)
+		}
+	})
+}

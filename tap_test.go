@@ -39,6 +39,17 @@ func (p *tap) dialed() int {
 	return len(p.conns)
 }
 
+// count is how often a piece of bytes has been written.
+func (p *tap) count(piece []byte) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n := 0
+	for _, c := range p.conns {
+		n += bytes.Count(c.written, piece)
+	}
+	return n
+}
+
 type tappedConn struct {
 	net.Conn
 	tap     *tap

@@ -38,8 +38,9 @@ type Broker struct {
 	faults    []*Injection
 	refusing  time.Time // connections are refused until then
 	blocked   string    // reason publishers are blocked for, "" when they are not
-	quiet     []chan struct{}
-	holding   int // frames a fault holds or delays
+	waiters   []*waiter
+	moves     uint64 // of messages, consumers and connections
+	holding   int    // frames a fault holds or delays
 }
 
 // vhost is a name space of exchanges and queues.
@@ -95,6 +96,7 @@ func (b *Broker) urlFor(user, host string) string {
 func (b *Broker) Dial(network, address string) (net.Conn, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.moves++
 	if err := b.mayConnect(); err != nil {
 		return nil, &net.OpError{Op: "dial", Net: network, Addr: pipeAddr(address), Err: err}
 	}
@@ -169,7 +171,7 @@ func (b *Broker) Close() {
 			c.terminate()
 		}
 		b.clock.stop()
-		b.wakeQuiet()
+		b.wakeWaiters()
 	}
 	b.mu.Unlock()
 	b.wg.Wait()
@@ -203,8 +205,8 @@ func (b *Broker) settle() {
 		q.run()
 	}
 	b.dirty, b.doomed = nil, nil
-	if len(b.quiet) > 0 {
-		b.wakeQuiet()
+	if len(b.waiters) > 0 {
+		b.wakeWaiters()
 	}
 }
 

@@ -374,6 +374,7 @@ func (c *connection) release() {
 		return
 	}
 	c.released = true
+	c.broker.moves++
 	for _, a := range c.beats {
 		c.broker.clock.cancel(a)
 	}

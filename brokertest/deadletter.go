@@ -106,6 +106,16 @@ func (q *queue) tryDead(dl *deadLetter) bool {
 	return done
 }
 
+// deadMoves says whether the next try passes on a message that could not be passed on yet. Without one nothing will,
+// until a queue is declared, bound or emptied.
+func (q *queue) deadMoves() bool {
+	return slices.ContainsFunc(q.dead.pending, func(dl *deadLetter) bool {
+		return slices.ContainsFunc(q.deadTargets(dl.msg), func(to *queue) bool {
+			return !slices.Contains(dl.settled, to) && !to.full(dl.msg)
+		})
+	})
+}
+
 // deadMessage is the message as it is published to the dead-letter exchange.
 func (q *queue) deadMessage(m *message, reason string) *message {
 	copies, _ := carbonCopies(m.props.headers) // they were checked when it was published

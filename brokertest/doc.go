@@ -8,7 +8,8 @@
 //
 // A broker costs no more than a tenth of a millisecond: give each test its own.
 // It works inside a testing/synctest bubble, where a delay of a day takes no
-// time; create and close it inside the bubble. Listen serves other processes on
+// time (some tenths of a second of CPU time for a harebus service that waits with
+// it); create and close it inside the bubble. Listen serves other processes on
 // a loopback port as well.
 //
 // # What is modelled
@@ -72,7 +73,8 @@
 //
 // Queue, Queues, Messages, Exchanges, Bindings and Connections describe the
 // broker at one moment. WaitQuiet waits until nothing is under way, exactly, and
-// WaitQueue for a state of a queue; neither sleeps. WithLog tells what happens.
+// fails when something is left that nobody will take; WaitQueue waits for a state
+// of a queue; neither sleeps. WithLog tells what happens.
 //
 // # How it works
 //

@@ -355,9 +355,11 @@ func headersMatch(args, headers table) bool {
 	return !some
 }
 
+var lineEnds = strings.NewReplacer("\n", "", "\r", "")
+
 // stripLines removes line breaks from a name, as RabbitMQ does.
 func stripLines(s string) string {
-	return strings.NewReplacer("\n", "", "\r", "").Replace(s)
+	return lineEnds.Replace(s)
 }
 
 func errDefaultExchange() *amqpError {

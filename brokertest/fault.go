@@ -169,7 +169,7 @@ func (i *Injection) Fired() int {
 
 // WaitFired waits until the fault has hit n methods.
 func (i *Injection) WaitFired(ctx context.Context, n int) error {
-	return i.broker.waitFor(ctx, func() bool { return i.fired >= n })
+	return i.broker.waitFor(ctx, &waiter{ok: func() bool { return i.fired >= n }})
 }
 
 // Release lets go of what the fault holds, in order, and holds nothing more.

@@ -46,8 +46,20 @@ func (c *connection) startOK(m *connectionStartOk) *amqpError {
 	}
 	c.user = user
 	c.state = connTuning
-	c.send(0, &connectionTune{channelMax: channelMax, frameMax: frameMax, heartbeat: uint16(c.broker.cfg.heartbeat / time.Second)})
+	c.send(0, &connectionTune{channelMax: channelMax, frameMax: frameMax, heartbeat: uint16(c.heartbeat() / time.Second)})
 	return nil
+}
+
+// heartbeat is the interval to suggest.
+func (c *connection) heartbeat() time.Duration {
+	switch {
+	case c.broker.cfg.heartbeat >= 0:
+		return c.broker.cfg.heartbeat
+	case c.pipe != nil:
+		return 0
+	default:
+		return time.Minute
+	}
 }
 
 // refuse turns away a client with a wrong password. One that does not know the
@@ -116,6 +128,7 @@ func (c *connection) open(m *connectionOpen) *amqpError {
 	}
 	c.vhost = v
 	c.state = connRunning
+	c.broker.moves++
 	c.broker.clock.cancel(c.deadline)
 	c.broker.logf("connection %d: user '%s' entered vhost '%s'", c.id, c.user, v.name)
 	c.send(0, &connectionOpenOk{})

@@ -1,11 +1,7 @@
 package brokertest
 
 import (
-	"cmp"
-	"context"
-	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
@@ -125,21 +121,7 @@ func (v *VHost) Queues() []Queue {
 // Messages returns what is in a queue; see Broker.Messages.
 func (v *VHost) Messages(queueName string) []Message {
 	var out []Message
-	_ = v.with(queueName, func(q *queue) { // no queue has no messages
-		var unacked []*entry
-		for d := range q.unacked {
-			unacked = append(unacked, d.entry)
-		}
-		slices.SortFunc(unacked, func(a, b *entry) int { return cmp.Compare(a.seq, b.seq) })
-		for _, e := range unacked {
-			out = append(out, e.describe(true))
-		}
-		for i := len(q.ready) - 1; i >= 0; i-- {
-			for _, e := range q.ready[i].items {
-				out = append(out, e.describe(false))
-			}
-		}
-	})
+	_ = v.with(queueName, func(q *queue) { out = q.messages() }) // no queue has no messages
 	return out
 }
 
@@ -235,98 +217,4 @@ func (e *entry) describe(unacked bool) Message {
 		m.Timestamp, _ = value{'T', p.timestamp}.public().(time.Time)
 	}
 	return m
-}
-
-// WaitQuiet waits until nothing goes on: no message is ready, unacknowledged or
-// waiting for its time in any queue, no fault holds or delays anything, and
-// every byte that clients of Dial wrote was handled. Of the queues in except,
-// such as an error queue, only the unacknowledged messages count. It is exact,
-// not a matter of time; what a client is still going to send it cannot know.
-func (b *Broker) WaitQuiet(ctx context.Context, except ...string) error {
-	var why string
-	err := b.waitFor(ctx, func() bool {
-		why = b.unquiet(except)
-		return why == ""
-	})
-	if err != nil {
-		return fmt.Errorf("brokertest: wait quiet: %s: %w", why, err)
-	}
-	return nil
-}
-
-// unquiet names something that goes on, or nothing.
-func (b *Broker) unquiet(except []string) string {
-	for _, v := range b.vhosts {
-		for _, name := range slices.Sorted(mapKeys(v.queues)) {
-			q := v.queues[name]
-			n := q.depth() + q.dead.count()
-			if slices.Contains(except, name) {
-				n = 0
-			}
-			if n+len(q.unacked) > 0 {
-				return fmt.Sprintf("%s has %d ready, %d unacknowledged", q, n, len(q.unacked))
-			}
-		}
-	}
-	if b.holding > 0 {
-		return fmt.Sprintf("faults hold %d methods", b.holding)
-	}
-	for _, c := range b.conns {
-		if c.pipe != nil && c.state < connClosing && c.pipe.in.written.Load() != c.handled {
-			return strings.TrimSpace(fmt.Sprintf("connection %d %s sent more than was handled", c.id, c.props.str("connection_name")))
-		}
-	}
-	return ""
-}
-
-// WaitQueue waits until ok accepts a queue of the virtual host "/". Until the
-// queue exists ok is given one that has only a name.
-func (b *Broker) WaitQueue(ctx context.Context, name string, ok func(Queue) bool) error {
-	last := Queue{Name: name}
-	err := b.waitFor(ctx, func() bool {
-		last = Queue{Name: name}
-		if v, found := b.vhosts["/"]; found && v.queues[name] != nil {
-			last = v.queues[name].describe()
-		}
-		return ok(last)
-	})
-	if err != nil {
-		return fmt.Errorf("brokertest: wait queue %q (%d ready, %d unacknowledged): %w", name, last.Ready, last.Unacked, err)
-	}
-	return nil
-}
-
-// waitFor waits until ok, which is called with the lock held after every
-// operation, returns true.
-func (b *Broker) waitFor(ctx context.Context, ok func() bool) error {
-	for {
-		b.mu.Lock()
-		if ok() {
-			b.mu.Unlock()
-			return nil
-		}
-		if b.closed {
-			b.mu.Unlock()
-			return ErrClosed
-		}
-		changed := make(chan struct{})
-		b.quiet = append(b.quiet, changed)
-		b.mu.Unlock()
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			b.mu.Lock()
-			b.quiet = remove(b.quiet, changed)
-			b.mu.Unlock()
-			return context.Cause(ctx)
-		}
-	}
-}
-
-// wakeQuiet has everyone who waits look again.
-func (b *Broker) wakeQuiet() {
-	for _, w := range b.quiet {
-		close(w)
-	}
-	b.quiet = nil
 }

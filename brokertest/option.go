@@ -33,7 +33,7 @@ func newConfig(opts []Option) config {
 		writeTimeout:    30 * time.Second,
 		outboxSoft:      1 << 20,
 		outboxHard:      256 << 20,
-		heartbeat:       time.Minute,
+		heartbeat:       -1,
 	}
 	for _, opt := range opts {
 		opt(&c)
@@ -85,8 +85,10 @@ func WithConsumerTimeout(d time.Duration) Option {
 	return func(c *config) { c.consumerTimeout = d }
 }
 
-// WithHeartbeat sets the heartbeat interval the broker suggests. The default is
-// a minute, as in RabbitMQ; the client's own interval decides.
+// WithHeartbeat sets the heartbeat interval the broker suggests; a shorter one of
+// the client's own wins. The default is a minute over TCP, as in RabbitMQ, and none
+// for clients of Dial: neither side of a connection in memory can vanish unnoticed,
+// and every heartbeat would cost virtual time.
 func WithHeartbeat(d time.Duration) Option {
 	return func(c *config) { c.heartbeat = d }
 }

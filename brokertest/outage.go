@@ -40,7 +40,10 @@ func (v *vhost) restart() {
 // Refuse turns new connections away for d, from now on; 0 ends that.
 // Connections that are open stay.
 func (b *Broker) Refuse(d time.Duration) {
-	b.locked(func() { b.refusing = time.Now().Add(d) })
+	b.locked(func() {
+		b.refusing = time.Now().Add(d)
+		b.moves++
+	})
 }
 
 // CutConnections ends the connections with the given client-provided names, or

@@ -50,6 +50,7 @@ func (q *queue) String() string { return q.vhost.resource("queue", q.name) }
 
 // touch has the queue looked at before the current operation ends.
 func (q *queue) touch() {
+	q.broker.moves++
 	if !q.dirty && !q.deleted {
 		q.dirty = true
 		q.broker.dirty = append(q.broker.dirty, q)
@@ -103,6 +104,17 @@ func (q *queue) enqueue(m *message) bool {
 
 // rejects decides about a message for a queue that may be full.
 func (q *queue) rejects(m *message) bool {
+	if !q.full(m) {
+		return false
+	}
+	if !q.limits.quorum && q.limits.overflow == overflowRejectDLX {
+		q.deadLetter(&entry{msg: m}, reasonMaxLen)
+	}
+	return true
+}
+
+// full says whether the queue has no room for a message and rejects it.
+func (q *queue) full(m *message) bool {
 	l := &q.limits
 	if !l.bounded() || l.overflow == overflowDropHead {
 		return false
@@ -110,13 +122,7 @@ func (q *queue) rejects(m *message) bool {
 	if l.quorum {
 		return q.blocked
 	}
-	if !l.exceeded(q.depth()+1, q.size()+len(m.body)) {
-		return false
-	}
-	if l.overflow == overflowRejectDLX {
-		q.deadLetter(&entry{msg: m}, reasonMaxLen)
-	}
-	return true
+	return l.exceeded(q.depth()+1, q.size()+len(m.body))
 }
 
 // expiresAt is when a message that comes now expires here.
