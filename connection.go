@@ -334,11 +334,7 @@ func (s *session) rpc(ctx context.Context, fn func() error) error {
 // has the whole time of one.
 func (s *session) rpcs(ctx context.Context, fn func(next func()) error) error {
 	done := make(chan error, 1)
-	if !s.spawn(func() {
-		late := time.AfterFunc(s.timeout, func() { _ = s.sock.Abort() })
-		defer late.Stop()
-		done <- fn(func() { late.Reset(s.timeout) })
-	}) {
+	if !s.spawn(func() { done <- s.timed(fn) }) {
 		return s.cause()
 	}
 	select {
@@ -347,6 +343,13 @@ func (s *session) rpcs(ctx context.Context, fn func(next func()) error) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
+}
+
+// timed runs fn, and ends the connection when a request in it takes too long.
+func (s *session) timed(fn func(next func()) error) error {
+	late := time.AfterFunc(s.timeout, func() { _ = s.sock.Abort() })
+	defer late.Stop()
+	return fn(func() { late.Reset(s.timeout) })
 }
 
 // spawn starts a goroutine that close waits for. It does not when the session is

@@ -16,14 +16,10 @@ import (
 // stopping goes on without them.
 const lastGrace = 2 * time.Second
 
-const (
-	// refreshTopology is how often a consumer declares its topology again.
-	refreshTopology = time.Minute
-	// survived is how long after its first delivery a session is no longer
-	// suspected of receiving what kills the process: a slow message, or one
-	// that always comes back, must not hold up the others.
-	survived = 5 * time.Second
-)
+// survived is how long after its first delivery a session is no longer suspected
+// of receiving what kills the process: a slow message, or one that always comes
+// back, must not hold up the others.
+const survived = 5 * time.Second
 
 // consumer keeps one consumer on the listener queue. Its workers live as long
 // as it does; what they read from is replaced with every session, so a handler
@@ -40,6 +36,8 @@ type consumer struct {
 	ready chan attempt  // the latest, for Start
 	idle  chan struct{} // closed when every worker has ended
 	late  bool          // run has given up waiting for the workers
+	began bool          // it has consumed since Start
+	since time.Time     // when it last stopped consuming
 	busy  atomic.Int64  // workers inside a handler
 
 	mu      sync.Mutex // guards what follows
@@ -113,11 +111,16 @@ func (c *consumer) keepConsuming() {
 		if c.soft.Err() != nil {
 			break
 		}
+		c.since = time.Now()
 		c.setFeed(nil, err, false)
 		c.report(err)
-		if permanent(err) {
+		switch {
+		case permanent(err) && !c.began:
+			c.log.Error("cannot start consuming", zap.Error(err))
+			return // Start ends with it
+		case permanent(err):
 			c.log.Error("cannot consume; trying again", zap.Error(err))
-		} else {
+		default:
 			c.log.Warn("consumer interrupted; resuming", zap.Error(err))
 		}
 		if time.Since(started) > stable {
@@ -148,7 +151,11 @@ func (c *consumer) consume(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := c.setup.declareAll(ctx, s); err != nil {
+	var r *refused
+	if c.began {
+		r = &refused{}
+	}
+	if err := c.setup.declareSince(ctx, s, c.since, r); err != nil {
 		return err
 	}
 	sub, err := c.subscribe(s)
@@ -157,10 +164,9 @@ func (c *consumer) consume(ctx context.Context) error {
 	}
 	defer sub.close()
 	if err := sub.begin(); err != nil {
-		return err
+		return c.without(err)
 	}
-	refresh := time.NewTicker(refreshTopology)
-	defer refresh.Stop()
+	c.began = true
 	c.report(nil)
 	c.log.Info("consuming", zap.String("broker", fmt.Sprint(s.conn.Properties["version"])))
 	for {
@@ -177,12 +183,8 @@ func (c *consumer) consume(ctx context.Context) error {
 				sub.cancels = nil
 				continue
 			}
-			return fmt.Errorf("the broker cancelled the consumer %q: the queue was deleted or has moved", tag)
-		case <-refresh.C:
-			// Somebody may have deleted a binding, which nobody is told of.
-			if err := c.setup.declareAll(ctx, s); err != nil && ctx.Err() == nil {
-				return err
-			}
+			c.setup.doubt()
+			return fmt.Errorf("the broker cancelled the consumer %q: the queue was deleted or has moved, or its consumer timeout has passed", tag)
 		case sub.turn <- struct{}{}:
 			if err := sub.goFirst(); err != nil {
 				return err
@@ -198,6 +200,19 @@ func (c *consumer) consume(ctx context.Context) error {
 			}
 		}
 	}
+}
+
+// without explains why there is nothing to consume from: what is missing could not
+// be declared either.
+func (c *consumer) without(err error) error {
+	if !missing(err) {
+		return err
+	}
+	c.setup.doubt()
+	if refused := c.setup.undeclared(); refused != nil {
+		return fmt.Errorf("%w; declaring it failed: %w", err, refused)
+	}
+	return err
 }
 
 // subscription is a channel that consumes. Only the goroutine in consume uses it.

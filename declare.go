@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
@@ -109,24 +111,34 @@ func (s *Setup) establish(ctx context.Context, on *session, t topology.Topology)
 // declare takes as long as it takes, as long as the broker answers: on a busy
 // cluster the queues for delays need a minute.
 func declare(ctx context.Context, on *session, t topology.Topology) error {
-	return on.rpcs(ctx, func(next func()) error { return declareOn(on, t, next) })
+	return on.rpcs(ctx, func(next func()) error { return declareOn(ctx, on, t, next) })
 }
 
 // declareOn declares on a channel of its own, and calls next before each request.
-func declareOn(on *session, t topology.Topology, next func()) error {
+func declareOn(ctx context.Context, on *session, t topology.Topology, next func()) error {
+	_, err := declareSteps(ctx, on, steps(t), next)
+	return err
+}
+
+// declareSteps is declareOn for parts, and says how many it has declared. It ends with
+// ctx.
+func declareSteps(ctx context.Context, on *session, parts []topology.Topology, next func()) (done int, err error) {
 	ch, err := on.conn.Channel()
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer func() { _ = ch.Close() }()
-	for _, one := range steps(t) {
+	for i, one := range parts {
+		if ctx.Err() != nil {
+			return i, context.Cause(ctx)
+		}
 		next()
 		if err := one.Declare(ch); err != nil {
-			return err
+			return i, err
 		}
 	}
 	next()
-	return nil
+	return len(parts), nil
 }
 
 // errNoAnswer says that the broker still has a request that was not waited for.
@@ -134,12 +146,17 @@ var errNoAnswer = errors.New("no answer yet")
 
 // declareBriefly declares and does not wait for long. A single node of a cluster
 // that says nothing keeps the others from answering for a queue of its own; the
-// connection is not to blame. What is not waited for ends with the session at the
-// latest.
+// connection is not to blame.
 func declareBriefly(ctx context.Context, on *session, t topology.Topology) error {
+	return briefly(ctx, on, func() error { return declareOn(ctx, on, t, func() {}) })
+}
+
+// briefly runs fn and does not wait for it for long. What is not waited for ends
+// with the session at the latest.
+func briefly(ctx context.Context, on *session, fn func() error) error {
 	const long = 3 * time.Second
 	done := make(chan error, 1)
-	if !on.spawn(func() { done <- declareOn(on, t, func() {}) }) {
+	if !on.spawn(func() { done <- fn() }) {
 		return on.cause()
 	}
 	late := time.NewTimer(long)
@@ -177,33 +194,230 @@ func (s *Setup) declareForSending(ctx context.Context, on *session) error {
 	s.mu.Lock()
 	started := s.started
 	s.mu.Unlock()
-	if err := s.establish(ctx, on, s.cfg.exchangeTopology()); err != nil || !started || s.cfg.Declare == CheckOnly {
+	err := s.establish(ctx, on, s.cfg.exchangeTopology())
+	if err != nil && started && s.cfg.Declare == DeclareAll {
+		err = s.exist(ctx, on, s.cfg.exchangeTopology(), err)
+	}
+	if err != nil || !started || s.cfg.Declare == CheckOnly {
 		return err
 	}
-	own := topology.Join(s.cfg.queueTopology(s.topics()), s.cfg.Topology)
-	for _, t := range []topology.Topology{s.cfg.errorTopology(), own} {
-		if err := declareBriefly(ctx, on, t); err != nil && ctx.Err() == nil {
-			s.log.Warn("cannot declare the queues; sending goes on", zap.Error(err))
-		}
+	err = declareBriefly(ctx, on, s.cfg.errorTopology())
+	if err != nil && ctx.Err() == nil {
+		s.log.Warn("cannot declare the error queue; sending goes on", zap.Error(err))
+	}
+	err = briefly(ctx, on, func() error {
+		return s.inTurn(context.WithoutCancel(ctx), on, func() error {
+			return declareOn(ctx, on, topology.Join(s.cfg.queueTopology(s.topics()), s.cfg.Topology), func() {})
+		}, nil)
+	})
+	if err != nil && ctx.Err() == nil {
+		s.log.Warn("cannot declare the queues; sending goes on", zap.Error(err))
 	}
 	return nil
 }
 
-// declareAll declares or checks the setup's own objects on a session.
+// exist decides what a refusal to declare means to a service that has been started:
+// nothing, if all is there. It returns the refusal if something is missing.
+func (s *Setup) exist(ctx context.Context, on *session, t topology.Topology, refusal error) error {
+	if !permanent(refusal) {
+		return refusal
+	}
+	err := on.rpc(ctx, func() error {
+		return t.Check(func() (topology.Channel, error) { return on.conn.Channel() })
+	})
+	if err != nil && !accessRefused(err) { // RabbitMQ 4.3 refuses to look, too
+		return refusal
+	}
+	s.log.Warn("the broker refuses to declare the exchanges; sending goes on with those that exist", zap.Error(refusal))
+	return nil
+}
+
+// accessRefused says whether err is nothing but want of permission.
+func accessRefused(err error) bool {
+	var several interface{ Unwrap() []error }
+	if errors.As(err, &several) {
+		return !slices.ContainsFunc(several.Unwrap(), func(one error) bool { return !accessRefused(one) })
+	}
+	var broker *amqp.Error
+	return errors.As(err, &broker) && broker.Code == amqp.AccessRefused
+}
+
+// declares is what is known about the declarations of a setup.
+type declares struct {
+	turn  chan struct{} // held by whoever declares queues or changes bindings
+	on    *session      // the last complete declaration, guarded by turn
+	began time.Time     // likewise
+	warn  time.Time     // no line in the log about refusals before then, guarded by turn
+
+	mu      sync.Mutex // guards what follows
+	unsure  bool       // the queue may be without something since it was declared completely
+	missing error      // what was refused while unsure, for Ready
+}
+
+// refused collects the objects that the broker refuses to declare. A nil one collects
+// nothing: then the first refusal is an error, as it is for a service that starts.
+// Once a service consumes, a refusal must not end that: what was refused may be
+// there, as it is when somebody takes the configure permission away.
+type refused struct{ errs []error }
+
+func (r *refused) take(err error) error {
+	if r == nil || err == nil || (!permanent(err) && !unreachable(err)) {
+		return err
+	}
+	r.errs = append(r.errs, err)
+	return nil
+}
+
+// declareAll declares or checks the setup's own objects on a session. The first
+// refusal is an error.
 func (s *Setup) declareAll(ctx context.Context, on *session) error {
+	return s.inTurn(ctx, on, func() error { return s.declareObjects(ctx, on, nil) }, nil)
+}
+
+// declareSince is declareAll, unless somebody else has done it on this session
+// since then: the consumers of one connection declare once.
+func (s *Setup) declareSince(ctx context.Context, on *session, since time.Time, r *refused) error {
+	return s.inTurn(ctx, on, func() error {
+		d := &s.declares
+		if d.on == on && d.began.After(since) {
+			return nil
+		}
+		began := time.Now()
+		if err := s.declareObjects(ctx, on, r); err != nil {
+			return err
+		}
+		d.on, d.began = on, began
+		s.noteRefusals(r)
+		return nil
+	}, nil)
+}
+
+// noteRefusals tells of what was refused, in turn.
+func (s *Setup) noteRefusals(r *refused) {
+	const quiet = time.Minute
+	d := &s.declares
+	var err error
+	if r != nil {
+		err = shortened(r.errs)
+	}
+	d.mu.Lock()
+	d.unsure = err != nil && (d.unsure || slices.ContainsFunc(r.errs, unreachable))
+	d.missing = err
+	d.mu.Unlock()
+	if err != nil && time.Now().After(d.warn) {
+		d.warn = time.Now().Add(quiet - time.Second)
+		s.log.Warn("the broker refuses to declare what this service needs; consuming goes on with what is there,"+
+			" and declaring is tried again every minute. Give the user the permissions back, or take out of Config what it may not have",
+			zap.Error(err))
+	}
+}
+
+// shortened joins errors, and counts those that would make the text too long.
+func shortened(errs []error) error {
+	const most = 5
+	if len(errs) <= most {
+		return errors.Join(errs...)
+	}
+	return errors.Join(errors.Join(errs[:most]...), fmt.Errorf("and %d more", len(errs)-most))
+}
+
+// doubt notes that the listener queue may have gone, and its bindings with it.
+func (s *Setup) doubt() {
+	s.declares.mu.Lock()
+	defer s.declares.mu.Unlock()
+	s.declares.unsure = true
+}
+
+// undeclared is what may be missing on the broker, because it was refused when the
+// queue had to be declared anew.
+func (s *Setup) undeclared() error {
+	s.declares.mu.Lock()
+	defer s.declares.mu.Unlock()
+	if !s.declares.unsure {
+		return nil
+	}
+	return s.declares.missing
+}
+
+// declareObjects is called in turn.
+func (s *Setup) declareObjects(ctx context.Context, on *session, r *refused) error {
 	topics := s.topics()
 	if s.cfg.Declare == CheckOnly {
-		return s.check(ctx, on, s.cfg.ownTopology(topics))
+		return r.take(s.check(ctx, on, s.cfg.ownTopology(topics)))
 	}
-	if err := s.establish(ctx, on, s.cfg.exchangeTopology()); err != nil {
+	if err := declareEach(ctx, on, s.cfg.exchangeTopology(), r); err != nil {
 		return err
 	}
 	if s.cfg.Queue != "" {
-		if err := s.declareErrorQueue(ctx, on); err != nil {
+		if err := r.take(s.declareErrorQueue(ctx, on)); err != nil {
 			return err
 		}
 	}
-	return s.establish(ctx, on, topology.Join(s.cfg.queueTopology(topics), s.cfg.Topology))
+	return declareEach(ctx, on, topology.Join(s.cfg.queueTopology(topics), s.cfg.Topology), r)
+}
+
+// declareEach declares all that is not refused.
+func declareEach(ctx context.Context, on *session, t topology.Topology, r *refused) error {
+	return on.rpcs(ctx, func(next func()) error {
+		left := steps(t)
+		for len(left) > 0 && ctx.Err() == nil {
+			done, err := declareSteps(ctx, on, left, next)
+			if r.take(err) != nil {
+				return err
+			}
+			left = left[min(done+1, len(left)):] // without the one that was refused
+		}
+		return nil
+	})
+}
+
+// inTurn runs fn while nobody else declares the queue or changes its bindings:
+// a declaration from a list that is being changed would undo the change. fn keeps
+// its turn to the end also when ctx ends before; give, if any, then says whether
+// the caller may stop waiting.
+func (s *Setup) inTurn(ctx context.Context, on *session, fn func() error, give func() bool) error {
+	select {
+	case s.declares.turn <- struct{}{}:
+	case <-on.closed:
+		return on.cause()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	done := make(chan error, 1)
+	if !on.spawn(func() {
+		err := fn()
+		<-s.declares.turn
+		done <- err
+	}) {
+		<-s.declares.turn
+		return on.cause()
+	}
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		if give != nil && !give() {
+			return <-done
+		}
+		return context.Cause(ctx)
+	}
+}
+
+// refresh declares everything again from time to time: somebody may have deleted
+// a binding, which nobody is told of. The pauses differ, so that a hundred
+// instances of a service do not declare all at once.
+func (e *engine) refresh(ctx context.Context) {
+	const most = time.Minute
+	for sleep(ctx, most/2+rand.N(most/2)) {
+		on, err := e.consume.up()
+		if err != nil {
+			continue // whoever needs the connection says so
+		}
+		err = e.setup.declareSince(ctx, on, time.Now(), &refused{})
+		if err != nil && ctx.Err() == nil && on.alive() {
+			e.setup.log.Warn("cannot declare the topology again; consuming goes on", zap.Error(err))
+		}
+	}
 }
 
 // check looks for everything. A queue that is out of reach is there: whoever

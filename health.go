@@ -37,6 +37,9 @@ func (s *Setup) Ready() error {
 	}
 	faults := []error{e.publish.health()}
 	if started {
+		if err := s.undeclared(); err != nil {
+			faults = append(faults, fmt.Errorf("the broker refuses to declare what may be missing: %w", err))
+		}
 		faults = append(faults, e.consume.health())
 		for _, c := range e.consumers {
 			if err := c.state(); err != nil {

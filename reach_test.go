@@ -230,8 +230,11 @@ func TestSendingDespiteAConflict(t *testing.T) {
 			t.Error(err)
 		}
 		var broker *amqp.Error
-		if err := s.Subscribe(r.ctx, "some.topic"); !errors.As(err, &broker) || broker.Code != amqp.PreconditionFailed {
-			t.Errorf("subscribe: %v", err)
+		if err := s.Init(r.ctx); !errors.As(err, &broker) || broker.Code != amqp.PreconditionFailed {
+			t.Errorf("init: %v", err)
+		}
+		if err := s.Subscribe(r.ctx, "some.topic"); err != nil {
+			t.Errorf("subscribe, which has nothing to do with it: %v", err)
 		}
 	})
 }

@@ -7,7 +7,6 @@ import (
 	"slices"
 	"sync"
 
-	amqp "github.com/rabbitmq/amqp091-go"
 	"go.uber.org/zap"
 
 	"github.com/harebus/harebus/topology"
@@ -24,6 +23,8 @@ type Setup struct {
 	trace     tracer
 	log       *zap.Logger
 	counters  counters
+
+	declares declares
 
 	mu       sync.Mutex // guards what follows
 	handlers map[string]*handler
@@ -42,7 +43,8 @@ type engine struct {
 	consume   *link
 	publisher *publisher
 	consumers []*consumer
-	group     sync.WaitGroup          // of the consumers
+	group     sync.WaitGroup          // of the consumers and of what serves them all
+	halt      context.CancelFunc      // ends the latter
 	abandon   context.CancelCauseFunc // ends the contexts of the handlers
 }
 
@@ -68,6 +70,7 @@ func New(cfg Config) (*Setup, error) {
 		log:       safeLogger(cfg.Logger),
 		handlers:  map[string]*handler{},
 		subs:      slices.Clone(cfg.Subscriptions),
+		declares:  declares{turn: make(chan struct{}, 1)},
 	}
 	s.dialer = &dialer{cfg: &s.cfg, addresses: addresses}
 	return s, nil
@@ -163,6 +166,9 @@ func (s *Setup) begin(ctx context.Context) (*engine, error) {
 	s.started, s.stopped = true, false
 	handling, abandon := context.WithCancelCause(context.WithoutCancel(ctx))
 	e.abandon = abandon
+	serving, halt := context.WithCancel(handling)
+	e.halt = halt
+	e.group.Go(func() { e.refresh(serving) })
 	for i := range s.cfg.Consume.Consumers {
 		c := newConsumer(handling, s, e.consume, i)
 		e.consumers = append(e.consumers, c)
@@ -258,6 +264,7 @@ func (e *engine) drain(ctx context.Context) error {
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { e.abandon(context.Cause(ctx)) })
 	defer stop()
+	e.halt()
 	for _, c := range e.consumers {
 		c.halt()
 	}
@@ -271,93 +278,4 @@ func (e *engine) drain(ctx context.Context) error {
 		return fmt.Errorf("harebus: stop: %d handlers have not returned; their messages will be delivered again", abandoned)
 	}
 	return nil
-}
-
-// topics are the subscriptions as they are now.
-func (s *Setup) topics() []string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return slices.Clone(s.subs)
-}
-
-// Subscribe binds topics to the listener queue, which is declared if need be,
-// and keeps them: they are bound again should they vanish. It returns when all
-// are bound.
-func (s *Setup) Subscribe(ctx context.Context, topics ...string) error {
-	return s.changeBindings(ctx, "subscribe", topics, nil, func(ch *amqp.Channel, b topology.Binding) error {
-		return topology.Topology{Bindings: []topology.Binding{b}}.Declare(ch)
-	})
-}
-
-// SubscribeWith is Subscribe with binding arguments, which mean something to
-// exchanges of special types only. They are not bound again should they vanish:
-// put such a binding into Config.Topology for that.
-func (s *Setup) SubscribeWith(ctx context.Context, arguments map[string]any, topics ...string) error {
-	return s.changeBindings(ctx, "subscribe", topics, arguments, func(ch *amqp.Channel, b topology.Binding) error {
-		return topology.Topology{Bindings: []topology.Binding{b}}.Declare(ch)
-	})
-}
-
-// Unsubscribe removes the bindings of topics from the listener queue. Messages
-// that are in the queue already stay. Topics that were not bound are no error.
-func (s *Setup) Unsubscribe(ctx context.Context, topics ...string) error {
-	return s.changeBindings(ctx, "unsubscribe", topics, nil, func(ch *amqp.Channel, b topology.Binding) error {
-		return ch.QueueUnbind(b.Queue, b.Key, b.Exchange, nil)
-	})
-}
-
-func (s *Setup) changeBindings(ctx context.Context, verb string, topics []string, arguments map[string]any, change func(*amqp.Channel, topology.Binding) error) error {
-	switch {
-	case s.cfg.Queue == "":
-		return fmt.Errorf("harebus: %s: %w", verb, ErrNoQueue)
-	case s.cfg.Declare == CheckOnly:
-		return refuse(verb, "this setup declares nothing (Config.Declare is CheckOnly)")
-	}
-	var faults []error
-	for _, topic := range topics {
-		if err := topology.ValidTopic(topic); err != nil {
-			faults = append(faults, err)
-		}
-	}
-	if len(faults) > 0 {
-		return refuse(verb, "%w", errors.Join(faults...))
-	}
-	s.keepTopics(verb, topics, arguments)
-	e, err := s.engine()
-	if err != nil {
-		return fmt.Errorf("harebus: %s: %w", verb, err)
-	}
-	session, err := e.publish.session(ctx)
-	if err != nil {
-		return fmt.Errorf("harebus: %s: %w", verb, err)
-	}
-	if err := s.declareAll(ctx, session); err != nil {
-		return fmt.Errorf("harebus: %s: %w", verb, err)
-	}
-	err = session.withChannel(ctx, func(ch *amqp.Channel) error {
-		for _, topic := range topics {
-			b := topology.Binding{Exchange: s.cfg.TopicExchange, Key: topic, Queue: s.cfg.Queue, Arguments: arguments}
-			if err := change(ch, b); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("harebus: %s: %w", verb, err)
-	}
-	return nil
-}
-
-// keepTopics changes what is declared from now on. It comes before the change on
-// the broker, so that a reconnect in between does not undo it.
-func (s *Setup) keepTopics(verb string, topics []string, arguments map[string]any) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, topic := range topics {
-		s.subs = slices.DeleteFunc(s.subs, func(t string) bool { return t == topic })
-		if verb == "subscribe" && arguments == nil {
-			s.subs = append(s.subs, topic)
-		}
-	}
 }

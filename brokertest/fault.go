@@ -263,6 +263,8 @@ func (c *connection) describe(m method, channel uint16, p *properties) Frame {
 		f.Queue = m.queue
 	case *queueBind:
 		f.Queue, f.Exchange, f.RoutingKey = m.queue, m.exchange, m.key
+	case *queueUnbind:
+		f.Queue, f.Exchange, f.RoutingKey = m.queue, m.exchange, m.key
 	case *exchangeDeclare:
 		f.Exchange = m.exchange
 	}

@@ -108,25 +108,34 @@ type Topology struct {
 // report.
 func Join(topologies ...Topology) Topology {
 	var joined Topology
+	exchanges, queues, bindings := map[string][]Exchange{}, map[string][]Queue{}, map[way][]Binding{}
 	for _, t := range topologies {
 		for _, e := range t.Exchanges {
-			if !slices.ContainsFunc(joined.Exchanges, e.equal) {
+			if same := exchanges[e.Name]; !slices.ContainsFunc(same, e.equal) {
+				exchanges[e.Name] = append(same, e)
 				joined.Exchanges = append(joined.Exchanges, e)
 			}
 		}
 		for _, q := range t.Queues {
-			if !slices.ContainsFunc(joined.Queues, q.equal) {
+			if same := queues[q.Name]; !slices.ContainsFunc(same, q.equal) {
+				queues[q.Name] = append(same, q)
 				joined.Queues = append(joined.Queues, q)
 			}
 		}
 		for _, b := range t.Bindings {
-			if !slices.ContainsFunc(joined.Bindings, b.equal) {
+			if same := bindings[b.way()]; !slices.ContainsFunc(same, b.equal) {
+				bindings[b.way()] = append(same, b)
 				joined.Bindings = append(joined.Bindings, b)
 			}
 		}
 	}
 	return joined
 }
+
+// way is all of a binding but its arguments.
+type way struct{ exchange, key, queue, toExchange string }
+
+func (b Binding) way() way { return way{b.Exchange, b.Key, b.Queue, b.ToExchange} }
 
 // Validate reports everything about t that the broker would refuse or that is
 // known to lose messages, as one error made by [errors.Join]. It needs no
@@ -230,8 +239,7 @@ func (b Binding) object() string {
 }
 
 func (b Binding) equal(other Binding) bool {
-	return b.Exchange == other.Exchange && b.Key == other.Key && b.Queue == other.Queue &&
-		b.ToExchange == other.ToExchange && equalArguments(b.Arguments, other.Arguments)
+	return b.way() == other.way() && equalArguments(b.Arguments, other.Arguments)
 }
 
 func (b Binding) validate() []error {

@@ -1,9 +1,11 @@
 package topology_test
 
 import (
+	"fmt"
 	"math"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/harebus/harebus/topology"
 )
@@ -138,5 +140,23 @@ func TestJoin_keeps_each_object_once(t *testing.T) {
 	}
 	if err := joined.Validate(); err == nil {
 		t.Error("a queue of two types is not reported")
+	}
+}
+
+// TestJoin_is_linear: a service may have tens of thousands of topics.
+func TestJoin_is_linear(t *testing.T) {
+	t.Parallel()
+	const topics = 50_000
+	var many topology.Topology
+	for i := range topics {
+		many.Bindings = append(many.Bindings, topology.Binding{Exchange: "e", Key: fmt.Sprint("topic.", i), Queue: "q"})
+	}
+	start := time.Now()
+	joined := topology.Join(many, many)
+	if err := joined.Validate(); err != nil || len(joined.Bindings) != topics {
+		t.Errorf("%d bindings, %v", len(joined.Bindings), err)
+	}
+	if took := time.Since(start); took > 10*time.Second { // comparing each with each takes minutes
+		t.Errorf("it took %v", took)
 	}
 }

@@ -220,7 +220,7 @@ func othersInTrouble(t *testing.T, node *rabbit.Node) {
 			r.refusals()
 			r.unroutable(fragile)
 			var broker *amqp.Error
-			if err := r.service.Setup.Subscribe(r.within(patience), "some.topic"); !errors.As(err, &broker) || broker.Code != amqp.PreconditionFailed {
+			if err := r.service.Setup.Init(r.within(patience)); !errors.As(err, &broker) || broker.Code != amqp.PreconditionFailed {
 				t.Errorf("a queue was declared with other arguments than it has: %v", err)
 			}
 			r.exchangeVanishes(node, fragile)

@@ -20,7 +20,7 @@ type Mutant struct {
 	// File is relative to the root of the module.
 	File     string
 	Old, New string
-	// Breaks is the invariant that must be reported.
+	// Breaks is the invariant that must be reported, or the test that must fail.
 	Breaks string
 }
 

@@ -1,0 +1,290 @@
+package harebus_test
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/harebus/harebus"
+	"github.com/harebus/harebus/brokertest"
+)
+
+// boundTopics are the topics of the queue "orders", sorted.
+func (r *rig) boundTopics() string {
+	var keys []string
+	for _, b := range r.broker.Bindings() {
+		if b.Source == "PikaBusTopic" && b.Destination == "orders" {
+			keys = append(keys, b.RoutingKey)
+		}
+	}
+	slices.Sort(keys)
+	return strings.Join(keys, " ")
+}
+
+// refuses makes the broker refuse a method, for frames that match.
+func (r *rig) refuses(method string, match func(brokertest.Frame) bool) *brokertest.Injection {
+	return r.broker.Inject(brokertest.Fault{On: method, Times: -1, Match: match, Do: brokertest.Raise, Code: 403, Text: "ACCESS_REFUSED"})
+}
+
+func secret(f brokertest.Frame) bool { return strings.HasPrefix(f.RoutingKey, "secret") }
+
+// observed is a logger whose lines can be counted.
+func observed() (*zap.Logger, *observer.ObservedLogs) {
+	core, logs := observer.New(zap.WarnLevel)
+	return zap.New(core), logs
+}
+
+// consumesFor checks all the time that messages are handled and that the setup is
+// ready.
+func (r *rig) consumesFor(s *harebus.Setup, got <-chan int, d time.Duration) {
+	r.t.Helper()
+	for start, id := time.Now(), 100; time.Since(start) < d; id++ {
+		r.works(s, got, id)
+		if err := s.Ready(); err != nil {
+			r.t.Fatalf("after %v: %v", time.Since(start), err)
+		}
+		<-time.After(5 * time.Second)
+	}
+}
+
+// TestSubscribeRefused: a topic that the broker refuses is an error of the call
+// and of nothing else: it is not kept, the others of the call are not either, and
+// consuming goes on.
+func TestSubscribeRefused(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		cfg := r.config("orders")
+		cfg.Subscriptions = []string{"a.*"}
+		s, got := counting(r, cfg)
+		r.start(s)
+		refusal := r.refuses("queue.bind", secret)
+		var broker *amqp.Error
+		if err := s.Subscribe(r.ctx, "b", "a.*", "secret.#", "c"); !errors.As(err, &broker) || broker.Code != 403 {
+			t.Errorf("subscribe: %v", err)
+		}
+		if bound := r.boundTopics(); bound != "a.*" {
+			t.Errorf("bound to %q", bound)
+		}
+		tried := refusal.Fired()
+		r.consumesFor(s, got, 3*time.Minute)
+		if refusal.Fired() != tried {
+			t.Error("the topic was bound again later")
+		}
+		refusal.Remove()
+		r.broker.CutConnections()
+		r.consumesFor(s, got, 2*time.Minute)
+		if bound := r.boundTopics(); bound != "a.*" {
+			t.Errorf("later bound to %q", bound)
+		}
+	})
+}
+
+// TestUnsubscribeRefused: what cannot be unbound stays bound and kept.
+func TestUnsubscribeRefused(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		cfg := r.config("orders")
+		cfg.Subscriptions = []string{"a", "secret.b", "c"}
+		s, got := counting(r, cfg)
+		r.start(s)
+		r.refuses("queue.unbind", secret)
+		if err := s.Unsubscribe(r.ctx, "a", "secret.b"); err == nil {
+			t.Error("unsubscribed")
+		}
+		if bound := r.boundTopics(); bound != "a c secret.b" {
+			t.Errorf("bound to %q", bound)
+		}
+		if err := r.broker.DeleteQueue("orders"); err != nil {
+			t.Fatal(err)
+		}
+		r.works(s, got, 1)
+		if bound := r.boundTopics(); bound != "a c secret.b" {
+			t.Errorf("bound to %q after the queue was deleted", bound)
+		}
+	})
+}
+
+// TestSubscribeDuringAnOutage: a call that its context ends, before the broker is
+// there or while it thinks, takes no effect later.
+func TestSubscribeDuringAnOutage(t *testing.T) {
+	for name, trouble := range map[string]func(r *rig){
+		"no broker": func(r *rig) { r.broker.Refuse(time.Minute); r.broker.CutConnections() },
+		"slow broker": func(r *rig) {
+			for _, method := range []string{"queue.bind", "queue.unbind"} {
+				r.broker.Inject(brokertest.Fault{On: method, Do: brokertest.Delay, For: 10 * time.Second})
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, r *rig) {
+				cfg := r.config("orders")
+				cfg.Subscriptions = []string{"a"}
+				s, got := counting(r, cfg)
+				r.start(s)
+				trouble(r)
+				for call, change := range map[string]func(context.Context, ...string) error{"b": s.Subscribe, "a": s.Unsubscribe} {
+					short, cancel := context.WithTimeout(r.ctx, 5*time.Second)
+					if err := change(short, call); !errors.Is(err, context.DeadlineExceeded) {
+						t.Errorf("%s: %v", call, err)
+					}
+					cancel()
+				}
+				<-time.After(3 * time.Minute)
+				if bound := r.boundTopics(); bound != "a" {
+					t.Errorf("bound to %q", bound)
+				}
+				r.works(s, got, 1)
+			})
+		})
+	}
+}
+
+// TestSubscribeWaitsOutALostConnection: a connection that ends in between has
+// decided nothing.
+func TestSubscribeWaitsOutALostConnection(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		s, _ := counting(r, r.config("orders"))
+		r.start(s)
+		r.broker.Inject(brokertest.Fault{On: "queue.bind", Match: func(f brokertest.Frame) bool { return f.RoutingKey == "b" }, Times: 2})
+		if err := s.Subscribe(r.ctx, "a", "b"); err != nil {
+			t.Error(err)
+		}
+		if bound := r.boundTopics(); bound != "a b" {
+			t.Errorf("bound to %q", bound)
+		}
+	})
+}
+
+// TestUnsubscribeWhileDeclaring: a declaration under way, from the list as it was,
+// does not bring the topic back.
+func TestUnsubscribeWhileDeclaring(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		cfg := r.config("orders")
+		cfg.Subscriptions = []string{"a", "b", "c"}
+		s, got := counting(r, cfg)
+		r.start(s)
+		slow := r.broker.Inject(brokertest.Fault{
+			On: "queue.bind", Do: brokertest.Delay, For: 5 * time.Second, Match: func(f brokertest.Frame) bool { return f.RoutingKey == "a" },
+		})
+		if err := slow.WaitFired(r.ctx, 1); err != nil { // the periodic declaration
+			t.Fatal(err)
+		}
+		if err := s.Unsubscribe(r.ctx, "c"); err != nil {
+			t.Fatal(err)
+		}
+		<-time.After(2 * time.Minute)
+		if bound := r.boundTopics(); bound != "a b" {
+			t.Errorf("bound to %q", bound)
+		}
+		r.works(s, got, 1)
+	})
+}
+
+// TestRefusedDeclarations: permissions that are taken away from a service that
+// consumes end nothing: not at the periodic declaration, not after a reconnect.
+// It is said once a minute; what is missing in fact Ready says, and it comes back
+// with the permissions.
+func TestRefusedDeclarations(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		cfg := r.config("orders")
+		cfg.Subscriptions = []string{"a", "secret.b", "c"}
+		cfg.Consume.Consumers = 3
+		logger, logs := observed()
+		cfg.Logger = logger
+		s, got := counting(r, cfg)
+		r.start(s)
+		configure := []*brokertest.Injection{r.refuses("exchange.declare", nil), r.refuses("queue.declare", nil)}
+		r.consumesFor(s, got, 3*time.Minute)
+		if n := logs.FilterMessageSnippet("refuses to declare").Len(); n < 2 || n > 4 {
+			t.Errorf("%d lines about it in three minutes", n)
+		}
+		r.broker.CutConnections()
+		synctest.Wait()
+		if err := r.broker.WaitQueue(r.ctx, "orders", func(q brokertest.Queue) bool { return len(q.Consumers) == 1 }); err != nil {
+			t.Fatal(err)
+		}
+		r.publish(r.channel(), "orders", plain(`{"ID":7}`)) // sending needs the exchanges
+		for receive(r, got) != 7 {
+		}
+		synctest.Wait()
+		if err := r.broker.DeleteQueue("orders"); err != nil {
+			t.Fatal(err)
+		}
+		<-time.After(10 * time.Second)
+		err := s.Ready()
+		if err == nil {
+			t.Fatal("ready without a queue")
+		}
+		contains(t, err.Error(), "404", "403", `queue "orders"`)
+		for _, c := range configure {
+			c.Remove()
+		}
+		topic := r.refuses("queue.bind", secret)
+		<-time.After(10 * time.Second)
+		r.works(s, got, 8)
+		if err = s.Ready(); err == nil {
+			t.Fatal("ready without a binding")
+		}
+		contains(t, err.Error(), "403", `"secret.b"`)
+		if bound := r.boundTopics(); bound != "a c" {
+			t.Errorf("bound to %q", bound)
+		}
+		topic.Remove()
+		<-time.After(time.Minute)
+		if err = s.Ready(); err != nil {
+			t.Error(err)
+		}
+		if bound := r.boundTopics(); bound != "a c secret.b" {
+			t.Errorf("bound to %q", bound)
+		}
+	})
+}
+
+// TestOneDeclaration: however many consumers there are, a setup declares its topics
+// once when it starts, and then once or twice a minute.
+func TestOneDeclaration(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		cfg := r.config("orders")
+		cfg.Consume.Consumers = 20
+		cfg.Subscriptions = []string{"a"}
+		s, got := counting(r, cfg)
+		binds := r.broker.Inject(brokertest.Fault{
+			On: "queue.bind", Times: -1, Do: brokertest.Delay, Match: func(f brokertest.Frame) bool { return f.RoutingKey == "a" },
+		})
+		r.start(s)
+		r.works(s, got, 1)
+		if n := binds.Fired(); n > 2 { // one for each connection
+			t.Errorf("bound %d times by the start", n)
+		}
+		<-time.After(5 * time.Minute)
+		if n := binds.Fired(); n < 5 || n > 12 {
+			t.Errorf("bound %d times in five minutes", n)
+		}
+	})
+}
+
+// TestFailingStartSaysSo: nobody says that a start which has failed goes on.
+func TestFailingStartSaysSo(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.declare(r.channel(), "orders") // classic
+		cfg := r.config("orders")
+		cfg.Consume.Consumers = 3
+		logger, logs := observed()
+		cfg.Logger = logger
+		s, _ := counting(r, cfg)
+		if err := s.Start(r.ctx); err == nil {
+			t.Fatal("started")
+		}
+		for _, line := range logs.All() {
+			if strings.Contains(line.Message, "again") || strings.Contains(line.Message, "resuming") {
+				t.Errorf("logged: %s", line.Message)
+			}
+		}
+	})
+}
