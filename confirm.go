@@ -293,11 +293,14 @@ func (c *confirmChannel) publish(ctx context.Context, r routed, relieve func() b
 // send has the client publish the message: an empty one in its books, and ours on
 // the wire. Where that fails, the client encodes it.
 func (c *confirmChannel) send(ctx context.Context, r *routed, relieve func() bool) (confirm *amqp.DeferredConfirmation, err error) {
-	m, err := wire.Encode(r.exchange, r.key, r.mandatory, &r.msg, c.session.conn.Config.FrameSize)
+	m, err := wire.Encode(r.exchange, r.key, r.mandatory, &r.msg, c.session.frameMax)
 	if err != nil {
 		return nil, err
 	}
 	defer m.Free()
+	if size, most := m.HeaderFrame(), c.session.frameMax-r.room; size > most {
+		return nil, wire.UnsentError{Err: fmt.Errorf("%w: %w", ErrRefused, tooLong(size, most, c.session.frameMax))}
+	}
 	for {
 		if err := c.hold(ctx); err != nil {
 			return nil, err
@@ -342,6 +345,9 @@ func (c *confirmChannel) hold(ctx context.Context) error {
 // wait returns the outcome of a message, or Unknown when ctx ends first.
 func (c *confirmChannel) wait(ctx context.Context, f flight) result {
 	if f.err != nil {
+		if errors.Is(f.err, ErrRefused) {
+			return result{outcome: NotSent, err: f.err, final: true}
+		}
 		if errors.Is(f.err, amqp.ErrClosed) || errors.As(f.err, new(wire.UnsentError)) {
 			return result{outcome: NotSent, err: f.err}
 		}

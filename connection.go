@@ -190,14 +190,15 @@ var refusals = []int{amqp.AccessRefused, amqp.NotFound, amqp.ResourceLocked, amq
 // session is one connection, from dial to its end. Nothing in it is reused:
 // delivery tags and confirms of one session mean nothing in another.
 type session struct {
-	conn    *amqp.Connection
-	sock    *wire.Conn
-	address int           // its place among those configured
-	timeout time.Duration // of one request to the broker
-	closed  chan struct{} // closed when the connection has ended
-	watched chan struct{} // closed when watch has ended
-	calls   sync.WaitGroup
-	trial   *trial // of the messages that come first
+	conn     *amqp.Connection
+	sock     *wire.Conn
+	address  int           // its place among those configured
+	frameMax int           // as negotiated
+	timeout  time.Duration // of one request to the broker
+	closed   chan struct{} // closed when the connection has ended
+	watched  chan struct{} // closed when watch has ended
+	calls    sync.WaitGroup
+	trial    *trial // of the messages that come first
 
 	mu        sync.Mutex // guards what follows
 	err       error      // why it ended
@@ -208,7 +209,7 @@ type session struct {
 
 func newSession(conn *amqp.Connection, sock *wire.Conn, timeout time.Duration) *session {
 	s := &session{
-		conn: conn, sock: sock, timeout: timeout,
+		conn: conn, sock: sock, frameMax: conn.Config.FrameSize, timeout: timeout,
 		closed: make(chan struct{}), watched: make(chan struct{}),
 		trial: newTrial(),
 	}

@@ -39,10 +39,15 @@ func newDelayer(s *Setup) *delayer {
 }
 
 // route makes the routed form of a message that is due after wait.
-func (d *delayer) route(out *outgoing, wait time.Duration) (routed, error) {
+func (d *delayer) route(s *session, out *outgoing, wait time.Duration) (routed, error) {
 	to, err := d.delays.Route(wait, out.finalExchange(), out.key)
 	if err != nil {
 		return routed{}, err
+	}
+	room := delayRoom(s.frameMax, to.HeaderRoom()) + deathRoom(out.exchange, out.key)
+	if out.copied {
+		d.setup.dialect.fit(&out.msg, s.frameMax, room)
+		room = 0 // whatever there is
 	}
 	msg := out.msg
 	msg.Headers = maps.Clone(out.msg.Headers)
@@ -53,7 +58,7 @@ func (d *delayer) route(out *outgoing, wait time.Duration) (routed, error) {
 		}
 		msg.Headers["CC"] = cc
 	}
-	return routed{exchange: to.Exchange, key: to.Key, mandatory: true, delayed: true, msg: msg}, nil
+	return routed{exchange: to.Exchange, key: to.Key, mandatory: true, delayed: true, room: room, msg: msg}, nil
 }
 
 // finalExchange is where a delayed message goes in the end: to its queue by way

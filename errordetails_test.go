@@ -13,7 +13,6 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 
 	"github.com/harebus/harebus"
-	"github.com/harebus/harebus/internal/field"
 )
 
 var errNo = errors.New("no")
@@ -71,20 +70,20 @@ func TestFit(t *testing.T) {
 	} {
 		headers := maps.Clone(essential)
 		maps.Copy(headers, rest)
-		before := field.Size(headers)
+		before := harebus.HeaderFrame(headers)
 		harebus.Fit(headers)
-		size := field.Size(headers)
-		if size > harebus.MaxHeaderBytes {
-			t.Errorf("%s: %d bytes, more than %d", name, size, harebus.MaxHeaderBytes)
+		size := harebus.HeaderFrame(headers)
+		if size > harebus.MaxHeaderFrame {
+			t.Errorf("%s: %d bytes, more than %d", name, size, harebus.MaxHeaderFrame)
 		}
-		if before <= harebus.MaxHeaderBytes && size != before {
+		if before <= harebus.MaxHeaderFrame && size != before {
 			t.Errorf("%s: changed although it fitted", name)
 		}
 		details, _ := headers[prefixed("ErrorDetails")].(string)
 		if headers[prefixed("MessageId")] != "id" || headers[prefixed("ErrorRetries")] != int8(1) || !strings.Contains(details, "ddd") {
 			t.Errorf("%s: essential headers are gone: %v", name, headers[prefixed("MessageId")])
 		}
-		if before > harebus.MaxHeaderBytes && !strings.Contains(details, "left out") {
+		if before > harebus.MaxHeaderFrame && !strings.Contains(details, "left out") {
 			t.Errorf("%s: what was left out is not said", name)
 		}
 		if !utf8.ValidString(details) {
@@ -119,7 +118,7 @@ func TestFitRandom(t *testing.T) {
 			size += n + len(key) + 6
 		}
 		harebus.Fit(headers)
-		return field.Size(headers) <= harebus.MaxHeaderBytes
+		return harebus.HeaderFrame(headers) <= harebus.MaxHeaderFrame
 	}
 	if err := quick.Check(fits, &quick.Config{MaxCount: 100}); err != nil {
 		t.Error(err)

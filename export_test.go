@@ -9,7 +9,8 @@ import (
 
 // What the tests of package harebus_test need of the inside.
 const (
-	MaxHeaderBytes  = maxHeaderBytes
+	MaxHeaderFrame  = defaultFrameMax - headerRoom
+	MaxEntries      = maxEntries
 	MaxErrorDetails = maxErrorDetails
 )
 
@@ -39,11 +40,20 @@ func ReadMessage(in *amqp.Delivery) (*Message, error) {
 	return d.readMessage("queue", defaultTopicExchange, in)
 }
 
-// Fit makes headers fit into a frame.
-func Fit(headers amqp.Table) {
+// headerRoom is what Fit leaves for the broker.
+const headerRoom = 8 << 10
+
+// Fit makes headers fit into the frames of a broker as it is installed.
+func Fit(headers amqp.Table) { FitInto(defaultFrameMax, headerRoom, headers) }
+
+// FitInto makes headers fit into a frame and leaves room in it.
+func FitInto(frameMax, room int, headers amqp.Table) {
 	d := dialect{defaultHeaderPrefix, newHeaderNames(defaultHeaderPrefix), TimeISO}
-	d.fit(headers)
+	d.fit(&amqp.Publishing{Headers: headers}, frameMax, room)
 }
+
+// HeaderFrame is the length of the frame that headers need.
+func HeaderFrame(headers amqp.Table) int { return headerFrame(&amqp.Publishing{Headers: headers}) }
 
 // Decide is the default error handler of a retry policy.
 func (r RetryConfig) Decide(m *Message, err error) Decision { return r.withDefaults().decide(m, err) }

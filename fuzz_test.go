@@ -11,7 +11,6 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 
 	"github.com/harebus/harebus"
-	"github.com/harebus/harebus/internal/field"
 )
 
 // FuzzReadMessage: any header of any type gives a message or a reason, and never
@@ -120,7 +119,7 @@ func FuzzErrorDetails(f *testing.F) {
 		}
 		table[prefixed("ErrorDetails")] = details
 		harebus.Fit(table)
-		if size := field.Size(table); size > harebus.MaxHeaderBytes {
+		if size := harebus.HeaderFrame(table); size > harebus.MaxHeaderFrame {
 			t.Errorf("%d bytes of headers", size)
 		}
 		if text, _ := table[prefixed("ErrorDetails")].(string); !utf8.ValidString(text) {

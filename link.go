@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
@@ -26,6 +27,8 @@ type link struct {
 	trace   tracer
 	stats   *counters
 
+	frameMax *atomic.Int64 // where the setup looks for it
+
 	ctx    context.Context
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
@@ -40,13 +43,14 @@ type link struct {
 
 func newLink(name string, s *Setup) *link {
 	l := &link{
-		name:    name,
-		dialer:  s.dialer,
-		backoff: s.cfg.Connect.BackOff,
-		log:     s.log.Named(name),
-		trace:   s.trace,
-		stats:   &s.counters,
-		changed: make(chan struct{}),
+		name:     name,
+		dialer:   s.dialer,
+		backoff:  s.cfg.Connect.BackOff,
+		log:      s.log.Named(name),
+		trace:    s.trace,
+		stats:    &s.counters,
+		frameMax: &s.latestFrameMax,
+		changed:  make(chan struct{}),
 	}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
 	return l
@@ -180,6 +184,7 @@ func (l *link) connect() (*session, error) {
 	}
 	l.stats.connections.Add(1)
 	l.log.Info("connected", zap.String("broker", fmt.Sprint(s.conn.Properties["version"])))
+	l.frameMax.Store(int64(s.frameMax))
 	l.set(s, nil)
 	// Close may have come between: it ends the session that it did not see.
 	if l.ctx.Err() != nil {

@@ -16,22 +16,7 @@ import (
 	"github.com/harebus/harebus/topology"
 )
 
-const (
-	maxShortString = field.MaxShortString
-	// frameOverhead is what a frame needs around its payload, and
-	// propertyRoom what the basic properties take at most beside the headers
-	// table: eight short strings and the fixed fields.
-	frameOverhead = 8
-	propertyRoom  = 12 + 2 + 9*(maxShortString+1) + 1 + 1 + 8
-	// defaultFrameMax is RabbitMQ's, and what is assumed before a connection
-	// has negotiated one.
-	defaultFrameMax = 131072
-)
-
-// maxHeaderBytes is the largest encoded headers table that is sure to fit into
-// one content header frame, also after a journey through the delay queues. A
-// larger one closes the connection.
-const maxHeaderBytes = defaultFrameMax - frameOverhead - propertyRoom - topology.HeaderRoom
+const maxShortString = field.MaxShortString
 
 // outgoing is one message on its way out, encoded and checked.
 type outgoing struct {
@@ -41,6 +26,7 @@ type outgoing struct {
 	viaDefault    bool      // try the default exchange when the first one has no route
 	direct        bool      // go through the default exchange now
 	foreign       bool      // the caller named the exchange: check that it exists
+	copied        bool      // of a delivery: headers that do not fit are left out
 	due           time.Time // deliver not before; zero is at once
 	msg           amqp.Publishing
 }
@@ -250,8 +236,8 @@ func (s *sender) check(out *outgoing) error {
 	if err := topology.ValidRoutingKey(out.key); err != nil {
 		faults = append(faults, err)
 	}
-	if size := field.Size(msg.Headers); size > maxHeaderBytes {
-		faults = append(faults, fmt.Errorf("the headers take %d bytes, more than %d", size, maxHeaderBytes))
+	if err := s.setup.fits(out); err != nil {
+		faults = append(faults, err)
 	}
 	if limit := s.setup.cfg.MaxBody; len(msg.Body) > limit {
 		faults = append(faults, fmt.Errorf("the body has %d bytes, more than Config.MaxBody %d", len(msg.Body), limit))

@@ -311,6 +311,7 @@ type routed struct {
 	exchange, key string
 	mandatory     bool
 	delayed       bool // into the delay queues
+	room          int  // for what the broker adds to the headers on the way
 	msg           amqp.Publishing
 }
 
@@ -325,7 +326,7 @@ func (p *publisher) route(ctx context.Context, s *session, out *outgoing) (route
 			return routed{}, err
 		}
 		if wait := time.Until(out.due); wait > 0 { // preparing takes a while the first time
-			return p.delays.route(out, wait)
+			return p.delays.route(s, out, wait)
 		}
 	}
 	if out.foreign && out.exchange != "" {
@@ -337,7 +338,12 @@ func (p *publisher) route(ctx context.Context, s *session, out *outgoing) (route
 	if out.direct {
 		exchange = ""
 	}
-	return routed{exchange: exchange, key: out.key, mandatory: out.mandatory, msg: out.msg}, nil
+	room := deathRoom(exchange, out.key)
+	if out.copied {
+		p.setup.dialect.fit(&out.msg, s.frameMax, room)
+		room = 0 // whatever there is
+	}
+	return routed{exchange: exchange, key: out.key, mandatory: out.mandatory, room: room, msg: out.msg}, nil
 }
 
 // checkExchange looks, once per session, whether an exchange that a caller

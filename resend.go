@@ -33,7 +33,7 @@ func (r *receipt) copyOf(op Operation, queue string) *outgoing {
 		headers[names.messageID] = r.message.ID
 	}
 	return &outgoing{
-		op: op, exchange: r.setup.cfg.DirectExchange, key: queue, mandatory: true, viaDefault: true,
+		op: op, exchange: r.setup.cfg.DirectExchange, key: queue, mandatory: true, viaDefault: true, copied: true,
 		msg: amqp.Publishing{
 			Headers:         headers,
 			ContentType:     in.ContentType,
@@ -61,45 +61,68 @@ func (r *receipt) copyFor(op Operation, queue string, cause error) *outgoing {
 	if r.message.SourceQueue == "" {
 		headers[names.sourceQueue] = r.setup.cfg.Queue
 	}
-	r.setup.dialect.fit(headers)
 	return out
 }
 
 // errorDetails is the text of a failure as valid UTF-8 of bounded length.
 func errorDetails(cause error) string {
-	text := strings.ToValidUTF8(cause.Error(), "\uFFFD")
-	if len(text) <= maxErrorDetails {
+	return shorten(strings.ToValidUTF8(cause.Error(), "\uFFFD"), maxErrorDetails)
+}
+
+// shorten cuts valid UTF-8 to at most so many bytes, and says so.
+func shorten(text string, most int) string {
+	if len(text) <= most {
 		return text
 	}
 	const mark = " … (cut)"
-	cut := maxErrorDetails - len(mark)
+	cut := most - len(mark)
 	for cut > 0 && !utf8.RuneStart(text[cut]) {
 		cut--
 	}
 	return text[:cut] + mark
 }
 
-// fit makes sure that the headers fit into a frame: a message that cannot be
-// parked would fail for ever. What does not fit is left out, custom headers
-// before standard ones and the largest first, and named in the error details.
-func (d *dialect) fit(headers amqp.Table) {
-	const room = 1 << 10 // for the names of what is left out
-	excess := field.Size(headers) + room - maxHeaderBytes
-	if excess <= room {
+// fit makes sure that the message can be sent and read: its headers fit into a
+// frame of frameMax bytes, of which the broker needs room on the way, and there are no
+// more of them than a client reads. A message that cannot be parked would fail for
+// ever. What does not fit is left out, custom headers before standard ones and the
+// largest first, and named in the error details. A small frame shortens those, too.
+func (d *dialect) fit(msg *amqp.Publishing, frameMax, room int) {
+	headers := msg.Headers
+	excess, surplus := headerFrame(msg)+room-frameMax, len(headers)-maxEntries
+	if excess <= 0 && surplus <= 0 {
 		return
+	}
+	share := min(frameMax/8, maxErrorDetails)
+	names := share / 8 // for the names of what is left out
+	if details, _ := headers[d.names.errorDetails].(string); excess > 0 && len(details) > share {
+		headers[d.names.errorDetails] = shorten(details, share)
+		excess -= len(details) - share
 	}
 	var dropped []string
 	for _, key := range d.expendable(headers) {
-		if excess <= 0 {
+		if excess <= 0 && surplus <= 0 {
 			break
 		}
+		if len(dropped) == 0 { // the first makes it necessary to name them
+			excess += 2 * names
+			surplus++
+		}
 		excess -= field.EntrySize(key, headers[key])
+		surplus--
 		delete(headers, key)
 		dropped = append(dropped, quote(key))
 	}
+	if len(dropped) > 0 {
+		d.nameDropped(headers, dropped, names)
+	}
+}
+
+// nameDropped writes into the error details which headers are left out.
+func (d *dialect) nameDropped(headers amqp.Table, dropped []string, most int) {
 	names := strings.Join(dropped, ", ")
-	if len(names) > room/2 {
-		names = strings.ToValidUTF8(names[:room/2], "") + "…"
+	if len(names) > most {
+		names = strings.ToValidUTF8(names[:most], "") + "…"
 	}
 	details, _ := headers[d.names.errorDetails].(string)
 	headers[d.names.errorDetails] = fmt.Sprintf("(%d headers left out because they do not fit: %s)\n%s", len(dropped), names, details)
@@ -108,10 +131,14 @@ func (d *dialect) fit(headers amqp.Table) {
 // expendable lists the headers that a failed message can do without, in the
 // order in which it should.
 func (d *dialect) expendable(headers amqp.Table) []string {
-	needed := []string{d.names.messageID, d.names.errorRetries, d.names.errorDetails, d.names.sourceQueue, d.names.deferredTime}
+	needed := []string{d.names.messageID, d.names.errorRetries, d.names.sourceQueue, d.names.deferredTime}
 	keys := make([]string, 0, len(headers))
 	for key, value := range headers {
-		if slices.Contains(needed, key) && field.EntrySize(key, value) <= maxErrorDetails+maxShortString {
+		text, isText := value.(string)
+		switch {
+		case key == d.names.errorDetails && isText && len(text) <= maxErrorDetails:
+			continue // it was shortened
+		case slices.Contains(needed, key) && field.EntrySize(key, value) <= 2*maxShortString:
 			continue
 		}
 		keys = append(keys, key)

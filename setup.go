@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"go.uber.org/zap"
 
@@ -25,6 +26,9 @@ type Setup struct {
 	counters  counters
 
 	declares declares
+
+	// latestFrameMax is the frame_max of the latest connection; 0 before the first.
+	latestFrameMax atomic.Int64
 
 	mu       sync.Mutex // guards what follows
 	handlers map[string]*handler

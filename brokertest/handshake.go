@@ -46,7 +46,7 @@ func (c *connection) startOK(m *connectionStartOk) *amqpError {
 	}
 	c.user = user
 	c.state = connTuning
-	c.send(0, &connectionTune{channelMax: channelMax, frameMax: frameMax, heartbeat: uint16(c.heartbeat() / time.Second)})
+	c.send(0, &connectionTune{channelMax: c.broker.cfg.channelMax, frameMax: c.broker.cfg.frameMax, heartbeat: uint16(c.heartbeat() / time.Second)})
 	return nil
 }
 
@@ -102,13 +102,14 @@ func credentials(mechanism, response string) (user, password string, err *amqpEr
 	return "", "", errCommandInvalid("unknown authentication mechanism '%s'", mechanism)
 }
 
-// channelMax is the number of channels a connection may have.
+// channelMax is the number of channels a connection may have by default.
 const channelMax = 2047
 
 // tuneOK takes over the client's limits. Limits that are not allowed end the
 // connection without a word, as on RabbitMQ.
 func (c *connection) tuneOK(m *connectionTuneOk) {
-	if m.frameMax < frameMin || m.frameMax > frameMax || m.channelMax < 1 || m.channelMax > channelMax {
+	cfg := &c.broker.cfg
+	if m.frameMax < frameMin || m.frameMax > cfg.frameMax || m.channelMax < 1 || m.channelMax > cfg.channelMax {
 		c.broker.logf("connection %d: cannot negotiate frame_max %d, channel_max %d", c.id, m.frameMax, m.channelMax)
 		c.terminate()
 		return

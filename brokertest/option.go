@@ -19,6 +19,8 @@ type config struct {
 	outboxSoft      int
 	outboxHard      int
 	heartbeat       time.Duration
+	frameMax        uint32
+	channelMax      uint16
 }
 
 func newConfig(opts []Option) config {
@@ -34,6 +36,8 @@ func newConfig(opts []Option) config {
 		outboxSoft:      1 << 20,
 		outboxHard:      256 << 20,
 		heartbeat:       -1,
+		frameMax:        frameMax,
+		channelMax:      channelMax,
 	}
 	for _, opt := range opts {
 		opt(&c)
@@ -91,6 +95,19 @@ func WithConsumerTimeout(d time.Duration) Option {
 // and every heartbeat would cost virtual time.
 func WithHeartbeat(d time.Duration) Option {
 	return func(c *config) { c.heartbeat = d }
+}
+
+// WithFrameMax sets the largest frame the broker takes, in bytes, from 4,096 to
+// the default, RabbitMQ's 131,072. A header frame that is longer because the broker
+// added to the headers is delivered all the same, as RabbitMQ does.
+func WithFrameMax(n int) Option {
+	return func(c *config) { c.frameMax = uint32(min(max(n, frameMin), frameMax)) } //nolint:gosec // bounded
+}
+
+// WithChannelMax sets how many channels a connection may have, from 1 to the
+// default, RabbitMQ's 2,047.
+func WithChannelMax(n int) Option {
+	return func(c *config) { c.channelMax = uint16(min(max(n, 1), channelMax)) } //nolint:gosec // bounded
 }
 
 // WithDeadLetterRetry sets after how long at-least-once dead-lettering tries

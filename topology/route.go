@@ -11,17 +11,14 @@ const day = 24 * time.Hour
 // MaxDelay is the longest delay [Delays.Route] takes: five years.
 const MaxDelay = 5 * 366 * day
 
-// HeaderRoom is the most by which the headers of a message grow on its way, in
-// bytes: the broker records every queue it came through.
-const HeaderRoom = 8 << 10
-
 // Route says how to publish a message so that it is delivered after Delay.
 //
 // The message must be persistent and mandatory. It must have no expiration,
 // which would fire inside a delay queue and deliver early, and no header that a
 // broker wrote on an earlier journey (x-death, x-first-death-*,
 // x-last-death-*), from which the broker concludes that the message goes in a
-// circle and drops it. Leave [HeaderRoom] bytes of the header frame free.
+// circle and drops it. Leave [Route.HeaderRoom] bytes of the header frame free: a longer
+// frame than the connection's frame_max cannot be read.
 //
 // The receiver sees the exchange and key of the destination. RabbitMQ 4 leaves
 // the CC header on the message, where 3.10 takes it off: whoever sends a received
@@ -58,6 +55,29 @@ func (d Delays) Route(delay time.Duration, exchange, key string) (Route, error) 
 	route := Route{Exchange: d.name("in"), Key: d.exit(exchange, key)}
 	route.CC, route.Delay = itinerary(steps(roundUp(delay)))
 	return route, nil
+}
+
+// HeaderRoom is the most by which the headers of a message grow on this way, in
+// bytes: by CC, and by what the broker records of every queue the message comes
+// through.
+func (r Route) HeaderRoom() int {
+	if len(r.CC) == 0 {
+		return 0
+	}
+	const (
+		once  = 200 // the names of all headers, and the reasons of the first and the last death
+		fixed = 110 // of an entry of x-death
+		value = 5   // what goes before a text
+		names = 16  // by how much the name of a queue or exchange is longer than that of the first
+	)
+	name := len(r.Exchange) + names
+	keys := value + len(r.Key)
+	for _, label := range r.CC {
+		keys += value + len(label)
+	}
+	entry := fixed + 2*name + keys
+	exit := fixed + name + len(r.Key) + value + len(r.Key)
+	return once + keys + len(r.CC)*entry + exit + 4*name
 }
 
 func validDestination(exchange, key string) error {

@@ -75,6 +75,9 @@ func Encode(exchange, key string, mandatory bool, p *amqp.Publishing, frameMax i
 	return m, nil
 }
 
+// HeaderFrame is the length of the frame with the properties and headers.
+func (m *Message) HeaderFrame() int { return len(m.head) - m.header }
+
 // Free gives a message back that nobody uses any more.
 func (m *Message) Free() {
 	m.body = nil

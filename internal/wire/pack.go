@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net"
+	"slices"
 
 	amqp "github.com/rabbitmq/amqp091-go"
 )
@@ -23,6 +24,10 @@ const (
 	contentHead = 12
 	// maxContent is the longest header frame. What is negotiated is less.
 	maxContent = 1 << 20
+	// leastFrame is the smallest frame_max that a connection can have. The broker's
+	// own additions can make a header frame longer than the frame_max, which the
+	// client would not read; as pieces of a body it does.
+	leastFrame = 4096
 	// shared is the most that a string of a delivery may keep in memory, with which it
 	// shares its bytes.
 	shared = 1 << 10
@@ -167,10 +172,19 @@ func (p *packer) pack(frame, properties []byte) {
 	p.out = binary.BigEndian.AppendUint64(p.out, size)
 	p.out = append(p.out, 0, 0, frameEnd) // no property
 
-	p.out = append(p.out, frameBody, frame[1], frame[2])
-	p.out = binary.BigEndian.AppendUint32(p.out, uint32(prefix+len(properties))) //nolint:gosec // no more than maxContent
-	p.out = binary.BigEndian.AppendUint32(p.out, uint32(len(properties)))        //nolint:gosec // likewise
-	p.out = append(p.out, properties...)
-	p.out = append(p.out, frameEnd)
+	first := min(len(properties), leastFrame-frameOverhead-prefix)
+	p.body(frame, prefix+first)
+	p.out = binary.BigEndian.AppendUint32(p.out, uint32(len(properties))) //nolint:gosec // no more than maxContent
+	p.out = append(append(p.out, properties[:first]...), frameEnd)
+	for rest := range slices.Chunk(properties[first:], leastFrame-frameOverhead) {
+		p.body(frame, len(rest))
+		p.out = append(append(p.out, rest...), frameEnd)
+	}
 	p.ready = p.out
+}
+
+// body begins a body frame of a header frame.
+func (p *packer) body(frame []byte, length int) {
+	p.out = append(p.out, frameBody, frame[1], frame[2])
+	p.out = binary.BigEndian.AppendUint32(p.out, uint32(length)) //nolint:gosec // no more than leastFrame
 }

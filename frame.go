@@ -1,0 +1,82 @@
+package harebus
+
+import (
+	"fmt"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/harebus/harebus/internal/field"
+)
+
+// The properties and headers of a message travel in one frame. A frame longer
+// than the connection's frame_max ends the connection, for everybody who uses it.
+
+const (
+	// defaultFrameMax is RabbitMQ's frame_max. No connection has a larger one: it
+	// is also what we ask for.
+	defaultFrameMax = 131072
+	// frameOverhead is what a frame needs around its payload.
+	frameOverhead = 8
+	// maxEntries is how many headers a message may have. The broker adds its own
+	// on the way, and no client reads more than field.MaxElements.
+	maxEntries = field.MaxElements - 32
+)
+
+// headerFrame is the length of the frame with the properties and headers of a
+// message, or a few bytes more.
+func headerFrame(msg *amqp.Publishing) int {
+	const fixed = 12 + 2 + 1 + 1 + 8 // class, weight, size; flags; delivery mode, priority, timestamp
+	size := frameOverhead + fixed + field.Size(msg.Headers)
+	for _, s := range [...]string{
+		msg.ContentType, msg.ContentEncoding, msg.CorrelationId, msg.ReplyTo, msg.Expiration, msg.MessageId, msg.Type, msg.AppId,
+	} {
+		size += 1 + len(s)
+	}
+	return size
+}
+
+// deathRoom is the most by which the headers grow when the broker moves a message
+// from a queue to the error queue: an entry in x-death, and the x-first-death-… and
+// x-last-death-… headers. Nobody knows the names of the queues of an event.
+func deathRoom(exchange, key string) int {
+	const fixed, entries = 400, 3 // how often queue and exchange are named
+	return fixed + entries*(maxShortString+len(exchange)) + len(key)
+}
+
+// delayRoom is what is left for a way through the delay queues. Where frames are small
+// not all of it can be: services of ours read a longer frame all the same.
+func delayRoom(frameMax, most int) int { return min(most, frameMax/4) }
+
+// headerLimit is the longest header frame that is sent when the caller can still
+// be told. It leaves a sixteenth for what a retry adds: the broker records every
+// queue on the way.
+func headerLimit(frameMax int, exchange, key string) int {
+	return frameMax - max(deathRoom(exchange, key), frameMax/16)
+}
+
+// fits refuses a message whose headers would close the connection, or could not
+// be read where they arrive.
+func (s *Setup) fits(out *outgoing) error {
+	if n := len(out.msg.Headers); n > maxEntries {
+		return fmt.Errorf("the message has %d headers with the standard ones, more than %d", n, maxEntries)
+	}
+	frameMax := s.frameMax()
+	limit := headerLimit(frameMax, out.exchange, out.key)
+	if size := headerFrame(&out.msg); size > limit {
+		return tooLong(size, limit, frameMax)
+	}
+	return nil
+}
+
+func tooLong(size, limit, frameMax int) error {
+	return fmt.Errorf("the headers and properties take %d bytes, more than %d: the broker's frame_max is %d;"+
+		" put large values into the body", size, limit, frameMax)
+}
+
+// frameMax is that of the latest connection that publishes.
+func (s *Setup) frameMax() int {
+	if n := s.latestFrameMax.Load(); n > 0 {
+		return int(n)
+	}
+	return defaultFrameMax
+}
