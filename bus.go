@@ -11,8 +11,10 @@ import (
 
 // Bus sends messages. The one from [Setup.Bus] sends at once: each call returns
 // when the broker has confirmed the message, or with an error that says what is
-// known. The one a handler is given buffers until the handler has returned nil.
-// A Bus is safe for concurrent use.
+// known. The one a handler is given buffers until the handler has returned nil,
+// and so does that from Setup.Bus when a call has the context of a handler of the
+// same setup: the call joins the handler's transaction. [Immediately] sends at once
+// there, too. A Bus is safe for concurrent use.
 //
 // Calls end when their context does. Without a deadline they wait for as long as
 // the broker is away, and a message whose outcome is unknown is sent again under
@@ -28,6 +30,28 @@ type Tx struct{ sender }
 type sender struct {
 	setup *Setup
 	scope *scope // where messages are buffered; nil sends at once
+}
+
+type handlingKey struct{}
+
+// handling makes a context that leads to the bus of a handler.
+func handling(ctx context.Context, bus *Bus) context.Context {
+	return context.WithValue(ctx, handlingKey{}, bus)
+}
+
+// within returns the sender for a call with ctx. Where ctx belongs to a handler of
+// the same setup, the call joins that handler's transaction.
+func (s *sender) within(ctx context.Context) *sender {
+	bus, ok := ctx.Value(handlingKey{}).(*Bus)
+	switch {
+	case !ok || bus.setup != s.setup || bus.scope == nil:
+		return s
+	case s.scope == nil:
+		return &bus.sender
+	default:
+		s.scope.join(bus.scope)
+		return s
+	}
 }
 
 // Send sends a command to a queue. It goes to the direct exchange with the
@@ -56,15 +80,15 @@ func (s *sender) Defer(ctx context.Context, queue string, delay time.Duration, m
 
 // Reply answers the message that is being handled: it sends to the address the
 // message asks for, with its correlation id. It fails with
-// [ErrReplyOutsideHandler] on a bus that no handler was given, with
+// [ErrReplyOutsideHandler] outside a handler, with
 // [ErrNoReplyAddress] if the message names no address, and with [ErrRefused] if
 // the address is a queue of the broker's own (amq.…), the error queue, or one
 // that Config.ReplyPolicy does not allow.
 func (s *sender) Reply(ctx context.Context, message any, opts ...SendOption) error {
-	if s.scope == nil || s.scope.incoming == nil {
+	m := s.within(ctx).scope.message()
+	if m == nil {
 		return fmt.Errorf("harebus: reply: %w", ErrReplyOutsideHandler)
 	}
-	m := s.scope.incoming
 	if m.ReplyTo == "" {
 		return fmt.Errorf("harebus: reply to message %q: %w", m.ID, ErrNoReplyAddress)
 	}
@@ -95,7 +119,7 @@ func (s *sender) emit(ctx context.Context, op Operation, key string, message any
 	if len(carrier) > 0 {
 		WithHeaders(carrier)(&o)
 	}
-	err := s.dispatch(ctx, op, exchange, key, message, delay, &o)
+	err := s.within(ctx).dispatch(ctx, op, exchange, key, message, delay, &o)
 	end(err)
 	return err
 }
@@ -111,9 +135,9 @@ func (s *sender) dispatch(ctx context.Context, op Operation, exchange, key strin
 		out.msg.Headers[s.setup.dialect.names.deferredTime] = s.setup.dialect.time(out.due)
 	}
 	if op == OpReply {
-		out.msg.Headers[s.setup.dialect.names.hops] = field.SmallestInt(s.scope.incoming.hops + 1)
+		out.msg.Headers[s.setup.dialect.names.hops] = field.SmallestInt(s.scope.message().hops + 1)
 	}
-	if s.scope != nil {
+	if s.scope != nil && !o.now {
 		return s.scope.add(out)
 	}
 	eng, err := s.setup.engine()
@@ -130,7 +154,7 @@ func (s *sender) dispatch(ctx context.Context, op Operation, exchange, key strin
 // Inside a handler the transaction joins the handler's buffer: its messages
 // leave with the others, after the handler.
 func (b *Bus) Transaction(ctx context.Context, fn func(ctx context.Context, tx *Tx) error) error {
-	tx := b.Begin()
+	tx := &Tx{sender{b.setup, newScope(b.within(ctx).scope)}}
 	defer tx.Rollback() // without effect after a commit
 	if err := fn(ctx, tx); err != nil {
 		return err
@@ -139,7 +163,8 @@ func (b *Bus) Transaction(ctx context.Context, fn func(ctx context.Context, tx *
 }
 
 // Begin starts a transaction for code that cannot be a closure. It must be ended
-// with Commit or Rollback.
+// with Commit or Rollback. It joins the buffer of a handler as [Bus.Transaction]
+// does when the context of a call on it is the handler's.
 func (b *Bus) Begin() *Tx {
 	return &Tx{sender{b.setup, newScope(b.scope)}}
 }
@@ -149,12 +174,13 @@ func (b *Bus) Begin() *Tx {
 // [*TransactionError]. Either way the transaction has ended. A second Commit, or
 // one after Rollback, fails with [ErrHandlerReturned].
 func (t *Tx) Commit(ctx context.Context) error {
+	t.within(ctx)
 	outs, err := t.scope.end()
 	if err != nil {
 		return fmt.Errorf("harebus: commit: %w", err)
 	}
-	if parent := t.scope.parent; parent != nil {
-		return parent.add(outs...)
+	if outer := t.scope.outer(); outer != nil {
+		return outer.add(outs...)
 	}
 	if len(outs) == 0 {
 		return nil

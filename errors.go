@@ -32,8 +32,8 @@ var (
 	ErrReplyOutsideHandler = errors.New("reply outside a handler")
 	// ErrNoReplyAddress: the message that is handled names no address for a reply.
 	ErrNoReplyAddress = errors.New("the message has no reply address")
-	// ErrHandlerReturned: the bus of a handler, or a transaction, was used after
-	// it had ended.
+	// ErrHandlerReturned: the bus of a handler, a context of one, or a transaction
+	// was used after it had ended.
 	ErrHandlerReturned = errors.New("the handler or transaction has ended")
 
 	// ErrStarted: Start or Run was called on a setup that is running.

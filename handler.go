@@ -139,7 +139,7 @@ func (s *Setup) handlerFor(m *Message) (*handler, error) {
 
 // invoke runs a handler and turns panics and its own timeout into errors.
 func (h *handler) invoke(ctx context.Context, bus *Bus, m *Message) error {
-	ctx = context.WithValue(ctx, messageKey{}, m)
+	ctx = handling(ctx, bus)
 	if h.timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeoutCause(ctx, h.timeout, fmt.Errorf("handler timeout of %v", h.timeout))

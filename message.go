@@ -88,13 +88,14 @@ func (m *Message) CustomHeaders() map[string]any {
 	return custom
 }
 
-type messageKey struct{}
-
 // Incoming returns the message that is being handled in ctx, or nil outside a
 // handler.
 func Incoming(ctx context.Context) *Message {
-	m, _ := ctx.Value(messageKey{}).(*Message)
-	return m
+	bus, ok := ctx.Value(handlingKey{}).(*Bus)
+	if !ok {
+		return nil
+	}
+	return bus.scope.message()
 }
 
 // readMessage makes a Message of a delivery. It always returns one; the error,

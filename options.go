@@ -21,6 +21,7 @@ type sendOptions struct {
 	priority      uint8
 	expiration    time.Duration
 	optional      bool
+	now           bool
 }
 
 func newSendOptions(opts []SendOption) sendOptions {
@@ -123,4 +124,12 @@ func WithExpiration(d time.Duration) SendOption {
 // silent loss for anything else.
 func NonMandatory() SendOption {
 	return func(o *sendOptions) { o.optional = true }
+}
+
+// Immediately sends the message at once, as [Setup.Bus] does outside handlers: not
+// with the other messages of the handler or transaction, and also when those are
+// discarded in the end. Correlation id and message id are the same as without it,
+// so that the copies of several attempts can be recognised.
+func Immediately() SendOption {
+	return func(o *sendOptions) { o.now = true }
 }

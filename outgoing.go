@@ -192,21 +192,20 @@ func (s *sender) customHeaders(in map[string]any) (amqp.Table, error) {
 }
 
 func (s *sender) correlationID(o *sendOptions) string {
-	switch {
-	case o.correlationID != "":
+	if o.correlationID != "" {
 		return o.correlationID
-	case s.scope != nil && s.scope.incoming != nil && s.scope.incoming.CorrelationID != "":
-		return s.scope.incoming.CorrelationID
-	default:
-		return NewMessageID()
 	}
+	if m := s.scope.message(); m != nil && m.CorrelationID != "" {
+		return m.CorrelationID
+	}
+	return NewMessageID()
 }
 
 func (s *sender) messageID(out *outgoing, draft *Outgoing, o *sendOptions) string {
 	switch {
 	case o.messageID != "":
 		return o.messageID
-	case s.scope != nil && s.scope.incoming != nil:
+	case s.scope.message() != nil:
 		return s.scope.deriveID(out.exchange, out.key, draft.Type)
 	default:
 		return NewMessageID()

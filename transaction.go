@@ -11,23 +11,55 @@ import (
 // scope buffers the messages of a transaction or of one run of a handler, in
 // the order of the calls.
 type scope struct {
-	parent   *scope   // joined at the commit; nil for an outermost one
-	incoming *Message // what the handler handles; nil outside handlers
+	incoming *Message // what the handler handles; nil in a transaction
 	origin   string   // the listener queue and the handler, for derived ids
 
-	mu    sync.Mutex // guards what follows
-	outs  []*outgoing
-	ended bool
-	made  map[string]int // messages by what their ids derive from
+	mu     sync.Mutex // guards what follows
+	parent *scope     // joined at the commit; nil for an outermost one
+	outs   []*outgoing
+	ended  bool
+	made   map[string]int // messages by what their ids derive from
 }
 
 // newScope makes a scope inside parent, which may be nil.
-func newScope(parent *scope) *scope {
-	s := &scope{parent: parent}
-	if parent != nil {
-		s.incoming = parent.incoming
+func newScope(parent *scope) *scope { return &scope{parent: parent} }
+
+// outer returns the scope that this one joins at the commit, or nil.
+func (s *scope) outer() *scope {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.parent
+}
+
+func (s *scope) outermost() *scope {
+	for {
+		outer := s.outer()
+		if outer == nil {
+			return s
+		}
+		s = outer
 	}
-	return s
+}
+
+// join makes a transaction that is in no handler yet a part of handler's buffer.
+func (s *scope) join(handler *scope) {
+	top := s.outermost()
+	if top.incoming != nil {
+		return
+	}
+	top.mu.Lock()
+	defer top.mu.Unlock()
+	if top.parent == nil {
+		top.parent = handler
+	}
+}
+
+// message returns the message that is being handled, or nil. s may be nil.
+func (s *scope) message() *Message {
+	if s == nil {
+		return nil
+	}
+	return s.outermost().incoming
 }
 
 // add buffers messages.
@@ -35,7 +67,7 @@ func (s *scope) add(outs ...*outgoing) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ended {
-		return refuse("send", "%w", ErrHandlerReturned)
+		return refuse("send", "%w; what a handler leaves behind, such as a goroutine, needs the option Immediately", ErrHandlerReturned)
 	}
 	s.outs = append(s.outs, outs...)
 	return nil
@@ -58,9 +90,7 @@ func (s *scope) end() ([]*outgoing, error) {
 // the same incoming message, makes the same ids again, while two services that
 // handle one event make different ones.
 func (s *scope) deriveID(exchange, key, messageType string) string {
-	for s.parent != nil {
-		s = s.parent
-	}
+	s = s.outermost()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	kind := exchange + "\x00" + key + "\x00" + messageType

@@ -37,15 +37,13 @@ func wireName(value any) (string, error) {
 	return NoType, nil
 }
 
-// messageType asks a value for its wire name. The method is foreign code: it may
-// panic, for instance where it is promoted from an embedded nil pointer.
+// messageType asks a value for its wire name. The method may panic, for instance
+// where it is promoted from an embedded nil pointer.
 func messageType(named Named) (name string, err error) {
-	defer func() {
-		if v := recover(); v != nil {
-			err = fmt.Errorf("the method MessageType of %T panicked: %v", named, v)
-		}
-	}()
-	if name = named.MessageType(); name == NoType {
+	if err := guard(func() error { name = named.MessageType(); return nil }); err != nil {
+		return NoType, fmt.Errorf("the method MessageType of %T: %w", named, err)
+	}
+	if name == NoType {
 		return NoType, fmt.Errorf("the method MessageType of %T returned an empty name; WithType(NoType) sends a message without one", named)
 	}
 	return name, nil
