@@ -61,7 +61,8 @@ func (s *sender) Send(ctx context.Context, queue string, message any, opts ...Se
 }
 
 // Publish publishes an event to everybody who subscribed to its topic. Nobody
-// being subscribed is an error, unless [NonMandatory] says it is not.
+// being subscribed is an error, unless [NonMandatory], Config.Publish.OptionalEvents
+// or a method OptionalEvent() bool of the event's type says that it is not.
 func (s *sender) Publish(ctx context.Context, topic string, message any, opts ...SendOption) error {
 	return s.emit(ctx, OpPublish, topic, message, 0, opts)
 }

@@ -183,6 +183,11 @@ type PublishConfig struct {
 	// A channel that answers nothing at all is not given that long, but five
 	// sixths of it.
 	ConfirmTimeout time.Duration
+	// OptionalEvents lets events be published that nobody has subscribed to, as
+	// [NonMandatory] does for one call. The method OptionalEvent() bool of an
+	// event's type decides otherwise for that type. Default: each event must have
+	// a subscriber, and Publish returns an error when it has none.
+	OptionalEvents bool
 }
 
 // ConnectConfig is about connections.

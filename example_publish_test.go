@@ -31,6 +31,48 @@ func ExampleNonMandatory() {
 	// <nil>
 }
 
+// OrderPaid is an event that knows its topic and needs no subscriber.
+type OrderPaid struct{ ID int }
+
+// MessageType is the wire name.
+func (OrderPaid) MessageType() string { return "OrderPaid" }
+
+// Topic is where it is published.
+func (OrderPaid) Topic() string { return "order.paid" }
+
+// OptionalEvent says that nobody has to be subscribed.
+func (OrderPaid) OptionalEvent() bool { return true }
+
+// An event's topic is a method on its type, so it is written in one place.
+func ExampleHandleEvent() {
+	broker := brokertest.New()
+	defer broker.Close()
+	ctx := context.Background()
+	setup, err := harebus.New(harebus.Config{Dial: broker.Dial, Queue: "billing"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	bus := setup.Bus()
+	fmt.Println("nobody listens:", bus.PublishEvent(ctx, OrderPaid{ID: 6}))
+
+	heard := make(chan int)
+	harebus.HandleEvent(setup, func(_ context.Context, _ *harebus.Bus, event OrderPaid) error {
+		heard <- event.ID
+		return nil
+	})
+	if err := setup.Start(ctx); err != nil {
+		log.Fatal(err)
+	}
+	defer setup.Close()
+	if err := bus.PublishEvent(ctx, OrderPaid{ID: 7}); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println("heard of the payment of order", <-heard)
+	// Output:
+	// nobody listens: <nil>
+	// heard of the payment of order 7
+}
+
 // Topics can be subscribed to while the service runs; what the broker forgets is
 // bound again.
 func ExampleSetup_Subscribe() {

@@ -66,14 +66,16 @@ type handler struct {
 // Faults, such as a second handler for a type, are reported by Start.
 func Handle[T any](s *Setup, fn func(ctx context.Context, bus *Bus, message T) error, opts ...HandlerOption) {
 	h := &handler{timeout: s.cfg.Consume.HandlerTimeout}
+	err := errors.New("the type has no wire name; give it a method MessageType() string, or pass WithMessageType")
 	if named, ok := fresh[T]().(Named); ok {
-		h.messageType, h.named = named.MessageType(), true
+		h.messageType, err = messageType(named)
+		h.named = err == nil
 	}
 	for _, opt := range opts {
 		opt(h)
 	}
 	if !h.named {
-		s.addHandler(nil, fmt.Errorf("handler of %v: the type has no wire name; give it a method MessageType() string, or pass WithMessageType", reflect.TypeFor[T]()))
+		s.addHandler(nil, fmt.Errorf("handler of %v: %w", reflect.TypeFor[T](), err))
 		return
 	}
 	if fn != nil {

@@ -75,6 +75,13 @@ func (s *sender) compose(ctx context.Context, op Operation, exchange, key string
 		draft = seen
 	}
 	out := &outgoing{op: op, exchange: exchange, key: key, mandatory: !o.optional, foreign: o.exchange != ""}
+	if op == OpPublish && out.mandatory {
+		needless, err := s.setup.cfg.needless(value)
+		if err != nil {
+			return nil, refuse(verb, "%T: %w", value, err)
+		}
+		out.mandatory = !needless
+	}
 	if err := s.stamp(out, &draft, o); err != nil {
 		return nil, refuse(verb, "%w", err)
 	}

@@ -6,35 +6,46 @@ import (
 	"reflect"
 )
 
-var (
-	namedType = reflect.TypeFor[Named]()
-	errNoName = errors.New("the type has no wire name, so no handler would take it: give it a method MessageType() string, or pass WithType; WithType(NoType) sends it without a name")
-)
+var errNoName = errors.New("the type has no wire name, so no handler would take it: give it a method MessageType() string, or pass WithType; WithType(NoType) sends it without a name")
 
-// wireName returns the wire name of value's type: what its MessageType method
-// returns, declared on the type or on the pointer to it. Values of Go's own types –
-// maps, slices, strings, []byte – may do without: peers send such messages.
+// wireName returns the wire name of value's type. Values of Go's own types – maps,
+// slices, strings, []byte – may do without: peers send such messages.
 func wireName(value any) (string, error) {
-	if named, ok := value.(Named); ok {
+	if named, ok := as[Named](value); ok {
 		return messageType(named)
 	}
 	if value == nil {
 		return NoType, nil // an empty object, as PikaBus sends for a None
 	}
+	if t := pointedTo(value).Type(); t.PkgPath() != "" && t != rawJSON {
+		return NoType, fmt.Errorf("a %s cannot be sent: %w", t, errNoName)
+	}
+	return NoType, nil
+}
+
+// as returns value as an I when its type implements I, or the pointer to its type,
+// or what it points to. A nil pointer must have been refused before.
+func as[I any](value any) (one I, ok bool) {
+	if one, ok = value.(I); ok || value == nil {
+		return one, ok
+	}
+	v := pointedTo(value)
+	if !reflect.PointerTo(v.Type()).Implements(reflect.TypeFor[I]()) {
+		return one, false
+	}
+	p := reflect.New(v.Type())
+	p.Elem().Set(v)
+	one, ok = p.Interface().(I)
+	return one, ok
+}
+
+// pointedTo follows pointers.
+func pointedTo(value any) reflect.Value {
 	v := reflect.ValueOf(value)
 	for v.Kind() == reflect.Pointer || v.Kind() == reflect.Interface {
 		v = v.Elem()
 	}
-	pointer := reflect.PointerTo(v.Type())
-	if pointer.Implements(namedType) {
-		p := reflect.New(v.Type())
-		p.Elem().Set(v)
-		return messageType(p.Interface().(Named)) //nolint:forcetypeassert // it implements it
-	}
-	if v.Type().PkgPath() != "" && v.Type() != rawJSON {
-		return NoType, fmt.Errorf("a %s cannot be sent: %w", v.Type(), errNoName)
-	}
-	return NoType, nil
+	return v
 }
 
 // messageType asks a value for its wire name. The method may panic, for instance

@@ -23,7 +23,11 @@ type OrderPlaced struct{ ID int }
 // MessageType is the wire name.
 func (OrderPlaced) MessageType() string { return "OrderPlaced" }
 
-// subscribe starts a service with a queue that is bound to topics.
+// Topic is what it is published to, and what HandleEvent subscribes to.
+func (OrderPlaced) Topic() string { return "order.placed" }
+
+// subscribe starts a service that handles the event. Its queue is bound to the
+// event's topic, and to others.
 func subscribe(ctx context.Context, cfg harebus.Config, heard chan<- string, queue string, topics ...string) (*harebus.Setup, error) {
 	cfg.Queue = queue
 	cfg.Subscriptions = topics
@@ -31,7 +35,7 @@ func subscribe(ctx context.Context, cfg harebus.Config, heard chan<- string, que
 	if err != nil {
 		return nil, err
 	}
-	harebus.Handle(setup, func(ctx context.Context, _ *harebus.Bus, event OrderPlaced) error {
+	harebus.HandleEvent(setup, func(ctx context.Context, _ *harebus.Bus, event OrderPlaced) error {
 		heard <- fmt.Sprintf("%s heard of order %d by %q", queue, event.ID, harebus.Incoming(ctx).RoutingKey)
 		return nil
 	})
@@ -40,11 +44,11 @@ func subscribe(ctx context.Context, cfg harebus.Config, heard chan<- string, que
 
 func run(ctx context.Context, cfg harebus.Config, out io.Writer) error {
 	bills, parcels := make(chan string, 2), make(chan string, 2)
-	billing, err := subscribe(ctx, cfg, bills, "examples.billing", "order.*") // * is one word
+	billing, err := subscribe(ctx, cfg, bills, "examples.billing")
 	if err != nil {
 		return err
 	}
-	parcel, err := subscribe(ctx, cfg, parcels, "examples.parcels", "order.placed.#") // # is any number of words
+	parcel, err := subscribe(ctx, cfg, parcels, "examples.parcels", "order.*.express") // * is one word
 	if err != nil {
 		return err
 	}
@@ -54,7 +58,7 @@ func run(ctx context.Context, cfg harebus.Config, out io.Writer) error {
 	}
 	bus := publisher.Bus()
 
-	if err := bus.Publish(ctx, "order.placed", OrderPlaced{ID: 7}); err != nil {
+	if err := bus.PublishEvent(ctx, OrderPlaced{ID: 7}); err != nil {
 		return err
 	}
 	fmt.Fprintln(out, <-bills)
@@ -65,7 +69,8 @@ func run(ctx context.Context, cfg harebus.Config, out io.Writer) error {
 	}
 	fmt.Fprintln(out, <-parcels)
 
-	// Nobody subscribes to this one. Without NonMandatory that is an error.
+	// Nobody subscribes to this one. Without NonMandatory that is an error; the field
+	// Config.Publish.OptionalEvents, or a method OptionalEvent on the type, says it once.
 	err = bus.Publish(ctx, "examples.unheard", OrderPlaced{ID: 9})
 	fmt.Fprintln(out, "nobody subscribed:", errors.Is(err, harebus.ErrUnroutable))
 	err = bus.Publish(ctx, "examples.unheard", OrderPlaced{ID: 9}, harebus.NonMandatory())

@@ -1,0 +1,82 @@
+package harebus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+
+	"github.com/harebus/harebus/topology"
+)
+
+// topical is implemented by events that know their topic, and optional by those
+// that need no subscriber. Both methods may be on the type or on the pointer to it,
+// and must not depend on the value.
+type (
+	topical  interface{ Topic() string }
+	optional interface{ OptionalEvent() bool }
+)
+
+var errNoTopic = errors.New("the type has no topic: give it a method Topic() string, or use Publish and Config.Subscriptions")
+
+// PublishEvent publishes an event to the topic that its method Topic() string
+// returns, as [Bus.Publish] does. An event without that method is refused.
+func (s *sender) PublishEvent(ctx context.Context, event any, opts ...SendOption) error {
+	topic, err := topicOf(event)
+	if err != nil {
+		return refuse(OpPublish.String(), "event %T: %w", event, err)
+	}
+	return s.Publish(ctx, topic, event, opts...)
+}
+
+// HandleEvent registers a handler for an event, as [Handle] does, and subscribes
+// the listener queue to the event's topic, which T's method Topic() string returns.
+// It is called on a zero T. The topic is bound when the setup starts.
+//
+// Faults, such as a T without a topic, are reported by Start.
+func HandleEvent[T any](s *Setup, fn func(ctx context.Context, bus *Bus, event T) error, opts ...HandlerOption) {
+	topic, err := topicOf(fresh[T]())
+	if err != nil {
+		s.addHandler(nil, fmt.Errorf("handler of event %v: %w", reflect.TypeFor[T](), err))
+		return
+	}
+	s.keepTopic(topic)
+	Handle(s, fn, opts...)
+}
+
+// keepTopic has a topic bound from the next declaration on.
+func (s *Setup) keepTopic(topic string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !slices.Contains(s.subs, topic) {
+		s.subs = append(s.subs, topic)
+	}
+}
+
+func topicOf(event any) (topic string, err error) {
+	if err := checkNil(event); err != nil {
+		return "", err
+	}
+	e, ok := as[topical](event)
+	if !ok {
+		return "", errNoTopic
+	}
+	if err := guard(func() error { topic = e.Topic(); return nil }); err != nil {
+		return "", fmt.Errorf("the method Topic: %w", err)
+	}
+	return topic, topology.ValidRoutingKey(topic)
+}
+
+// needless says whether an event may go out with nobody subscribed: the type's
+// method OptionalEvent decides, else Config.Publish.OptionalEvents.
+func (c *Config) needless(event any) (needless bool, err error) {
+	e, ok := as[optional](event)
+	if !ok {
+		return c.Publish.OptionalEvents, nil
+	}
+	if err := guard(func() error { needless = e.OptionalEvent(); return nil }); err != nil {
+		return false, fmt.Errorf("the method OptionalEvent: %w", err)
+	}
+	return needless, nil
+}
