@@ -82,11 +82,15 @@ type Config struct {
 	Publish PublishConfig
 	// Connect is about connections.
 	Connect ConnectConfig
-	// Retry is what happens to a message whose handler failed.
+	// Retry is what happens to a message whose handler failed; [WithRetry] has one
+	// handler differ.
 	Retry RetryConfig
-	// ErrorHandler replaces Retry; nil means Retry. It must end retries by
-	// itself: Message.Attempt counts them.
+	// ErrorHandler may decide otherwise than Retry; nil means Retry. If it does, it
+	// must end retries by itself: Message.Attempt counts them.
 	ErrorHandler ErrorHandler
+	// Unhandled is what happens to a message that has no handler: UnhandledRetry by
+	// default, because another instance of the service may be newer and have one.
+	Unhandled UnhandledMode
 
 	// HeaderPrefix starts the names of the standard headers. Default: "PikaBus.".
 	HeaderPrefix string
@@ -120,8 +124,7 @@ type Config struct {
 	// is redelivered to somebody else. Default: 30 s.
 	ShutdownTimeout time.Duration
 
-	ownErrorHandler bool
-	ownHeartbeat    bool
+	ownHeartbeat bool
 }
 
 // DeclareMode says what a setup does about exchanges, queues and bindings.
@@ -134,6 +137,23 @@ const (
 	// brokers where only operations may configure. It needs no configure
 	// permission. A passive check sees neither bindings nor arguments.
 	CheckOnly
+)
+
+// UnhandledMode says what happens to messages that have no handler: those of an
+// unknown type, and those without a type.
+type UnhandledMode int8
+
+const (
+	// UnhandledRetry treats such a message as one that has failed: Config.Retry
+	// applies, and in the end it is parked. While a service is replaced by a newer
+	// version of it, a message of a new type thus finds an instance that knows it.
+	UnhandledRetry UnhandledMode = iota
+	// UnhandledPark moves it to the error queue at once.
+	UnhandledPark
+	// UnhandledIgnore drops it, counted in Stats.Ignored and logged at debug level:
+	// for a queue that is bound to more topics than it has handlers for. A message
+	// of a misspelt type is lost.
+	UnhandledIgnore
 )
 
 // ErrorQueueConfig describes the queue for messages that cannot be handled.
@@ -259,11 +279,7 @@ func (c Config) withDefaults() Config {
 	if c.Connect.BackOff == nil {
 		c.Connect.BackOff = connectBackOff
 	}
-	c.Retry = c.Retry.withDefaults()
-	c.ownErrorHandler = c.ErrorHandler != nil
-	if c.ErrorHandler == nil {
-		c.ErrorHandler = c.Retry.decide
-	}
+	c.Retry = c.Retry.withDefaults(defaultRetry())
 	if c.Logger == nil {
 		c.Logger = zap.NewNop()
 	}
@@ -328,9 +344,15 @@ func (c *Config) validate() error {
 	if c.Declare != DeclareAll && c.Declare != CheckOnly {
 		fault("Declare %d is neither DeclareAll nor CheckOnly", c.Declare)
 	}
+	if c.Unhandled < UnhandledRetry || c.Unhandled > UnhandledIgnore {
+		fault("Unhandled %d is none of UnhandledRetry, UnhandledPark and UnhandledIgnore", c.Unhandled)
+	}
+	if err := tryBackOff(c.Connect.BackOff); err != nil {
+		fault("Connect.BackOff %w", err)
+	}
 	faults = append(faults, c.validateNumbers()...)
 	faults = append(faults, c.validateParts()...)
-	return errors.Join(append(faults, c.Retry.validate()...)...)
+	return errors.Join(append(faults, c.Retry.validate("Retry")...)...)
 }
 
 func (c *Config) validateNumbers() []error {

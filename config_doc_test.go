@@ -18,7 +18,7 @@ var documentedByHand = map[string]bool{
 }
 
 // replacedByDefaults are filled in by withDefaults, but by default are none.
-var replacedByDefaults = map[string]bool{"URLs": true, "ErrorHandler": true, "Logger": true}
+var replacedByDefaults = map[string]bool{"URLs": true, "Logger": true}
 
 // TestConfigTable compares the table of docs/configuration.md with Config: every
 // field has a row, every row a field, and the defaults are those of withDefaults.
@@ -104,6 +104,8 @@ func defaultCell(name string, v reflect.Value) string {
 		return map[TimeFormat]string{TimeISO: "`TimeISO`", TimeLegacy: "`TimeLegacy`"}[value]
 	case DeclareMode:
 		return map[DeclareMode]string{DeclareAll: "`DeclareAll`", CheckOnly: "`CheckOnly`"}[value]
+	case UnhandledMode:
+		return map[UnhandledMode]string{UnhandledRetry: "`UnhandledRetry`", UnhandledPark: "`UnhandledPark`", UnhandledIgnore: "`UnhandledIgnore`"}[value]
 	case func() backoff.BackOff:
 		policy, ok := value().(*backoff.ExponentialBackOff)
 		if !ok || policy.Multiplier != 2 || policy.MaxElapsedTime != 0 {

@@ -104,7 +104,7 @@ func (c *consumer) waitIdle() {
 
 // keepConsuming consumes on one session after the other.
 func (c *consumer) keepConsuming() {
-	policy := c.setup.cfg.Connect.BackOff()
+	policy := newPauses(c.log, c.setup.cfg.Connect.BackOff)
 	for c.soft.Err() == nil {
 		started := time.Now()
 		err := c.consume(c.soft)

@@ -41,8 +41,8 @@ func newDelayer(s *Setup) *delayer {
 // route makes the routed form of a message that is due after wait.
 func (d *delayer) route(s *session, out *outgoing, wait time.Duration) (routed, error) {
 	to, err := d.delays.Route(wait, out.finalExchange(), out.key)
-	if err != nil {
-		return routed{}, err
+	if err != nil { // nothing here depends on the broker: it ends the same way each time
+		return routed{}, &PublishError{Outcome: NotSent, Err: err}
 	}
 	room := delayRoom(s.frameMax, to.HeaderRoom()) + deathRoom(out.exchange, out.key)
 	if out.copied {

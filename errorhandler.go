@@ -10,10 +10,16 @@ import (
 	"github.com/harebus/harebus/topology"
 )
 
-// ErrorHandler decides what becomes of a message whose handler, commit or
-// decoding failed with err. It decides only: the bus carries it out, confirmed,
-// before it acknowledges the message. It is called from many goroutines.
-type ErrorHandler func(m *Message, err error) Decision
+// ErrorHandler decides what becomes of a message that was not handled: its
+// handler, commit or decoding failed with err, or, with a [*RejectError], no
+// handler has seen it. proposed is what Config.Retry, or [WithRetry], says, with
+// [NoRetry], [RetryAfter] and [Postpone] taken into account: return it for
+// everything that you have no opinion on.
+//
+// It decides only: the bus carries it out, confirmed, before it acknowledges the
+// message. It is called from many goroutines. The message of one that panics, or
+// has not answered within 30 s, is parked.
+type ErrorHandler func(m *Message, err error, proposed Decision) Decision
 
 // Decision is an ErrorHandler's answer. The zero value parks.
 type Decision struct {
@@ -26,30 +32,71 @@ type action int8
 const (
 	actionPark action = iota
 	actionRetry
+	actionPostpone
 	actionDiscard
 )
 
 // Park moves the message to the error queue, with the reason.
 func Park() Decision { return Decision{} }
 
-// RetryIn has the message handled again, d after now. It waits in the broker,
-// not in this process.
-func RetryIn(d time.Duration) Decision { return Decision{actionRetry, max(d, 0)} }
+// RetryIn has the message handled again, d after now: at once if d is negative,
+// after [topology.MaxDelay] if it is more than that. It waits in the broker, not
+// in this process. The attempt counts as a failure.
+func RetryIn(d time.Duration) Decision { return Decision{actionRetry, possible(d)} }
+
+// PostponeBy is RetryIn for an attempt that does not count, as [Postpone] asks for.
+func PostponeBy(d time.Duration) Decision { return Decision{actionPostpone, possible(d)} }
 
 // Discard drops the message for good. It is logged and counted, and that is all
 // that remains of it.
 func Discard() Decision { return Decision{action: actionDiscard} }
 
+// possible is the pause next to d that the broker can keep.
+func possible(d time.Duration) time.Duration { return min(max(d, 0), topology.MaxDelay) }
+
+// Parks says whether the message goes to the error queue.
+func (d Decision) Parks() bool { return d.action == actionPark }
+
+// Retries returns the pause before the message is handled again, if it is and the
+// attempt counts.
+func (d Decision) Retries() (time.Duration, bool) { return d.after, d.action == actionRetry }
+
+// Postpones returns the pause before the message is handled again, if it is and
+// the attempt does not count.
+func (d Decision) Postpones() (time.Duration, bool) { return d.after, d.action == actionPostpone }
+
+// Discards says whether the message is dropped.
+func (d Decision) Discards() bool { return d.action == actionDiscard }
+
+// String returns the decision in words: "retry in 2s".
+func (d Decision) String() string {
+	switch d.action {
+	case actionRetry:
+		return "retry in " + d.after.String()
+	case actionPostpone:
+		return "postpone by " + d.after.String()
+	case actionDiscard:
+		return "discard"
+	default:
+		return "park"
+	}
+}
+
 // RetryConfig is what happens to a message whose handler failed: it is handled
 // again after a pause, and parked in the error queue in the end. What cannot be
-// decoded or has no handler is parked at once, as is an error marked [NoRetry].
+// decoded is parked at once, as is an error marked [NoRetry]; what has no handler
+// is retried, unless Config.Unhandled says otherwise.
 type RetryConfig struct {
-	// MaxRetries is how often a message is handled again after it failed.
-	// Default: 5. Negative: never.
+	// MaxRetries is how often a message is handled again after it failed; 1,000
+	// is the most. Default: 5, or without limit when GiveUpAfter is set.
+	// Negative: never.
 	MaxRetries int
-	// BackOff makes the policy for the pauses, which is asked as often as the
-	// message has failed; its last answer counts, and backoff.Stop parks the
-	// message. Default: from 2 s, doubling to 1 min, ± 20 %.
+	// GiveUpAfter parks a message that fails, or is postponed, when its first
+	// failure, by the clock of whoever saw it, is longer ago. Default: no limit.
+	GiveUpAfter time.Duration
+	// BackOff makes the policy for the pauses, a new one at each call. It is reset,
+	// then asked as often as the message has failed; its last answer counts, and
+	// backoff.Stop parks the message. Default: from 2 s, doubling to 1 min, ± 20 %.
 	BackOff func() backoff.BackOff
 	// Rules are exceptions for some errors; the first that matches counts.
 	Rules []RetryRule
@@ -61,6 +108,9 @@ type RetryRule struct {
 	Match func(error) bool
 	// MaxRetries is as in RetryConfig, with zero meaning the same as there.
 	MaxRetries int
+	// GiveUpAfter is as in RetryConfig, with zero meaning the same as there, and
+	// negative no limit.
+	GiveUpAfter time.Duration
 	// BackOff is as in RetryConfig, with nil meaning the same as there.
 	BackOff func() backoff.BackOff
 }
@@ -78,14 +128,27 @@ func MatchAs[T error]() func(error) bool {
 	}
 }
 
-func (r RetryConfig) withDefaults() RetryConfig {
-	fill(&r.MaxRetries, 5)
+// withDefaults returns a copy with every zero field filled in: from base, which
+// is complete.
+func (r RetryConfig) withDefaults(base RetryConfig) RetryConfig {
+	if r.MaxRetries == 0 && r.GiveUpAfter > 0 {
+		r.MaxRetries = maxFailures
+	}
+	fill(&r.MaxRetries, base.MaxRetries)
+	fill(&r.GiveUpAfter, base.GiveUpAfter)
 	if r.BackOff == nil {
-		r.BackOff = retryBackOff
+		r.BackOff = base.BackOff
+	}
+	if r.Rules == nil {
+		r.Rules = base.Rules
 	}
 	rules := make([]RetryRule, len(r.Rules))
 	for i, rule := range r.Rules {
+		if rule.MaxRetries == 0 && rule.GiveUpAfter > 0 {
+			rule.MaxRetries = maxFailures
+		}
 		fill(&rule.MaxRetries, r.MaxRetries)
+		fill(&rule.GiveUpAfter, r.GiveUpAfter)
 		if rule.BackOff == nil {
 			rule.BackOff = r.BackOff
 		}
@@ -94,6 +157,9 @@ func (r RetryConfig) withDefaults() RetryConfig {
 	r.Rules = rules
 	return r
 }
+
+// defaultRetry is what a setup does when Config.Retry is zero.
+func defaultRetry() RetryConfig { return RetryConfig{MaxRetries: 5, BackOff: retryBackOff} }
 
 func retryBackOff() backoff.BackOff {
 	return backoff.NewExponentialBackOff(
@@ -105,57 +171,76 @@ func retryBackOff() backoff.BackOff {
 	)
 }
 
-func (r RetryConfig) validate() []error {
+// validate names the faults by where the policy is configured.
+func (r RetryConfig) validate(where string) []error {
 	var faults []error
+	check := func(field string, factory func() backoff.BackOff) {
+		if err := tryBackOff(factory); err != nil {
+			faults = append(faults, fmt.Errorf("%s.%s %w", where, field, err))
+		}
+	}
+	check("BackOff", r.BackOff)
 	for i, rule := range r.Rules {
 		if rule.Match == nil {
-			faults = append(faults, fmt.Errorf("Retry.Rules[%d] has no Match", i))
+			faults = append(faults, fmt.Errorf("%s.Rules[%d] has no Match", where, i))
 		}
+		check(fmt.Sprintf("Rules[%d].BackOff", i), rule.BackOff)
 	}
 	return faults
 }
 
-// mostFailures is how often a message on its way may have failed before. An
-// ErrorHandler of the user's own knows no such limit.
-func (c *Config) mostFailures() int {
-	if c.ownErrorHandler {
-		return maxFailures
-	}
-	most := max(c.Retry.MaxRetries, 0)
-	for _, rule := range c.Retry.Rules {
+// ends says whether an ordinary failure of this attempt parks the message.
+func (r *RetryConfig) ends(m *Message) bool {
+	return m.Attempt > min(r.MaxRetries, maxFailures) || r.tooOld(m, r.GiveUpAfter)
+}
+
+func (*RetryConfig) tooOld(m *Message, limit time.Duration) bool {
+	return limit > 0 && !m.FirstFailed.IsZero() && time.Since(m.FirstFailed) > limit
+}
+
+// most is how often a message may have failed when it is handled again.
+func (r *RetryConfig) most() int {
+	most := max(r.MaxRetries, 0)
+	for _, rule := range r.Rules {
 		most = max(most, rule.MaxRetries)
 	}
 	return min(most, maxFailures)
 }
 
-// decide is the default ErrorHandler.
-func (r RetryConfig) decide(m *Message, err error) Decision {
-	var rejected *RejectError
-	var hopeless *noRetryError
-	if errors.As(err, &rejected) || errors.As(err, &hopeless) {
+// decide is what the policy says about a message that has failed m.Attempt times.
+func (r *RetryConfig) decide(m *Message, f *failure) Decision {
+	if f.final() {
 		return Park()
 	}
-	retries, policy := r.MaxRetries, r.BackOff
-	for _, rule := range r.Rules {
-		if rule.Match(err) {
-			retries, policy = rule.MaxRetries, rule.BackOff
-			break
-		}
-	}
+	rule := r.ruleFor(f.shown())
 	failures := m.Attempt
-	if failures > retries {
+	switch {
+	case r.tooOld(m, rule.GiveUpAfter):
 		return Park()
+	case f.asked != nil && f.asked.uncounted:
+		return PostponeBy(f.asked.after)
+	case failures > min(rule.MaxRetries, maxFailures):
+		return Park()
+	case f.asked != nil:
+		return RetryIn(f.asked.after)
 	}
-	var asked *retryAfterError
-	if errors.As(err, &asked) {
-		return RetryIn(min(asked.after, topology.MaxDelay))
-	}
-	pauses := policy()
+	policy := fresher(rule.BackOff)
 	var pause time.Duration
 	for range failures {
-		if pause = pauses.NextBackOff(); pause == backoff.Stop {
+		if pause = policy.NextBackOff(); pause == backoff.Stop {
 			return Park()
 		}
 	}
-	return RetryIn(min(pause, topology.MaxDelay))
+	return RetryIn(pause)
+}
+
+// ruleFor returns the rule for an error; it is the policy itself if no other
+// matches.
+func (r *RetryConfig) ruleFor(err error) RetryRule {
+	for _, rule := range r.Rules {
+		if rule.Match(err) {
+			return rule
+		}
+	}
+	return RetryRule{MaxRetries: r.MaxRetries, GiveUpAfter: r.GiveUpAfter, BackOff: r.BackOff}
 }

@@ -204,22 +204,37 @@ func (e *noRetryError) Error() string { return e.err.Error() }
 func (e *noRetryError) Unwrap() error { return e.err }
 
 // RetryAfter asks for the next attempt in d, instead of the pause that the
-// retry policy would choose. It counts as a retry: after the last one the
-// message is parked as usual. RetryAfter(d, nil) is nil.
+// retry policy would choose; negative is 0, and more than [topology.MaxDelay] is
+// that. It counts as a retry: after the last one the message is parked as usual.
+// RetryAfter(d, nil) is nil. [Postpone] does not count.
 func RetryAfter(d time.Duration, err error) error {
 	if err == nil {
 		return nil
 	}
-	return &retryAfterError{d, err}
+	return &askedError{after: d, err: err}
 }
 
-type retryAfterError struct {
-	after time.Duration
-	err   error
+// Postpone asks for the next attempt in d, and that this one does not count: the
+// message has not failed, its time has not come. A rate limit that was reached is
+// one reason. The message waits in the broker, [Message.Attempt] stays as it is,
+// and it can be postponed without end unless [RetryConfig].GiveUpAfter is set. d is
+// limited as for [RetryAfter]; Postpone(d, nil) is nil.
+func Postpone(d time.Duration, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &askedError{after: d, uncounted: true, err: err}
 }
 
-func (e *retryAfterError) Error() string { return e.err.Error() }
-func (e *retryAfterError) Unwrap() error { return e.err }
+// askedError asks for a pause.
+type askedError struct {
+	after     time.Duration
+	uncounted bool
+	err       error
+}
+
+func (e *askedError) Error() string { return e.err.Error() }
+func (e *askedError) Unwrap() error { return e.err }
 
 // PanicError is what a handler's panic becomes.
 type PanicError struct {
@@ -240,7 +255,8 @@ func (e *PanicError) Unwrap() error {
 	return err
 }
 
-// RejectError is why a message was parked without any handler having seen it.
+// RejectError is why no handler has seen a message. It is parked at once, but for
+// "no-type" and "unknown-type", which Config.Unhandled is about.
 type RejectError struct {
 	// Reason is a short code: "bad-header", "bad-time", "bad-retry-count",
 	// "no-type", "unknown-type", "unsupported-content", "bad-payload",
@@ -248,10 +264,17 @@ type RejectError struct {
 	Reason string
 	// Err says more.
 	Err error
+
+	curable bool // another instance of the service may know better
 }
 
 // Error is the code and what is behind it.
-func (e *RejectError) Error() string { return e.Reason + ": " + e.Err.Error() }
+func (e *RejectError) Error() string {
+	if e.Err == nil {
+		return e.Reason
+	}
+	return e.Reason + ": " + e.Err.Error()
+}
 
 // Unwrap returns Err.
 func (e *RejectError) Unwrap() error { return e.Err }

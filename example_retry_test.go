@@ -80,7 +80,7 @@ func ExampleErrorHandler() {
 
 	setup, err := harebus.New(harebus.Config{
 		Dial: broker.Dial, Queue: "orders",
-		ErrorHandler: func(m *harebus.Message, err error) harebus.Decision {
+		ErrorHandler: func(m *harebus.Message, err error, proposed harebus.Decision) harebus.Decision {
 			switch {
 			case errors.Is(err, errOutdated):
 				return harebus.Discard()

@@ -55,14 +55,8 @@ func FitInto(frameMax, room int, headers amqp.Table) {
 // HeaderFrame is the length of the frame that headers need.
 func HeaderFrame(headers amqp.Table) int { return headerFrame(&amqp.Publishing{Headers: headers}) }
 
-// Decide is the default error handler of a retry policy.
-func (r RetryConfig) Decide(m *Message, err error) Decision { return r.withDefaults().decide(m, err) }
-
-// Parks, Retries and Discards tell what a decision is.
-func (d Decision) Parks() bool { return d.action == actionPark }
-
-// Retries returns the pause of a retry.
-func (d Decision) Retries() (time.Duration, bool) { return d.after, d.action == actionRetry }
-
-// Discards tells whether the message is dropped.
-func (d Decision) Discards() bool { return d.action == actionDiscard }
+// Decide is what a retry policy says about an error.
+func (r RetryConfig) Decide(m *Message, err error) Decision {
+	r = r.withDefaults(defaultRetry())
+	return r.decide(m, failed(context.Background(), err))
+}

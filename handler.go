@@ -53,7 +53,8 @@ type handler struct {
 	messageType string
 	named       bool
 	timeout     time.Duration
-	origin      string // its part of derived ids
+	retry       *RetryConfig // nil: the setup's
+	origin      string       // its part of derived ids
 	run         HandlerFunc
 }
 
@@ -117,6 +118,9 @@ func (s *Setup) addHandler(h *handler, err error) {
 		err = fmt.Errorf("handler of %q: timeout %v is negative", h.messageType, h.timeout)
 	default:
 		h.run = chain(s.cfg.Middleware, h.run)
+		if h.retry != nil {
+			s.retries.Store(max(s.retries.Load(), int64(h.retry.most())))
+		}
 		h.origin = s.cfg.Queue + "\x00" + h.messageType
 		s.handlers[h.messageType] = h
 		return
@@ -134,24 +138,45 @@ func (s *Setup) handlerFor(m *Message) (*handler, error) {
 		return h, nil
 	}
 	if m.Type == NoType {
-		return nil, reject("no-type", "the message has no type and there is no handler for NoType or AnyType")
+		return nil, s.unhandled("no-type", "the message has no type and there is no handler for NoType or AnyType")
 	}
-	return nil, reject("unknown-type", "no handler for messages of type %s", quote(m.Type))
+	return nil, s.unhandled("unknown-type", "no handler for messages of type %s", quote(m.Type))
 }
 
-// invoke runs a handler and turns panics and its own timeout into errors.
+// unhandled makes the error for a message that has no handler here.
+func (s *Setup) unhandled(reason, format string, args ...any) error {
+	return &RejectError{Reason: reason, Err: fmt.Errorf(format, args...), curable: s.cfg.Unhandled != UnhandledPark}
+}
+
+// invoke runs a handler and turns panics into errors. What it returns after its
+// timeout says so.
 func (h *handler) invoke(ctx context.Context, bus *Bus, m *Message) error {
 	ctx = handling(ctx, bus)
+	timeout := handlerTimeout(h.timeout)
 	if h.timeout > 0 {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, h.timeout, fmt.Errorf("handler timeout of %v", h.timeout))
+		ctx, cancel = context.WithTimeoutCause(ctx, h.timeout, timeout)
 		defer cancel()
 	}
 	err := guard(func() error { return h.run(ctx, bus, m) })
-	if err != nil && errors.Is(err, context.DeadlineExceeded) {
-		if cause := context.Cause(ctx); cause != nil && !errors.Is(err, cause) {
-			err = fmt.Errorf("%w: %w", err, cause)
-		}
+	if err != nil && context.Cause(ctx) == timeout { //nolint:errorlint // this very one
+		return &timeoutError{err, timeout}
 	}
 	return err
 }
+
+// handlerTimeout is why the context of a handler ended.
+type handlerTimeout time.Duration
+
+func (t handlerTimeout) Error() string {
+	return fmt.Sprintf("handler timeout of %v", time.Duration(t))
+}
+
+// timeoutError is the error of a handler whose timeout had passed.
+type timeoutError struct {
+	err     error
+	timeout handlerTimeout
+}
+
+func (e *timeoutError) Error() string   { return e.err.Error() + ": " + e.timeout.Error() }
+func (e *timeoutError) Unwrap() []error { return []error{e.err, e.timeout} }

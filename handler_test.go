@@ -40,7 +40,7 @@ func TestPanicHasStack(t *testing.T) {
 		cfg := r.config("orders")
 		cfg.Retry.MaxRetries = -1
 		var seen error
-		cfg.ErrorHandler = func(_ *harebus.Message, err error) harebus.Decision {
+		cfg.ErrorHandler = func(_ *harebus.Message, err error, _ harebus.Decision) harebus.Decision {
 			seen = err
 			return harebus.Park()
 		}
@@ -292,15 +292,17 @@ func TestSendMiddleware(t *testing.T) {
 // TestErrorHandler: it decides everything that happens to a failed message.
 func TestErrorHandler(t *testing.T) {
 	for name, c := range map[string]struct {
-		decide   func(m *harebus.Message, err error) harebus.Decision
+		decide   func(m *harebus.Message, err error, proposed harebus.Decision) harebus.Decision
 		attempts int
 		parked   int
 	}{
-		"park":    {func(*harebus.Message, error) harebus.Decision { return harebus.Park() }, 1, 1},
-		"zero":    {func(*harebus.Message, error) harebus.Decision { return harebus.Decision{} }, 1, 1},
-		"discard": {func(*harebus.Message, error) harebus.Decision { return harebus.Discard() }, 1, 0},
-		"panics":  {func(*harebus.Message, error) harebus.Decision { panic("the handler of errors has one") }, 1, 1},
-		"retry once": {func(m *harebus.Message, _ error) harebus.Decision {
+		"park":    {func(*harebus.Message, error, harebus.Decision) harebus.Decision { return harebus.Park() }, 1, 1},
+		"zero":    {func(*harebus.Message, error, harebus.Decision) harebus.Decision { return harebus.Decision{} }, 1, 1},
+		"discard": {func(*harebus.Message, error, harebus.Decision) harebus.Decision { return harebus.Discard() }, 1, 0},
+		"panics": {func(*harebus.Message, error, harebus.Decision) harebus.Decision {
+			panic("the handler of errors has one")
+		}, 1, 1},
+		"retry once": {func(m *harebus.Message, _ error, _ harebus.Decision) harebus.Decision {
 			if m.Attempt > 1 {
 				return harebus.Discard()
 			}
@@ -311,11 +313,11 @@ func TestErrorHandler(t *testing.T) {
 			bubble(t, func(t *testing.T, r *rig) {
 				cfg := r.config("orders")
 				n := 0
-				cfg.ErrorHandler = func(m *harebus.Message, err error) harebus.Decision {
+				cfg.ErrorHandler = func(m *harebus.Message, err error, proposed harebus.Decision) harebus.Decision {
 					if m.ID == "" || !errors.Is(err, errNo) {
 						t.Errorf("asked about %+v, %v", m, err)
 					}
-					return c.decide(m, err)
+					return c.decide(m, err, proposed)
 				}
 				s := r.handling(cfg, func(context.Context, *harebus.Bus, order) error {
 					n++

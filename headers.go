@@ -25,6 +25,9 @@ const (
 	// HeaderHops counts how often a reply has answered a reply. It is ours:
 	// PikaBus neither writes nor reads it.
 	HeaderHops = "Hops"
+	// HeaderFirstFailed is when the message failed or was postponed for the first
+	// time. It is ours.
+	HeaderFirstFailed = "FirstFailed"
 )
 
 // Intent says how a message was meant.
@@ -42,7 +45,7 @@ const (
 // stamping a message concatenates nothing.
 type headerNames struct {
 	messageID, correlationID, timeSent, replyTo, originatingAddress, intent, messageType,
-	contentType, contentEncoding, deferredTime, errorRetries, errorDetails, sourceQueue, hops string
+	contentType, contentEncoding, deferredTime, errorRetries, errorDetails, sourceQueue, hops, firstFailed string
 }
 
 func newHeaderNames(prefix string) headerNames {
@@ -61,6 +64,7 @@ func newHeaderNames(prefix string) headerNames {
 		errorDetails:       prefix + HeaderErrorDetails,
 		sourceQueue:        prefix + HeaderSourceQueue,
 		hops:               prefix + HeaderHops,
+		firstFailed:        prefix + HeaderFirstFailed,
 	}
 }
 

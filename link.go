@@ -143,7 +143,7 @@ func (l *link) spawn(fn func()) bool {
 }
 
 func (l *link) run() {
-	policy := l.backoff()
+	policy := newPauses(l.log, l.backoff)
 	var silent time.Time // no more than one line in the log until then
 	for {
 		s, err := l.connect()

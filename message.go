@@ -41,6 +41,13 @@ type Message struct {
 	// Attempt is 1 the first time the message is handled, 2 for its first
 	// retry, and so on. Redeliveries after a crash do not count.
 	Attempt int
+	// LastAttempt says that a failure of this attempt parks the message, as far as
+	// MaxRetries and GiveUpAfter of the retry policy tell. Rules, a BackOff that
+	// stops, an ErrorHandler and the returned error may decide otherwise.
+	LastAttempt bool
+	// FirstFailed is when the message failed or was postponed for the first time;
+	// zero if it never was.
+	FirstFailed time.Time
 	// SourceQueue is the queue whose consumer failed; set on retries and on
 	// messages in the error queue.
 	SourceQueue string
@@ -174,6 +181,9 @@ func (d *dialect) readTimes(m *Message) error {
 	}
 	if m.TimeSent.IsZero() {
 		m.TimeSent = m.Properties.Timestamp
+	}
+	if value, ok := m.Headers[d.names.firstFailed]; ok {
+		m.FirstFailed, _ = parseTime(value) // a bad one is none
 	}
 	value, ok := m.Headers[d.names.deferredTime]
 	if !ok {

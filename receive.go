@@ -3,12 +3,12 @@ package harebus
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
 	"go.uber.org/zap"
 
+	"github.com/harebus/harebus/internal/field"
 	"github.com/harebus/harebus/internal/wire"
 	"github.com/harebus/harebus/topology"
 )
@@ -20,6 +20,7 @@ type receipt struct {
 	feed     *feed
 	delivery *amqp.Delivery
 	message  *Message
+	handler  *handler // nil until it is chosen
 	// failures is how often the message has failed before.
 	failures int
 }
@@ -45,17 +46,23 @@ func (c *consumer) handleDelivery(f *feed, d *amqp.Delivery) bool {
 	defer s.counters.inFlight.Add(-1)
 
 	r := &receipt{consumer: c, setup: s, feed: f, delivery: d}
-	h, err := r.read()
-	if err != nil {
-		return r.park(err)
+	if err := r.read(); err != nil {
+		return r.fail(err)
 	}
 	if wait := time.Until(r.message.DeferredUntil); wait > 0 && !r.message.DeferredUntil.IsZero() {
 		return r.postpone()
 	}
-	err = r.handle(h)
+	err := r.choose()
+	if err == nil {
+		err = r.handle(r.handler)
+	}
 	switch {
 	case err == nil:
 		s.counters.handled.Add(1)
+		return true
+	case r.ignored(err):
+		s.counters.ignored.Add(1)
+		c.log.Debug("message without a handler ignored", append(r.fields(), zap.Error(err))...)
 		return true
 	case c.hard.Err() != nil || !r.connected():
 		// Whatever the error is, it may come from being cut off. The broker
@@ -67,30 +74,59 @@ func (c *consumer) handleDelivery(f *feed, d *amqp.Delivery) bool {
 }
 
 // read looks at everything but the body. An error is a *RejectError.
-func (r *receipt) read() (*handler, error) {
+func (r *receipt) read() error {
 	s := r.setup
 	var err error
 	r.message, err = s.dialect.readMessage(s.cfg.Queue, s.cfg.TopicExchange, r.delivery)
 	m := r.message
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if r.failures, err = s.failuresOf(m); err != nil {
-		return nil, err
+		return err
 	}
 	m.Attempt = r.failures + 1
 	switch {
 	case len(m.Body) > s.cfg.MaxBody:
-		return nil, reject("too-large", "the body has %d bytes, more than %d", len(m.Body), s.cfg.MaxBody)
+		return reject("too-large", "the body has %d bytes, more than %d", len(m.Body), s.cfg.MaxBody)
 	case m.hops > s.cfg.MaxHops:
-		return nil, reject("loop", "the message answers %d replies in a row", m.hops)
+		return reject("loop", "the message answers %d replies in a row", m.hops)
 	case time.Until(m.DeferredUntil) > topology.MaxDelay:
-		return nil, reject("bad-time", "deferred until %v, longer than %v", m.DeferredUntil, topology.MaxDelay)
+		return reject("bad-time", "deferred until %v, longer than %v", m.DeferredUntil, topology.MaxDelay)
 	}
-	return s.handlerFor(m)
+	return nil
 }
 
-// maxFailures is the largest count that can be a count of failures.
+// choose finds the handler and says whether its retry policy has come to its end.
+func (r *receipt) choose() error {
+	h, err := r.setup.handlerFor(r.message)
+	if err != nil {
+		return err
+	}
+	r.handler = h
+	r.message.LastAttempt = r.policy().ends(r.message)
+	return nil
+}
+
+// policy is the retry policy of the handler, or the setup's.
+func (r *receipt) policy() *RetryConfig {
+	if r.handler != nil && r.handler.retry != nil {
+		return r.handler.retry
+	}
+	return &r.setup.cfg.Retry
+}
+
+// ignored says whether the message has no handler and is to be dropped for that.
+func (r *receipt) ignored(err error) bool {
+	if r.handler != nil || r.setup.cfg.Unhandled != UnhandledIgnore {
+		return false
+	}
+	rejected := rejection(err)
+	return rejected != nil && rejected.curable
+}
+
+// maxFailures is the largest count of failures with which a message is handled
+// again.
 const maxFailures = 1000
 
 // failuresOf reads how often a message has failed before. One that has failed
@@ -106,13 +142,23 @@ func (s *Setup) failuresOf(m *Message) (int, error) {
 	switch {
 	case err != nil:
 		return 0, reject("bad-retry-count", "header %s: %w", name, err)
-	case n <= s.cfg.mostFailures():
+	case n <= s.mostFailures():
 		return n, nil
-	case n <= maxFailures && m.SourceQueue != "":
+	case n <= maxFailures+1 && m.SourceQueue != "":
+		m.FirstFailed = time.Time{}
 		return 0, nil
 	default:
 		return 0, reject("bad-retry-count", "header %s: %d failures, more than a message can have", name, n)
 	}
+}
+
+// mostFailures is the largest failure count a retried message can carry. An
+// ErrorHandler knows no limit but maxFailures.
+func (s *Setup) mostFailures() int {
+	if s.cfg.ErrorHandler != nil {
+		return maxFailures
+	}
+	return int(s.retries.Load())
 }
 
 // connected says whether the delivery can still be acknowledged.
@@ -129,7 +175,7 @@ func (r *receipt) handle(h *handler) (err error) {
 	scope := &scope{incoming: r.message, origin: h.origin}
 	if err := h.invoke(ctx, &Bus{sender{s, scope}}, r.message); err != nil {
 		_, _ = scope.end()
-		return err
+		return failed(r.consumer.hard, err)
 	}
 	outs, err := scope.end()
 	if err != nil || len(outs) == 0 {
@@ -146,51 +192,74 @@ func (r *receipt) handle(h *handler) (err error) {
 	return eng.commit(ctx, outs)
 }
 
-// fail carries out what the error handler decides.
+// fail carries out what the retry policy and the error handler decide.
 func (r *receipt) fail(err error) bool {
 	s := r.setup
 	s.counters.failed.Add(1)
-	decision := r.decide(err)
+	f := failed(r.consumer.hard, err)
+	decision := r.decide(f)
+	if r.consumer.hard.Err() != nil { // which may have cut the decision short
+		return false
+	}
 	switch decision.action {
-	case actionRetry:
-		return r.retry(err, decision.after)
+	case actionRetry, actionPostpone:
+		return r.retry(f, decision)
 	case actionDiscard:
 		s.counters.discarded.Add(1)
-		r.consumer.log.Error("message discarded by the error handler", append(r.fields(), zap.Error(err))...)
+		r.consumer.log.Error("message discarded by the error handler", append(r.fields(), zap.Error(f))...)
 		return true
 	default:
-		return r.park(err)
+		return r.park(f)
 	}
 }
 
-// decide asks the error handler; one that panics has the message parked.
-func (r *receipt) decide(err error) (d Decision) {
-	defer func() {
-		if v := recover(); v != nil {
-			r.consumer.log.Error("the error handler panicked; parking the message", append(r.fields(), zap.String("panic", fmt.Sprint(v)), zap.Stack("stack"))...)
-			d = Park()
+// decide asks the retry policy and the error handler; when one of them panics or
+// does not answer, the message is parked.
+func (r *receipt) decide(f *failure) Decision {
+	ctx, cancel := context.WithTimeoutCause(r.consumer.hard, patience, errImpatient)
+	defer cancel()
+	decision, err := apart(ctx, func() (Decision, error) {
+		proposed := r.policy().decide(r.message, f)
+		if ask := r.setup.cfg.ErrorHandler; ask != nil {
+			return ask(r.message, f.shown(), proposed), nil
 		}
-	}()
-	return r.setup.cfg.ErrorHandler(r.message, err)
+		return proposed, nil
+	})
+	if err != nil && r.consumer.hard.Err() == nil {
+		r.consumer.log.Error("the retry policy or the error handler failed; parking the message", append(r.fields(), zap.Error(err))...)
+	}
+	return decision
 }
 
 // retry sends the message to its own queue again, by way of the delay queues.
-func (r *receipt) retry(cause error, after time.Duration) bool {
+func (r *receipt) retry(cause *failure, decision Decision) bool {
 	s := r.setup
-	out := r.copyFor(OpRetry, s.cfg.Queue, cause)
+	op, after := OpRetry, decision.after
+	if decision.action == actionPostpone {
+		op = OpDefer
+	}
+	out := r.copyFor(op, s.cfg.Queue, cause)
 	out.due = time.Now().Add(after)
 	out.msg.Headers[s.dialect.names.deferredTime] = s.dialect.time(out.due)
+	if op == OpDefer {
+		out.msg.Headers[s.dialect.names.errorRetries] = field.SmallestInt(r.failures)
+	}
 	if !r.resend(out, cause) {
 		return false
 	}
+	fields := append(r.fields(), zap.Duration("after", after), zap.Error(cause))
+	if op == OpDefer {
+		s.counters.postponed.Add(1)
+		r.consumer.log.Info("message postponed by its handler", fields...)
+		return true
+	}
 	s.counters.retried.Add(1)
-	r.consumer.log.Warn("message failed; will be handled again",
-		append(r.fields(), zap.Duration("after", after), zap.Error(cause))...)
+	r.consumer.log.Warn("message failed; will be handled again", fields...)
 	return true
 }
 
 // park moves the message to the error queue.
-func (r *receipt) park(cause error) bool {
+func (r *receipt) park(cause *failure) bool {
 	s := r.setup
 	out := r.copyFor(OpPark, s.cfg.ErrorQueue.Name, cause)
 	if !r.resend(out, cause) {
@@ -226,7 +295,7 @@ func (r *receipt) resend(out *outgoing, cause error) bool {
 		end(err)
 		return false
 	}
-	pauses := s.cfg.Connect.BackOff()
+	pauses := newPauses(r.consumer.log, s.cfg.Connect.BackOff)
 	for try := 1; ; try++ {
 		err = eng.publisher.publish(ctx, out)
 		if err == nil || try == tries || ctx.Err() != nil || !r.connected() {

@@ -49,8 +49,8 @@ var errWithheld = errors.New("the error queue has the details")
 // withoutQuotes leaves of an error about a message that no handler has seen only
 // the code: the rest may quote its body or its headers.
 func withoutQuotes(err error) error {
-	var rejected *RejectError
-	if !errors.As(err, &rejected) {
+	rejected := rejection(err)
+	if rejected == nil {
 		return err
 	}
 	return &RejectError{Reason: rejected.Reason, Err: errWithheld}
@@ -68,12 +68,15 @@ type safeCore struct{ zapcore.Core }
 
 // With has the fields of a derived logger cleaned too.
 func (c safeCore) With(fields []zapcore.Field) zapcore.Core {
-	return safeCore{c.Core.With(clean(fields))}
+	with := c.Core
+	_ = guard(func() error { with = c.Core.With(clean(fields)); return nil }) // then without them
+	return safeCore{with}
 }
 
 // Check adds this core, not the one below.
 func (c safeCore) Check(e zapcore.Entry, checked *zapcore.CheckedEntry) *zapcore.CheckedEntry {
-	if c.Enabled(e.Level) {
+	enabled := false
+	if err := guard(func() error { enabled = c.Enabled(e.Level); return nil }); err == nil && enabled {
 		return checked.AddCore(e, c)
 	}
 	return checked
@@ -81,12 +84,16 @@ func (c safeCore) Check(e zapcore.Entry, checked *zapcore.CheckedEntry) *zapcore
 
 // Write cleans the fields; the message is always a constant. The core below is
 // asked again, because one that samples, or is several with levels of their own,
-// decides when it checks and not when it writes.
+// decides when it checks and not when it writes. One that panics, as that of
+// package zaptest does after its test, loses the entry and does no other harm: zap
+// writes the error to its ErrorOutput.
 func (c safeCore) Write(e zapcore.Entry, fields []zapcore.Field) error {
-	if checked := c.Core.Check(e, nil); checked != nil {
-		checked.Write(clean(fields)...)
-	}
-	return nil
+	return guard(func() error {
+		if checked := c.Core.Check(e, nil); checked != nil {
+			checked.Write(clean(fields)...)
+		}
+		return nil
+	})
 }
 
 // clean returns a copy of fields with printable texts. Only errors and stacks may
@@ -108,11 +115,10 @@ func clean(fields []zapcore.Field) []zapcore.Field {
 // errorField says why, but for a message that no handler has seen only the code:
 // the rest may quote the message.
 func errorField(err error) zap.Field {
-	var rejected *RejectError
-	if errors.As(err, &rejected) {
+	if rejected := rejection(err); rejected != nil {
 		return zap.String("reason", rejected.Reason)
 	}
-	return zap.String("error", printable(err.Error()))
+	return zap.String("error", printable(textOf(err)))
 }
 
 func isBreak(r rune) bool { return r == '\n' || r == '\t' }

@@ -87,7 +87,7 @@ func TestLogIsPrintable(t *testing.T) {
 		core, logs := observer.New(zap.DebugLevel)
 		cfg := r.config("orders")
 		cfg.Logger = zap.New(core)
-		cfg.ErrorHandler = func(m *harebus.Message, _ error) harebus.Decision { panic(m.Type) }
+		cfg.ErrorHandler = func(m *harebus.Message, _ error, _ harebus.Decision) harebus.Decision { panic(m.Type) }
 		s := r.setup(cfg)
 		s.HandleMessage(harebus.AnyType, func(_ context.Context, _ *harebus.Bus, m *harebus.Message) error {
 			return errors.New(m.Type)
@@ -98,7 +98,7 @@ func TestLogIsPrintable(t *testing.T) {
 		r.await("error", 1)
 		r.quiet("error")
 		parked := logs.FilterMessage("message moved to the error queue").All()
-		if len(parked) != 1 || logs.FilterMessageSnippet("panicked").Len() != 1 {
+		if len(parked) != 1 || logs.FilterMessageSnippet("failed; parking").Len() != 1 {
 			t.Fatalf("logged %v", logs.All())
 		}
 		fields := parked[0].ContextMap()

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	amqp "github.com/rabbitmq/amqp091-go"
@@ -58,6 +59,11 @@ func (r *receipt) copyFor(op Operation, queue string, cause error) *outgoing {
 	names, headers := &r.setup.dialect.names, out.msg.Headers
 	headers[names.errorRetries] = field.SmallestInt(r.failures + 1)
 	headers[names.errorDetails] = errorDetails(cause)
+	first := r.message.FirstFailed
+	if first.IsZero() {
+		first = time.Now()
+	}
+	headers[names.firstFailed] = TimeISO.format(first) // it is ours
 	if r.message.SourceQueue == "" {
 		headers[names.sourceQueue] = r.setup.cfg.Queue
 	}
@@ -131,7 +137,7 @@ func (d *dialect) nameDropped(headers amqp.Table, dropped []string, most int) {
 // expendable lists the headers that a failed message can do without, in the
 // order in which it should.
 func (d *dialect) expendable(headers amqp.Table) []string {
-	needed := []string{d.names.messageID, d.names.errorRetries, d.names.sourceQueue, d.names.deferredTime}
+	needed := []string{d.names.messageID, d.names.errorRetries, d.names.sourceQueue, d.names.deferredTime, d.names.firstFailed}
 	keys := make([]string, 0, len(headers))
 	for key, value := range headers {
 		text, isText := value.(string)

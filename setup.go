@@ -24,6 +24,7 @@ type Setup struct {
 	trace     tracer
 	log       *zap.Logger
 	counters  counters
+	retries   atomic.Int64 // the largest number among the retry policies
 
 	declares declares
 
@@ -70,12 +71,13 @@ func New(cfg Config) (*Setup, error) {
 		codecs:    newCodecs(cfg.Codecs, cfg.TypeCodecs),
 		dialect:   dialect{cfg.HeaderPrefix, newHeaderNames(cfg.HeaderPrefix), cfg.TimeFormat},
 		sendChain: chainSend(cfg.SendMiddleware),
-		trace:     tracer{cfg.Tracer},
+		trace:     tracer{cfg.Tracer, safeLogger(cfg.Logger)},
 		log:       safeLogger(cfg.Logger),
 		handlers:  map[string]*handler{},
 		subs:      slices.Clone(cfg.Subscriptions),
 		declares:  declares{turn: make(chan struct{}, 1)},
 	}
+	s.retries.Store(int64(cfg.Retry.most()))
 	s.dialer = &dialer{cfg: &s.cfg, addresses: addresses}
 	return s, nil
 }

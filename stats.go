@@ -16,9 +16,11 @@ type Stats struct {
 	// Handled is the number of messages handled with success, Failed the
 	// number of failed attempts, Retried and Parked what became of those.
 	Handled, Failed, Retried, Parked uint64
-	// Postponed is the number of messages that came before their time and were
-	// put back until then. Discarded is the number an error handler dropped.
-	Postponed, Discarded uint64
+	// Postponed is the number of times a message was put off without a failure:
+	// because it came before its time, or because its handler asked for it with
+	// [Postpone]. Discarded is the number an error handler dropped, and Ignored
+	// those without a handler that UnhandledIgnore dropped.
+	Postponed, Discarded, Ignored uint64
 	// InFlight is the number of messages inside handlers now.
 	InFlight int64
 }
@@ -28,7 +30,7 @@ type counters struct {
 	published, unpublished, republished atomic.Uint64
 	delivered, redelivered              atomic.Uint64
 	handled, failed, retried, parked    atomic.Uint64
-	postponed, discarded                atomic.Uint64
+	postponed, discarded, ignored       atomic.Uint64
 	inFlight                            atomic.Int64
 }
 
@@ -40,7 +42,7 @@ func (s *Setup) Stats() Stats {
 		Published:   c.published.Load(), Unpublished: c.unpublished.Load(), Republished: c.republished.Load(),
 		Delivered: c.delivered.Load(), Redelivered: c.redelivered.Load(),
 		Handled: c.handled.Load(), Failed: c.failed.Load(), Retried: c.retried.Load(), Parked: c.parked.Load(),
-		Postponed: c.postponed.Load(), Discarded: c.discarded.Load(),
+		Postponed: c.postponed.Load(), Discarded: c.discarded.Load(), Ignored: c.ignored.Load(),
 		InFlight: c.inFlight.Load(),
 	}
 }

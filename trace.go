@@ -1,6 +1,10 @@
 package harebus
 
-import "context"
+import (
+	"context"
+
+	"go.uber.org/zap"
+)
 
 // Operation is a step that a [Tracer] sees.
 type Operation int8
@@ -66,8 +70,12 @@ type Tracer interface {
 	TraceEnd(ctx context.Context, event TraceEvent, err error)
 }
 
-// tracer calls a Tracer if there is one.
-type tracer struct{ Tracer }
+// tracer calls a Tracer if there is one. One that panics is logged, and the
+// operation goes on.
+type tracer struct {
+	Tracer
+	log *zap.Logger
+}
 
 func noEnd(error) {}
 
@@ -76,6 +84,19 @@ func (t tracer) start(ctx context.Context, e TraceEvent) (context.Context, func(
 		return ctx, noEnd
 	}
 	e.Err = withoutQuotes(e.Err)
-	ctx = t.TraceStart(ctx, e)
-	return ctx, func(err error) { t.TraceEnd(ctx, e, withoutQuotes(err)) }
+	traced := ctx
+	err := guard(func() error { traced = t.TraceStart(ctx, e); return nil })
+	if err != nil {
+		t.log.Error("Tracer.TraceStart failed", zap.Stringer("operation", e.Operation), zap.Error(err))
+		return ctx, noEnd
+	}
+	if traced == nil {
+		traced = ctx
+	}
+	return traced, func(err error) {
+		err = guard(func() error { t.TraceEnd(traced, e, withoutQuotes(err)); return nil })
+		if err != nil {
+			t.log.Error("Tracer.TraceEnd failed", zap.Stringer("operation", e.Operation), zap.Error(err))
+		}
+	}
 }

@@ -257,6 +257,7 @@ const (
 	whyInt      = "a Go int is 64 bits wide on the wire: the peers read every width, and nothing is cut off"
 	whyHops     = "our own count of replies that answer replies, against loops; the peers ignore headers they do not know"
 	whyDelay    = "it waits in the broker's delay queues instead of circling through the receiver"
+	whyOurs     = "our own time of the first failure, for a limit in time; the peers ignore headers they do not know"
 	whyWidth    = "the count is as narrow as 2.x writes it; 1.x reads every width"
 )
 
@@ -596,7 +597,7 @@ func TestGoldenFailure(t *testing.T) {
 				if err != nil || len(all) != 3 {
 					t.Fatalf("%d copies, want 2 retries and 1 parked: %v", len(all), err)
 				}
-				reasons := map[string]string{}
+				reasons := map[string]string{"PikaBus.FirstFailed": whyOurs}
 				if !legacy {
 					reasons["priority"] = whyPriority
 				} else {

@@ -18,6 +18,7 @@ func TestBadInput(t *testing.T) {
 	t.Parallel()
 	p := shared(t)
 	cfg := p.config("a")
+	cfg.Unhandled = harebus.UnhandledPark
 	cfg.MaxBody = 1 << 16
 	s := p.setup(cfg)
 	in := newInbox()

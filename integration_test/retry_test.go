@@ -180,7 +180,7 @@ func TestErrorsAreInstructions(t *testing.T) {
 			c.Retry.Rules = []harebus.RetryRule{{Match: harebus.MatchIs(io.EOF), MaxRetries: 1}}
 		}, func(int) error { return fmt.Errorf("so: %w", io.EOF) }, result{2, true}, int8(2)},
 		"own error handler discards": {func(c *harebus.Config) {
-			c.ErrorHandler = func(m *harebus.Message, _ error) harebus.Decision {
+			c.ErrorHandler = func(m *harebus.Message, _ error, _ harebus.Decision) harebus.Decision {
 				if m.Attempt == 2 {
 					return harebus.Discard()
 				}
@@ -188,7 +188,7 @@ func TestErrorsAreInstructions(t *testing.T) {
 			}
 		}, func(int) error { return io.EOF }, result{2, false}, nil},
 		"own error handler panics": {func(c *harebus.Config) {
-			c.ErrorHandler = func(*harebus.Message, error) harebus.Decision { panic("oh") }
+			c.ErrorHandler = func(*harebus.Message, error, harebus.Decision) harebus.Decision { panic("oh") }
 		}, func(int) error { return io.EOF }, result{1, true}, int8(1)},
 		"handler timeout": {func(c *harebus.Config) {
 			c.Retry.MaxRetries, c.Consume.HandlerTimeout = -1, 30*time.Millisecond

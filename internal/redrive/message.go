@@ -16,7 +16,7 @@ import (
 func cleaned(d *amqp.Delivery, prefix string) amqp.Publishing {
 	failure := []string{
 		prefix + harebus.HeaderErrorRetries, prefix + harebus.HeaderErrorDetails,
-		prefix + harebus.HeaderSourceQueue, prefix + harebus.HeaderDeferredTime,
+		prefix + harebus.HeaderSourceQueue, prefix + harebus.HeaderDeferredTime, prefix + harebus.HeaderFirstFailed,
 	}
 	p := renewed(d)
 	for _, name := range failure {

@@ -1,0 +1,190 @@
+package harebus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"runtime"
+	"time"
+)
+
+// patience is how long foreign code that decides about a failed message may take
+// to answer. It holds up one worker for so long, and then the message is decided
+// about without it.
+const patience = 30 * time.Second
+
+var errImpatient = fmt.Errorf("no answer within %v", patience)
+
+// failure is what an attempt ended with. The error of a handler is foreign code:
+// its methods may panic, hang, or go round in circles. So it is read once, apart,
+// and after that only the text is used.
+type failure struct {
+	// err is the error itself, for foreign code to look at; nil when its methods
+	// cannot be trusted.
+	err error
+	// text is what it says: valid UTF-8 of bounded length.
+	text string
+
+	rejected *RejectError
+	hopeless bool // marked with NoRetry
+	// asked is the pause that the error asks for with RetryAfter or Postpone.
+	asked *askedError
+}
+
+// Error is the text, as it was read.
+func (f *failure) Error() string { return f.text }
+
+// Unwrap returns the error itself if its methods can be trusted.
+func (f *failure) Unwrap() error { return f.err }
+
+// shown is the error for the user's own functions.
+func (f *failure) shown() error {
+	if f.err != nil {
+		return f.err
+	}
+	return f
+}
+
+// final says that no other attempt can end differently.
+func (f *failure) final() bool {
+	return f.hopeless || (f.rejected != nil && !f.rejected.curable)
+}
+
+// failed reads an error. One that has been read stays as it is.
+func failed(ctx context.Context, err error) *failure {
+	if f, ok := err.(*failure); ok { //nolint:errorlint // it is the outermost, or it is not read yet
+		return f
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, patience, errImpatient)
+	defer cancel()
+	f, trouble := apart(ctx, func() (*failure, error) { return readError(err), nil })
+	if trouble != nil {
+		return &failure{text: unreadable(err, trouble)}
+	}
+	return f
+}
+
+func readError(err error) *failure {
+	f := &failure{err: err}
+	trouble := guard(func() error { f.text = errorDetails(bounded{err}); return nil })
+	if trouble != nil {
+		f.text, f.err = unreadable(err, trouble), nil
+	}
+	trouble = eachError(err, func(e error) bool {
+		switch e := e.(type) { //nolint:errorlint // eachError unwraps
+		case *RejectError:
+			if f.rejected == nil {
+				f.rejected = e
+			}
+		case *noRetryError:
+			f.hopeless = true
+		case *askedError:
+			if f.asked == nil {
+				f.asked = e
+			}
+		}
+		return true
+	})
+	if trouble != nil {
+		f.err = nil
+	}
+	return f
+}
+
+// bounded is an error whose text is not much longer than what is kept of it.
+type bounded struct{ error }
+
+func (b bounded) Error() string {
+	const most = 4 * maxErrorDetails
+	text := b.error.Error()
+	if len(text) > most {
+		return text[:most] + " … (cut)"
+	}
+	return text
+}
+
+// unreadable is the text of an error that has none.
+func unreadable(err, trouble error) string {
+	if v := reflect.ValueOf(err); v.Kind() == reflect.Pointer && v.IsNil() {
+		return fmt.Sprintf("a nil %T was returned as an error; return nil itself (%s)", err, troubleText(trouble))
+	}
+	return fmt.Sprintf("the methods of the error, a %T, cannot be called: %s", err, troubleText(trouble))
+}
+
+// troubleText is the text of an error of guard or apart that may hold another error
+// whose methods are as bad.
+func troubleText(trouble error) string {
+	p, ok := trouble.(*PanicError) //nolint:errorlint // guard returns it as it is
+	if !ok {
+		return trouble.Error()
+	}
+	switch value := p.Value.(type) {
+	case string, runtime.Error:
+		return fmt.Sprintf("panic: %v", value)
+	default:
+		return fmt.Sprintf("panic: %T", value)
+	}
+}
+
+var errEndless = errors.New("the error wraps too many others, or itself")
+
+// eachError calls visit for an error and those it wraps, outermost first, until
+// visit returns false. Unlike [errors.As] it comes to an end in a circle, calls
+// no methods but Unwrap, and survives their panics.
+func eachError(err error, visit func(error) bool) error {
+	const most = 1000
+	left, endless := most, false
+	var walk func(error) bool
+	walk = func(err error) bool {
+		if left--; left < 0 {
+			endless = true
+			return false
+		}
+		if err == nil {
+			return true
+		}
+		if !visit(err) {
+			return false
+		}
+		switch e := err.(type) { //nolint:errorlint // this is what unwraps
+		case interface{ Unwrap() error }:
+			return walk(e.Unwrap())
+		case interface{ Unwrap() []error }:
+			for _, wrapped := range e.Unwrap() {
+				if !walk(wrapped) {
+					return false
+				}
+			}
+		}
+		return true
+	}
+	return guard(func() error {
+		if walk(err); endless {
+			return errEndless
+		}
+		return nil
+	})
+}
+
+// rejection returns the RejectError in an error, or nil.
+func rejection(err error) *RejectError {
+	var rejected *RejectError
+	_ = eachError(err, func(e error) bool { // what cannot be read is no RejectError
+		r, ok := e.(*RejectError) //nolint:errorlint // eachError unwraps
+		if ok {
+			rejected = r
+		}
+		return !ok
+	})
+	return rejected
+}
+
+// textOf is the text of an error for a log.
+func textOf(err error) string {
+	var text string
+	if trouble := guard(func() error { text = err.Error(); return nil }); trouble != nil {
+		return unreadable(err, trouble)
+	}
+	return text
+}
