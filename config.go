@@ -117,7 +117,8 @@ type Config struct {
 	SendMiddleware []SendMiddleware
 	// Tracer observes operations; nil costs nothing.
 	Tracer Tracer
-	// Logger gets what a person should know. Default: nothing is logged.
+	// Logger gets what a person should know; [SlogLogger] makes one of a
+	// slog.Handler. Default: nothing is logged.
 	Logger *zap.Logger
 	// ShutdownTimeout is how long Run lets handlers finish once its context has
 	// ended. Then their contexts are cancelled, and what they do not complete

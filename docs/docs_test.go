@@ -139,6 +139,7 @@ func blockOf(page, start string) string {
 const preamble = `
 var (
 	ctx, later context.Context
+	mux *http.ServeMux
 	cfg harebus.Config
 	setup *harebus.Setup
 	bus *harebus.Bus
@@ -150,8 +151,8 @@ var (
 
 // imports are those that snippets may use; unused ones are not complained about.
 var imports = []string{
-	"context", "errors", "net", "os", "os/signal", "syscall", "time",
-	"github.com/harebus/harebus", "github.com/harebus/harebus/brokertest", "github.com/harebus/harebus/topology",
+	"context", "errors", "net", "net/http", "os", "os/signal", "syscall", "time",
+	"github.com/harebus/harebus", "github.com/harebus/harebus/service", "github.com/harebus/harebus/brokertest", "github.com/harebus/harebus/topology",
 }
 
 // program makes something that compiles of a block: a package that is not main, so

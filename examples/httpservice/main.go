@@ -1,18 +1,19 @@
 // Command httpservice is a web service on the bus: its HTTP handlers publish, and
-// it consumes in the background. It shows the probes and the order of stopping.
+// it consumes in the background. Package service has the probes and the order of
+// starting and stopping.
 //
 //	go run ./examples/httpservice     (AMQP_URL names another broker than the local one)
 //	curl -i -d '{"id": 7}' http://127.0.0.1:8080/orders
-//	curl -i http://127.0.0.1:8080/readyz
+//	curl -i http://127.0.0.1:8080/ready
 package main
 
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"log"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -21,7 +22,7 @@ import (
 	"time"
 
 	"github.com/harebus/harebus"
-	"go.uber.org/zap"
+	"github.com/harebus/harebus/service"
 )
 
 // OrderPlaced is an event.
@@ -47,41 +48,13 @@ func run(ctx context.Context, cfg harebus.Config, listener net.Listener, out io.
 		return nil
 	})
 
-	// HTTP first: Start waits for a broker that is not up yet, and all the while
-	// the process is alive, and not ready.
-	server := &http.Server{Handler: routes(ctx, setup), ReadHeaderTimeout: 5 * time.Second}
-	served := make(chan error, 1)
-	go func() { served <- server.Serve(listener) }()
-	err = setup.Start(ctx)
-	if err == nil {
-		select {
-		case <-ctx.Done():
-		case err = <-served: // it should not end by itself
-			served <- http.ErrServerClosed
-		}
-	}
-
-	// The order of stopping: no new requests, the requests under way finish –
-	// they may still publish – and then the bus stops: handlers finish, what
-	// they sent is confirmed, the connections close.
-	finish, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*maxWait)
-	defer cancel()
-	err = errors.Join(err, server.Shutdown(finish))
-	if end := <-served; !errors.Is(end, http.ErrServerClosed) {
-		err = errors.Join(err, end)
-	}
-	return errors.Join(err, setup.Close())
+	server := &http.Server{Handler: routes(setup), ReadHeaderTimeout: 5 * time.Second}
+	return service.Run(ctx, setup, server, service.WithListener(listener))
 }
 
-func routes(stopping context.Context, setup *harebus.Setup) http.Handler {
+func routes(setup *harebus.Setup) http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /livez", probe(setup.Live))
-	mux.HandleFunc("GET /readyz", probe(func() error {
-		if stopping.Err() != nil {
-			return errors.New("stopping")
-		}
-		return setup.Ready()
-	}))
+	mux.Handle("GET /", service.Probes(setup))
 	mux.HandleFunc("POST /orders", func(w http.ResponseWriter, r *http.Request) {
 		var event OrderPlaced
 		if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 1<<16)).Decode(&event); err != nil {
@@ -100,23 +73,13 @@ func routes(stopping context.Context, setup *harebus.Setup) http.Handler {
 	return mux
 }
 
-func probe(check func() error) http.HandlerFunc {
-	return func(w http.ResponseWriter, _ *http.Request) {
-		if err := check(); err != nil {
-			http.Error(w, err.Error(), http.StatusServiceUnavailable)
-			return
-		}
-		fmt.Fprintln(w, "ok")
-	}
-}
-
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	listener, err := net.Listen("tcp", "127.0.0.1:8080")
 	if err != nil {
 		log.Fatal(err)
 	}
-	logger := zap.Must(zap.NewProduction())
+	logger := harebus.SlogLogger(slog.NewJSONHandler(os.Stderr, nil))
 	err = run(ctx, harebus.Config{URL: os.Getenv("AMQP_URL"), Logger: logger}, listener, os.Stdout)
 	stop()
 	if err != nil {

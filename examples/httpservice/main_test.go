@@ -13,7 +13,7 @@ import (
 	"github.com/harebus/harebus/brokertest"
 )
 
-type service struct {
+type process struct {
 	t     *testing.T
 	url   string
 	lines chan string
@@ -21,7 +21,7 @@ type service struct {
 	stop  context.CancelFunc
 }
 
-func start(t *testing.T, broker *brokertest.Broker) *service {
+func start(t *testing.T, broker *brokertest.Broker) *process {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -29,7 +29,7 @@ func start(t *testing.T, broker *brokertest.Broker) *service {
 	}
 	ctx, stop := context.WithTimeout(t.Context(), 30*time.Second)
 	t.Cleanup(stop)
-	s := &service{t: t, url: "http://" + listener.Addr().String(), lines: make(chan string, 10), ended: make(chan error, 1), stop: stop}
+	s := &process{t: t, url: "http://" + listener.Addr().String(), lines: make(chan string, 10), ended: make(chan error, 1), stop: stop}
 	go func() { s.ended <- run(ctx, harebus.Config{Dial: broker.Dial}, listener, lineWriter(s.lines)) }()
 	return s
 }
@@ -41,7 +41,7 @@ func (w lineWriter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func (s *service) status(method, path, body string) int {
+func (s *process) status(method, path, body string) int {
 	s.t.Helper()
 	request, err := http.NewRequestWithContext(s.t.Context(), method, s.url+path, strings.NewReader(body))
 	if err != nil {
@@ -56,7 +56,7 @@ func (s *service) status(method, path, body string) int {
 	return response.StatusCode
 }
 
-func (s *service) awaitConsumer(broker *brokertest.Broker) {
+func (s *process) awaitConsumer(broker *brokertest.Broker) {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(s.t.Context(), 20*time.Second)
 	defer cancel()
@@ -96,16 +96,16 @@ func TestProbesWithoutBroker(t *testing.T) {
 	broker.Refuse(time.Hour)
 	s := start(t, broker)
 
-	if got := s.status("GET", "/livez", ""); got != http.StatusOK {
+	if got := s.status("GET", "/live", ""); got != http.StatusOK {
 		t.Errorf("alive while waiting for the broker: status %d", got)
 	}
-	if got := s.status("GET", "/readyz", ""); got != http.StatusServiceUnavailable {
+	if got := s.status("GET", "/ready", ""); got != http.StatusServiceUnavailable {
 		t.Errorf("ready while waiting for the broker: status %d", got)
 	}
 	broker.Refuse(0)
 	s.awaitConsumer(broker)
 	deadline := time.Now().Add(10 * time.Second)
-	for s.status("GET", "/readyz", "") != http.StatusOK {
+	for s.status("GET", "/ready", "") != http.StatusOK {
 		if time.Now().After(deadline) {
 			t.Fatal("not ready although it consumes")
 		}
