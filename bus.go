@@ -130,7 +130,6 @@ func (s *sender) dispatch(ctx context.Context, op Operation, exchange, key strin
 	if err != nil {
 		return err
 	}
-	out.viaDefault = op != OpPublish && !out.foreign && out.mandatory
 	if op == OpDefer {
 		out.due = time.Now().Add(delay)
 		out.msg.Headers[s.setup.dialect.names.deferredTime] = s.setup.dialect.time(out.due)

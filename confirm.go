@@ -38,7 +38,7 @@ type confirmChannel struct {
 	dead     atomic.Bool // no new messages
 	epochs   [epochs]atomic.Int64
 	epoch    atomic.Int64
-	settled  atomic.Uint64 // messages whose outcome is known
+	settled  atomic.Uint64 // messages that the broker has answered
 
 	mu       sync.Mutex // guards what follows
 	returned map[returnKey]int
@@ -63,6 +63,8 @@ type flight struct {
 	key     returnKey
 	epoch   int64
 	delayed bool
+	bound   bool  // as in routed
+	unsure  bool  // as in routed
 	err     error // it was not sent
 	sent    bool  // a place in the window is held, or err is set
 }
@@ -280,7 +282,7 @@ func (c *confirmChannel) tryAcquire() bool {
 // publish sends a message; the caller has acquired a place in the window. While the
 // network takes no more, it calls relieve until that has nothing to do, and then waits.
 func (c *confirmChannel) publish(ctx context.Context, r routed, relieve func() bool) flight {
-	f := flight{sent: true, delayed: r.delayed, key: returnKey{r.msg.MessageId, r.exchange, r.key}}
+	f := flight{sent: true, delayed: r.delayed, bound: r.bound, unsure: r.unsure, key: returnKey{r.msg.MessageId, r.exchange, r.key}}
 	if f.confirm, f.err = c.send(ctx, &r, relieve); f.err != nil {
 		<-c.window
 		return f
@@ -352,7 +354,7 @@ func (c *confirmChannel) wait(ctx context.Context, f flight) result {
 			return result{outcome: NotSent, err: f.err}
 		}
 		if errors.Is(f.err, wire.ErrUnencodable) {
-			return result{outcome: NotSent, err: f.err, final: true}
+			return result{outcome: Refused, err: f.err, final: true}
 		}
 		return result{outcome: Unknown, err: f.err}
 	}
@@ -377,9 +379,9 @@ func (c *confirmChannel) wait(ctx context.Context, f flight) result {
 // resolve reads the outcome of a message whose confirm is done.
 func (c *confirmChannel) resolve(f flight) result {
 	c.epochs[f.epoch].Add(-1)
-	c.settled.Add(1)
 	<-c.window
 	if f.confirm.Acked() {
+		c.settled.Add(1)
 		if c.wasReturned(f.key) {
 			return result{outcome: Returned}
 		}
@@ -387,11 +389,23 @@ func (c *confirmChannel) resolve(f flight) result {
 	}
 	// The client reports a nack and the end of the channel alike.
 	if c.ch.IsClosed() {
-		err := c.reason()
-		return result{outcome: Unknown, err: err, raised: c.session.alive() && errors.As(err, new(*amqp.Error))}
+		return c.lost(f)
 	}
+	c.settled.Add(1)
 	c.retire()
-	return result{outcome: Nacked}
+	return result{outcome: Nacked, nacks: 1}
+}
+
+// lost is the result of a message that was under way when its channel ended.
+func (c *confirmChannel) lost(f flight) result {
+	err := c.reason()
+	broker := errors.As(err, new(*amqp.Error))
+	if !c.session.alive() {
+		return result{outcome: Unknown, err: err, ended: suspicion(err)}
+	}
+	// All before it were answered, and none came after it.
+	lone := c.settled.Load() == f.confirm.DeliveryTag-1 && c.ch.GetNextPublishSeqNo() == f.confirm.DeliveryTag+1
+	return result{outcome: Unknown, err: err, raised: broker, lone: broker && lone}
 }
 
 // reason returns why the channel is closed.

@@ -13,9 +13,10 @@ var (
 	// ErrUnroutable: the broker found no queue for a mandatory message, also
 	// after a few more tries. The message is nowhere.
 	ErrUnroutable = errors.New("no queue takes the message")
-	// ErrNacked: the broker refused the message, also after a few more tries,
-	// for example because a queue with reject-publish is full. A message that
-	// several queues were to take may be in some of them.
+	// ErrNacked: a queue did not take the message, because it is full and has
+	// reject-publish or because it has no leader. A command was tried for five
+	// seconds, what can reach several queues three times in three seconds: the
+	// others may have up to three copies.
 	ErrNacked = errors.New("the broker refused the message")
 	// ErrUnknownOutcome: the message was sent, but ctx ended before the broker
 	// confirmed it. It may or may not arrive. Sending again with the same
@@ -25,8 +26,11 @@ var (
 	// connection before ctx ended.
 	ErrNotSent = errors.New("the message was not sent")
 
-	// ErrRefused: the call was refused before anything was sent; the text says
-	// what to change.
+	// ErrRefused: the message is refused as it is, by harebus before anything was
+	// sent or by the broker, which closed the channel over it. No queue has it; the text
+	// says what to change. Together with ErrUnknownOutcome: the message ended the
+	// connection whenever it was sent alone. It is not tried again, some of several queues
+	// may have it, and sending it again unchanged cannot help.
 	ErrRefused = errors.New("refused")
 	// ErrReplyOutsideHandler: Reply was called on a bus that no handler was given.
 	ErrReplyOutsideHandler = errors.New("reply outside a handler")
@@ -63,6 +67,9 @@ const (
 	Nacked
 	// Unknown: the connection or the wait for the confirm ended first.
 	Unknown
+	// Refused: the broker closed the channel over it, or it cannot be encoded. No
+	// queue has it, and sending it again unchanged cannot help.
+	Refused
 )
 
 // String returns the outcome in lower case.
@@ -76,6 +83,8 @@ func (o Outcome) String() string {
 		return "nacked"
 	case Unknown:
 		return "unknown"
+	case Refused:
+		return "refused"
 	default:
 		return "not sent"
 	}
@@ -89,6 +98,8 @@ func (o Outcome) sentinel() error {
 		return ErrNacked
 	case Unknown:
 		return ErrUnknownOutcome
+	case Refused:
+		return ErrRefused
 	default:
 		return ErrNotSent
 	}
@@ -158,7 +169,7 @@ func (e *TransactionError) With(outcome Outcome) []MessageOutcome {
 // Error counts the outcomes and quotes the first failure.
 func (e *TransactionError) Error() string {
 	var counts []string
-	for _, o := range []Outcome{Confirmed, Returned, Nacked, Unknown, NotSent} {
+	for _, o := range []Outcome{Confirmed, Returned, Nacked, Refused, Unknown, NotSent} {
 		if n := len(e.With(o)); n > 0 {
 			counts = append(counts, fmt.Sprintf("%d %s", n, o))
 		}

@@ -193,6 +193,24 @@ func (l *link) connect() (*session, error) {
 	return s, nil
 }
 
+// extra opens a connection beside that of the link. Its owner closes it; when the link is
+// closed first, it ends.
+func (l *link) extra(ctx context.Context, name string) (*session, error) {
+	s, err := l.dialer.dial(ctx, l.name+" "+name)
+	if err != nil {
+		return nil, err
+	}
+	l.stats.connections.Add(1)
+	s.spawn(func() {
+		select {
+		case <-l.ctx.Done():
+			_ = s.sock.Abort()
+		case <-s.closed:
+		}
+	})
+	return s, nil
+}
+
 // set publishes a new state and says whether run must end.
 func (l *link) set(s *session, err error) (stop bool) {
 	l.mu.Lock()

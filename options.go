@@ -119,9 +119,11 @@ func WithExpiration(d time.Duration) SendOption {
 	return func(o *sendOptions) { o.expiration = d }
 }
 
-// NonMandatory lets the broker drop the message when no queue takes it. That is
-// a normal thing for an event that nobody may have subscribed to yet, and a
-// silent loss for anything else.
+// NonMandatory lets the broker drop the message when there is no queue for it. That
+// is a normal thing for an event that nobody may have subscribed to yet, and a
+// silent loss for anything else. A queue that is there gets the message as it does
+// without the option. An exchange that does not exist, and a deferral to a queue that
+// does not exist, are errors all the same.
 func NonMandatory() SendOption {
 	return func(o *sendOptions) { o.optional = true }
 }

@@ -23,8 +23,9 @@ type outgoing struct {
 	op            Operation
 	exchange, key string
 	mandatory     bool
-	viaDefault    bool      // try the default exchange when the first one has no route
-	direct        bool      // go through the default exchange now
+	viaDefault    bool      // a command: try the default exchange when the first one has no route
+	single        bool      // a queue of its name may have refused it: go to that one only
+	several       bool      // the exchange may lead to several queues
 	foreign       bool      // the caller named the exchange: check that it exists
 	copied        bool      // of a delivery: headers that do not fit are left out
 	due           time.Time // deliver not before; zero is at once
@@ -82,6 +83,8 @@ func (s *sender) compose(ctx context.Context, op Operation, exchange, key string
 		}
 		out.mandatory = !needless
 	}
+	out.viaDefault = op != OpPublish && !out.foreign
+	out.several = !out.viaDefault
 	if err := s.stamp(out, &draft, o); err != nil {
 		return nil, refuse(verb, "%w", err)
 	}

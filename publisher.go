@@ -21,6 +21,7 @@ type publisher struct {
 	link    *link
 	setup   *Setup
 	delays  *delayer
+	ways    ways
 	slots   []slot
 	turn    atomic.Uint32
 	suspect chan struct{} // held while one message is tried alone
@@ -55,10 +56,19 @@ type result struct {
 	// maybe says that an earlier attempt may have arrived.
 	maybe bool
 	// raised says that the broker closed the channel with an exception while the
-	// message was on it: this message may be the reason, or any other.
-	raised bool
+	// message was on it: this message may be the reason, or any other that was
+	// there. lone says that there was no other.
+	raised, lone bool
+	// ended is the suspicion that the message ends connections, alone that from
+	// attempts on a connection of its own.
+	ended, alone int
 	// delayed says that the attempt went into the delay queues.
 	delayed bool
+	// detour says that the direct exchange leads nowhere and the default exchange may.
+	detour bool
+	// nacks counts the attempts that were nacked. began is the round in which those
+	// began that came back or were nacked without any other outcome in between.
+	nacks, began int
 	// final says that no other attempt can end differently.
 	final bool
 }
@@ -111,14 +121,18 @@ func (p *publisher) report(out *outgoing, r result) error {
 // id.
 func (p *publisher) settle(ctx context.Context, outs []*outgoing, results []result) {
 	var policy backoff.BackOff
-	for tries := 1; ; tries++ {
+	for round := 1; ; round++ {
 		var left []int
+		waiting := false
 		for i := range outs {
-			if p.again(outs[i], &results[i], tries) {
+			switch outs[i].again(&results[i], round) {
+			case tryNow:
 				left = append(left, i)
+			case tryLater:
+				waiting = true
 			}
 		}
-		if len(left) == 0 {
+		if len(left) == 0 && !waiting {
 			return
 		}
 		if policy == nil {
@@ -137,43 +151,100 @@ func (p *publisher) settle(ctx context.Context, outs []*outgoing, results []resu
 func (p *publisher) repeat(ctx context.Context, outs []*outgoing, results []result, left []int) {
 	var together []*outgoing
 	var places []int
-	merge := func(i int, r result) {
-		r.maybe = results[i].maybe || results[i].outcome == Unknown
-		results[i] = r
-	}
 	for _, i := range left {
-		if results[i].raised {
-			merge(i, p.alone(ctx, outs[i]))
-			continue
+		switch before := &results[i]; {
+		case before.raised:
+			before.followedBy(p.onOwnChannel(ctx, outs[i]))
+		case before.ended >= suspicious:
+			before.followedBy(p.onOwnConnection(ctx, outs[i]))
+		default:
+			together, places = append(together, outs[i]), append(places, i)
 		}
-		together, places = append(together, outs[i]), append(places, i)
 	}
 	if len(together) == 0 {
 		return
 	}
 	for k, r := range p.pipeline(ctx, together) {
-		merge(places[k], r)
+		results[places[k]].followedBy(r)
 	}
 }
 
-// again decides whether another attempt makes sense, and by which route.
-func (p *publisher) again(out *outgoing, r *result, tries int) bool {
-	// A classic queue whose node is down is not routable for a while; channels
-	// nack while a quorum queue has no leader, and those that were opened then until they
-	// are replaced. That is a second and five seconds of attempts.
+// followedBy replaces a result by that of the next attempt.
+func (r *result) followedBy(next result) {
+	next.maybe = (r.maybe || r.outcome == Unknown) && !contentRefused(&next)
+	next.ended += r.ended
+	next.alone += r.alone
+	next.nacks += r.nacks
+	if next.answered() && r.answered() {
+		next.began = r.began
+	}
+	*r = next
+}
+
+// answered says whether the broker has answered the attempt, and did not take the message.
+func (r *result) answered() bool { return r.outcome == Returned || r.outcome == Nacked }
+
+// nextTry is what is to be done about a message that may not be confirmed yet.
+type nextTry int8
+
+const (
+	giveUp nextTry = iota
+	tryLater
+	tryNow
+)
+
+// again decides whether and when another attempt makes sense, and by which way.
+// round is the number of the pause before it: they double from 30 ms to a second.
+func (o *outgoing) again(r *result, round int) nextTry {
+	// A classic queue whose node is down is not routable for a while. Channels
+	// nack while a quorum queue has no leader, and those that were opened then until
+	// they are replaced. That is a second and five seconds of attempts.
 	const few, some = 6, 10
+	if r.began == 0 {
+		r.began = round
+	}
+	tries := round - r.began + 1
 	switch {
 	case r.outcome == Confirmed || r.final:
-		return false
+		return giveUp
+	case r.outcome == Returned && o.single: // no queue has the name: only the exchange leads anywhere
+		o.single, o.several = false, true
+		return tryNow
 	case r.outcome == Returned:
-		if out.viaDefault && !r.delayed {
-			out.viaDefault, out.direct = false, true
-		}
-		return tries < few
+		return upTo(few, tries)
+	case r.outcome == Nacked && o.several && !r.delayed:
+		return sparingly(r.nacks, tries)
 	case r.outcome == Nacked:
-		return tries < some
+		o.single = true
+		return upTo(some, tries)
+	case r.alone >= suspicious:
+		r.final = true
+		r.err = fmt.Errorf("%w: the connection ended each time the message was sent alone; do not send it again unchanged: %w", ErrRefused, r.err)
+		return giveUp
 	default:
-		return true
+		return tryNow
+	}
+}
+
+func upTo(most, tries int) nextTry {
+	if tries < most {
+		return tryNow
+	}
+	return giveUp
+}
+
+// sparingly has a message that was nacked tried twice more, after half a second and
+// after three. Its exchange may lead to several queues, and each attempt makes a copy in
+// those that take it. The nack of a full queue looks like that of one without a leader.
+func sparingly(nacks, tries int) nextTry {
+	const first, second = 4, 7
+	switch {
+	case nacks > 2 || tries > second:
+		return giveUp
+	case tries == first || tries == second:
+		return tryNow
+	default:
+		return tryLater
 	}
 }
 
@@ -193,12 +264,22 @@ func (p *publisher) attempt(ctx context.Context, out *outgoing) result {
 	if err != nil {
 		return unsent(err)
 	}
-	return p.through(ctx, c, out)
+	return p.through(ctx, c.session, c, out)
 }
 
-// through sends a message once over c.
-func (p *publisher) through(ctx context.Context, c *confirmChannel, out *outgoing) result {
-	r, err := p.route(ctx, c.session, out)
+// through sends a message once over c, by a second way if the first leads nowhere.
+// What the message needs to go its way is made on a session that may be another than
+// that of c.
+func (p *publisher) through(ctx context.Context, s *session, c *confirmChannel, out *outgoing) result {
+	r := p.once(ctx, s, c, out)
+	if r.detour {
+		r = p.once(ctx, s, c, out)
+	}
+	return r
+}
+
+func (p *publisher) once(ctx context.Context, s *session, c *confirmChannel, out *outgoing) result {
+	r, err := p.route(ctx, s, out, false)
 	if err != nil {
 		return unsent(err)
 	}
@@ -206,7 +287,7 @@ func (p *publisher) through(ctx context.Context, c *confirmChannel, out *outgoin
 		return unsent(err)
 	}
 	f := c.publish(ctx, r, func() bool { return false })
-	return p.learn(f, c.wait(ctx, f))
+	return p.learn(s, out, f, c.wait(ctx, f))
 }
 
 func unsent(err error) result {
@@ -218,92 +299,31 @@ func unsent(err error) result {
 }
 
 // learn lets the outcome of an attempt take effect.
-func (p *publisher) learn(f flight, r result) result {
+func (p *publisher) learn(s *session, out *outgoing, f flight, r result) result {
 	r.delayed = f.delayed
+	switch {
+	case r.outcome == Returned && f.delayed:
+		p.delays.forget() // a queue of the delay infrastructure has gone
+	case r.outcome == Returned && f.bound:
+		r.detour = true
+		p.ways.learn(s, out.key, false)
+	case r.outcome == Returned && !out.mandatory:
+		r.outcome = Confirmed // there is no such queue, as the caller expected
+	case r.outcome == Confirmed && f.unsure:
+		p.ways.learn(s, out.key, true)
+	case r.raised && missing(r.err):
+		p.forget() // an exchange has gone
+		p.delays.forget()
+		if out.foreign && r.lone {
+			r = refused(r)
+		}
+	case r.raised && r.lone:
+		r = refused(r)
+	}
 	if r.outcome == Confirmed {
 		p.setup.counters.published.Add(1)
 	}
-	if r.outcome == Returned && r.delayed {
-		p.delays.forget() // a queue of the delay infrastructure has gone
-	}
-	if r.raised && missing(r.err) {
-		p.forget() // an exchange has gone
-		p.delays.forget()
-	}
 	return r
-}
-
-// alone sends a message once, on a channel that no other message uses: what
-// closes the channel now is this message.
-func (p *publisher) alone(ctx context.Context, out *outgoing) result {
-	select {
-	case p.suspect <- struct{}{}:
-		defer func() { <-p.suspect }()
-	case <-ctx.Done():
-		return unsent(context.Cause(ctx))
-	}
-	s, err := p.session(ctx)
-	if err != nil {
-		return unsent(err)
-	}
-	c, err := openConfirmChannel(ctx, s, p.setup)
-	if err != nil {
-		return unsent(err)
-	}
-	defer c.retire()
-	r := p.through(ctx, c, out)
-	if r.raised && (out.foreign || !missing(r.err)) { // an exchange of ours is declared again
-		return result{outcome: Nacked, err: r.err, final: true}
-	}
-	return r
-}
-
-// pipeline sends messages in order on one channel and returns the outcome of
-// each. When the window is full, or the network takes no more, it waits for its own
-// oldest message first: two pipelines can never wait for each other, and no
-// message that has been confirmed passes for one that has not.
-func (p *publisher) pipeline(ctx context.Context, outs []*outgoing) []result {
-	results := make([]result, len(outs))
-	c, err := p.channel(ctx)
-	if err != nil {
-		for i := range results {
-			results[i] = unsent(err)
-		}
-		return results
-	}
-	flights := make([]flight, len(outs))
-	next, oldest := 0, 0 // the first that was not published, and that was not waited for
-	land := func() bool {
-		if oldest == next {
-			return false
-		}
-		if flights[oldest].sent {
-			results[oldest] = p.learn(flights[oldest], c.wait(ctx, flights[oldest]))
-		}
-		oldest++
-		return true
-	}
-	for ; next < len(outs); next++ {
-		r, err := p.route(ctx, c.session, outs[next])
-		if err != nil {
-			results[next] = unsent(err)
-			continue
-		}
-		placed := c.tryAcquire()
-		for !placed && land() {
-			placed = c.tryAcquire()
-		}
-		if !placed {
-			if err := c.acquire(ctx); err != nil {
-				results[next] = unsent(err)
-				continue
-			}
-		}
-		flights[next] = c.publish(ctx, r, land)
-	}
-	for land() {
-	}
-	return results
 }
 
 // routed is a message with the exchange and key of this attempt.
@@ -312,12 +332,15 @@ type routed struct {
 	mandatory     bool
 	delayed       bool // into the delay queues
 	room          int  // for what the broker adds to the headers on the way
+	bound         bool // through the direct exchange; if that leads nowhere, the default exchange may
+	unsure        bool // nothing is known about the way yet
 	msg           amqp.Publishing
 }
 
 // route decides where this attempt goes: straight to its exchange, or into the
-// delay infrastructure while it is not due.
-func (p *publisher) route(ctx context.Context, s *session, out *outgoing) (routed, error) {
+// delay infrastructure while it is not due. A message that others follow wants to be
+// sure of its way.
+func (p *publisher) route(ctx context.Context, s *session, out *outgoing, followed bool) (routed, error) {
 	if err := s.ready(ctx); err != nil {
 		return routed{}, err
 	}
@@ -334,16 +357,24 @@ func (p *publisher) route(ctx context.Context, s *session, out *outgoing) (route
 			return routed{}, err
 		}
 	}
-	exchange := out.exchange
-	if out.direct {
-		exchange = ""
+	r := routed{exchange: out.exchange, key: out.key, mandatory: out.mandatory}
+	if out.viaDefault {
+		r.mandatory, r.bound = true, true // also when nobody need be there: that is another question than the way
+		if followed || p.ways.detours.Load() > 0 {
+			bound, known := p.ways.find(s, out.key)
+			r.bound, r.unsure = bound || !known, !known
+		}
+		if r.bound = r.bound && !out.single; !r.bound {
+			r.exchange, r.unsure = "", false
+		}
 	}
-	room := deathRoom(exchange, out.key)
+	r.room = deathRoom(r.exchange, out.key)
 	if out.copied {
-		p.setup.dialect.fit(&out.msg, s.frameMax, room)
-		room = 0 // whatever there is
+		p.setup.dialect.fit(&out.msg, s.frameMax, r.room)
+		r.room = 0 // whatever there is
 	}
-	return routed{exchange: exchange, key: out.key, mandatory: out.mandatory, room: room, msg: out.msg}, nil
+	r.msg = out.msg
+	return r, nil
 }
 
 // checkExchange looks, once per session, whether an exchange that a caller

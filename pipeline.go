@@ -1,0 +1,81 @@
+package harebus
+
+import "context"
+
+// pipeline is messages on their way over one channel, in order, with their results.
+type pipeline struct {
+	*publisher
+	channel *confirmChannel
+	outs    []*outgoing
+	flights []flight
+	results []result
+	next    int // the first that was not published
+	oldest  int // the first that was not waited for
+}
+
+// pipeline sends messages in order on one channel and returns the outcome of
+// each. When the window is full, or the network takes no more, it waits for its own
+// oldest message first: two pipelines can never wait for each other, and no
+// message that has been confirmed passes for one that has not.
+func (p *publisher) pipeline(ctx context.Context, outs []*outgoing) []result {
+	l := &pipeline{publisher: p, outs: outs, flights: make([]flight, len(outs)), results: make([]result, len(outs))}
+	var err error
+	if l.channel, err = p.channel(ctx); err != nil {
+		for i := range l.results {
+			l.results[i] = unsent(err)
+		}
+		return l.results
+	}
+	for l.next < len(outs) {
+		if err := l.send(ctx); err != nil {
+			l.results[l.next] = unsent(err)
+			l.next++
+		}
+	}
+	for l.land(ctx) {
+	}
+	return l.results
+}
+
+// send publishes the next message. If its way is not known yet, that of those behind it
+// may be shorter: they wait until it has arrived.
+func (l *pipeline) send(ctx context.Context) error {
+	c, at := l.channel, l.next
+	r, err := l.route(ctx, c.session, l.outs[at], at+1 < len(l.outs))
+	if err != nil {
+		return err
+	}
+	placed := c.tryAcquire()
+	for !placed && l.land(ctx) {
+		placed = c.tryAcquire()
+	}
+	if !placed {
+		if err := c.acquire(ctx); err != nil {
+			return err
+		}
+	}
+	l.flights[at] = c.publish(ctx, r, func() bool { return l.land(ctx) })
+	l.next++
+	if !r.unsure {
+		return nil
+	}
+	for l.land(ctx) {
+	}
+	if l.results[at].detour {
+		l.results[at] = l.once(ctx, c.session, c, l.outs[at])
+	}
+	return nil
+}
+
+// land waits for the oldest message, if there is one.
+func (l *pipeline) land(ctx context.Context) bool {
+	at := l.oldest
+	if at == l.next {
+		return false
+	}
+	l.oldest++
+	if f := l.flights[at]; f.sent {
+		l.results[at] = l.learn(l.channel.session, l.outs[at], f, l.channel.wait(ctx, f))
+	}
+	return true
+}

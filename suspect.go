@@ -1,0 +1,103 @@
+package harebus
+
+import (
+	"context"
+	"errors"
+	"slices"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+)
+
+// A message that the broker will not have can take others along: it closes the
+// channel that they share, or ends the connection. Which of them it was does not show, so
+// each is tried where no other is.
+
+// What the end of a connection says about the messages that were under way. When
+// there is enough of it they are suspicious: each is tried on a connection of its own, and
+// refused when there is enough from there too. An exception of the broker counts as much
+// as one and a half mere ends, which are nearly always the network's fault.
+const (
+	mereEnd    = 2
+	exception  = 3
+	suspicious = 6
+)
+
+// suspicion is what err, with which a connection ended, says about the messages that were
+// under way on it.
+func suspicion(err error) int {
+	var broker *amqp.Error
+	switch {
+	case !errors.As(err, &broker) || !broker.Server:
+		return mereEnd
+	case broker.Code == amqp.ConnectionForced: // it is being shut down, or an operator wants it so
+		return 0
+	default:
+		return exception
+	}
+}
+
+// refused makes the result of a message that has closed its channel, with no other on it.
+func refused(r result) result {
+	return result{outcome: Refused, err: r.err, final: true, delayed: r.delayed}
+}
+
+// contentRefused says whether the broker refused a message for what it is. Then no earlier
+// attempt can have been accepted either. Other refusals come and go: rights, for example.
+func contentRefused(r *result) bool {
+	var broker *amqp.Error
+	return r.outcome == Refused && errors.As(r.err, &broker) &&
+		slices.Contains([]int{amqp.PreconditionFailed, amqp.ContentTooLarge}, broker.Code)
+}
+
+// onOwnChannel sends a message once, on a channel that no other message uses: what
+// closes the channel now is this message.
+func (p *publisher) onOwnChannel(ctx context.Context, out *outgoing) result {
+	return p.tried(ctx, func() result {
+		s, err := p.session(ctx)
+		if err != nil {
+			return unsent(err)
+		}
+		return p.overNewChannel(ctx, s, s, out)
+	})
+}
+
+// onOwnConnection sends a message once, on a connection that nothing else uses: what ends
+// the connection now is this message, or the network.
+func (p *publisher) onOwnConnection(ctx context.Context, out *outgoing) result {
+	return p.tried(ctx, func() result {
+		s, err := p.session(ctx)
+		if err != nil {
+			return unsent(err)
+		}
+		own, err := p.link.extra(ctx, "alone")
+		if err != nil {
+			return unsent(err)
+		}
+		defer own.close()
+		r := p.overNewChannel(ctx, s, own, out)
+		r.alone, r.ended = r.ended, 0
+		return r
+	})
+}
+
+// tried calls try when no other message is being tried alone.
+func (p *publisher) tried(ctx context.Context, try func() result) result {
+	select {
+	case p.suspect <- struct{}{}:
+		defer func() { <-p.suspect }()
+		return try()
+	case <-ctx.Done():
+		return unsent(context.Cause(ctx))
+	}
+}
+
+// overNewChannel sends a message over a new channel of a session; s is the session for
+// what it needs on its way.
+func (p *publisher) overNewChannel(ctx context.Context, s, on *session, out *outgoing) result {
+	c, err := openConfirmChannel(ctx, on, p.setup)
+	if err != nil {
+		return unsent(err)
+	}
+	defer c.retire()
+	return p.through(ctx, s, c, out)
+}
