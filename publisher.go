@@ -315,10 +315,10 @@ func (p *publisher) learn(s *session, out *outgoing, f flight, r result) result 
 		p.forget() // an exchange has gone
 		p.delays.forget()
 		if out.foreign && r.lone {
-			r = refused(r)
+			r = closedChannel(r)
 		}
 	case r.raised && r.lone:
-		r = refused(r)
+		r = closedChannel(r)
 	}
 	if r.outcome == Confirmed {
 		p.setup.counters.published.Add(1)

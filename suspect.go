@@ -36,8 +36,8 @@ func suspicion(err error) int {
 	}
 }
 
-// refused makes the result of a message that has closed its channel, with no other on it.
-func refused(r result) result {
+// closedChannel makes the result of a message that has closed its channel, with no other on it.
+func closedChannel(r result) result {
 	return result{outcome: Refused, err: r.err, final: true, delayed: r.delayed}
 }
 
