@@ -28,6 +28,9 @@ const (
 	// HeaderFirstFailed is when the message failed or was postponed for the first
 	// time. It is ours.
 	HeaderFirstFailed = "FirstFailed"
+	// HeaderLeftOut names the headers that a copy of a failed message had no room
+	// for. It is ours, as Hops is.
+	HeaderLeftOut = "LeftOut"
 )
 
 // Intent says how a message was meant.
@@ -45,7 +48,7 @@ const (
 // stamping a message concatenates nothing.
 type headerNames struct {
 	messageID, correlationID, timeSent, replyTo, originatingAddress, intent, messageType,
-	contentType, contentEncoding, deferredTime, errorRetries, errorDetails, sourceQueue, hops, firstFailed string
+	contentType, contentEncoding, deferredTime, errorRetries, errorDetails, sourceQueue, hops, firstFailed, leftOut string
 }
 
 func newHeaderNames(prefix string) headerNames {
@@ -65,6 +68,7 @@ func newHeaderNames(prefix string) headerNames {
 		sourceQueue:        prefix + HeaderSourceQueue,
 		hops:               prefix + HeaderHops,
 		firstFailed:        prefix + HeaderFirstFailed,
+		leftOut:            prefix + HeaderLeftOut,
 	}
 }
 

@@ -10,11 +10,14 @@ import (
 	"unicode/utf8"
 
 	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/harebus/harebus/internal/field"
 )
 
-// Message is one received message with everything that came with it. Handlers
-// may keep it, but must not change what Headers and Body refer to: a failed
-// message is sent again from them.
+// Message is one received message with everything that came with it. Handlers and
+// middleware may keep it and change it: retries and parked copies are made of what
+// came from the broker. The one exception are the bytes of Body, which are not
+// copied: set Body to another slice instead of writing into it.
 type Message struct {
 	// ID is the MessageId header, else the message_id property. A message that
 	// has neither is given a new id, which its retries keep.
@@ -83,12 +86,14 @@ type Properties struct {
 	Type, UserID, AppID          string
 }
 
-// CustomHeaders returns a copy of the headers without the standard ones and
-// without those of the broker: what a handler may pass on with [WithHeaders].
+// CustomHeaders returns a copy of the headers that a handler may pass on with
+// [WithHeaders]: without the standard ones, those of the broker (also of federation,
+// shovels and streams), and what a peer has written that WithHeaders would refuse,
+// such as an empty name or a decimal.
 func (m *Message) CustomHeaders() map[string]any {
 	custom := make(map[string]any, len(m.Headers))
 	for key, value := range m.Headers {
-		if !brokerHeader(key) && !strings.HasPrefix(key, m.prefix) {
+		if !brokerHeader(key) && !strings.HasPrefix(key, m.prefix) && field.Check(key, value) == nil {
 			custom[key] = value
 		}
 	}
@@ -275,13 +280,20 @@ func parseCount(value any) (int, error) {
 	return int(n), nil
 }
 
-// brokerHeader says whether the broker gives key a meaning of its own or writes
-// it. CC and BCC make whoever publishes them write to any queue, and a copied
-// x-death makes a second delay vanish on RabbitMQ 3.10.
+// brokerHeader says whether the broker writes key, or takes an order from it. CC
+// and BCC make whoever publishes them write to any queue; a copied x-death makes a
+// second delay vanish on RabbitMQ 3.10; with x-received-from an event is not
+// federated a second time.
 func brokerHeader(key string) bool {
 	switch key {
-	case "CC", "BCC", "x-death", "x-delivery-count", "x-delay", "x-match":
+	case "CC", "BCC", "x-death", "x-delivery-count", "x-acquired-count", "x-delay", "x-match",
+		"x-received-from", "x-routed-by", "x-stream-offset":
 		return true
 	}
-	return strings.HasPrefix(key, "x-first-death-") || strings.HasPrefix(key, "x-last-death-")
+	for _, family := range []string{"x-first-death-", "x-last-death-", "x-shovelled", "x-opt-"} {
+		if strings.HasPrefix(key, family) {
+			return true
+		}
+	}
+	return false
 }

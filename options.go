@@ -36,9 +36,11 @@ func newSendOptions(opts []SendOption) sendOptions {
 }
 
 // WithHeaders adds headers to the message; the map is copied. Values are what
-// AMQP can carry: bool, integers, floats, string, []byte, time.Time, and slices
-// and maps of these. The standard headers have options of their own; naming one
-// here, or CC, BCC and the broker's own x- headers, is refused.
+// AMQP can carry: bool, integers, floats, string, bytes (also [16]byte and types
+// such as uuid.UUID), the text of an [encoding.TextMarshaler], [time.Time], and
+// slices and maps of these. A time with a fraction of a second is sent as text,
+// because AMQP's timestamps have none. The standard headers have options of their
+// own; naming one here, or CC, BCC and the broker's own x- headers, is refused.
 func WithHeaders(headers map[string]any) SendOption {
 	return func(o *sendOptions) {
 		merged := make(map[string]any, len(o.headers)+len(headers))

@@ -19,6 +19,7 @@ type receipt struct {
 	setup    *Setup
 	feed     *feed
 	delivery *amqp.Delivery
+	packed   []byte // the properties and the body of the delivery, as they came
 	message  *Message
 	handler  *handler // nil until it is chosen
 	// failures is how often the message has failed before.
@@ -32,7 +33,7 @@ type receipt struct {
 // The order is always the same: publish, wait for the confirm, acknowledge. A
 // crash in between repeats something; nothing is lost.
 func (c *consumer) handleDelivery(f *feed, d *amqp.Delivery) bool {
-	s := c.setup
+	s, packed := c.setup, d.Body
 	if err := wire.Unpack(d); err != nil { // it was never packed
 		c.log.Error("a delivery cannot be read; reconnecting", zap.Error(err))
 		_ = f.session.sock.Abort()
@@ -45,7 +46,7 @@ func (c *consumer) handleDelivery(f *feed, d *amqp.Delivery) bool {
 	s.counters.inFlight.Add(1)
 	defer s.counters.inFlight.Add(-1)
 
-	r := &receipt{consumer: c, setup: s, feed: f, delivery: d}
+	r := &receipt{consumer: c, setup: s, feed: f, delivery: d, packed: packed}
 	if err := r.read(); err != nil {
 		return r.fail(err)
 	}

@@ -2,7 +2,6 @@ package harebus
 
 import (
 	"cmp"
-	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -12,6 +11,7 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 
 	"github.com/harebus/harebus/internal/field"
+	"github.com/harebus/harebus/internal/wire"
 )
 
 // maxErrorDetails bounds the text of a failure that travels with a message.
@@ -23,8 +23,7 @@ const maxErrorDetails = 8 << 10
 // the headers that belong to the broker.
 func (r *receipt) copyOf(op Operation, queue string) *outgoing {
 	in, names := r.delivery, &r.setup.dialect.names
-	headers := make(amqp.Table, len(in.Headers)+6)
-	maps.Copy(headers, in.Headers)
+	headers := r.originalHeaders()
 	maps.DeleteFunc(headers, func(key string, _ any) bool { return brokerHeader(key) })
 	id := in.MessageId
 	if id == "" {
@@ -52,6 +51,16 @@ func (r *receipt) copyOf(op Operation, queue string) *outgoing {
 	}
 }
 
+// originalHeaders decodes the headers again: those of the delivery were handed out
+// to middleware and handlers, which may have changed them.
+func (r *receipt) originalHeaders() amqp.Table {
+	again := amqp.Delivery{Body: r.packed}
+	if err := wire.Unpack(&again); err != nil || again.Headers == nil {
+		return amqp.Table{} // it could be unpacked before
+	}
+	return again.Headers
+}
+
 // copyFor makes the copy of a message that has failed, which says how often,
 // where and why.
 func (r *receipt) copyFor(op Operation, queue string, cause error) *outgoing {
@@ -59,6 +68,9 @@ func (r *receipt) copyFor(op Operation, queue string, cause error) *outgoing {
 	names, headers := &r.setup.dialect.names, out.msg.Headers
 	headers[names.errorRetries] = field.SmallestInt(r.failures + 1)
 	headers[names.errorDetails] = errorDetails(cause)
+	if earlier, _ := text(headers[names.leftOut]); earlier != "" {
+		r.setup.dialect.nameLeftOut(headers, leftOut(earlier, nil, maxLeftOut))
+	}
 	first := r.message.FirstFailed
 	if first.IsZero() {
 		first = time.Now()
@@ -92,7 +104,8 @@ func shorten(text string, most int) string {
 // frame of frameMax bytes, of which the broker needs room on the way, and there are no
 // more of them than a client reads. A message that cannot be parked would fail for
 // ever. What does not fit is left out, custom headers before standard ones and the
-// largest first, and named in the error details. A small frame shortens those, too.
+// largest first, and named in the error details of this failure and of all that
+// follow. A small frame shortens those, too.
 func (d *dialect) fit(msg *amqp.Publishing, frameMax, room int) {
 	headers := msg.Headers
 	excess, surplus := headerFrame(msg)+room-frameMax, len(headers)-maxEntries
@@ -111,8 +124,8 @@ func (d *dialect) fit(msg *amqp.Publishing, frameMax, room int) {
 			break
 		}
 		if len(dropped) == 0 { // the first makes it necessary to name them
-			excess += 2 * names
-			surplus++
+			excess += 4 * names
+			surplus += 2
 		}
 		excess -= field.EntrySize(key, headers[key])
 		surplus--
@@ -120,24 +133,45 @@ func (d *dialect) fit(msg *amqp.Publishing, frameMax, room int) {
 		dropped = append(dropped, quote(key))
 	}
 	if len(dropped) > 0 {
-		d.nameDropped(headers, dropped, names)
+		earlier, _ := text(headers[d.names.leftOut])
+		d.nameLeftOut(headers, leftOut(earlier, dropped, min(names, maxLeftOut)))
 	}
 }
 
-// nameDropped writes into the error details which headers are left out.
-func (d *dialect) nameDropped(headers amqp.Table, dropped []string, most int) {
-	names := strings.Join(dropped, ", ")
-	if len(names) > most {
-		names = strings.ToValidUTF8(names[:most], "") + "…"
+// maxLeftOut bounds the list of the headers that were left out.
+const maxLeftOut = 400
+
+// leftOut adds to the list of the headers that were left out, in at most so many bytes.
+func leftOut(earlier string, dropped []string, most int) string {
+	const more = "…"
+	if earlier != "" {
+		dropped = append([]string{earlier}, dropped...)
+	}
+	all := strings.Join(dropped, ", ")
+	if len(all) <= most {
+		return all
+	}
+	return strings.ToValidUTF8(strings.TrimSuffix(all[:most-len(more)], more), "") + more
+}
+
+// nameLeftOut writes which headers are left out: into the error details, and for
+// the copies that follow into a header of its own.
+func (d *dialect) nameLeftOut(headers amqp.Table, all string) {
+	note := func(list string) string {
+		return "(headers left out because they do not fit: " + list + ")\n"
 	}
 	details, _ := headers[d.names.errorDetails].(string)
-	headers[d.names.errorDetails] = fmt.Sprintf("(%d headers left out because they do not fit: %s)\n%s", len(dropped), names, details)
+	if earlier, _ := text(headers[d.names.leftOut]); earlier != "" {
+		details = strings.TrimPrefix(details, note(earlier))
+	}
+	headers[d.names.leftOut] = all
+	headers[d.names.errorDetails] = shorten(note(all)+details, maxErrorDetails)
 }
 
 // expendable lists the headers that a failed message can do without, in the
 // order in which it should.
 func (d *dialect) expendable(headers amqp.Table) []string {
-	needed := []string{d.names.messageID, d.names.errorRetries, d.names.sourceQueue, d.names.deferredTime, d.names.firstFailed}
+	needed := []string{d.names.messageID, d.names.errorRetries, d.names.sourceQueue, d.names.deferredTime, d.names.firstFailed, d.names.leftOut}
 	keys := make([]string, 0, len(headers))
 	for key, value := range headers {
 		text, isText := value.(string)

@@ -18,7 +18,10 @@ func brokerHeaders() amqp.Table {
 	return amqp.Table{
 		"CC": []any{"victim"}, "BCC": []any{"victim"}, "x-death": deaths, "x-first-death-queue": "q", "x-first-death-reason": "expired",
 		"x-first-death-exchange": "", "x-last-death-queue": "q", "x-last-death-reason": "expired", "x-last-death-exchange": "",
-		"x-delivery-count": int64(1e9), "x-delay": int32(5), "x-match": "all", "x-request-id": "keep", "x-tenant": "keep",
+		"x-delivery-count": int64(1e9), "x-delay": int32(5), "x-match": "all", "x-acquired-count": int64(7),
+		"x-received-from": []any{amqp.Table{"uri": "amqp://elsewhere"}}, "x-shovelled": []any{amqp.Table{"src-queue": "q"}},
+		"x-shovelled-timestamp": int64(1e9), "x-stream-offset": int64(1e9), "x-routed-by": "rabbit@elsewhere",
+		"x-opt-rabbitmq-received-time": int64(1e9), "x-request-id": "keep", "x-tenant": "keep",
 	}
 }
 

@@ -7,6 +7,8 @@
 package field
 
 import (
+	"encoding"
+	"errors"
 	"fmt"
 	"math"
 	"reflect"
@@ -30,6 +32,15 @@ const (
 // Table returns a copy of in, with every value converted.
 func Table(in map[string]any) (amqp.Table, error) {
 	return table(in, 1)
+}
+
+// Check returns why [Table] would refuse one entry, or nil.
+func Check(key string, value any) error {
+	if err := checkKey(key); err != nil {
+		return err
+	}
+	_, err := convert(value, 1)
+	return err
 }
 
 func table(in map[string]any, depth int) (amqp.Table, error) {
@@ -65,7 +76,7 @@ func checkKey(key string) error {
 
 func convert(value any, depth int) (any, error) {
 	switch v := value.(type) {
-	case nil, bool, string, int8, int16, int32, int64, uint8, uint16, uint32, time.Time, amqp.Decimal:
+	case nil, bool, string, int8, int16, int32, int64, uint8, uint16, uint32:
 		return v, nil
 	case int:
 		return int64(v), nil
@@ -75,8 +86,61 @@ func convert(value any, depth int) (any, error) {
 		return v, finite(float64(v))
 	case float64:
 		return v, finite(v)
+	case time.Time:
+		return instant(v), nil
+	case amqp.Decimal:
+		return nil, errDecimal
 	}
-	return convertKind(reflect.ValueOf(value), depth)
+	r := reflect.ValueOf(value)
+	if text, ok := value.(encoding.TextMarshaler); ok && !octets(r.Type()) {
+		return marshal(text, r)
+	}
+	return convertKind(r, depth)
+}
+
+var errDecimal = errors.New("a decimal ends the connection where a stream is bound; send it as text")
+
+// fractional is the format of a time that an AMQP timestamp cannot hold.
+const fractional = "2006-01-02T15:04:05.999999999-07:00"
+
+// instant is a timestamp, which AMQP counts in seconds, or a text where that would
+// lose the fraction.
+func instant(t time.Time) any {
+	if t.Nanosecond() == 0 {
+		return t
+	}
+	return t.UTC().Format(fractional)
+}
+
+// octets says whether values of a type are bytes: []byte, [16]byte and what is
+// defined as such.
+func octets(t reflect.Type) bool {
+	return (t.Kind() == reflect.Slice || t.Kind() == reflect.Array) && t.Elem().Kind() == reflect.Uint8
+}
+
+func convertOctets(r reflect.Value) []byte {
+	b := make([]byte, r.Len())
+	for i := range b {
+		b[i] = byte(r.Index(i).Uint())
+	}
+	return b
+}
+
+// marshal asks a value for its text. A nil pointer has none.
+func marshal(value encoding.TextMarshaler, r reflect.Value) (text any, err error) {
+	if r.Kind() == reflect.Pointer && r.IsNil() {
+		return nil, fmt.Errorf("a nil %s cannot be sent", r.Type())
+	}
+	defer func() {
+		if v := recover(); v != nil {
+			err = fmt.Errorf("the method MarshalText of %s panicked: %v", r.Type(), v)
+		}
+	}()
+	b, err := value.MarshalText()
+	if err != nil {
+		return nil, fmt.Errorf("the text of a %s: %w", r.Type(), err)
+	}
+	return string(b), nil
 }
 
 func finite(v float64) error {
@@ -103,6 +167,9 @@ func convertKind(r reflect.Value, depth int) (any, error) {
 		}
 		return int64(r.Uint()), nil //nolint:gosec // bounded one line above
 	case reflect.Slice, reflect.Array, reflect.Map:
+		if octets(r.Type()) {
+			return convertOctets(r), nil
+		}
 		if depth >= MaxDepth {
 			return nil, fmt.Errorf("nested deeper than %d", MaxDepth)
 		}

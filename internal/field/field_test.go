@@ -2,16 +2,24 @@ package field_test
 
 import (
 	"bytes"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"math"
+	"math/big"
 	"math/rand/v2"
+	"net"
+	"net/netip"
+	"net/url"
 	"reflect"
 	"strings"
 	"testing"
 	"testing/quick"
 	"time"
 
+	"github.com/google/uuid"
 	amqp "github.com/rabbitmq/amqp091-go"
 
 	"github.com/harebus/harebus/internal/field"
@@ -23,22 +31,36 @@ type (
 	number  int16
 	natural uint8
 	ratio   float32
+	angry   struct{ panics bool }
 )
+
+func (a angry) MarshalText() ([]byte, error) {
+	if a.panics {
+		panic("no")
+	}
+	return nil, errors.New("no")
+}
 
 func TestTableConverts(t *testing.T) {
 	t.Parallel()
-	now := time.Now()
+	now := time.Unix(1_700_000_000, 0)
+	id := uuid.MustParse("0f1e6c9a-6c1d-5d0e-9a51-6f2f6f0b7c11")
 	for name, c := range map[string]struct{ in, want any }{
 		"nil": {nil, nil}, "bool": {true, true}, "string": {"x", "x"}, "int": {math.MaxInt64, int64(math.MaxInt64)}, "int8": {int8(-1), int8(-1)},
 		"int16": {int16(1), int16(1)}, "int32": {int32(1), int32(1)}, "int64": {int64(1), int64(1)}, "uint8": {uint8(1), uint8(1)},
 		"uint16": {uint16(1), uint16(1)}, "uint32": {uint32(math.MaxUint32), uint32(math.MaxUint32)}, "uint": {uint(5), int64(5)},
 		"uint64": {uint64(math.MaxInt64), int64(math.MaxInt64)}, "float32": {float32(1.5), float32(1.5)}, "float64": {1.5, 1.5},
-		"time": {now, now}, "decimal": {amqp.Decimal{Scale: 1, Value: 2}, amqp.Decimal{Scale: 1, Value: 2}}, "bytes": {[]byte("x"), []byte("x")},
+		"time": {now, now}, "bytes": {[]byte("x"), []byte("x")},
 		"named string": {named("x"), "x"}, "named bool": {flag(true), true}, "named int": {number(-3), int64(-3)}, "named uint": {natural(3), int64(3)},
 		"named float": {ratio(1.5), 1.5}, "strings": {[]string{"a"}, []any{"a"}}, "array": {[2]int{1, 2}, []any{int64(1), int64(2)}},
 		"list": {[]any{1, "a", nil}, []any{int64(1), "a", nil}}, "map": {map[string]int{"a": 1}, amqp.Table{"a": int64(1)}},
 		"table": {amqp.Table{"a": 1}, amqp.Table{"a": int64(1)}}, "named keys": {map[named]bool{"a": true}, amqp.Table{"a": true}}, "nil slice": {[]int(nil), []any{}},
-		"duration": {time.Second, int64(time.Second)},
+		"duration": {time.Second, int64(time.Second)}, "uuid": {id, id[:]}, "ip": {net.IPv4(1, 2, 3, 4).To4(), []byte{1, 2, 3, 4}},
+		"raw json": {json.RawMessage("{}"), []byte("{}")}, "byte array": {[3]byte{1, 2, 3}, []byte{1, 2, 3}}, "named bytes": {[]natural{7}, []byte{7}},
+		"uuids": {[]uuid.UUID{id}, []any{id[:]}}, "nil bytes": {json.RawMessage(nil), []byte{}}, "json number": {json.Number("1.50"), "1.50"},
+		"text of struct": {netip.MustParseAddr("::1"), "::1"}, "text of kind": {slog.LevelWarn, "WARN"}, "text of pointer": {big.NewInt(7), "7"},
+		"fraction":     {time.Unix(1, 5).In(time.FixedZone("", 3600)), "1970-01-01T00:00:01.000000005+00:00"},
+		"milliseconds": {time.UnixMilli(1500), "1970-01-01T00:00:01.5+00:00"}, "times": {[]time.Time{now}, []any{now}},
 	} {
 		got, err := field.Table(map[string]any{"k": c.in})
 		if err != nil || !reflect.DeepEqual(got["k"], c.want) {
@@ -67,6 +89,8 @@ func TestTableRefuses(t *testing.T) {
 		"NaN inside": {"k": []any{map[string]any{"x": math.NaN()}}}, "empty key": {"": 1}, "long key": {long: 1}, "key not UTF-8": {"\xff": 1},
 		"long key inside": {"k": map[string]int{long: 1}}, "uint64": {"k": uint64(math.MaxInt64) + 1}, "struct": {"k": struct{}{}}, "func": {"k": func() {}},
 		"chan": {"k": make(chan int)}, "pointer": {"k": new(int)}, "nil pointer": {"k": (*int)(nil)}, "complex": {"k": 1i}, "map by int": {"k": map[int]int{1: 1}},
+		"decimal": {"k": amqp.Decimal{Scale: 1, Value: 2}}, "decimal inside": {"k": []any{amqp.Decimal{}}}, "nil text": {"k": (*big.Int)(nil)},
+		"text fails": {"k": angry{}}, "text panics": {"k": angry{true}}, "stringer": {"k": fmt.Stringer(&url.URL{Path: "/"})},
 		"deep": {"k": deep}, "deep list": {"k": deepList}, "wide list": {"k": make([]int, 8193)}, "wide map": {"k": wide}, "wide": wide,
 	} {
 		if got, err := field.Table(in); err == nil {
