@@ -29,7 +29,7 @@ func (ch *channel) consume(m *basicConsume) *amqpError {
 	switch {
 	case q.limits.quorum && ch.globalPrefetch > 0:
 		return errNotImplemented("%s does not support global qos", q)
-	case m.exclusive && len(q.consumers) > 0 || len(q.consumers) > 0 && q.consumers[0].exclusive:
+	case !q.limits.quorum && len(q.consumers) > 0 && (m.exclusive || q.consumers[0].exclusive):
 		return errAccessRefused("%s in exclusive use", q)
 	}
 	c := &consumer{

@@ -226,6 +226,17 @@ func TestConsuming(t *testing.T) {
 				return err
 			})
 		}},
+		{"a quorum queue knows no exclusive consumers", func(e *env) {
+			q := e.queue("q", quorum)
+			for _, exclusive := range []bool{true, false, true} {
+				ch := e.channel(e.conn)
+				e.ok(ch.Qos(1, 0, false))
+				in, err := ch.Consume(q, "", false, exclusive, false, false, nil)
+				e.ok(err)
+				e.send(q, fmt.Sprint(exclusive)) // the others are busy
+				e.expect(in, fmt.Sprint(exclusive))
+			}
+		}},
 		{"consumer tags are unique on a channel", func(e *env) {
 			q := e.queue("q", nil)
 			_, err := e.ch.Consume(q, "tag", false, false, false, false, nil)
