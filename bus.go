@@ -137,8 +137,14 @@ func (s *sender) dispatch(ctx context.Context, op Operation, exchange, key strin
 	if op == OpReply {
 		out.msg.Headers[s.setup.dialect.names.hops] = field.SmallestInt(s.scope.message().hops + 1)
 	}
-	if s.scope != nil && !o.now {
-		return s.scope.add(out)
+	if s.scope != nil {
+		out.immediate = o.now
+		if !o.now {
+			return s.scope.add(out)
+		}
+		if top := s.scope.outermost(); top.rehearsal {
+			return top.add(out)
+		}
 	}
 	eng, err := s.setup.engine()
 	if err != nil {

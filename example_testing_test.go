@@ -41,24 +41,32 @@ func (s *OrderService) Setup(cfg harebus.Config) (*harebus.Setup, error) {
 }
 
 func TestPlaceHandler(t *testing.T) {
-	broker := brokertest.New()
-	defer broker.Close()
-	probe, err := harebus.New(harebus.Config{Dial: broker.Dial, Queue: "probe", Subscriptions: []string{"#"}})
+	service := &OrderService{Stock: func(_ context.Context, order int) error {
+		if order == 8 {
+			return errors.New("sold out")
+		}
+		return nil
+	}}
+	setup, err := service.Setup(harebus.Config{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer probe.Close()
-	if err := probe.Init(t.Context()); err != nil { // the queue is there, and collects
-		t.Fatal(err)
-	}
 
-	service := &OrderService{Stock: func(context.Context, int) error { return nil }}
-	if err := service.Place(t.Context(), probe.Bus(), PlaceOrder{ID: 7}); err != nil {
-		t.Fatal(err)
+	result, err := setup.Invoke(t.Context(), PlaceOrder{ID: 7})
+	if err != nil || result.Err != nil {
+		t.Fatal(err, result.Err)
 	}
-	sent := broker.Messages("probe")
+	sent := result.Sent
 	if len(sent) != 1 || sent[0].RoutingKey != "order.placed" || string(sent[0].Body) != `{"ID":7}` {
 		t.Errorf("sent %+v", sent)
+	}
+
+	result, err = setup.Invoke(t.Context(), PlaceOrder{ID: 8})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, retries := result.Decision.Retries(); !retries || len(result.Sent) != 0 {
+		t.Errorf("%v: %v, sent %+v", result.Err, result.Decision, result.Sent)
 	}
 }
 

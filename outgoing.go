@@ -27,6 +27,7 @@ type outgoing struct {
 	single        bool      // a queue of its name may have refused it: go to that one only
 	several       bool      // the exchange may lead to several queues
 	foreign       bool      // the caller named the exchange: check that it exists
+	immediate     bool      // sent at once from inside a handler
 	copied        bool      // of a delivery: headers that do not fit are left out
 	due           time.Time // deliver not before; zero is at once
 	msg           amqp.Publishing

@@ -13,6 +13,8 @@ import (
 type scope struct {
 	incoming *Message // what the handler handles; nil in a transaction
 	origin   string   // the listener queue and the handler, for derived ids
+	// rehearsal says that nothing leaves: see Setup.Invoke.
+	rehearsal bool
 
 	mu     sync.Mutex // guards what follows
 	parent *scope     // joined at the commit; nil for an outermost one

@@ -1,0 +1,129 @@
+package harebus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+)
+
+// Invocation is what came of a message that [Setup.Invoke] handed to its handler.
+type Invocation struct {
+	// Message is what the handler was given.
+	Message *Message
+	// Err is the error of the handler, or why there is none to call; nil means that
+	// the message would be acknowledged.
+	Err error
+	// Decision is what would become of the message when Err is not nil.
+	Decision Decision
+	// Sent are the messages that would leave now, in the order of the calls: those of
+	// a handler that failed only if it sent them with [Immediately].
+	Sent []Sent
+}
+
+// Sent is a message that a handler has sent, as its receiver will see it: Exchange
+// and RoutingKey say where to, DeferredUntil when. ID is the one derived from the
+// incoming message.
+type Sent struct {
+	// Operation is OpSend, OpPublish, OpDefer or OpReply.
+	Operation Operation
+	*Message
+}
+
+// Invoke hands a message to its handler, without a broker, and returns what the
+// handler sent and what would become of the message: for unit tests of handlers. The
+// handler runs as in a consumer, inside its middleware, with its timeout and with
+// [Incoming]; nothing is connected, retried, counted, traced or
+// logged.
+//
+// The message is encoded as [Bus.Send] does, with its options, and decoded again. A
+// [*Message] is taken as it is, for a test that needs to say more: foreign bytes, an
+// Attempt, a Redelivered. What it leaves empty, of ID, Queue, Attempt and ContentType,
+// is filled in.
+//
+// What is sent outside the handler's context, by a bus of another setup or with
+// context.Background(), is really sent. The error says that the message could not be
+// made, or that a registration is faulty.
+func (s *Setup) Invoke(ctx context.Context, message any, opts ...SendOption) (*Invocation, error) {
+	fail := func(err error) (*Invocation, error) { return nil, fmt.Errorf("harebus: invoke: %w", err) }
+	if s.cfg.Queue == "" {
+		return fail(ErrNoQueue)
+	}
+	s.mu.Lock()
+	faults := errors.Join(s.faults...)
+	s.mu.Unlock()
+	if faults != nil {
+		return fail(faults)
+	}
+	r := &receipt{setup: s, consumer: &consumer{setup: s, hard: ctx, soft: ctx, log: s.log}}
+	if err := r.rehearse(ctx, message, opts); err != nil {
+		return fail(err)
+	}
+	i := &Invocation{Message: r.message}
+	outs, err := r.attempt()
+	if err != nil && !r.ignored(err) {
+		f := failed(ctx, err)
+		i.Err, i.Decision = f.shown(), r.decide(f)
+	}
+	for _, out := range outs {
+		if sent, err := s.received(out); err != nil {
+			return fail(err)
+		} else if i.Err == nil || out.immediate {
+			i.Sent = append(i.Sent, Sent{out.op, sent})
+		}
+	}
+	return i, nil
+}
+
+// rehearse makes the receipt's message.
+func (r *receipt) rehearse(ctx context.Context, message any, opts []SendOption) error {
+	s := r.setup
+	if m, ok := message.(*Message); ok {
+		given := *m
+		fill(&given.ID, NewMessageID())
+		fill(&given.Queue, s.cfg.Queue)
+		fill(&given.Attempt, 1)
+		fill(&given.ContentType, "application/json")
+		given.prefix = s.dialect.prefix
+		r.message, r.failures = &given, given.Attempt-1
+		return nil
+	}
+	o := newSendOptions(opts)
+	out, err := (&sender{setup: s}).compose(ctx, OpSend, s.cfg.DirectExchange, s.cfg.Queue, message, &o)
+	if err != nil {
+		return err
+	}
+	r.delivery = deliveryOf(out)
+	return r.read()
+}
+
+// attempt runs the handler and returns what it sent, also when it failed.
+func (r *receipt) attempt() ([]*outgoing, error) {
+	if err := r.choose(); err != nil {
+		return nil, err
+	}
+	s, ctx := r.setup, r.consumer.hard
+	scope := &scope{incoming: r.message, origin: r.handler.origin, rehearsal: true}
+	err := r.handler.invoke(ctx, &Bus{sender{s, scope}}, r.message)
+	outs, ended := scope.end()
+	if err == nil {
+		err = ended
+	}
+	return outs, err
+}
+
+// received is the message as its receiver sees it.
+func (s *Setup) received(out *outgoing) (*Message, error) {
+	return s.dialect.readMessage("", s.cfg.TopicExchange, deliveryOf(out))
+}
+
+func deliveryOf(out *outgoing) *amqp.Delivery {
+	p := &out.msg
+	return &amqp.Delivery{
+		Headers: p.Headers, ContentType: p.ContentType, ContentEncoding: p.ContentEncoding, DeliveryMode: p.DeliveryMode,
+		Priority: p.Priority, CorrelationId: p.CorrelationId, ReplyTo: p.ReplyTo, Expiration: p.Expiration,
+		MessageId: p.MessageId, Timestamp: p.Timestamp, Type: p.Type, UserId: p.UserId, AppId: p.AppId, Body: p.Body,
+		Exchange: out.exchange, RoutingKey: out.key,
+	}
+}
