@@ -12,53 +12,87 @@ import (
 	"github.com/harebus/harebus/topology"
 )
 
-// delayer sends messages into the delay infrastructure, which it declares when
-// the first one needs it: once per session, as is the exit queue of each
-// destination.
+// delayer sends messages into the delay queues. It declares what is on the way
+// of a message when the first one goes that way.
 type delayer struct {
 	setup  *Setup
 	delays topology.Delays
 
 	declaring chan struct{} // held while declaring
 
-	mu    sync.Mutex           // guards what follows
-	on    *session             // the session everything below has been declared on
-	exits map[string]time.Time // when each was declared; "" is what all share
+	mu       sync.Mutex           // guards what follows
+	on       *session             // the session everything below has been declared on
+	declared map[string]time.Time // when: delay queues by name, exits by exitKey, and delayBase
 }
 
 const (
-	// maxExits bounds the memory of a program that defers to ever new queues.
-	maxExits = 10_000
-	// exitAge is how long an exit is believed to exist: a message whose exit
-	// queue somebody has deleted is caught, but not delivered.
-	exitAge = time.Minute
+	// maxDeclared bounds the memory of a program that defers to ever new queues.
+	maxDeclared = 10_000
+	// declaredAge is how long a queue is believed to exist. A message that finds
+	// a queue on its way deleted is kept, but not delivered.
+	declaredAge = time.Minute
+	// delayBase stands for what all ways share.
+	delayBase = ""
 )
 
 func newDelayer(s *Setup) *delayer {
 	return &delayer{setup: s, declaring: make(chan struct{}, 1)}
 }
 
-// route makes the routed form of a message that is due after wait.
-func (d *delayer) route(s *session, out *outgoing, wait time.Duration) (routed, error) {
-	to, err := d.delays.Route(wait, out.finalExchange(), out.key)
-	if err != nil { // nothing here depends on the broker: it ends the same way each time
-		return routed{}, &PublishError{Outcome: NotSent, Err: err}
+// route makes the routed form of a message that is not due yet, and sees to it
+// that everything on its way exists. It returns false if the message is due by
+// then: the first time, declaring takes a while.
+func (d *delayer) route(ctx context.Context, s *session, out *outgoing) (routed, bool, error) {
+	wait := time.Until(out.due)
+	if wait <= 0 {
+		return routed{}, false, nil
 	}
-	room := delayRoom(s.frameMax, to.HeaderRoom()) + deathRoom(out.exchange, out.key)
+	way, err := d.way(out, wait)
+	if err != nil { // nothing here depends on the broker: it ends the same way each time
+		return routed{}, false, &PublishError{Outcome: NotSent, Err: err}
+	}
+	exit := exitKey(out.finalExchange(), out.key)
+	if !d.known(s, way.Queues, exit) {
+		if err := d.prepare(ctx, s, out, way); err != nil {
+			return routed{}, false, err
+		}
+		if wait = time.Until(out.due); wait <= 0 {
+			return routed{}, false, nil
+		}
+		// What is left is shorter now, and may have a way that is known as well.
+		if shorter, err := d.way(out, wait); err == nil && d.known(s, shorter.Queues, exit) {
+			way = shorter
+		}
+	}
+	return d.along(s, out, way), true, nil
+}
+
+// way is where a message goes that is due after wait. A retry need not be exact:
+// pauses that always differ a little must not take ever new queues.
+func (d *delayer) way(out *outgoing, wait time.Duration) (topology.Route, error) {
+	if out.op == OpRetry {
+		return d.delays.RouteRoughly(wait, out.finalExchange(), out.key)
+	}
+	return d.delays.Route(wait, out.finalExchange(), out.key)
+}
+
+// along returns the message as it is published into the delay queues.
+func (d *delayer) along(s *session, out *outgoing, way topology.Route) routed {
+	room := delayRoom(s.frameMax, way.HeaderRoom()) + deathRoom(out.exchange, out.key)
 	if out.copied {
 		d.setup.dialect.fit(&out.msg, s.frameMax, room)
 		room = 0 // whatever there is
 	}
 	msg := out.msg
 	msg.Headers = maps.Clone(out.msg.Headers)
-	if len(to.CC) > 0 {
-		cc := make([]any, len(to.CC))
-		for i, key := range to.CC {
+	if len(way.CC) > 0 {
+		cc := make([]any, len(way.CC))
+		for i, key := range way.CC {
 			cc[i] = key
 		}
 		msg.Headers["CC"] = cc
 	}
-	return routed{exchange: to.Exchange, key: to.Key, mandatory: true, delayed: true, room: room, msg: msg}, nil
+	return routed{exchange: way.Exchange, key: way.Key, mandatory: true, delayed: true, room: room, msg: msg}
 }
 
 // finalExchange is where a delayed message goes in the end: to its queue by way
@@ -71,36 +105,40 @@ func (o *outgoing) finalExchange() string {
 }
 
 // prepare makes sure that a delayed message can go all its way.
-func (d *delayer) prepare(ctx context.Context, s *session, out *outgoing) error {
-	exchange, key := out.finalExchange(), out.key
-	exit := exchange + "\x00" + key
-	if d.known(s, exit) {
-		return nil
-	}
+func (d *delayer) prepare(ctx context.Context, s *session, out *outgoing, way topology.Route) error {
 	select { // one at a time: the others find it done
 	case d.declaring <- struct{}{}:
 		defer func() { <-d.declaring }()
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	if d.known(s, exit) {
-		return nil
-	}
-	if !d.known(s, "") {
-		if err := d.setup.establish(ctx, s, d.delays.Topology()); err != nil {
-			return fmt.Errorf("delay infrastructure: %w", err)
+	exchange, key := out.finalExchange(), out.key
+	if exit := exitKey(exchange, key); !d.known(s, nil, exit) {
+		if err := d.checkDestination(ctx, s, exchange, key); err != nil {
+			return err
 		}
-		d.remember(s, "")
 	}
-	if err := d.checkDestination(ctx, s, exchange, key); err != nil {
-		return err
+	var parts []topology.Topology
+	var names []string
+	need := func(name string, part func() topology.Topology) {
+		if !d.known(s, nil, name) {
+			parts, names = append(parts, part()), append(names, name)
+		}
 	}
-	if err := d.setup.establish(ctx, s, d.delays.Exit(exchange, key)); err != nil {
-		return fmt.Errorf("delay exit: %w", err)
+	need(delayBase, d.delays.Base)
+	for _, queue := range way.Queues {
+		need(queue, func() topology.Topology { return d.delays.Queue(queue) })
 	}
-	d.remember(s, exit)
+	need(exitKey(exchange, key), func() topology.Topology { return d.delays.Exit(exchange, key) })
+	if err := d.setup.establish(ctx, s, topology.Join(parts...)); err != nil {
+		return fmt.Errorf("delay queues: %w", err)
+	}
+	d.remember(s, names...)
 	return nil
 }
+
+// exitKey is the key of an exit in delayer.declared. No delay queue has it.
+func exitKey(exchange, key string) string { return exchange + "\x00" + key }
 
 // checkDestination refuses a deferral that could never arrive. A destination
 // that is deleted later makes its messages wait in its exit queue.
@@ -121,32 +159,44 @@ func (d *delayer) checkDestination(ctx context.Context, s *session, exchange, ke
 	return err
 }
 
-func (d *delayer) known(s *session, exit string) bool {
+// known says whether delay queues and one thing more have been declared lately,
+// and what all ways share on this session.
+func (d *delayer) known(s *session, queues []string, name string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if _, ok := d.declared[delayBase]; !ok || d.on != s {
+		return false
+	}
+	lately := func(name string) bool {
+		declared, ok := d.declared[name]
+		return ok && (name == delayBase || time.Since(declared) < declaredAge)
+	}
+	for _, queue := range queues {
+		if !lately(queue) {
+			return false
+		}
+	}
+	return lately(name)
+}
+
+func (d *delayer) remember(s *session, names ...string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.on != s {
-		return false
+		d.on, d.declared = s, map[string]time.Time{}
 	}
-	declared, ok := d.exits[exit]
-	return ok && (exit == "" || time.Since(declared) < exitAge)
-}
-
-func (d *delayer) remember(s *session, exit string) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.on != s || len(d.exits) >= maxExits {
-		shared, same := d.exits[""], d.on == s
-		d.on, d.exits = s, map[string]time.Time{}
-		if same {
-			d.exits[""] = shared
-		}
+	now := time.Now()
+	if len(d.declared)+len(names) > maxDeclared {
+		d.declared = map[string]time.Time{delayBase: now}
 	}
-	d.exits[exit] = time.Now()
+	for _, name := range names {
+		d.declared[name] = now
+	}
 }
 
 // forget makes the next delayed message declare everything again.
 func (d *delayer) forget() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.on, d.exits = nil, nil
+	d.on, d.declared = nil, nil
 }

@@ -345,11 +345,8 @@ func (p *publisher) route(ctx context.Context, s *session, out *outgoing, follow
 		return routed{}, err
 	}
 	if !out.due.IsZero() && time.Until(out.due) > 0 {
-		if err := p.delays.prepare(ctx, s, out); err != nil {
-			return routed{}, err
-		}
-		if wait := time.Until(out.due); wait > 0 { // preparing takes a while the first time
-			return p.delays.route(s, out, wait)
+		if r, early, err := p.delays.route(ctx, s, out); early || err != nil {
+			return r, err
 		}
 	}
 	if out.foreign && out.exchange != "" {

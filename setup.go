@@ -105,9 +105,10 @@ func (s *Setup) makeEngine() *engine {
 	return s.eng
 }
 
-// Init connects, declares everything the setup may need – the delay queues
+// Init connects, declares everything the setup may need – all 142 delay queues
 // included – and disconnects: a step of a deployment, for services that run
-// with fewer permissions or with CheckOnly. With CheckOnly it only looks. It
+// with fewer permissions or with CheckOnly. Others declare the few delay queues
+// they use when they use them. With CheckOnly it only looks. It
 // waits for a broker that is not there yet, and fails, as Start does.
 func (s *Setup) Init(ctx context.Context) error {
 	l := newLink("init", s)

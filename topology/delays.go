@@ -34,8 +34,10 @@ const maxPrefix = 150
 // destination. Its way is written into its CC header, so nothing is declared or
 // bound per message, and a destination that takes nothing holds up only itself.
 //
-// To use it, declare [Delays.Topology] once per broker and [Delays.Exit] once
-// per destination, then publish as [Delays.Route] says.
+// To use it, ask [Delays.Route] for the way of a message, declare what is on the
+// way – [Delays.Base] once per broker, [Delays.Queue] for each of Route.Queues,
+// [Delays.Exit] for the destination – and publish as the route says.
+// [Delays.Topology] is everything that any delay can need.
 //
 // The zero value is ready to use. docs/delays.md has the guarantees and figures.
 type Delays struct {
@@ -60,16 +62,30 @@ func (d Delays) validate() error {
 	return ValidName("delay prefix", d.name(""))
 }
 
-// Topology returns the exchanges and queues that all destinations share. It is
-// the same for every service and never grows.
-//
-// The queues of a level are bound to the entry exchange, to start a route, and
-// to the exchange of their level, to continue one. Each passes expired messages
-// to the exchange of the next finer level, which hands them to one of its own
-// queues, skips to the level below it, or leaves for the exits. What finds no
-// way on – somebody deleted a queue – is kept in the queue "<prefix>.lost";
-// the entry exchange has no such net, so that a publisher learns of it.
+// Topology returns the base and every delay queue: what a broker needs where no
+// program may declare them on demand. It is the same for every service and never
+// grows. Its 142 quorum queues cost a broker some 10 MB of memory, and RabbitMQ 3
+// reserves 426 file descriptors for them.
 func (d Delays) Topology() Topology {
+	parts := []Topology{d.Base()}
+	for k, l := range levels {
+		for digit := 1; digit <= l.digits; digit++ {
+			parts = append(parts, d.queue(step{k, digit}))
+		}
+	}
+	return Join(parts...)
+}
+
+// Base returns what every route needs: the exchanges with the bindings between
+// them, and the queue "<prefix>.lost".
+//
+// A delay queue is bound to the entry exchange, to start a route, and to the
+// exchange of its level, to continue one. It passes expired messages to the
+// exchange of the next finer level, which hands them to one of its own queues,
+// skips to the level below it, or leaves for the exits. What finds no way on –
+// somebody deleted a queue – is kept in the queue "<prefix>.lost"; the entry
+// exchange has no such net, so that a publisher learns of it.
+func (d Delays) Base() Topology {
 	caught := map[string]any{"alternate-exchange": d.name("lost")}
 	out := d.name("out")
 	t := Topology{
@@ -81,31 +97,45 @@ func (d Delays) Topology() Topology {
 		Queues:   []Queue{{Name: d.name("lost"), Arguments: map[string]any{"x-delivery-limit": LookLimit}}},
 		Bindings: []Binding{{Exchange: d.name("lost"), Queue: d.name("lost")}},
 	}
-	below := out
-	for k, l := range levels {
-		exchange := d.name("level." + l.name())
-		if k < len(levels)-1 { // nothing passes on to the coarsest level
-			t.Exchanges = append(t.Exchanges, Exchange{Name: exchange, Kind: Direct, Arguments: caught})
+	for k := range len(levels) - 1 { // nothing passes on to the coarsest level
+		exchange := d.exchange(k)
+		t.Exchanges = append(t.Exchanges, Exchange{Name: exchange, Kind: Direct, Arguments: caught})
+		if k > 0 {
+			t.Bindings = append(t.Bindings, Binding{Exchange: exchange, Key: step{k, 0}.key(), ToExchange: d.exchange(k - 1)})
 		}
-		for digit := 1; digit <= l.digits; digit++ {
-			s := step{k, digit}
-			queue := Queue{Name: d.name(s.name()), Arguments: passingOn(s.wait(), below)}
-			t.Queues = append(t.Queues, queue)
-			t.Bindings = append(t.Bindings, Binding{Exchange: d.name("in"), Key: s.first(), Queue: queue.Name})
-			if k < len(levels)-1 {
-				t.Bindings = append(t.Bindings, Binding{Exchange: exchange, Key: s.key(), Queue: queue.Name})
-			}
-		}
-		if k > 0 && k < len(levels)-1 {
-			t.Bindings = append(t.Bindings, Binding{Exchange: exchange, Key: step{k, 0}.key(), ToExchange: below})
-		}
-		if k < len(levels)-1 {
-			t.Bindings = append(t.Bindings, Binding{Exchange: exchange, Key: end(k), ToExchange: out})
-		}
-		below = exchange
+		t.Bindings = append(t.Bindings, Binding{Exchange: exchange, Key: end(k), ToExchange: out})
 	}
 	return t
 }
+
+// Queue returns one of the delay queues, with its bindings, by its name in
+// [Route.Queues]. It is empty for a name that no route has.
+func (d Delays) Queue(name string) Topology {
+	s, ok := stepsByName[name]
+	if !ok {
+		return Topology{}
+	}
+	return d.queue(s)
+}
+
+func (d Delays) queue(s step) Topology {
+	below := d.name("out")
+	if s.level > 0 {
+		below = d.exchange(s.level - 1)
+	}
+	queue := Queue{Name: d.name(s.name()), Arguments: passingOn(s.wait(), below)}
+	t := Topology{
+		Queues:   []Queue{queue},
+		Bindings: []Binding{{Exchange: d.name("in"), Key: s.first(), Queue: queue.Name}},
+	}
+	if s.level < len(levels)-1 {
+		t.Bindings = append(t.Bindings, Binding{Exchange: d.exchange(s.level), Key: s.key(), Queue: queue.Name})
+	}
+	return t
+}
+
+// exchange names the exchange of a level.
+func (d Delays) exchange(level int) string { return d.name("level." + levels[level].name()) }
 
 // Exit returns the queue through which due messages reach one destination, and
 // its binding: the queue named key when exchange is empty (the default

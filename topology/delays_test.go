@@ -375,3 +375,96 @@ func FuzzDelays_Route(f *testing.F) {
 		}
 	})
 }
+
+// What Route names is all that a message needs on its way.
+func TestDelays_a_route_names_its_queues(t *testing.T) {
+	t.Parallel()
+	d := topology.Delays{}
+	for _, delay := range randomDelays(200) {
+		for _, route := range []func(time.Duration, string, string) (topology.Route, error){d.Route, d.RouteRoughly} {
+			r, err := route(delay, "", "orders")
+			if err != nil {
+				t.Fatal(err)
+			}
+			parts := []topology.Topology{d.Base(), d.Exit("", "orders")}
+			for _, queue := range r.Queues {
+				parts = append(parts, d.Queue(queue))
+			}
+			visited, waited, _, key := newGraph(t, parts...).walk(t, r)
+			if key != "orders" || waited != r.Delay || len(visited) != len(r.Queues)+1 {
+				t.Fatalf("%v by %q arrives at %q after %v, by %q", delay, r.Queues, key, waited, visited)
+			}
+		}
+	}
+	if q := d.Queue("no such queue"); len(q.Queues) != 0 {
+		t.Errorf("an unknown name has %+v", q)
+	}
+}
+
+// What people write takes the base's queue, one more and the exit: three quorum queues.
+func TestDelays_a_round_delay_needs_one_queue(t *testing.T) {
+	t.Parallel()
+	d := topology.Delays{}
+	if n := len(d.Base().Queues); n != 1 {
+		t.Errorf("the base has %d queues", n)
+	}
+	for _, delay := range []time.Duration{250 * time.Millisecond, 5 * time.Second, 10 * time.Minute, day} {
+		for _, route := range []func(time.Duration, string, string) (topology.Route, error){d.Route, d.RouteRoughly} {
+			r, err := route(delay, "", "orders")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(r.Queues) != 1 {
+				t.Errorf("%v needs %q", delay, r.Queues)
+			}
+		}
+	}
+}
+
+func TestDelays_RouteRoughly_is_late_by_a_fifth_at_most(t *testing.T) {
+	t.Parallel()
+	d := topology.Delays{}
+	for _, delay := range randomDelays(3000) {
+		r, err := d.RouteRoughly(delay, "", "orders")
+		if err != nil {
+			t.Fatal(err)
+		}
+		spare := delay/5 + 2*time.Millisecond + time.Duration(len(r.Queues))*time.Millisecond
+		if r.Delay < delay || r.Delay-delay > spare {
+			t.Fatalf("%v became %v", delay, r.Delay)
+		}
+		if len(r.Queues) > 4 {
+			t.Fatalf("%v takes %q", delay, r.Queues)
+		}
+	}
+}
+
+// Retries wait 2 s, 4 s, … up to a minute, ± 20 %: never the same twice.
+func TestDelays_RouteRoughly_has_retries_share_few_queues(t *testing.T) {
+	t.Parallel()
+	r := rand.New(rand.NewPCG(1, 2))
+	roughly, exactly := map[string]bool{}, map[string]bool{}
+	for range 2000 {
+		for pause := 2 * time.Second; pause <= time.Minute; pause *= 2 {
+			jittered := time.Duration(float64(pause) * (0.8 + 0.4*r.Float64()))
+			for used, route := range map[*map[string]bool]func(time.Duration, string, string) (topology.Route, error){
+				&roughly: topology.Delays{}.RouteRoughly, &exactly: topology.Delays{}.Route,
+			} {
+				way, err := route(jittered, "", "orders")
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, queue := range way.Queues {
+					(*used)[queue] = true
+				}
+			}
+		}
+	}
+	if len(roughly) > 16 {
+		t.Errorf("retries use %d delay queues: %v", len(roughly), roughly)
+	}
+	if len(exactly) < 100 {
+		t.Errorf("only %d delay queues without rounding: this test shows nothing", len(exactly))
+	}
+	t.Logf("%d delay queues, %d without rounding", len(roughly), len(exactly))
+}

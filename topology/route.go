@@ -29,6 +29,9 @@ type Route struct {
 	Key      string
 	// CC is the value of the message's CC header; no header when empty.
 	CC []string
+	// Queues are the delay queues on the way, in this order: [Delays.Queue] has
+	// each of them.
+	Queues []string
 	// Delay is the time the queues on the way hold the message: what was asked
 	// for, rounded up. Zero means that Exchange and Key are the destination
 	// itself.
@@ -40,6 +43,18 @@ type Route struct {
 // delay of zero or less leads straight to the destination. Route fails for a delay
 // beyond [MaxDelay] and for a destination no message can be sent to.
 func (d Delays) Route(delay time.Duration, exchange, key string) (Route, error) {
+	return d.route(delay, exchange, key, roundUp)
+}
+
+// RouteRoughly is Route for delays that need not be exact, such as retries: it
+// rounds up by as much as a fifth, in round steps, so that delays that always
+// differ a little share few queues. Round delays – 2 s, 90 s, 10 min – stay as
+// they are.
+func (d Delays) RouteRoughly(delay time.Duration, exchange, key string) (Route, error) {
+	return d.route(delay, exchange, key, roundUpRoughly)
+}
+
+func (d Delays) route(delay time.Duration, exchange, key string, rounded func(time.Duration) time.Duration) (Route, error) {
 	if err := d.validate(); err != nil {
 		return Route{}, err
 	}
@@ -53,7 +68,12 @@ func (d Delays) Route(delay time.Duration, exchange, key string) (Route, error) 
 		return Route{}, fmt.Errorf("topology: route delay %v: longer than %v", delay, MaxDelay)
 	}
 	route := Route{Exchange: d.name("in"), Key: d.exit(exchange, key)}
-	route.CC, route.Delay = itinerary(steps(roundUp(delay)))
+	visited := steps(rounded(delay))
+	route.CC, route.Delay = itinerary(visited)
+	route.Queues = make([]string, len(visited))
+	for i, s := range visited {
+		route.Queues[i] = s.name()
+	}
 	return route, nil
 }
 
@@ -142,13 +162,32 @@ func (s step) wait() time.Duration {
 }
 
 // name of the queue, after the share it waits: "250ms", "10m", "25d".
-func (s step) name() string { return shortDuration(s.nominal()) }
+func (s step) name() string { return texts[s.level][s.digit].name }
 
 // key is the label by which an exchange of its level finds the queue.
-func (s step) key() string { return strconv.Itoa(s.level) + "." + strconv.Itoa(s.digit) }
+func (s step) key() string { return texts[s.level][s.digit].key }
 
 // first is the label by which the entry exchange finds the queue.
-func (s step) first() string { return "in." + s.key() }
+func (s step) first() string { return texts[s.level][s.digit].first }
+
+// stepTexts are the texts of a step, made once: every deferred message needs some.
+type stepTexts struct{ name, key, first string }
+
+var texts, stepsByName = func() ([][]stepTexts, map[string]step) {
+	texts, byName := make([][]stepTexts, len(levels)), map[string]step{}
+	for k, l := range levels {
+		for digit := range l.digits + 1 {
+			s := step{k, digit}
+			key := strconv.Itoa(k) + "." + strconv.Itoa(digit)
+			t := stepTexts{name: shortDuration(s.nominal()), key: key, first: "in." + key}
+			texts[k] = append(texts[k], t)
+			if digit > 0 {
+				byName[t.name] = s
+			}
+		}
+	}
+	return texts, byName
+}()
 
 // end is the label by which the exchange of level k lets a message leave.
 func end(k int) string { return strconv.Itoa(k) + ".end" }
@@ -206,6 +245,32 @@ func roundUp(delay time.Duration) time.Duration {
 		}
 	}
 	return best
+}
+
+// roughUnits are the steps of roundUpRoughly. Each is a multiple of the one
+// before it and fits into the units of the levels, so that a rounded delay takes
+// few queues.
+var roughUnits = []time.Duration{
+	time.Millisecond, 5 * time.Millisecond, 10 * time.Millisecond, 50 * time.Millisecond, 250 * time.Millisecond, 500 * time.Millisecond,
+	2500 * time.Millisecond, 10 * time.Second, time.Minute, 5 * time.Minute, 15 * time.Minute, time.Hour, 6 * time.Hour,
+	day, 5 * day, 25 * day, 100 * day,
+}
+
+// roundUpRoughly rounds up to a multiple of the largest step that is no more
+// than a fifth of the delay.
+func roundUpRoughly(delay time.Duration) time.Duration {
+	const fifth = 5
+	if delay < levels[1].unit {
+		delay += time.Millisecond // see wait
+	}
+	unit := roughUnits[0]
+	for _, u := range roughUnits {
+		if u > delay/fifth {
+			break
+		}
+		unit = u
+	}
+	return ceil(delay, unit)
 }
 
 func ceil(delay, unit time.Duration) time.Duration { return (delay + unit - 1) / unit * unit }

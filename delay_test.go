@@ -1,0 +1,134 @@
+package harebus_test
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/harebus/harebus"
+	"github.com/harebus/harebus/brokertest"
+)
+
+// delayQueues are the quorum queues that delays have cost so far.
+func (r *rig) delayQueues() []string {
+	var names []string
+	for _, q := range r.broker.Queues() {
+		if name, ok := strings.CutPrefix(q.Name, "harebus.delay."); ok {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// slowDeclares has the broker take its time for each queue.
+func (r *rig) slowDeclares(d time.Duration) {
+	r.broker.Inject(brokertest.Fault{On: "queue.declare", Times: -1, Do: brokertest.Delay, For: d})
+}
+
+// TestDeferDeclaresOnDemand: a deferral declares what is on its way, and no more.
+func TestDeferDeclaresOnDemand(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.declare(r.channel(), "out")
+		bus := r.setup(r.config("")).Bus()
+		for _, step := range []struct {
+			delay  time.Duration
+			queues []string
+		}{
+			{10 * time.Minute, []string{"10m", "due//out", "lost"}},
+			{10 * time.Minute, []string{"10m", "due//out", "lost"}},
+			{time.Hour + time.Second, []string{"10m", "1h", "1s", "due//out", "lost"}},
+		} {
+			if err := bus.Defer(r.ctx, "out", step.delay, order{1}); err != nil {
+				t.Fatal(err)
+			}
+			if got := r.delayQueues(); !slices.Equal(got, step.queues) {
+				t.Errorf("after %v: %q, want %q", step.delay, got, step.queues)
+			}
+		}
+	})
+}
+
+// TestRetriesShareQueues: the pauses of retries differ a little each time, and
+// take few queues.
+func TestRetriesShareQueues(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		s := r.setup(r.config("orders"))
+		harebus.Handle(s, func(context.Context, *harebus.Bus, order) error { return errors.New("no") })
+		r.start(s)
+		const messages = 100
+		for i := range messages {
+			if err := s.Bus().Send(r.ctx, "orders", order{i}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		r.await("error", messages)
+		if got := r.delayQueues(); len(got) > 18 {
+			t.Errorf("%d queues for %d messages that failed six times: %q", len(got), messages, got)
+		}
+	})
+}
+
+// TestDeletedDelayQueueIsDeclaredAgain: whether the first queue of the way is
+// gone or a later one.
+func TestDeletedDelayQueueIsDeclaredAgain(t *testing.T) {
+	for name, queue := range map[string]string{"first": "harebus.delay.5s", "later": "harebus.delay.1s", "exit": "harebus.delay.due//out"} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, r *rig) {
+				r.declare(r.channel(), "out")
+				bus := r.setup(r.config("")).Bus()
+				deferOne := func() {
+					t.Helper()
+					if err := bus.Defer(r.ctx, "out", 6*time.Second, order{1}); err != nil {
+						t.Fatal(err)
+					}
+				}
+				deferOne()
+				r.await("out", 1)
+				if err := r.broker.DeleteQueue(queue); err != nil {
+					t.Fatal(err)
+				}
+				<-time.After(time.Minute) // what is believed to exist is looked at again
+				deferOne()
+				r.await("out", 2)
+			})
+		})
+	}
+}
+
+// TestDeferIsOverBeforeItsWayExists: a message that becomes due while its way is being
+// declared goes straight to its queue.
+func TestDeferIsOverBeforeItsWayExists(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.declare(r.channel(), "out")
+		r.slowDeclares(20 * time.Millisecond)
+		bus := r.setup(r.config("")).Bus()
+		began := time.Now()
+		if err := bus.Defer(r.ctx, "out", 30*time.Millisecond, order{1}); err != nil {
+			t.Fatal(err)
+		}
+		m := r.await("out", 1)[0]
+		if _, died := m.Headers["x-death"]; died || time.Since(began) < 30*time.Millisecond {
+			t.Errorf("after %v: %v", time.Since(began), m.Headers)
+		}
+	})
+}
+
+// TestSlowDeclaringMakesNoOtherQueues: ten minutes stay ten minutes, although
+// less is left when their queue exists.
+func TestSlowDeclaringMakesNoOtherQueues(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.declare(r.channel(), "out")
+		r.slowDeclares(200 * time.Millisecond)
+		bus := r.setup(r.config("")).Bus()
+		if err := bus.Defer(r.ctx, "out", time.Minute, order{1}); err != nil {
+			t.Fatal(err)
+		}
+		if got, want := r.delayQueues(), []string{"1m", "due//out", "lost"}; !slices.Equal(got, want) {
+			t.Errorf("%q, want %q", got, want)
+		}
+	})
+}
