@@ -18,13 +18,13 @@ import (
 // publisher gets messages confirmed. It holds a few confirm channels on the
 // publish connection and replaces each when it dies.
 type publisher struct {
-	link    *link
-	setup   *Setup
-	delays  *delayer
-	ways    ways
-	slots   []slot
-	turn    atomic.Uint32
-	suspect chan struct{} // held while one message is tried alone
+	link     *link
+	setup    *Setup
+	delays   *delayer
+	ways     ways
+	slots    []slot
+	turn     atomic.Uint32
+	suspects *quarantine
 
 	mu        sync.Mutex // guards what follows
 	prepared  *session   // the session whose exchanges have been declared
@@ -41,11 +41,11 @@ type slot struct {
 
 func newPublisher(l *link, s *Setup) *publisher {
 	return &publisher{
-		link:    l,
-		setup:   s,
-		delays:  newDelayer(s),
-		slots:   make([]slot, s.cfg.Publish.Channels),
-		suspect: make(chan struct{}, 1),
+		link:     l,
+		setup:    s,
+		delays:   newDelayer(s),
+		slots:    make([]slot, s.cfg.Publish.Channels),
+		suspects: newQuarantine(),
 	}
 }
 

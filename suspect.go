@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync"
 
 	amqp "github.com/rabbitmq/amqp091-go"
 )
@@ -49,10 +50,67 @@ func contentRefused(r *result) bool {
 		slices.Contains([]int{amqp.PreconditionFailed, amqp.ContentTooLarge}, broker.Code)
 }
 
+// quarantine is where suspects are tried, one at a time.
+type quarantine struct {
+	turn chan struct{} // held by the one that is tried
+
+	mu      sync.Mutex // guards what follows
+	present int        // those who are tried or wait for it
+	own     *session   // the connection for them, open until the last one leaves
+}
+
+func newQuarantine() *quarantine { return &quarantine{turn: make(chan struct{}, 1)} }
+
+// tried calls try when no other message is being tried.
+func (q *quarantine) tried(ctx context.Context, try func() result) result {
+	q.mu.Lock()
+	q.present++
+	q.mu.Unlock()
+	defer q.leave()
+	select {
+	case q.turn <- struct{}{}:
+		defer func() { <-q.turn }()
+		return try()
+	case <-ctx.Done():
+		return unsent(context.Cause(ctx))
+	}
+}
+
+func (q *quarantine) leave() {
+	q.mu.Lock()
+	q.present--
+	var idle *session
+	if q.present == 0 {
+		idle, q.own = q.own, nil
+	}
+	q.mu.Unlock()
+	if idle != nil {
+		idle.close()
+	}
+}
+
+// connection returns the connection for suspects; the caller is being tried.
+func (q *quarantine) connection(ctx context.Context, l *link) (*session, error) {
+	q.mu.Lock()
+	own := q.own
+	q.mu.Unlock()
+	if own != nil {
+		if own.alive() {
+			return own, nil
+		}
+		own.close()
+	}
+	own, err := l.extra(ctx, "suspect")
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.own = own
+	return own, err
+}
+
 // onOwnChannel sends a message once, on a channel that no other message uses: what
 // closes the channel now is this message.
 func (p *publisher) onOwnChannel(ctx context.Context, out *outgoing) result {
-	return p.tried(ctx, func() result {
+	return p.suspects.tried(ctx, func() result {
 		s, err := p.session(ctx)
 		if err != nil {
 			return unsent(err)
@@ -64,31 +122,19 @@ func (p *publisher) onOwnChannel(ctx context.Context, out *outgoing) result {
 // onOwnConnection sends a message once, on a connection that nothing else uses: what ends
 // the connection now is this message, or the network.
 func (p *publisher) onOwnConnection(ctx context.Context, out *outgoing) result {
-	return p.tried(ctx, func() result {
+	return p.suspects.tried(ctx, func() result {
 		s, err := p.session(ctx)
 		if err != nil {
 			return unsent(err)
 		}
-		own, err := p.link.extra(ctx, "alone")
+		own, err := p.suspects.connection(ctx, p.link)
 		if err != nil {
 			return unsent(err)
 		}
-		defer own.close()
 		r := p.overNewChannel(ctx, s, own, out)
 		r.alone, r.ended = r.ended, 0
 		return r
 	})
-}
-
-// tried calls try when no other message is being tried alone.
-func (p *publisher) tried(ctx context.Context, try func() result) result {
-	select {
-	case p.suspect <- struct{}{}:
-		defer func() { <-p.suspect }()
-		return try()
-	case <-ctx.Done():
-		return unsent(context.Cause(ctx))
-	}
 }
 
 // overNewChannel sends a message over a new channel of a session; s is the session for

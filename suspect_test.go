@@ -1,0 +1,141 @@
+package harebus_test
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/harebus/harebus"
+	"github.com/harebus/harebus/brokertest"
+)
+
+// internalError is what RabbitMQ answers to a header of NaN, or to one of a decimal where
+// a stream is bound: it closes the connection.
+const internalError = 541
+
+// TestDeadlyPublish: a message that ends its connection whenever it is sent is given up,
+// after a few connections and in a few seconds, and those beside it arrive once.
+func TestDeadlyPublish(t *testing.T) {
+	for name, c := range map[string]struct {
+		do      brokertest.Action
+		code    int
+		most    int // attempts
+		arrives bool
+	}{
+		"the broker says so":                     {brokertest.Raise, internalError, 4, false},
+		"the connection ends":                    {brokertest.CutBefore, 0, 6, false},
+		"the connection ends, a queue has taken": {brokertest.CutAfter, 0, 6, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, r *rig) {
+				r.bound(r.channel(), "out")
+				s := r.setup(r.config(""))
+				bus := s.Bus()
+				deadly := r.broker.Inject(brokertest.Fault{
+					On: "basic.publish", Times: -1, Do: c.do, Code: c.code,
+					Match: func(f brokertest.Frame) bool { return f.MessageID == "deadly" },
+				})
+				start := time.Now()
+				var senders sync.WaitGroup
+				for i := range 20 {
+					senders.Go(func() {
+						if err := bus.Send(r.ctx, "out", order{i}, harebus.WithMessageID(fmt.Sprint(i))); err != nil {
+							t.Error(err)
+						}
+					})
+				}
+				failed := publishError(t, bus.Send(r.ctx, "out", order{99}, harebus.WithMessageID("deadly")))
+				senders.Wait()
+				if !errors.Is(failed, harebus.ErrRefused) || !errors.Is(failed, harebus.ErrUnknownOutcome) || failed.Outcome != harebus.Unknown {
+					t.Errorf("got %v", failed)
+				}
+				if n := deadly.Fired(); n > c.most {
+					t.Errorf("%d attempts", n)
+				}
+				if took := time.Since(start); took > 20*time.Second {
+					t.Errorf("it took %v", took)
+				}
+				if n := s.Stats().Connections; n > 12 {
+					t.Errorf("%d connections", n)
+				}
+				if err := bus.Send(r.ctx, "out", order{100}); err != nil {
+					t.Error(err)
+				}
+				copies := map[string]int{}
+				for _, m := range r.broker.Messages("out") {
+					copies[m.MessageId]++
+				}
+				for id, n := range copies {
+					if id == "deadly" && (!c.arrives || n > c.most) || id != "deadly" && n > c.most {
+						t.Errorf("%d copies of %s", n, id)
+					}
+				}
+				if len(copies) < 21 {
+					t.Errorf("%d messages arrived", len(copies))
+				}
+			})
+		})
+	}
+}
+
+// TestShutdownsAreNobodysFault: connections that the broker closes because it is being shut
+// down, however many, give no message up; nor do a few that merely end.
+func TestShutdownsAreNobodysFault(t *testing.T) {
+	for name, fault := range map[string]brokertest.Fault{
+		"shut down": {Do: brokertest.Raise, Code: amqp.ConnectionForced, Times: 10},
+		"ends":      {Do: brokertest.CutBefore, Times: 5},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, r *rig) {
+				r.bound(r.channel(), "out")
+				fault.On = "basic.publish"
+				injected := r.broker.Inject(fault)
+				if err := r.setup(r.config("")).Bus().Send(r.ctx, "out", order{1}); err != nil {
+					t.Fatal(err)
+				}
+				if n := injected.Fired(); n != fault.Times {
+					t.Errorf("%d connections ended", n)
+				}
+				r.await("out", 1)
+			})
+		})
+	}
+}
+
+// TestDeadlyInATransaction: the report names the one message that ends connections.
+func TestDeadlyInATransaction(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.bound(r.channel(), "out")
+		tx := r.setup(r.config("")).Bus().Begin()
+		r.broker.Inject(brokertest.Fault{
+			On: "basic.publish", Times: -1, Do: brokertest.Raise, Code: internalError,
+			Match: func(f brokertest.Frame) bool { return f.MessageID == "5" },
+		})
+		for i := range 10 {
+			if err := tx.Send(r.ctx, "out", order{i}, harebus.WithMessageID(fmt.Sprint(i))); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var failed *harebus.TransactionError
+		if err := tx.Commit(r.ctx); !errors.As(err, &failed) {
+			t.Fatalf("got %v", err)
+		}
+		for i, m := range failed.Messages {
+			if (m.Err != nil) != (i == 5) {
+				t.Errorf("message %d: %v", i, m.Err)
+			}
+		}
+		contains(t, failed.Error(), "9 confirmed", "1 unknown", "do not send it again unchanged")
+		for i := range 10 {
+			ids, _ := r.bodies("out")
+			if there := strings.Contains(fmt.Sprint(ids), fmt.Sprint(i)); there != (i != 5) {
+				t.Errorf("message %d is there: %t", i, there)
+			}
+		}
+	})
+}
