@@ -451,10 +451,16 @@ func programName() string {
 }
 
 // version is what the broker shows as the client's version.
-func version() string {
+func version() string { return versionOf("github.com/harebus/harebus") }
+
+// client is the module of the AMQP client.
+const client = "github.com/rabbitmq/amqp091-go"
+
+// versionOf returns the version of a module that this program is made of.
+func versionOf(module string) string {
 	if info, ok := debug.ReadBuildInfo(); ok {
 		for _, dep := range append(info.Deps, &info.Main) {
-			if dep.Path == "github.com/harebus/harebus" && dep.Version != "" {
+			if dep.Path == module && dep.Version != "" {
 				return dep.Version
 			}
 		}

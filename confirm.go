@@ -307,7 +307,7 @@ func (c *confirmChannel) send(ctx context.Context, r *routed, relieve func() boo
 		if err := c.hold(ctx); err != nil {
 			return nil, err
 		}
-		_, err = c.session.sock.Instead(m, func() (err error) {
+		replaced, err := c.session.sock.Instead(m, func() (err error) {
 			confirm, err = c.ch.PublishWithDeferredConfirm("", "", false, false, amqp.Publishing{})
 			return err
 		}, func() (err error) {
@@ -315,6 +315,9 @@ func (c *confirmChannel) send(ctx context.Context, r *routed, relieve func() boo
 			return err
 		})
 		c.sending.RUnlock()
+		if !replaced && err == nil {
+			c.encodedByClient()
+		}
 		if !errors.Is(err, wire.ErrFull) {
 			return confirm, err
 		}
@@ -324,6 +327,18 @@ func (c *confirmChannel) send(ctx context.Context, r *routed, relieve func() boo
 		if err := c.session.room(ctx); err != nil {
 			return nil, err
 		}
+	}
+}
+
+// encodedByClient counts a message that could not be encoded here. One now and then means
+// nothing; when it is all of them, the client has come to write them differently.
+func (c *confirmChannel) encodedByClient() {
+	counters := &c.setup.counters
+	counters.plain.Add(1)
+	if c.session.sock.Plain() && counters.warned.CompareAndSwap(false, true) {
+		c.setup.log.Warn("the AMQP client writes its frames in another way than this version of harebus expects;"+
+			" messages arrive, but cost more CPU: use the version of the client that harebus requires, or a newer harebus",
+			zap.String("client", client), zap.String("version", versionOf(client)))
 	}
 }
 

@@ -28,6 +28,8 @@ type dialer struct {
 	cfg       *Config
 	addresses []amqp.URI
 	failed    atomic.Int64 // the address that failed last, counted from 1
+
+	underClient func(net.Conn) net.Conn // wraps what the client writes to; nil but in tests
 }
 
 // dial tries every address once, in random order, so that a dead node of a
@@ -63,6 +65,14 @@ func (d *dialer) order() []int {
 // fail notes that an address cannot be reached, or has just been lost.
 func (d *dialer) fail(address int) { d.failed.Store(int64(address) + 1) }
 
+// below is what the client writes to.
+func (d *dialer) below(sock net.Conn) net.Conn {
+	if d.underClient == nil {
+		return sock
+	}
+	return d.underClient(sock)
+}
+
 func hostPort(uri amqp.URI) string {
 	return net.JoinHostPort(uri.Host, strconv.Itoa(uri.Port))
 }
@@ -89,7 +99,7 @@ func (d *dialer) dialOne(ctx context.Context, uri amqp.URI, name string) (*sessi
 	properties["product"] = "harebus"
 	properties["version"] = version()
 	properties.SetClientConnectionName(d.cfg.ConnectionName + " " + name)
-	conn, err := amqp.Open(wire.Pack(sock), amqp.Config{
+	conn, err := amqp.Open(d.below(wire.Pack(sock)), amqp.Config{
 		SASL:       sasl,
 		Vhost:      uri.Vhost,
 		FrameSize:  defaultFrameMax,

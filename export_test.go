@@ -2,6 +2,7 @@ package harebus
 
 import (
 	"context"
+	"net"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
@@ -60,3 +61,6 @@ func (r RetryConfig) Decide(m *Message, err error) Decision {
 	r = r.withDefaults(defaultRetry())
 	return r.decide(m, failed(context.Background(), err))
 }
+
+// UnderClient has the AMQP client of every later connection write to what wrap makes of it.
+func (s *Setup) UnderClient(wrap func(net.Conn) net.Conn) { s.dialer.underClient = wrap }

@@ -43,6 +43,7 @@ type Conn struct {
 	done    chan struct{} // closed when the flusher has ended
 
 	replacing sync.Mutex    // held by Instead
+	missed    int           // publishes in a row that could not be replaced; guarded by replacing
 	full      atomic.Bool   // limit is reached
 	room      chan struct{} // wakes one of those in Room
 

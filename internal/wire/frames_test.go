@@ -291,6 +291,8 @@ func TestInsteadReplacesNothingElse(t *testing.T) {
 		"nothing": nil, "in two": {empty[:17], empty[17:]}, "with more": {append(bytes.Clone(empty), 8, 0, 0, 0, 0, 0, 0, 0xCE)},
 		"two channels": {other}, "cut": {empty[:38]},
 	} {
+		c := dial(t, b, false)
+		c.rec.mute()
 		write := func() error {
 			for _, w := range writes {
 				if _, err := c.sock.Write(w); err != nil {
@@ -317,5 +319,64 @@ func TestInsteadReplacesNothingElse(t *testing.T) {
 	}
 	if replaced, err := c.sock.Instead(m, c.empty, nil); !replaced || err != nil {
 		t.Errorf("replaced: %t, error: %v", replaced, err)
+	}
+}
+
+// TestFrameByFrame: a client that writes its frames one by one publishes the first three
+// messages twice, once empty; from then on no empty one leaves, and all of the real ones do.
+func TestFrameByFrame(t *testing.T) {
+	t.Parallel()
+	b := brokertest.New()
+	defer b.Close()
+	c := dial(t, b, false)
+	c.rec.mute()
+	if err := c.empty(); err != nil {
+		t.Fatal(err)
+	}
+	empty := c.rec.take(39)
+	const messages = 10
+	empties, wholes := 0, 0
+	for range messages {
+		m, err := wire.Encode("", "q", true, &amqp.Publishing{Body: []byte("x")}, testFrameMax)
+		if err != nil {
+			t.Fatal(err)
+		}
+		replaced, err := c.sock.Instead(m, func() error {
+			empties++
+			_, first := c.sock.Write(empty[:17])
+			_, second := c.sock.Write(empty[17:])
+			return errors.Join(first, second)
+		}, func() error { wholes++; return nil })
+		m.Free()
+		if replaced || err != nil {
+			t.Errorf("replaced: %t, error: %v", replaced, err)
+		}
+	}
+	if empties != 3 || wholes != messages || !c.sock.Plain() {
+		t.Errorf("%d empty publishes and %d whole ones, plain: %t", empties, wholes, c.sock.Plain())
+	}
+}
+
+// TestOneMissIsForgiven: what could not be replaced now and then does not count.
+func TestOneMissIsForgiven(t *testing.T) {
+	t.Parallel()
+	b := brokertest.New()
+	defer b.Close()
+	c := dial(t, b, false)
+	for range 10 {
+		m, err := wire.Encode("", "q", true, &amqp.Publishing{}, testFrameMax)
+		if err != nil {
+			t.Fatal(err)
+		}
+		nothing := func() error { return nil }
+		for i, empty := range []func() error{nothing, nothing, c.empty} {
+			if replaced, err := c.sock.Instead(m, empty, nothing); replaced != (i == 2) || err != nil {
+				t.Fatalf("replaced: %t, error: %v", replaced, err)
+			}
+		}
+		m.Free()
+	}
+	if c.sock.Plain() {
+		t.Error("given up after two misses")
 	}
 }

@@ -20,6 +20,11 @@ var emptyPublish = [2][]byte{
 	{0, 0, 0, 14, 0, classBasic, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, frameEnd},
 }
 
+// patience is how many publishes in a row may not be replaced. A frame of another
+// channel comes between now and then. A client that writes its frames one by one always
+// does, and would publish everything twice.
+const patience = 3
+
 // UnsentError is an error after which nothing of a message was sent.
 type UnsentError struct{ Err error }
 
@@ -36,6 +41,7 @@ var ErrFull error = UnsentError{Err: errors.New("the network takes no more")}
 // reports whether it could. If not, because something came between the frames of
 // the client or it has come to write them differently, the empty message was sent,
 // which the broker drops, and Instead calls whole, which has the client publish the message.
+// After three times in a row it calls whole at once, for as long as the connection lives.
 //
 // While the socket is full it calls nothing and returns ErrFull; try again after Room. Any other
 // error is UnsentError too, unless it is that of whole.
@@ -46,17 +52,30 @@ func (c *Conn) Instead(m *Message, empty, whole func() error) (replaced bool, er
 		return false, ErrFull
 	}
 	defer c.admitNext()
+	if c.missed >= patience {
+		return false, whole()
+	}
 	if err := c.offer(m); err != nil {
 		return false, UnsentError{Err: err}
 	}
 	err = empty()
 	switch replaced = c.took(); {
 	case replaced:
+		c.missed = 0
 		return true, err
 	case err != nil:
 		return false, UnsentError{Err: err}
 	}
+	c.missed++
 	return false, whole()
+}
+
+// Plain says whether the client publishes everything itself, because it was not
+// possible to replace what it writes.
+func (c *Conn) Plain() bool {
+	c.replacing.Lock()
+	defer c.replacing.Unlock()
+	return c.missed >= patience
 }
 
 // offer has m take the place of the next empty publish.
