@@ -1,6 +1,7 @@
 package harebus
 
 import (
+	"slices"
 	"sync"
 	"time"
 
@@ -117,12 +118,30 @@ func (a *acker) flush() {
 		_ = a.ch.Ack(a.due, true)
 		a.acked = a.due
 	}
+	a.single()
+}
+
+// single sends the acks of what lies above a delivery that is still being handled,
+// in ascending order: what is cut off must not acknowledge a later one only.
+func (a *acker) single() {
+	var tags []uint64
 	for tag, ack := range a.settled {
 		if ack {
-			_ = a.ch.Ack(tag, false)
-			a.settled[tag] = false
+			tags = append(tags, tag)
 		}
 	}
+	slices.Sort(tags)
+	for _, tag := range tags {
+		_ = a.ch.Ack(tag, false)
+		a.settled[tag] = false
+	}
+}
+
+// flushNow sends what is waiting.
+func (a *acker) flushNow() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.flush()
 }
 
 // close sends what is waiting and stops the timer.

@@ -176,7 +176,10 @@ type ErrorQueueConfig struct {
 type ConsumeConfig struct {
 	// Concurrency is how many messages each consumer handles at once. Default:
 	// 10. With 1 (and one consumer) messages are handled in the order of the
-	// queue, failures apart.
+	// queue, also across a Stop; failures and lost connections apart. On a quorum
+	// queue the prefetch is then constant from the start of a connection, which
+	// keeps that order: a message that kills the process takes along what is
+	// prefetched with it, unless Prefetch is 1.
 	Concurrency int
 	// Prefetch is how many unacknowledged messages the broker hands to each
 	// consumer: at least Concurrency. Default: 5 × Concurrency. A connection
@@ -187,8 +190,10 @@ type ConsumeConfig struct {
 	// Consumers is the number of consumers, each on its own channel. Default: 1.
 	Consumers int
 	// HandlerTimeout cancels the context of a handler after this time; it is
-	// then a failure like any other. Default: none. Keep it below the broker's
-	// consumer timeout, 30 minutes by default.
+	// then a failure like any other. Default: 5 minutes. Negative: none. Keep it
+	// below the broker's consumer timeout, 30 minutes by default, after which the
+	// broker takes back everything that the consumer holds. A handler that has
+	// run for a minute is logged, whatever the timeout.
 	HandlerTimeout time.Duration
 }
 
@@ -266,6 +271,7 @@ func (c Config) withDefaults() Config {
 	fill(&c.Consume.Concurrency, 10)
 	fill(&c.Consume.Prefetch, min(5*c.Consume.Concurrency, maxPrefetch))
 	fill(&c.Consume.Consumers, 1)
+	fill(&c.Consume.HandlerTimeout, 5*time.Minute)
 	fill(&c.Publish.Channels, 1)
 	fill(&c.Publish.Window, 1000)
 	fill(&c.Publish.ConfirmTimeout, 30*time.Second)
@@ -378,7 +384,6 @@ func (c *Config) validateNumbers() []error {
 		name       string
 		value, low time.Duration
 	}{
-		{"Consume.HandlerTimeout", c.Consume.HandlerTimeout, 0},
 		{"Publish.ConfirmTimeout", c.Publish.ConfirmTimeout, 10 * time.Millisecond},
 		{"Connect.Timeout", c.Connect.Timeout, time.Millisecond},
 		{"Connect.RequestTimeout", c.Connect.RequestTimeout, time.Millisecond},

@@ -51,7 +51,6 @@ func faults() map[string]struct {
 		"prefetch":            {harebus.Config{Consume: harebus.ConsumeConfig{Concurrency: 10, Prefetch: 9}}, "Consume.Prefetch"},
 		"prefetch too much":   {harebus.Config{Consume: harebus.ConsumeConfig{Prefetch: 65536}}, "Consume.Prefetch"},
 		"consumers":           {harebus.Config{Consume: harebus.ConsumeConfig{Consumers: -1}}, "Consume.Consumers"},
-		"handler timeout":     {harebus.Config{Consume: harebus.ConsumeConfig{HandlerTimeout: -1}}, "Consume.HandlerTimeout"},
 		"channels":            {harebus.Config{Publish: harebus.PublishConfig{Channels: -1}}, "Publish.Channels"},
 		"window":              {harebus.Config{Publish: harebus.PublishConfig{Window: -1}}, "Publish.Window"},
 		"confirm timeout":     {harebus.Config{Publish: harebus.PublishConfig{ConfirmTimeout: 1}}, "Publish.ConfirmTimeout"},

@@ -30,15 +30,18 @@ type consumer struct {
 	index int
 	log   *zap.Logger
 
-	hard  context.Context // of the handlers; ended when stopping takes too long
-	soft  context.Context // ended when stopping begins
-	halt  context.CancelFunc
-	ready chan attempt  // the latest, for Start
-	idle  chan struct{} // closed when every worker has ended
-	late  bool          // run has given up waiting for the workers
-	began bool          // it has consumed since Start
-	since time.Time     // when it last stopped consuming
-	busy  atomic.Int64  // workers inside a handler
+	hard   context.Context // of the handlers; ended when stopping takes too long
+	soft   context.Context // ended when stopping begins
+	halt   context.CancelFunc
+	ready  chan attempt  // the latest, for Start
+	idle   chan struct{} // closed when every worker has ended
+	late   bool          // run has given up waiting for the workers
+	began  bool          // it has consumed since Start
+	since  time.Time     // when it last stopped consuming
+	busy   atomic.Int64  // workers with a message in their hands
+	moved  chan struct{} // told, once stopping has begun, when that changes
+	places []place       // one for each worker
+	crew   sync.WaitGroup
 
 	mu      sync.Mutex // guards what follows
 	feed    *feed      // what the workers read from; nil between sessions
@@ -53,15 +56,25 @@ type feed struct {
 	ch         *amqp.Channel
 	deliveries <-chan amqp.Delivery
 	acks       *acker
+	left       *leftovers
 	trial      *trial // nil when it is over
 	first      sync.Once
+}
+
+// place is one worker's place, for those who look on.
+type place struct {
+	hand      atomic.Pointer[receipt] // what the worker is busy with
+	goroutine atomic.Int64
+	warnAt    time.Duration // the age at which hand is worth a line in the log; watch's
+	warned    *receipt      // likewise
 }
 
 func newConsumer(ctx context.Context, s *Setup, l *link, index int) *consumer {
 	c := &consumer{
 		setup: s, link: l, index: index, hard: ctx,
 		log:   s.log.Named("consumer").With(zap.String("queue", s.cfg.Queue), zap.Int("consumer", index)),
-		ready: make(chan attempt, 1), idle: make(chan struct{}), changed: make(chan struct{}),
+		ready: make(chan attempt, 1), idle: make(chan struct{}), changed: make(chan struct{}), moved: make(chan struct{}, 1),
+		places: make([]place, s.cfg.Consume.Concurrency),
 	}
 	c.soft, c.halt = context.WithCancel(ctx)
 	return c
@@ -69,12 +82,11 @@ func newConsumer(ctx context.Context, s *Setup, l *link, index int) *consumer {
 
 // run consumes until halt is called, then drains.
 func (c *consumer) run() {
-	var workers sync.WaitGroup
-	for range c.setup.cfg.Consume.Concurrency {
-		workers.Go(c.work)
+	for i := range c.places {
+		c.crew.Go(func() { c.work(&c.places[i]) })
 	}
 	go func() {
-		workers.Wait()
+		c.crew.Wait()
 		close(c.idle)
 	}()
 	c.keepConsuming()
@@ -227,7 +239,9 @@ type subscription struct {
 	over     <-chan struct{} // likewise
 	first    bool            // it has the turn
 	tag      string          // empty while it stands by
-	// deliveries of the latest basic.consume; nil while it stands by
+	left     leftovers
+	// feed and deliveries of the latest basic.consume; nil while it stands by
+	feed       *feed
 	deliveries <-chan amqp.Delivery
 }
 
@@ -251,6 +265,10 @@ func (c *consumer) subscribe(s *session) (*subscription, error) {
 
 // begin consumes as far as the session's trial allows.
 func (u *subscription) begin() error {
+	if u.consumer.setup.cfg.keepsOrder() {
+		_, err := u.widen()
+		return err
+	}
 	select {
 	case <-u.over:
 		_, err := u.widen() // on this channel, where nothing was consumed yet
@@ -309,7 +327,8 @@ func (u *subscription) open(prefetch int, on *trial) error {
 	}
 	u.tag, u.deliveries = tag, <-opened
 	u.acks.limit(prefetch)
-	u.consumer.setFeed(&feed{session: u.session, ch: u.ch, deliveries: u.deliveries, acks: u.acks, trial: on}, nil, false)
+	u.feed = &feed{session: u.session, ch: u.ch, deliveries: u.deliveries, acks: u.acks, left: &u.left, trial: on}
+	u.consumer.setFeed(u.feed, nil, false)
 	return nil
 }
 
@@ -351,25 +370,10 @@ func (u *subscription) cancel() error {
 	return u.request(func() error { return u.ch.Cancel(tag, false) })
 }
 
-// drain ends the consumer, gives back what no handler has begun, waits for the
-// handlers and sends their acks. Cancel comes first: acks followed by the end of
-// a channel that still consumes can be lost.
-func (u *subscription) drain() error {
-	err := u.cancel()
-	u.consumer.setFeed(nil, ErrStopped, true)
-	if err == nil && u.deliveries != nil {
-		// Workers do that too, but not while all of them are in handlers.
-		for d := range u.deliveries {
-			u.acks.giveBack(d.DeliveryTag)
-		}
-	}
-	u.consumer.waitIdle()
-	u.acks.close()
-	u.settle()
-	return err
-}
-
 func (u *subscription) close() {
+	if !u.consumer.setup.cfg.keepsOrder() {
+		u.giveBack()
+	}
 	u.acks.close()
 	_ = u.request(u.ch.Close)
 	if u.first {
@@ -428,43 +432,78 @@ func (c *consumer) state() error {
 	return nil
 }
 
-// work handles deliveries until no feed will follow.
-func (c *consumer) work() {
+// work handles deliveries until no feed will follow. A handler that ends the
+// goroutine (runtime.Goexit) has another one take its place.
+func (c *consumer) work(at *place) {
+	ended := false
+	defer func() {
+		if !ended {
+			c.crew.Go(func() { c.work(at) })
+		}
+	}()
+	at.goroutine.Store(goroutine())
 	var last *feed
 	for {
-		f, changed, ended := c.current()
+		f, changed, over := c.current()
 		if f != nil && f != last {
 			last = f
 			for d := range f.deliveries {
-				c.take(f, &d)
+				c.take(f, &d, at)
 			}
 			continue
 		}
-		if ended {
+		if over {
+			ended = true
 			return
 		}
 		<-changed
 	}
 }
 
-// take handles one delivery, or gives it back when the service is stopping.
-func (c *consumer) take(f *feed, d *amqp.Delivery) {
+// take handles one delivery, or puts it aside when the service is stopping.
+func (c *consumer) take(f *feed, d *amqp.Delivery, at *place) {
+	c.busy.Add(1)
+	defer c.free()
 	if c.soft.Err() != nil {
-		f.acks.giveBack(d.DeliveryTag)
+		f.leave(d)
 		return
 	}
 	if f.trial != nil {
 		f.first.Do(func() { time.AfterFunc(survived, f.trial.end) })
 	}
-	c.busy.Add(1)
-	settled := c.handleDelivery(f, d)
+	r := &receipt{consumer: c, setup: c.setup, feed: f, delivery: d, began: time.Now()}
+	at.hand.Store(r)
+	defer c.settle(r, at)
+	defer r.goexit()
+	r.settled = c.handleDelivery(r)
+	r.returned = true
+}
+
+// free notes that a worker has nothing in its hands.
+func (c *consumer) free() {
 	c.busy.Add(-1)
-	if !settled {
-		f.acks.giveBack(d.DeliveryTag)
-		return
+	if c.soft.Err() != nil {
+		select {
+		case c.moved <- struct{}{}:
+		default: // it has been told already
+		}
 	}
-	f.acks.done(d.DeliveryTag)
-	if f.trial != nil && !d.Redelivered {
-		f.trial.end()
+}
+
+// settle ends a delivery, once: it is deferred, and so is everything that a handler
+// which ends its goroutine leaves to do.
+func (c *consumer) settle(r *receipt, at *place) {
+	at.hand.Store(nil)
+	f, d := r.feed, r.delivery
+	switch {
+	case r.settled:
+		f.acks.done(d.DeliveryTag)
+		if f.trial != nil && !d.Redelivered {
+			f.trial.end()
+		}
+	case c.soft.Err() != nil:
+		f.left.add(d)
+	default:
+		f.acks.giveBack(d.DeliveryTag)
 	}
 }

@@ -48,6 +48,10 @@ var (
 	// runtime.Goexit, as t.FailNow and the functions of testify's require do. The
 	// bus treats it as a failure, as it does a panic.
 	ErrGoexit = errors.New("the goroutine was ended by runtime.Goexit; return an error instead")
+	// ErrInHandler: Stop or Close was called inside a handler, which it would have
+	// waited for. Nothing has been stopped. Have whoever started the setup stop it
+	// when the handler has returned: cancel the context of Run, for instance.
+	ErrInHandler = errors.New("called inside a handler, which it would wait for; return first and stop from elsewhere")
 	// ErrNoQueue: the call needs a listener queue and Config.Queue is empty.
 	ErrNoQueue = errors.New("no listener queue is configured")
 )

@@ -66,7 +66,7 @@ type handler struct {
 //
 // Faults, such as a second handler for a type, are reported by Start.
 func Handle[T any](s *Setup, fn func(ctx context.Context, bus *Bus, message T) error, opts ...HandlerOption) {
-	h := &handler{timeout: s.cfg.Consume.HandlerTimeout}
+	h := &handler{timeout: max(s.cfg.Consume.HandlerTimeout, 0)}
 	err := errors.New("the type has no wire name; give it a method MessageType() string, or pass WithMessageType")
 	if named, ok := fresh[T]().(Named); ok {
 		h.messageType, err = messageType(named)
@@ -94,7 +94,7 @@ func Handle[T any](s *Setup, fn func(ctx context.Context, bus *Bus, message T) e
 // HandleMessage registers a handler that gets the whole message, undecoded, for
 // one wire name, [NoType] or [AnyType].
 func (s *Setup) HandleMessage(messageType string, fn HandlerFunc, opts ...HandlerOption) {
-	h := &handler{messageType: messageType, named: true, timeout: s.cfg.Consume.HandlerTimeout, run: fn}
+	h := &handler{messageType: messageType, named: true, timeout: max(s.cfg.Consume.HandlerTimeout, 0), run: fn}
 	for _, opt := range opts {
 		opt(h)
 	}
@@ -112,10 +112,10 @@ func (s *Setup) addHandler(h *handler, err error) {
 		err = fmt.Errorf("handler of %q is nil", h.messageType)
 	case s.handlers[h.messageType] != nil:
 		err = fmt.Errorf("handler of %q: there is one already", h.messageType)
-	case len(h.messageType) > maxShortString:
-		err = fmt.Errorf("handler of %s: the name is longer than %d bytes", quote(h.messageType), maxShortString)
 	case h.timeout < 0:
 		err = fmt.Errorf("handler of %q: timeout %v is negative", h.messageType, h.timeout)
+	case len(h.messageType) > maxShortString:
+		err = fmt.Errorf("handler of %s: the name is longer than %d bytes", quote(h.messageType), maxShortString)
 	default:
 		h.run = chain(s.cfg.Middleware, h.run)
 		if h.retry != nil {

@@ -75,7 +75,7 @@ func TestHandlerTimeout(t *testing.T) {
 		opts       []harebus.HandlerOption
 		want       time.Duration // 0: none
 	}{
-		"none":       {0, nil, 0},
+		"none":       {-1, nil, 0},
 		"configured": {5 * time.Second, nil, 5 * time.Second},
 		"own":        {5 * time.Second, []harebus.HandlerOption{harebus.WithTimeout(time.Second)}, time.Second},
 		"own none":   {5 * time.Second, []harebus.HandlerOption{harebus.WithTimeout(0)}, 0},

@@ -18,7 +18,9 @@ func (s *Setup) Live() error {
 }
 
 // Ready returns nil while the setup can do its work: the connections that it
-// uses are up, the broker accepts messages, and every consumer consumes.
+// uses are up, the broker accepts messages, every consumer consumes, and not all
+// handlers have been stuck with their messages for longer than their timeout (or
+// half an hour, where there is none).
 // Otherwise it says what is missing. It asks nothing of the broker and does not
 // block, so it can be a probe.
 func (s *Setup) Ready() error {
@@ -39,6 +41,9 @@ func (s *Setup) Ready() error {
 	if started {
 		if err := s.undeclared(); err != nil {
 			faults = append(faults, fmt.Errorf("the broker refuses to declare what may be missing: %w", err))
+		}
+		if err := e.stuck(); err != nil {
+			faults = append(faults, err)
 		}
 		faults = append(faults, e.consume.health())
 		for _, c := range e.consumers {

@@ -3,6 +3,7 @@ package harebus
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
@@ -24,6 +25,11 @@ type receipt struct {
 	handler  *handler // nil until it is chosen
 	// failures is how often the message has failed before.
 	failures int
+
+	began    time.Time
+	shown    atomic.Pointer[Message] // message, once the handler has it
+	returned bool                    // handleDelivery has come back
+	settled  bool                    // the delivery can be acknowledged
 }
 
 // handleDelivery does everything that has to be done before a delivery is
@@ -32,8 +38,9 @@ type receipt struct {
 //
 // The order is always the same: publish, wait for the confirm, acknowledge. A
 // crash in between repeats something; nothing is lost.
-func (c *consumer) handleDelivery(f *feed, d *amqp.Delivery) bool {
-	s, packed := c.setup, d.Body
+func (c *consumer) handleDelivery(r *receipt) bool {
+	s, f, d := c.setup, r.feed, r.delivery
+	r.packed = d.Body
 	if err := wire.Unpack(d); err != nil { // it was never packed
 		c.log.Error("a delivery cannot be read; reconnecting", zap.Error(err))
 		_ = f.session.sock.Abort()
@@ -46,7 +53,6 @@ func (c *consumer) handleDelivery(f *feed, d *amqp.Delivery) bool {
 	s.counters.inFlight.Add(1)
 	defer s.counters.inFlight.Add(-1)
 
-	r := &receipt{consumer: c, setup: s, feed: f, delivery: d, packed: packed}
 	if err := r.read(); err != nil {
 		return r.fail(err)
 	}
@@ -72,6 +78,16 @@ func (c *consumer) handleDelivery(f *feed, d *amqp.Delivery) bool {
 	default:
 		return r.fail(err)
 	}
+}
+
+// goexit is deferred. It does what is left to do when a handler, or other code of the
+// user's, has ended the goroutine: the attempt has failed.
+func (r *receipt) goexit() {
+	if r.returned || r.message == nil || r.consumer.hard.Err() != nil || !r.connected() {
+		return
+	}
+	r.returned = true
+	r.settled = r.fail(ErrGoexit)
 }
 
 // read looks at everything but the body. An error is a *RejectError.
@@ -171,11 +187,14 @@ func (r *receipt) connected() bool {
 func (r *receipt) handle(h *handler) (err error) {
 	s := r.setup
 	ctx, end := s.trace.start(r.consumer.hard, TraceEvent{Operation: OpHandle, Incoming: r.message})
-	defer func() { end(err) }()
-
 	scope := &scope{incoming: r.message, origin: h.origin}
-	if err := h.invoke(ctx, &Bus{sender{s, scope}}, r.message); err != nil {
+	err = ErrGoexit // unless the handler comes back
+	defer func() {
 		_, _ = scope.end()
+		end(err)
+	}()
+	r.shown.Store(r.message)
+	if err = h.invoke(ctx, &Bus{sender{s, scope}}, r.message); err != nil {
 		return failed(r.consumer.hard, err)
 	}
 	outs, err := scope.end()

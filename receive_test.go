@@ -34,7 +34,7 @@ func TestUnreadableDelivery(t *testing.T) {
 	}
 	c := eng.consumers[0]
 	f, _, _ := c.current()
-	if c.handleDelivery(f, &amqp.Delivery{Body: []byte("{}")}) {
+	if c.handleDelivery(&receipt{consumer: c, setup: s, feed: f, delivery: &amqp.Delivery{Body: []byte("{}")}}) {
 		t.Error("it counts as settled")
 	}
 	select {

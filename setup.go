@@ -37,8 +37,14 @@ type Setup struct {
 	subs     []string
 	eng      *engine // what runs; nil before the first use and after Stop
 	started  bool
-	stopping chan struct{} // closed when the Stop under way has ended
+	stopping *stopping // the Stop under way
 	stopped  bool
+}
+
+// stopping is a Stop that others may wait for.
+type stopping struct {
+	done chan struct{}
+	err  error // set before done is closed
 }
 
 // engine is everything that exists between the first use, or Start, and Stop.
@@ -181,6 +187,7 @@ func (s *Setup) begin(ctx context.Context) (*engine, error) {
 		e.consumers = append(e.consumers, c)
 		e.group.Go(c.run)
 	}
+	e.group.Go(func() { e.watch(serving) })
 	return e, nil
 }
 
@@ -219,16 +226,21 @@ func (s *Setup) Run(ctx context.Context) error {
 // do not complete is delivered again later, to whoever consumes then. The error
 // says how many handlers had not returned two seconds after that.
 //
-// Afterwards the setup, and every Bus of it, can be used again once Start has
-// been called. Stopping a setup that does not run does nothing.
+// Afterwards every Bus of the setup answers [ErrStopped] until Start is called
+// again; that is also so if the setup was not in use. A Stop that comes while
+// another one is under way waits for it and returns its error. Called inside a
+// handler, Stop stops nothing and returns [ErrInHandler].
 func (s *Setup) Stop(ctx context.Context) error {
 	s.mu.Lock()
-	if s.stopping != nil { // somebody else's Stop is under way
-		stopping := s.stopping
+	if s.eng != nil && s.eng.inHandler(ctx) {
+		s.mu.Unlock()
+		return fmt.Errorf("harebus: stop: %w", ErrInHandler)
+	}
+	if under := s.stopping; under != nil { // somebody else's Stop
 		s.mu.Unlock()
 		select {
-		case <-stopping:
-			return nil
+		case <-under.done:
+			return under.err
 		case <-ctx.Done():
 			return fmt.Errorf("harebus: stop: %w", context.Cause(ctx))
 		}
@@ -239,17 +251,17 @@ func (s *Setup) Stop(ctx context.Context) error {
 		s.mu.Unlock()
 		return nil
 	}
-	s.stopping = make(chan struct{})
+	under := &stopping{done: make(chan struct{})}
+	s.stopping = under
 	s.mu.Unlock()
 
-	err := e.stop(ctx)
+	under.err = e.stop(ctx)
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.eng, s.started = nil, false
-	close(s.stopping)
-	s.stopping = nil
-	return err
+	s.eng, s.started, s.stopping = nil, false, nil
+	close(under.done)
+	return under.err
 }
 
 // Close stops the setup within the shutdown timeout, as Stop does.

@@ -1,6 +1,9 @@
 package harebus
 
-import "sync/atomic"
+import (
+	"sync/atomic"
+	"time"
+)
 
 // Stats are counts since the setup was made.
 type Stats struct {
@@ -27,6 +30,8 @@ type Stats struct {
 	Postponed, Discarded, Ignored uint64
 	// InFlight is the number of messages inside handlers now.
 	InFlight int64
+	// OldestInFlight is for how long the oldest of them has been there.
+	OldestInFlight time.Duration
 }
 
 type counters struct {
@@ -43,6 +48,10 @@ type counters struct {
 // Stats returns the current counts. It may be called at any time.
 func (s *Setup) Stats() Stats {
 	c := &s.counters
+	var oldest time.Duration
+	if e := s.running(); e != nil {
+		oldest = e.oldest()
+	}
 	return Stats{
 		Connections: c.connections.Load(),
 		Published:   c.published.Load(), Unpublished: c.unpublished.Load(), Republished: c.republished.Load(),
@@ -50,6 +59,13 @@ func (s *Setup) Stats() Stats {
 		Delivered: c.delivered.Load(), Redelivered: c.redelivered.Load(),
 		Handled: c.handled.Load(), Failed: c.failed.Load(), Retried: c.retried.Load(), Parked: c.parked.Load(),
 		Postponed: c.postponed.Load(), Discarded: c.discarded.Load(), Ignored: c.ignored.Load(),
-		InFlight: c.inFlight.Load(),
+		InFlight: c.inFlight.Load(), OldestInFlight: oldest,
 	}
+}
+
+// running is the engine, if there is one.
+func (s *Setup) running() *engine {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.eng
 }

@@ -15,7 +15,7 @@ func TestMutantIsNoticed(t *testing.T) {
 		t.Fatal(err)
 	}
 	m := mutant.Mutant{
-		Name: "close without cancelling the consumer", File: "consumer.go",
+		Name: "close without cancelling the consumer", File: "giveback.go",
 		Old:    "\terr := u.cancel()\n\tu.consumer.setFeed(nil, ErrStopped, true)\n",
 		New:    "\terr := error(nil)\n\tif u.ch != nil {\n\t\treturn nil\n\t}\n\tu.consumer.setFeed(nil, ErrStopped, true)\n",
 		Breaks: "NODUP",

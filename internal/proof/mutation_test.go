@@ -15,8 +15,8 @@ var mutations = flag.Bool("mutations", false, "check that the simulation notices
 var mutants = []mutant.Mutant{
 	{
 		Name: "acknowledge before handling", File: "consumer.go",
-		Old:    "\tsettled := c.handleDelivery(f, d)\n\tc.busy.Add(-1)\n",
-		New:    "\tf.acks.done(d.DeliveryTag)\n\tif c.handleDelivery(f, d); true {\n\t\tc.busy.Add(-1)\n\t\treturn\n\t}\n\tsettled := true\n",
+		Old:    "\tdefer c.settle(r, at)\n",
+		New:    "\tc.settle(&receipt{feed: f, delivery: d, settled: true}, at)\n",
 		Breaks: "NOLOSS",
 	},
 	{
@@ -42,7 +42,7 @@ var mutants = []mutant.Mutant{
 	},
 	{
 		Name: "acknowledge on the next connection", File: "consumer.go",
-		Old: "\tf.acks.done(d.DeliveryTag)\n", New: "\tif next, _, _ := c.current(); next != nil {\n\t\tf = next\n\t}\n\tf.acks.done(d.DeliveryTag)\n",
+		Old: "\t\tf.acks.done(d.DeliveryTag)\n", New: "\t\tif next, _, _ := c.current(); next != nil {\n\t\t\tf = next\n\t\t}\n\t\tf.acks.done(d.DeliveryTag)\n",
 		Breaks: "NOLOSS",
 	},
 	{
@@ -114,6 +114,16 @@ var targeted = []mutant.Mutant{
 		Name: "keep the topic after a refusal", File: "subscribe.go",
 		Old: "\tif err == nil && c.outcome.CompareAndSwap(false, true) {\n", New: "\tc.keep(c.topics)\n\tif err == nil && c.outcome.CompareAndSwap(false, true) {\n",
 		Breaks: "TestSubscribeRefused",
+	},
+	{
+		Name: "give back in any order", File: "giveback.go",
+		Old: "\tu.acks.close()\n\treturn nil\n", New: "\tfor _, d := range slices.Backward(left) {\n\t\tu.acks.giveBack(d.DeliveryTag)\n\t}\n\tu.acks.close()\n\treturn nil\n",
+		Breaks: "TestRestartsKeepTheOrder",
+	},
+	{
+		Name: "let stops use up the delivery limit", File: "giveback.go",
+		Old: "return count >= limit/2", New: "return false",
+		Breaks: "TestRestartsUseUpNothing",
 	},
 }
 
