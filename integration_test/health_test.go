@@ -29,9 +29,9 @@ func (p *place) notReady(s *harebus.Setup, most time.Duration, words ...string) 
 	})
 }
 
-// A consumer that the broker has cancelled is noticed while its connection and channel are well: here it cannot come
-// back, because the queue is now one of another kind.
-func TestReadyNoticesACancelledConsumer(t *testing.T) {
+// Somebody replaces the queue by one of another kind. The service consumes from what is there, and Ready says what is
+// wrong until the queue is as it should be.
+func TestReadyTellsOfAReplacedQueue(t *testing.T) {
 	t.Parallel()
 	p := shared(t)
 	cfg := p.config("a")
@@ -54,11 +54,13 @@ func TestReadyNoticesACancelledConsumer(t *testing.T) {
 			}
 		}
 	}
-	p.mentions(s.Ready(), "consumer 0", cfg.Queue)
+	p.mentions(s.Ready(), cfg.Queue)
 	p.try(s.Live()) // no reason to restart the process
+	p.try(s.Bus().Send(p.within(patience), cfg.Queue, note{1}))
+	in.await(p, 1)
 	b.deleteQueue(cfg.Queue)
 	p.ready(s, soon)
-	p.try(s.Bus().Send(p.within(patience), cfg.Queue, note{1}))
+	p.try(s.Bus().Send(p.within(patience), cfg.Queue, note{2}))
 	in.await(p, 1)
 }
 
