@@ -19,11 +19,17 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/harebus/harebus"
+	"github.com/harebus/harebus/internal/access"
 	"github.com/harebus/harebus/topology"
 )
 
-const listenExplanation = `Declares QUEUE and prints every message that comes as one JSON object a line:
-queue, exchange, routing_key, redelivered, attempt, properties, headers, body. A
+const listenExplanation = `Makes QUEUE with -subscribe or -create and prints every message that comes as one
+JSON object a line, until it is stopped. What it prints is removed from the queue, so
+it takes from a queue that is there already only with -take: its messages are then lost
+to the service that owns it. To see what lies in an error queue and leave it there:
+harebus redrive -dry-run -json. A queue that listen has made stays when it ends.
+
+An object has queue, exchange, routing_key, redelivered, attempt, properties, headers, body. A
 body that is not JSON is printed in base64, with "body_base64": true. Header
 values that JSON has no form for are objects such as {"$bytes": "base64"},
 {"$timestamp": "2026-11-21T08:46:59Z"} or {"$decimal": "1.50"}.
@@ -43,11 +49,12 @@ const drainTimeout = 30 * time.Second
 
 // listener is one run of listen.
 type listener struct {
-	std   stdio
-	log   *zap.Logger
-	quota *quota
-	fail  int
-	reply json.RawMessage
+	std    stdio
+	log    *zap.Logger
+	broker access.Broker
+	quota  *quota
+	fail   int
+	reply  json.RawMessage
 
 	mu     sync.Mutex // guards std.out
 	broken chan error // printing has failed
@@ -72,8 +79,10 @@ func runListen(ctx context.Context, args []string, std stdio) int {
 	flags := newFlags("listen [flags] QUEUE", listenExplanation)
 	var cfg harebus.Config
 	var topics topicsFlag
-	url := urlFlag(flags)
-	flags.Var(&topics, "subscribe", "bind `topic` to the queue (* is one word, # any number); may be repeated")
+	connect := connectionFlags(flags)
+	flags.Var(&topics, "subscribe", "make the queue and bind `topic` to it (* is one word, # any number); may be repeated")
+	create := flags.Bool("create", false, "make the queue without any topic")
+	take := flags.Bool("take", false, "take messages out of a queue that is there already")
 	kind := flags.String("type", "quorum", "`type` of the queue, quorum or classic; classic takes over the queue of a PikaBus service")
 	reply := flags.String("reply", "", "reply with this `JSON` to messages that name an address for it")
 	fail := flags.Int("fail", 0, "fail the first `N` attempts of every message; -1 fails all")
@@ -87,7 +96,7 @@ func runListen(ctx context.Context, args []string, std stdio) int {
 	}
 	switch {
 	case flags.NArg() != 1:
-		return std.misuse(flags, fmt.Sprintf("want one queue after the flags, got %d arguments", flags.NArg()))
+		return std.misuse(flags, fmt.Sprintf("want one queue after the flags, got %s", arguments(flags)))
 	case *kind != string(topology.Quorum) && *kind != string(topology.Classic):
 		return std.misuse(flags, fmt.Sprintf("-type %q is neither quorum nor classic", *kind))
 	case *reply != "" && !isJSON([]byte(*reply)):
@@ -99,7 +108,12 @@ func runListen(ctx context.Context, args []string, std stdio) int {
 		std: std, log: newLogger(std.err, zapcore.InfoLevel), quota: newQuota(*count), fail: *fail,
 		reply: json.RawMessage(*reply), broken: make(chan error, 1),
 	}
-	cfg.URL, cfg.Queue, cfg.Subscriptions, cfg.QueueType = url(), flags.Arg(0), topics, topology.QueueType(*kind)
+	var err error
+	if l.broker, err = connect.broker(std); err != nil {
+		return std.misuse(flags, err.Error())
+	}
+	l.broker.Apply(&cfg)
+	cfg.Queue, cfg.Subscriptions, cfg.QueueType = flags.Arg(0), topics, topology.QueueType(*kind)
 	if *count > 0 {
 		cfg.Consume.Concurrency = min(cfg.Consume.Concurrency, *count)
 	}
@@ -111,7 +125,53 @@ func runListen(ctx context.Context, args []string, std stdio) int {
 		return std.misuse(flags, err.Error())
 	}
 	setup.HandleMessage(harebus.AnyType, l.handle)
+	if err := l.claim(ctx, cfg.Queue, *create || len(topics) > 0, *take); err != nil {
+		return std.fail(err)
+	}
 	return l.run(ctx, setup)
+}
+
+// claim makes sure that the queue is one that may be taken from: a new one, or one that
+// the user means to take from.
+func (l *listener) claim(ctx context.Context, queue string, create, take bool) error {
+	found, exists, err := l.look(ctx, queue)
+	switch {
+	case err != nil:
+		return fmt.Errorf("harebus: listen: look for queue %q: %w", queue, err)
+	case exists && !take:
+		return fmt.Errorf("harebus: listen: queue %q is there already, with %d messages and %d consumers: listen would remove what it prints; -take allows that, and harebus redrive -dry-run -json -error-queue %s shows the messages and leaves them there", queue, found.Messages, found.Consumers, queue)
+	case !exists && !create && !take:
+		return fmt.Errorf("harebus: listen: there is no queue %q; correct the name, or make it with -create or -subscribe", queue)
+	case !exists && !create:
+		return fmt.Errorf("harebus: listen: there is no queue %q to take from", queue)
+	case !exists:
+		fmt.Fprintf(l.std.err, "harebus: listen: making queue %q; it stays when this command has ended, and fills if topics are bound to it\n", queue)
+	}
+	return nil
+}
+
+// look asks for a queue without touching it.
+func (l *listener) look(ctx context.Context, queue string) (found amqp.Queue, exists bool, err error) {
+	err = l.broker.Use(ctx, "harebus listen", func(conn *access.Conn) error {
+		ch, err := conn.Channel()
+		if err != nil {
+			return fmt.Errorf("open a channel: %w", err)
+		}
+		found, err = ch.QueueDeclarePassive(queue, true, false, false, false, nil)
+		if exists = err == nil; !exists && !isMissing(err) {
+			return err
+		}
+		_ = conn.Close() // it has answered
+		return nil
+	})
+	return found, exists, err
+}
+
+// isMissing says whether err is the broker's answer for a queue that does not exist; it
+// has the same code for one whose node is down.
+func isMissing(err error) bool {
+	broker, ok := errors.AsType[*amqp.Error](err)
+	return ok && broker.Code == amqp.NotFound && strings.Contains(broker.Reason, "no queue")
 }
 
 func retryBackOff(base time.Duration) backoff.BackOff {

@@ -57,7 +57,7 @@ func TestListenPrints(t *testing.T) {
 		Expiration: "600000", MessageId: "m", Timestamp: stamp, Type: "T", UserId: "guest", AppId: "a",
 		Body: []byte(`{"n" : 12345678901234567890, "s" : "<&>"}`),
 	})
-	r := execute(t, "", "listen", "-type", "classic", "-count", "1", "-url", url, "orders")
+	r := execute(t, "", "listen", "-take", "-type", "classic", "-count", "1", "-url", url, "orders")
 	r.check(t, exitOK, "")
 	want := `{"queue":"orders","exchange":"","routing_key":"orders","redelivered":false,"attempt":1,` +
 		`"properties":{"content_type":"application/json","content_encoding":"utf-8","delivery_mode":2,"priority":4,"correlation_id":"c",` +
@@ -85,7 +85,7 @@ func TestListenPrintsBodies(t *testing.T) {
 	for body := range bodies {
 		put(t, ch, "orders", amqp.Publishing{MessageId: fmt.Sprintf("%q", body), Body: []byte(body)})
 	}
-	r := execute(t, "", "listen", "-type", "classic", "-count", fmt.Sprint(len(bodies)), "-concurrency", "1", "-url", url, "orders")
+	r := execute(t, "", "listen", "-take", "-type", "classic", "-count", fmt.Sprint(len(bodies)), "-concurrency", "1", "-url", url, "orders")
 	r.check(t, exitOK, "")
 	for body, want := range bodies {
 		found := false
@@ -121,7 +121,7 @@ func TestListenCount(t *testing.T) {
 	for i := range 50 {
 		put(t, ch, "orders", amqp.Publishing{MessageId: fmt.Sprint(i), Body: []byte("1")})
 	}
-	r := execute(t, "", "listen", "-type", "classic", "-count", "12", "-url", url, "orders")
+	r := execute(t, "", "listen", "-take", "-type", "classic", "-count", "12", "-url", url, "orders")
 	r.check(t, exitOK, "")
 	printed := objects(t, r.out)
 	if q, _ := b.Queue("orders"); len(printed) != 12 || q.Ready != 38 || q.Unacked != 0 {
@@ -164,7 +164,7 @@ func TestListenInequivalent(t *testing.T) {
 	t.Parallel()
 	b, url := newBroker(t)
 	listenerQueue(t, b)
-	execute(t, "", "listen", "-url", url, "orders").check(t, exitFailed, "taken over with -type classic")
+	execute(t, "", "listen", "-take", "-url", url, "orders").check(t, exitFailed, "taken over with -type classic")
 }
 
 func TestListenFails(t *testing.T) {
@@ -183,7 +183,7 @@ func TestListenFails(t *testing.T) {
 			b, url := newBroker(t)
 			ch := listenerQueue(t, b)
 			put(t, ch, "orders", amqp.Publishing{MessageId: "m", Body: []byte("1")})
-			r := execute(t, "", "listen", "-type", "classic", "-fail", test.fail, "-retry-base", "5ms", "-count", "1", "-url", url, "orders")
+			r := execute(t, "", "listen", "-take", "-type", "classic", "-fail", test.fail, "-retry-base", "5ms", "-count", "1", "-url", url, "orders")
 			r.check(t, exitOK, "attempt 1 fails")
 			printed := objects(t, r.out)
 			for i, o := range printed {
@@ -208,7 +208,7 @@ func TestListenReplies(t *testing.T) {
 	declare(t, ch, "answers", nil)
 	put(t, ch, "orders", amqp.Publishing{MessageId: "silent", Body: []byte("1")})
 	put(t, ch, "orders", amqp.Publishing{MessageId: "asks", CorrelationId: "c", ReplyTo: "answers", Body: []byte("2")})
-	r := execute(t, "", "listen", "-type", "classic", "-reply", `{"ok" : true}`, "-count", "2", "-url", url, "orders")
+	r := execute(t, "", "listen", "-take", "-type", "classic", "-reply", `{"ok" : true}`, "-count", "2", "-url", url, "orders")
 	r.check(t, exitOK, "names no address")
 	got := b.Messages("answers")
 	if len(got) != 1 || string(got[0].Body) != `{"ok" : true}` || got[0].CorrelationId != "c" || got[0].ContentType != "application/json" {
@@ -237,7 +237,7 @@ func TestListenCannotPrint(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	var errs buffer
-	code := run(ctx, []string{"listen", "-type", "classic", "-url", url, "orders"}, strings.NewReader(""), &brokenWriter{left: 2}, &errs)
+	code := run(ctx, []string{"listen", "-take", "-type", "classic", "-url", url, "orders"}, strings.NewReader(""), &brokenWriter{left: 2}, &errs)
 	result{code, "", errs.String()}.check(t, exitFailed, "no space left on device")
 	result{code, "", errs.String()}.check(t, exitFailed, "abandoned")
 	if q, _ := b.Queue("orders"); q.Ready != 3 || q.Unacked != 0 || len(b.Messages("error")) != 0 {
@@ -274,7 +274,7 @@ func TestListenDrains(t *testing.T) {
 	put(t, ch, "orders", amqp.Publishing{MessageId: "m", Body: []byte("1")})
 	var errs buffer
 	out := must(os.CreateTemp(t.TempDir(), "out"))
-	cmd := process(t, &errs, out, "listen", "-type", "classic", "-url", url, "orders")
+	cmd := process(t, &errs, out, "listen", "-take", "-type", "classic", "-url", url, "orders")
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	if err := b.WaitQueue(ctx, "orders", func(q brokertest.Queue) bool { return len(q.Consumers) == 1 && q.Ready+q.Unacked == 0 }); err != nil {
@@ -302,7 +302,7 @@ func TestListenSecondSignal(t *testing.T) {
 	}
 	defer func() { _, _ = reader.Close(), writer.Close() }()
 	var errs buffer
-	cmd := process(t, &errs, writer, "listen", "-type", "classic", "-url", url, "orders")
+	cmd := process(t, &errs, writer, "listen", "-take", "-type", "classic", "-url", url, "orders")
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	if err := b.WaitQueue(ctx, "orders", func(q brokertest.Queue) bool { return q.Unacked == 1 }); err != nil {
@@ -324,5 +324,58 @@ func TestListenSecondSignal(t *testing.T) {
 	}
 	if err := b.WaitQueue(ctx, "orders", func(q brokertest.Queue) bool { return q.Ready == 1 && q.Unacked == 0 }); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestListenClaims: nothing is taken out of a queue that is there already, and none
+// springs into existence, unless that is said.
+func TestListenClaims(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name  string
+		there bool
+		args  []string
+		code  int
+		words string
+	}{
+		{"there", true, nil, exitFailed, `queue "orders" is there already, with 1 messages and 0 consumers`},
+		{"there-subscribe", true, []string{"-subscribe", "a.*"}, exitFailed, "-take allows that"},
+		{"there-create", true, []string{"-create"}, exitFailed, "redrive -dry-run -json -error-queue orders"},
+		{"there-take", true, []string{"-take"}, exitOK, ""},
+		{"mistyped", false, nil, exitFailed, `there is no queue "orders"; correct the name`},
+		{"mistyped-take", false, []string{"-take"}, exitFailed, `there is no queue "orders" to take from`},
+		{"create", false, []string{"-create"}, exitOK, `making queue "orders"; it stays`},
+		{"subscribe", false, []string{"-subscribe", "a.*"}, exitOK, `making queue "orders"; it stays`},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			b, url := newBroker(t)
+			ch := client(t, b)
+			if test.there {
+				listenerQueue(t, b)
+				put(t, ch, "orders", amqp.Publishing{Body: []byte("1")})
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			defer cancel()
+			var out, errs buffer
+			code := make(chan int, 1)
+			args := append([]string{"listen", "-type", "classic", "-error-queue", "x", "-count", "1", "-url", url}, test.args...)
+			go func() { code <- run(ctx, append(args, "orders"), strings.NewReader(""), &out, &errs) }()
+			if test.code == exitOK && !test.there {
+				errs.await(t, "consuming")
+				put(t, ch, "orders", amqp.Publishing{Body: []byte("1")})
+			}
+			result{<-code, out.String(), errs.String()}.check(t, test.code, test.words)
+			q, exists := b.Queue("orders")
+			if want := test.there || test.code == exitOK; exists != want {
+				t.Errorf("the queue exists: %v, want %v", exists, want)
+			}
+			if test.there && test.code != exitOK && (q.Ready != 1 || out.String() != "") {
+				t.Errorf("%d messages are left, printed %q", q.Ready, out.String())
+			}
+			if _, made := b.Queue("x"); made && test.code != exitOK {
+				t.Error("the error queue was made")
+			}
+		})
 	}
 }

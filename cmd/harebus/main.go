@@ -7,9 +7,12 @@
 //	harebus redrive [flags]
 //	harebus soak [flags]
 //	harebus broker [flags]
+//	harebus version
 //
 // The broker is the one of -url, else of the environment variable AMQP_URL,
-// else amqp://guest:guest@127.0.0.1:5672/.
+// else amqp://guest:guest@127.0.0.1:5672/. A command line can be read by everybody
+// on the machine; a password can be given in AMQP_URL, in AMQP_PASSWORD or with
+// -password-file instead.
 package main
 
 import (
@@ -20,6 +23,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 )
 
@@ -49,6 +53,7 @@ var commands = []command{
 	{"redrive", "move parked messages back to their source", runRedrive},
 	{"soak", "send for a while and account for every message", runSoak},
 	{"broker", "run a broker in this process, for trying things out", runBroker},
+	{"version", "print the versions of this command, Go and the AMQP client", runVersion},
 }
 
 // stdio is what a command reads and writes. err may be written to by several
@@ -77,8 +82,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 			return c.run(ctx, args[1:], std)
 		}
 	}
-	fmt.Fprintf(std.err, "harebus: there is no command %q\n", args[0])
-	printUsage(std.err)
+	fmt.Fprintf(std.err, "harebus: there is no command %q; harebus -h lists them\n", args[0])
 	return exitUsage
 }
 
@@ -90,9 +94,11 @@ func printUsage(w io.Writer) {
 	fmt.Fprintln(w, "harebus COMMAND -h explains a command and its flags.")
 }
 
-// newFlags returns a flag set whose -h shows synopsis and explanation.
+// newFlags returns a flag set whose -h shows synopsis and explanation. The synopsis
+// begins with the name of the command.
 func newFlags(synopsis, explanation string) *flag.FlagSet {
-	flags := flag.NewFlagSet("harebus", flag.ContinueOnError)
+	name, _, _ := strings.Cut(synopsis, " ")
+	flags := flag.NewFlagSet("harebus "+name, flag.ContinueOnError)
 	flags.Usage = func() {
 		fmt.Fprintf(flags.Output(), "usage: harebus %s\n\n%s\n\nflags:\n", synopsis, explanation)
 		flags.PrintDefaults()
@@ -116,12 +122,22 @@ func parse(flags *flag.FlagSet, args []string, std stdio) (code int, done bool) 
 	return std.misuse(flags, err.Error()), true
 }
 
-// misuse says what is wrong with the command line.
+// misuse says what is wrong with the command line, in one line.
 func (s stdio) misuse(flags *flag.FlagSet, problem string) int {
-	fmt.Fprintf(s.err, "harebus: %s\n\n", problem)
-	flags.SetOutput(s.err)
-	flags.Usage()
+	problem = strings.ReplaceAll(strings.TrimPrefix(problem, "harebus: "), "\n", "; ")
+	fmt.Fprintf(s.err, "%s: %s; %s -h explains\n", strings.Replace(flags.Name(), " ", ": ", 1), problem, flags.Name())
 	return exitUsage
+}
+
+// arguments counts what follows the flags, and names what looks like a flag: flags come
+// first.
+func arguments(flags *flag.FlagSet) string {
+	for _, arg := range flags.Args() {
+		if len(arg) > 1 && arg[0] == '-' {
+			return fmt.Sprintf("%d arguments: %q has to stand before the others", flags.NArg(), arg)
+		}
+	}
+	return fmt.Sprintf("%d arguments", flags.NArg())
 }
 
 // fail says why the command could not do its work.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"os"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -152,7 +153,7 @@ func TestMisuse(t *testing.T) {
 		{"unknown", `no command "sned"`, []string{"sned"}},
 		{"flag", "-nonsense", []string{"send", "-nonsense", "q", "b"}},
 		{"no-body", "got 1 arguments", []string{"send", "q"}},
-		{"flag-behind", "got 4 arguments", []string{"send", "q", "b", "-type", "T"}},
+		{"flag-behind", `got 4 arguments: "-type" has to stand before the others`, []string{"send", "q", "b", "-type", "T"}},
 		{"lines-and-body", "-lines reads", []string{"publish", "-lines", "t", "b"}},
 		{"header", "key=value", []string{"send", "-header", "novalue", "q", "b"}},
 		{"header-twice", "twice", []string{"send", "-header", "a=1", "-header", "a=2", "q", "b"}},
@@ -168,6 +169,15 @@ func TestMisuse(t *testing.T) {
 		{"redrive-argument", "unexpected argument", []string{"redrive", "error"}},
 		{"redrive-to", "error queue itself", []string{"redrive", "-to", "error"}},
 		{"redrive-name", "amq.", []string{"redrive", "-to", "amq.x"}},
+		{"version-argument", "unexpected argument", []string{"version", "x"}},
+		{"servername-plain", "amqps:", []string{"send", "-servername", "b.example", "q", "b"}},
+		{"cacert-missing", "no such file", []string{"send", "-url", "amqps://h/", "-cacert", "absent.pem", "q", "b"}},
+		{"cacert-no-pem", "no certificate in PEM", []string{"send", "-url", "amqps://h/", "-cacert", "main.go", "q", "b"}},
+		{"cert-alone", "belong together", []string{"send", "-url", "amqps://h/", "-cert", "main.go", "q", "b"}},
+		{"external-alone", "-cert and -key", []string{"redrive", "-external"}},
+		{"password-missing", "no such file", []string{"send", "-password-file", "absent", "q", "b"}},
+		{"password-empty", "first line is empty", []string{"send", "-password-file", "-", "q", "b"}},
+		{"password-no-address", "not of the form", []string{"send", "-user", "u", "-url", "u:secret@h", "q", "b"}},
 		{"broker-address", "loopback", []string{"broker", "-listen", "0.0.0.0:5672"}},
 		{"broker-port", "host:port", []string{"broker", "-listen", "5672"}},
 	} {
@@ -182,6 +192,9 @@ func TestMisuse(t *testing.T) {
 			if r.out != "" || strings.Contains(r.err, "secret") {
 				t.Errorf("stdout %q, stderr %q", r.out, r.err)
 			}
+			if lines := strings.Count(r.err, "\n"); len(test.args) > 0 && (lines != 1 || !strings.Contains(r.err, "-h")) {
+				t.Errorf("stderr has %d lines, want one that names -h:\n%s", lines, r.err)
+			}
 		})
 	}
 }
@@ -190,10 +203,10 @@ func TestMisuse(t *testing.T) {
 func TestHelp(t *testing.T) {
 	t.Parallel()
 	for command, flags := range map[string]string{
-		"send":    "type header defer reply-to lines url",
+		"send":    "type header defer reply-to lines url user password-file cacert cert key servername external",
 		"publish": "type header defer reply-to lines url",
-		"listen":  "subscribe type reply fail concurrency prefetch count retry-base url",
-		"redrive": "count match to dry-run url",
+		"listen":  "subscribe create take type reply fail concurrency prefetch count retry-base url",
+		"redrive": "count match to dry-run body json url",
 		"broker":  "listen v",
 	} {
 		r := execute(t, "", command, "-h")
@@ -247,5 +260,16 @@ func TestBroker(t *testing.T) {
 	}
 	if _, err := amqp.Dial(url); err == nil {
 		t.Error("the broker is still there")
+	}
+}
+
+// TestVersion: the versions that a report of a fault needs.
+func TestVersion(t *testing.T) {
+	t.Parallel()
+	r := execute(t, "", "version")
+	r.check(t, exitOK, "")
+	want := regexp.MustCompile(`^harebus \S+\ngo1\.\S+ \w+/\w+\namqp091-go v1\.\d+\.\d+\n$`)
+	if !want.MatchString(r.out) {
+		t.Errorf("printed %q", r.out)
 	}
 }

@@ -12,20 +12,33 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 
 	"github.com/harebus/harebus"
+	"github.com/harebus/harebus/internal/redrive"
 )
 
 // object is how one message is printed.
 type object struct {
-	Queue       string          `json:"queue"`
+	*parked `json:",omitempty"`
+
+	Queue       string          `json:"queue,omitempty"`
 	Exchange    string          `json:"exchange"`
 	RoutingKey  string          `json:"routing_key"`
 	Redelivered bool            `json:"redelivered"`
-	Attempt     int             `json:"attempt"`
+	Attempt     int             `json:"attempt,omitempty"`
 	Properties  properties      `json:"properties"`
 	Headers     map[string]any  `json:"headers"`
 	Body        json.RawMessage `json:"body"`
 	// BodyBase64 says that Body is a string that holds the bytes in base64.
 	BodyBase64 bool `json:"body_base64,omitempty"`
+}
+
+// parked is what redrive says about a message besides. Source is the queue it failed
+// in, Failure why it was parked, and Reason why it stays there.
+type parked struct {
+	Action  string `json:"action"`
+	To      string `json:"to,omitempty"`
+	Reason  string `json:"reason,omitempty"`
+	Source  string `json:"source,omitempty"`
+	Failure string `json:"failure,omitempty"`
 }
 
 // properties leaves out those that the message does not have.
@@ -69,6 +82,21 @@ func newObject(m *harebus.Message) object {
 	return o
 }
 
+// parkedObject makes the printed form of a message in an error queue.
+func parkedObject(item redrive.Item) object {
+	d := item.Delivery
+	o := newObject(&harebus.Message{
+		Exchange: d.Exchange, RoutingKey: d.RoutingKey, Redelivered: d.Redelivered, Headers: d.Headers, Body: d.Body,
+		Properties: harebus.Properties{
+			ContentType: d.ContentType, ContentEncoding: d.ContentEncoding, DeliveryMode: d.DeliveryMode, Priority: d.Priority,
+			CorrelationID: d.CorrelationId, ReplyTo: d.ReplyTo, Expiration: d.Expiration, MessageID: d.MessageId,
+			Timestamp: d.Timestamp, Type: d.Type, UserID: d.UserId, AppID: d.AppId,
+		},
+	})
+	o.parked = &parked{string(item.Action), item.To, item.Reason, item.Source, item.Failure}
+	return o
+}
+
 // line is the object as one line of JSON.
 func (o object) line() ([]byte, error) {
 	var buf bytes.Buffer
@@ -76,6 +104,15 @@ func (o object) line() ([]byte, error) {
 	enc.SetEscapeHTML(false)
 	err := enc.Encode(o)
 	return buf.Bytes(), err
+}
+
+// jsonLine is JSON without the line breaks that may be in it.
+func jsonLine(body []byte) []byte {
+	var buf bytes.Buffer
+	if err := json.Compact(&buf, body); err != nil {
+		return body
+	}
+	return buf.Bytes()
 }
 
 // isJSON says whether body is one JSON value in UTF-8.

@@ -64,7 +64,7 @@ func (h headerFlag) Set(text string) error {
 // runOutgoing is what send and publish share.
 func runOutgoing(ctx context.Context, flags *flag.FlagSet, args []string, std stdio, emit emitFunc) int {
 	o := &outgoing{std: std, emit: emit, headers: headerFlag{}}
-	url := urlFlag(flags)
+	connect := connectionFlags(flags)
 	flags.StringVar(&o.messageType, "type", "", "wire `name` of the message's type")
 	flags.Var(o.headers, "header", "add a header `key=value`; may be repeated")
 	flags.DurationVar(&o.delay, "defer", 0, "deliver the message after this `duration`")
@@ -79,14 +79,18 @@ func runOutgoing(ctx context.Context, flags *flag.FlagSet, args []string, std st
 	case *lines && !fromStdin:
 		return std.misuse(flags, "-lines reads the bodies from stdin: give the destination only")
 	case !*lines && flags.NArg() != 2:
-		return std.misuse(flags, fmt.Sprintf("want a destination and a body after the flags, got %d arguments", flags.NArg()))
+		return std.misuse(flags, fmt.Sprintf("want a destination and a body after the flags, got %s", arguments(flags)))
 	case o.delay < 0 || o.timeout < 0:
 		return std.misuse(flags, "a duration is negative")
 	}
 	o.to = flags.Arg(0)
-	setup, err := harebus.New(harebus.Config{
-		URL: url(), Codecs: []harebus.Codec{verbatim{}}, Logger: newLogger(std.err, zapcore.WarnLevel),
-	})
+	broker, err := connect.broker(std)
+	if err != nil {
+		return std.misuse(flags, err.Error())
+	}
+	cfg := harebus.Config{Codecs: []harebus.Codec{verbatim{}}, Logger: newLogger(std.err, zapcore.WarnLevel)}
+	broker.Apply(&cfg)
+	setup, err := harebus.New(cfg)
 	if err != nil {
 		return std.misuse(flags, err.Error())
 	}

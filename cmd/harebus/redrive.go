@@ -2,7 +2,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/harebus/harebus/internal/redrive"
@@ -16,11 +19,21 @@ headers are removed. Body, ids and everything else stay as they are.
 
 Each message is removed from the error queue only after the broker has confirmed
 it in the other one: an interruption can leave a message in both, never in
-neither. What is not moved stays in the error queue, at its place; only a message
-of a quorum queue that has been looked at ten times goes to its end. Messages that
-come while redrive runs are left alone.
+neither. What is not moved stays in the error queue, in the same order; once a
+message of a quorum queue has been looked at ten times, it and those behind it are
+put into the queue anew, because the broker may drop what is delivered too often.
+Messages that come while redrive runs are left alone. An expiration is not kept, nor
+a user id other than the one that redrive logs in with.
 
-stdout says what was done, a line for each message and one at the end.
+A message that the broker itself has parked, because it was delivered too often,
+goes back to the queue that the broker names.
+
+stdout says what was done, a line for each message and one at the end. With -json it
+is a JSON object for each message: action, to, reason, failure, source, and all that
+harebus listen prints, the body included. So this shows what lies in the error queue
+and leaves it there:
+
+	harebus redrive -dry-run -json
 
 Exit codes: 0 everything that was asked for was moved, 1 something was left for
 another reason than -match and -count, 2 the command line is wrong.`
@@ -29,14 +42,17 @@ another reason than -match and -count, 2 the command line is wrong.`
 func runRedrive(ctx context.Context, args []string, std stdio) int {
 	flags := newFlags("redrive [flags]", redriveExplanation)
 	var o redrive.Options
-	url := urlFlag(flags)
+	connect := connectionFlags(flags)
 	flags.IntVar(&o.Count, "count", 0, "move at most `N` messages; 0 is all")
 	flags.StringVar(&o.Match, "match", "", "move only messages of this `type`")
 	flags.StringVar(&o.To, "to", "", "move them to this `queue` instead of where they came from")
 	flags.BoolVar(&o.DryRun, "dry-run", false, "only say what would be done")
+	p := itemPrinter{std: std}
+	flags.BoolVar(&p.body, "body", false, "show the bodies too")
+	flags.BoolVar(&p.json, "json", false, "print each message as a JSON object a line, and the sum on stderr")
 	flags.StringVar(&o.Queue, "error-queue", "error", "`queue` to move messages from")
 	flags.StringVar(&o.HeaderPrefix, "prefix", "PikaBus.", "`start` of the names of the standard headers")
-	flags.DurationVar(&o.Timeout, "timeout", 30*time.Second, "give up `after` this long without an answer from the broker")
+	flags.DurationVar(&o.Timeout, "timeout", 30*time.Second, "give up `after` this long without a broker, or without an answer from it")
 	if code, done := parse(flags, args, std); done {
 		return code
 	}
@@ -53,14 +69,13 @@ func runRedrive(ctx context.Context, args []string, std stdio) int {
 			return std.misuse(flags, err.Error())
 		}
 	}
-	o.URL = url()
-	report, err := redrive.Run(ctx, o, func(item redrive.Item) { printItem(std, item) })
-	verb := "moved"
-	if o.DryRun {
-		verb = "would move"
+	var err error
+	if o.Broker, err = connect.broker(std); err != nil {
+		return std.misuse(flags, err.Error())
 	}
-	fmt.Fprintf(std.out, "%s %d, left %d, not matched %d\n", verb, report.Moved, report.Left, report.Unmatched)
-	if err != nil {
+	report, err := redrive.Run(ctx, o, p.print)
+	p.sum(o.DryRun, report)
+	if err = errors.Join(err, p.err); err != nil {
 		return std.fail(fmt.Errorf("harebus: %w", err))
 	}
 	if report.Left > 0 {
@@ -69,17 +84,74 @@ func runRedrive(ctx context.Context, args []string, std stdio) int {
 	return exitOK
 }
 
-// printItem quotes what comes from a message: it may hold line breaks and worse.
-func printItem(std stdio, item redrive.Item) {
-	fmt.Fprintf(std.out, "%s %q", item.Action, item.ID)
+// itemPrinter prints what redrive does with each message.
+type itemPrinter struct {
+	std        stdio
+	body, json bool
+	err        error // the first that printing has met
+}
+
+// sum says how many messages were moved and left.
+func (p *itemPrinter) sum(dry bool, report redrive.Report) {
+	verb, w := "moved", p.std.out
+	if dry {
+		verb = "would move"
+	}
+	if p.json {
+		w = p.std.err
+	}
+	_, err := fmt.Fprintf(w, "%s %d, left %d, not matched %d\n", verb, report.Moved, report.Left, report.Unmatched)
+	p.err = errors.Join(p.err, err)
+}
+
+func (p *itemPrinter) print(item redrive.Item) {
+	line := []byte(describe(item))
+	if p.json {
+		var err error
+		if line, err = parkedObject(item).line(); err != nil {
+			p.err = errors.Join(p.err, fmt.Errorf("print message %q: %w", item.ID, err))
+			return
+		}
+	} else if p.body {
+		line = fmt.Appendf(line, "    %s\n", printable(item.Delivery.Body))
+	}
+	if _, err := p.std.out.Write(line); err != nil && p.err == nil {
+		p.err = fmt.Errorf("print message %q: %w", item.ID, err)
+	}
+}
+
+// describe is what a person wants to know of a message, in one line. What comes from
+// the message is quoted: it may hold line breaks and worse.
+func describe(item redrive.Item) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s %q", item.Action, item.ID)
 	if item.Type != "" {
-		fmt.Fprintf(std.out, " of type %q", item.Type)
+		fmt.Fprintf(&b, " of type %q", item.Type)
 	}
 	if item.To != "" {
-		fmt.Fprintf(std.out, " to %q", item.To)
+		fmt.Fprintf(&b, " to %q", item.To)
 	}
+	about := []string{fmt.Sprintf("%d bytes", len(item.Delivery.Body))}
+	if !item.Sent.IsZero() {
+		about = append(about, fmt.Sprintf("sent %v ago", time.Since(item.Sent).Round(time.Second)))
+	}
+	if item.Source != "" && item.Source != item.To {
+		about = append(about, fmt.Sprintf("from %q", item.Source))
+	}
+	if item.Failure != "" {
+		about = append(about, fmt.Sprintf("failed with %q", item.Failure))
+	}
+	fmt.Fprintf(&b, " (%s)", strings.Join(about, ", "))
 	if item.Reason != "" {
-		fmt.Fprintf(std.out, ": %s", item.Reason)
+		fmt.Fprintf(&b, ": %s", item.Reason)
 	}
-	fmt.Fprintln(std.out)
+	return b.String() + "\n"
+}
+
+// printable is a body as it is if that is JSON, and quoted otherwise.
+func printable(body []byte) string {
+	if isJSON(body) {
+		return string(jsonLine(body))
+	}
+	return strconv.Quote(string(body))
 }

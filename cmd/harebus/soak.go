@@ -23,7 +23,7 @@ message, which takes about 2 KB each.`
 // runSoak is the command soak.
 func runSoak(ctx context.Context, args []string, std stdio) int {
 	flags := newFlags("soak [flags]", soakExplanation)
-	url := urlFlag(flags)
+	connect := connectionFlags(flags)
 	duration := flags.Duration("duration", time.Minute, "how long to send")
 	rate := flags.Int("rate", 100, "messages a second")
 	publishers := flags.Int("publishers", 10, "publishers that send at once")
@@ -48,12 +48,17 @@ func runSoak(ctx context.Context, args []string, std stdio) int {
 	case *duration <= 0:
 		return std.misuse(flags, fmt.Sprintf("-duration %v is not positive", *duration))
 	}
-	cfg := harebus.Config{URL: url(), ConnectionName: "harebus soak"}
+	broker, err := connect.broker(std)
+	if err != nil {
+		return std.misuse(flags, err.Error())
+	}
+	cfg := harebus.Config{ConnectionName: "harebus soak"}
+	broker.Apply(&cfg)
 	if *verbose {
 		cfg.Logger = newLogger(std.err, zapcore.DebugLevel)
 	}
 	verdict, err := proof.Soak{
-		Config: cfg, URL: url(), Duration: *duration, Rate: *rate, Publishers: *publishers,
+		Config: cfg, Broker: broker, Duration: *duration, Rate: *rate, Publishers: *publishers,
 		Consumers: *consumers, QueueType: topology.QueueType(*queueType), Progress: std.soakProgress,
 	}.Run(ctx)
 	if err != nil {

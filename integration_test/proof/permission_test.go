@@ -17,6 +17,7 @@ import (
 
 	"github.com/harebus/harebus"
 	"github.com/harebus/harebus/integration_test/rabbit"
+	"github.com/harebus/harebus/internal/access"
 	"github.com/harebus/harebus/internal/ledger"
 	"github.com/harebus/harebus/internal/redrive"
 )
@@ -295,18 +296,18 @@ func (p *permitted) redrive() {
 		p.Fatal(err)
 	}
 	plain.send("", "error", parkedOrder)
-	o := redrive.Options{URL: p.url(), Queue: "error", HeaderPrefix: "PikaBus.", Timeout: patience}
+	o := redrive.Options{Broker: access.Broker{URLs: []string{p.url()}}, Queue: "error", HeaderPrefix: "PikaBus.", Timeout: patience}
 	for user, words := range map[string]string{
 		"redrive without read": "queue 'error'", "redrive without write": "exchange 'amq.default'",
 	} {
-		o.URL = (&permitted{p.T, p.node, user}).url()
+		o.Broker.URLs[0] = (&permitted{p.T, p.node, user}).url()
 		var reasons []string
 		report, err := redrive.Run(p.Context(), o, func(i redrive.Item) { reasons = append(reasons, i.Reason) })
 		if text := fmt.Sprint(err, reasons); report.Moved != 0 || !strings.Contains(text, words) {
 			p.Errorf("%s: %+v, %s", user, report, text)
 		}
 	}
-	o.URL = p.url()
+	o.Broker.URLs[0] = p.url()
 	report, err := redrive.Run(p.Context(), o, func(redrive.Item) {})
 	if err != nil || report.Moved != 1 {
 		p.Errorf("%+v, %v", report, err)

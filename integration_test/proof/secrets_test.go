@@ -22,6 +22,7 @@ import (
 
 	"github.com/harebus/harebus"
 	"github.com/harebus/harebus/integration_test/rabbit"
+	"github.com/harebus/harebus/internal/access"
 	"github.com/harebus/harebus/internal/redrive"
 )
 
@@ -360,7 +361,7 @@ func (s *secrets) connectBadly() {
 	} {
 		_, err := harebus.New(harebus.Config{URL: address})
 		s.w.hear("new: "+name, err)
-		o := redrive.Options{URL: address, Queue: "error", Timeout: time.Second}
+		o := redrive.Options{Broker: access.Broker{URLs: []string{address}}, Queue: "error", Timeout: time.Second}
 		_, err = redrive.Run(s.Context(), o, func(redrive.Item) {})
 		if err == nil {
 			s.Errorf("%s: %q was taken for an address", name, address)

@@ -46,24 +46,36 @@ func Wait(ctx context.Context, d time.Duration) error {
 // Drain empties the service's queue and its error queue with a plain client and
 // writes down what it finds. The service must have been stopped.
 func (s *Service) Drain(url string, dial func(network, address string) (net.Conn, error)) error {
-	s.noteRepublished()
 	conn, err := amqp.DialConfig(url, amqp.Config{Dial: dial})
 	if err != nil {
 		return fmt.Errorf("proof: drain: %w", err)
 	}
 	defer func() { _ = conn.Close() }()
-	for queue, op := range map[string]ledger.Op{s.errors: ledger.Parked, s.queue: ledger.Drained} {
-		if err := drain(conn, queue, func(d *amqp.Delivery) {
-			e := ledger.Event{Op: op, ID: identity(d), Queue: queue}
-			if d.Type == (Work{}).MessageType() {
-				e.Sum = ledger.Sum(d.Body)
+	return s.drainer()(conn)
+}
+
+// drainer is Drain on a connection, which can be called again on another when one was
+// cut: a message whose acknowledgement was lost comes again and is written down once.
+func (s *Service) drainer() func(conn *amqp.Connection) error {
+	s.noteRepublished()
+	seen := map[string]bool{}
+	return func(conn *amqp.Connection) error {
+		for queue, op := range map[string]ledger.Op{s.errors: ledger.Parked, s.queue: ledger.Drained} {
+			if err := drain(conn, queue, func(d *amqp.Delivery) {
+				e := ledger.Event{Op: op, ID: identity(d), Queue: queue}
+				if d.Type == (Work{}).MessageType() {
+					e.Sum = ledger.Sum(d.Body)
+				}
+				if key := queue + " " + e.ID; !seen[key] || !d.Redelivered {
+					seen[key] = true
+					s.Book.Record(e)
+				}
+			}); err != nil {
+				return fmt.Errorf("proof: drain %s: %w", queue, err)
 			}
-			s.Book.Record(e)
-		}); err != nil {
-			return fmt.Errorf("proof: drain %s: %w", queue, err)
 		}
+		return nil
 	}
-	return nil
 }
 
 func drain(conn *amqp.Connection, queue string, found func(*amqp.Delivery)) error {

@@ -4,13 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
 	amqp "github.com/rabbitmq/amqp091-go"
 
 	"github.com/harebus/harebus"
+	"github.com/harebus/harebus/internal/access"
 	"github.com/harebus/harebus/internal/ledger"
 	"github.com/harebus/harebus/topology"
 )
@@ -19,9 +19,8 @@ import (
 type Soak struct {
 	// Config has the connection; queues, exchanges and retries are set by Run.
 	Config harebus.Config
-	// URL is the broker's address, for the plain client that reads what is left
-	// and cleans up.
-	URL string
+	// Broker is the same, for the plain client that reads what is left and cleans up.
+	Broker access.Broker
 	// Duration is how long messages are sent, Rate how many a second.
 	Duration time.Duration
 	Rate     int
@@ -67,13 +66,13 @@ func (s Soak) Run(ctx context.Context) (verdict *ledger.Verdict, err error) {
 	if err != nil {
 		return nil, err
 	}
-	fresh, err := s.delaysAreMissing()
+	fresh, err := s.delaysAreMissing(ctx)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, s.cleanUp(cfg, fresh)) }()
 	// Handlers and the last messages outlive ctx: it only ends the sending.
 	background := context.WithoutCancel(ctx)
+	defer func() { err = errors.Join(err, s.cleanUp(background, cfg, fresh)) }()
 	if err := service.Setup.Init(ctx); err != nil { // now, not in the middle of the first deferral
 		return nil, err
 	}
@@ -83,7 +82,7 @@ func (s Soak) Run(ctx context.Context) (verdict *ledger.Verdict, err error) {
 	s.send(ctx, service, name)
 	settleErr := service.Settle(background, soakPatience)
 	stopErr := service.Setup.Stop(background)
-	if err := errors.Join(settleErr, stopErr, service.Drain(s.URL, cfg.Dial)); err != nil {
+	if err := errors.Join(settleErr, stopErr, s.use(background, service.drainer())); err != nil {
 		return nil, err
 	}
 	expect := service.Expect()
@@ -112,9 +111,9 @@ func (s Soak) report(service *Service, began time.Time) {
 
 // delaysAreMissing says whether the delay infrastructure has to be declared by
 // this run, which then removes it.
-func (s Soak) delaysAreMissing() (bool, error) {
+func (s Soak) delaysAreMissing(ctx context.Context) (bool, error) {
 	missing := false
-	err := s.plainly(func(ch *amqp.Channel) error {
+	err := s.plainly(ctx, func(ch *amqp.Channel) error {
 		exchanges := topology.Delays{}.Topology().Exchanges
 		err := ch.ExchangeDeclarePassive(exchanges[0].Name, string(exchanges[0].Kind), true, false, false, false, nil)
 		var broker *amqp.Error
@@ -128,7 +127,7 @@ func (s Soak) delaysAreMissing() (bool, error) {
 }
 
 // cleanUp removes everything the run declared.
-func (s Soak) cleanUp(cfg harebus.Config, delays bool) error {
+func (s Soak) cleanUp(ctx context.Context, cfg harebus.Config, delays bool) error {
 	gone := topology.Delays{}.Exit("", cfg.Queue)
 	if delays {
 		gone = topology.Join(topology.Delays{}.Topology(), gone)
@@ -141,37 +140,47 @@ func (s Soak) cleanUp(cfg harebus.Config, delays bool) error {
 	for _, e := range gone.Exchanges {
 		exchanges = append(exchanges, e.Name)
 	}
-	return s.plainly(func(ch *amqp.Channel) error {
+	return s.plainly(ctx, func(ch *amqp.Channel) error {
 		for _, q := range queues { // deleting what is not there is no error
 			if _, err := ch.QueueDelete(q, false, false, false); err != nil {
-				return fmt.Errorf("proof: clean up: %w", err)
+				return fmt.Errorf("clean up: %w", err)
 			}
 		}
 		for _, e := range exchanges {
 			if err := ch.ExchangeDelete(e, false, false); err != nil {
-				return fmt.Errorf("proof: clean up: %w", err)
+				return fmt.Errorf("clean up: %w", err)
 			}
 		}
 		return nil
 	})
 }
 
+// soakWait is how long the plain client waits for a broker that is away.
+const soakWait = time.Minute
+
 // plainly runs fn on a channel of the plain client.
-func (s Soak) plainly(fn func(*amqp.Channel) error) error {
-	conn, err := amqp.DialConfig(s.URL, amqp.Config{Dial: s.Config.Dial, TLSClientConfig: s.Config.TLS})
-	if err != nil {
-		return fmt.Errorf("proof: connect: %s", withoutURL(err, s.URL))
-	}
-	defer func() { _ = conn.Close() }()
-	ch, err := conn.Channel()
-	if err != nil {
-		return fmt.Errorf("proof: open channel: %w", err)
-	}
-	return fn(ch)
+func (s Soak) plainly(ctx context.Context, fn func(*amqp.Channel) error) error {
+	return s.use(ctx, func(conn *amqp.Connection) error {
+		ch, err := conn.Channel()
+		if err != nil {
+			return fmt.Errorf("open channel: %w", err)
+		}
+		return fn(ch)
+	})
 }
 
-// withoutURL is the text of an error without the address, which may hold a
-// password.
-func withoutURL(err error, url string) string {
-	return strings.ReplaceAll(err.Error(), url, "the given address")
+// use runs fn with the plain client, and again when the connection is cut meanwhile.
+func (s Soak) use(ctx context.Context, fn func(*amqp.Connection) error) error {
+	ctx, cancel := context.WithTimeout(ctx, soakWait)
+	defer cancel()
+	err := s.Broker.Use(ctx, "harebus soak", func(conn *access.Conn) error {
+		if err := fn(conn.Connection); err != nil {
+			return err
+		}
+		return conn.Close()
+	})
+	if err != nil {
+		return fmt.Errorf("proof: %w", err)
+	}
+	return nil
 }

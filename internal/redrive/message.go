@@ -13,12 +13,12 @@ import (
 // broker wrote about the failure is gone, and so are CC and BCC, which would
 // have this program write to any queue a stranger names. Everything else is as
 // it came.
-func cleaned(d *amqp.Delivery, prefix string) amqp.Publishing {
+func cleaned(d *amqp.Delivery, prefix, login string) amqp.Publishing {
 	failure := []string{
 		prefix + harebus.HeaderErrorRetries, prefix + harebus.HeaderErrorDetails,
 		prefix + harebus.HeaderSourceQueue, prefix + harebus.HeaderDeferredTime, prefix + harebus.HeaderFirstFailed,
 	}
-	p := renewed(d)
+	p := renewed(d, login)
 	for _, name := range failure {
 		delete(p.Headers, name)
 	}
@@ -28,13 +28,15 @@ func cleaned(d *amqp.Delivery, prefix string) amqp.Publishing {
 	return p
 }
 
-// renewed is a message to be published again as it is.
-func renewed(d *amqp.Delivery) amqp.Publishing {
+// renewed is a message to be published again as it is. The expiration is left out:
+// what somebody moves must not vanish for being late. So is a user id that is not the
+// login's: the broker refuses it.
+func renewed(d *amqp.Delivery, login string) amqp.Publishing {
 	headers := maps.Clone(d.Headers)
 	maps.DeleteFunc(headers, func(key string, _ any) bool {
 		return key == "x-delivery-count" || key == "CC" || key == "BCC"
 	})
-	return amqp.Publishing{
+	p := amqp.Publishing{
 		Headers:         headers,
 		ContentType:     d.ContentType,
 		ContentEncoding: d.ContentEncoding,
@@ -42,12 +44,14 @@ func renewed(d *amqp.Delivery) amqp.Publishing {
 		Priority:        d.Priority,
 		CorrelationId:   d.CorrelationId,
 		ReplyTo:         d.ReplyTo,
-		Expiration:      d.Expiration,
 		MessageId:       d.MessageId,
 		Timestamp:       d.Timestamp,
 		Type:            d.Type,
-		UserId:          d.UserId,
 		AppId:           d.AppId,
 		Body:            d.Body,
 	}
+	if d.UserId == login {
+		p.UserId = login
+	}
+	return p
 }

@@ -10,20 +10,22 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 	"unicode/utf8"
 
 	amqp "github.com/rabbitmq/amqp091-go"
 
 	"github.com/harebus/harebus"
+	"github.com/harebus/harebus/internal/access"
 	"github.com/harebus/harebus/topology"
 )
 
-// Options say what to move. The zero value of Count and of the texts but URL,
-// Queue and HeaderPrefix means no restriction.
+// Options say what to move. The zero value of Count and of the texts but Queue
+// and HeaderPrefix means no restriction.
 type Options struct {
-	// URL is the address of the broker.
-	URL string
+	// Broker is where to connect.
+	Broker access.Broker
 	// Queue is the error queue.
 	Queue string
 	// HeaderPrefix starts the names of the standard headers: "PikaBus.".
@@ -36,9 +38,14 @@ type Options struct {
 	To string
 	// DryRun changes nothing.
 	DryRun bool
-	// Timeout is how long the broker may take for one message.
+	// Window is how many messages one consumer holds, which bounds what is in memory
+	// here. A queue with more is read by several. Default: 5000.
+	Window int
+	// Timeout is how long the broker may take to be there, and for one message.
 	Timeout time.Duration
 }
+
+const defaultWindow = 5000
 
 // Action is what was done with a message.
 type Action string
@@ -56,6 +63,12 @@ type Item struct {
 	ID, Type string
 	To       string // empty if there is nowhere to move it
 	Reason   string // why it was left
+	Source   string // the queue where it failed; empty if it does not say
+	Failure  string // why it was parked; empty if it does not say
+	// Sent is when it was sent first; zero if it does not say.
+	Sent time.Time
+	// Delivery is the message as it lies in the error queue.
+	Delivery *amqp.Delivery
 }
 
 // Report counts what was done.
@@ -66,18 +79,18 @@ type Report struct {
 
 // Run moves messages and calls each with what it did, one message at a time. It
 // looks at every message that was ready when it began, once, in the order of the
-// queue, and gives back what it does not move; those that come while it runs are
-// left alone, so one that fails again at once is not moved in circles. When ctx
-// ends it finishes the message in hand.
+// queue, and gives back what it does not move, in the same order; those that come
+// while it runs are left alone, so one that fails again at once is not moved in
+// circles. When ctx ends it finishes the message in hand.
 //
 // Every look at a message of a quorum queue counts as a delivery; see keep.
 func Run(ctx context.Context, o Options, each func(Item)) (Report, error) {
-	m, err := connect(ctx, o)
+	m, ready, err := connect(ctx, o)
 	if err != nil {
 		return Report{}, fmt.Errorf("redrive: %w", err)
 	}
 	r := run{options: o, mover: m, each: each}
-	err = errors.Join(r.all(ctx), m.close())
+	err = errors.Join(r.all(ctx, ready), m.close())
 	if err != nil {
 		return r.report, fmt.Errorf("redrive: %w", err)
 	}
@@ -90,22 +103,41 @@ type run struct {
 	mover   *mover
 	each    func(Item)
 	report  Report
+	renew   bool // see keep
 }
 
-func (r *run) all(ctx context.Context) error {
-	depth, err := r.mover.depth(r.options.Queue)
-	if err != nil {
-		return err
-	}
-	for i := 0; i < depth && ctx.Err() == nil; i++ {
-		if r.options.Count > 0 && r.report.Moved == r.options.Count {
+// look is a message that was taken.
+type look struct {
+	*amqp.Delivery
+
+	from *taker
+}
+
+// all deals with the messages that are ready. When enough were moved, it still takes
+// those that somebody has given back before: a quorum queue puts what is given back
+// behind all that was, so what redrive has in hand would end up behind them.
+func (r *run) all(ctx context.Context, ready int) error {
+	givenBack := false
+	for i := 0; i < ready && ctx.Err() == nil; i++ {
+		enough := r.options.Count > 0 && r.report.Moved == r.options.Count
+		if enough && !givenBack && !r.renew {
 			return nil
 		}
-		d, ok, err := r.mover.get(r.options.Queue)
+		d, from, ok, err := r.mover.next(ctx)
 		if err != nil || !ok {
 			return err
 		}
-		if err := r.one(&d); err != nil {
+		l := look{&d, from}
+		givenBack = d.Redelivered
+		if n, ok := d.Headers["x-delivery-count"].(int64); ok && n >= manyDeliveries {
+			r.renew = true
+		}
+		if enough {
+			err = r.keep(l)
+		} else {
+			err = r.one(l)
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -113,29 +145,26 @@ func (r *run) all(ctx context.Context) error {
 }
 
 // one deals with a message. An error ends the run.
-func (r *run) one(d *amqp.Delivery) error {
+func (r *run) one(l look) error {
 	o := r.options
-	item := Item{
-		ID:   header(d.Headers, o.HeaderPrefix+harebus.HeaderMessageID, d.MessageId),
-		Type: header(d.Headers, o.HeaderPrefix+harebus.HeaderMessageType, d.Type),
-	}
+	item := o.item(l.Delivery)
 	if o.Match != "" && item.Type != o.Match {
 		r.report.Unmatched++
-		return r.keep(d)
+		return r.keep(l)
 	}
-	target, err := o.target(d)
+	target, err := o.target(l.Delivery)
 	if err != nil {
 		r.leave(item, err)
-		return r.keep(d)
+		return r.keep(l)
 	}
 	item.To = target
 	if o.DryRun {
 		r.report.Moved++
 		item.Action = WouldMove
 		r.each(item)
-		return r.keep(d)
+		return r.keep(l)
 	}
-	err = r.mover.move(target, cleaned(d, o.HeaderPrefix), d)
+	err = r.mover.move(target, cleaned(l.Delivery, o.HeaderPrefix, r.mover.conn.Login), l.Delivery, l.from)
 	var left *leftError
 	switch {
 	case err == nil:
@@ -145,7 +174,7 @@ func (r *run) one(d *amqp.Delivery) error {
 		return nil
 	case errors.As(err, &left):
 		r.leave(item, err)
-		return r.keep(d)
+		return r.keep(l)
 	default:
 		r.leave(item, err)
 		return err
@@ -159,19 +188,20 @@ func (r *run) leave(item Item, reason error) {
 	r.each(item)
 }
 
-// manyDeliveries is well below any delivery limit in use: RabbitMQ 4 drops a
-// message of a quorum queue at its twenty-first delivery.
+// manyDeliveries is well below any delivery limit in use: a quorum queue of RabbitMQ 4
+// that was declared without one drops a message at its twenty-first delivery.
 const manyDeliveries = 10
 
 // keep leaves a message in the queue: it is held until the end, so that the next
-// one comes, and given back when the channel closes. One of a quorum queue that has been looked at
-// often is put into the queue anew instead, at its end and otherwise unchanged:
-// looking must not use up its deliveries.
-func (r *run) keep(d *amqp.Delivery) error {
-	if n, ok := d.Headers["x-delivery-count"].(int64); !ok || n < manyDeliveries {
+// one comes, and given back when the channel closes. Looking must not use up the
+// deliveries that a quorum queue allows, and nobody but its owner knows the limit. So
+// once one message has been looked at often, it and all that follow are put into the
+// queue anew, one after the other and otherwise unchanged, which keeps the order.
+func (r *run) keep(l look) error {
+	if !r.renew {
 		return nil
 	}
-	err := r.mover.move(r.options.Queue, renewed(d), d)
+	err := r.mover.move(r.options.Queue, renewed(l.Delivery, r.mover.conn.Login), l.Delivery, l.from)
 	var left *leftError
 	if errors.As(err, &left) {
 		return nil
@@ -188,9 +218,9 @@ func (o Options) target(d *amqp.Delivery) (string, error) {
 	}
 	value, ok := d.Headers[o.HeaderPrefix+harebus.HeaderSourceQueue]
 	if !ok {
-		if queue, ok := d.Headers["x-first-death-queue"].(string); ok {
-			return "", fmt.Errorf("it does not say where it came from; the broker moved it here from %q", queue)
-		}
+		value, ok = lastDeath(d.Headers)["queue"]
+	}
+	if !ok {
 		return "", errors.New("it does not say where it came from")
 	}
 	source, ok := text(value)
@@ -203,7 +233,48 @@ func (o Options) target(d *amqp.Delivery) (string, error) {
 	if source == o.Queue {
 		return "", errors.New("its source queue is the error queue itself")
 	}
+	if strings.HasPrefix(source, delayQueues) {
+		return "", fmt.Errorf("its source queue %q is a delay queue: somebody deferred it to the error queue", source)
+	}
 	return source, nil
+}
+
+// delayQueues is how the names of the queues begin that deferred messages wait in.
+const delayQueues = topology.DefaultDelayPrefix + "."
+
+// lastDeath is the broker's note about the last queue that a message was dead-lettered
+// from: for one without a SourceQueue the queue whose delivery limit it has exceeded.
+// x-first-death-queue would name the first delay queue of a message that was deferred.
+func lastDeath(headers amqp.Table) amqp.Table {
+	deaths, _ := headers["x-death"].([]any)
+	if len(deaths) > 0 {
+		death, _ := deaths[0].(amqp.Table)
+		return death
+	}
+	if first, ok := headers["x-first-death-queue"]; ok {
+		return amqp.Table{"queue": first, "reason": headers["x-first-death-reason"]}
+	}
+	return nil
+}
+
+// item describes a message.
+func (o Options) item(d *amqp.Delivery) Item {
+	i := Item{
+		ID:       header(d.Headers, o.HeaderPrefix+harebus.HeaderMessageID, d.MessageId),
+		Type:     header(d.Headers, o.HeaderPrefix+harebus.HeaderMessageType, d.Type),
+		Source:   header(d.Headers, o.HeaderPrefix+harebus.HeaderSourceQueue, ""),
+		Failure:  header(d.Headers, o.HeaderPrefix+harebus.HeaderErrorDetails, ""),
+		Sent:     d.Timestamp,
+		Delivery: d,
+	}
+	death := lastDeath(d.Headers)
+	if i.Source == "" {
+		i.Source, _ = text(death["queue"])
+	}
+	if reason, ok := text(death["reason"]); ok && i.Failure == "" {
+		i.Failure = "the broker moved it here: " + reason
+	}
+	return i
 }
 
 // text returns a header value that is text. Python's clients write bytes too.

@@ -13,6 +13,7 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 
 	"github.com/harebus/harebus/brokertest"
+	"github.com/harebus/harebus/internal/access"
 	"github.com/harebus/harebus/internal/redrive"
 )
 
@@ -70,9 +71,23 @@ func parked(id, kind string, headers amqp.Table) amqp.Publishing {
 	return amqp.Publishing{MessageId: id, Type: kind, Headers: all, Body: []byte(id), DeliveryMode: amqp.Persistent}
 }
 
+func (x *bench) address() access.Broker { return access.Broker{URLs: []string{x.url}} }
+
+// parkedByBroker is a message that a broker has moved, after it had waited in a delay
+// queue before it came to the queue it died in.
+func parkedByBroker(queue string) amqp.Publishing {
+	return amqp.Publishing{MessageId: "x", Body: []byte("x"), Headers: amqp.Table{
+		"x-death": []any{
+			amqp.Table{"queue": queue, "reason": "delivery_limit", "count": int64(1)},
+			amqp.Table{"queue": "harebus.delay.q.5", "reason": "expired", "count": int64(1)},
+		},
+		"x-first-death-queue": "harebus.delay.q.5", "x-first-death-reason": "expired",
+	}}
+}
+
 func (x *bench) run(t *testing.T, change func(*redrive.Options)) (redrive.Report, []redrive.Item, error) {
 	t.Helper()
-	o := redrive.Options{URL: x.url, Queue: "error", HeaderPrefix: "PikaBus.", Timeout: 5 * time.Second}
+	o := redrive.Options{Broker: x.address(), Queue: "error", HeaderPrefix: "PikaBus.", Timeout: 5 * time.Second}
 	if change != nil {
 		change(&o)
 	}
@@ -142,6 +157,7 @@ func TestMovesBackAsItWas(t *testing.T) {
 		t.Fatalf("%d messages in the source queue", len(moved))
 	}
 	want := msg
+	want.Expiration = "" // what is moved must not vanish for being late
 	want.Headers = maps.Clone(msg.Headers)
 	for _, gone := range []string{
 		"PikaBus.SourceQueue", "PikaBus.ErrorRetries", "PikaBus.ErrorDetails", "PikaBus.DeferredTime",
@@ -276,7 +292,8 @@ func TestLeaves(t *testing.T) {
 		reason string
 	}{
 		{"no-source", amqp.Publishing{MessageId: "x", Body: []byte("x")}, "does not say where it came from"},
-		{"dead-lettered", amqp.Publishing{Body: []byte("x"), Headers: amqp.Table{"x-first-death-queue": "orders"}}, `from "orders"`},
+		{"deferred-here", parkedByBroker("harebus.delay.q"), "is a delay queue"},
+		{"died-here", parkedByBroker("error"), "error queue itself"},
 		{"source-gone", parked("x", "", amqp.Table{"PikaBus.SourceQueue": "gone"}), `there is no queue "gone"`},
 		{"source-is-a-number", parked("x", "", amqp.Table{"PikaBus.SourceQueue": int32(7)}), "not text"},
 		{"source-of-the-broker", parked("x", "", amqp.Table{"PikaBus.SourceQueue": "amq.gen-x"}), "belong to the broker"},
@@ -341,7 +358,7 @@ func TestNothingIsLost(t *testing.T) {
 		{"confirm-swallowed", brokertest.Fault{On: "basic.ack", From: brokertest.FromBroker, Do: brokertest.Drop}, "a b", "a"},
 		{"before-ack", brokertest.Fault{On: "basic.ack", Do: brokertest.CutBefore}, "a b", "a"},
 		{"after-ack", brokertest.Fault{On: "basic.ack", Do: brokertest.CutAfter}, "b", "a"},
-		{"before-get", brokertest.Fault{On: "basic.get", Do: brokertest.CutBefore, Nth: 2}, "b", "a"},
+		{"second-delivery", brokertest.Fault{On: "basic.deliver", From: brokertest.FromBroker, Do: brokertest.CutBefore, Nth: 2}, "a b", ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
@@ -385,7 +402,7 @@ func TestLeavesNewcomers(t *testing.T) {
 	x := newBench(t)
 	x.park(t, "error", parked("a", "", nil))
 	var added bool
-	o := redrive.Options{URL: x.url, Queue: "error", HeaderPrefix: "PikaBus.", Timeout: 5 * time.Second}
+	o := redrive.Options{Broker: x.address(), Queue: "error", HeaderPrefix: "PikaBus.", Timeout: 5 * time.Second}
 	report, err := redrive.Run(t.Context(), o, func(redrive.Item) {
 		if !added {
 			added = true
@@ -406,16 +423,112 @@ func TestCannotBegin(t *testing.T) {
 		change func(*redrive.Options)
 		want   string
 	}{
-		{"address", func(o *redrive.Options) { o.URL = "amqp://u:secret@[::1/" }, "not of the form"},
-		{"password", func(o *redrive.Options) { o.URL = strings.Replace(o.URL, ":guest@", ":secret@", 1) }, "403"},
+		{"address", func(o *redrive.Options) { o.Broker.URLs[0] = "amqp://u:secret@[::1/" }, "not of the form"},
+		{"password", func(o *redrive.Options) {
+			o.Broker.URLs[0] = strings.Replace(o.Broker.URLs[0], ":guest@", ":secret@", 1)
+		}, "403"},
 		{"queue", func(o *redrive.Options) { o.Queue = "none" }, "404"},
-		{"nobody-there", func(o *redrive.Options) { o.URL = "amqp://127.0.0.1:1/" }, "refused"},
+		{"nobody-there", func(o *redrive.Options) {
+			o.Broker.URLs[0], o.Timeout = "amqp://127.0.0.1:1/", 300*time.Millisecond
+		}, "gave up after 300ms: connect: dial tcp 127.0.0.1:1: connect: connection refused"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			_, _, err := x.run(t, test.change)
 			if err == nil || !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), "secret") {
 				t.Errorf("error %v, want %q in it and no password", err, test.want)
 			}
+		})
+	}
+}
+
+// TestUserID: the broker refuses a user id that is not the login's. It is left out.
+func TestUserID(t *testing.T) {
+	t.Parallel()
+	x := newBench(t)
+	for _, user := range []string{"guest", "somebody"} {
+		msg := parked(user, "", nil)
+		msg.UserId = "guest" // the only one that the broker takes from this test
+		x.park(t, "error", msg)
+	}
+	report, items, err := x.run(t, nil)
+	if err != nil || report.Moved != 2 || x.broker.Messages("orders")[0].UserId != "guest" {
+		t.Errorf("own user id: report %+v, items %+v, error %v", report, items, err)
+	}
+}
+
+// TestParkedByTheBroker: a message without a SourceQueue goes back to where it died last,
+// not to a queue that it waited in before.
+func TestParkedByTheBroker(t *testing.T) {
+	t.Parallel()
+	x := newBench(t)
+	x.park(t, "error", parkedByBroker("orders"))
+	x.park(t, "error", amqp.Publishing{
+		MessageId: "y", Body: []byte("y"), Headers: amqp.Table{"x-first-death-queue": "orders", "x-first-death-reason": "rejected"},
+	})
+	report, items, err := x.run(t, nil)
+	if err != nil || report != (redrive.Report{Moved: 2}) || items[0].To != "orders" || items[0].Source != "orders" {
+		t.Fatalf("report %+v, items %+v, error %v", report, items, err)
+	}
+	if items[0].Failure != "the broker moved it here: delivery_limit" || items[1].Failure != "the broker moved it here: rejected" {
+		t.Errorf("failures %q and %q", items[0].Failure, items[1].Failure)
+	}
+	x.expect(t, "orders", "x y")
+	if h := x.broker.Messages("orders")[0].Headers; len(h) > 0 {
+		t.Errorf("headers %v", h)
+	}
+}
+
+// TestMoreThanOneConsumerHolds: what is kept does not hinder the rest.
+func TestMoreThanOneConsumerHolds(t *testing.T) {
+	t.Parallel()
+	x := newBench(t)
+	for _, id := range []string{"a", "b", "c", "d", "e"} {
+		x.park(t, "error", parked(id, map[bool]string{true: "Move", false: "Keep"}[id == "e"], nil))
+	}
+	report, items, err := x.run(t, func(o *redrive.Options) { o.Match, o.Window = "Move", 2 })
+	if err != nil || report != (redrive.Report{Moved: 1, Unmatched: 4}) {
+		t.Fatalf("report %+v, items %+v, error %v", report, items, err)
+	}
+	x.expect(t, "error", "a b c d")
+	x.expect(t, "orders", "e")
+}
+
+// TestSomebodyElseTakes: messages that were ready and are gone end the run without an error.
+func TestSomebodyElseTakes(t *testing.T) {
+	t.Parallel()
+	x := newBench(t)
+	x.park(t, "error", parked("a", "", nil))
+	x.park(t, "error", parked("b", "", nil))
+	purge := x.broker.Inject(brokertest.Fault{On: "basic.consume", Do: brokertest.Hold, Match: byRedrive})
+	go func() {
+		if purge.WaitFired(t.Context(), 1) == nil {
+			_, _ = x.ch.QueuePurge("error", false)
+			purge.Release()
+		}
+	}()
+	report, items, err := x.run(t, nil)
+	if err != nil || report != (redrive.Report{}) {
+		t.Fatalf("report %+v, items %+v, error %v", report, items, err)
+	}
+}
+
+// TestCutWhileItBegins: what waiting can cure is waited out.
+func TestCutWhileItBegins(t *testing.T) {
+	t.Parallel()
+	for _, method := range []string{"connection.open", "channel.open", "queue.declare", "basic.qos", "basic.consume"} {
+		t.Run(method, func(t *testing.T) {
+			t.Parallel()
+			x := newBench(t)
+			x.park(t, "error", parked("a", "", nil))
+			x.broker.Inject(brokertest.Fault{On: method, Do: brokertest.CutBefore, Times: 2, Match: byRedrive})
+			var waited []string
+			report, items, err := x.run(t, func(o *redrive.Options) {
+				o.Broker.Waiting = func(reason error) { waited = append(waited, reason.Error()) }
+			})
+			if err != nil || report.Moved != 1 || len(waited) != 2 {
+				t.Fatalf("report %+v, items %+v, error %v, waited for %q", report, items, err, waited)
+			}
+			x.expect(t, "orders", "a")
 		})
 	}
 }

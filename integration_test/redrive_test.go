@@ -1,0 +1,116 @@
+package integration_test
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/harebus/harebus/internal/access"
+	"github.com/harebus/harebus/internal/redrive"
+)
+
+// redrives returns a function that runs redrive on a queue and returns the ids it has reported, in order.
+func (p *place) redrives(queue string) func(change func(*redrive.Options)) ([]string, redrive.Report) {
+	return func(change func(*redrive.Options)) (ids []string, report redrive.Report) {
+		p.Helper()
+		o := redrive.Options{
+			Broker: access.Broker{URLs: []string{p.url}}, Queue: queue, HeaderPrefix: "PikaBus.", Timeout: patience,
+		}
+		if change != nil {
+			change(&o)
+		}
+		report, err := redrive.Run(p.within(2*patience), o, func(i redrive.Item) { ids = append(ids, i.ID) })
+		p.try(err)
+		return ids, report
+	}
+}
+
+// However often somebody looks at an error queue, or at a part of it, its messages stay, and in their order: in a queue,
+// too, that RabbitMQ 4 would take them out of at the twenty-first delivery.
+func TestLookingKeepsTheOrder(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		queueType     string
+		looks, window int
+	}{
+		"quorum": {"quorum", 30, 0}, "classic": {"classic", 5, 0},
+		"more than one consumer holds": {"quorum", 9, 200},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := shared(t)
+			b, queue := p.broker(), p.queue("parked")
+			b.declareQueue(queue, amqp.Table{"x-queue-type": test.queueType})
+			var want []string
+			var parked []amqp.Publishing
+			for i := range 450 {
+				want = append(want, fmt.Sprint(i))
+				parked = append(parked, amqp.Publishing{
+					MessageId: fmt.Sprint(i), DeliveryMode: amqp.Persistent,
+					Headers: amqp.Table{"PikaBus.SourceQueue": "orders"},
+				})
+			}
+			b.publishAll(queue, parked)
+			look := p.redrives(queue)
+			for i := range test.looks {
+				ids, _ := look(func(o *redrive.Options) {
+					o.DryRun, o.Window = true, test.window
+					if i%3 == 2 { // a part of it
+						o.Count = 10
+					}
+				})
+				p.eventually(patience, func() error { // what it held is back
+					q, err := b.look(queue)
+					if err == nil && q.Messages != len(want) {
+						err = fmt.Errorf("%d messages are ready", q.Messages)
+					}
+					return err
+				})
+				if expected := want[:len(ids)]; !slices.Equal(ids, expected) || len(ids) != 10 && len(ids) != len(want) {
+					t.Fatalf("look %d found %d messages, the first %v", i+1, len(ids), ids[:min(len(ids), 10)])
+				}
+			}
+		})
+	}
+}
+
+// A message that the broker has parked, because it was delivered too often, says only in the broker's own headers
+// where that was. It goes back there, and not to the queue in which it waited before.
+func TestRedriveOfWhatTheBrokerParked(t *testing.T) {
+	t.Parallel()
+	p := shared(t)
+	b, orders, parked, waiting := p.broker(), p.queue("orders"), p.queue("parked"), p.queue("waiting")
+	b.declareQueue(parked, nil)
+	b.declareQueue(orders, amqp.Table{
+		"x-queue-type": "quorum", "x-delivery-limit": int32(1), "x-dead-letter-exchange": "", "x-dead-letter-routing-key": parked,
+	})
+	b.declareQueue(waiting, amqp.Table{
+		"x-message-ttl": int32(1), "x-dead-letter-exchange": "", "x-dead-letter-routing-key": orders,
+	})
+	b.publish("", waiting, amqp.Publishing{MessageId: "m", DeliveryMode: amqp.Persistent, Body: []byte("1")})
+	for range 2 { // RabbitMQ 4.3 does not count what a consumer gives back itself
+		b.must(func(ch *amqp.Channel) error {
+			deliveries, err := ch.Consume(orders, "", false, false, false, false, nil)
+			if err == nil {
+				<-deliveries
+			}
+			return err
+		})
+	}
+	p.eventually(patience, func() error {
+		q, err := b.look(parked)
+		if err == nil && q.Messages != 1 {
+			err = fmt.Errorf("the broker has parked %d messages", q.Messages)
+		}
+		return err
+	})
+	ids, report := p.redrives(parked)(nil)
+	if !slices.Equal(ids, []string{"m"}) || report != (redrive.Report{Moved: 1}) {
+		t.Fatalf("redrive says %v of %v", report, ids)
+	}
+	if d := b.take(orders, 1)[0]; d.MessageId != "m" || d.Headers["x-death"] != nil {
+		t.Errorf("back is %q with x-death %v", d.MessageId, d.Headers["x-death"])
+	}
+}
