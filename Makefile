@@ -8,8 +8,10 @@ TIMEOUT ?= 15m
 FUZZTIME ?= 10s
 # Simulated schedules of faults in `make proof`.
 SCHEDULES ?= 2000
-# The suites of Debian whose RabbitMQ `make test-all` runs on besides the installed one: 4.0 and the newest.
-SUITES ?= trixie
+# The suites of Debian whose RabbitMQ `make test-all` runs on besides the installed one: 4.0 and the newest, now 4.3.
+SUITES ?= trixie sid
+# The suite whose RabbitMQ `make proof` runs on; empty means the installed one.
+SUITE ?=
 export HAREBUS_REQUIRE_BROKER ?= 1
 
 .PHONY: proof proof-simulated proof-real proof-network test test-installed test-suite test-all race vet lint fmt tidy fuzz bench broker help
@@ -65,7 +67,8 @@ proof-simulated: # the part of the proof in virtual time, and the proof that it 
 	go test -count=1 $(TESTFLAGS) -timeout 20m ./internal/proof -schedules $(SCHEDULES) -mutations
 
 proof-real: broker # the part of the proof on real brokers; RUN is a pattern of tests
-	cd integration_test && go test -count=1 -v -timeout 30m -run '$(RUN)' ./proof
+	HAREBUS_RABBITMQ_ROOT="$(if $(SUITE),$$(scripts/rabbitmq-root $(SUITE)),$$HAREBUS_RABBITMQ_ROOT)" && export HAREBUS_RABBITMQ_ROOT && \
+		cd integration_test && go test -count=1 -v -timeout 30m -run '$(RUN)' ./proof
 
 proof-network: broker ## the proof on a cluster in network namespaces: partitions, cuts, lost packets (root, iproute2, iptables)
 	@command -v iptables >/dev/null && command -v ip >/dev/null || apt-get install -y iproute2 iptables

@@ -179,7 +179,7 @@ func (c *crash) listen() *listen {
 	out, in, err := os.Pipe()
 	c.try(err)
 	c.Cleanup(func() { _ = out.Close() })
-	cmd := exec.Command(command, "listen", "-url", c.assignment.URL, "-error-queue", c.errorQueue(),
+	cmd := exec.Command(command, "listen", "-take", "-url", c.assignment.URL, "-error-queue", c.errorQueue(),
 		"-concurrency", strconv.Itoa(listenAtOnce), c.assignment.Name)
 	cmd.Stdout = in
 	l := &listen{launch(c.T, cmd), bufio.NewReader(out)}
