@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"reflect"
 	"time"
+
+	"go.uber.org/zap"
 )
 
 // HandlerFunc handles one message. What it returns is the instruction: nil
@@ -58,13 +61,16 @@ type handler struct {
 	run         HandlerFunc
 }
 
-// Handle registers a handler for the messages of one type on s, before Start.
+// Handle registers a handler for the messages of one type on s: before Start, or
+// later for messages that come from then on.
 // The wire name is that of T's MessageType method, or [WithMessageType]'s: a
 // name derived from Go would change when the code is renamed. The body is
 // decoded by the codec of its content type; one that cannot be decoded is parked
 // at once. [Incoming] gives the handler the rest of the message.
 //
-// Faults, such as a second handler for a type, are reported by Start.
+// Faults, such as a second handler for a type, are reported by Start; those of a
+// handler registered after Start by the log and by [Setup.Ready], and that handler
+// is not used.
 func Handle[T any](s *Setup, fn func(ctx context.Context, bus *Bus, message T) error, opts ...HandlerOption) {
 	h := &handler{timeout: max(s.cfg.Consume.HandlerTimeout, 0)}
 	err := errors.New("the type has no wire name; give it a method MessageType() string, or pass WithMessageType")
@@ -101,16 +107,33 @@ func (s *Setup) HandleMessage(messageType string, fn HandlerFunc, opts ...Handle
 	s.addHandler(h, nil)
 }
 
+// addHandler registers a handler, or notes why that is not possible. Once the service
+// runs, a fault is no concern of the next Start.
 func (s *Setup) addHandler(h *handler, err error) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	if err = s.register(h, err); err == nil {
+		s.mu.Unlock()
+		return
+	}
+	started := s.started
+	if started {
+		s.late = append(s.late, err)
+	} else {
+		s.faults = append(s.faults, err)
+	}
+	s.mu.Unlock()
+	if started {
+		s.log.Error("cannot register a handler", zap.Error(err))
+	}
+}
+
+// register is called with s.mu held.
+func (s *Setup) register(h *handler, err error) error {
 	switch {
 	case err != nil:
-	case s.started:
-		err = fmt.Errorf("handler of %q: registered after Start", h.messageType)
 	case h.run == nil:
 		err = fmt.Errorf("handler of %q is nil", h.messageType)
-	case s.handlers[h.messageType] != nil:
+	case (*s.handlers.Load())[h.messageType] != nil:
 		err = fmt.Errorf("handler of %q: there is one already", h.messageType)
 	case h.timeout < 0:
 		err = fmt.Errorf("handler of %q: timeout %v is negative", h.messageType, h.timeout)
@@ -122,19 +145,21 @@ func (s *Setup) addHandler(h *handler, err error) {
 			s.retries.Store(max(s.retries.Load(), int64(h.retry.most())))
 		}
 		h.origin = s.cfg.Queue + "\x00" + h.messageType
-		s.handlers[h.messageType] = h
-		return
+		all := maps.Clone(*s.handlers.Load())
+		all[h.messageType] = h
+		s.handlers.Store(&all)
 	}
-	s.faults = append(s.faults, err)
+	return err
 }
 
 // handlerFor finds the handler of a message, by a look-up and nothing else:
 // type names come from the network.
 func (s *Setup) handlerFor(m *Message) (*handler, error) {
-	if h, ok := s.handlers[m.Type]; ok && m.Type != AnyType {
+	handlers := *s.handlers.Load()
+	if h, ok := handlers[m.Type]; ok && m.Type != AnyType {
 		return h, nil
 	}
-	if h, ok := s.handlers[AnyType]; ok {
+	if h, ok := handlers[AnyType]; ok {
 		return h, nil
 	}
 	if m.Type == NoType {

@@ -363,28 +363,6 @@ func TestRegistrationFaults(t *testing.T) {
 	})
 }
 
-// TestLateRegistration: a handler that comes after Start is a fault of the next
-// one, and changes nothing until then.
-func TestLateRegistration(t *testing.T) {
-	bubble(t, func(t *testing.T, r *rig) {
-		s := r.handling(r.config("orders"), func(context.Context, *harebus.Bus, order) error { return nil })
-		harebus.Handle(s, func(context.Context, *harebus.Bus, answer) error {
-			t.Error("called")
-			return nil
-		})
-		if err := s.Bus().Send(r.ctx, "orders", answer{1}); err != nil {
-			t.Fatal(err)
-		}
-		contains(t, r.details(), "unknown-type")
-		if err := s.Stop(r.ctx); err != nil {
-			t.Fatal(err)
-		}
-		if err := s.Start(r.ctx); err == nil || !strings.Contains(err.Error(), "after Start") {
-			t.Errorf("got %v", err)
-		}
-	})
-}
-
 // TestReplies: address, correlation, and what the policy is asked.
 func TestReplies(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {

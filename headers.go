@@ -31,6 +31,9 @@ const (
 	// HeaderLeftOut names the headers that a copy of a failed message had no room
 	// for. It is ours, as Hops is.
 	HeaderLeftOut = "LeftOut"
+	// HeaderParking marks a failed message that waits until the error queue takes
+	// messages again. It is ours, as Hops is, and not on messages in the error queue.
+	HeaderParking = "Parking"
 )
 
 // Intent says how a message was meant.
@@ -48,7 +51,7 @@ const (
 // stamping a message concatenates nothing.
 type headerNames struct {
 	messageID, correlationID, timeSent, replyTo, originatingAddress, intent, messageType,
-	contentType, contentEncoding, deferredTime, errorRetries, errorDetails, sourceQueue, hops, firstFailed, leftOut string
+	contentType, contentEncoding, deferredTime, errorRetries, errorDetails, sourceQueue, hops, firstFailed, leftOut, parking string
 }
 
 func newHeaderNames(prefix string) headerNames {
@@ -69,6 +72,7 @@ func newHeaderNames(prefix string) headerNames {
 		hops:               prefix + HeaderHops,
 		firstFailed:        prefix + HeaderFirstFailed,
 		leftOut:            prefix + HeaderLeftOut,
+		parking:            prefix + HeaderParking,
 	}
 }
 

@@ -3,6 +3,7 @@ package harebus
 import (
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // Live returns nil until the setup is stopped. Trouble with the broker is no
@@ -26,6 +27,7 @@ func (s *Setup) Live() error {
 func (s *Setup) Ready() error {
 	s.mu.Lock()
 	e, started, stopping, stopped := s.eng, s.started, s.stopping != nil, s.stopped
+	late := slices.Clone(s.late)
 	s.mu.Unlock()
 	switch {
 	case stopping:
@@ -41,6 +43,10 @@ func (s *Setup) Ready() error {
 	if started {
 		if err := s.undeclared(); err != nil {
 			faults = append(faults, fmt.Errorf("the broker refuses to declare what may be missing: %w", err))
+		}
+		faults = append(faults, late...)
+		if err := s.parking.trouble(); err != nil {
+			faults = append(faults, err)
 		}
 		if err := e.stuck(); err != nil {
 			faults = append(faults, err)

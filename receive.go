@@ -59,6 +59,9 @@ func (c *consumer) handleDelivery(r *receipt) bool {
 	if wait := time.Until(r.message.DeferredUntil); wait > 0 && !r.message.DeferredUntil.IsZero() {
 		return r.postpone()
 	}
+	if r.marked() {
+		return r.parkNow()
+	}
 	err := r.choose()
 	if err == nil {
 		err = r.handle(r.handler)
@@ -98,6 +101,9 @@ func (r *receipt) read() error {
 	m := r.message
 	if err != nil {
 		return err
+	}
+	if r.marked() {
+		return nil
 	}
 	if r.failures, err = s.failuresOf(m); err != nil {
 		return err
@@ -278,19 +284,6 @@ func (r *receipt) retry(cause *failure, decision Decision) bool {
 	return true
 }
 
-// park moves the message to the error queue.
-func (r *receipt) park(cause *failure) bool {
-	s := r.setup
-	out := r.copyFor(OpPark, s.cfg.ErrorQueue.Name, cause)
-	if !r.resend(out, cause) {
-		return false
-	}
-	s.counters.parked.Add(1)
-	r.consumer.log.Error("message moved to the error queue",
-		append(r.fields(), zap.String("error_queue", s.cfg.ErrorQueue.Name), zap.Error(cause))...)
-	return true
-}
-
 // postpone puts a message that has come before its time where it can wait: a
 // PikaBus service sends deferred messages at once and has the receiver wait.
 func (r *receipt) postpone() bool {
@@ -321,22 +314,30 @@ func (r *receipt) resend(out *outgoing, cause error) bool {
 		if err == nil || try == tries || ctx.Err() != nil || !r.connected() {
 			break
 		}
-		r.consumer.log.Error("cannot "+out.op.String()+" a message; trying again", append(r.fields(), zap.Error(err))...)
-		if out.op == OpPark {
-			err = errors.Join(err, s.restoreErrorQueue(ctx, r.feed.session))
-		}
+		r.complain("cannot "+out.op.String()+" a message; trying again", err)
 		if !sleep(r.consumer.soft, next(pauses)) {
 			break
 		}
 	}
 	end(err)
 	if err != nil {
-		r.consumer.log.Error("cannot "+out.op.String()+" a message; it goes back to its queue", append(r.fields(), zap.Error(err))...)
+		r.complain("cannot "+out.op.String()+" a message; it goes back to its queue", err)
 		// Not at once: the broker would deliver it again at once.
 		sleep(r.consumer.soft, next(pauses))
 		return false
 	}
 	return true
+}
+
+// complain logs an error that many messages may have at once, and that may last, with
+// no more than a line in a while.
+func (r *receipt) complain(text string, err error) {
+	now := time.Now().UnixNano()
+	last := r.setup.complained.Load()
+	if now-last < int64(quiet) || !r.setup.complained.CompareAndSwap(last, now) {
+		return
+	}
+	r.consumer.log.Error(text, append(r.fields(), zap.Error(err))...)
 }
 
 // fields identify the message in a log. They hold nothing of the body.
@@ -346,11 +347,4 @@ func (r *receipt) fields() []zap.Field {
 		zap.String("message_type", r.message.Type),
 		zap.Int("attempt", r.message.Attempt),
 	}
-}
-
-func (s *Setup) restoreErrorQueue(ctx context.Context, on *session) error {
-	if s.cfg.Declare == CheckOnly {
-		return nil
-	}
-	return s.declareErrorQueue(ctx, on)
 }

@@ -171,7 +171,7 @@ func (d *dialect) nameLeftOut(headers amqp.Table, all string) {
 // expendable lists the headers that a failed message can do without, in the
 // order in which it should.
 func (d *dialect) expendable(headers amqp.Table) []string {
-	needed := []string{d.names.messageID, d.names.errorRetries, d.names.sourceQueue, d.names.deferredTime, d.names.firstFailed, d.names.leftOut}
+	needed := []string{d.names.messageID, d.names.errorRetries, d.names.sourceQueue, d.names.deferredTime, d.names.firstFailed, d.names.leftOut, d.names.parking}
 	keys := make([]string, 0, len(headers))
 	for key, value := range headers {
 		text, isText := value.(string)

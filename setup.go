@@ -27,13 +27,21 @@ type Setup struct {
 	retries   atomic.Int64 // the largest number among the retry policies
 
 	declares declares
+	parking  parking
+	// complained is when it was last logged that a message cannot be sent on, in
+	// nanoseconds.
+	complained atomic.Int64
 
 	// latestFrameMax is the frame_max of the latest connection; 0 before the first.
 	latestFrameMax atomic.Int64
 
+	// handlers is replaced, with mu held, and never changed: messages are looked up
+	// without a lock.
+	handlers atomic.Pointer[map[string]*handler]
+
 	mu       sync.Mutex // guards what follows
-	handlers map[string]*handler
-	faults   []error // of registrations, for Start to report
+	faults   []error    // of registrations, for Start to report
+	late     []error    // of registrations after Start, for Ready
 	subs     []string
 	eng      *engine // what runs; nil before the first use and after Stop
 	started  bool
@@ -79,11 +87,11 @@ func New(cfg Config) (*Setup, error) {
 		sendChain: chainSend(cfg.SendMiddleware),
 		trace:     tracer{cfg.Tracer, safeLogger(cfg.Logger)},
 		log:       safeLogger(cfg.Logger),
-		handlers:  map[string]*handler{},
 		subs:      slices.Clone(cfg.Subscriptions),
 		declares:  declares{turn: make(chan struct{}, 1)},
 	}
 	s.retries.Store(int64(cfg.Retry.most()))
+	s.handlers.Store(&map[string]*handler{})
 	s.dialer = &dialer{cfg: &s.cfg, addresses: addresses}
 	return s, nil
 }
@@ -172,11 +180,11 @@ func (s *Setup) begin(ctx context.Context) (*engine, error) {
 		return nil, ErrStarted
 	case len(s.faults) > 0:
 		return nil, errors.Join(s.faults...)
-	case len(s.handlers) == 0:
+	case len(*s.handlers.Load()) == 0:
 		return nil, errors.New("no handler is registered; use Handle or HandleMessage")
 	}
 	e := s.makeEngine()
-	s.started, s.stopped = true, false
+	s.started, s.stopped, s.late = true, false, nil
 	handling, abandon := context.WithCancelCause(context.WithoutCancel(ctx))
 	e.abandon = abandon
 	serving, halt := context.WithCancel(handling)

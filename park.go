@@ -1,0 +1,158 @@
+package harebus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+const (
+	// parkingPause is how long a message waits in a delay at least when the error
+	// queue does not take it, and longestParking at most: the longer the trouble,
+	// the longer.
+	parkingPause, longestParking = 30 * time.Second, 5 * time.Minute
+	// quiet is for how long a trouble that goes on is not logged again.
+	quiet = 15 * time.Second
+)
+
+// parking is what is known about the error queue.
+type parking struct {
+	mu    sync.Mutex // guards what follows
+	err   error      // why nothing can be parked; nil while it can
+	since time.Time  // when that began
+	probe time.Time  // nobody tries before then
+	said  time.Time  // the last line in the log
+	count int        // messages put off since
+}
+
+// closed says whether it is known that parking is not possible now.
+func (p *parking) closed() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.err != nil && time.Now().Before(p.probe)
+}
+
+// open notes that the error queue takes messages.
+func (p *parking) open() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.err, p.count = nil, 0
+}
+
+// close notes why it does not.
+func (p *parking) close(err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.err == nil {
+		p.since = time.Now()
+	}
+	p.err, p.probe = err, time.Now().Add(quiet)
+}
+
+// putOff counts a message that has to wait, and says for how long, and whether
+// that is worth a line in the log.
+func (p *parking) putOff() (wait time.Duration, count int, say bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.count++
+	if say = time.Since(p.said) > quiet; say {
+		p.said = time.Now()
+	}
+	return min(max(parkingPause, time.Since(p.since)), longestParking), p.count, say
+}
+
+// trouble is why nothing can be parked, for Ready.
+func (p *parking) trouble() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.err == nil {
+		return nil
+	}
+	return fmt.Errorf("no message can be parked since %s; those that should be wait in a delay: %w", p.since.Format(time.RFC3339), p.err)
+}
+
+// park moves the message to the error queue.
+func (r *receipt) park(cause *failure) bool {
+	return r.bury(r.copyFor(OpPark, r.setup.cfg.ErrorQueue.Name, cause), cause)
+}
+
+// parkNow moves a message to the error queue that could not be moved there when it had
+// failed. No handler sees it again.
+func (r *receipt) parkNow() bool {
+	out := r.copyOf(OpPark, r.setup.cfg.ErrorQueue.Name)
+	delete(out.msg.Headers, r.setup.dialect.names.parking)
+	return r.bury(out, errors.New(r.message.ErrorDetails))
+}
+
+// bury publishes a copy to the error queue. While that takes nothing – its node is
+// down, it is full, or it is missing and cannot be declared – the copy waits in a
+// delay: a delivery that is held would keep others from being handled.
+func (r *receipt) bury(out *outgoing, cause error) bool {
+	s := r.setup
+	if !s.parking.closed() {
+		err := r.tryParking(out, cause)
+		if err == nil {
+			s.parking.open()
+			s.counters.parked.Add(1)
+			r.consumer.log.Error("message moved to the error queue",
+				append(r.fields(), zap.String("error_queue", s.cfg.ErrorQueue.Name), zap.Error(cause))...)
+			return true
+		}
+		if r.consumer.hard.Err() != nil || !r.connected() {
+			return false
+		}
+		s.parking.close(err)
+	}
+	return r.putOff(out, cause)
+}
+
+// putOff sends the copy into a delay. It comes back marked, and is parked then.
+func (r *receipt) putOff(out *outgoing, cause error) bool {
+	s := r.setup
+	wait, count, say := s.parking.putOff()
+	if say {
+		r.consumer.log.Error("the error queue takes no messages; they wait in a delay and will be parked later",
+			append(r.fields(), zap.Int("put_off", count), zap.Error(s.parking.trouble()), zap.NamedError("failure", cause))...)
+	}
+	out.op, out.key, out.single, out.viaDefault = OpDefer, s.cfg.Queue, false, true
+	out.due = time.Now().Add(wait)
+	out.msg.Headers[s.dialect.names.parking] = true
+	out.msg.Headers[s.dialect.names.deferredTime] = s.dialect.time(out.due)
+	return r.resend(out, cause)
+}
+
+// tryParking publishes the copy, and once more if the error queue could be declared
+// again.
+func (r *receipt) tryParking(out *outgoing, cause error) (err error) {
+	s := r.setup
+	ctx, end := s.trace.start(r.consumer.hard, TraceEvent{Operation: OpPark, Incoming: r.message, Exchange: out.exchange, RoutingKey: out.key, Err: cause})
+	defer func() { end(err) }()
+	eng, err := s.engine()
+	if err != nil {
+		return err
+	}
+	if err = eng.publisher.publish(ctx, out); err == nil || ctx.Err() != nil || !r.connected() {
+		return err
+	}
+	if restored := s.restoreErrorQueue(ctx, r.feed.session); restored != nil {
+		return errors.Join(err, restored)
+	}
+	return eng.publisher.publish(ctx, out)
+}
+
+func (s *Setup) restoreErrorQueue(ctx context.Context, on *session) error {
+	if s.cfg.Declare == CheckOnly {
+		return nil
+	}
+	return s.declareErrorQueue(ctx, on)
+}
+
+// marked says whether the message has come back to be parked.
+func (r *receipt) marked() bool {
+	_, ok := r.message.Headers[r.setup.dialect.names.parking]
+	return ok
+}
