@@ -126,7 +126,15 @@ func (s *sender) emit(ctx context.Context, op Operation, key string, message any
 }
 
 func (s *sender) dispatch(ctx context.Context, op Operation, exchange, key string, message any, delay time.Duration, o *sendOptions) error {
-	out, err := s.compose(ctx, op, exchange, key, message, o)
+	var out *outgoing
+	// Codecs, middleware and the methods of the message are foreign code.
+	err := guard(func() (err error) {
+		out, err = s.compose(ctx, op, exchange, key, message, o)
+		return err
+	})
+	if p, ok := err.(*PanicError); ok { //nolint:errorlint // guard returns it as it is
+		err = refuse(op.String(), "a %T: %w", message, p)
+	}
 	if err != nil {
 		return err
 	}

@@ -111,6 +111,9 @@ type Config struct {
 	// message is parked as a loop. Default: 32.
 	MaxHops int
 
+	// Receive sees every message before its handler is chosen, and may make one of
+	// another bus understood. Default: none.
+	Receive ReceiveFunc
 	// Middleware is wrapped around every handler, the first one outermost.
 	Middleware []Middleware
 	// SendMiddleware is wrapped around every message on its way out.

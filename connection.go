@@ -147,7 +147,9 @@ func (d *dialer) open(ctx context.Context, uri amqp.URI) (net.Conn, error) {
 		cfg.ServerName = uri.Host
 	}
 	secure := tls.Client(raw, cfg)
-	if err := secure.HandshakeContext(ctx); err != nil {
+	// The functions in cfg are foreign code.
+	_, err = apart(ctx, func() (struct{}, error) { return struct{}{}, secure.HandshakeContext(ctx) })
+	if err != nil {
 		_ = raw.Close()
 		return nil, err
 	}
@@ -167,11 +169,14 @@ func (d *dialer) authentication(ctx context.Context, uri amqp.URI) ([]amqp.Authe
 	case d.cfg.ExternalAuth:
 		return []amqp.Authentication{&amqp.ExternalAuth{}}, nil
 	case d.cfg.Credentials != nil:
-		username, password, err := d.cfg.Credentials(ctx)
+		login, err := apart(ctx, func() (*amqp.PlainAuth, error) {
+			username, password, err := d.cfg.Credentials(ctx)
+			return &amqp.PlainAuth{Username: username, Password: password}, err
+		})
 		if err != nil {
 			return nil, fmt.Errorf("fetch credentials: %w", err)
 		}
-		return []amqp.Authentication{&amqp.PlainAuth{Username: username, Password: password}}, nil
+		return []amqp.Authentication{login}, nil
 	case d.cfg.Username != "":
 		return []amqp.Authentication{&amqp.PlainAuth{Username: d.cfg.Username, Password: d.cfg.Password}}, nil
 	default:

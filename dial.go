@@ -2,6 +2,7 @@ package harebus
 
 import (
 	"context"
+	"errors"
 	"net"
 )
 
@@ -15,14 +16,21 @@ func dialWithin(ctx context.Context, dial func(network, address string) (net.Con
 	}
 	dialed := make(chan outcome)
 	go func() { // ends when dial does
-		conn, err := dial("tcp", address)
-		select {
-		case dialed <- outcome{conn, err}:
-		case <-ctx.Done():
-			if err == nil {
-				_ = conn.Close()
+		var conn net.Conn
+		conclude(func() (err error) {
+			if conn, err = dial("tcp", address); err == nil && conn == nil {
+				err = errors.New("Config.Dial returned neither a connection nor an error")
 			}
-		}
+			return err
+		}, func(err error) {
+			select {
+			case dialed <- outcome{conn, err}:
+			case <-ctx.Done():
+				if err == nil {
+					_ = conn.Close()
+				}
+			}
+		})
 	}()
 	select {
 	case d := <-dialed:

@@ -70,8 +70,7 @@ func ExampleRetryConfig() {
 	// {"ID":3} parked: no such account
 }
 
-// An ErrorHandler replaces the rules altogether. It decides; the bus carries it
-// out.
+// An ErrorHandler has the last word. It is given what the retry policy proposes.
 func ExampleErrorHandler() {
 	broker := brokertest.New()
 	defer broker.Close()
@@ -80,15 +79,16 @@ func ExampleErrorHandler() {
 
 	setup, err := harebus.New(harebus.Config{
 		Dial: broker.Dial, Queue: "orders",
-		ErrorHandler: func(m *harebus.Message, err error, proposed harebus.Decision) harebus.Decision {
-			switch {
-			case errors.Is(err, errOutdated):
+		Retry: harebus.RetryConfig{
+			MaxRetries: 1,
+			BackOff:    func() backoff.BackOff { return backoff.NewConstantBackOff(10 * time.Millisecond) },
+		},
+		ErrorHandler: func(_ *harebus.Message, err error, proposed harebus.Decision) harebus.Decision {
+			if errors.Is(err, errOutdated) {
 				return harebus.Discard()
-			case m.Attempt < 2:
-				return harebus.RetryIn(10 * time.Millisecond)
-			default:
-				return harebus.Park()
 			}
+			fmt.Println("proposed:", proposed)
+			return proposed
 		},
 	})
 	if err != nil {
@@ -116,5 +116,7 @@ func ExampleErrorHandler() {
 	stats := setup.Stats()
 	fmt.Printf("failed %d, retried %d, discarded %d, parked %d\n", stats.Failed, stats.Retried, stats.Discarded, stats.Parked)
 	// Output:
+	// proposed: retry in 10ms
+	// proposed: park
 	// failed 3, retried 1, discarded 1, parked 1
 }

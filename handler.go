@@ -51,6 +51,13 @@ func WithTimeout(d time.Duration) HandlerOption {
 	return func(h *handler) { h.timeout = d }
 }
 
+// WithRetry replaces Config.Retry for one handler. A zero field means what
+// Config.Retry says. Messages whose handler is not known, because they are of an
+// unknown type or cannot be read, stay with Config.Retry.
+func WithRetry(policy RetryConfig) HandlerOption {
+	return func(h *handler) { h.retry = &policy }
+}
+
 // handler is a registered handler.
 type handler struct {
 	messageType string
@@ -59,6 +66,7 @@ type handler struct {
 	retry       *RetryConfig // nil: the setup's
 	origin      string       // its part of derived ids
 	run         HandlerFunc
+	givenUp     func(context.Context, *Bus, *Message, error) error // nil: nothing
 }
 
 // Handle registers a handler for the messages of one type on s: before Start, or
@@ -78,9 +86,7 @@ func Handle[T any](s *Setup, fn func(ctx context.Context, bus *Bus, message T) e
 		h.messageType, err = messageType(named)
 		h.named = err == nil
 	}
-	for _, opt := range opts {
-		opt(h)
-	}
+	h.apply(opts)
 	if !h.named {
 		s.addHandler(nil, fmt.Errorf("handler of %v: %w", reflect.TypeFor[T](), err))
 		return
@@ -101,15 +107,44 @@ func Handle[T any](s *Setup, fn func(ctx context.Context, bus *Bus, message T) e
 // one wire name, [NoType] or [AnyType].
 func (s *Setup) HandleMessage(messageType string, fn HandlerFunc, opts ...HandlerOption) {
 	h := &handler{messageType: messageType, named: true, timeout: max(s.cfg.Consume.HandlerTimeout, 0), run: fn}
-	for _, opt := range opts {
-		opt(h)
-	}
+	h.apply(opts)
 	s.addHandler(h, nil)
+}
+
+func (h *handler) apply(opts []HandlerOption) {
+	for _, opt := range opts {
+		if opt != nil {
+			opt(h)
+		}
+	}
+}
+
+// complete wraps the handler in the middleware and fills in its retry policy.
+func (h *handler) complete(cfg *Config) error {
+	if h.run == nil {
+		return fmt.Errorf("handler of %s is nil", quote(h.messageType))
+	}
+	var err error
+	if h.run, err = chain(cfg.Middleware, h.run); err != nil {
+		return fmt.Errorf("handler of %s: %w", quote(h.messageType), err)
+	}
+	if h.retry != nil {
+		policy := h.retry.withDefaults(cfg.Retry)
+		h.retry = &policy
+		err = errors.Join(policy.validate("WithRetry")...)
+	}
+	if err != nil {
+		return fmt.Errorf("handler of %s: %w", quote(h.messageType), err)
+	}
+	return nil
 }
 
 // addHandler registers a handler, or notes why that is not possible. Once the service
 // runs, a fault is no concern of the next Start.
 func (s *Setup) addHandler(h *handler, err error) {
+	if err == nil {
+		err = h.complete(&s.cfg) // which calls foreign code, so without the lock
+	}
 	s.mu.Lock()
 	if err = s.register(h, err); err == nil {
 		s.mu.Unlock()
@@ -131,8 +166,6 @@ func (s *Setup) addHandler(h *handler, err error) {
 func (s *Setup) register(h *handler, err error) error {
 	switch {
 	case err != nil:
-	case h.run == nil:
-		err = fmt.Errorf("handler of %q is nil", h.messageType)
 	case (*s.handlers.Load())[h.messageType] != nil:
 		err = fmt.Errorf("handler of %q: there is one already", h.messageType)
 	case h.timeout < 0:
@@ -140,7 +173,6 @@ func (s *Setup) register(h *handler, err error) error {
 	case len(h.messageType) > maxShortString:
 		err = fmt.Errorf("handler of %s: the name is longer than %d bytes", quote(h.messageType), maxShortString)
 	default:
-		h.run = chain(s.cfg.Middleware, h.run)
 		if h.retry != nil {
 			s.retries.Store(max(s.retries.Load(), int64(h.retry.most())))
 		}

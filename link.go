@@ -176,7 +176,7 @@ func (l *link) run() {
 }
 
 func (l *link) connect() (*session, error) {
-	ctx, end := l.trace.start(l.ctx, TraceEvent{Operation: OpConnect, Connection: l.name})
+	ctx, end := l.trace.startApart(l.ctx, TraceEvent{Operation: OpConnect, Connection: l.name})
 	s, err := l.dialer.dial(ctx, l.name)
 	end(err)
 	if err != nil {

@@ -2,6 +2,7 @@ package harebus
 
 import (
 	"context"
+	"fmt"
 	"slices"
 )
 
@@ -19,11 +20,28 @@ type SendFunc func(ctx context.Context, m *Outgoing) error
 // Retries and parked copies do not pass through it.
 type SendMiddleware func(next SendFunc) SendFunc
 
-func chain(middleware []Middleware, h HandlerFunc) HandlerFunc {
-	for _, m := range slices.Backward(middleware) {
-		h = m(h)
+// chain wraps a handler in middleware, the first one outermost.
+func chain(middleware []Middleware, h HandlerFunc) (HandlerFunc, error) {
+	return wrap("Middleware", middleware, h)
+}
+
+// chainSend makes one function of the send middleware.
+func chainSend(middleware []SendMiddleware) (SendFunc, error) {
+	return wrap("SendMiddleware", middleware, func(context.Context, *Outgoing) error { return nil })
+}
+
+func wrap[F HandlerFunc | SendFunc, M ~func(F) F](name string, middleware []M, inner F) (F, error) {
+	for i, m := range slices.Backward(middleware) {
+		outer, err := apart(context.Background(), func() (F, error) { return m(inner), nil })
+		if err != nil {
+			return nil, fmt.Errorf("%s[%d]: %w", name, i, err)
+		}
+		if outer == nil {
+			return nil, fmt.Errorf("%s[%d] returned nil", name, i)
+		}
+		inner = outer
 	}
-	return h
+	return inner, nil
 }
 
 func (s *Setup) runSendMiddleware(ctx context.Context, m *Outgoing) error {
@@ -31,12 +49,4 @@ func (s *Setup) runSendMiddleware(ctx context.Context, m *Outgoing) error {
 		m.Headers = map[string]any{}
 	}
 	return s.sendChain(ctx, m)
-}
-
-func chainSend(middleware []SendMiddleware) SendFunc {
-	send := func(context.Context, *Outgoing) error { return nil }
-	for _, m := range slices.Backward(middleware) {
-		send = m(send)
-	}
-	return send
 }

@@ -30,7 +30,9 @@ func newSendOptions(opts []SendOption) sendOptions {
 	}
 	var o sendOptions
 	for _, opt := range opts {
-		opt(&o)
+		if opt != nil {
+			opt(&o)
+		}
 	}
 	return o
 }

@@ -77,7 +77,7 @@ func (p *parking) trouble() error {
 
 // park moves the message to the error queue.
 func (r *receipt) park(cause *failure) bool {
-	return r.bury(r.copyFor(OpPark, r.setup.cfg.ErrorQueue.Name, cause), cause)
+	return r.giveUp(cause) && r.bury(r.copyFor(OpPark, r.setup.cfg.ErrorQueue.Name, cause), cause)
 }
 
 // parkNow moves a message to the error queue that could not be moved there when it had

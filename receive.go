@@ -122,6 +122,9 @@ func (r *receipt) read() error {
 
 // choose finds the handler and says whether its retry policy has come to its end.
 func (r *receipt) choose() error {
+	if err := r.translate(); err != nil {
+		return err
+	}
 	h, err := r.setup.handlerFor(r.message)
 	if err != nil {
 		return err
@@ -302,7 +305,7 @@ func (r *receipt) postpone() bool {
 func (r *receipt) resend(out *outgoing, cause error) bool {
 	const tries = 5
 	s := r.setup
-	ctx, end := s.trace.start(r.consumer.hard, TraceEvent{Operation: out.op, Incoming: r.message, Exchange: out.exchange, RoutingKey: out.key, Err: cause})
+	ctx, end := s.trace.startApart(r.consumer.hard, TraceEvent{Operation: out.op, Incoming: r.message, Exchange: out.exchange, RoutingKey: out.key, Err: cause})
 	eng, err := s.engine()
 	if err != nil {
 		end(err)

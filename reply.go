@@ -37,5 +37,5 @@ func (c *Config) allowReply(m *Message) error {
 	if c.ReplyPolicy == nil {
 		return nil
 	}
-	return c.ReplyPolicy(m)
+	return guard(func() error { return c.ReplyPolicy(m) })
 }

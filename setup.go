@@ -80,11 +80,18 @@ func New(cfg Config) (*Setup, error) {
 	if err != nil {
 		return nil, fmt.Errorf("harebus: new setup: %w", err)
 	}
+	registry, codecsErr := apart(context.Background(), func() (*codecs, error) {
+		return newCodecs(cfg.Codecs, cfg.TypeCodecs), nil
+	})
+	sendChain, err := chainSend(cfg.SendMiddleware)
+	if err = errors.Join(codecsErr, err); err != nil {
+		return nil, fmt.Errorf("harebus: new setup: %w", err)
+	}
 	s := &Setup{
 		cfg:       cfg,
-		codecs:    newCodecs(cfg.Codecs, cfg.TypeCodecs),
+		codecs:    registry,
 		dialect:   dialect{cfg.HeaderPrefix, newHeaderNames(cfg.HeaderPrefix), cfg.TimeFormat},
-		sendChain: chainSend(cfg.SendMiddleware),
+		sendChain: sendChain,
 		trace:     tracer{cfg.Tracer, safeLogger(cfg.Logger)},
 		log:       safeLogger(cfg.Logger),
 		subs:      slices.Clone(cfg.Subscriptions),

@@ -100,3 +100,28 @@ func (t tracer) start(ctx context.Context, e TraceEvent) (context.Context, func(
 		}
 	}
 }
+
+// startApart is start for a goroutine that the Tracer must not end.
+func (t tracer) startApart(ctx context.Context, e TraceEvent) (context.Context, func(error)) {
+	type started struct {
+		ctx context.Context
+		end func(error)
+	}
+	if t.Tracer == nil {
+		return ctx, noEnd
+	}
+	s, err := apart(context.Background(), func() (started, error) {
+		ctx, end := t.start(ctx, e)
+		return started{ctx, end}, nil
+	})
+	if err != nil {
+		t.log.Error("Tracer.TraceStart failed", zap.Stringer("operation", e.Operation), zap.Error(err))
+		return ctx, noEnd
+	}
+	return s.ctx, func(err error) {
+		_, err = apart(context.Background(), func() (struct{}, error) { s.end(err); return struct{}{}, nil })
+		if err != nil {
+			t.log.Error("Tracer.TraceEnd failed", zap.Stringer("operation", e.Operation), zap.Error(err))
+		}
+	}
+}

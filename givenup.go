@@ -1,0 +1,67 @@
+package harebus
+
+import (
+	"context"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// WithGivenUp calls fn when a message of the handler is about to be moved to the
+// error queue, with the error of the last attempt: to report the failure to whoever
+// waits for the result, for example.
+//
+// What fn sends through bus leaves before the message is parked, and the message is
+// parked also when fn fails, panics, or takes longer than the handler may (5 minutes
+// if the handler has no timeout): that is logged, and what fn sent is discarded. A
+// crash in between repeats both, with the same message ids. It is not called for a
+// message that no handler was chosen for, nor when an [ErrorHandler] discards it.
+func WithGivenUp(fn func(ctx context.Context, bus *Bus, m *Message, err error) error) HandlerOption {
+	return func(h *handler) { h.givenUp = fn }
+}
+
+// giveUp lets the handler's function for given up messages send what it wants to. It
+// returns false when nothing can be sent now, so that the message must come again.
+func (r *receipt) giveUp(cause *failure) bool {
+	if r.handler == nil || r.handler.givenUp == nil {
+		return true
+	}
+	err := r.runGivenUp(cause)
+	switch {
+	case err == nil:
+		return true
+	case r.consumer.hard.Err() != nil || !r.connected():
+		return false
+	default:
+		r.consumer.log.Error("the function of WithGivenUp failed; parking the message without what it sent",
+			append(r.fields(), zap.Error(err))...)
+		return true
+	}
+}
+
+func (r *receipt) runGivenUp(cause *failure) error {
+	const long = 5 * time.Minute
+	h, timeout := r.handler, r.handler.timeout
+	if timeout <= 0 {
+		timeout = long
+	}
+	ctx, cancel := context.WithTimeoutCause(r.consumer.hard, timeout, handlerTimeout(timeout))
+	defer cancel()
+	scope := &scope{incoming: r.message, origin: h.origin + "\x00given up"}
+	bus := &Bus{sender{r.setup, scope}}
+	_, err := apart(ctx, func() (struct{}, error) {
+		return struct{}{}, h.givenUp(handling(ctx, bus), bus, r.message, cause.shown())
+	})
+	outs, ended := scope.end()
+	switch {
+	case err != nil:
+		return failed(r.consumer.hard, err)
+	case ended != nil || len(outs) == 0:
+		return ended
+	}
+	eng, err := r.setup.engine()
+	if err != nil {
+		return err
+	}
+	return eng.commit(ctx, outs)
+}
