@@ -72,3 +72,28 @@ func TestSoakReportsALoss(t *testing.T) {
 		t.Errorf("exit %d, want %d and NOLOSS\n%s\n%s", code, exitFailed, stdout, stderr)
 	}
 }
+
+// TestSoakOutlastsCuts: connections that are cut while the command looks, reads what is left
+// or cleans up do not end it.
+func TestSoakOutlastsCuts(t *testing.T) {
+	t.Parallel()
+	broker := brokertest.New()
+	defer broker.Close()
+	bySoak := func(f brokertest.Frame) bool { return f.Connection == "harebus soak" }
+	cuts := map[string]*brokertest.Injection{}
+	for _, method := range []string{"exchange.declare", "basic.get", "queue.delete"} {
+		cuts[method] = broker.Inject(brokertest.Fault{On: method, Do: brokertest.CutBefore, Match: bySoak})
+	}
+	code, stdout, stderr := soak(t, broker)
+	if code != exitOK || !strings.Contains(stdout, `"lost":0`) {
+		t.Errorf("exit %d\n%s\n%s", code, stdout, stderr)
+	}
+	for method, cut := range cuts {
+		if cut.Fired() != 1 {
+			t.Errorf("no connection was cut at %s", method)
+		}
+	}
+	if queues := broker.Queues(); len(queues) > 0 {
+		t.Errorf("left behind: %v", queues)
+	}
+}

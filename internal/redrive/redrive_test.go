@@ -26,7 +26,7 @@ type bench struct {
 
 func newBench(t *testing.T) *bench {
 	t.Helper()
-	b := brokertest.New(brokertest.WithLog(t.Logf))
+	b := brokertest.New(brokertest.WithLog(t.Logf), brokertest.WithUser("operator", "pw"))
 	t.Cleanup(b.Close)
 	addr, err := b.Listen("127.0.0.1:0")
 	if err != nil {
@@ -445,14 +445,22 @@ func TestCannotBegin(t *testing.T) {
 func TestUserID(t *testing.T) {
 	t.Parallel()
 	x := newBench(t)
-	for _, user := range []string{"guest", "somebody"} {
-		msg := parked(user, "", nil)
-		msg.UserId = "guest" // the only one that the broker takes from this test
-		x.park(t, "error", msg)
+	msg := parked("a", "", nil)
+	msg.UserId = "guest" // as whoever parks it here
+	x.park(t, "error", msg)
+	x.park(t, "error", msg)
+	_, items, err := x.run(t, func(o *redrive.Options) { o.Count = 1 })
+	if err != nil || x.broker.Messages("orders")[0].UserId != "guest" {
+		t.Errorf("own user id: items %+v, error %v", items, err)
 	}
-	report, items, err := x.run(t, nil)
-	if err != nil || report.Moved != 2 || x.broker.Messages("orders")[0].UserId != "guest" {
-		t.Errorf("own user id: report %+v, items %+v, error %v", report, items, err)
+	report, items, err := x.run(t, func(o *redrive.Options) {
+		o.Broker.URLs[0] = strings.Replace(o.Broker.URLs[0], "guest:guest", "operator:pw", 1)
+	})
+	if err != nil || report.Moved != 1 {
+		t.Fatalf("foreign user id: report %+v, items %+v, error %v", report, items, err)
+	}
+	if id := x.broker.Messages("orders")[1].UserId; id != "" {
+		t.Errorf("the user id is %q", id)
 	}
 }
 
