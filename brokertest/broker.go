@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -24,6 +25,8 @@ var ErrRefused = errors.New("brokertest: connection refused")
 type Broker struct {
 	cfg config
 	wg  sync.WaitGroup // readers, writers and accept loops
+
+	frozen atomic.Pointer[freeze] // nil unless it is frozen; changed under mu
 
 	mu        sync.Mutex // guards everything below: one lock, one total order
 	closed    bool
@@ -164,6 +167,7 @@ func (b *Broker) Close() {
 	b.mu.Lock()
 	if !b.closed {
 		b.closed = true
+		b.thaw()
 		for _, l := range b.listeners {
 			_ = l.Close() // it was open: nothing to report
 		}
@@ -181,8 +185,8 @@ func (b *Broker) Close() {
 func (b *Broker) tick() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.closed {
-		return
+	if b.closed || b.frozen.Load() != nil {
+		return // thaw does it
 	}
 	b.clock.due(time.Now())
 	b.settle()

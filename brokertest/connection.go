@@ -76,19 +76,26 @@ func (b *Broker) serve(conn net.Conn) {
 	}
 	c.pipe, _ = conn.(*pipeConn)
 	b.conns = append(b.conns, c)
-	c.deadline = b.clock.after(handshakeTimeout, func() {
-		b.logf("connection %d: handshake timed out", c.id)
-		c.terminate()
-	})
+	c.awaitHandshake()
 	b.wg.Add(2)
 	go c.read()
 	go c.write()
 }
 
+// awaitHandshake gives the client the time of a handshake, from now on.
+func (c *connection) awaitHandshake() {
+	b := c.broker
+	b.clock.cancel(c.deadline)
+	c.deadline = b.clock.after(handshakeTimeout, func() {
+		b.logf("connection %d: handshake timed out", c.id)
+		c.terminate()
+	})
+}
+
 // write drains the outbox, then closes the transport.
 func (c *connection) write() {
 	defer c.broker.wg.Done()
-	err := c.out.write(c.conn, c.broker.cfg.writeTimeout, c.drained)
+	err := c.out.write(thawedWriter{c}, c.drained)
 	c.out.kill()
 	if cerr := c.conn.Close(); err == nil {
 		err = cerr
@@ -124,6 +131,7 @@ func (c *connection) read() {
 	b := c.broker
 	defer b.wg.Done()
 	err := c.readFrames(bufio.NewReaderSize(c.conn, 32<<10))
+	b.waitThaw()
 	b.locked(func() {
 		if err != nil && c.state < connClosing && !errors.Is(err, net.ErrClosed) {
 			b.logf("connection %d: lost: %v", c.id, err)
@@ -145,6 +153,7 @@ func (c *connection) readFrames(r *bufio.Reader) error {
 		c.linger()
 		return errors.New("bad protocol header")
 	}
+	c.broker.waitThaw()
 	c.broker.locked(func() {
 		c.handled += int64(len(head))
 		c.start()
@@ -156,6 +165,7 @@ func (c *connection) readFrames(r *bufio.Reader) error {
 			return err
 		}
 		var done bool
+		c.broker.waitThaw()
 		c.broker.locked(func() {
 			if fault != nil {
 				c.fail(fault)

@@ -64,8 +64,8 @@
 //
 // # What goes wrong on request
 //
-// Restart, Refuse, CutConnections, CloseConnections, Block, CancelConsumers and
-// DeleteQueue are outages. Inject makes a rule about one method: cut the
+// Restart, Refuse, Freeze, CutConnections, CloseConnections, Block,
+// CancelConsumers and DeleteQueue are outages. Inject makes a rule about one method: cut the
 // connection before or after the nth, drop, hold, delay, nack, return or poison
 // it, or answer it with an error. The same seed makes the same choices.
 //

@@ -1,9 +1,8 @@
 package brokertest
 
 import (
-	"net"
+	"io"
 	"sync"
-	"time"
 )
 
 // outbox holds the bytes a connection has still to send. The broker appends to
@@ -94,12 +93,11 @@ func (o *outbox) sent() {
 
 const (
 	outboxKeep = 256 << 10 // the largest buffer kept for reuse
-	outboxStep = 64 << 10  // what one write deadline is given for
+	outboxStep = 64 << 10  // what one write is given
 )
 
-// write sends the outbox's bytes until it ends or the transport fails. A
-// transport that takes nothing for timeout has failed.
-func (o *outbox) write(conn net.Conn, timeout time.Duration, drained func()) error {
+// write sends the outbox's bytes until it ends or the transport fails.
+func (o *outbox) write(conn io.Writer, drained func()) error {
 	var spare []byte
 	for {
 		p, ok := o.next(spare)
@@ -108,9 +106,6 @@ func (o *outbox) write(conn net.Conn, timeout time.Duration, drained func()) err
 		}
 		for rest := p; len(rest) > 0; {
 			n := min(len(rest), outboxStep)
-			if err := conn.SetWriteDeadline(time.Now().Add(timeout)); err != nil {
-				return err
-			}
 			if _, err := conn.Write(rest[:n]); err != nil {
 				return err
 			}
