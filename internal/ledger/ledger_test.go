@@ -70,6 +70,21 @@ func TestVerdictNamesTheBrokenPromise(t *testing.T) {
 		"never sent": {
 			events: []ledger.Event{at(2, ledger.Event{Op: ledger.Effect, ID: "ghost"})}, broken: []ledger.Invariant{ledger.NoPhantom},
 		},
+		"parked, and no handler has begun it": {
+			events: sent("bad", at(2, ledger.Event{Op: ledger.Parked, ID: "bad"})),
+			want:   ledger.Expect{Fails: failing, Innocent: true}, broken: []ledger.Invariant{ledger.Innocent},
+		},
+		"parked after an attempt": {
+			events: sent("bad", at(2, ledger.Event{Op: ledger.Recv, ID: "bad", Attempt: 1}), at(3, ledger.Event{Op: ledger.Parked, ID: "bad"})),
+			want:   ledger.Expect{Fails: failing, Innocent: true},
+		},
+		"more copies than a nack may make": {
+			events: []ledger.Event{
+				at(0, ledger.Event{Op: ledger.SendInvoke, ID: "a"}), at(1, ledger.Event{Op: ledger.SendUnknown, ID: "a"}),
+				at(2, ledger.Event{Op: ledger.Effect, ID: "a"}), at(3, ledger.Event{Op: ledger.Effect, ID: "a"}), at(4, ledger.Event{Op: ledger.Drained, ID: "a"}),
+			},
+			want: ledger.Expect{MaxCopies: 2}, broken: []ledger.Invariant{ledger.Copies},
+		},
 		"body changed": {
 			events: sent("a", at(2, ledger.Event{Op: ledger.Recv, ID: "a", Sum: "other"}), at(3, ledger.Event{Op: ledger.Effect, ID: "a"})),
 			broken: []ledger.Invariant{ledger.NoPhantom},

@@ -20,6 +20,10 @@ const (
 	HonestFail Invariant = "HONESTFAIL"
 	// Account: the error queue holds what was meant to fail, and nothing else.
 	Account Invariant = "ACCOUNT"
+	// Innocent: what no handler has begun is not in the error queue.
+	Innocent Invariant = "INNOCENT"
+	// Copies: one send makes no more than a few copies.
+	Copies Invariant = "COPIES"
 	// DupMark: a duplicate has a reason that the guarantees name.
 	DupMark Invariant = "DUPMARK"
 	// Order: first effects of a producer's key come in its order.
@@ -49,6 +53,10 @@ type Expect struct {
 	Ordered bool
 	// MaxAttempts is the most attempts of one publication; 0 is not checked.
 	MaxAttempts int
+	// Innocent checks Innocent; not for runs with messages that no handler may see.
+	Innocent bool
+	// MaxCopies is the most copies of one message; 0 is not checked.
+	MaxCopies int
 	// Late is by how much a deferred message may be late; 0 is not checked.
 	Late time.Duration
 	// Slack is by how much clocks may differ for Timer and Retry.
@@ -176,6 +184,12 @@ func (b *Book) check(m *entry, want *Expect) []Violation {
 		broken(Account, "parked, but it was not meant to fail")
 	} else if fails && m.ok > 0 && m.parked == 0 {
 		broken(Account, "meant to fail, but not parked")
+	}
+	if want.Innocent && m.parked > 0 && len(m.received) == 0 {
+		broken(Innocent, "parked, but no handler has begun it")
+	}
+	if n := m.copies(); want.MaxCopies > 0 && n > want.MaxCopies {
+		broken(Copies, "%d copies, at most %d are allowed", n, want.MaxCopies)
 	}
 	if m.copies() > 1 && !b.explained(m) {
 		broken(DupMark, "%d copies without a reason", m.copies())

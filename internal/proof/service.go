@@ -64,7 +64,8 @@ type Service struct {
 	attempts      int
 	pause         time.Duration // the least before a second attempt
 	linger        time.Duration
-	gate          func(Work)    // called when a handler begins
+	gate          func(Work) // called when a handler begins
+	trace         func(harebus.Operation)
 	republished   atomic.Uint64 // as last seen
 	children      sync.Map      // incoming id → child id, between effect and commit
 }
@@ -77,12 +78,14 @@ type Options struct {
 	Linger time.Duration
 	// Gate, if any, is called when a handler begins.
 	Gate func(Work)
+	// Trace, if any, is called by the service's tracer, and may panic.
+	Trace func(harebus.Operation)
 }
 
 // NewService makes a service of cfg, which must set Queue, ErrorQueue.Name and
 // Retry.MaxRetries.
 func NewService(cfg harebus.Config, book *ledger.Book, o Options) (*Service, error) {
-	s := &Service{Book: book, queue: cfg.Queue, errors: cfg.ErrorQueue.Name, attempts: cfg.Retry.MaxRetries + 1, pause: o.Pause, linger: o.Linger, gate: o.Gate}
+	s := &Service{Book: book, queue: cfg.Queue, errors: cfg.ErrorQueue.Name, attempts: cfg.Retry.MaxRetries + 1, pause: o.Pause, linger: o.Linger, gate: o.Gate, trace: o.Trace}
 	cfg.Tracer = observer{s}
 	var err error
 	if s.Setup, err = harebus.New(cfg); err != nil {
@@ -115,7 +118,10 @@ func (s *Service) handleWork(ctx context.Context, bus *harebus.Bus, w Work) erro
 		if w.Seq%4 == 0 {
 			return errLong
 		}
-		return s.failAfterSending(ctx, bus, w)
+		if err := s.sendInVain(ctx, bus, w); err != nil {
+			return err
+		}
+		return misbehave(w.Seq)
 	}
 	if w.Kind == Parent {
 		if err := s.sendChildren(ctx, bus, w); err != nil {
@@ -126,16 +132,12 @@ func (s *Service) handleWork(ctx context.Context, bus *harebus.Bus, w Work) erro
 	return nil
 }
 
-// failAfterSending sends a message that must never leave, because the handler
-// then fails.
-func (s *Service) failAfterSending(ctx context.Context, bus *harebus.Bus, w Work) error {
+// sendInVain sends a message that must never leave, because the handler then fails.
+func (s *Service) sendInVain(ctx context.Context, bus *harebus.Bus, w Work) error {
 	lost := discardedChildOf(w.ID)
 	s.Book.Record(ledger.Event{Op: ledger.SendInvoke, ID: lost, Parent: w.ID})
 	s.Book.Record(ledger.Event{Op: ledger.Discard, ID: lost})
-	if err := bus.Send(ctx, s.queue, Child{lost}); err != nil {
-		return err
-	}
-	return errMeant
+	return bus.Send(ctx, s.queue, Child{lost})
 }
 
 // sendChildren sends one child, and another in a transaction that is rolled back.
@@ -255,16 +257,24 @@ func (o observer) TraceStart(ctx context.Context, e harebus.TraceEvent) context.
 	if e.Operation == harebus.OpConnect {
 		o.s.Book.Record(ledger.Event{Op: ledger.Crash, Err: "connect " + e.Connection})
 	}
+	o.s.traced(e.Operation)
 	return ctx
 }
 
 func (o observer) TraceEnd(_ context.Context, e harebus.TraceEvent, err error) {
+	defer o.s.traced(e.Operation)
 	if e.Operation != harebus.OpHandle {
 		return
 	}
 	child, ok := o.s.children.LoadAndDelete(e.Incoming.ID)
 	if ok && err == nil {
 		o.s.Book.Record(ledger.Event{Op: ledger.SendOK, ID: child.(string)}) //nolint:forcetypeassert // only strings are stored
+	}
+}
+
+func (s *Service) traced(op harebus.Operation) {
+	if s.trace != nil {
+		s.trace(op)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -171,11 +172,14 @@ func (s *simulation) look(t *testing.T) {
 }
 
 type simulation struct {
+	t       *testing.T
 	rng     *rand.Rand
 	seed    uint64
 	broker  *brokertest.Broker
 	service *proof.Service
 	faults  []string
+
+	observed atomic.Int64 // operations
 }
 
 func newSimulation(t *testing.T, seed uint64, loud bool, changes ...func(*harebus.Config)) *simulation {
@@ -186,7 +190,10 @@ func newSimulation(t *testing.T, seed uint64, loud bool, changes ...func(*harebu
 			t.Logf(time.Now().Format("05.000000 ")+format, args...)
 		}))
 	}
-	s := &simulation{rng: rand.New(rand.NewPCG(seed, 1)), seed: seed, broker: brokertest.New(opts...)} //nolint:gosec // repeatable on purpose
+	if seed%5 == 0 {
+		opts = append(opts, brokertest.WithFrameMax(8192), brokertest.WithChannelMax(8))
+	}
+	s := &simulation{t: t, rng: rand.New(rand.NewPCG(seed, 1)), seed: seed, broker: brokertest.New(opts...)} //nolint:gosec // repeatable on purpose
 	cfg := harebus.Config{
 		URL: s.broker.URL(), Dial: s.broker.Dial, Queue: "proof",
 		ErrorQueue: harebus.ErrorQueueConfig{Name: "proof.error"},
@@ -196,17 +203,27 @@ func newSimulation(t *testing.T, seed uint64, loud bool, changes ...func(*harebu
 			return backoff.NewConstantBackOff(time.Second)
 		}},
 	}
+	if seed%2 == 0 {
+		cfg.Connect.Heartbeat = 5 * time.Second // a frozen broker is noticed
+	}
 	for _, change := range changes {
 		change(&cfg)
 	}
 	var err error
 	s.service, err = proof.NewService(cfg, ledger.NewBook(), proof.Options{Pause: time.Second, Linger: 3 * time.Minute, Gate: func(w proof.Work) {
 		time.Sleep(time.Duration(10+w.Seq%3*150) * time.Millisecond) // virtual: some handlers outlive a reconnect
-	}})
+	}, Trace: s.observe})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return s
+}
+
+// observe is a tracer that panics now and then.
+func (s *simulation) observe(harebus.Operation) {
+	if s.observed.Add(1)%17 == 0 {
+		panic("the tracer panics")
+	}
 }
 
 func (s *simulation) start(t *testing.T) {
@@ -235,7 +252,9 @@ func (s *simulation) run(t *testing.T) *ledger.Verdict {
 	producers.Wait()
 	<-done
 	s.checkLiveness(t)
-	return s.finish(t, s.service.Expect())
+	expect := s.service.Expect()
+	expect.Innocent = true
+	return s.finish(t, expect)
 }
 
 // finish waits for quiet, stops the service, drains and judges.
@@ -315,6 +334,21 @@ func (s *simulation) inject(f brokertest.Fault) {
 	injection.Release()
 }
 
+// refuse has the broker refuse methods, until the function it returns is called.
+func (s *simulation) refuse(match func(brokertest.Frame) bool, methods ...string) func() {
+	var injections []*brokertest.Injection
+	for _, m := range methods {
+		injections = append(injections, s.broker.Inject(brokertest.Fault{
+			On: m, Do: brokertest.Raise, Code: 403, Text: "ACCESS_REFUSED", Times: -1, Match: match,
+		}))
+	}
+	return func() {
+		for _, i := range injections {
+			i.Remove()
+		}
+	}
+}
+
 var faults = []struct {
 	name   string
 	happen func(s *simulation)
@@ -336,6 +370,37 @@ var faults = []struct {
 		s.broker.Block("memory")
 		s.pause(40 * time.Second)
 		s.broker.Unblock()
+	}},
+	{"freeze", func(s *simulation) {
+		s.broker.Freeze(time.Minute)
+		s.pause(2 * time.Minute)
+	}},
+	{"restart the service by the dozen", func(s *simulation) {
+		for range 12 + s.rng.IntN(20) {
+			s.pause(500 * time.Millisecond)
+			if err := s.service.Setup.Stop(s.t.Context()); err != nil {
+				s.t.Errorf("LIVENESS: stop: %v", err)
+			}
+			if err := s.service.Setup.Start(s.t.Context()); err != nil {
+				s.t.Errorf("LIVENESS: start: %v", err)
+			}
+		}
+	}},
+	{"refuse a subscription", func(s *simulation) {
+		refused := s.refuse(func(f brokertest.Frame) bool { return f.RoutingKey == "secret.#" }, "queue.bind")
+		if err := s.service.Setup.Subscribe(s.t.Context(), "secret.#"); err == nil {
+			s.t.Error("HONESTFAIL: a subscription that the broker refuses returned nil")
+		}
+		s.pause(3 * time.Minute)
+		refused()
+	}},
+	{"revoke rights", func(s *simulation) {
+		refused := s.refuse(nil, "queue.declare", "queue.bind", "exchange.declare")
+		if s.rng.IntN(2) == 0 {
+			s.broker.CutConnections()
+		}
+		s.pause(3 * time.Minute)
+		refused()
 	}},
 	{"cancel consumers", func(s *simulation) { _ = s.broker.CancelConsumers("proof") }},
 	{"cut before publish", func(s *simulation) { s.inject(brokertest.Fault{On: "basic.publish", Do: brokertest.CutBefore}) }},

@@ -1,0 +1,33 @@
+package proof
+
+import "runtime"
+
+// misbehave fails in one of the ways of foreign code: mostly with an error, sometimes
+// by a panic, by ending the goroutine, or with an error that cannot be used.
+func misbehave(n int) error {
+	switch n % 16 {
+	case 1:
+		runtime.Goexit()
+	case 5:
+		panic("meant to fail")
+	case 9:
+		return hostileError{}
+	case 13:
+		var none *typedNil
+		return none
+	}
+	return errMeant
+}
+
+// hostileError is an error whose methods all panic.
+type hostileError struct{}
+
+func (hostileError) Error() string   { panic("Error panics") }
+func (hostileError) Is(error) bool   { panic("Is panics") }
+func (hostileError) As(any) bool     { panic("As panics") }
+func (hostileError) Unwrap() []error { panic("Unwrap panics") }
+
+// typedNil is the error of a function that returns a nil pointer as an error.
+type typedNil struct{ text string }
+
+func (e *typedNil) Error() string { return e.text }
