@@ -109,6 +109,29 @@ func (u *subscription) renew(all []amqp.Delivery) []amqp.Delivery {
 	return rest
 }
 
+// renew is for a message that failed and can be neither retried nor parked at the
+// moment, because a declaration is refused, say. It goes back to its queue; when the
+// broker has counted so many deliveries that going back more often would use up the
+// limit, it is put there anew. True means that the delivery can be acknowledged.
+func (r *receipt) renew() bool {
+	s := r.setup
+	if !wornOut(r.delivery, s.cfg.deliveryLimit()) {
+		return false
+	}
+	eng, err := s.engine()
+	if err != nil {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(r.consumer.hard, lastGrace)
+	defer cancel()
+	if err := eng.publisher.publish(ctx, s.renewed(r.delivery)); err != nil {
+		r.consumer.log.Warn("cannot put a message into its queue anew, for which it has been delivered too often; giving it back",
+			append(r.fields(), zap.Error(err))...)
+		return false
+	}
+	return true
+}
+
 // wornOut says whether the broker has counted half of the deliveries that a message
 // may have. One with a user id is renewed only when it has none left: a copy would
 // lose the id, which is the sender's.

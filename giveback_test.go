@@ -2,6 +2,7 @@ package harebus_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -233,5 +234,38 @@ func TestAcksInOrder(t *testing.T) {
 		}
 		close(first)
 		r.quiet()
+	})
+}
+
+// TestRetryRefusedForLong: while the delay queues cannot be declared, a failed message goes back to its queue again
+// and again. That uses up nothing: it is retried once it can be.
+func TestRetryRefusedForLong(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		s := r.setup(r.config("orders"))
+		var attempts []int
+		harebus.Handle(s, func(ctx context.Context, _ *harebus.Bus, _ order) error {
+			attempts = append(attempts, harebus.Incoming(ctx).Attempt)
+			if harebus.Incoming(ctx).Attempt == 1 {
+				return errors.New("boom")
+			}
+			return nil
+		})
+		r.start(s)
+		refused := r.broker.Inject(brokertest.Fault{
+			On: "queue.declare", Do: brokertest.Raise, Code: 403, Text: "ACCESS_REFUSED", Times: -1,
+			Match: func(f brokertest.Frame) bool { return f.Queue != "orders" && f.Queue != "error" },
+		})
+		if err := s.Bus().Send(r.ctx, "orders", order{1}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(5 * time.Minute) // virtual
+		if len(attempts) <= 22 {
+			t.Fatalf("only %d attempts: the limit was not reached", len(attempts))
+		}
+		refused.Remove()
+		r.quiet()
+		if last := attempts[len(attempts)-1]; last != 2 {
+			t.Errorf("the last attempt was %d", last)
+		}
 	})
 }

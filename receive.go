@@ -327,7 +327,7 @@ func (r *receipt) resend(out *outgoing, cause error) bool {
 		r.complain("cannot "+out.op.String()+" a message; it goes back to its queue", err)
 		// Not at once: the broker would deliver it again at once.
 		sleep(r.consumer.soft, next(pauses))
-		return false
+		return r.renew()
 	}
 	return true
 }
