@@ -91,6 +91,16 @@ var mutants = []mutant.Mutant{
 		Breaks: "ORDER",
 	},
 	{
+		Name: "let stops use up the deliveries", File: "giveback.go",
+		Old: "return count >= limit/2", New: "return false",
+		Breaks: "INNOCENT",
+	},
+	{
+		Name: "try a nacked event ten times", File: "publisher.go",
+		Old: "	const first, second = 4, 7\n", New: "	if nacks < 9 {\n\t\treturn tryNow\n\t}\n\tconst first, second = 4, 7\n",
+		Breaks: "COPIES",
+	},
+	{
 		Name: "let messages with different delays share a queue", File: "delay.go",
 		Old: "\tmsg := out.msg\n", New: "\tmsg := out.msg\n\tmsg.Expiration = fmt.Sprint(wait.Milliseconds())\n\tto.CC = []string{\"in.3.5\", \"2.end\"}\n",
 		Breaks: "TIMER",

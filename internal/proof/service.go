@@ -189,6 +189,23 @@ func (s *Service) Send(ctx context.Context, w Work, delay time.Duration) error {
 	return err
 }
 
+// Publish publishes a message to everybody who has subscribed to a topic, and writes
+// down how that went.
+func (s *Service) Publish(ctx context.Context, topic string, w Work) error {
+	body, err := harebus.JSON{}.Encode(w)
+	if err != nil {
+		return err
+	}
+	s.Book.Record(ledger.Event{Op: ledger.SendInvoke, ID: w.ID, Key: w.Key, Seq: w.Seq, Sum: ledger.Sum(body)})
+	err = s.Setup.Bus().Publish(ctx, topic, w, harebus.WithMessageID(w.ID))
+	if errors.Is(err, harebus.ErrNacked) { // by one subscriber; the others may have it
+		s.Book.Record(ledger.Event{Op: ledger.SendUnknown, ID: w.ID, Err: err.Error()})
+		return err
+	}
+	s.noteOutcome(w.ID, err)
+	return err
+}
+
 // SendTogether sends messages in one transaction, or rolls it back.
 func (s *Service) SendTogether(ctx context.Context, ws []Work, commit bool) error {
 	tx := s.Setup.Bus().Begin()
@@ -257,7 +274,9 @@ func (o observer) TraceStart(ctx context.Context, e harebus.TraceEvent) context.
 	if e.Operation == harebus.OpConnect {
 		o.s.Book.Record(ledger.Event{Op: ledger.Crash, Err: "connect " + e.Connection})
 	}
-	o.s.traced(e.Operation)
+	if e.Operation != harebus.OpHandle { // whose end must be seen
+		o.s.traced(e.Operation)
+	}
 	return ctx
 }
 
@@ -267,7 +286,10 @@ func (o observer) TraceEnd(_ context.Context, e harebus.TraceEvent, err error) {
 		return
 	}
 	child, ok := o.s.children.LoadAndDelete(e.Incoming.ID)
-	if ok && err == nil {
+	switch {
+	case ok && err != nil: // the effect took place, and the attempt failed all the same
+		o.s.Book.Record(ledger.Event{Op: ledger.Crash, Err: "commit failed: " + err.Error()})
+	case ok:
 		o.s.Book.Record(ledger.Event{Op: ledger.SendOK, ID: child.(string)}) //nolint:forcetypeassert // only strings are stored
 	}
 }

@@ -2,6 +2,7 @@ package proof_test
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"math/rand/v2"
@@ -147,6 +148,85 @@ func TestCalmLooks(t *testing.T) {
 	})
 }
 
+// TestCalmRestarts: a service that is stopped and started by the dozen gives back what it has not begun, and RabbitMQ
+// before 4.3 counts each time.
+func TestCalmRestarts(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		sim := newSimulation(t, 1, false, func(cfg *harebus.Config) {
+			cfg.Consume.Concurrency, cfg.Consume.Prefetch = 2, 50
+		})
+		sim.slow = 6 * time.Second
+		sim.start(t)
+		for i := range 60 {
+			if err := sim.service.Send(t.Context(), sim.work(0, i, proof.Plain), 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for range 25 {
+			time.Sleep(5500 * time.Millisecond) // virtual: until it consumes with the whole prefetch
+			if err := errors.Join(sim.service.Setup.Stop(t.Context()), sim.service.Setup.Start(t.Context())); err != nil {
+				t.Fatal(err)
+			}
+		}
+		expect := sim.service.Expect()
+		expect.Innocent = true
+		if verdict := sim.finish(t, expect); len(verdict.Violations) > 0 {
+			t.Error(verdict)
+		}
+	})
+}
+
+// TestCalmFullSubscriber: of two subscribers one is full. Its refusal is the answer for both, so the other gets the
+// event again with every try: there must be few.
+func TestCalmFullSubscriber(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		const topic, full = "proof.event", "full"
+		sim := newSimulation(t, 1, false, func(cfg *harebus.Config) { cfg.Subscriptions = []string{topic} })
+		sim.start(t)
+		sim.fill(t, topic, full)
+		for i := range 10 {
+			if err := sim.service.Publish(t.Context(), topic, sim.work(0, i, proof.Plain)); err == nil {
+				t.Error("HONESTFAIL: a subscriber has refused the event, and the call returned nil")
+			}
+		}
+		expect := sim.service.Expect()
+		expect.MaxCopies = 3
+		if verdict := sim.finish(t, expect); len(verdict.Violations) > 0 {
+			t.Error(verdict)
+		}
+	})
+}
+
+// fill subscribes a queue to a topic that has no room for anything.
+func (s *simulation) fill(t *testing.T, topic, queue string) {
+	t.Helper()
+	conn, err := amqp.DialConfig(s.broker.URL(), amqp.Config{Dial: s.broker.Dial})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	ch, err := conn.Channel()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = ch.QueueDeclare(queue, true, false, false, false, amqp.Table{"x-max-length": 1, "x-overflow": "reject-publish"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := ch.QueueBind(queue, topic, "PikaBusTopic", false, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := ch.Publish("", queue, true, false, amqp.Publishing{DeliveryMode: amqp.Persistent}); err != nil {
+		t.Fatal(err)
+	}
+	filled := func(q brokertest.Queue) bool { return q.Ready == 1 }
+	if err := s.broker.WaitQueue(t.Context(), queue, filled); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // look takes all that waits and all that is parked and gives it back.
 func (s *simulation) look(t *testing.T) {
 	t.Helper()
@@ -178,6 +258,7 @@ type simulation struct {
 	broker  *brokertest.Broker
 	service *proof.Service
 	faults  []string
+	slow    time.Duration // what each handler takes beside the usual
 
 	observed atomic.Int64 // operations
 }
@@ -211,7 +292,7 @@ func newSimulation(t *testing.T, seed uint64, loud bool, changes ...func(*harebu
 	}
 	var err error
 	s.service, err = proof.NewService(cfg, ledger.NewBook(), proof.Options{Pause: time.Second, Linger: 3 * time.Minute, Gate: func(w proof.Work) {
-		time.Sleep(time.Duration(10+w.Seq%3*150) * time.Millisecond) // virtual: some handlers outlive a reconnect
+		time.Sleep(s.slow + time.Duration(10+w.Seq%3*150)*time.Millisecond) // virtual: some handlers outlive a reconnect
 	}, Trace: s.observe})
 	if err != nil {
 		t.Fatal(err)
