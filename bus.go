@@ -26,6 +26,22 @@ type Bus struct{ sender }
 // on each message. A Tx is safe for concurrent use.
 type Tx struct{ sender }
 
+// Sender is what a [Bus] and a [Tx] have in common: for functions that send with
+// either. More calls may be added to it.
+type Sender interface {
+	Send(ctx context.Context, queue string, message any, opts ...SendOption) error
+	Publish(ctx context.Context, topic string, message any, opts ...SendOption) error
+	PublishEvent(ctx context.Context, event any, opts ...SendOption) error
+	Defer(ctx context.Context, queue string, delay time.Duration, message any, opts ...SendOption) error
+	DeferUntil(ctx context.Context, queue string, due time.Time, message any, opts ...SendOption) error
+	Reply(ctx context.Context, message any, opts ...SendOption) error
+}
+
+var (
+	_ Sender = (*Bus)(nil)
+	_ Sender = (*Tx)(nil)
+)
+
 // sender has the calls that Bus and Tx share.
 type sender struct {
 	setup *Setup
@@ -57,14 +73,14 @@ func (s *sender) within(ctx context.Context) *sender {
 // Send sends a command to a queue. It goes to the direct exchange with the
 // queue's name as key, and, should nothing be bound there, straight to the queue.
 func (s *sender) Send(ctx context.Context, queue string, message any, opts ...SendOption) error {
-	return s.emit(ctx, OpSend, queue, message, 0, opts)
+	return s.emit(ctx, OpSend, queue, message, time.Time{}, opts)
 }
 
 // Publish publishes an event to everybody who subscribed to its topic. Nobody
 // being subscribed is an error, unless [NonMandatory], Config.Publish.OptionalEvents
 // or a method OptionalEvent() bool of the event's type says that it is not.
 func (s *sender) Publish(ctx context.Context, topic string, message any, opts ...SendOption) error {
-	return s.emit(ctx, OpPublish, topic, message, 0, opts)
+	return s.emit(ctx, OpPublish, topic, message, time.Time{}, opts)
 }
 
 // Defer sends a command that reaches its queue after delay: never before, and
@@ -76,35 +92,48 @@ func (s *sender) Defer(ctx context.Context, queue string, delay time.Duration, m
 	if delay < 0 || delay > topology.MaxDelay {
 		return refuse("defer", "delay %v is not between 0 and %v", delay, topology.MaxDelay)
 	}
-	return s.emit(ctx, OpDefer, queue, message, delay, opts)
+	return s.emit(ctx, OpDefer, queue, message, time.Now().Add(delay), opts)
+}
+
+// DeferUntil is [Bus.Defer] to a point in time. One that has passed sends the
+// message at once; one further ahead than [topology.MaxDelay], and the zero time,
+// are refused.
+func (s *sender) DeferUntil(ctx context.Context, queue string, due time.Time, message any, opts ...SendOption) error {
+	if due.IsZero() || time.Until(due) > topology.MaxDelay {
+		return refuse("defer", "the time %v is zero or more than %v ahead", due, topology.MaxDelay)
+	}
+	return s.emit(ctx, OpDefer, queue, message, due, opts)
 }
 
 // Reply answers the message that is being handled: it sends to the address the
-// message asks for, with its correlation id. It fails with
-// [ErrReplyOutsideHandler] outside a handler, with
-// [ErrNoReplyAddress] if the message names no address, and with [ErrRefused] if
-// the address is a queue of the broker's own (amq.…), the error queue, or one
-// that Config.ReplyPolicy does not allow.
+// message asks for, with its correlation id. It fails with [ErrReplyOutsideHandler]
+// outside a handler, with [ErrNoReplyAddress] if the message names no address, and
+// with [ErrRefused] if the address is a queue of the broker's own (amq.…; see
+// Config.ReplyReserved), the error queue, or one that Config.ReplyPolicy does not
+// allow. The last two are final, as if marked with [NoRetry].
 func (s *sender) Reply(ctx context.Context, message any, opts ...SendOption) error {
 	m := s.within(ctx).scope.message()
 	if m == nil {
 		return fmt.Errorf("harebus: reply: %w", ErrReplyOutsideHandler)
 	}
 	if m.ReplyTo == "" {
-		return fmt.Errorf("harebus: reply to message %q: %w", m.ID, ErrNoReplyAddress)
+		return NoRetry(fmt.Errorf("harebus: reply to message %q: %w", m.ID, ErrNoReplyAddress))
 	}
 	if err := s.setup.cfg.allowReply(m); err != nil {
-		return refuse("reply", "address %s: %w", quote(m.ReplyTo), err)
+		return NoRetry(refuse("reply", "address %s: %w", quote(m.ReplyTo), err))
 	}
-	return s.emit(ctx, OpReply, m.ReplyTo, message, 0, opts)
+	return s.emit(ctx, OpReply, m.ReplyTo, message, time.Time{}, opts)
 }
 
 // emit composes a message and buffers or publishes it.
-func (s *sender) emit(ctx context.Context, op Operation, key string, message any, delay time.Duration, opts []SendOption) error {
+func (s *sender) emit(ctx context.Context, op Operation, key string, message any, due time.Time, opts []SendOption) error {
 	o := newSendOptions(opts)
 	exchange := s.setup.cfg.DirectExchange
 	if op == OpPublish {
 		exchange = s.setup.cfg.TopicExchange
+	}
+	if op == OpReply && reservedAddress(key) {
+		exchange = "" // nothing is bound for it elsewhere
 	}
 	if o.exchange != "" {
 		exchange = o.exchange
@@ -120,12 +149,12 @@ func (s *sender) emit(ctx context.Context, op Operation, key string, message any
 	if len(carrier) > 0 {
 		WithHeaders(carrier)(&o)
 	}
-	err := s.within(ctx).dispatch(ctx, op, exchange, key, message, delay, &o)
+	err := s.within(ctx).dispatch(ctx, op, exchange, key, message, due, &o)
 	end(err)
 	return err
 }
 
-func (s *sender) dispatch(ctx context.Context, op Operation, exchange, key string, message any, delay time.Duration, o *sendOptions) error {
+func (s *sender) dispatch(ctx context.Context, op Operation, exchange, key string, message any, due time.Time, o *sendOptions) error {
 	var out *outgoing
 	// Codecs, middleware and the methods of the message are foreign code.
 	err := guard(func() (err error) {
@@ -139,7 +168,7 @@ func (s *sender) dispatch(ctx context.Context, op Operation, exchange, key strin
 		return err
 	}
 	if op == OpDefer {
-		out.due = time.Now().Add(delay)
+		out.due = due
 		out.msg.Headers[s.setup.dialect.names.deferredTime] = s.setup.dialect.time(out.due)
 	}
 	if op == OpReply {

@@ -36,10 +36,14 @@ type ValueCodec interface {
 // JSON is the default codec. A nil or nil map is written as {}, as PikaBus does,
 // and a nil slice as []. Another value that would become null is an error.
 // When reading, a body that is not valid UTF-8, has more than one value, or is
-// null where a value is expected is an error.
+// null where a value is expected is an error. A byte order mark is skipped.
 type JSON struct {
-	// Strict refuses fields that the target does not have.
+	// Strict refuses fields that the target does not have or whose names differ from
+	// it in case, and objects that have a field twice.
 	Strict bool
+	// Numbers decodes numbers into an any as [json.Number], which keeps every digit.
+	// Without it they are float64, which is exact up to 2^53.
+	Numbers bool
 }
 
 // ContentType is application/json.
@@ -107,25 +111,38 @@ func emptyJSON(value any) []byte {
 
 // Decode reads exactly one JSON value.
 func (c JSON) Decode(body []byte, target any) error {
+	body = withoutMark(body)
 	if !utf8.Valid(body) {
 		return errors.New("body is not valid UTF-8")
 	}
 	if string(bytes.TrimSpace(body)) == "null" {
 		return errors.New("body is null")
 	}
-	if !c.Strict {
+	if !c.Strict && !c.Numbers {
 		return json.Unmarshal(body, target)
 	}
 	dec := json.NewDecoder(bytes.NewReader(body))
-	dec.DisallowUnknownFields()
+	if c.Numbers {
+		dec.UseNumber()
+	}
+	if c.Strict {
+		dec.DisallowUnknownFields()
+	}
 	if err := dec.Decode(target); err != nil {
 		return err
 	}
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
 		return errors.New("more than one value in the body")
 	}
+	if c.Strict {
+		return exactFields(body, reflect.TypeOf(target))
+	}
 	return nil
 }
+
+// withoutMark returns body without a byte order mark, which Windows programs write
+// and JSON does not have.
+func withoutMark(body []byte) []byte { return bytes.TrimPrefix(body, []byte("\xef\xbb\xbf")) }
 
 // Bytes passes []byte through unchanged.
 type Bytes struct{}
@@ -233,9 +250,10 @@ func (c *codecs) forSending(contentType, messageType string, value any) (Codec, 
 }
 
 // forReading chooses by message type, else by content type; a message without
-// one is JSON.
-func (c *codecs) forReading(m *Message) (Codec, error) {
-	if !plainEncoding(m.ContentEncoding) {
+// one is JSON, and so is what a peer calls JSON by another name. Text and bytes for
+// a target that can take neither are JSON if they look like it.
+func (c *codecs) forReading(m *Message, target any) (Codec, error) {
+	if !readable(m.ContentEncoding, m.Body) {
 		return nil, reject("unsupported-content", "content encoding %s", quote(m.ContentEncoding))
 	}
 	if codec, ok := c.byType[m.Type]; ok {
@@ -244,6 +262,18 @@ func (c *codecs) forReading(m *Message) (Codec, error) {
 	if m.ContentType == "" {
 		return c.fallback, nil
 	}
+	codec, err := c.forContent(m)
+	if err != nil {
+		return nil, err
+	}
+	if !takes(codec, target) && json.Valid(withoutMark(m.Body)) {
+		return c.fallback, nil
+	}
+	return codec, nil
+}
+
+// forContent chooses by content type.
+func (c *codecs) forContent(m *Message) (Codec, error) {
 	if codec, ok := c.byContent[m.ContentType]; ok {
 		return codec, nil
 	}
@@ -252,18 +282,54 @@ func (c *codecs) forReading(m *Message) (Codec, error) {
 		return nil, reject("unsupported-content", "content type %s", quote(m.ContentType))
 	}
 	codec, ok := c.byContent[media]
-	if !ok || !plainEncoding(params["charset"]) {
+	if !ok && isJSON(media) {
+		codec, ok = c.fallback, true
+	}
+	if !ok || !readable(params["charset"], m.Body) {
 		return nil, reject("unsupported-content", "no codec for content type %s", quote(m.ContentType))
 	}
 	return codec, nil
 }
 
-// plainEncoding says whether name, a charset where PikaBus puts one, leaves the
-// bytes as they are.
-func plainEncoding(name string) bool {
-	switch strings.ToLower(name) {
-	case "", "utf-8", "utf8", "us-ascii", "binary", "identity":
+// isJSON knows the other names of JSON.
+func isJSON(media string) bool {
+	switch media {
+	case "text/json", "application/x-json", "text/x-json", "json":
 		return true
+	}
+	return strings.HasSuffix(media, "+json")
+}
+
+// takes says whether a codec of this package can decode into target at all.
+func takes(codec Codec, target any) bool {
+	switch codec.(type) {
+	case Text:
+		_, ok := target.(*string)
+		return ok
+	case Bytes:
+		_, ok := target.(*[]byte)
+		return ok
+	default:
+		return true
+	}
+}
+
+// readable says whether a body in the charset called name, which PikaBus calls
+// content encoding, can be read as it is. Python writes "utf_8" and "ascii"; where
+// the body is ASCII, so is its meaning in every charset that begins with it.
+func readable(name string, body []byte) bool {
+	if name == "" || name == "utf-8" {
+		return true
+	}
+	name = strings.ReplaceAll(strings.ToLower(strings.Trim(name, `"' `)), "_", "-")
+	switch name {
+	case "", "utf-8", "utf8", "utf-8-sig", "us-ascii", "ascii", "binary", "identity", "7bit", "8bit":
+		return true
+	}
+	for _, family := range []string{"iso-8859-", "iso8859-", "latin", "windows-125", "cp125"} {
+		if strings.HasPrefix(name, family) {
+			return !bytes.ContainsFunc(body, func(r rune) bool { return r >= utf8.RuneSelf })
+		}
 	}
 	return false
 }
@@ -275,23 +341,31 @@ type Validator interface{ Validate() error }
 // decode reads m into a new T.
 func decode[T any](c *codecs, m *Message) (T, error) {
 	var zero T
-	codec, err := c.forReading(m)
-	if err != nil {
-		return zero, err
-	}
 	target := fresh[T]()
-	if err := codec.Decode(m.Body, target); err != nil {
-		return zero, reject("bad-payload", "decode %T from %s: %w", zero, codec.ContentType(), err)
-	}
-	if v, ok := target.(Validator); ok {
-		if err := v.Validate(); err != nil {
-			return zero, reject("bad-payload", "validate %T: %w", zero, err)
-		}
+	if err := c.decode(m, target); err != nil {
+		return zero, err
 	}
 	if value, ok := target.(*T); ok {
 		return *value, nil
 	}
 	return target.(T), nil //nolint:forcetypeassert // fresh returns one or the other
+}
+
+// decode reads m into what target points to. An error is a *RejectError.
+func (c *codecs) decode(m *Message, target any) error {
+	codec, err := c.forReading(m, target)
+	if err != nil {
+		return err
+	}
+	if err := codec.Decode(m.Body, target); err != nil {
+		return reject("bad-payload", "decode %T from %s: %w", target, codec.ContentType(), err)
+	}
+	if v, ok := target.(Validator); ok {
+		if err := v.Validate(); err != nil {
+			return reject("bad-payload", "validate %T: %w", target, err)
+		}
+	}
+	return nil
 }
 
 // fresh returns what a T is decoded into: a *T, or, where T is a pointer, as

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 	"testing/quick"
+	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
 
@@ -35,12 +36,16 @@ func TestJSONDecode(t *testing.T) {
 		"trailing bracket": {`{"A":1}]`, false, false},
 		"trailing comma":   {`{"A":1},`, false, false},
 		"trailing nul":     {"{\"A\":1}\x00", false, false},
-		"bom":              {"\xef\xbb\xbf{\"A\":1}", false, false},
+		"bom":              {"\xef\xbb\xbf{\"A\":1}", true, true},
+		"two boms":         {"\xef\xbb\xbf\xef\xbb\xbf{\"A\":1}", false, false},
 		"not UTF-8":        {"{\"A\":1,\"B\":\"\xff\"}", false, false},
 		"surrogate":        {"{\"A\":1,\"B\":\"\xed\xa0\x80\"}", false, false},
 		"NaN":              {`{"A":NaN}`, false, false},
 		"overflow":         {`{"A":9223372036854775808}`, false, false},
-		"other case":       {`{"a":1}`, true, true},
+		"other case":       {`{"a":1}`, true, false},
+		"both cases":       {`{"a":1,"A":2}`, true, false},
+		"twice":            {`{"A":1,"A":2}`, true, false},
+		"twice, escaped":   {`{"A":1,"\u0041":2}`, true, false},
 	} {
 		for _, strict := range []bool{false, true} {
 			want := c.lenient
@@ -51,6 +56,66 @@ func TestJSONDecode(t *testing.T) {
 			if err := (harebus.JSON{Strict: strict}).Decode([]byte(c.body), &v); (err == nil) != want {
 				t.Errorf("%s, strict %v: %v", name, strict, err)
 			}
+		}
+	}
+}
+
+// TestJSONStrict: fields are looked at where they are, at any depth.
+func TestJSONStrict(t *testing.T) {
+	t.Parallel()
+	type inner struct {
+		Name string `json:"name"`
+	}
+	type outer struct {
+		inner
+		order
+		Inner  inner
+		List   []*inner
+		Map    map[string]inner
+		Any    any
+		Raw    json.RawMessage
+		At     time.Time
+		Self   *json.Number `json:",omitempty"`
+		hidden int
+	}
+	_ = outer{}.hidden
+	for body, want := range map[string]bool{
+		`{"name":"a","ID":1,"Inner":{"name":"b"},"List":[{"name":"c"},null],"Map":{"k":{"name":"d"},"K":{}},"Any":{"x":1,"X":2},"At":"2026-11-21T00:00:00Z"}`: true,
+		`{"Name":"a"}`: false, `{"id":1}`: false, `{"Inner":{"NAME":"b"}}`: false, `{"List":[{},{"Name":"c"}]}`: false, `{"Map":{"k":{"Name":"d"}}}`: false,
+		`{"Map":{"k":{},"k":{}}}`: false, `{"Any":{"x":1,"x":2}}`: false, `{"Any":[{"x":[{"y":1,"y":1}]}]}`: false, `{"Raw":{"a":1,"a":2}}`: false,
+		`{"Raw":{"a":1,"A":2}}`: true, `{"inner":{"name":"b"}}`: false, `{"Self":"7"}`: true,
+	} {
+		for _, numbers := range []bool{false, true} {
+			var v outer
+			if err := (harebus.JSON{Strict: true, Numbers: numbers}).Decode([]byte(body), &v); (err == nil) != want {
+				t.Errorf("%s, numbers %v: %v", body, numbers, err)
+			}
+		}
+	}
+	for _, target := range []any{new(any), new(map[string]any), new(json.RawMessage), new([]any)} {
+		body := `{"a":1,"a":2}`
+		if _, ok := target.(*[]any); ok {
+			body = `[` + body + `]`
+		}
+		if err := (harebus.JSON{Strict: true}).Decode([]byte(body), target); err == nil {
+			t.Errorf("%T takes a field twice", target)
+		}
+	}
+}
+
+// TestJSONNumbers: no digit of a number is lost.
+func TestJSONNumbers(t *testing.T) {
+	t.Parallel()
+	var v any
+	if err := (harebus.JSON{Numbers: true}).Decode([]byte(`{"n":9007199254740993,"x":0.10}`), &v); err != nil {
+		t.Fatal(err)
+	}
+	if m, _ := v.(map[string]any); m["n"] != json.Number("9007199254740993") || m["x"] != json.Number("0.10") {
+		t.Errorf("got %v", v)
+	}
+	for _, bad := range []string{``, `null`, `1 2`, `{"n":1},`, `{"n":1}]`, "\xff"} {
+		if err := (harebus.JSON{Numbers: true}).Decode([]byte(bad), &v); err == nil {
+			t.Errorf("%q was decoded", bad)
 		}
 	}
 }
@@ -235,6 +300,109 @@ func TestCodecReading(t *testing.T) {
 				r.quiet()
 			})
 		})
+	}
+}
+
+// TestJSONByOtherNames: what peers call their JSON does not matter where no other
+// reading makes sense.
+func TestJSONByOtherNames(t *testing.T) {
+	const good = `{"ID":7}`
+	for name, c := range map[string]struct {
+		contentType, encoding, body string
+		want                        int // the order's ID, or 0 for parked
+	}{
+		"text":                     {"text/plain", "", good, 7},
+		"text with charset":        {"text/plain; charset=us-ascii", "", good, 7},
+		"text/json":                {"text/json", "", good, 7},
+		"bytes":                    {"application/octet-stream", "", good, 7},
+		"x-json":                   {"application/x-json", "", good, 7},
+		"json":                     {"JSON", "", good, 7},
+		"suffix":                   {"application/vnd.shop.order+json; v=2", "", good, 7},
+		"cloud event":              {"application/cloudevents+json; charset=UTF-8", "", good, 7},
+		"quoted":                   {`application/json; charset="UTF-8"`, "", good, 7},
+		"mark":                     {"application/json", "", "\xef\xbb\xbf" + good, 7},
+		"mark in text":             {"text/plain", "", "\xef\xbb\xbf" + good, 7},
+		"ascii":                    {"application/json", "ascii", good, 7},
+		"utf_8":                    {"application/json", "utf_8", good, 7},
+		"UTF-8":                    {"application/json", "UTF-8", good, 7},
+		"quoted encoding":          {"application/json", `"utf-8"`, good, 7},
+		"latin1, pure ASCII":       {"application/json; charset=iso-8859-1", "", good, 7},
+		"latin1 encoding":          {"application/json", "ISO_8859-1", good, 7},
+		"windows":                  {"application/json", "windows-1252", good, 7},
+		"latin1, not ASCII":        {"application/json; charset=iso-8859-1", "", "{\"ID\":7,\"x\":\"\xfc\"}", 0},
+		"latin1, UTF-8 in truth":   {"application/json", "latin1", `{"ID":7,"x":"ü"}`, 0},
+		"text that is no JSON":     {"text/plain", "", "7 orders", 0},
+		"bytes that are no JSON":   {"application/octet-stream", "", "\x00\x01", 0},
+		"another format":           {"application/xml", "", good, 0},
+		"compressed":               {"application/json", "gzip", good, 0},
+		"utf-16":                   {"application/json; charset=utf-16", "", good, 0},
+		"text of the wrong shape":  {"text/plain", "", `[1]`, 0},
+		"no JSON in spite of name": {"text/json", "", "?", 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, r *rig) {
+				s := r.setup(r.config("orders"))
+				got := 0
+				harebus.Handle(s, func(_ context.Context, _ *harebus.Bus, o order) error {
+					got = o.ID
+					return nil
+				})
+				r.start(s)
+				r.publish(r.channel(), "orders", amqp.Publishing{
+					Type: "Order", ContentType: c.contentType, ContentEncoding: c.encoding, Body: []byte(c.body),
+				})
+				r.quiet("error")
+				if parked := len(r.broker.Messages("error")) == 1; got != c.want || parked != (c.want == 0) {
+					t.Errorf("got order %d, parked %v", got, parked)
+				}
+			})
+		})
+	}
+}
+
+// TestTextStaysText: a handler of text or bytes gets them as they are, also when they
+// are JSON.
+func TestTextStaysText(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		s := r.setup(r.config("orders"))
+		texts, raws := make(chan string, 1), make(chan []byte, 1)
+		harebus.Handle(s, heard(texts), harebus.WithMessageType("Text"))
+		harebus.Handle(s, heard(raws), harebus.WithMessageType("Bytes"))
+		r.start(s)
+		const body = `"x"`
+		r.publish(r.channel(), "orders", amqp.Publishing{Type: "Text", ContentType: "text/plain", Body: []byte(body)},
+			amqp.Publishing{Type: "Bytes", ContentType: "application/octet-stream", Body: []byte(body)})
+		if text, raw := receive(r, texts), receive(r, raws); text != body || string(raw) != body {
+			t.Errorf("got %s and %s", text, raw)
+		}
+	})
+}
+
+// TestMessageDecode: whoever gets the whole message can decode it as a typed handler
+// would.
+func TestMessageDecode(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		cfg := r.config("orders")
+		cfg.Codecs = []harebus.Codec{shout{}, harebus.JSON{Strict: true}}
+		s := r.setup(cfg)
+		var got []any
+		s.HandleMessage(harebus.AnyType, func(_ context.Context, _ *harebus.Bus, m *harebus.Message) error {
+			var o order
+			var p pointed
+			var text string
+			got = append(got, m.Decode(&o), o.ID, m.Decode(&p) != nil, m.Decode(&text) != nil, m.Decode(o) != nil, m.Decode(nil) != nil)
+			return m.Decode(&o)
+		})
+		r.start(s)
+		r.publish(r.channel(), "orders", plain(`{"ID":7}`), plain(`{"ID":0}`), plain(`{"id":1}`))
+		contains(t, r.details(), "bad-payload", "another case")
+		if len(got) != 18 || got[0] != nil || got[1] != 7 || got[2] != false || got[8] != true || got[3] != true || got[4] != true || got[5] != true {
+			t.Errorf("got %v", got)
+		}
+	})
+	var o order
+	if err := (&harebus.Message{Body: []byte(`{"ID":3}`)}).Decode(&o); err != nil || o.ID != 3 {
+		t.Errorf("a message of nobody's: %v, %v", o, err)
 	}
 }
 

@@ -107,6 +107,11 @@ type Config struct {
 	// ReplyPolicy narrows where replies may go. Default: any queue but the
 	// broker's own (amq.…) and the error queue, which no policy can allow.
 	ReplyPolicy ReplyPolicy
+	// ReplyReserved allows replies to the addresses that the broker names for
+	// requesters: amq.rabbitmq.reply-to.… (direct reply-to) and amq.gen-…. ReplyPolicy
+	// is asked about them, too. A reply to the former is lost without an error when
+	// the requester has gone. Default: refused.
+	ReplyReserved bool
 	// MaxHops is how often in a row a reply may answer a reply before the
 	// message is parked as a loop. Default: 32.
 	MaxHops int

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"strconv"
 	"strings"
 	"time"
@@ -72,7 +73,8 @@ type Message struct {
 	Body []byte
 
 	hops   int
-	prefix string // of the standard headers
+	codecs *codecs // of the setup
+	prefix string  // of the standard headers
 }
 
 // Properties are the AMQP basic properties of a received message, apart from
@@ -98,6 +100,20 @@ func (m *Message) CustomHeaders() map[string]any {
 		}
 	}
 	return custom
+}
+
+// Decode decodes the body into what target points to, with the codec that a typed
+// handler of the setup would use, and calls its Validate method if there is one. An
+// error is a [*RejectError]: a handler that returns it has the message parked.
+func (m *Message) Decode(target any) error {
+	if v := reflect.ValueOf(target); v.Kind() != reflect.Pointer || v.IsNil() {
+		return fmt.Errorf("harebus: decode message: the target is a %T; pass a pointer that is not nil", target)
+	}
+	c := m.codecs
+	if c == nil { // a message that no setup has received
+		c = newCodecs(nil, nil)
+	}
+	return c.decode(m, target)
 }
 
 // Incoming returns the message that is being handled in ctx, or nil outside a

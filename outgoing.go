@@ -84,8 +84,11 @@ func (s *sender) compose(ctx context.Context, op Operation, exchange, key string
 		}
 		out.mandatory = !needless
 	}
-	out.viaDefault = op != OpPublish && !out.foreign
-	out.several = !out.viaDefault
+	if op == OpReply && strings.HasPrefix(key, directReplyTo) {
+		out.mandatory = false // RabbitMQ returns what is: no queue takes it, but the requester
+	}
+	out.several = op == OpPublish || out.foreign
+	out.viaDefault = !out.several && exchange != ""
 	if err := s.stamp(out, &draft, o); err != nil {
 		return nil, refuse(verb, "%w", err)
 	}

@@ -1,7 +1,9 @@
 package harebus
 
 import (
+	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/harebus/harebus/topology"
 )
@@ -26,13 +28,31 @@ func RepliesTo(queues ...string) ReplyPolicy {
 	}
 }
 
+const (
+	// directReplyTo starts the addresses that RabbitMQ makes for requesters who have
+	// no queue: those of the RPC clients of Spring, Nest and others.
+	directReplyTo = "amq.rabbitmq.reply-to."
+	// serverNamed starts the names of queues that were declared without one.
+	serverNamed = "amq.gen-"
+)
+
+// reservedAddress says whether an address is one that the broker has named for a
+// requester.
+func reservedAddress(address string) bool {
+	return strings.HasPrefix(address, directReplyTo) || strings.HasPrefix(address, serverNamed)
+}
+
 // allowReply applies the rules that always hold, then the configured policy.
 func (c *Config) allowReply(m *Message) error {
-	if err := topology.ValidName("queue", m.ReplyTo); err != nil {
-		return err
-	}
-	if m.ReplyTo == c.ErrorQueue.Name {
+	switch err := topology.ValidName("queue", m.ReplyTo); {
+	case m.ReplyTo == c.ErrorQueue.Name:
 		return fmt.Errorf("%q is the error queue", m.ReplyTo)
+	case reservedAddress(m.ReplyTo):
+		if !c.ReplyReserved {
+			return errors.New("the broker has named it; Config.ReplyReserved allows such addresses")
+		}
+	case err != nil:
+		return err
 	}
 	if c.ReplyPolicy == nil {
 		return nil

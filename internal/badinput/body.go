@@ -19,12 +19,12 @@ func contentCases() []Case {
 		{Name: "13 content type with parameter", Message: content("application/json; charset=utf-8", "", good), Want: Handled},
 		{Name: "13 content type in capitals", Message: content("Application/JSON", "", good), Want: Handled},
 		{Name: "13 content type by header", Message: order1(prefixed("ContentType"), "application/json"), Want: Handled},
-		{Name: "13 text latin1", Message: content("text/plain; charset=latin1", "", good), Want: Parked, Reason: "unsupported-content"},
+		{Name: "13 json latin1", Message: content("application/json; charset=latin1", "", "{\"ID\":7,\"Name\":\"\xfc\"}"), Want: Parked, Reason: "unsupported-content"},
 		{Name: "13 json utf-16", Message: content("application/json; charset=utf-16", "", good), Want: Parked, Reason: "unsupported-content"},
 		{Name: "13 java", Message: content("application/x-java-serialized-object", "", good), Want: Parked, Reason: "unsupported-content"},
 		{Name: "13 any", Message: content("*/*", "", good), Want: Parked, Reason: "unsupported-content"},
 		{Name: "13 not a media type", Message: content("a b;;", "", good), Want: Parked, Reason: "unsupported-content"},
-		{Name: "13 bytes for a struct", Message: content("application/octet-stream", "", good), Want: Parked, Reason: "bad-payload"},
+		{Name: "13 bytes for a struct", Message: content("application/octet-stream", "", packed), Want: Parked, Reason: "bad-payload"},
 		{Name: "14 gzip but plain", Message: content("", "gzip", good), Want: Parked, Reason: "unsupported-content"},
 		{Name: "14 plain but gzip", Message: content("", "", packed), Want: Parked, Reason: "bad-payload"},
 		{Name: "14 gzip", Message: content("", "GZIP", packed), Want: Parked, Reason: "unsupported-content"},
@@ -46,7 +46,7 @@ func bodyCases() []Case {
 	var cases []Case
 	for name, body := range map[string]string{
 		"29 empty": "", "30 no json": "hello", "30 trailing value": `{"ID":7} {"ID":8}`, "30 trailing brace": `{"ID":7}}`,
-		"30 trailing bracket": `{"ID":7}]`, "30 cut": `{"ID":`, "30 bom": "\xef\xbb\xbf" + `{"ID":7}`, "30 nul": "\x00", "31 null": "null",
+		"30 trailing bracket": `{"ID":7}]`, "30 cut": `{"ID":`, "30 two boms": "\xef\xbb\xbf\xef\xbb\xbf" + `{"ID":7}`, "30 nul": "\x00", "31 null": "null",
 		"31 null in space": " null\n", "31 array": "[]", "31 text": `"x"`, "31 number": "42", "31 true": "true",
 		"32 not utf-8": "{\"ID\":7,\"Name\":\"\xff\"}", "33 1e999": `{"ID":1e999}`, "33 2^70": `{"ID":1180591620717411303424}`,
 		"33 fraction": `{"ID":1.5}`, "33 NaN": `{"ID":NaN}`, "30 deep": strings.Repeat("[", 20000),

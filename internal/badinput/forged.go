@@ -87,12 +87,12 @@ func forgedCases() []Case {
 
 func handlerCases() []Case {
 	return []Case{
-		{Name: "15 no reply address", Message: typed("Replying", `{}`, nil), Want: Retried, Reason: harebus.ErrNoReplyAddress.Error()},
-		{Name: "16 reply to the error queue", Message: typed("Replying", `{}`, amqp.Table{prefixed("ReplyToAddress"): "error"}), Want: Retried, Reason: "refused"},
-		{Name: "16 reply to the broker's own", Message: typed("Replying", `{}`, amqp.Table{prefixed("ReplyToAddress"): "amq.gen-1"}), Want: Retried, Reason: "refused"},
-		{Name: "16 reply to a stranger", Message: typed("Replying", `{}`, amqp.Table{prefixed("ReplyToAddress"): "payments"}), Want: Retried, Reason: "refused", Tight: true},
+		{Name: "15 no reply address", Message: typed("Replying", `{}`, nil), Want: Parked, Reason: "harebus: reply to message"},
+		{Name: "16 reply to the error queue", Message: typed("Replying", `{}`, amqp.Table{prefixed("ReplyToAddress"): "error"}), Want: Parked, Reason: "harebus: reply: refused"},
+		{Name: "16 reply to the broker's own", Message: typed("Replying", `{}`, amqp.Table{prefixed("ReplyToAddress"): "amq.gen-1"}), Want: Parked, Reason: "harebus: reply: refused"},
+		{Name: "16 reply to a stranger", Message: typed("Replying", `{}`, amqp.Table{prefixed("ReplyToAddress"): "payments"}), Want: Parked, Reason: "harebus: reply: refused", Tight: true},
 		{Name: "16 reply to nobody", Message: typed("Replying", `{}`, amqp.Table{prefixed("ReplyToAddress"): "nobody"}), Want: Retried, Reason: harebus.ErrUnroutable.Error()},
-		{Name: "16 reply to a line break", Message: typed("Replying", `{}`, amqp.Table{prefixed("ReplyToAddress"): "a\nb"}), Want: Retried, Reason: "refused"},
+		{Name: "16 reply to a line break", Message: typed("Replying", `{}`, amqp.Table{prefixed("ReplyToAddress"): "a\nb"}), Want: Parked, Reason: "harebus: reply: refused"},
 		{Name: "17 too many hops", Message: order1(prefixed("Hops"), int32(33)), Want: Parked, Reason: "loop"},
 		{Name: "17 hops garbage", Message: order1(prefixed("Hops"), "garbage"), Want: Handled},
 		{Name: "§3 28 handler fails", Message: typed("Failing", `{}`, nil), Want: Retried, Reason: "not today"},

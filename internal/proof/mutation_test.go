@@ -72,7 +72,7 @@ var mutants = []mutant.Mutant{
 	},
 	{
 		Name: "deliver deferred messages early", File: "bus.go",
-		Old: "out.due = time.Now().Add(delay)", New: "out.due = time.Now().Add(delay / 2)",
+		Old: "time.Now().Add(delay)", New: "time.Now().Add(delay / 2)",
 		Breaks: "TIMER",
 	},
 	{
