@@ -53,6 +53,13 @@ type Config struct {
 
 	// Queue is the listener queue. Without one the setup can only send.
 	Queue string
+	// PerInstance gives each setup a listener queue of its own, for events that every
+	// instance of a service must get: Queue is the beginning of its name, to which a
+	// dot and random digits are added. It keeps its name through reconnects and
+	// restarts of the setup; when nobody has consumed from it for 30 minutes, the
+	// broker deletes it with what is in it ("x-expires" in QueueArguments changes the
+	// time). Default: all instances share Queue.
+	PerInstance bool
 	// QueueType is topology.Quorum by default. topology.Classic without
 	// QueueArguments takes over a queue that a PikaBus service declared.
 	QueueType topology.QueueType
@@ -64,9 +71,11 @@ type Config struct {
 	// one word, # for any number. A topic taken out of the list stays bound:
 	// see [Setup.Unsubscribe].
 	Subscriptions []string
-	// DirectExchange carries commands. Default: PikaBusDirect.
+	// DirectExchange carries commands: amq.direct, which every broker has, or an
+	// exchange of this name, which is declared. Default: PikaBusDirect.
 	DirectExchange string
-	// TopicExchange carries events. Default: PikaBusTopic.
+	// TopicExchange carries events: amq.topic, or an exchange that is declared.
+	// Default: PikaBusTopic.
 	TopicExchange string
 	// ErrorQueue receives what cannot be handled.
 	ErrorQueue ErrorQueueConfig
@@ -275,7 +284,7 @@ func (c Config) withDefaults() Config {
 	fill(&c.ErrorQueue.Type, topology.Quorum)
 	fill(&c.QueueType, topology.Quorum)
 	fill(&c.HeaderPrefix, defaultHeaderPrefix)
-	fill(&c.ConnectionName, strings.TrimSpace(programName()+" "+c.Queue))
+	fill(&c.ConnectionName, connectionName(c.Queue))
 	fill(&c.Consume.Concurrency, 10)
 	fill(&c.Consume.Prefetch, min(5*c.Consume.Concurrency, maxPrefetch))
 	fill(&c.Consume.Consumers, 1)
@@ -299,6 +308,22 @@ func (c Config) withDefaults() Config {
 		c.Logger = zap.NewNop()
 	}
 	return c
+}
+
+// connectionName is the default; a long queue name is cut.
+func connectionName(queue string) string {
+	name := strings.TrimSpace(programName() + " " + queue)
+	if len(name) <= maxShortString {
+		return name
+	}
+	const more = "…"
+	return strings.ToValidUTF8(name[:maxShortString-len(more)], "") + more
+}
+
+// forInstance returns the name of a listener queue that belongs to one setup alone.
+func forInstance(queue string) string {
+	id := NewMessageID()
+	return queue + "." + id[len(id)-12:] // random digits
 }
 
 func fill[T comparable](field *T, value T) {
@@ -338,11 +363,15 @@ func (c *Config) validate() error {
 	if c.Queue == c.ErrorQueue.Name {
 		fault("Queue and ErrorQueue.Name are both %q: what fails there would go round in circles", c.Queue)
 	}
+	if c.Queue == "" && c.PerInstance {
+		fault("PerInstance needs a Queue")
+	}
 	for _, topic := range c.Subscriptions {
 		if err := topology.ValidTopic(topic); err != nil {
 			faults = append(faults, err)
 		}
 	}
+	faults = append(faults, c.validateQueues()...)
 	if err := c.ownTopology(c.Subscriptions).Validate(); err != nil {
 		faults = append(faults, err)
 	}
@@ -368,6 +397,26 @@ func (c *Config) validate() error {
 	faults = append(faults, c.validateNumbers()...)
 	faults = append(faults, c.validateParts()...)
 	return errors.Join(append(faults, c.Retry.validate("Retry")...)...)
+}
+
+// validateQueues finds names that Send could not use, and queues that the setup
+// could not share between its connections.
+func (c *Config) validateQueues() []error {
+	var faults []error
+	names := []string{c.Queue, c.ErrorQueue.Name}
+	for _, q := range c.Topology.Queues {
+		names = append(names, q.Name)
+		if q.Exclusive {
+			faults = append(faults, fmt.Errorf("Topology has the exclusive queue %s: it would belong to one of the setup's connections, and the others could not use it; "+
+				"let it end by x-expires instead, or give each instance a listener queue of its own with PerInstance", quote(q.Name)))
+		}
+	}
+	for _, name := range names {
+		if err := topology.ValidRoutingKey(name); name != "" && err != nil {
+			faults = append(faults, fmt.Errorf("queue %s: no message can be sent to it: %w", quote(name), err))
+		}
+	}
+	return faults
 }
 
 func (c *Config) validateNumbers() []error {

@@ -17,12 +17,17 @@ import (
 	"github.com/harebus/harebus/topology"
 )
 
-// exchangeTopology are the two exchanges, exactly as PikaBus declares them.
+// exchangeTopology are the two exchanges, exactly as PikaBus declares them. Those
+// that every broker has need no declaring.
 func (c *Config) exchangeTopology() topology.Topology {
-	return topology.Topology{Exchanges: []topology.Exchange{
-		{Name: c.DirectExchange, Kind: topology.Direct},
-		{Name: c.TopicExchange, Kind: topology.Topic},
-	}}
+	var t topology.Topology
+	if c.DirectExchange != "amq.direct" {
+		t.Exchanges = append(t.Exchanges, topology.Exchange{Name: c.DirectExchange, Kind: topology.Direct})
+	}
+	if c.TopicExchange != "amq.topic" {
+		t.Exchanges = append(t.Exchanges, topology.Exchange{Name: c.TopicExchange, Kind: topology.Topic})
+	}
+	return t
 }
 
 // errorTopology is the error queue, bound as PikaBus binds it.
@@ -68,6 +73,9 @@ func (c *Config) queueArguments() map[string]any {
 			"x-overflow":                "reject-publish",
 		}
 	}
+	if c.PerInstance {
+		args["x-expires"] = instanceExpires.Milliseconds()
+	}
 	return merged(args, c.QueueArguments)
 }
 
@@ -88,6 +96,9 @@ func merged(args, own map[string]any) map[string]any {
 	maps.DeleteFunc(args, func(_ string, value any) bool { return value == nil })
 	return args
 }
+
+// instanceExpires is how long the queue of an instance that has gone is kept.
+const instanceExpires = 30 * time.Minute
 
 // ownTopology is everything but the delay infrastructure.
 func (c *Config) ownTopology(topics []string) topology.Topology {

@@ -73,6 +73,42 @@ func ExampleHandleEvent() {
 	// heard of the payment of order 7
 }
 
+// With PerInstance every instance of a service gets every event. Here two instances
+// run in one process.
+func ExampleConfig_perInstance() {
+	broker := brokertest.New()
+	defer broker.Close()
+	ctx := context.Background()
+	emptied := make(chan int)
+	for range 2 {
+		setup, err := harebus.New(harebus.Config{Dial: broker.Dial, Queue: "cache", PerInstance: true})
+		if err != nil {
+			log.Fatal(err)
+		}
+		harebus.HandleEvent(setup, func(_ context.Context, _ *harebus.Bus, event OrderPaid) error {
+			emptied <- event.ID
+			return nil
+		})
+		if err := setup.Start(ctx); err != nil {
+			log.Fatal(err)
+		}
+		defer setup.Close()
+	}
+	publisher, err := harebus.New(harebus.Config{Dial: broker.Dial})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer publisher.Close()
+	if err := publisher.Bus().PublishEvent(ctx, OrderPaid{ID: 7}); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println("emptied the cache of order", <-emptied)
+	fmt.Println("emptied the cache of order", <-emptied)
+	// Output:
+	// emptied the cache of order 7
+	// emptied the cache of order 7
+}
+
 // Topics can be subscribed to while the service runs; what the broker forgets is
 // bound again.
 func ExampleSetup_Subscribe() {

@@ -104,7 +104,8 @@ func WithAppID(id string) SendOption {
 
 // WithExchange publishes to another exchange than the setup's direct or topic
 // exchange. It must exist: that is checked once per connection, and a message
-// for a missing one is refused. The empty name is the default exchange's, which
+// for a missing one is refused. For fanout and headers exchanges, which do not look
+// at it, the queue or topic of the call may be empty. The empty name is the default exchange's, which
 // Send falls back to by itself.
 func WithExchange(name string) SendOption {
 	return func(o *sendOptions) { o.exchange = name }

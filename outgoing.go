@@ -246,7 +246,8 @@ func (s *sender) check(out *outgoing) error {
 			faults = append(faults, fmt.Errorf("%s %s is longer than %d bytes or not valid UTF-8", short.name, quote(short.value), maxShortString))
 		}
 	}
-	if err := topology.ValidRoutingKey(out.key); err != nil {
+	// Fanout and headers exchanges do not look at the key.
+	if err := topology.ValidRoutingKey(out.key); err != nil && (out.key != "" || !out.foreign) {
 		faults = append(faults, err)
 	}
 	if err := s.setup.fits(out); err != nil {

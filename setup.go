@@ -73,6 +73,9 @@ var errShutdownTimeout = errors.New("harebus: the shutdown timeout has passed")
 // not connect.
 func New(cfg Config) (*Setup, error) {
 	cfg = cfg.withDefaults()
+	if cfg.PerInstance && cfg.Queue != "" {
+		cfg.Queue = forInstance(cfg.Queue)
+	}
 	if err := cfg.validate(); err != nil {
 		return nil, fmt.Errorf("harebus: new setup: %w", err)
 	}
