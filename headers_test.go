@@ -2,6 +2,7 @@ package harebus_test
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"math"
 	"reflect"
@@ -13,6 +14,8 @@ import (
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/harebus/harebus"
 )
@@ -93,6 +96,33 @@ func TestHeaderBeatsProperty(t *testing.T) {
 	if got := m.ID + m.CorrelationID + m.Type + m.ReplyTo + m.ContentType + m.ContentEncoding; got != "hhhhhh" || m.TimeSent.Year() != 2026 {
 		t.Errorf("got %s, %v", got, m.TimeSent)
 	}
+}
+
+// TestDifferencesAreLogged: where header and property differ, the header counts, and
+// whoever looks for the reason finds it in the log.
+func TestDifferencesAreLogged(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		core, logs := observer.New(zap.DebugLevel)
+		cfg := r.config("orders")
+		cfg.Logger = zap.New(core)
+		s := r.setup(cfg)
+		harebus.Handle(s, func(context.Context, *harebus.Bus, order) error { return nil })
+		r.start(s)
+		differing := plain(`{}`)
+		differing.Headers, differing.Type, differing.MessageId = amqp.Table{prefixed("MessageType"): "Order", prefixed("MessageId"): "a"}, "Other\n", "b"
+		same := plain(`{}`)
+		same.Headers, same.MessageId = amqp.Table{prefixed("MessageType"): "Order", prefixed("MessageId"): "c"}, "c"
+		r.publish(r.channel(), "orders", differing, same)
+		r.quiet()
+		entries := logs.FilterMessageSnippet("differ").All()
+		if len(entries) != 1 || entries[0].Level != zap.DebugLevel {
+			t.Fatalf("logged %v", entries)
+		}
+		contains(t, fmt.Sprint(entries[0].ContextMap()), `MessageType is "Order", the property "Other\n"`, `MessageId is "a", the property "b"`)
+		if s.Stats().Handled != 2 {
+			t.Errorf("handled %d", s.Stats().Handled)
+		}
+	})
 }
 
 // TestOptionsMerge: later options win, and nobody's map is kept or changed.

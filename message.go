@@ -194,6 +194,25 @@ func (d *dialect) readContent(m *Message, topicExchange string) error {
 	return errors.Join(typeErr, contentErr, encodingErr)
 }
 
+// differences lists where a property says something else than the header that
+// counts. A peer that writes both knows only one of them, or copies badly.
+func (d *dialect) differences(m *Message) []string {
+	var found []string
+	for _, pair := range []struct{ header, read, property string }{
+		{d.names.messageID, m.ID, m.Properties.MessageID},
+		{d.names.correlationID, m.CorrelationID, m.Properties.CorrelationID},
+		{d.names.messageType, m.Type, m.Properties.Type},
+		{d.names.replyTo, m.ReplyTo, m.Properties.ReplyTo},
+		{d.names.contentType, m.ContentType, m.Properties.ContentType},
+		{d.names.contentEncoding, m.ContentEncoding, m.Properties.ContentEncoding},
+	} {
+		if pair.property != "" && pair.read != pair.property {
+			found = append(found, fmt.Sprintf("%s is %s, the property %s", pair.header, quote(pair.read), quote(pair.property)))
+		}
+	}
+	return found
+}
+
 // readTimes ignores a bad TimeSent, which decides nothing, and refuses a bad
 // DeferredTime, which does.
 func (d *dialect) readTimes(m *Message) error {

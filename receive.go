@@ -110,6 +110,11 @@ func (r *receipt) read() error {
 		return err
 	}
 	m.Attempt = r.failures + 1
+	if r.consumer.log.Core().Enabled(zap.DebugLevel) {
+		if differing := s.dialect.differences(m); differing != nil {
+			r.consumer.log.Debug("headers and properties of a message differ; the headers count", append(r.fields(), zap.Strings("differing", differing))...)
+		}
+	}
 	switch {
 	case len(m.Body) > s.cfg.MaxBody:
 		return reject("too-large", "the body has %d bytes, more than %d", len(m.Body), s.cfg.MaxBody)
