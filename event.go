@@ -32,7 +32,8 @@ func (s *sender) PublishEvent(ctx context.Context, event any, opts ...SendOption
 
 // HandleEvent registers a handler for an event, as [Handle] does, and subscribes
 // the listener queue to the event's topic, which T's method Topic() string returns.
-// It is called on a zero T. The topic is bound when the setup starts.
+// It is called on a zero T. The topic is bound when the setup starts; after that,
+// when it declares its objects again, which it does every minute.
 //
 // Faults, such as a T without a topic, are reported by Start.
 func HandleEvent[T any](s *Setup, fn func(ctx context.Context, bus *Bus, event T) error, opts ...HandlerOption) {
