@@ -82,7 +82,7 @@ var mutants = []mutant.Mutant{
 	},
 	{
 		Name: "commit although the handler failed", File: "receive.go",
-		Old: "\t\t_, _ = scope.end()\n\t\treturn err\n", New: "\t\tif outs, _ := scope.end(); len(outs) > 0 {\n\t\t\teng, _ := s.engine()\n\t\t\t_ = eng.commit(ctx, outs)\n\t\t}\n\t\treturn err\n",
+		Old: "\t\treturn failed(r.consumer.hard, err)\n", New: "\t\tif outs, _ := scope.end(); len(outs) > 0 {\n\t\t\teng, _ := s.engine()\n\t\t\t_ = eng.commit(ctx, outs)\n\t\t}\n\t\treturn failed(r.consumer.hard, err)\n",
 		Breaks: "TXN",
 	},
 	{
