@@ -43,6 +43,9 @@ type consumer struct {
 	places []place       // one for each worker
 	crew   sync.WaitGroup
 
+	taking atomic.Int64  // the prefetch now; trying during a trial
+	resize chan struct{} // told when it should be another one
+
 	mu      sync.Mutex // guards what follows
 	feed    *feed      // what the workers read from; nil between sessions
 	err     error      // why there is no feed
@@ -73,7 +76,7 @@ func newConsumer(ctx context.Context, s *Setup, l *link, index int) *consumer {
 	c := &consumer{
 		setup: s, link: l, index: index, hard: ctx,
 		log:   s.log.Named("consumer").With(zap.String("queue", s.cfg.Queue), zap.Int("consumer", index)),
-		ready: make(chan attempt, 1), idle: make(chan struct{}), changed: make(chan struct{}), moved: make(chan struct{}, 1),
+		ready: make(chan attempt, 1), idle: make(chan struct{}), changed: make(chan struct{}), moved: make(chan struct{}, 1), resize: make(chan struct{}, 1),
 		places: make([]place, s.cfg.Consume.Concurrency),
 	}
 	c.soft, c.halt = context.WithCancel(ctx)
@@ -201,6 +204,15 @@ func (c *consumer) consume(ctx context.Context) error {
 			if err := sub.goFirst(); err != nil {
 				return err
 			}
+		case <-c.resize:
+			next, err := sub.take(c.capacity())
+			if err != nil {
+				return err
+			}
+			if next != sub {
+				defer next.close()
+				sub = next
+			}
 		case <-sub.over:
 			wide, err := sub.widen()
 			if err != nil {
@@ -327,6 +339,10 @@ func (u *subscription) open(prefetch int, on *trial) error {
 	}
 	u.tag, u.deliveries = tag, <-opened
 	u.acks.limit(prefetch)
+	u.consumer.taking.Store(int64(prefetch))
+	if on != nil {
+		u.consumer.taking.Store(trying)
+	}
 	u.feed = &feed{session: u.session, ch: u.ch, deliveries: u.deliveries, acks: u.acks, left: &u.left, trial: on}
 	u.consumer.setFeed(u.feed, nil, false)
 	return nil
@@ -344,6 +360,7 @@ func (u *subscription) widen() (*subscription, error) {
 		return u, u.open(prefetch, nil)
 	}
 	if prefetch == 1 {
+		u.consumer.taking.Store(1)
 		return u, nil
 	}
 	wide, err := u.consumer.subscribe(u.session)

@@ -14,6 +14,12 @@ const (
 	// hopeless is the age after which a message without a handler timeout is taken
 	// for stuck: by default the broker then takes it back.
 	hopeless = 30 * time.Minute
+	// unbegun is for how long deliveries may wait for a worker while all workers are
+	// busy with the same messages. Then they go back, for others to handle: the
+	// broker's consumer timeout would count them as delivered, again and again.
+	unbegun = 10 * time.Minute
+	// trying stands for the prefetch of a trial, which nobody changes.
+	trying = -1
 )
 
 // watch looks at what the workers are busy with, and says which handlers run for
@@ -24,6 +30,7 @@ func (e *engine) watch(ctx context.Context) {
 			for i := range c.places {
 				c.look(&c.places[i])
 			}
+			c.adapt()
 		}
 	}
 }
@@ -96,4 +103,72 @@ func (r *receipt) limit() time.Duration {
 		return hopeless
 	}
 	return timeout
+}
+
+// adapt has the prefetch changed when it is another one than the workers can do with.
+func (c *consumer) adapt() {
+	if int64(c.capacity()) == c.taking.Load() {
+		return
+	}
+	select {
+	case c.resize <- struct{}{}:
+	default: // it has been told already
+	}
+}
+
+// capacity is the prefetch that the workers can do with: the configured one, and none
+// once all of them are stuck; from then on, until none is, as many as are free. Where
+// order is kept nothing changes it.
+func (c *consumer) capacity() int {
+	cfg := &c.setup.cfg
+	taking := c.taking.Load()
+	if taking == trying || cfg.keepsOrder() {
+		return int(taking)
+	}
+	stuck := 0
+	for i := range c.places {
+		if r := c.places[i].hand.Load(); r != nil && r.age() >= unbegun {
+			stuck++
+		}
+	}
+	free := len(c.places) - stuck
+	if stuck == 0 || (free > 0 && int(taking) == cfg.Consume.Prefetch) {
+		return cfg.Consume.Prefetch
+	}
+	return free
+}
+
+// take consumes with another prefetch, on a channel of its own, or not at all for
+// now. What nobody has begun goes back. This subscription's channel stays open for the acks
+// of what was begun.
+func (u *subscription) take(prefetch int) (*subscription, error) {
+	c := u.consumer
+	if int64(prefetch) == c.taking.Load() || c.soft.Err() != nil {
+		return u, nil
+	}
+	if err := u.cancel(); err != nil {
+		return nil, err
+	}
+	if u.deliveries != nil {
+		for d := range u.deliveries {
+			u.feed.leave(&d)
+		}
+		u.giveBack()
+	}
+	c.log.Warn("the prefetch follows the workers, of which some are or were stuck", zap.Int("prefetch", prefetch))
+	if prefetch == 0 {
+		c.taking.Store(0)
+		u.standBy()
+		return u, nil
+	}
+	next, err := c.subscribe(u.session)
+	if err != nil {
+		return nil, err
+	}
+	next.turn, next.over = nil, nil
+	if err := next.open(prefetch, nil); err != nil {
+		next.close()
+		return nil, err
+	}
+	return next, nil
 }

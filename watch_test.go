@@ -173,3 +173,53 @@ func TestConcurrentStops(t *testing.T) {
 		close(release)
 	})
 }
+
+// TestUnbegunGoBack: when all workers have been busy with the same messages for ten
+// minutes, the deliveries that wait behind them go back for others, and consuming
+// goes on as workers get free.
+func TestUnbegunGoBack(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		cfg := r.config("orders")
+		cfg.Consume = harebus.ConsumeConfig{Concurrency: 2, Prefetch: 10, HandlerTimeout: -1}
+		s := r.setup(cfg)
+		release, got := make(chan struct{}), make(chan int, 20)
+		harebus.Handle(s, func(_ context.Context, _ *harebus.Bus, o order) error {
+			if o.ID == 1 || o.ID == 2 {
+				<-release
+			}
+			got <- o.ID
+			return nil
+		})
+		r.start(s)
+		queue := func(ready, unacked, prefetch int) {
+			t.Helper()
+			synctest.Wait()
+			q, _ := r.broker.Queue("orders")
+			if q.Ready != ready || q.Unacked != unacked || (prefetch == 0) != (len(q.Consumers) == 0) || prefetch != 0 && q.Consumers[0].Prefetch != prefetch {
+				t.Errorf("%d ready, %d unacknowledged, consumers %+v", q.Ready, q.Unacked, q.Consumers)
+			}
+		}
+		r.fill("orders", 10)
+		<-time.After(9 * time.Minute)
+		queue(0, 10, 10)
+		r.setClock(time.Now()) // ten more minutes
+		<-time.After(2 * time.Minute)
+		queue(8, 2, 0)
+		release <- struct{}{}
+		receive(r, got)
+		for range 8 {
+			if id := receive(r, got); id < 3 {
+				t.Errorf("got %d", id)
+			}
+		}
+		<-time.After(time.Minute)
+		queue(0, 1, 1)
+		release <- struct{}{}
+		receive(r, got)
+		<-time.After(time.Minute)
+		queue(0, 0, 10)
+		if c := s.Stats(); c.Handled != 10 {
+			t.Errorf("counts %+v", c)
+		}
+	})
+}
