@@ -90,6 +90,7 @@ func beginBadInput(t *testing.T, node *rabbit.Node, tight bool) *badInput {
 	r.cfg = r.config()
 	r.cfg.Subscriptions = []string{badinput.Subscription}
 	r.cfg.ErrorQueue.Name = badinput.ErrorQueue
+	r.cfg.Unhandled = harebus.UnhandledPark // the kinds of input say which are parked at once
 	r.cfg.Retry = harebus.RetryConfig{MaxRetries: badinput.MaxRetries, BackOff: func() backoff.BackOff {
 		return backoff.NewConstantBackOff(soon)
 	}}
