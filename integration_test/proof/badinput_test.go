@@ -22,6 +22,7 @@ import (
 	"github.com/harebus/harebus/internal/badinput"
 	"github.com/harebus/harebus/internal/ledger"
 	"github.com/harebus/harebus/internal/proof"
+	"github.com/harebus/harebus/topology"
 )
 
 // elsewhere are the kinds of bad input that no case of package badinput stands for: proved by another test, or about
@@ -90,7 +91,8 @@ func beginBadInput(t *testing.T, node *rabbit.Node, tight bool) *badInput {
 	r.cfg = r.config()
 	r.cfg.Subscriptions = []string{badinput.Subscription}
 	r.cfg.ErrorQueue.Name = badinput.ErrorQueue
-	r.cfg.Unhandled = harebus.UnhandledPark // the kinds of input say which are parked at once
+	r.cfg.ErrorQueue.Type = topology.Classic // a quorum queue would add x-delivery-count to what is looked at
+	r.cfg.Unhandled = harebus.UnhandledPark  // the kinds of input say which are parked at once
 	r.cfg.Retry = harebus.RetryConfig{MaxRetries: badinput.MaxRetries, BackOff: func() backoff.BackOff {
 		return backoff.NewConstantBackOff(soon)
 	}}
