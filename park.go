@@ -105,6 +105,11 @@ func (r *receipt) bury(out *outgoing, cause error) bool {
 		if r.consumer.hard.Err() != nil || !r.connected() {
 			return false
 		}
+		if errors.Is(err, ErrRefused) { // it is the message, not the error queue
+			r.complain("the broker refuses a message that is to be parked; it goes back to its queue", err)
+			sleep(r.consumer.soft, time.Second) // or it would be here again at once
+			return false
+		}
 		s.parking.close(err)
 	}
 	return r.putOff(out, cause)
@@ -135,7 +140,14 @@ func (r *receipt) tryParking(out *outgoing, cause error) (err error) {
 	if err != nil {
 		return err
 	}
-	if err = eng.publisher.publish(ctx, out); err == nil || ctx.Err() != nil || !r.connected() {
+	err = eng.publisher.publish(ctx, out)
+	if endsConnections(err) && !r.deadly {
+		r.strip(out)
+		r.consumer.log.Error("a copy of a message ended the connection whenever it was sent; parking one without its custom headers",
+			append(r.fields(), zap.Error(err))...)
+		err = eng.publisher.publish(ctx, out)
+	}
+	if err == nil || errors.Is(err, ErrRefused) || ctx.Err() != nil || !r.connected() {
 		return err
 	}
 	if restored := s.restoreErrorQueue(ctx, r.feed.session); restored != nil {

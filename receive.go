@@ -23,6 +23,8 @@ type receipt struct {
 	packed   []byte // the properties and the body of the delivery, as they came
 	message  *Message
 	handler  *handler // nil until it is chosen
+	// deadly says that a copy of the message ended the connection whenever it was sent.
+	deadly bool
 	// failures is how often the message has failed before.
 	failures int
 
@@ -280,7 +282,7 @@ func (r *receipt) retry(cause *failure, decision Decision) bool {
 		out.msg.Headers[s.dialect.names.errorRetries] = field.SmallestInt(r.failures)
 	}
 	if !r.resend(out, cause) {
-		return false
+		return r.deadly && r.park(cause)
 	}
 	fields := append(r.fields(), zap.Duration("after", after), zap.Error(cause))
 	if op == OpDefer {
@@ -296,10 +298,11 @@ func (r *receipt) retry(cause *failure, decision Decision) bool {
 // postpone puts a message that has come before its time where it can wait: a
 // PikaBus service sends deferred messages at once and has the receiver wait.
 func (r *receipt) postpone() bool {
+	before := r.deadly
 	out := r.copyOf(OpDefer, r.setup.cfg.Queue)
 	out.due = r.message.DeferredUntil
 	if !r.resend(out, nil) {
-		return false
+		return r.deadly != before && r.postpone() // without what may have killed
 	}
 	r.setup.counters.postponed.Add(1)
 	return true
@@ -320,7 +323,7 @@ func (r *receipt) resend(out *outgoing, cause error) bool {
 	pauses := newPauses(r.consumer.log, s.cfg.Connect.BackOff)
 	for try := 1; ; try++ {
 		err = eng.publisher.publish(ctx, out)
-		if err == nil || try == tries || ctx.Err() != nil || !r.connected() {
+		if err == nil || try == tries || endsConnections(err) || ctx.Err() != nil || !r.connected() {
 			break
 		}
 		r.complain("cannot "+out.op.String()+" a message; trying again", err)
@@ -329,7 +332,13 @@ func (r *receipt) resend(out *outgoing, cause error) bool {
 		}
 	}
 	end(err)
-	if err != nil {
+	switch {
+	case endsConnections(err) && !r.deadly:
+		r.deadly = true
+		r.consumer.log.Error("a copy of a message ended the connection whenever it was sent; parking one without its custom headers",
+			append(r.fields(), zap.Error(err))...)
+		return false
+	case err != nil:
 		r.complain("cannot "+out.op.String()+" a message; it goes back to its queue", err)
 		// Not at once: the broker would deliver it again at once.
 		sleep(r.consumer.soft, next(pauses))

@@ -19,8 +19,8 @@ const maxErrorDetails = 8 << 10
 
 // copyOf makes a copy of the message as it came, to be published again: body,
 // foreign headers and properties unchanged. Left out are the expiration, which
-// would fire inside a delay, the user id, which is the original sender's, and
-// the headers that belong to the broker.
+// would fire inside a delay, the user id, which is the original sender's, the
+// headers that belong to the broker, and those that would end the connection.
 func (r *receipt) copyOf(op Operation, queue string) *outgoing {
 	in, names := r.delivery, &r.setup.dialect.names
 	headers := r.originalHeaders()
@@ -31,6 +31,10 @@ func (r *receipt) copyOf(op Operation, queue string) *outgoing {
 	}
 	if _, ok := headers[names.messageID]; !ok {
 		headers[names.messageID] = r.message.ID
+	}
+	if dropped := r.disarm(headers); len(dropped) > 0 {
+		earlier, _ := text(headers[names.leftOut])
+		headers[names.leftOut] = leftOut(earlier, dropped, maxLeftOut)
 	}
 	return &outgoing{
 		op: op, exchange: r.setup.cfg.DirectExchange, key: queue, mandatory: true, viaDefault: true, copied: true,
@@ -48,6 +52,29 @@ func (r *receipt) copyOf(op Operation, queue string) *outgoing {
 			AppId:           in.AppId,
 			Body:            in.Body,
 		},
+	}
+}
+
+// disarm takes out the headers that end a connection, and returns their names. When a
+// copy has ended connections all the same, it takes out every foreign one.
+func (r *receipt) disarm(headers amqp.Table) (dropped []string) {
+	for key, value := range headers {
+		if field.Deadly(value) || r.deadly && !strings.HasPrefix(key, r.setup.dialect.prefix) {
+			delete(headers, key)
+			dropped = append(dropped, quote(key))
+		}
+	}
+	slices.Sort(dropped)
+	return dropped
+}
+
+// strip makes a copy that has ended connections one without custom headers.
+func (r *receipt) strip(out *outgoing) {
+	r.deadly = true
+	d, headers := &r.setup.dialect, out.msg.Headers
+	if dropped := r.disarm(headers); len(dropped) > 0 {
+		earlier, _ := text(headers[d.names.leftOut])
+		d.nameLeftOut(headers, leftOut(earlier, dropped, maxLeftOut))
 	}
 }
 
@@ -158,7 +185,7 @@ func leftOut(earlier string, dropped []string, most int) string {
 // the copies that follow into a header of its own.
 func (d *dialect) nameLeftOut(headers amqp.Table, all string) {
 	note := func(list string) string {
-		return "(headers left out because they do not fit: " + list + ")\n"
+		return "(headers left out because they do not fit or cannot be sent: " + list + ")\n"
 	}
 	details, _ := headers[d.names.errorDetails].(string)
 	if earlier, _ := text(headers[d.names.leftOut]); earlier != "" {

@@ -37,6 +37,13 @@ func suspicion(err error) int {
 	}
 }
 
+// endsConnections says whether err is about a message that was given up because the
+// broker answered it with an exception that ended the connection, each time.
+func endsConnections(err error) bool {
+	var broker *amqp.Error
+	return errors.Is(err, ErrRefused) && errors.Is(err, ErrUnknownOutcome) && errors.As(err, &broker) && broker.Server
+}
+
 // closedChannel makes the result of a message that has closed its channel, with no other on it.
 func closedChannel(r result) result {
 	return result{outcome: Refused, err: r.err, final: true, delayed: r.delayed}

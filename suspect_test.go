@@ -1,6 +1,7 @@
 package harebus_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -138,4 +139,71 @@ func TestDeadlyInATransaction(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestDecimalsAreNotCopied: a header that may end the connection is there when the message is
+// handled first, and left out and named in every copy.
+func TestDecimalsAreNotCopied(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		s := r.setup(r.config("orders"))
+		seen := make(chan any, 10)
+		harebus.Handle(s, func(ctx context.Context, _ *harebus.Bus, _ order) error {
+			seen <- harebus.Incoming(ctx).Headers["price"]
+			return errNo
+		})
+		r.start(s)
+		m := plain(`{"ID":1}`)
+		m.Headers = amqp.Table{
+			"price": amqp.Decimal{Scale: 2, Value: 150}, "deep": amqp.Table{"list": []any{amqp.Decimal{}}}, "kept": "yes",
+		}
+		r.publish(r.channel(), "orders", m)
+		parked := r.await("error", 1)[0]
+		if first := receive(r, seen); first != (amqp.Decimal{Scale: 2, Value: 150}) {
+			t.Errorf("the first attempt saw %v", first)
+		}
+		if parked.Headers["price"] != nil || parked.Headers["deep"] != nil || parked.Headers["kept"] != "yes" {
+			t.Errorf("parked with %v", parked.Headers)
+		}
+		details, _ := parked.Headers["PikaBus.ErrorDetails"].(string)
+		contains(t, details, "price", "deep", "left out")
+	})
+}
+
+// TestDeadlyCopyIsParked: a message whose copies end the connection, for a reason that is
+// not known here, is parked without its custom headers after a few connections.
+func TestDeadlyCopyIsParked(t *testing.T) {
+	for name, decision := range map[string]error{"retry": errNo, "park": harebus.NoRetry(errNo)} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, r *rig) {
+				s := r.setup(r.config("orders"))
+				harebus.Handle(s, func(_ context.Context, _ *harebus.Bus, o order) error {
+					if o.ID == 1 {
+						return decision
+					}
+					return nil
+				})
+				r.start(s)
+				deadly := r.broker.Inject(brokertest.Fault{
+					On: "basic.publish", Times: -1, Do: brokertest.Raise, Code: internalError,
+					Match: func(f brokertest.Frame) bool {
+						return f.Headers["deadly"] != nil && strings.Contains(f.Connection, "publish")
+					},
+				})
+				m := plain(`{"ID":1}`)
+				m.Headers = amqp.Table{"deadly": true}
+				ch := r.channel()
+				r.publish(ch, "orders", m, plain(`{"ID":2}`))
+				parked := r.await("error", 1)[0]
+				details, _ := parked.Headers["PikaBus.ErrorDetails"].(string)
+				contains(t, details, "deadly", "left out", errNo.Error())
+				if string(parked.Body) != `{"ID":1}` || deadly.Fired() > 4 {
+					t.Errorf("parked %s after %d attempts", parked.Body, deadly.Fired())
+				}
+				r.quiet("error")
+				if got := s.Stats(); got.Handled != 1 || got.Parked != 1 || got.Connections > 8 {
+					t.Errorf("counts %+v", got)
+				}
+			})
+		})
+	}
 }

@@ -314,3 +314,21 @@ func FuzzTable(f *testing.F) {
 		}
 	})
 }
+
+func TestDeadly(t *testing.T) {
+	for name, value := range map[string]any{
+		"NaN": math.NaN(), "infinite": math.Inf(-1), "float32": float32(math.Inf(1)), "decimal": amqp.Decimal{Scale: 2, Value: 5},
+		"in a list": []any{1.5, math.NaN()}, "in a table": amqp.Table{"a": []any{amqp.Table{"b": amqp.Decimal{}}}},
+	} {
+		if !field.Deadly(value) {
+			t.Errorf("%s is not", name)
+		}
+	}
+	for name, value := range map[string]any{
+		"nil": nil, "number": 1.5, "text": "NaN", "bytes": []byte{0}, "list": []any{1.5, "x"}, "table": amqp.Table{"a": float32(0)},
+	} {
+		if field.Deadly(value) {
+			t.Errorf("%s is", name)
+		}
+	}
+}
