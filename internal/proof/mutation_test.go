@@ -127,7 +127,7 @@ var targeted = []mutant.Mutant{
 	},
 	{
 		Name: "give back in any order", File: "giveback.go",
-		Old: "\tu.acks.close()\n\treturn nil\n", New: "\tfor _, d := range slices.Backward(left) {\n\t\tu.acks.giveBack(d.DeliveryTag)\n\t}\n\tu.acks.close()\n\treturn nil\n",
+		Old: "\tif left := u.left.take(); len(u.renew(left)) < len(left) {\n", New: "\tleft := u.left.take()\n\tfor _, d := range slices.Backward(left) {\n\t\tu.acks.giveBack(d.DeliveryTag)\n\t}\n\tif len(left) < 0 {\n",
 		Breaks: "TestRestartsKeepTheOrder",
 	},
 	{
