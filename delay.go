@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"strings"
 	"sync"
 	"time"
 
@@ -22,15 +23,15 @@ type delayer struct {
 
 	mu       sync.Mutex           // guards what follows
 	on       *session             // the session everything below has been declared on
-	declared map[string]time.Time // when: delay queues by name, exits by exitKey, and delayBase
+	declared map[string]time.Time // until when it is believed to exist: delay queues by name, exits by exitKey, delayBase
 }
 
 const (
 	// maxDeclared bounds the memory of a program that defers to ever new queues.
 	maxDeclared = 10_000
-	// declaredAge is how long a queue is believed to exist. A message that finds
-	// a queue on its way deleted is kept, but not delivered.
-	declaredAge = time.Minute
+	baseAge     = 1000 * time.Hour // a missing exchange is noticed at once
+	queueAge    = 5 * time.Minute
+	exitAge     = time.Minute
 	// delayBase stands for what all ways share.
 	delayBase = ""
 )
@@ -138,7 +139,9 @@ func (d *delayer) prepare(ctx context.Context, s *session, out *outgoing, way to
 }
 
 // exitKey is the key of an exit in delayer.declared. No delay queue has it.
-func exitKey(exchange, key string) string { return exchange + "\x00" + key }
+func exitKey(exchange, key string) string { return exchange + exitMark + key }
+
+const exitMark = "\x00"
 
 // checkDestination refuses a deferral that could never arrive. A destination
 // that is deleted later makes its messages wait in its exit queue.
@@ -159,24 +162,18 @@ func (d *delayer) checkDestination(ctx context.Context, s *session, exchange, ke
 	return err
 }
 
-// known says whether delay queues and one thing more have been declared lately,
-// and what all ways share on this session.
+// known says whether everything on a way is believed to exist: the base, delay
+// queues, and one thing more.
 func (d *delayer) known(s *session, queues []string, name string) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if _, ok := d.declared[delayBase]; !ok || d.on != s {
-		return false
-	}
-	lately := func(name string) bool {
-		declared, ok := d.declared[name]
-		return ok && (name == delayBase || time.Since(declared) < declaredAge)
-	}
+	now := time.Now()
 	for _, queue := range queues {
-		if !lately(queue) {
+		if !d.declared[queue].After(now) {
 			return false
 		}
 	}
-	return lately(name)
+	return d.on == s && d.declared[delayBase].After(now) && d.declared[name].After(now)
 }
 
 func (d *delayer) remember(s *session, names ...string) {
@@ -187,10 +184,23 @@ func (d *delayer) remember(s *session, names ...string) {
 	}
 	now := time.Now()
 	if len(d.declared)+len(names) > maxDeclared {
-		d.declared = map[string]time.Time{delayBase: now}
+		d.declared = map[string]time.Time{delayBase: now.Add(baseAge)}
 	}
 	for _, name := range names {
-		d.declared[name] = now
+		d.declared[name] = now.Add(age(name))
+	}
+}
+
+// age is for how long something is believed to exist. A message that finds a
+// queue on its way deleted is kept, but not delivered.
+func age(name string) time.Duration {
+	switch {
+	case name == delayBase:
+		return baseAge
+	case strings.Contains(name, exitMark):
+		return exitAge
+	default:
+		return queueAge
 	}
 }
 

@@ -91,7 +91,7 @@ func TestDeletedDelayQueueIsDeclaredAgain(t *testing.T) {
 				if err := r.broker.DeleteQueue(queue); err != nil {
 					t.Fatal(err)
 				}
-				<-time.After(time.Minute) // what is believed to exist is looked at again
+				<-time.After(5 * time.Minute) // what is believed to exist is looked at again
 				deferOne()
 				r.await("out", 2)
 			})

@@ -3,6 +3,7 @@ package harebus
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -58,7 +59,7 @@ func (c *consumer) handleDelivery(r *receipt) bool {
 	if err := r.read(); err != nil {
 		return r.fail(err)
 	}
-	if wait := time.Until(r.message.DeferredUntil); wait > 0 && !r.message.DeferredUntil.IsZero() {
+	if time.Until(r.message.DeferredUntil) > 0 && !r.served() {
 		return r.postpone()
 	}
 	if r.marked() {
@@ -122,10 +123,22 @@ func (r *receipt) read() error {
 		return reject("too-large", "the body has %d bytes, more than %d", len(m.Body), s.cfg.MaxBody)
 	case m.hops > s.cfg.MaxHops:
 		return reject("loop", "the message answers %d replies in a row", m.hops)
-	case time.Until(m.DeferredUntil) > topology.MaxDelay:
+	case time.Until(m.DeferredUntil) > topology.MaxDelay && !r.served():
 		return reject("bad-time", "deferred until %v, longer than %v", m.DeferredUntil, topology.MaxDelay)
 	}
 	return nil
+}
+
+// served says whether the message comes out of the delay queues. Then the broker
+// has kept it for as long as its sender wanted, whatever the clock of this
+// process says about the time in its header.
+func (r *receipt) served() bool {
+	exit := topology.Delays{}.Exit(r.delivery.Exchange, r.delivery.RoutingKey).Queues[0].Name
+	deaths, _ := r.delivery.Headers["x-death"].([]any)
+	return slices.ContainsFunc(deaths, func(death any) bool {
+		entry, _ := death.(amqp.Table)
+		return entry["queue"] == exit && entry["reason"] == "expired"
+	})
 }
 
 // choose finds the handler and says whether its retry policy has come to its end.

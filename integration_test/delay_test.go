@@ -31,7 +31,7 @@ func TestDelaysAreKept(t *testing.T) {
 		cfg.QueueType = queueType
 		s, in := p.service(cfg)
 		ctx := p.within(2 * patience)
-		p.try(s.Bus().Defer(ctx, cfg.Queue, time.Minute, note{0})) // which nobody has to wait for
+		p.try(p.setup(p.config("")).Init(ctx)) // declares all delay queues, so that nobody has to wait for one
 		var mu sync.Mutex
 		due := map[string]time.Time{}
 		var wg sync.WaitGroup

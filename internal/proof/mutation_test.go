@@ -106,6 +106,11 @@ var mutants = []mutant.Mutant{
 		Breaks: "TIMER",
 	},
 	{
+		Name: "the receiver's clock decides", File: "receive.go",
+		Old: "> 0 && !r.served() {", New: "> 0 {",
+		Breaks: "TIMER",
+	},
+	{
 		Name: "no delivery limit on delay queues", File: "topology/delays.go",
 		Old: "\t\t\"x-delivery-limit\":       LookLimit,\n", New: "",
 		Breaks: "TIMER",

@@ -21,6 +21,7 @@ import (
 	"github.com/harebus/harebus/brokertest"
 	"github.com/harebus/harebus/internal/ledger"
 	"github.com/harebus/harebus/internal/proof"
+	"github.com/harebus/harebus/topology"
 )
 
 var (
@@ -224,6 +225,67 @@ func (s *simulation) fill(t *testing.T, topic, queue string) {
 	filled := func(q brokertest.Queue) bool { return q.Ready == 1 }
 	if err := s.broker.WaitQueue(t.Context(), queue, filled); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestCalmClocks: the receiver's clock is five minutes behind that of a sender. Its
+// deferred message comes when the broker says that it is due.
+func TestCalmClocks(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		sim := newSimulation(t, 1, false)
+		sim.start(t)
+		const delay = 2 * time.Second
+		if err := sim.service.Send(t.Context(), sim.work(0, 0, proof.Later), delay); err != nil { // which declares
+			t.Fatal(err)
+		}
+		w := sim.work(0, 1, proof.Later)
+		body, err := harebus.JSON{}.Encode(w)
+		if err != nil {
+			t.Fatal(err)
+		}
+		due := time.Now().Add(delay)
+		sim.service.Book.Record(ledger.Event{Op: ledger.SendInvoke, ID: w.ID, Key: w.Key, Seq: w.Seq, Sum: ledger.Sum(body), Due: due})
+		sim.deferRaw(t, delay, amqp.Publishing{
+			MessageId: w.ID, Type: w.MessageType(), ContentType: "application/json", DeliveryMode: amqp.Persistent, Body: body,
+			Headers: amqp.Table{"PikaBus.DeferredTime": due.Add(5 * time.Minute).UTC().Format(time.RFC3339Nano)},
+		})
+		sim.service.Book.Record(ledger.Event{Op: ledger.SendOK, ID: w.ID})
+		expect := sim.service.Expect()
+		expect.Late = time.Second
+		if verdict := sim.finish(t, expect); len(verdict.Violations) > 0 {
+			t.Error(verdict)
+		}
+	})
+}
+
+// deferRaw has a plain client send a message into the delay queues.
+func (s *simulation) deferRaw(t *testing.T, delay time.Duration, m amqp.Publishing) {
+	t.Helper()
+	way, err := topology.Delays{}.Route(delay, "", "proof")
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := amqp.DialConfig(s.broker.URL(), amqp.Config{Dial: s.broker.Dial})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	ch, err := conn.Channel()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := ch.Confirm(false); err != nil {
+		t.Fatal(err)
+	}
+	labels := make([]any, len(way.CC))
+	for i, label := range way.CC {
+		labels[i] = label
+	}
+	m.Headers["CC"] = labels
+	confirm, err := ch.PublishWithDeferredConfirm(way.Exchange, way.Key, true, false, m)
+	if err != nil || !confirm.Wait() {
+		t.Fatalf("not confirmed: %v", err)
 	}
 }
 
