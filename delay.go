@@ -2,6 +2,7 @@ package harebus
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"strings"
@@ -20,6 +21,7 @@ type delayer struct {
 	delays topology.Delays
 
 	declaring chan struct{} // held while declaring
+	full      time.Time     // until when a broker without room is left alone; of whoever holds declaring
 
 	mu       sync.Mutex           // guards what follows
 	on       *session             // the session everything below has been declared on
@@ -32,6 +34,9 @@ const (
 	baseAge     = 1000 * time.Hour // a missing exchange is noticed at once
 	queueAge    = 5 * time.Minute
 	exitAge     = time.Minute
+	// fullPause is how long a broker without room for queues is not tried again:
+	// each trial keeps new connections out for a few seconds.
+	fullPause = 10 * time.Second
 	// delayBase stands for what all ways share.
 	delayBase = ""
 )
@@ -131,7 +136,14 @@ func (d *delayer) prepare(ctx context.Context, s *session, out *outgoing, way to
 		need(queue, func() topology.Topology { return d.delays.Queue(queue) })
 	}
 	need(exitKey(exchange, key), func() topology.Topology { return d.delays.Exit(exchange, key) })
-	if err := d.setup.establish(ctx, s, topology.Join(parts...)); err != nil {
+	if time.Now().Before(d.full) {
+		return &PublishError{Outcome: NotSent, Err: errNoRoom}
+	}
+	err := d.setup.establishDelays(ctx, s, topology.Join(parts...))
+	if errors.Is(err, errNoRoom) {
+		d.full = time.Now().Add(fullPause)
+	}
+	if err != nil {
 		return fmt.Errorf("delay queues: %w", err)
 	}
 	d.remember(s, names...)

@@ -3,8 +3,11 @@ package harebus_test
 import (
 	"context"
 	"errors"
+	"io"
+	"net"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -130,5 +133,48 @@ func TestSlowDeclaringMakesNoOtherQueues(t *testing.T) {
 		if got, want := r.delayQueues(), []string{"1m", "due//out", "lost"}; !slices.Equal(got, want) {
 			t.Errorf("%q, want %q", got, want)
 		}
+	})
+}
+
+// TestNoRoomForDelayQueues: a broker that would let nobody in any more, because
+// it has no file descriptors left for queues, is left as it was.
+func TestNoRoomForDelayQueues(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.declare(r.channel(), "out")
+		var full atomic.Bool
+		cfg := r.config("")
+		cfg.Dial = func(network, address string) (net.Conn, error) {
+			if !full.Load() {
+				return r.broker.Dial(network, address)
+			}
+			ours, theirs := net.Pipe() // taken, and then nothing is said
+			go func() { _, _ = io.Copy(io.Discard, theirs) }()
+			return ours, nil
+		}
+		bus := r.setup(cfg).Bus()
+		if err := bus.Send(r.ctx, "out", order{0}); err != nil {
+			t.Fatal(err)
+		}
+		full.Store(true)
+		for range 2 {
+			began := time.Now()
+			err := bus.Defer(r.ctx, "out", time.Minute, order{1})
+			if !errors.Is(err, harebus.ErrNotSent) || time.Since(began) > 5*time.Second {
+				t.Fatalf("after %v: %v", time.Since(began), err)
+			}
+			contains(t, err.Error(), "file descriptors", "65536")
+		}
+		if left := r.delayQueues(); len(left) != 0 {
+			t.Errorf("%q are left", left)
+		}
+		full.Store(false)
+		<-time.After(10 * time.Second)
+		if err := bus.Defer(r.ctx, "out", time.Minute, order{1}); err != nil {
+			t.Fatal(err)
+		}
+		if got, want := r.delayQueues(), []string{"1m", "due//out", "lost"}; !slices.Equal(got, want) {
+			t.Errorf("%q, want %q", got, want)
+		}
+		r.await("out", 2)
 	})
 }

@@ -156,7 +156,7 @@ func (s *Setup) declareForInit(ctx context.Context, l *link) error {
 	if s.cfg.Queue != "" {
 		t = topology.Join(t, delays.Exit("", s.cfg.Queue))
 	}
-	return s.establish(ctx, on, t)
+	return s.establishDelays(ctx, on, t)
 }
 
 // Start connects, declares the topology and begins to consume. It returns when

@@ -367,6 +367,40 @@ func (b *broker) holds(queue string, n int) error {
 	return err
 }
 
+// A small node is full before the delay queues are declared: RabbitMQ 3 counts three file descriptors for each quorum
+// queue, and with too many of them lets nobody in any more. The deferral is refused, with the remedy, and the node goes on.
+func TestNoRoomForDelayQueues(t *testing.T) {
+	t.Parallel()
+	p := private(t, rabbit.Options{})
+	b := p.broker()
+	ctx := p.within(4 * patience)
+	const queues, descriptors = 40, 130
+	for n := range queues {
+		b.declareQueue(p.queue(fmt.Sprint("q", n)), amqp.Table{"x-queue-type": "quorum"})
+	}
+	bus := p.bus()
+	to := p.queue("q0")
+	p.try(bus.Send(ctx, to, note{0}))
+	reserves := strings.HasPrefix(p.node.Version(), "3.") // later versions count none
+	limit := func(n int) {
+		if reserves {
+			_, err := p.node.Eval(ctx, fmt.Sprintf("file_handle_cache:set_limit(%d).", n))
+			p.try(err)
+		}
+	}
+	limit(descriptors)
+	err := bus.Defer(ctx, to, 100*time.Millisecond, note{1})
+	if reserves {
+		p.is(err, harebus.ErrNotSent)
+		p.mentions(err, "file descriptors", "65536")
+	} else {
+		p.try(err)
+	}
+	p.broker() // it lets us in
+	limit(20_000)
+	p.eventually(patience, func() error { return bus.Defer(ctx, to, 100*time.Millisecond, note{2}) })
+}
+
 // Somebody removes the delay queues while a service runs: the next deferral declares them again. Where the way out of
 // them is gone, messages gather in the queue for lost ones.
 func TestVanishedDelayQueues(t *testing.T) {
