@@ -428,6 +428,9 @@ func (e *engine) refresh(ctx context.Context) {
 		if err != nil && ctx.Err() == nil && on.alive() {
 			e.setup.log.Warn("cannot declare the topology again; consuming goes on", zap.Error(err))
 		}
+		if err := e.publisher.delays.keepExit(ctx, on); err != nil && ctx.Err() == nil && on.alive() {
+			e.setup.log.Warn("cannot keep the exit of delays to this queue from expiring", zap.Error(err))
+		}
 	}
 }
 

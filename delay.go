@@ -7,6 +7,7 @@ import (
 	"maps"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
@@ -22,6 +23,8 @@ type delayer struct {
 
 	declaring chan struct{} // held while declaring
 	full      time.Time     // until when a broker without room is left alone; of whoever holds declaring
+
+	ownExit atomic.Bool // the exit of the setup's own queue has been declared
 
 	mu       sync.Mutex           // guards what follows
 	on       *session             // the session everything below has been declared on
@@ -135,11 +138,17 @@ func (d *delayer) prepare(ctx context.Context, s *session, out *outgoing, way to
 	for _, queue := range way.Queues {
 		need(queue, func() topology.Topology { return d.delays.Queue(queue) })
 	}
-	need(exitKey(exchange, key), func() topology.Topology { return d.delays.Exit(exchange, key) })
+	need(exitKey(exchange, key), func() topology.Topology { return d.setup.cfg.exitTopology(exchange, key) })
 	if time.Now().Before(d.full) {
 		return &PublishError{Outcome: NotSent, Err: errNoRoom}
 	}
-	err := d.setup.establishDelays(ctx, s, topology.Join(parts...))
+	all := topology.Join(parts...)
+	err := d.setup.establishDelays(ctx, s, all)
+	if last := len(all.Queues) - 1; differs(err) && !d.known(s, nil, exitKey(exchange, key)) {
+		// An exit that expires, or does not where we would have it: as it is.
+		all.Queues = all.Queues[:last]
+		err = d.setup.establishDelays(ctx, s, all)
+	}
 	if errors.Is(err, errNoRoom) {
 		d.full = time.Now().Add(fullPause)
 	}
@@ -147,6 +156,9 @@ func (d *delayer) prepare(ctx context.Context, s *session, out *outgoing, way to
 		return fmt.Errorf("delay queues: %w", err)
 	}
 	d.remember(s, names...)
+	if exchange == "" && key == d.setup.cfg.Queue {
+		d.ownExit.Store(true)
+	}
 	return nil
 }
 

@@ -154,7 +154,7 @@ func (s *Setup) declareForInit(ctx context.Context, l *link) error {
 	var delays topology.Delays
 	t := delays.Topology()
 	if s.cfg.Queue != "" {
-		t = topology.Join(t, delays.Exit("", s.cfg.Queue))
+		t = topology.Join(t, s.cfg.exitTopology("", s.cfg.Queue))
 	}
 	return s.establishDelays(ctx, on, t)
 }

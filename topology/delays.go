@@ -142,8 +142,8 @@ func (d Delays) exchange(level int) string { return d.name("level." + levels[lev
 // exchange), otherwise whatever exchange does with key. Due messages wait in it
 // for as long as the destination does not take them, and hold up no others.
 //
-// Exit queues are never removed: whoever defers to ever new keys makes ever new
-// queues, three file handles each on RabbitMQ 3.10.
+// Exit queues are not removed: whoever defers to ever new keys makes ever new
+// queues, for which RabbitMQ 3 reserves three file descriptors each.
 func (d Delays) Exit(exchange, key string) Topology {
 	queue := Queue{Name: d.exit(exchange, key), Arguments: passingOn(0, exchange)}
 	queue.Arguments["x-dead-letter-routing-key"] = key
