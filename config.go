@@ -31,8 +31,8 @@ type Config struct {
 	// with special characters percent-encoded. Default: amqp://guest:guest@localhost:5672/.
 	URL string
 	// URLs are the addresses of a cluster's nodes, instead of URL. They are
-	// tried in random order at every connect, the one that failed last at the
-	// end.
+	// tried in random order at every connect. Those that were lost or could not
+	// be reached in the last three minutes come at the end.
 	URLs []string
 	// Username and Password replace those of the addresses.
 	Username, Password string
@@ -135,14 +135,17 @@ type Config struct {
 	// Tracer observes operations; nil costs nothing.
 	Tracer Tracer
 	// Logger gets what a person should know; [SlogLogger] makes one of a
-	// slog.Handler. Default: nothing is logged.
+	// slog.Handler. Default: nothing is logged, and only what is waited for is
+	// told, on standard error, from five seconds on. For complete silence give
+	// [zap.NewNop].
 	Logger *zap.Logger
 	// ShutdownTimeout is how long Run lets handlers finish once its context has
 	// ended. Then their contexts are cancelled, and what they do not complete
 	// is redelivered to somebody else. Default: 30 s.
 	ShutdownTimeout time.Duration
 
-	ownHeartbeat bool
+	defaultAddress bool // nobody gave one
+	ownHeartbeat   bool
 }
 
 // DeclareMode says what a setup does about exchanges, queues and bindings.
@@ -253,6 +256,11 @@ type ConnectConfig struct {
 	// BackOff makes the policy for the pauses between attempts to connect.
 	// Default: from 50 ms to 1.5 s, doubling, ± 20 %, without end.
 	BackOff func() backoff.BackOff
+	// RefusedLimit makes [Setup.Live] fail once the broker has refused every
+	// connection for so long, for instance because the password was changed: a
+	// restart fetches the new one. Default: never. Without it, a setup with
+	// [Config.Credentials] recovers by itself.
+	RefusedLimit time.Duration
 }
 
 const (
@@ -268,7 +276,7 @@ const (
 // withDefaults returns a copy with every zero field filled in.
 func (c Config) withDefaults() Config {
 	if c.URL == "" && len(c.URLs) == 0 {
-		c.URL = defaultURL
+		c.URL, c.defaultAddress = defaultURL, true
 	}
 	if c.URL != "" {
 		c.URLs = append([]string{c.URL}, c.URLs...)
@@ -445,6 +453,7 @@ func (c *Config) validateNumbers() []error {
 		{"Connect.Timeout", c.Connect.Timeout, time.Millisecond},
 		{"Connect.RequestTimeout", c.Connect.RequestTimeout, time.Millisecond},
 		{"Connect.WriteTimeout", c.Connect.WriteTimeout, time.Millisecond},
+		{"Connect.RefusedLimit", c.Connect.RefusedLimit, 0},
 		{"Connect.Heartbeat", c.Connect.Heartbeat, time.Second},
 		{"ShutdownTimeout", c.ShutdownTimeout, time.Millisecond},
 	} {
@@ -498,6 +507,10 @@ func (c *Config) addresses() ([]amqp.URI, error) {
 		if err != nil {
 			faults = append(faults, fmt.Errorf("address %d is not of the form amqp://user:password@host:port/vhost"+
 				" (percent-encode special characters in the user name, password and vhost)", i+1))
+			continue
+		}
+		if uri.Port < 1 || uri.Port > math.MaxUint16 {
+			faults = append(faults, fmt.Errorf("address %d: the port %d is not between 1 and %d", i+1, uri.Port, math.MaxUint16))
 			continue
 		}
 		uris = append(uris, uri)

@@ -111,6 +111,8 @@ func openConfirmChannel(ctx context.Context, s *session, setup *Setup) (*confirm
 func (c *confirmChannel) watch(closes <-chan *amqp.Error) {
 	tick := time.NewTicker(c.setup.cfg.Publish.ConfirmTimeout / (epochs - 1))
 	defer tick.Stop()
+	tell := func() {}
+	defer func() { tell() }()
 	retired := c.retired
 	for {
 		select {
@@ -127,7 +129,10 @@ func (c *confirmChannel) watch(closes <-chan *amqp.Error) {
 			retired = nil
 			c.session.spawn(c.drainAndClose)
 		case <-tick.C:
+			tell()
+			tell = func() {}
 			if c.slow() {
+				tell = c.setup.waits.while("confirms of the broker", c.unconfirmed)
 				c.probe()
 			}
 			if c.overdue() {
@@ -163,6 +168,19 @@ func (c *confirmChannel) slow() bool {
 		}
 	}
 	return false
+}
+
+// unconfirmed says how many messages are out.
+func (c *confirmChannel) unconfirmed() error {
+	return fmt.Errorf("%d messages are not confirmed yet", len(c.window))
+}
+
+// cutShort is the error of somebody whose context has ended before a confirm came.
+func (c *confirmChannel) cutShort(ctx context.Context) error {
+	if reason := c.session.blockedReason(); reason != "" {
+		return fmt.Errorf("no confirm, the broker blocks publishers (%s): %w", reason, context.Cause(ctx))
+	}
+	return fmt.Errorf("no confirm: %w", context.Cause(ctx))
 }
 
 // probe asks the broker's end of the channel for an answer, whatever it is, and
@@ -266,7 +284,7 @@ func (c *confirmChannel) acquire(ctx context.Context) error {
 	case <-c.session.closed:
 		return c.session.cause()
 	case <-ctx.Done():
-		return context.Cause(ctx)
+		return fmt.Errorf("no place for another message: %w: %w", c.unconfirmed(), c.cutShort(ctx))
 	}
 }
 
@@ -387,7 +405,7 @@ func (c *confirmChannel) wait(ctx context.Context, f flight) result {
 			<-f.confirm.Done()
 			c.resolve(f)
 		})
-		return result{outcome: Unknown, err: context.Cause(ctx)}
+		return result{outcome: Unknown, err: c.cutShort(ctx)}
 	}
 }
 

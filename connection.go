@@ -9,8 +9,8 @@ import (
 	"net"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
@@ -27,24 +27,31 @@ const silentClose = 2500 * time.Millisecond
 type dialer struct {
 	cfg       *Config
 	addresses []amqp.URI
-	failed    atomic.Int64 // the address that failed last, counted from 1
+	waits     waiter
+
+	mu       sync.Mutex // guards what follows
+	troubles []trouble  // the latest with each address
 
 	underClient func(net.Conn) net.Conn // wraps what the client writes to; nil but in tests
 }
 
-// dial tries every address once, in random order, so that a dead node of a
-// cluster costs one attempt and not the connection. The one that failed last
-// comes at the end: a node that is frozen costs the whole timeout.
+// distrust is how long an address that has failed is tried after the others: a
+// node that is frozen costs the whole timeout each time.
+const distrust = 3 * time.Minute
+
+// dial tries every address once, so that a dead node of a cluster costs one attempt
+// and not the connection.
 func (d *dialer) dial(ctx context.Context, name string) (*session, error) {
 	var errs []error
 	for _, i := range d.order() {
 		s, err := d.dialOne(ctx, d.addresses[i], name)
 		if err == nil {
 			s.address = i
+			d.had(i, trouble{})
 			return s, nil
 		}
-		d.fail(i)
-		errs = append(errs, fmt.Errorf("connect to %s: %w", hostPort(d.addresses[i]), err))
+		d.had(i, trouble{unreachable: true, at: time.Now()})
+		errs = append(errs, fmt.Errorf("connect to %s: %w", d.name(i), err))
 		if ctx.Err() != nil {
 			break
 		}
@@ -52,18 +59,55 @@ func (d *dialer) dial(ctx context.Context, name string) (*session, error) {
 	return nil, errors.Join(errs...)
 }
 
-// order is the order in which the addresses are tried.
-func (d *dialer) order() []int {
-	order := rand.Perm(len(d.addresses))
-	if at := slices.Index(order, int(d.failed.Load())-1); at >= 0 {
-		last := order[at]
-		order = append(slices.Delete(order, at, at+1), last)
+// name of an address for a person, who may not know that it is a default.
+func (d *dialer) name(address int) string {
+	name := hostPort(d.addresses[address])
+	if d.cfg.defaultAddress {
+		name += " (the default, since Config.URL is empty)"
 	}
+	return name
+}
+
+// trouble is what an address has done lately.
+type trouble struct {
+	unreachable bool // connecting failed; else a connection was lost
+	at          time.Time
+}
+
+// order is the order in which the addresses are tried: by chance, but those whose
+// connection was lost lately come later, and those that could not be reached last. Of
+// these the one comes first whose trouble is the oldest.
+func (d *dialer) order() []int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	order := rand.Perm(len(d.addresses))
+	slices.SortStableFunc(order, func(a, b int) int {
+		one, other := d.lately(a), d.lately(b)
+		if one.unreachable != other.unreachable {
+			if one.unreachable {
+				return 1
+			}
+			return -1
+		}
+		return one.at.Compare(other.at)
+	})
 	return order
 }
 
-// fail notes that an address cannot be reached, or has just been lost.
-func (d *dialer) fail(address int) { d.failed.Store(int64(address) + 1) }
+// lately is the trouble with an address, or none if that is long ago. d.mu is held.
+func (d *dialer) lately(address int) trouble {
+	if had := d.troubles[address]; time.Since(had.at) < distrust {
+		return had
+	}
+	return trouble{}
+}
+
+// had notes the latest trouble with an address.
+func (d *dialer) had(address int, t trouble) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.troubles[address] = t
+}
 
 // below is what the client writes to.
 func (d *dialer) below(sock net.Conn) net.Conn {
@@ -99,7 +143,8 @@ func (d *dialer) dialOne(ctx context.Context, uri amqp.URI, name string) (*sessi
 	properties["product"] = "harebus"
 	properties["version"] = version()
 	properties.SetClientConnectionName(d.cfg.ConnectionName + " " + name)
-	conn, err := amqp.Open(d.below(wire.Pack(sock)), amqp.Config{
+	server := &greeting{Conn: sock}
+	conn, err := amqp.Open(d.below(wire.Pack(server)), amqp.Config{
 		SASL:       sasl,
 		Vhost:      uri.Vhost,
 		FrameSize:  defaultFrameMax,
@@ -109,15 +154,18 @@ func (d *dialer) dialOne(ctx context.Context, uri amqp.URI, name string) (*sessi
 	})
 	if err != nil {
 		_ = sock.Close()
+		if fault := server.fault(); fault != nil {
+			return nil, fault
+		}
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
 		if errors.Is(err, amqp.ErrCredentials) && time.Since(started) < silentClose {
 			return nil, errors.New("connection dropped during the handshake")
 		}
-		return nil, err
+		return nil, loginFault(err)
 	}
-	return newSession(conn, sock, d.cfg.Connect.RequestTimeout), nil
+	return newSession(conn, sock, d.cfg.Connect.RequestTimeout, d.waits), nil
 }
 
 // heartbeat is the interval to ask for; 0 takes the broker's. The other end of a
@@ -151,7 +199,7 @@ func (d *dialer) open(ctx context.Context, uri amqp.URI) (net.Conn, error) {
 	_, err = apart(ctx, func() (struct{}, error) { return struct{}{}, secure.HandshakeContext(ctx) })
 	if err != nil {
 		_ = raw.Close()
-		return nil, err
+		return nil, tlsFault(err)
 	}
 	return secure, nil
 }
@@ -184,19 +232,46 @@ func (d *dialer) authentication(ctx context.Context, uri amqp.URI) ([]amqp.Authe
 	}
 }
 
+// loginFault adds to a refused login what can be done.
+func loginFault(err error) error {
+	var broker *amqp.Error
+	switch {
+	case errors.Is(err, amqp.ErrSASL):
+		return fmt.Errorf("%w: the broker offers neither of PLAIN and EXTERNAL that was asked for; see its auth_mechanisms and Config.ExternalAuth", err)
+	case errors.Is(err, amqp.ErrCredentials), errors.As(err, &broker) && broker.Code == amqp.AccessRefused:
+		return fmt.Errorf("%w; check the user name and password (guest may log in from the broker's own host only)", err)
+	default:
+		return err
+	}
+}
+
 // permanent says whether trying again cannot help: the broker was there and
-// refused, or what was asked for contradicts what exists.
+// refused, what was asked for contradicts what exists, or there is no broker but
+// something else. The end of a connection proves nothing.
 func permanent(err error) bool {
-	if errors.Is(err, amqp.ErrCredentials) || errors.Is(err, amqp.ErrSASL) {
+	if errors.Is(err, amqp.ErrCredentials) || errors.Is(err, amqp.ErrSASL) || errors.As(err, new(*channelsError)) {
 		return true
 	}
 	var broker *amqp.Error
 	if errors.As(err, &broker) {
-		return broker.Server && slices.Contains(refusals, broker.Code) && !unreachable(err)
+		return broker.Server && slices.Contains(refusals, broker.Code) && !unreachable(err) && !full(broker)
 	}
-	var untrusted *tls.CertificateVerificationError
-	var notTLS tls.RecordHeaderError
-	return errors.As(err, &untrusted) || errors.As(err, &notTLS)
+	return misdirected(err)
+}
+
+// full says whether the broker has refused a connection because it has too many:
+// others end, for instance those of the instances that this one replaces.
+func full(err *amqp.Error) bool {
+	return err.Code == amqp.NotAllowed && strings.Contains(err.Reason, "connection") && strings.Contains(err.Reason, "limit")
+}
+
+// channelsError says that the broker allows a connection fewer channels than the
+// setup needs.
+type channelsError struct{ needed, allowed int }
+
+func (e *channelsError) Error() string {
+	return fmt.Sprintf("the broker allows %d channels on a connection and this one needs %d:"+
+		" raise the broker's channel_max, or lower Consume.Consumers or Publish.Channels", e.allowed, e.needed)
 }
 
 // refusals are the reply codes by which the broker says no for good.
@@ -207,7 +282,8 @@ var refusals = []int{amqp.AccessRefused, amqp.NotFound, amqp.ResourceLocked, amq
 type session struct {
 	conn     *amqp.Connection
 	sock     *wire.Conn
-	address  int           // its place among those configured
+	address  int // its place among those configured
+	waits    waiter
 	frameMax int           // as negotiated
 	timeout  time.Duration // of one request to the broker
 	closed   chan struct{} // closed when the connection has ended
@@ -220,11 +296,12 @@ type session struct {
 	closing   bool       // no new goroutines
 	blocked   string     // the broker's reason, while it blocks publishers
 	unblocked chan struct{}
+	tell      func() // ends the reports of that
 }
 
-func newSession(conn *amqp.Connection, sock *wire.Conn, timeout time.Duration) *session {
+func newSession(conn *amqp.Connection, sock *wire.Conn, timeout time.Duration, waits waiter) *session {
 	s := &session{
-		conn: conn, sock: sock, frameMax: conn.Config.FrameSize, timeout: timeout,
+		conn: conn, sock: sock, frameMax: conn.Config.FrameSize, timeout: timeout, waits: waits,
 		closed: make(chan struct{}), watched: make(chan struct{}),
 		trial: newTrial(),
 	}
@@ -257,10 +334,7 @@ func (s *session) ended(err *amqp.Error) {
 	if err != nil {
 		s.err = err
 	}
-	if s.unblocked != nil {
-		close(s.unblocked)
-		s.unblocked = nil
-	}
+	s.unblock()
 	close(s.closed)
 	s.mu.Unlock()
 	_ = s.sock.Close()
@@ -273,13 +347,20 @@ func (s *session) setBlocked(b amqp.Blocking) {
 		s.blocked = b.Reason
 		if s.unblocked == nil {
 			s.unblocked = make(chan struct{})
+			s.tell = s.waits.while("the broker blocks publishers", func() error { return errors.New(s.blockedReason()) })
 		}
 		return
 	}
 	s.blocked = ""
+	s.unblock()
+}
+
+// unblock lets publishers go on. s.mu is held.
+func (s *session) unblock() {
 	if s.unblocked != nil {
 		close(s.unblocked)
 		s.unblocked = nil
+		s.tell()
 	}
 }
 
@@ -353,11 +434,12 @@ func (s *session) rpcs(ctx context.Context, fn func(next func()) error) error {
 	if !s.spawn(func() { done <- s.timed(fn) }) {
 		return s.cause()
 	}
+	defer s.waits.while("the broker to answer", func() error { return errNoAnswer })()
 	select {
 	case err := <-done:
 		return err
 	case <-ctx.Done():
-		return context.Cause(ctx)
+		return fmt.Errorf("the broker has not answered: %w", context.Cause(ctx))
 	}
 }
 

@@ -50,6 +50,7 @@ type consumer struct {
 	feed    *feed      // what the workers read from; nil between sessions
 	err     error      // why there is no feed
 	ended   bool       // no other feed will follow
+	tell    func()     // ends the reports that there is no feed; nil while there is one
 	changed chan struct{}
 }
 
@@ -428,8 +429,24 @@ func (c *consumer) setFeed(f *feed, err error, ended bool) {
 		return
 	}
 	c.feed, c.err, c.ended = f, err, ended
+	switch waits := f == nil && !ended; {
+	case waits && c.tell == nil:
+		c.tell = c.setup.waits.while("the queue "+c.setup.cfg.Queue, c.notConsuming)
+	case !waits && c.tell != nil:
+		c.tell()
+		c.tell = nil
+	}
 	close(c.changed)
 	c.changed = make(chan struct{})
+}
+
+// notConsuming is why the consumer does not consume, or nil if it waits for its
+// connection, which tells of that.
+func (c *consumer) notConsuming() error {
+	if _, err := c.link.up(); err != nil {
+		return nil
+	}
+	return c.state()
 }
 
 // state returns nil while the consumer consumes, else why it does not.

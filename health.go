@@ -4,16 +4,29 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 )
 
 // Live returns nil until the setup is stopped. Trouble with the broker is no
 // reason to restart the process: the setup recovers from that by itself. Ready
-// tells of it.
+// tells of it. One thing may be: a broker that refuses every connection because
+// this process has an old password. With Config.Connect.RefusedLimit, Live fails
+// when that has lasted for so long.
 func (s *Setup) Live() error {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.stopped || s.stopping != nil {
+	e, stopped := s.eng, s.stopped || s.stopping != nil
+	s.mu.Unlock()
+	if stopped {
 		return fmt.Errorf("harebus: health: %w", ErrStopped)
+	}
+	limit := s.cfg.Connect.RefusedLimit
+	if e == nil || limit == 0 {
+		return nil
+	}
+	for _, l := range []*link{e.publish, e.consume} {
+		if lasted, err := l.refusedFor(); lasted >= limit {
+			return fmt.Errorf("harebus: health: the broker has refused the %s connection for %v: %w", l.name, lasted.Round(time.Second), err)
+		}
 	}
 	return nil
 }
@@ -23,7 +36,8 @@ func (s *Setup) Live() error {
 // handlers have been stuck with their messages for longer than their timeout (or
 // half an hour, where there is none).
 // Otherwise it says what is missing. It asks nothing of the broker and does not
-// block, so it can be a probe.
+// block, so it can be a probe. A setup that only sends and has not sent yet begins
+// to connect, and is not ready until it has.
 func (s *Setup) Ready() error {
 	s.mu.Lock()
 	e, started, stopping, stopped := s.eng, s.started, s.stopping != nil, s.stopped
@@ -36,8 +50,12 @@ func (s *Setup) Ready() error {
 		return fmt.Errorf("harebus: health: %w", ErrStopped)
 	case s.cfg.Queue != "" && !started:
 		return errors.New("harebus: health: not started")
-	case e == nil:
-		return nil // a setup that only sends, and has not sent yet
+	case s.cfg.Queue == "":
+		var err error
+		if e, err = s.engine(); err != nil { // stopped just now
+			return fmt.Errorf("harebus: health: %w", err)
+		}
+		e.publish.use()
 	}
 	faults := []error{e.publish.health()}
 	if started {

@@ -24,6 +24,8 @@ type link struct {
 	dialer  *dialer
 	backoff func() backoff.BackOff
 	log     *zap.Logger
+	waits   waiter
+	needs   int // channels
 	trace   tracer
 	stats   *counters
 
@@ -38,14 +40,18 @@ type link struct {
 	once    bool // a session has been up
 	current *session
 	err     error         // why there is no session
+	refused time.Time     // since when the broker has refused every connection; zero while it does not
 	changed chan struct{} // closed and replaced whenever the above changes
 }
 
-func newLink(name string, s *Setup) *link {
+// newLink makes a link whose connections need so many channels.
+func newLink(name string, s *Setup, needs int) *link {
 	l := &link{
 		name:     name,
 		dialer:   s.dialer,
 		backoff:  s.cfg.Connect.BackOff,
+		waits:    s.waits,
+		needs:    needs,
 		log:      s.log.Named(name),
 		trace:    s.trace,
 		stats:    &s.counters,
@@ -80,7 +86,7 @@ func (l *link) session(ctx context.Context) (*session, error) {
 
 		select {
 		case <-changed:
-			if err := l.refused(); err != nil {
+			if err := l.gaveUp(); err != nil {
 				return nil, err
 			}
 		case <-ctx.Done():
@@ -89,8 +95,8 @@ func (l *link) session(ctx context.Context) (*session, error) {
 	}
 }
 
-// refused returns the reason for which a link gave up before its first session.
-func (l *link) refused() error {
+// gaveUp returns the reason for which a link gave up before its first session.
+func (l *link) gaveUp() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.running || l.current != nil {
@@ -102,9 +108,14 @@ func (l *link) refused() error {
 	return l.err
 }
 
+// notConnected is the error of somebody who has waited for a session, or for what a
+// session needs to be used.
 func (l *link) notConnected(ctx context.Context) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.current != nil && l.current.alive() {
+		return fmt.Errorf("the broker does not answer: %w", context.Cause(ctx))
+	}
 	if l.err != nil {
 		return fmt.Errorf("not connected: %w: %w", context.Cause(ctx), l.err)
 	}
@@ -122,6 +133,25 @@ func (l *link) up() (*session, error) {
 		return nil, l.err
 	}
 	return nil, errors.New("not connected yet")
+}
+
+// use has the link connect if it does not yet.
+func (l *link) use() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.running && l.ctx.Err() == nil {
+		l.start()
+	}
+}
+
+// refusedFor is how long the broker has refused every connection.
+func (l *link) refusedFor() (time.Duration, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.refused.IsZero() {
+		return 0, nil
+	}
+	return time.Since(l.refused), l.err
 }
 
 // start is called with l.mu held.
@@ -144,14 +174,19 @@ func (l *link) spawn(fn func()) bool {
 
 func (l *link) run() {
 	policy := newPauses(l.log, l.backoff)
-	var silent time.Time // no more than one line in the log until then
+	told := false // that there is no connection
+	tell := l.waits.while(l.waitsFor(), l.reason)
+	defer func() { tell() }()
 	for {
 		s, err := l.connect()
 		if err == nil {
 			up := time.Now()
+			tell()
+			told = false
 			<-s.closed
+			tell = l.waits.while(l.waitsFor(), l.reason)
 			err = s.cause()
-			l.dialer.fail(s.address)
+			l.dialer.had(s.address, trouble{at: time.Now()})
 			if l.ctx.Err() == nil {
 				l.log.Warn("connection lost", zap.Error(err))
 			}
@@ -163,9 +198,8 @@ func (l *link) run() {
 		if l.set(nil, err) {
 			return
 		}
-		if s == nil && time.Now().After(silent) {
-			const quiet = 15 * time.Second
-			silent = time.Now().Add(quiet)
+		if s == nil && !told {
+			told = true
 			l.log.Warn("no connection to the broker; trying again", zap.Error(err))
 		}
 		if !sleep(l.ctx, next(policy)) {
@@ -175,9 +209,23 @@ func (l *link) run() {
 	}
 }
 
+func (l *link) waitsFor() string { return "the " + l.name + " connection to the broker" }
+
+// reason is why there is no session, nil once the link is closed.
+func (l *link) reason() error {
+	if l.ctx.Err() != nil {
+		return nil
+	}
+	_, err := l.up()
+	return err
+}
+
 func (l *link) connect() (*session, error) {
 	ctx, end := l.trace.startApart(l.ctx, TraceEvent{Operation: OpConnect, Connection: l.name})
 	s, err := l.dialer.dial(ctx, l.name)
+	if err == nil {
+		err = l.enough(s)
+	}
 	end(err)
 	if err != nil {
 		return nil, err
@@ -211,12 +259,28 @@ func (l *link) extra(ctx context.Context, name string) (*session, error) {
 	return s, nil
 }
 
+// enough refuses a session that has not the channels that are needed.
+func (l *link) enough(s *session) error {
+	allowed := int(s.conn.Config.ChannelMax)
+	if allowed >= l.needs {
+		return nil
+	}
+	s.close()
+	return &channelsError{needed: l.needs, allowed: allowed}
+}
+
 // set publishes a new state and says whether run must end.
 func (l *link) set(s *session, err error) (stop bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	stop = s == nil && (l.ctx.Err() != nil || (!l.once && permanent(err)))
 	l.current, l.err = s, err
+	switch {
+	case s != nil || !permanent(err):
+		l.refused = time.Time{}
+	case l.refused.IsZero():
+		l.refused = time.Now()
+	}
 	l.once = l.once || s != nil
 	l.running = !stop
 	close(l.changed)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -202,8 +203,12 @@ func TestSlowDeclarations(t *testing.T) {
 		}
 		slow.Remove()
 		r.broker.Inject(brokertest.Fault{On: "queue.bind", Nth: 5, Do: brokertest.Delay, For: 6 * time.Second})
-		if err := r.setup(cfg).Init(r.ctx); err == nil {
-			t.Error("a single request took longer than it may")
+		s := r.setup(cfg)
+		if err := s.Init(r.ctx); err != nil {
+			t.Fatal(err)
+		}
+		if made := s.Stats().Connections; made != 2 {
+			t.Errorf("%d connections, though a single request took longer than it may", made)
 		}
 	})
 }
@@ -319,5 +324,47 @@ func TestExchangeVanishesTwice(t *testing.T) {
 		})
 		r.works(s, got, 1)
 		gone.Remove()
+	})
+}
+
+// TestLateFailuresAreTriedLast: an address that failed is tried last for minutes, not
+// only until another has failed.
+func TestLateFailuresAreTriedLast(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		cfg := r.config("orders")
+		cfg.URL = ""
+		for _, host := range []string{"a", "b", "c", "d"} {
+			cfg.URLs = append(cfg.URLs, "amqp://guest:guest@"+host+":1/")
+		}
+		silent := map[string]bool{"a:1": true, "b:1": true} // frozen: they let clients connect and say nothing
+		var dialed []string
+		cfg.Dial = func(network, address string) (net.Conn, error) {
+			dialed = append(dialed, address)
+			if silent[address] {
+				ours, _ := net.Pipe()
+				return ours, nil
+			}
+			return r.broker.Dial(network, address)
+		}
+		s := r.setup(cfg)
+		send := func() time.Duration {
+			start := time.Now()
+			if err := s.Bus().Publish(r.ctx, "topic", order{1}, harebus.NonMandatory()); err != nil {
+				t.Fatal(err)
+			}
+			return time.Since(start)
+		}
+		for len(dialed) == 0 || !slices.Contains(dialed, "a:1") || !slices.Contains(dialed, "b:1") { // until both have cost their time
+			send()
+			r.broker.CutConnections()
+			time.Sleep(5 * time.Second)
+		}
+		for range 10 {
+			if took := send(); took > 5*time.Second {
+				t.Errorf("it took %v", took)
+			}
+			r.broker.CutConnections()
+			time.Sleep(5 * time.Second)
+		}
 	})
 }

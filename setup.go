@@ -23,6 +23,7 @@ type Setup struct {
 	sendChain SendFunc
 	trace     tracer
 	log       *zap.Logger
+	waits     waiter
 	counters  counters
 	retries   atomic.Int64 // the largest number among the retry policies
 
@@ -72,6 +73,7 @@ var errShutdownTimeout = errors.New("harebus: the shutdown timeout has passed")
 // New checks cfg and returns a setup. It reports every fault at once and does
 // not connect.
 func New(cfg Config) (*Setup, error) {
+	logger := cfg.Logger
 	cfg = cfg.withDefaults()
 	if cfg.PerInstance && cfg.Queue != "" {
 		cfg.Queue = forInstance(cfg.Queue)
@@ -102,7 +104,8 @@ func New(cfg Config) (*Setup, error) {
 	}
 	s.retries.Store(int64(cfg.Retry.most()))
 	s.handlers.Store(&map[string]*handler{})
-	s.dialer = &dialer{cfg: &s.cfg, addresses: addresses}
+	s.waits = newWaiter(logger)
+	s.dialer = &dialer{cfg: &s.cfg, addresses: addresses, waits: s.waits, troubles: make([]trouble, len(addresses))}
 	return s, nil
 }
 
@@ -123,8 +126,11 @@ func (s *Setup) engine() (*engine, error) {
 // makeEngine is called with s.mu held.
 func (s *Setup) makeEngine() *engine {
 	if s.eng == nil {
-		publish := newLink("publish", s)
-		s.eng = &engine{setup: s, publish: publish, consume: newLink("consume", s), publisher: newPublisher(publish, s)}
+		// Beside the channels that are kept, one for a message that is tried alone, one
+		// to declare, one to check and one for a consumer that changes its prefetch.
+		publish := newLink("publish", s, s.cfg.Publish.Channels+3)
+		consume := newLink("consume", s, s.cfg.Consume.Consumers+2)
+		s.eng = &engine{setup: s, publish: publish, consume: consume, publisher: newPublisher(publish, s)}
 	}
 	return s.eng
 }
@@ -132,22 +138,39 @@ func (s *Setup) makeEngine() *engine {
 // Init connects, declares everything the setup may need – all 142 delay queues
 // included – and disconnects: a step of a deployment, for services that run
 // with fewer permissions or with CheckOnly. Others declare the few delay queues
-// they use when they use them. With CheckOnly it only looks. It
-// waits for a broker that is not there yet, and fails, as Start does.
+// they use when they use them. With CheckOnly it only looks. It waits for a broker
+// that is not there yet, begins anew when the connection is lost on the way, until
+// ctx ends, and fails at once when the broker refuses, as Start does.
 func (s *Setup) Init(ctx context.Context) error {
-	l := newLink("init", s)
+	const channels = 2
+	l := newLink("init", s, channels)
 	defer l.close()
-	if err := s.declareForInit(ctx, l); err != nil {
+	if err := s.initOver(ctx, l); err != nil {
 		return fmt.Errorf("harebus: init: %w", err)
 	}
 	return nil
 }
 
-func (s *Setup) declareForInit(ctx context.Context, l *link) error {
-	on, err := l.session(ctx)
-	if err != nil {
-		return err
+// initOver declares on one session after the other, until one has lasted.
+func (s *Setup) initOver(ctx context.Context, l *link) error {
+	pauses := newPauses(s.log, s.cfg.Connect.BackOff)
+	for {
+		on, err := l.session(ctx)
+		if err != nil {
+			return err
+		}
+		err = s.declareForInit(ctx, on)
+		if err == nil || permanent(err) || on.alive() && !unreachable(err) {
+			return err
+		}
+		s.log.Warn("cannot declare; trying again", zap.Error(err))
+		if !sleep(ctx, next(pauses)) {
+			return errors.Join(context.Cause(ctx), err)
+		}
 	}
+}
+
+func (s *Setup) declareForInit(ctx context.Context, on *session) error {
 	if err := s.declareAll(ctx, on); err != nil {
 		return err
 	}
@@ -211,16 +234,20 @@ func (s *Setup) begin(ctx context.Context) (*engine, error) {
 
 // awaitStart waits until the consumer consumes or cannot.
 func (c *consumer) awaitStart(ctx context.Context) error {
+	var last error // why the latest attempt failed
 	for {
 		select {
 		case latest := <-c.ready:
-			switch err := latest.err; {
-			case err == nil:
+			switch last = latest.err; {
+			case last == nil:
 				return nil
-			case permanent(err) || errors.Is(err, ErrStopped):
-				return err
+			case permanent(last) || errors.Is(last, ErrStopped):
+				return last
 			}
 		case <-ctx.Done():
+			if _, err := c.link.up(); err == nil && last != nil {
+				return fmt.Errorf("consumer %d does not consume: %w: %w", c.index, context.Cause(ctx), last)
+			}
 			return c.link.notConnected(ctx)
 		}
 	}
@@ -292,6 +319,11 @@ func (e *engine) stop(ctx context.Context) error {
 	return err
 }
 
+// busy says how many messages are being handled.
+func (e *engine) busy() error {
+	return fmt.Errorf("%d messages are being handled", e.setup.counters.inFlight.Load())
+}
+
 // drain ends the consumers of an engine that was started.
 func (e *engine) drain(ctx context.Context) error {
 	if e.abandon == nil {
@@ -305,7 +337,9 @@ func (e *engine) drain(ctx context.Context) error {
 	for _, c := range e.consumers {
 		c.halt()
 	}
+	tell := e.setup.waits.while("handlers to return before stopping", e.busy)
 	e.group.Wait()
+	tell()
 	e.abandon(ErrStopped)
 	var abandoned int64
 	for _, c := range e.consumers {
