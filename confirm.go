@@ -426,7 +426,7 @@ func (c *confirmChannel) resolve(f flight) result {
 	}
 	c.settled.Add(1)
 	c.retire()
-	return result{outcome: Nacked, nacks: 1}
+	return result{outcome: Nacked}
 }
 
 // lost is the result of a message that was under way when its channel ended.

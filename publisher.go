@@ -301,6 +301,9 @@ func unsent(err error) result {
 // learn lets the outcome of an attempt take effect.
 func (p *publisher) learn(s *session, out *outgoing, f flight, r result) result {
 	r.delayed = f.delayed
+	if r.outcome == Nacked {
+		r.nacks = 1
+	}
 	switch {
 	case r.outcome == Returned && f.delayed:
 		p.delays.forget() // a queue of the delay infrastructure has gone
