@@ -359,6 +359,9 @@ func TestLateFailuresAreTriedLast(t *testing.T) {
 			r.broker.CutConnections()
 			time.Sleep(5 * time.Second)
 		}
+		send() // the last dial of the above has ended
+		r.broker.CutConnections()
+		time.Sleep(5 * time.Second)
 		for range 10 {
 			if took := send(); took > 5*time.Second {
 				t.Errorf("it took %v", took)
