@@ -48,12 +48,8 @@ type sender struct {
 	scope *scope // where messages are buffered; nil sends at once
 }
 
+// handlingKey is under which the context of a handler has its bus.
 type handlingKey struct{}
-
-// handling makes a context that leads to the bus of a handler.
-func handling(ctx context.Context, bus *Bus) context.Context {
-	return context.WithValue(ctx, handlingKey{}, bus)
-}
 
 // within returns the sender for a call with ctx. Where ctx belongs to a handler of
 // the same setup, the call joins that handler's transaction.

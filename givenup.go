@@ -45,12 +45,12 @@ func (r *receipt) runGivenUp(cause *failure) error {
 	if timeout <= 0 {
 		timeout = long
 	}
-	ctx, cancel := context.WithTimeoutCause(r.consumer.hard, timeout, handlerTimeout(timeout))
-	defer cancel()
 	scope := &scope{incoming: r.message, origin: h.origin + "\x00given up"}
 	bus := &Bus{sender{r.setup, scope}}
+	ctx := newHandlerContext(r.consumer.hard, bus, timeout)
+	defer ctx.end()
 	_, err := apart(ctx, func() (struct{}, error) {
-		return struct{}{}, h.givenUp(handling(ctx, bus), bus, r.message, cause.shown())
+		return struct{}{}, h.givenUp(ctx, bus, r.message, cause.shown())
 	})
 	outs, ended := scope.end()
 	switch {

@@ -207,17 +207,12 @@ func (s *Setup) unhandled(reason, format string, args ...any) error {
 
 // invoke runs a handler and turns panics into errors. What it returns after its
 // timeout says so.
-func (h *handler) invoke(ctx context.Context, bus *Bus, m *Message) error {
-	ctx = handling(ctx, bus)
-	timeout := handlerTimeout(h.timeout)
-	if h.timeout > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, h.timeout, timeout)
-		defer cancel()
-	}
+func (h *handler) invoke(parent context.Context, bus *Bus, m *Message) error {
+	ctx := newHandlerContext(parent, bus, h.timeout)
+	defer ctx.end()
 	err := guard(func() error { return h.run(ctx, bus, m) })
-	if err != nil && context.Cause(ctx) == timeout { //nolint:errorlint // this very one
-		return &timeoutError{err, timeout}
+	if err != nil && ctx.expired() {
+		return &timeoutError{err, ctx.timeout}
 	}
 	return err
 }
