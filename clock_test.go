@@ -21,8 +21,8 @@ func (r *rig) deferRaw(ch *amqp.Channel, queue string, delay time.Duration, due 
 	for _, name := range way.Queues {
 		parts = append(parts, topology.Delays{}.Queue(name))
 	}
-	all := append(parts, topology.Delays{}.Base(), topology.Delays{}.Exit("", queue))
-	if err := topology.Join(all...).Declare(ch); err != nil {
+	parts = append(parts, topology.Delays{}.Base(), topology.Delays{}.Exit("", queue))
+	if err := topology.Join(parts...).Declare(ch); err != nil {
 		r.t.Fatal(err)
 	}
 	cc := make([]any, len(way.CC))

@@ -383,6 +383,16 @@ func (c *Config) validate() error {
 	if err := c.ownTopology(c.Subscriptions).Validate(); err != nil {
 		faults = append(faults, err)
 	}
+	faults = append(faults, c.validateValues()...)
+	faults = append(faults, c.validateNumbers()...)
+	faults = append(faults, c.validateParts()...)
+	return errors.Join(append(faults, c.Retry.validate("Retry")...)...)
+}
+
+// validateValues finds values outside of what their fields may have.
+func (c *Config) validateValues() []error {
+	var faults []error
+	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
 	if len(c.ConnectionName) > maxShortString {
 		fault("ConnectionName is longer than %d bytes", maxShortString)
 	}
@@ -402,9 +412,7 @@ func (c *Config) validate() error {
 	if err := tryBackOff(c.Connect.BackOff); err != nil {
 		fault("Connect.BackOff %w", err)
 	}
-	faults = append(faults, c.validateNumbers()...)
-	faults = append(faults, c.validateParts()...)
-	return errors.Join(append(faults, c.Retry.validate("Retry")...)...)
+	return faults
 }
 
 // validateQueues finds names that Send could not use, and queues that the setup
@@ -415,7 +423,7 @@ func (c *Config) validateQueues() []error {
 	for _, q := range c.Topology.Queues {
 		names = append(names, q.Name)
 		if q.Exclusive {
-			faults = append(faults, fmt.Errorf("Topology has the exclusive queue %s: it would belong to one of the setup's connections, and the others could not use it; "+
+			faults = append(faults, fmt.Errorf("exclusive queue %s in Topology: it would belong to one of the setup's connections, and the others could not use it; "+
 				"let it end by x-expires instead, or give each instance a listener queue of its own with PerInstance", quote(q.Name)))
 		}
 	}

@@ -444,7 +444,7 @@ func (c *consumer) setFeed(f *feed, err error, ended bool) {
 // connection, which tells of that.
 func (c *consumer) notConsuming() error {
 	if _, err := c.link.up(); err != nil {
-		return nil
+		return nil //nolint:nilerr // the connection tells of that
 	}
 	return c.state()
 }

@@ -218,7 +218,7 @@ func (h *handler) invoke(parent context.Context, bus *Bus, m *Message) error {
 }
 
 // handlerTimeout is why the context of a handler ended.
-type handlerTimeout time.Duration
+type handlerTimeout time.Duration //nolint:errname // a duration that is a cause
 
 func (t handlerTimeout) Error() string {
 	return fmt.Sprintf("handler timeout of %v", time.Duration(t))

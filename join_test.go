@@ -150,7 +150,7 @@ func TestOuterBusAfterHandler(t *testing.T) {
 		r.bound(r.channel(), "out")
 		var left context.Context
 		s := r.handling(r.config("orders"), func(ctx context.Context, _ *harebus.Bus, _ order) error {
-			left = context.WithoutCancel(ctx)
+			left = context.WithoutCancel(ctx) //nolint:fatcontext // called once
 			return nil
 		})
 		tx := s.Bus().Begin()

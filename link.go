@@ -214,7 +214,7 @@ func (l *link) waitsFor() string { return "the " + l.name + " connection to the 
 // reason is why there is no session, nil once the link is closed.
 func (l *link) reason() error {
 	if l.ctx.Err() != nil {
-		return nil
+		return nil //nolint:nilerr // a closed link waits for nothing
 	}
 	_, err := l.up()
 	return err

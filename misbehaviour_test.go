@@ -249,7 +249,7 @@ func TestForeignConnecting(t *testing.T) {
 			c.Dial = func(network, address string) (net.Conn, error) {
 				if first {
 					first = false
-					return nil, nil // which is no connection either
+					return nil, nil //nolint:nilnil // which is no connection either
 				}
 				return dial(network, address)
 			}

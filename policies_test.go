@@ -344,7 +344,7 @@ func TestReceive(t *testing.T) {
 					if m.Attempt == 1 {
 						return errNo
 					}
-					return bus.Reply(ctx, answer{o.ID})
+					return bus.Reply(ctx, answer(o))
 				})
 				r.start(s)
 				r.publish(r.channel(), "orders", amqp.Publishing{Headers: amqp.Table{"task": "order"}, Body: []byte("<order/>")})

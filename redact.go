@@ -103,7 +103,7 @@ func clean(fields []zapcore.Field) []zapcore.Field {
 	for i, f := range fields {
 		switch err, _ := f.Interface.(error); {
 		case f.Type == zapcore.ErrorType && err != nil:
-			f = errorField(err)
+			f = errorField(f.Key, err)
 		case f.Type == zapcore.StringType && f.Key != "stack":
 			f.String = strings.Join(strings.FieldsFunc(printable(f.String), isBreak), "\uFFFD")
 		}
@@ -114,11 +114,11 @@ func clean(fields []zapcore.Field) []zapcore.Field {
 
 // errorField says why, but for a message that no handler has seen only the code:
 // the rest may quote the message.
-func errorField(err error) zap.Field {
+func errorField(key string, err error) zap.Field {
 	if rejected := rejection(err); rejected != nil {
 		return zap.String("reason", rejected.Reason)
 	}
-	return zap.String("error", printable(textOf(err)))
+	return zap.String(key, printable(textOf(err)))
 }
 
 func isBreak(r rune) bool { return r == '\n' || r == '\t' }

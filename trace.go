@@ -85,7 +85,7 @@ func (t tracer) start(ctx context.Context, e TraceEvent) (context.Context, func(
 	}
 	e.Err = withoutQuotes(e.Err)
 	traced := ctx
-	err := guard(func() error { traced = t.TraceStart(ctx, e); return nil })
+	err := guard(func() error { traced = t.TraceStart(ctx, e); return nil }) //nolint:fatcontext // called once
 	if err != nil {
 		t.log.Error("Tracer.TraceStart failed", zap.Stringer("operation", e.Operation), zap.Error(err))
 		return ctx, noEnd

@@ -144,7 +144,7 @@ func (c *consumer) capacity() int {
 func (u *subscription) take(prefetch int) (*subscription, error) {
 	c := u.consumer
 	if int64(prefetch) == c.taking.Load() || c.soft.Err() != nil {
-		return u, nil
+		return u, nil //nolint:nilerr // stopping ends the subscription in another place
 	}
 	if err := u.cancel(); err != nil {
 		return nil, err

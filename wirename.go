@@ -35,8 +35,7 @@ func as[I any](value any) (one I, ok bool) {
 	}
 	p := reflect.New(v.Type())
 	p.Elem().Set(v)
-	one, ok = p.Interface().(I)
-	return one, ok
+	return reflect.TypeAssert[I](p)
 }
 
 // pointedTo follows pointers.

@@ -291,7 +291,7 @@ func TestErrorQueueDeletedMeanwhile(t *testing.T) {
 	})
 }
 
-// While the error queue takes nothing, a message stays where it is; when it does again, the message is parked.
+// While the error queue takes nothing, a message waits in a delay; when it does again, the message is parked.
 func TestErrorQueueFull(t *testing.T) {
 	t.Parallel()
 	p := shared(t)
@@ -312,7 +312,7 @@ func TestErrorQueueFull(t *testing.T) {
 	p.try(s.Bus().Send(p.within(patience), cfg.Queue, note{1}, harebus.WithMessageID("bad")))
 	p.try(s.Bus().Send(p.within(patience), cfg.Queue, note{1}, harebus.WithMessageID("good")))
 	p.eventually(patience, func() error {
-		if !strings.Contains(log.text(), "cannot park a message") {
+		if !strings.Contains(log.text(), "the error queue takes no messages") {
 			return errors.New("it says nothing")
 		}
 		return nil
@@ -323,9 +323,11 @@ func TestErrorQueueFull(t *testing.T) {
 		}
 		return nil
 	})
-	got := b.take(cfg.ErrorQueue.Name, 2)
-	if got[0].MessageId != "the plug" || got[1].MessageId != "bad" {
-		t.Errorf("got %q and %q", got[0].MessageId, got[1].MessageId)
+	for _, id := range []string{"the plug", "bad"} {
+		p.eventually(3*patience, func() error { return b.holds(cfg.ErrorQueue.Name, 1) }) // it waits for half a minute at least
+		if got := b.take(cfg.ErrorQueue.Name, 1)[0]; got.MessageId != id {
+			t.Errorf("got %q, want %q", got.MessageId, id)
+		}
 	}
 	if n := s.Stats().Delivered; n > 10 {
 		t.Errorf("%d deliveries while it waited", n)

@@ -562,7 +562,7 @@ func TestSendOnly(t *testing.T) {
 	b.declareQueue(p.queue("a"), nil)
 	s := p.setup(p.config(""))
 	ctx := p.within(patience)
-	p.try(s.Ready())
+	p.ready(s, soon) // asking has it connect
 	p.try(s.Bus().Send(ctx, p.queue("a"), note{1}))
 	p.try(s.Ready())
 	p.is(s.Start(ctx), harebus.ErrNoQueue)

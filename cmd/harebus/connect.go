@@ -87,7 +87,7 @@ func (c *connection) broker(std stdio) (access.Broker, error) {
 			return access.Broker{}, err
 		}
 		if config != nil && !strings.HasPrefix(address, "amqps:") {
-			return access.Broker{}, errors.New("-cacert, -cert, -key and -servername are for addresses that begin with amqps:")
+			return access.Broker{}, errors.New("-cacert, -cert, -key and -servername are for addresses that begin with amqps://")
 		}
 	}
 	return access.Broker{URLs: urls, TLS: config, ExternalAuth: c.external, Waiting: std.waiting()}, nil

@@ -188,18 +188,24 @@ func (b *Book) check(m *entry, want *Expect) []Violation {
 	if want.Innocent && m.parked > 0 && len(m.received) == 0 {
 		broken(Innocent, "parked, but no handler has begun it")
 	}
-	if n := m.copies(); want.MaxCopies > 0 && n > want.MaxCopies {
-		broken(Copies, "%d copies, at most %d are allowed", n, want.MaxCopies)
-	}
-	if m.copies() > 1 && !b.explained(m) {
-		broken(DupMark, "%d copies without a reason", m.copies())
-	}
+	checkCopies(m, want, b.explained(m), broken)
 	if m.overrun > time.Second {
 		broken(Bound, "the call came back %v after its deadline", m.overrun)
 	}
 	checkAttempts(m, want, b.explained(m), broken)
 	checkTimer(m, want, broken)
 	return found
+}
+
+// checkCopies counts the copies of a message.
+func checkCopies(m *entry, want *Expect, explained bool, broken func(Invariant, string, ...any)) {
+	n := m.copies()
+	if want.MaxCopies > 0 && n > want.MaxCopies {
+		broken(Copies, "%d copies, at most %d are allowed", n, want.MaxCopies)
+	}
+	if n > 1 && !explained {
+		broken(DupMark, "%d copies without a reason", n)
+	}
 }
 
 // checkAttempts counts the failures of a message too, unless it is excused for

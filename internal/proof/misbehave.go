@@ -28,6 +28,6 @@ func (hostileError) As(any) bool     { panic("As panics") }
 func (hostileError) Unwrap() []error { panic("Unwrap panics") }
 
 // typedNil is the error of a function that returns a nil pointer as an error.
-type typedNil struct{ text string }
+type typedNil struct{ text string } //nolint:errname // named for its fault
 
 func (e *typedNil) Error() string { return e.text }
