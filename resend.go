@@ -14,9 +14,6 @@ import (
 	"github.com/harebus/harebus/internal/wire"
 )
 
-// maxErrorDetails bounds the text of a failure that travels with a message.
-const maxErrorDetails = 8 << 10
-
 // copyOf makes a copy of the message as it came, to be published again: body,
 // foreign headers and properties unchanged. Left out are the expiration, which
 // would fire inside a delay, the user id, which is the original sender's, the
@@ -113,6 +110,9 @@ func (r *receipt) copyFor(op Operation, queue string, cause error) *outgoing {
 func errorDetails(cause error) string {
 	return shorten(strings.ToValidUTF8(cause.Error(), "\uFFFD"), maxErrorDetails)
 }
+
+// maxErrorDetails bounds the text of a failure that travels with a message.
+const maxErrorDetails = 8 << 10
 
 // shorten cuts valid UTF-8 to at most so many bytes, and says so.
 func shorten(text string, most int) string {

@@ -62,7 +62,8 @@ var mutants = []mutant.Mutant{
 	},
 	{
 		Name: "do not cut error details", File: "resend.go",
-		Old: "const maxErrorDetails = 8 << 10", New: "const maxErrorDetails = 8 << 20",
+		Old:    "const maxErrorDetails = 8 << 10\n\n// shorten cuts valid UTF-8 to at most so many bytes, and says so.\nfunc shorten(text string, most int) string {\n\tif len(text) <= most {\n",
+		New:    "const maxErrorDetails = 8 << 20\n\nfunc shorten(text string, most int) string {\n\tif true {\n",
 		Breaks: "ACCOUNT",
 	},
 	{
