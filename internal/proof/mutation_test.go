@@ -103,7 +103,8 @@ var mutants = []mutant.Mutant{
 	},
 	{
 		Name: "let messages with different delays share a queue", File: "delay.go",
-		Old: "\tmsg := out.msg\n", New: "\tmsg := out.msg\n\tmsg.Expiration = fmt.Sprint(wait.Milliseconds())\n\tto.CC = []string{\"in.3.5\", \"2.end\"}\n",
+		Old:    "\tmsg := out.msg\n",
+		New:    "\tmsg := out.msg\n\tmsg.Expiration = fmt.Sprint(max(0, time.Until(out.due).Milliseconds()))\n\tif shared := \"50s\"; !d.known(s, []string{shared}, delayBase) {\n\t\t_ = d.setup.establishDelays(context.Background(), s, d.delays.Queue(shared))\n\t\td.remember(s, shared)\n\t}\n\tway.CC = []string{\"in.3.5\", \"2.end\"}\n",
 		Breaks: "TIMER",
 	},
 	{
