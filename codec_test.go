@@ -83,7 +83,7 @@ func TestJSONStrict(t *testing.T) {
 		`{"name":"a","ID":1,"Inner":{"name":"b"},"List":[{"name":"c"},null],"Map":{"k":{"name":"d"},"K":{}},"Any":{"x":1,"X":2},"At":"2026-11-21T00:00:00Z"}`: true,
 		`{"Name":"a"}`: false, `{"id":1}`: false, `{"Inner":{"NAME":"b"}}`: false, `{"List":[{},{"Name":"c"}]}`: false, `{"Map":{"k":{"Name":"d"}}}`: false,
 		`{"Map":{"k":{},"k":{}}}`: false, `{"Any":{"x":1,"x":2}}`: false, `{"Any":[{"x":[{"y":1,"y":1}]}]}`: false, `{"Raw":{"a":1,"a":2}}`: false,
-		`{"Raw":{"a":1,"A":2}}`: true, `{"inner":{"name":"b"}}`: false, `{"Self":"7"}`: true,
+		`{"Raw":{"a":1,"A":2}}`: true, `{"inner":{"name":"b"}}`: false, `{"Self":"7"}`: true, `{"Self":1e9999}`: true,
 	} {
 		for _, numbers := range []bool{false, true} {
 			var v outer

@@ -13,6 +13,7 @@ import (
 // case. body has been decoded into target without an error.
 func exactFields(body []byte, target reflect.Type) error {
 	w := fieldWalk{json.NewDecoder(bytes.NewReader(body)), map[reflect.Type]map[string]reflect.Type{}}
+	w.dec.UseNumber() // a json.Number may be too large for a float64
 	return w.value(target)
 }
 
