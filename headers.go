@@ -34,6 +34,9 @@ const (
 	// HeaderParking marks a failed message that waits until the error queue takes
 	// messages again. It is ours, as Hops is, and not on messages in the error queue.
 	HeaderParking = "Parking"
+	// HeaderRawHeaders holds the header table of a parked message whose headers could
+	// not be read, in bytes as it came. It is ours, as Hops is.
+	HeaderRawHeaders = "RawHeaders"
 )
 
 // Intent says how a message was meant.
@@ -51,7 +54,7 @@ const (
 // stamping a message concatenates nothing.
 type headerNames struct {
 	messageID, correlationID, timeSent, replyTo, originatingAddress, intent, messageType,
-	contentType, contentEncoding, deferredTime, errorRetries, errorDetails, sourceQueue, hops, firstFailed, leftOut, parking string
+	contentType, contentEncoding, deferredTime, errorRetries, errorDetails, sourceQueue, hops, firstFailed, leftOut, parking, rawHeaders string
 }
 
 func newHeaderNames(prefix string) headerNames {
@@ -72,6 +75,7 @@ func newHeaderNames(prefix string) headerNames {
 		hops:               prefix + HeaderHops,
 		firstFailed:        prefix + HeaderFirstFailed,
 		leftOut:            prefix + HeaderLeftOut,
+		rawHeaders:         prefix + HeaderRawHeaders,
 		parking:            prefix + HeaderParking,
 	}
 }

@@ -22,8 +22,10 @@ type receipt struct {
 	feed     *feed
 	delivery *amqp.Delivery
 	packed   []byte // the properties and the body of the delivery, as they came
-	message  *Message
-	handler  *handler // nil until it is chosen
+	// unreadable is set when the headers cannot be read.
+	unreadable *wire.UnreadableError
+	message    *Message
+	handler    *handler // nil until it is chosen
 	// deadly says that a copy of the message ended the connection whenever it was sent.
 	deadly bool
 	// failures is how often the message has failed before.
@@ -44,7 +46,8 @@ type receipt struct {
 func (c *consumer) handleDelivery(r *receipt) bool {
 	s, f, d := c.setup, r.feed, r.delivery
 	r.packed = d.Body
-	if err := wire.Unpack(d); err != nil { // it was never packed
+	err := wire.Unpack(d)
+	if !errors.As(err, &r.unreadable) && err != nil { // it was never packed
 		c.log.Error("a delivery cannot be read; reconnecting", zap.Error(err))
 		_ = f.session.sock.Abort()
 		return false
@@ -65,7 +68,7 @@ func (c *consumer) handleDelivery(r *receipt) bool {
 	if r.marked() {
 		return r.parkNow()
 	}
-	err := r.choose()
+	err = r.choose()
 	if err == nil {
 		err = r.handle(r.handler)
 	}
@@ -105,6 +108,9 @@ func (r *receipt) read() error {
 	m.codecs = s.codecs
 	if err != nil {
 		return err
+	}
+	if r.unreadable != nil {
+		return reject("bad-header", "the headers cannot be read: %w", r.unreadable)
 	}
 	if r.marked() {
 		return nil

@@ -76,8 +76,12 @@ func (r *receipt) strip(out *outgoing) {
 }
 
 // originalHeaders decodes the headers again: those of the delivery were handed out
-// to middleware and handlers, which may have changed them.
+// to middleware and handlers, which may have changed them. Headers that cannot be read
+// are one header, in bytes.
 func (r *receipt) originalHeaders() amqp.Table {
+	if r.unreadable != nil {
+		return amqp.Table{r.setup.dialect.names.rawHeaders: r.unreadable.Raw}
+	}
 	again := amqp.Delivery{Body: r.packed}
 	if err := wire.Unpack(&again); err != nil || again.Headers == nil {
 		return amqp.Table{} // it could be unpacked before

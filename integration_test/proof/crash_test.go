@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
-	"net"
 	"os"
 	"slices"
 	"sync"
@@ -30,8 +29,6 @@ type crash struct {
 	ledgers    []string       // of the processes
 	own        string         // the ledger of the service above
 	latest     *process
-	// dial opens the connection that reads what is left; nil is a plain one.
-	dial func(network, address string) (net.Conn, error)
 }
 
 // newCrash makes the service's queues.
@@ -219,7 +216,7 @@ func (c *crash) judge(last *process) map[string]tally {
 func (c *crash) found() []ledger.Event {
 	c.Helper()
 	path := c.mirror()
-	c.try(c.service.Drain(c.assignment.URL, c.dial))
+	c.try(c.service.Drain(c.assignment.URL, nil))
 	c.try(c.service.Book.MirrorErr())
 	c.service.Book.Mirror(nil)
 	return readLedger(c.T, path)

@@ -1,12 +1,7 @@
 package proof_test
 
 import (
-	"encoding/binary"
 	"fmt"
-	"net"
-	"slices"
-	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -188,7 +183,7 @@ func (c *crash) poison(id string, headers amqp.Table) {
 	c.service.Book.Record(ledger.Event{Op: ledger.SendOK, ID: id})
 }
 
-// What the broker takes and the client's reader refuses.
+// poisons are headers that the broker takes and the client's reader refuses.
 func poisons() map[string]amqp.Table {
 	deep := amqp.Table{"at the": "bottom"}
 	for range 40 {
@@ -197,144 +192,52 @@ func poisons() map[string]amqp.Table {
 	return map[string]amqp.Table{"nested": deep, "long": {"list": make([]any, 9000)}}
 }
 
-// connects are the moments at which the process tried to connect its consumers.
-func (c *crash) connects() []time.Time {
+// connects is how often the process tried to connect its consumers.
+func (c *crash) connects() (n int) {
 	c.Helper()
-	var all []time.Time
 	for _, e := range c.events() {
 		if e.Op == ledger.Crash && e.Err == "connect consume" {
-			all = append(all, e.T)
+			n++
 		}
 	}
-	return all
+	return n
 }
 
-// calm demands that attempts to connect come no faster than the longest pause of the default policy allows, once
-// there have been a few.
-func (c *crash) calm(connects []time.Time) {
-	c.Helper()
-	const few, least = 7, time.Second
-	for i := few; i < len(connects); i++ {
-		if gap := connects[i].Sub(connects[i-1]); gap < least {
-			c.Errorf("attempt %d to connect came %v after the one before", i+1, gap)
-		}
-	}
-	took := connects[len(connects)-1].Sub(connects[0])
-	c.Logf("%d attempts to connect in %v: %.0f a minute", len(connects), took.Round(time.Millisecond),
-		float64(len(connects))/took.Minutes())
-}
-
-// A message that the client cannot read ends the connection whenever it is delivered. It ends in the error queue after
-// as many connections as the delivery limit allows, alone, and the attempts to connect slow down meanwhile.
+// A message whose headers the client cannot read is parked at its first delivery, in a form that any client reads. It
+// ends no connection, and what was in hand beside it is handled once. So it is also in a classic queue, which counts
+// no deliveries.
 func TestPoisonFrame(t *testing.T) {
-	for name, headers := range poisons() {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			c := newCrash(t, topology.Quorum, crowd)
-			c.assignment.Slow = 100 * time.Millisecond
-			bad := c.work(proof.Failing, 1)
-			good := c.surround(func() { c.poison(bad.ID, headers) })
-			p := c.spawn(func(*assignment) {})
-			c.untilWithin(3*patience, "end of all messages", func(m map[string]tally) bool { // 31 s on a fast machine
-				return handled(good)(m) && c.length(c.errorQueue()) > 0
+	for _, kind := range []topology.QueueType{topology.Quorum, topology.Classic} {
+		for name, headers := range poisons() {
+			t.Run(fmt.Sprintf("%s in a %s queue", name, kind), func(t *testing.T) {
+				t.Parallel()
+				c := newCrash(t, kind, crowd)
+				c.assignment.Slow = 100 * time.Millisecond
+				c.poisoned(headers)
 			})
-			connects := c.connects()
-			c.bounded(len(connects) - 1) // the last one lives
-			c.calm(connects)
-			c.fence()
-			c.dial = blindfold
-			got := c.judge(p)
-			if m := got[bad.ID].steps; m[ledger.Parked] != 1 {
-				t.Errorf("the steps of the poison are %v", m)
-			}
-			c.spared(good, got)
-		})
+		}
 	}
 }
 
-// In a classic queue such a message stays. What is before it is handled; what is behind it waits, and is handled once
-// somebody has taken the message out. The attempts to connect slow down.
-func TestPoisonFrameInClassicQueue(t *testing.T) {
-	t.Parallel()
-	c := newCrash(t, topology.Classic, crowd)
-	bad := c.work(proof.Failing, 1)
-	good := c.surround(func() { c.poison(bad.ID, poisons()["nested"]) })
-	p := c.spawn(func(*assignment) {})
-	const attempts = 12
-	c.until(fmt.Sprint(attempts, " attempts to connect"), func(map[string]tally) bool { return len(c.connects()) >= attempts })
-	c.calm(c.connects())
-	m := tallyOf(c.events())
-	if !handled(good[:beside])(m) || effects(m) != beside {
-		t.Errorf("%d good messages were handled; want the %d before the poison", effects(m), beside)
-	}
-	if n := c.length(c.errorQueue()); n != 0 {
-		t.Errorf("%d messages in the error queue", n)
-	}
-	p.signal(syscall.SIGTERM)
-	p.ended()
-	c.takeOut(bad.ID)
-	p = c.spawn(func(*assignment) {})
-	c.until("end of all messages", handled(good))
-	c.fence()
-	c.judge(p)
-}
-
-// takeOut removes the first message of the queue, which must be that one.
-func (c *crash) takeOut(id string) {
+func (c *crash) poisoned(headers amqp.Table) {
 	c.Helper()
-	conn, err := amqp.DialConfig(c.assignment.URL, amqp.Config{Dial: blindfold})
-	c.try(err)
-	defer func() { _ = conn.Close() }()
-	ch, err := conn.Channel()
-	c.try(err)
-	d, ok, err := ch.Get(c.assignment.Name, false)
-	c.try(err)
-	if !ok || !strings.Contains(string(d.Body), id) {
-		c.Fatalf("the first message is %q", d.Body)
+	bad := c.work(proof.Failing, 1)
+	good := c.surround(func() { c.poison(bad.ID, headers) })
+	p := c.spawn(func(*assignment) {})
+	c.until("end of all messages", func(m map[string]tally) bool {
+		return handled(good)(m) && c.length(c.errorQueue()) > 0
+	})
+	c.fence()
+	if n := c.connects(); n != 1 {
+		c.Errorf("the consumers connected %d times", n)
 	}
-	c.try(d.Ack(false))
-	c.service.Book.Record(ledger.Event{Op: ledger.Parked, ID: id})
-}
-
-// blindfold opens a connection that shows no message's properties, so that the client can read any message.
-func blindfold(network, address string) (net.Conn, error) {
-	conn, err := net.Dial(network, address)
-	if err != nil {
-		return nil, err
+	got := c.judge(p)
+	if m := got[bad.ID].steps; m[ledger.Parked] != 1 || m[ledger.Recv] != 0 {
+		c.Errorf("the steps of the poison are %v", m)
 	}
-	return &blind{Conn: conn}, nil
-}
-
-type blind struct {
-	net.Conn
-
-	in, out []byte // what is not a whole frame yet, and what is still to be read
-}
-
-func (b *blind) Read(p []byte) (int, error) {
-	for len(b.out) == 0 {
-		chunk := make([]byte, 64<<10)
-		n, err := b.Conn.Read(chunk)
-		if err != nil {
-			return 0, err
-		}
-		b.in = append(b.in, chunk[:n]...)
-		for f := cutFrame(&b.in); f != nil; f = cutFrame(&b.in) {
-			b.out = append(b.out, withoutProperties(f)...)
+	for _, id := range good {
+		if n := got[id].steps[ledger.Recv]; n != 1 {
+			c.Errorf("a good message began to be handled %d times", n)
 		}
 	}
-	n := copy(p, b.out)
-	b.out = b.out[n:]
-	return n, nil
-}
-
-// withoutProperties leaves of a content header the class, the weight and the size of the body.
-func withoutProperties(f []byte) []byte {
-	const fixed = 12
-	if f[0] != headerFrame {
-		return f
-	}
-	short := slices.Clone(f[:frameHead+fixed])
-	binary.BigEndian.PutUint32(short[3:], fixed+2)
-	return append(short, 0, 0, frameEnd) // no property is there
 }

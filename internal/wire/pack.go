@@ -7,6 +7,8 @@ import (
 	"slices"
 
 	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/harebus/harebus/internal/field"
 )
 
 // The client decodes slowly, too, and all of it in the one goroutine that reads. So
@@ -50,13 +52,25 @@ type packer struct {
 }
 
 // Pack has every delivery that is read from the result carry its properties in its
-// body; Unpack must be called with each. Properties that cannot be read end the
-// connection, as the client would. Reads are gathered.
+// body; Unpack must be called with each. Properties that cannot be read do not end the
+// connection, as they do the client's: Unpack reports them. Reads are gathered.
 func Pack(c net.Conn) net.Conn {
 	return &packer{Conn: c, buf: make([]byte, reading), delivers: make(map[uint16]bool)}
 }
 
-// Unpack decodes the properties that Pack has put before the body of d.
+// UnreadableError says that the headers of a delivery, or all of its properties, are
+// none that the client reads. The body and the other properties are there.
+type UnreadableError struct {
+	// Raw is the table as it came, with its length, or all properties.
+	Raw []byte
+}
+
+func (*UnreadableError) Error() string {
+	return fmt.Sprintf("they are not AMQP, nested deeper than %d, or have a table or list of more than %d elements", field.MaxDepth, field.MaxElements)
+}
+
+// Unpack decodes the properties that Pack has put before the body of d. Of properties
+// that cannot be read, which is an *UnreadableError, it decodes what it can.
 func Unpack(d *amqp.Delivery) error {
 	if len(d.Body) < prefix {
 		return errProperties
@@ -65,12 +79,20 @@ func Unpack(d *amqp.Delivery) error {
 	if size > uint64(len(rest)) {
 		return errProperties
 	}
-	in := decoder{b: rest[:size], values: true}
+	in := decoder{b: rest[:size]}
 	if size <= shared {
 		in.text = string(rest[:size])
 	}
 	d.Body = rest[size:]
-	return in.properties(d)
+	before := *d
+	if in.properties(d) != nil {
+		*d = before
+		return &UnreadableError{Raw: rest[:size]}
+	}
+	if in.raw != nil {
+		return &UnreadableError{Raw: in.raw}
+	}
+	return nil
 }
 
 // Read is for one goroutine at a time.
@@ -154,13 +176,8 @@ func (p *packer) header(length uint64) bool {
 		p.err = fmt.Errorf("%w: their frame does not end where it says", errProperties)
 		return true
 	}
-	d := decoder{b: frame[frameHead+contentHead : length-1]}
-	if err := d.properties(new(amqp.Delivery)); err != nil {
-		p.err = err
-		return true
-	}
 	p.in = p.in[length:]
-	p.pack(frame, d.b[:d.at])
+	p.pack(frame, frame[frameHead+contentHead:length-1])
 	return true
 }
 

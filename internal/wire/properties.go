@@ -13,16 +13,15 @@ import (
 var errProperties = errors.New("the properties of a delivery cannot be read")
 
 // decoder reads the properties of a message as the client does, but without its
-// seventy allocations. Without values it only looks whether they can be read. Two things
-// it refuses that the client reads: a list that ends in the middle of an element, which no
-// broker lets through, and a table of more than 8,192 entries some of which have the same
-// key, which AMQP forbids.
+// seventy allocations. Two things it refuses that the client reads: a list that ends in
+// the middle of an element, which no broker lets through, and a table of more than 8,192
+// entries some of which have the same key, which AMQP forbids.
 type decoder struct {
-	b      []byte
-	text   string // b again, for strings to share, or empty
-	at     int
-	values bool
-	bad    bool // b ended too soon, or has something unknown
+	b    []byte
+	text string // b again, for strings to share, or empty
+	at   int
+	bad  bool   // b ended too soon, or has something unknown
+	raw  []byte // the headers, if they cannot be read
 }
 
 // properties reads what stands behind the size of the body in a header frame.
@@ -41,7 +40,7 @@ func (d *decoder) properties(to *amqp.Delivery) error {
 	short(hasContentType, &to.ContentType)
 	short(hasContentEncoding, &to.ContentEncoding)
 	if flags&hasHeaders != 0 {
-		to.Headers = d.table(0)
+		to.Headers = d.headers()
 	}
 	octet(hasDeliveryMode, &to.DeliveryMode)
 	octet(hasPriority, &to.Priority)
@@ -59,6 +58,23 @@ func (d *decoder) properties(to *amqp.Delivery) error {
 	if d.bad {
 		return errProperties
 	}
+	return nil
+}
+
+// headers reads the table of headers. One that cannot be read is passed over.
+func (d *decoder) headers() amqp.Table {
+	start := d.at
+	t := d.table(0)
+	if !d.bad {
+		return t
+	}
+	d.at, d.bad = start, false
+	size := d.number(4)
+	if !d.has(size) {
+		return nil
+	}
+	d.at += int(size) //nolint:gosec // no more than len(b)
+	d.raw = d.b[start:d.at]
 	return nil
 }
 
@@ -88,10 +104,7 @@ func (d *decoder) string(size uint64) string {
 	}
 	start := d.at
 	d.at += int(size) //nolint:gosec // no more than len(b)
-	switch {
-	case !d.values:
-		return ""
-	case d.text == "":
+	if d.text == "" {
 		return string(d.b[start:d.at])
 	}
 	return d.text[start:d.at]
@@ -116,25 +129,17 @@ func (d *decoder) within(depth int, part func()) {
 }
 
 func (d *decoder) table(depth int) (t amqp.Table) {
-	if d.values {
-		t = make(amqp.Table)
-	}
+	t = make(amqp.Table)
 	d.within(depth, func() {
 		key := d.string(d.number(1))
-		value := d.field(depth)
-		if d.values {
-			t[key] = value
-		}
+		t[key] = d.field(depth)
 	})
 	return t
 }
 
 func (d *decoder) array(depth int) (a []any) {
 	d.within(depth, func() {
-		value := d.field(depth)
-		if d.values {
-			a = append(a, value)
-		}
+		a = append(a, d.field(depth))
 	})
 	return a
 }
@@ -166,11 +171,7 @@ func (d *decoder) scalar(kind byte) any {
 	if size == 0 {
 		d.bad = true
 	}
-	n := d.number(size)
-	if !d.values {
-		return nil
-	}
-	return scalar(kind, n)
+	return scalar(kind, d.number(size))
 }
 
 //nolint:gosec // two's complement on the wire, in the size of the kind
