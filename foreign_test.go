@@ -76,9 +76,9 @@ func TestForeignErrors(t *testing.T) {
 				cfg.Tracer = looking{}
 				cfg.Logger = zap.New(discarding{})
 				s := r.setup(cfg)
-				n := 0
+				var n atomic.Int64
 				harebus.Handle(s, func(_ context.Context, _ *harebus.Bus, o order) error {
-					if n++; o.ID == 1 {
+					if n.Add(1); o.ID == 1 {
 						return c.err(r)
 					}
 					return nil
@@ -91,7 +91,7 @@ func TestForeignErrors(t *testing.T) {
 				}
 				contains(t, r.details(), c.want)
 				if got := s.Stats(); got.Handled != 1 || got.Parked != 1 || got.Connections != 2 {
-					t.Errorf("%d attempts, counts %+v", n, got)
+					t.Errorf("%d attempts, counts %+v", n.Load(), got)
 				}
 			})
 		})

@@ -2,6 +2,7 @@ package harebus_test
 
 import (
 	"context"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -85,9 +86,10 @@ func TestRefusedLimit(t *testing.T) {
 // found.
 func TestCredentialsAreReadAgain(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
-		password := "old"
+		var password atomic.Value
+		password.Store("old")
 		cfg := r.config("orders")
-		cfg.Credentials = func(context.Context) (string, string, error) { return "service", password, nil }
+		cfg.Credentials = func(context.Context) (string, string, error) { return "service", password.Load().(string), nil }
 		s := r.setup(cfg)
 		got := make(chan int, 10)
 		s.HandleMessage("Order", func(context.Context, *harebus.Bus, *harebus.Message) error {
@@ -95,13 +97,13 @@ func TestCredentialsAreReadAgain(t *testing.T) {
 			return nil
 		})
 		r.start(s)
-		password = "new" // which the broker does not know yet
+		password.Store("new") // which the broker does not know yet
 		r.broker.CutConnections()
 		time.Sleep(10 * time.Second)
 		if s.Ready() == nil {
 			t.Error("ready with a wrong password")
 		}
-		password = "old"
+		password.Store("old")
 		time.Sleep(10 * time.Second)
 		if err := s.Ready(); err != nil {
 			t.Error(err)

@@ -4,8 +4,8 @@ import (
 	"context"
 	"errors"
 	"net"
-	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -337,9 +337,9 @@ func TestLateFailuresAreTriedLast(t *testing.T) {
 			cfg.URLs = append(cfg.URLs, "amqp://guest:guest@"+host+":1/")
 		}
 		silent := map[string]bool{"a:1": true, "b:1": true} // frozen: they let clients connect and say nothing
-		var dialed []string
+		var dialed sync.Map
 		cfg.Dial = func(network, address string) (net.Conn, error) {
-			dialed = append(dialed, address)
+			dialed.Store(address, true)
 			if silent[address] {
 				ours, _ := net.Pipe()
 				return ours, nil
@@ -354,7 +354,8 @@ func TestLateFailuresAreTriedLast(t *testing.T) {
 			}
 			return time.Since(start)
 		}
-		for len(dialed) == 0 || !slices.Contains(dialed, "a:1") || !slices.Contains(dialed, "b:1") { // until both have cost their time
+		cost := func(address string) bool { _, ok := dialed.Load(address); return ok }
+		for !cost("a:1") || !cost("b:1") { // until both have cost their time
 			send()
 			r.broker.CutConnections()
 			time.Sleep(5 * time.Second)
