@@ -401,15 +401,18 @@ func (u *subscription) close() {
 
 // settle gives the broker time to pass acks on to the queue. A quorum queue
 // takes in a few dozen at a time; what the broker's end of the channel still
-// holds then is lost when the channel is closed.
+// holds then is lost when the channel is closed. It does so also after a stop that
+// took too long: what is lost is handled twice.
 func (u *subscription) settle() {
 	const least, atATime = 10, 32
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(u.consumer.hard), lastGrace)
+	defer cancel()
 	for range least + u.consumer.setup.cfg.Consume.Prefetch/atATime {
-		err := u.request(func() error {
+		err := u.session.rpc(ctx, func() error {
 			_, err := u.ch.QueueDeclarePassive(u.consumer.setup.cfg.Queue, true, false, false, false, nil)
 			return err
 		})
-		if err != nil || !sleep(u.consumer.hard, 5*time.Millisecond) {
+		if err != nil || !sleep(ctx, 5*time.Millisecond) {
 			return
 		}
 	}
