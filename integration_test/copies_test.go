@@ -44,7 +44,7 @@ func TestCopiesBesideAFullQueue(t *testing.T) {
 		bus, ctx := p.bus(), p.within(patience)
 		started := time.Now()
 		p.is(bus.Publish(ctx, topic, note{1}), harebus.ErrNacked)
-		p.inTime("the error", started, 4*time.Second)
+		p.inTime("the error", started, soon)
 		b.take(healthy, 3)
 		started = time.Now()
 		p.try(bus.Send(ctx, healthy, note{2})) // it answers for the queue of the name
