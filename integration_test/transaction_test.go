@@ -335,11 +335,13 @@ func TestHandlersMessagesAreDiscardedWithTheConnection(t *testing.T) {
 	b.declareQueue(out, nil)
 	s := p.setup(cfg)
 	runs := make(chan bool, 10)
+	confirmed := make(chan struct{}) // a cut before that would have the message sent twice
 	var first atomic.Bool
 	first.Store(true)
 	s.HandleMessage(harebus.AnyType, func(ctx context.Context, bus *harebus.Bus, m *harebus.Message) error {
 		p.try(bus.Send(ctx, out, note{1}))
 		if first.CompareAndSwap(true, false) {
+			<-confirmed
 			way.cut()
 			p.notReady(s, soon, "consumer 0")
 			p.try(way.allow())
@@ -349,6 +351,7 @@ func TestHandlersMessagesAreDiscardedWithTheConnection(t *testing.T) {
 	})
 	p.start(s)
 	p.try(s.Bus().Send(p.within(patience), cfg.Queue, note{1}))
+	close(confirmed)
 	if <-runs || !<-runs {
 		t.Error("want a first delivery and a redelivery")
 	}

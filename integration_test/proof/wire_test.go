@@ -164,6 +164,8 @@ func TestConfirmLate(t *testing.T) {
 			time.Sleep(8 * time.Second)
 			w.release(r, inOrder)
 		})
+		// The first message that others follow to a queue waits for its confirm: only then is the way known.
+		w.try(w.sendTogether("the way", 2, 0))
 		w.holdConfirms("one confirm for all", asOne)
 		w.holdConfirms("confirms in reverse", reversed)
 		w.undisturbed()
