@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/harebus/harebus/internal/field"
+	"github.com/harebus/harebus/internal/guard"
 	"github.com/harebus/harebus/topology"
 )
 
@@ -153,11 +154,11 @@ func (s *sender) emit(ctx context.Context, op Operation, key string, message any
 func (s *sender) dispatch(ctx context.Context, op Operation, exchange, key string, message any, due time.Time, o *sendOptions) error {
 	var out *outgoing
 	// Codecs, middleware and the methods of the message are foreign code.
-	err := guard(func() (err error) {
+	err := guard.Call(func() (err error) {
 		out, err = s.compose(ctx, op, exchange, key, message, o)
 		return err
 	})
-	if p, ok := err.(*PanicError); ok { //nolint:errorlint // guard returns it as it is
+	if p, ok := err.(*PanicError); ok { //nolint:errorlint // guard.Call returns it as it is
 		err = refuse(op.String(), "a %T: %w", message, p)
 	}
 	if err != nil {

@@ -20,6 +20,7 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 	"go.uber.org/zap"
 
+	"github.com/harebus/harebus/internal/wait"
 	"github.com/harebus/harebus/topology"
 )
 
@@ -309,7 +310,7 @@ func (c Config) withDefaults() Config {
 	fill(&c.MaxHops, 32)
 	fill(&c.ShutdownTimeout, 30*time.Second)
 	if c.Connect.BackOff == nil {
-		c.Connect.BackOff = connectBackOff
+		c.Connect.BackOff = wait.Default
 	}
 	c.Retry = c.Retry.withDefaults(defaultRetry())
 	if c.Logger == nil {
@@ -339,16 +340,6 @@ func fill[T comparable](field *T, value T) {
 	if *field == zero {
 		*field = value
 	}
-}
-
-func connectBackOff() backoff.BackOff {
-	return backoff.NewExponentialBackOff(
-		backoff.WithInitialInterval(50*time.Millisecond),
-		backoff.WithMultiplier(2),
-		backoff.WithRandomizationFactor(0.2),
-		backoff.WithMaxInterval(1500*time.Millisecond),
-		backoff.WithMaxElapsedTime(0),
-	)
 }
 
 // validate reports everything that is wrong with a filled in config.
@@ -409,7 +400,7 @@ func (c *Config) validateValues() []error {
 	if c.Unhandled < UnhandledRetry || c.Unhandled > UnhandledIgnore {
 		fault("Unhandled %d is none of UnhandledRetry, UnhandledPark and UnhandledIgnore", c.Unhandled)
 	}
-	if err := tryBackOff(c.Connect.BackOff); err != nil {
+	if err := wait.TryBackOff(c.Connect.BackOff); err != nil {
 		fault("Connect.BackOff %w", err)
 	}
 	return faults

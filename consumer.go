@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/harebus/harebus/internal/session"
+	"github.com/harebus/harebus/internal/wait"
 	amqp "github.com/rabbitmq/amqp091-go"
 	"go.uber.org/zap"
 )
@@ -26,7 +28,7 @@ const survived = 5 * time.Second
 // that outlives a connection still counts against the concurrency.
 type consumer struct {
 	setup *Setup
-	link  *link
+	link  *session.Link
 	index int
 	log   *zap.Logger
 
@@ -56,12 +58,12 @@ type consumer struct {
 
 // feed is one basic.consume: its deliveries and the way to settle them.
 type feed struct {
-	session    *session
+	session    *session.Session
 	ch         *amqp.Channel
 	deliveries <-chan amqp.Delivery
-	acks       *acker
+	acks       *session.Acker
 	left       *leftovers
-	trial      *trial // nil when it is over
+	trial      *session.Trial // nil when it is over
 	first      sync.Once
 }
 
@@ -73,7 +75,7 @@ type place struct {
 	warned    *receipt      // likewise
 }
 
-func newConsumer(ctx context.Context, s *Setup, l *link, index int) *consumer {
+func newConsumer(ctx context.Context, s *Setup, l *session.Link, index int) *consumer {
 	c := &consumer{
 		setup: s, link: l, index: index, hard: ctx,
 		log:   s.log.Named("consumer").With(zap.String("queue", s.cfg.Queue), zap.Int("consumer", index)),
@@ -120,7 +122,7 @@ func (c *consumer) waitIdle() {
 
 // keepConsuming consumes on one session after the other.
 func (c *consumer) keepConsuming() {
-	policy := newPauses(c.log, c.setup.cfg.Connect.BackOff)
+	policy := wait.NewPauses(c.log, c.setup.cfg.Connect.BackOff)
 	for c.soft.Err() == nil {
 		started := time.Now()
 		err := c.consume(c.soft)
@@ -131,18 +133,18 @@ func (c *consumer) keepConsuming() {
 		c.setFeed(nil, err, false)
 		c.report(err)
 		switch {
-		case permanent(err) && !c.began:
+		case session.Permanent(err) && !c.began:
 			c.log.Error("cannot start consuming", zap.Error(err))
 			return // Start ends with it
-		case permanent(err):
+		case session.Permanent(err):
 			c.log.Error("cannot consume; trying again", zap.Error(err))
 		default:
 			c.log.Warn("consumer interrupted; resuming", zap.Error(err))
 		}
-		if time.Since(started) > stable {
+		if time.Since(started) > session.Stable {
 			policy.Reset()
 		}
-		sleep(c.soft, next(policy))
+		wait.Sleep(c.soft, wait.Next(policy))
 	}
 	c.report(ErrStopped)
 }
@@ -163,7 +165,7 @@ func (c *consumer) report(err error) {
 // consumer has ended, or ctx has: then it cancels the consumer and waits until
 // what was delivered has been settled.
 func (c *consumer) consume(ctx context.Context) error {
-	s, err := c.link.session(ctx)
+	s, err := c.link.Session(ctx)
 	if err != nil {
 		return err
 	}
@@ -184,7 +186,7 @@ func (c *consumer) consume(ctx context.Context) error {
 	}
 	c.began = true
 	c.report(nil)
-	c.log.Info("consuming", zap.String("broker", fmt.Sprint(s.conn.Properties["version"])))
+	c.log.Info("consuming", zap.String("broker", s.Version()))
 	for {
 		select {
 		case <-ctx.Done():
@@ -243,9 +245,9 @@ func (c *consumer) without(err error) error {
 // subscription is a channel that consumes. Only the goroutine in consume uses it.
 type subscription struct {
 	consumer *consumer
-	session  *session
+	session  *session.Session
 	ch       *amqp.Channel
-	acks     *acker
+	acks     *session.Acker
 	closes   chan *amqp.Error
 	cancels  chan string
 	turn     chan<- struct{} // of the session's trial; nil when this consumer has it or needs it no more
@@ -258,11 +260,11 @@ type subscription struct {
 	deliveries <-chan amqp.Delivery
 }
 
-func (c *consumer) subscribe(s *session) (*subscription, error) {
-	u := &subscription{consumer: c, session: s, turn: s.trial.turn, over: s.trial.over}
+func (c *consumer) subscribe(s *session.Session) (*subscription, error) {
+	u := &subscription{consumer: c, session: s, turn: s.Trial().Turn, over: s.Trial().Over}
 	opened := make(chan *amqp.Channel, 1)
-	err := s.rpc(c.hard, func() error {
-		ch, err := s.conn.Channel()
+	err := s.RPC(c.hard, func() error {
+		ch, err := s.Channel()
 		opened <- ch
 		return err
 	})
@@ -272,7 +274,7 @@ func (c *consumer) subscribe(s *session) (*subscription, error) {
 	u.ch = <-opened
 	u.closes = u.ch.NotifyClose(make(chan *amqp.Error, 1))
 	u.cancels = u.ch.NotifyCancel(make(chan string, 8))
-	u.acks = newAcker(u.ch, c.setup.cfg.Consume.Prefetch)
+	u.acks = session.NewAcker(u.ch, c.setup.cfg.Consume.Prefetch)
 	return u, nil
 }
 
@@ -301,7 +303,7 @@ func (u *subscription) begin() error {
 // session.
 func (u *subscription) goFirst() error {
 	u.turn, u.first = nil, true
-	return u.open(1, u.session.trial)
+	return u.open(1, u.session.Trial())
 }
 
 // standBy has the workers wait without deliveries.
@@ -314,12 +316,12 @@ func (u *subscription) standBy() {
 // request makes a request on the channel. It does not end when stopping begins:
 // a second request before the answer to the first would get that answer.
 func (u *subscription) request(fn func() error) error {
-	return u.session.rpc(u.consumer.hard, fn)
+	return u.session.RPC(u.consumer.hard, fn)
 }
 
 // open starts to consume with a prefetch and hands the feed to the workers,
 // unless stopping has begun.
-func (u *subscription) open(prefetch int, on *trial) error {
+func (u *subscription) open(prefetch int, on *session.Trial) error {
 	select {
 	case <-u.consumer.soft.Done():
 		return nil
@@ -339,7 +341,7 @@ func (u *subscription) open(prefetch int, on *trial) error {
 		return err
 	}
 	u.tag, u.deliveries = tag, <-opened
-	u.acks.limit(prefetch)
+	u.acks.Limit(prefetch)
 	u.consumer.taking.Store(int64(prefetch))
 	if on != nil {
 		u.consumer.taking.Store(trying)
@@ -392,10 +394,10 @@ func (u *subscription) close() {
 	if !u.consumer.setup.cfg.keepsOrder() {
 		u.giveBack()
 	}
-	u.acks.close()
+	u.acks.Close()
 	_ = u.request(u.ch.Close)
 	if u.first {
-		<-u.session.trial.turn
+		<-u.session.Trial().Turn
 	}
 }
 
@@ -408,11 +410,11 @@ func (u *subscription) settle() {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(u.consumer.hard), lastGrace)
 	defer cancel()
 	for range least + u.consumer.setup.cfg.Consume.Prefetch/atATime {
-		err := u.session.rpc(ctx, func() error {
+		err := u.session.RPC(ctx, func() error {
 			_, err := u.ch.QueueDeclarePassive(u.consumer.setup.cfg.Queue, true, false, false, false, nil)
 			return err
 		})
-		if err != nil || !sleep(ctx, 5*time.Millisecond) {
+		if err != nil || !wait.Sleep(ctx, 5*time.Millisecond) {
 			return
 		}
 	}
@@ -434,7 +436,7 @@ func (c *consumer) setFeed(f *feed, err error, ended bool) {
 	c.feed, c.err, c.ended = f, err, ended
 	switch waits := f == nil && !ended; {
 	case waits && c.tell == nil:
-		c.tell = c.setup.waits.while("the queue "+c.setup.cfg.Queue, c.notConsuming)
+		c.tell = c.setup.waits.While("the queue "+c.setup.cfg.Queue, c.notConsuming)
 	case !waits && c.tell != nil:
 		c.tell()
 		c.tell = nil
@@ -446,7 +448,7 @@ func (c *consumer) setFeed(f *feed, err error, ended bool) {
 // notConsuming is why the consumer does not consume, or nil if it waits for its
 // connection, which tells of that.
 func (c *consumer) notConsuming() error {
-	if _, err := c.link.up(); err != nil {
+	if _, err := c.link.Up(); err != nil {
 		return nil //nolint:nilerr // the connection tells of that
 	}
 	return c.state()
@@ -461,7 +463,7 @@ func (c *consumer) state() error {
 		return c.err
 	case c.feed == nil:
 		return errors.New("not consuming yet")
-	case !c.feed.session.alive():
+	case !c.feed.session.Alive():
 		return errors.New("the connection is lost")
 	case c.feed.ch.IsClosed():
 		return errors.New("the channel is closed")
@@ -506,7 +508,7 @@ func (c *consumer) take(f *feed, d *amqp.Delivery, at *place) {
 		return
 	}
 	if f.trial != nil {
-		f.first.Do(func() { time.AfterFunc(survived, f.trial.end) })
+		f.first.Do(func() { time.AfterFunc(survived, f.trial.End) })
 	}
 	r := &receipt{consumer: c, setup: c.setup, feed: f, delivery: d, began: time.Now()}
 	at.hand.Store(r)
@@ -534,13 +536,13 @@ func (c *consumer) settle(r *receipt, at *place) {
 	f, d := r.feed, r.delivery
 	switch {
 	case r.settled:
-		f.acks.done(d.DeliveryTag)
+		f.acks.Done(d.DeliveryTag)
 		if f.trial != nil && !d.Redelivered {
-			f.trial.end()
+			f.trial.End()
 		}
 	case c.soft.Err() != nil:
 		f.left.add(d)
 	default:
-		f.acks.giveBack(d.DeliveryTag)
+		f.acks.GiveBack(d.DeliveryTag)
 	}
 }

@@ -7,13 +7,14 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
 	"go.uber.org/zap"
 
+	"github.com/harebus/harebus/internal/session"
+	"github.com/harebus/harebus/internal/wait"
 	"github.com/harebus/harebus/topology"
 )
 
@@ -110,10 +111,10 @@ func (c *Config) ownTopology(topics []string) topology.Topology {
 }
 
 // establish declares t on a session, or checks it.
-func (s *Setup) establish(ctx context.Context, on *session, t topology.Topology) error {
+func (s *Setup) establish(ctx context.Context, on *session.Session, t topology.Topology) error {
 	if s.cfg.Declare == CheckOnly {
-		return on.rpc(ctx, func() error {
-			return t.Check(func() (topology.Channel, error) { return on.conn.Channel() })
+		return on.RPC(ctx, func() error {
+			return t.Check(func() (topology.Channel, error) { return on.Channel() })
 		})
 	}
 	return declare(ctx, on, t)
@@ -121,20 +122,20 @@ func (s *Setup) establish(ctx context.Context, on *session, t topology.Topology)
 
 // declare takes as long as it takes, as long as the broker answers: on a busy
 // cluster the queues for delays need a minute.
-func declare(ctx context.Context, on *session, t topology.Topology) error {
-	return on.rpcs(ctx, func(next func()) error { return declareOn(ctx, on, t, next) })
+func declare(ctx context.Context, on *session.Session, t topology.Topology) error {
+	return on.RPCs(ctx, func(next func()) error { return declareOn(ctx, on, t, next) })
 }
 
 // declareOn declares on a channel of its own, and calls next before each request.
-func declareOn(ctx context.Context, on *session, t topology.Topology, next func()) error {
+func declareOn(ctx context.Context, on *session.Session, t topology.Topology, next func()) error {
 	_, err := declareSteps(ctx, on, steps(t), next)
 	return err
 }
 
 // declareSteps is declareOn for parts, and says how many it has declared. It ends with
 // ctx.
-func declareSteps(ctx context.Context, on *session, parts []topology.Topology, next func()) (done int, err error) {
-	ch, err := on.conn.Channel()
+func declareSteps(ctx context.Context, on *session.Session, parts []topology.Topology, next func()) (done int, err error) {
+	ch, err := on.Channel()
 	if err != nil {
 		return 0, err
 	}
@@ -152,23 +153,20 @@ func declareSteps(ctx context.Context, on *session, parts []topology.Topology, n
 	return len(parts), nil
 }
 
-// errNoAnswer says that the broker still has a request that was not waited for.
-var errNoAnswer = errors.New("no answer yet")
-
 // declareBriefly declares and does not wait for long. A single node of a cluster
 // that says nothing keeps the others from answering for a queue of its own; the
 // connection is not to blame.
-func declareBriefly(ctx context.Context, on *session, t topology.Topology) error {
+func declareBriefly(ctx context.Context, on *session.Session, t topology.Topology) error {
 	return briefly(ctx, on, func() error { return declareOn(ctx, on, t, func() {}) })
 }
 
 // briefly runs fn and does not wait for it for long. What is not waited for ends
 // with the session at the latest.
-func briefly(ctx context.Context, on *session, fn func() error) error {
+func briefly(ctx context.Context, on *session.Session, fn func() error) error {
 	const long = 3 * time.Second
 	done := make(chan error, 1)
-	if !on.spawn(func() { done <- fn() }) {
-		return on.cause()
+	if !on.Spawn(func() { done <- fn() }) {
+		return on.Cause()
 	}
 	late := time.NewTimer(long)
 	defer late.Stop()
@@ -176,7 +174,7 @@ func briefly(ctx context.Context, on *session, fn func() error) error {
 	case err := <-done:
 		return err
 	case <-late.C:
-		return fmt.Errorf("%w after %v", errNoAnswer, long)
+		return fmt.Errorf("%w after %v", session.ErrNoAnswer, long)
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
@@ -201,7 +199,7 @@ func steps(t topology.Topology) []topology.Topology {
 // also consumes declares the rest too, because an exchange that has vanished took
 // its bindings along; should that fail it is the consumers' concern, and no
 // reason not to send to others.
-func (s *Setup) declareForSending(ctx context.Context, on *session) error {
+func (s *Setup) declareForSending(ctx context.Context, on *session.Session) error {
 	s.mu.Lock()
 	started := s.started
 	s.mu.Unlock()
@@ -229,12 +227,12 @@ func (s *Setup) declareForSending(ctx context.Context, on *session) error {
 
 // exist decides what a refusal to declare means to a service that has been started:
 // nothing, if all is there. It returns the refusal if something is missing.
-func (s *Setup) exist(ctx context.Context, on *session, t topology.Topology, refusal error) error {
-	if !permanent(refusal) {
+func (s *Setup) exist(ctx context.Context, on *session.Session, t topology.Topology, refusal error) error {
+	if !session.Permanent(refusal) {
 		return refusal
 	}
-	err := on.rpc(ctx, func() error {
-		return t.Check(func() (topology.Channel, error) { return on.conn.Channel() })
+	err := on.RPC(ctx, func() error {
+		return t.Check(func() (topology.Channel, error) { return on.Channel() })
 	})
 	if err != nil && !accessRefused(err) { // RabbitMQ 4.3 refuses to look, too
 		return refusal
@@ -255,10 +253,10 @@ func accessRefused(err error) bool {
 
 // declares is what is known about the declarations of a setup.
 type declares struct {
-	turn  chan struct{} // held by whoever declares queues or changes bindings
-	on    *session      // the last complete declaration, guarded by turn
-	began time.Time     // likewise
-	warn  time.Time     // no line in the log about refusals before then, guarded by turn
+	turn  chan struct{}    // held by whoever declares queues or changes bindings
+	on    *session.Session // the last complete declaration, guarded by turn
+	began time.Time        // likewise
+	warn  time.Time        // no line in the log about refusals before then, guarded by turn
 
 	mu      sync.Mutex // guards what follows
 	unsure  bool       // the queue may be without something since it was declared completely
@@ -272,7 +270,7 @@ type declares struct {
 type refused struct{ errs []error }
 
 func (r *refused) take(err error) error {
-	if r == nil || err == nil || (!permanent(err) && !unreachable(err)) {
+	if r == nil || err == nil || (!session.Permanent(err) && !session.Unreachable(err)) {
 		return err
 	}
 	r.errs = append(r.errs, err)
@@ -281,13 +279,13 @@ func (r *refused) take(err error) error {
 
 // declareAll declares or checks the setup's own objects on a session. The first
 // refusal is an error.
-func (s *Setup) declareAll(ctx context.Context, on *session) error {
+func (s *Setup) declareAll(ctx context.Context, on *session.Session) error {
 	return s.inTurn(ctx, on, func() error { return s.declareObjects(ctx, on, nil) }, nil)
 }
 
 // declareSince is declareAll, unless somebody else has done it on this session
 // since then: the consumers of one connection declare once.
-func (s *Setup) declareSince(ctx context.Context, on *session, since time.Time, r *refused) error {
+func (s *Setup) declareSince(ctx context.Context, on *session.Session, since time.Time, r *refused) error {
 	return s.inTurn(ctx, on, func() error {
 		d := &s.declares
 		if d.on == on && d.began.After(since) {
@@ -312,7 +310,7 @@ func (s *Setup) noteRefusals(r *refused) {
 		err = shortened(r.errs)
 	}
 	d.mu.Lock()
-	d.unsure = err != nil && (d.unsure || slices.ContainsFunc(r.errs, unreachable))
+	d.unsure = err != nil && (d.unsure || slices.ContainsFunc(r.errs, session.Unreachable))
 	d.missing = err
 	d.mu.Unlock()
 	if err != nil && time.Now().After(d.warn) {
@@ -351,7 +349,7 @@ func (s *Setup) undeclared() error {
 }
 
 // declareObjects is called in turn.
-func (s *Setup) declareObjects(ctx context.Context, on *session, r *refused) error {
+func (s *Setup) declareObjects(ctx context.Context, on *session.Session, r *refused) error {
 	topics := s.topics()
 	if s.cfg.Declare == CheckOnly {
 		return r.take(s.check(ctx, on, s.cfg.ownTopology(topics)))
@@ -368,8 +366,8 @@ func (s *Setup) declareObjects(ctx context.Context, on *session, r *refused) err
 }
 
 // declareEach declares all that is not refused.
-func declareEach(ctx context.Context, on *session, t topology.Topology, r *refused) error {
-	return on.rpcs(ctx, func(next func()) error {
+func declareEach(ctx context.Context, on *session.Session, t topology.Topology, r *refused) error {
+	return on.RPCs(ctx, func(next func()) error {
 		left := steps(t)
 		for len(left) > 0 && ctx.Err() == nil {
 			done, err := declareSteps(ctx, on, left, next)
@@ -386,22 +384,22 @@ func declareEach(ctx context.Context, on *session, t topology.Topology, r *refus
 // a declaration from a list that is being changed would undo the change. fn keeps
 // its turn to the end also when ctx ends before; give, if any, then says whether
 // the caller may stop waiting.
-func (s *Setup) inTurn(ctx context.Context, on *session, fn func() error, give func() bool) error {
+func (s *Setup) inTurn(ctx context.Context, on *session.Session, fn func() error, give func() bool) error {
 	select {
 	case s.declares.turn <- struct{}{}:
-	case <-on.closed:
-		return on.cause()
+	case <-on.Done():
+		return on.Cause()
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
 	done := make(chan error, 1)
-	if !on.spawn(func() {
+	if !on.Spawn(func() {
 		err := fn()
 		<-s.declares.turn
 		done <- err
 	}) {
 		<-s.declares.turn
-		return on.cause()
+		return on.Cause()
 	}
 	select {
 	case err := <-done:
@@ -419,16 +417,16 @@ func (s *Setup) inTurn(ctx context.Context, on *session, fn func() error, give f
 // instances of a service do not declare all at once.
 func (e *engine) refresh(ctx context.Context) {
 	const most = time.Minute
-	for sleep(ctx, most/2+rand.N(most/2)) {
-		on, err := e.consume.up()
+	for wait.Sleep(ctx, most/2+rand.N(most/2)) {
+		on, err := e.consume.Up()
 		if err != nil {
 			continue // whoever needs the connection says so
 		}
 		err = e.setup.declareSince(ctx, on, time.Now(), &refused{})
-		if err != nil && ctx.Err() == nil && on.alive() {
+		if err != nil && ctx.Err() == nil && on.Alive() {
 			e.setup.log.Warn("cannot declare the topology again; consuming goes on", zap.Error(err))
 		}
-		if err := e.publisher.delays.keepExit(ctx, on); err != nil && ctx.Err() == nil && on.alive() {
+		if err := e.publisher.delays.keepExit(ctx, on); err != nil && ctx.Err() == nil && on.Alive() {
 			e.setup.log.Warn("cannot keep the exit of delays to this queue from expiring", zap.Error(err))
 		}
 	}
@@ -436,9 +434,9 @@ func (e *engine) refresh(ctx context.Context) {
 
 // check looks for everything. A queue that is out of reach is there: whoever
 // needs it finds out.
-func (s *Setup) check(ctx context.Context, on *session, t topology.Topology) error {
+func (s *Setup) check(ctx context.Context, on *session.Session, t topology.Topology) error {
 	err := s.establish(ctx, on, t)
-	if unreachable(err) {
+	if session.Unreachable(err) {
 		s.log.Warn("a queue is out of reach; going on without it", zap.Error(err))
 		return nil
 	}
@@ -449,10 +447,10 @@ func (s *Setup) check(ctx context.Context, on *session, t topology.Topology) err
 // with other arguments belongs to all services together and is used as it is.
 // One whose node is down or silent is a reason to wait for those who want to park,
 // and not for everybody: a classic one lives on one node of the cluster.
-func (s *Setup) declareErrorQueue(ctx context.Context, on *session) error {
+func (s *Setup) declareErrorQueue(ctx context.Context, on *session.Session) error {
 	t := s.cfg.errorTopology()
 	err := declareBriefly(ctx, on, t)
-	if unreachable(err) || errors.Is(err, errNoAnswer) {
+	if session.Unreachable(err) || errors.Is(err, session.ErrNoAnswer) {
 		s.log.Warn("the error queue is out of reach; what has to be parked waits for it", zap.Error(err))
 		return nil
 	}
@@ -461,7 +459,7 @@ func (s *Setup) declareErrorQueue(ctx context.Context, on *session) error {
 		return err
 	}
 	s.log.Warn("the error queue exists with other properties; using it as it is", zap.Error(err))
-	return on.withChannel(ctx, func(ch *amqp.Channel) error {
+	return on.WithChannel(ctx, func(ch *amqp.Channel) error {
 		b := s.cfg.errorBinding()
 		return ch.QueueBind(b.Queue, b.Key, b.Exchange, false, nil)
 	})
@@ -481,22 +479,3 @@ func forbidden(err error) bool {
 	var broker *amqp.Error
 	return errors.As(err, &broker) && broker.Code == amqp.AccessRefused
 }
-
-// unreachable says whether err is nothing but queues that exist and cannot be
-// used at the moment. The broker answers with the code it has for those that do
-// not exist; only the text differs.
-func unreachable(err error) bool {
-	var several interface{ Unwrap() []error }
-	if errors.As(err, &several) {
-		return !slices.ContainsFunc(several.Unwrap(), func(one error) bool { return !unreachable(one) })
-	}
-	var broker *amqp.Error
-	if !errors.As(err, &broker) || broker.Code != amqp.NotFound {
-		return false
-	}
-	return slices.ContainsFunc(outOfReach, func(text string) bool { return strings.Contains(broker.Reason, text) })
-}
-
-// outOfReach are the broker's words for it: the node is down, the queue is being
-// restarted, or it does not answer.
-var outOfReach = []string{"is down or inaccessible", "stopped by supervisor", "due to timeout"}

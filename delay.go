@@ -12,6 +12,7 @@ import (
 
 	amqp "github.com/rabbitmq/amqp091-go"
 
+	"github.com/harebus/harebus/internal/session"
 	"github.com/harebus/harebus/topology"
 )
 
@@ -27,7 +28,7 @@ type delayer struct {
 	ownExit atomic.Bool // the exit of the setup's own queue has been declared
 
 	mu       sync.Mutex           // guards what follows
-	on       *session             // the session everything below has been declared on
+	on       *session.Session     // the session everything below has been declared on
 	declared map[string]time.Time // until when it is believed to exist: delay queues by name, exits by exitKey, delayBase
 }
 
@@ -51,7 +52,7 @@ func newDelayer(s *Setup) *delayer {
 // route makes the routed form of a message that is not due yet, and sees to it
 // that everything on its way exists. It returns false if the message is due by
 // then: the first time, declaring takes a while.
-func (d *delayer) route(ctx context.Context, s *session, out *outgoing) (routed, bool, error) {
+func (d *delayer) route(ctx context.Context, s *session.Session, out *outgoing) (routed, bool, error) {
 	wait := time.Until(out.due)
 	if wait <= 0 {
 		return routed{}, false, nil
@@ -86,10 +87,10 @@ func (d *delayer) way(out *outgoing, wait time.Duration) (topology.Route, error)
 }
 
 // along returns the message as it is published into the delay queues.
-func (d *delayer) along(s *session, out *outgoing, way topology.Route) routed {
-	room := delayRoom(s.frameMax, way.HeaderRoom()) + deathRoom(out.exchange, out.key)
+func (d *delayer) along(s *session.Session, out *outgoing, way topology.Route) routed {
+	room := delayRoom(s.FrameMax(), way.HeaderRoom()) + deathRoom(out.exchange, out.key)
 	if out.copied {
-		d.setup.dialect.fit(&out.msg, s.frameMax, room)
+		d.setup.dialect.fit(&out.msg, s.FrameMax(), room)
 		room = 0 // whatever there is
 	}
 	msg := out.msg
@@ -101,7 +102,7 @@ func (d *delayer) along(s *session, out *outgoing, way topology.Route) routed {
 		}
 		msg.Headers["CC"] = cc
 	}
-	return routed{exchange: way.Exchange, key: way.Key, mandatory: true, delayed: true, room: room, msg: msg}
+	return routed{session.Publishing{Exchange: way.Exchange, Key: way.Key, Mandatory: true, Room: room, Message: msg}, route{delayed: true}}
 }
 
 // finalExchange is where a delayed message goes in the end: to its queue by way
@@ -114,7 +115,7 @@ func (o *outgoing) finalExchange() string {
 }
 
 // prepare makes sure that a delayed message can go all its way.
-func (d *delayer) prepare(ctx context.Context, s *session, out *outgoing, way topology.Route) error {
+func (d *delayer) prepare(ctx context.Context, s *session.Session, out *outgoing, way topology.Route) error {
 	select { // one at a time: the others find it done
 	case d.declaring <- struct{}{}:
 		defer func() { <-d.declaring }()
@@ -169,15 +170,15 @@ const exitMark = "\x00"
 
 // checkDestination refuses a deferral that could never arrive. A destination
 // that is deleted later makes its messages wait in its exit queue.
-func (d *delayer) checkDestination(ctx context.Context, s *session, exchange, key string) error {
-	err := s.withChannel(ctx, func(ch *amqp.Channel) error {
+func (d *delayer) checkDestination(ctx context.Context, s *session.Session, exchange, key string) error {
+	err := s.WithChannel(ctx, func(ch *amqp.Channel) error {
 		if exchange != "" {
 			return ch.ExchangeDeclarePassive(exchange, string(topology.Direct), true, false, false, false, nil)
 		}
 		_, err := ch.QueueDeclarePassive(key, true, false, false, false, nil)
 		return err
 	})
-	if unreachable(err) || forbidden(err) {
+	if session.Unreachable(err) || forbidden(err) {
 		return nil // it is there, or may be, and takes the message later
 	}
 	if missing(err) {
@@ -188,7 +189,7 @@ func (d *delayer) checkDestination(ctx context.Context, s *session, exchange, ke
 
 // known says whether everything on a way is believed to exist: the base, delay
 // queues, and one thing more.
-func (d *delayer) known(s *session, queues []string, name string) bool {
+func (d *delayer) known(s *session.Session, queues []string, name string) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	now := time.Now()
@@ -200,7 +201,7 @@ func (d *delayer) known(s *session, queues []string, name string) bool {
 	return d.on == s && d.declared[delayBase].After(now) && d.declared[name].After(now)
 }
 
-func (d *delayer) remember(s *session, names ...string) {
+func (d *delayer) remember(s *session.Session, names ...string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.on != s {

@@ -3,15 +3,13 @@ package harebus
 import (
 	"context"
 	"errors"
-	"fmt"
-	"net"
-	"os"
 	"slices"
 	"strings"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
 
+	"github.com/harebus/harebus/internal/session"
 	"github.com/harebus/harebus/topology"
 )
 
@@ -26,8 +24,6 @@ const (
 	// roomStep, what is declared after a trial fits when the reserve has gone.
 	reserveSize = 5
 	roomStep    = 4
-	// trialTime is how long the broker may take to greet a new connection.
-	trialTime = 3 * time.Second
 	// reserveAge removes a reserve whose program has died.
 	reserveAge = time.Minute
 )
@@ -38,9 +34,8 @@ var errNoRoom = errors.New("the broker has no file descriptors left for more quo
 
 // establishDelays declares delay queues on a session, or checks them. It fails
 // with errNoRoom instead of taking the last file descriptors of a broker.
-func (s *Setup) establishDelays(ctx context.Context, on *session, t topology.Topology) error {
-	version, _ := on.conn.Properties["version"].(string)
-	if s.cfg.Declare == CheckOnly || !strings.HasPrefix(version, "3.") || on.hasQueues(ctx, t.Queues) {
+func (s *Setup) establishDelays(ctx context.Context, on *session.Session, t topology.Topology) error {
+	if s.cfg.Declare == CheckOnly || !strings.HasPrefix(on.Version(), "3.") || haveQueues(ctx, on, t.Queues) {
 		return s.establish(ctx, on, t)
 	}
 	reserve := topology.Topology{}
@@ -50,7 +45,7 @@ func (s *Setup) establishDelays(ctx context.Context, on *session, t topology.Top
 			Arguments: map[string]any{"x-expires": reserveAge.Milliseconds()},
 		})
 	}
-	defer on.deleteQueues(ctx, reserve.Queues)
+	defer deleteQueues(ctx, on, reserve.Queues)
 	if err := declare(ctx, on, reserve); err != nil {
 		return err
 	}
@@ -58,7 +53,7 @@ func (s *Setup) establishDelays(ctx context.Context, on *session, t topology.Top
 		return err
 	}
 	for some := range slices.Chunk(t.Queues, roomStep) {
-		if !s.dialer.greets(ctx, on.address) {
+		if !s.dialer.Greets(ctx, on.Address()) {
 			return &PublishError{Outcome: NotSent, Err: errNoRoom}
 		}
 		if err := declare(ctx, on, topology.Topology{Queues: some}); err != nil {
@@ -68,9 +63,9 @@ func (s *Setup) establishDelays(ctx context.Context, on *session, t topology.Top
 	return declare(ctx, on, topology.Topology{Bindings: t.Bindings})
 }
 
-// hasQueues says whether all queues exist.
-func (s *session) hasQueues(ctx context.Context, queues []topology.Queue) bool {
-	return s.withChannel(ctx, func(ch *amqp.Channel) error {
+// haveQueues says whether all queues exist.
+func haveQueues(ctx context.Context, on *session.Session, queues []topology.Queue) bool {
+	return on.WithChannel(ctx, func(ch *amqp.Channel) error {
 		for _, q := range queues {
 			if _, err := ch.QueueDeclarePassive(q.Name, true, false, false, false, nil); err != nil {
 				return err
@@ -81,8 +76,8 @@ func (s *session) hasQueues(ctx context.Context, queues []topology.Queue) bool {
 }
 
 // deleteQueues deletes what it can, also when ctx has ended. The rest expires.
-func (s *session) deleteQueues(ctx context.Context, queues []topology.Queue) {
-	_ = s.withChannel(context.WithoutCancel(ctx), func(ch *amqp.Channel) error {
+func deleteQueues(ctx context.Context, on *session.Session, queues []topology.Queue) {
+	_ = on.WithChannel(context.WithoutCancel(ctx), func(ch *amqp.Channel) error {
 		for _, q := range queues {
 			if _, err := ch.QueueDelete(q.Name, false, false, false); err != nil {
 				return err
@@ -90,25 +85,4 @@ func (s *session) deleteQueues(ctx context.Context, queues []topology.Queue) {
 		}
 		return nil
 	})
-}
-
-// greets says whether a broker answers a new connection. It is false only if the
-// broker takes the connection and then says nothing.
-func (d *dialer) greets(ctx context.Context, address int) bool {
-	ctx, cancel := context.WithTimeoutCause(ctx, trialTime, fmt.Errorf("no connection within %v", trialTime))
-	defer cancel()
-	conn, err := d.socket(ctx, hostPort(d.addresses[address]))
-	if err != nil {
-		return true // which says nothing about file descriptors
-	}
-	defer func() { _ = conn.Close() }()
-	if err := conn.SetDeadline(time.Now().Add(trialTime)); err != nil {
-		return true
-	}
-	if _, err := conn.Write([]byte("AMQP\x00\x00\x09\x01")); err != nil {
-		return true
-	}
-	_, err = conn.Read(make([]byte, 1)) // a broker that wants TLS answers as well
-	var late net.Error
-	return !errors.Is(err, os.ErrDeadlineExceeded) && (!errors.As(err, &late) || !late.Timeout())
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/cenkalti/backoff/v4"
 
+	"github.com/harebus/harebus/internal/wait"
 	"github.com/harebus/harebus/topology"
 )
 
@@ -175,7 +176,7 @@ func retryBackOff() backoff.BackOff {
 func (r RetryConfig) validate(where string) []error {
 	var faults []error
 	check := func(field string, factory func() backoff.BackOff) {
-		if err := tryBackOff(factory); err != nil {
+		if err := wait.TryBackOff(factory); err != nil {
 			faults = append(faults, fmt.Errorf("%s.%s %w", where, field, err))
 		}
 	}
@@ -224,7 +225,7 @@ func (r *RetryConfig) decide(m *Message, f *failure) Decision {
 	case f.asked != nil:
 		return RetryIn(f.asked.after)
 	}
-	policy := fresher(rule.BackOff)
+	policy := wait.Fresh(rule.BackOff)
 	var pause time.Duration
 	for range failures {
 		if pause = policy.NextBackOff(); pause == backoff.Stop {

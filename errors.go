@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"github.com/harebus/harebus/internal/guard"
+	"github.com/harebus/harebus/internal/session"
 )
 
 // Errors to decide on with [errors.Is]. What carries data is a [PublishError]
@@ -31,7 +34,7 @@ var (
 	// says what to change. Together with ErrUnknownOutcome: the message ended the
 	// connection whenever it was sent alone. It is not tried again, some of several queues
 	// may have it, and sending it again unchanged cannot help.
-	ErrRefused = errors.New("refused")
+	ErrRefused = session.ErrRefused
 	// ErrReplyOutsideHandler: Reply was called on a bus that no handler was given.
 	ErrReplyOutsideHandler = errors.New("reply outside a handler")
 	// ErrNoReplyAddress: the message that is handled names no address for a reply.
@@ -43,11 +46,11 @@ var (
 	// ErrStarted: Start or Run was called on a setup that is running.
 	ErrStarted = errors.New("already started")
 	// ErrStopped: the setup was stopped and has not been started again.
-	ErrStopped = errors.New("stopped")
+	ErrStopped = session.ErrStopped
 	// ErrGoexit: a handler, or other code of yours, ended its goroutine with
 	// runtime.Goexit, as t.FailNow and the functions of testify's require do. The
 	// bus treats it as a failure, as it does a panic.
-	ErrGoexit = errors.New("the goroutine was ended by runtime.Goexit; return an error instead")
+	ErrGoexit = guard.ErrGoexit
 	// ErrInHandler: Stop or Close was called inside a handler, which it would have
 	// waited for. Nothing has been stopped. Have whoever started the setup stop it
 	// when the handler has returned: cancel the context of Run, for instance.
@@ -251,24 +254,10 @@ type askedError struct {
 func (e *askedError) Error() string { return e.err.Error() }
 func (e *askedError) Unwrap() error { return e.err }
 
-// PanicError is what a handler's panic becomes.
-type PanicError struct {
-	// Value is what was passed to panic.
-	Value any
-	// Stack is the stack of the panicking goroutine.
-	Stack []byte
-}
-
-// Error is the value and the stack.
-func (e *PanicError) Error() string {
-	return fmt.Sprintf("panic: %v\n\n%s", e.Value, e.Stack)
-}
-
-// Unwrap returns the value if it was an error.
-func (e *PanicError) Unwrap() error {
-	err, _ := e.Value.(error)
-	return err
-}
+// PanicError is a panic of a handler, or of other code of yours. Value is what was
+// passed to panic; Unwrap returns it if it is an error. Stack is the stack of the
+// goroutine that panicked.
+type PanicError = guard.PanicError
 
 // RejectError is why no handler has seen a message. It is parked at once, but for
 // "no-type" and "unknown-type", which Config.Unhandled is about.

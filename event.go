@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"slices"
 
+	"github.com/harebus/harebus/internal/guard"
 	"github.com/harebus/harebus/topology"
 )
 
@@ -63,7 +64,7 @@ func topicOf(event any) (topic string, err error) {
 	if !ok {
 		return "", errNoTopic
 	}
-	if err := guard(func() error { topic = e.Topic(); return nil }); err != nil {
+	if err := guard.Call(func() error { topic = e.Topic(); return nil }); err != nil {
 		return "", fmt.Errorf("the method Topic: %w", err)
 	}
 	return topic, topology.ValidRoutingKey(topic)
@@ -76,7 +77,7 @@ func (c *Config) needless(event any) (needless bool, err error) {
 	if !ok {
 		return c.Publish.OptionalEvents, nil
 	}
-	if err := guard(func() error { needless = e.OptionalEvent(); return nil }); err != nil {
+	if err := guard.Call(func() error { needless = e.OptionalEvent(); return nil }); err != nil {
 		return false, fmt.Errorf("the method OptionalEvent: %w", err)
 	}
 	return needless, nil

@@ -8,6 +8,7 @@ import (
 
 	amqp "github.com/rabbitmq/amqp091-go"
 
+	"github.com/harebus/harebus/internal/session"
 	"github.com/harebus/harebus/topology"
 )
 
@@ -38,19 +39,19 @@ func (c *Config) queueLife() time.Duration {
 // keepExit starts the clock of x-expires of the setup's own exit anew. For a
 // quorum queue only a consumer or basic.get does that. An exit is nearly always
 // empty; a message that is in it is given back.
-func (d *delayer) keepExit(ctx context.Context, s *session) error {
+func (d *delayer) keepExit(ctx context.Context, s *session.Session) error {
 	if d.setup.cfg.queueLife() == 0 || !d.ownExit.Load() {
 		return nil
 	}
 	t := d.setup.cfg.exitTopology("", d.setup.cfg.Queue)
-	err := s.withChannel(ctx, func(ch *amqp.Channel) error {
+	err := s.WithChannel(ctx, func(ch *amqp.Channel) error {
 		m, ok, err := ch.Get(t.Queues[0].Name, false)
 		if ok {
 			err = m.Nack(false, true)
 		}
 		return err
 	})
-	if missing(err) && !unreachable(err) {
+	if missing(err) && !session.Unreachable(err) {
 		return d.setup.establish(ctx, s, t)
 	}
 	return err

@@ -5,12 +5,13 @@ import (
 	"net"
 	"time"
 
+	"github.com/harebus/harebus/internal/session"
 	amqp "github.com/rabbitmq/amqp091-go"
 )
 
 // What the tests of package harebus_test need of the inside.
 const (
-	MaxHeaderFrame  = defaultFrameMax - headerRoom
+	MaxHeaderFrame  = session.MaxFrame - headerRoom
 	MaxEntries      = maxEntries
 	MaxErrorDetails = maxErrorDetails
 )
@@ -22,15 +23,6 @@ var (
 	ErrorDetails = errorDetails
 	DerivedID    = derivedID
 )
-
-// Guard and Conclude are no variables, through which fn would escape.
-func Guard(fn func() error) error { return guard(fn) }
-
-// Conclude passes the outcome of fn to done.
-func Conclude(fn func() error, done func(error)) { conclude(fn, done) }
-
-// Apart calls fn in a goroutine of its own.
-func Apart(ctx context.Context, fn func() (int, error)) (int, error) { return apart(ctx, fn) }
 
 // Format is how a time is written.
 func (f TimeFormat) Format(t time.Time) string { return f.format(t) }
@@ -45,7 +37,7 @@ func ReadMessage(in *amqp.Delivery) (*Message, error) {
 const headerRoom = 8 << 10
 
 // Fit makes headers fit into the frames of a broker as it is installed.
-func Fit(headers amqp.Table) { FitInto(defaultFrameMax, headerRoom, headers) }
+func Fit(headers amqp.Table) { FitInto(session.MaxFrame, headerRoom, headers) }
 
 // FitInto makes headers fit into a frame and leaves room in it.
 func FitInto(frameMax, room int, headers amqp.Table) {
@@ -63,4 +55,4 @@ func (r RetryConfig) Decide(m *Message, err error) Decision {
 }
 
 // UnderClient has the AMQP client of every later connection write to what wrap makes of it.
-func (s *Setup) UnderClient(wrap func(net.Conn) net.Conn) { s.dialer.underClient = wrap }
+func (s *Setup) UnderClient(wrap func(net.Conn) net.Conn) { s.dialer.UnderClient = wrap }

@@ -5,8 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
-	"runtime"
 	"time"
+
+	"github.com/harebus/harebus/internal/guard"
 )
 
 // patience is how long foreign code that decides about a failed message may take
@@ -58,7 +59,7 @@ func failed(ctx context.Context, err error) *failure {
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, patience, errImpatient)
 	defer cancel()
-	f, trouble := apart(ctx, func() (*failure, error) { return readError(err), nil })
+	f, trouble := guard.Apart(ctx, func() (*failure, error) { return readError(err), nil })
 	if trouble != nil {
 		return &failure{text: unreadable(err, trouble)}
 	}
@@ -67,7 +68,7 @@ func failed(ctx context.Context, err error) *failure {
 
 func readError(err error) *failure {
 	f := &failure{err: err}
-	trouble := guard(func() error { f.text = errorDetails(bounded{err}); return nil })
+	trouble := guard.Call(func() error { f.text = errorDetails(bounded{err}); return nil })
 	if trouble != nil {
 		f.text, f.err = unreadable(err, trouble), nil
 	}
@@ -107,24 +108,9 @@ func (b bounded) Error() string {
 // unreadable is the text of an error that has none.
 func unreadable(err, trouble error) string {
 	if v := reflect.ValueOf(err); v.Kind() == reflect.Pointer && v.IsNil() {
-		return fmt.Sprintf("a nil %T was returned as an error; return nil itself (%s)", err, troubleText(trouble))
+		return fmt.Sprintf("a nil %T was returned as an error; return nil itself (%s)", err, guard.Text(trouble))
 	}
-	return fmt.Sprintf("the methods of the error, a %T, cannot be called: %s", err, troubleText(trouble))
-}
-
-// troubleText is the text of an error of guard or apart that may hold another error
-// whose methods are as bad.
-func troubleText(trouble error) string {
-	p, ok := trouble.(*PanicError) //nolint:errorlint // guard returns it as it is
-	if !ok {
-		return trouble.Error()
-	}
-	switch value := p.Value.(type) {
-	case string, runtime.Error:
-		return fmt.Sprintf("panic: %v", value)
-	default:
-		return fmt.Sprintf("panic: %T", value)
-	}
+	return fmt.Sprintf("the methods of the error, a %T, cannot be called: %s", err, guard.Text(trouble))
 }
 
 var errEndless = errors.New("the error wraps too many others, or itself")
@@ -159,7 +145,7 @@ func eachError(err error, visit func(error) bool) error {
 		}
 		return true
 	}
-	return guard(func() error {
+	return guard.Call(func() error {
 		if walk(err); endless {
 			return errEndless
 		}
@@ -183,7 +169,7 @@ func rejection(err error) *RejectError {
 // textOf is the text of an error for a log.
 func textOf(err error) string {
 	var text string
-	if trouble := guard(func() error { text = err.Error(); return nil }); trouble != nil {
+	if trouble := guard.Call(func() error { text = err.Error(); return nil }); trouble != nil {
 		return unreadable(err, trouble)
 	}
 	return text

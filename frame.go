@@ -6,15 +6,13 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 
 	"github.com/harebus/harebus/internal/field"
+	"github.com/harebus/harebus/internal/session"
 )
 
 // The properties and headers of a message travel in one frame. A frame longer
 // than the connection's frame_max ends the connection, for everybody who uses it.
 
 const (
-	// defaultFrameMax is RabbitMQ's frame_max. No connection has a larger one: it
-	// is also what we ask for.
-	defaultFrameMax = 131072
 	// frameOverhead is what a frame needs around its payload.
 	frameOverhead = 8
 	// maxEntries is how many headers a message may have. The broker adds its own
@@ -63,14 +61,9 @@ func (s *Setup) fits(out *outgoing) error {
 	frameMax := s.frameMax()
 	limit := headerLimit(frameMax, out.exchange, out.key)
 	if size := headerFrame(&out.msg); size > limit {
-		return tooLong(size, limit, frameMax)
+		return session.TooLong(size, limit, frameMax)
 	}
 	return nil
-}
-
-func tooLong(size, limit, frameMax int) error {
-	return fmt.Errorf("the headers and properties take %d bytes, more than %d: the broker's frame_max is %d;"+
-		" put large values into the body", size, limit, frameMax)
 }
 
 // frameMax is that of the latest connection that publishes.
@@ -78,5 +71,5 @@ func (s *Setup) frameMax() int {
 	if n := s.latestFrameMax.Load(); n > 0 {
 		return int(n)
 	}
-	return defaultFrameMax
+	return session.MaxFrame
 }

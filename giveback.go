@@ -62,7 +62,7 @@ func (c *Config) deliveryLimit() int {
 // quorum queue keeps what is returned in the order in which it comes.
 func (u *subscription) giveBack() {
 	for _, d := range u.renew(u.left.take()) {
-		u.acks.giveBack(d.DeliveryTag)
+		u.acks.GiveBack(d.DeliveryTag)
 	}
 }
 
@@ -95,7 +95,7 @@ func (u *subscription) renew(all []amqp.Delivery) []amqp.Delivery {
 	defer cancel()
 	for i, err := range eng.publisher.publishAll(ctx, outs) {
 		if err == nil {
-			u.acks.done(worn[i])
+			u.acks.Done(worn[i])
 			continue
 		}
 		u.consumer.log.Warn("cannot put a message into its queue anew, for which it has been delivered too often; giving it back",
@@ -201,7 +201,7 @@ func (u *subscription) drain() error {
 	u.giveBack()
 	u.consumer.waitIdle()
 	u.giveBack() // what was begun and cut off
-	u.acks.close()
+	u.acks.Close()
 	u.settle()
 	return err
 }
@@ -213,13 +213,13 @@ func (u *subscription) drain() error {
 func (u *subscription) drainInOrder() error {
 	u.consumer.setFeed(nil, ErrStopped, true)
 	u.consumer.waitHands()
-	u.acks.flushNow()
+	u.acks.Flush()
 	u.settle()
 	if left := u.left.take(); len(u.renew(left)) < len(left) {
-		u.acks.flushNow()
+		u.acks.Flush()
 		u.settle()
 	}
-	u.acks.close()
+	u.acks.Close()
 	return nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/harebus/harebus/internal/guard"
 	"go.uber.org/zap"
 )
 
@@ -49,7 +50,7 @@ func (r *receipt) runGivenUp(cause *failure) error {
 	bus := &Bus{sender{r.setup, scope}}
 	ctx := newHandlerContext(r.consumer.hard, bus, timeout)
 	defer ctx.end()
-	_, err := apart(ctx, func() (struct{}, error) {
+	_, err := guard.Apart(ctx, func() (struct{}, error) {
 		return struct{}{}, h.givenUp(ctx, bus, r.message, cause.shown())
 	})
 	outs, ended := scope.end()

@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"time"
 
+	"github.com/harebus/harebus/internal/guard"
 	"go.uber.org/zap"
 )
 
@@ -210,7 +211,7 @@ func (s *Setup) unhandled(reason, format string, args ...any) error {
 func (h *handler) invoke(parent context.Context, bus *Bus, m *Message) error {
 	ctx := newHandlerContext(parent, bus, h.timeout)
 	defer ctx.end()
-	err := guard(func() error { return h.run(ctx, bus, m) })
+	err := guard.Call(func() error { return h.run(ctx, bus, m) })
 	if err != nil && ctx.expired() {
 		return &timeoutError{err, ctx.timeout}
 	}

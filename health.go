@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/harebus/harebus/internal/session"
 )
 
 // Live returns nil until the setup is stopped. Trouble with the broker is no
@@ -23,9 +25,9 @@ func (s *Setup) Live() error {
 	if e == nil || limit == 0 {
 		return nil
 	}
-	for _, l := range []*link{e.publish, e.consume} {
-		if lasted, err := l.refusedFor(); lasted >= limit {
-			return fmt.Errorf("harebus: health: the broker has refused the %s connection for %v: %w", l.name, lasted.Round(time.Second), err)
+	for _, l := range []*session.Link{e.publish, e.consume} {
+		if lasted, err := l.RefusedFor(); lasted >= limit {
+			return fmt.Errorf("harebus: health: the broker has refused the %s connection for %v: %w", l.Name(), lasted.Round(time.Second), err)
 		}
 	}
 	return nil
@@ -55,9 +57,9 @@ func (s *Setup) Ready() error {
 		if e, err = s.engine(); err != nil { // stopped just now
 			return fmt.Errorf("harebus: health: %w", err)
 		}
-		e.publish.use()
+		e.publish.Use()
 	}
-	faults := []error{e.publish.health()}
+	faults := []error{health(e.publish)}
 	if started {
 		if err := s.undeclared(); err != nil {
 			faults = append(faults, fmt.Errorf("the broker refuses to declare what may be missing: %w", err))
@@ -69,7 +71,7 @@ func (s *Setup) Ready() error {
 		if err := e.stuck(); err != nil {
 			faults = append(faults, err)
 		}
-		faults = append(faults, e.consume.health())
+		faults = append(faults, health(e.consume))
 		for _, c := range e.consumers {
 			if err := c.state(); err != nil {
 				faults = append(faults, fmt.Errorf("consumer %d: %w", c.index, err))
@@ -83,19 +85,16 @@ func (s *Setup) Ready() error {
 }
 
 // health says what is wrong with a link that has been used.
-func (l *link) health() error {
-	l.mu.Lock()
-	used := l.running || l.once || l.err != nil
-	l.mu.Unlock()
-	if !used {
+func health(l *session.Link) error {
+	if !l.Used() {
 		return nil
 	}
-	s, err := l.up()
+	s, err := l.Up()
 	if err != nil {
-		return fmt.Errorf("%s connection: %w", l.name, err)
+		return fmt.Errorf("%s connection: %w", l.Name(), err)
 	}
-	if reason := s.blockedReason(); reason != "" {
-		return fmt.Errorf("%s connection: the broker blocks publishers: %s", l.name, reason)
+	if reason := s.BlockedReason(); reason != "" {
+		return fmt.Errorf("%s connection: the broker blocks publishers: %s", l.Name(), reason)
 	}
 	return nil
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"slices"
+
+	"github.com/harebus/harebus/internal/guard"
 )
 
 // Middleware wraps the handlers of a setup. It sees the message before it is
@@ -32,7 +34,7 @@ func chainSend(middleware []SendMiddleware) (SendFunc, error) {
 
 func wrap[F HandlerFunc | SendFunc, M ~func(F) F](name string, middleware []M, inner F) (F, error) {
 	for i, m := range slices.Backward(middleware) {
-		outer, err := apart(context.Background(), func() (F, error) { return m(inner), nil })
+		outer, err := guard.Apart(context.Background(), func() (F, error) { return m(inner), nil })
 		if err != nil {
 			return nil, fmt.Errorf("%s[%d]: %w", name, i, err)
 		}

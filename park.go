@@ -7,6 +7,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/harebus/harebus/internal/session"
+	"github.com/harebus/harebus/internal/wait"
 	"go.uber.org/zap"
 )
 
@@ -107,7 +109,7 @@ func (r *receipt) bury(out *outgoing, cause error) bool {
 		}
 		if errors.Is(err, ErrRefused) { // it is the message, not the error queue
 			r.complain("the broker refuses a message that is to be parked; it goes back to its queue", err)
-			sleep(r.consumer.soft, time.Second) // or it would be here again at once
+			wait.Sleep(r.consumer.soft, time.Second) // or it would be here again at once
 			return false
 		}
 		s.parking.close(err)
@@ -156,7 +158,7 @@ func (r *receipt) tryParking(out *outgoing, cause error) (err error) {
 	return eng.publisher.publish(ctx, out)
 }
 
-func (s *Setup) restoreErrorQueue(ctx context.Context, on *session) error {
+func (s *Setup) restoreErrorQueue(ctx context.Context, on *session.Session) error {
 	if s.cfg.Declare == CheckOnly {
 		return nil
 	}

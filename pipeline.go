@@ -1,11 +1,15 @@
 package harebus
 
-import "context"
+import (
+	"context"
+
+	"github.com/harebus/harebus/internal/session"
+)
 
 // pipeline is messages on their way over one channel, in order, with their results.
 type pipeline struct {
 	*publisher
-	channel *confirmChannel
+	channel *session.ConfirmChannel
 	outs    []*outgoing
 	flights []flight
 	results []result
@@ -41,20 +45,20 @@ func (p *publisher) pipeline(ctx context.Context, outs []*outgoing) []result {
 // may be shorter: they wait until it has arrived.
 func (l *pipeline) send(ctx context.Context) error {
 	c, at := l.channel, l.next
-	r, err := l.route(ctx, c.session, l.outs[at], at+1 < len(l.outs))
+	r, err := l.route(ctx, c.Session(), l.outs[at], at+1 < len(l.outs))
 	if err != nil {
 		return err
 	}
-	placed := c.tryAcquire()
+	placed := c.TryAcquire()
 	for !placed && l.land(ctx) {
-		placed = c.tryAcquire()
+		placed = c.TryAcquire()
 	}
 	if !placed {
-		if err := c.acquire(ctx); err != nil {
+		if err := c.Acquire(ctx); err != nil {
 			return err
 		}
 	}
-	l.flights[at] = c.publish(ctx, r, func() bool { return l.land(ctx) })
+	l.flights[at] = over(ctx, c, &r, func() bool { return l.land(ctx) })
 	l.next++
 	if !r.unsure {
 		return nil
@@ -62,7 +66,7 @@ func (l *pipeline) send(ctx context.Context) error {
 	for l.land(ctx) {
 	}
 	if l.results[at].detour {
-		l.results[at] = l.once(ctx, c.session, c, l.outs[at])
+		l.results[at] = l.once(ctx, c.Session(), c, l.outs[at])
 	}
 	return nil
 }
@@ -74,8 +78,8 @@ func (l *pipeline) land(ctx context.Context) bool {
 		return false
 	}
 	l.oldest++
-	if f := l.flights[at]; f.sent {
-		l.results[at] = l.learn(l.channel.session, l.outs[at], f, l.channel.wait(ctx, f))
+	if f := l.flights[at]; f.Sent() {
+		l.results[at] = l.learn(l.channel.Session(), l.outs[at], f, l.channel.Wait(ctx, f.Flight))
 	}
 	return true
 }

@@ -12,13 +12,15 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 	"go.uber.org/zap"
 
+	"github.com/harebus/harebus/internal/session"
+	"github.com/harebus/harebus/internal/wait"
 	"github.com/harebus/harebus/topology"
 )
 
 // publisher gets messages confirmed. It holds a few confirm channels on the
 // publish connection and replaces each when it dies.
 type publisher struct {
-	link     *link
+	link     *session.Link
 	setup    *Setup
 	delays   *delayer
 	ways     ways
@@ -26,20 +28,20 @@ type publisher struct {
 	turn     atomic.Uint32
 	suspects *quarantine
 
-	mu        sync.Mutex // guards what follows
-	prepared  *session   // the session whose exchanges have been declared
+	mu        sync.Mutex       // guards what follows
+	prepared  *session.Session // the session whose exchanges have been declared
 	exchanges map[string]struct{}
 }
 
 // slot is the place of one channel.
 type slot struct {
 	mu      sync.Mutex // guards what follows
-	channel *confirmChannel
+	channel *session.ConfirmChannel
 	err     error         // of the last attempt to open one
 	opening chan struct{} // closed when the attempt under way has ended
 }
 
-func newPublisher(l *link, s *Setup) *publisher {
+func newPublisher(l *session.Link, s *Setup) *publisher {
 	return &publisher{
 		link:     l,
 		setup:    s,
@@ -138,7 +140,7 @@ func (p *publisher) settle(ctx context.Context, outs []*outgoing, results []resu
 		if policy == nil {
 			policy = publishBackOff()
 		}
-		if !sleep(ctx, policy.NextBackOff()) {
+		if !wait.Sleep(ctx, policy.NextBackOff()) {
 			return
 		}
 		p.setup.counters.republished.Add(uint64(len(left)))
@@ -155,7 +157,7 @@ func (p *publisher) repeat(ctx context.Context, outs []*outgoing, results []resu
 		switch before := &results[i]; {
 		case before.raised:
 			before.followedBy(p.onOwnChannel(ctx, outs[i]))
-		case before.ended >= suspicious:
+		case before.ended >= session.Suspicious:
 			before.followedBy(p.onOwnConnection(ctx, outs[i]))
 		default:
 			together, places = append(together, outs[i]), append(places, i)
@@ -217,7 +219,7 @@ func (o *outgoing) again(r *result, round int) nextTry {
 	case r.outcome == Nacked:
 		o.single = true
 		return upTo(some, tries)
-	case r.alone >= suspicious:
+	case r.alone >= session.Suspicious:
 		r.final = true
 		r.err = fmt.Errorf("%w: the connection ended each time the message was sent alone; do not send it again unchanged: %w", ErrRefused, r.err)
 		return giveUp
@@ -264,13 +266,13 @@ func (p *publisher) attempt(ctx context.Context, out *outgoing) result {
 	if err != nil {
 		return unsent(err)
 	}
-	return p.through(ctx, c.session, c, out)
+	return p.through(ctx, c.Session(), c, out)
 }
 
 // through sends a message once over c, by a second way if the first leads nowhere.
 // What the message needs to go its way is made on a session that may be another than
 // that of c.
-func (p *publisher) through(ctx context.Context, s *session, c *confirmChannel, out *outgoing) result {
+func (p *publisher) through(ctx context.Context, s *session.Session, c *session.ConfirmChannel, out *outgoing) result {
 	r := p.once(ctx, s, c, out)
 	if r.detour {
 		r = p.once(ctx, s, c, out)
@@ -278,16 +280,21 @@ func (p *publisher) through(ctx context.Context, s *session, c *confirmChannel, 
 	return r
 }
 
-func (p *publisher) once(ctx context.Context, s *session, c *confirmChannel, out *outgoing) result {
+func (p *publisher) once(ctx context.Context, s *session.Session, c *session.ConfirmChannel, out *outgoing) result {
 	r, err := p.route(ctx, s, out, false)
 	if err != nil {
 		return unsent(err)
 	}
-	if err := c.acquire(ctx); err != nil {
+	if err := c.Acquire(ctx); err != nil {
 		return unsent(err)
 	}
-	f := c.publish(ctx, r, func() bool { return false })
-	return p.learn(s, out, f, c.wait(ctx, f))
+	f := over(ctx, c, &r, func() bool { return false })
+	return p.learn(s, out, f, c.Wait(ctx, f.Flight))
+}
+
+// resultOf is the result of an attempt that a channel has answered.
+func resultOf(r session.Result) result {
+	return result{outcome: Outcome(r.Verdict), err: r.Err, raised: r.Raised, lone: r.Lone, ended: r.Ended, final: r.Final}
 }
 
 func unsent(err error) result {
@@ -295,11 +302,12 @@ func unsent(err error) result {
 	if errors.As(err, &returned) {
 		return result{outcome: returned.Outcome, err: returned.Err, final: true}
 	}
-	return result{outcome: NotSent, err: err, final: permanent(err) || errors.Is(err, ErrStopped)}
+	return result{outcome: NotSent, err: err, final: session.Permanent(err) || errors.Is(err, ErrStopped)}
 }
 
 // learn lets the outcome of an attempt take effect.
-func (p *publisher) learn(s *session, out *outgoing, f flight, r result) result {
+func (p *publisher) learn(s *session.Session, out *outgoing, f flight, is session.Result) result {
+	r := resultOf(is)
 	r.delayed = f.delayed
 	if r.outcome == Nacked {
 		r.nacks = 1
@@ -329,22 +337,35 @@ func (p *publisher) learn(s *session, out *outgoing, f flight, r result) result 
 	return r
 }
 
+// route is what an attempt has to remember of where its message goes.
+type route struct {
+	delayed bool // into the delay queues
+	bound   bool // through the direct exchange; if that leads nowhere, the default exchange may
+	unsure  bool // nothing is known about the way yet
+}
+
 // routed is a message with the exchange and key of this attempt.
 type routed struct {
-	exchange, key string
-	mandatory     bool
-	delayed       bool // into the delay queues
-	room          int  // for what the broker adds to the headers on the way
-	bound         bool // through the direct exchange; if that leads nowhere, the default exchange may
-	unsure        bool // nothing is known about the way yet
-	msg           amqp.Publishing
+	session.Publishing
+	route
+}
+
+// flight is a message on its way.
+type flight struct {
+	session.Flight
+	route
+}
+
+// over publishes on a channel; the caller has acquired a place in its window.
+func over(ctx context.Context, c *session.ConfirmChannel, r *routed, relieve func() bool) flight {
+	return flight{c.Publish(ctx, &r.Publishing, relieve), r.route}
 }
 
 // route decides where this attempt goes: straight to its exchange, or into the
 // delay infrastructure while it is not due. A message that others follow wants to be
 // sure of its way.
-func (p *publisher) route(ctx context.Context, s *session, out *outgoing, followed bool) (routed, error) {
-	if err := s.ready(ctx); err != nil {
+func (p *publisher) route(ctx context.Context, s *session.Session, out *outgoing, followed bool) (routed, error) {
+	if err := s.Ready(ctx); err != nil {
 		return routed{}, err
 	}
 	if !out.due.IsZero() && time.Until(out.due) > 0 {
@@ -357,36 +378,36 @@ func (p *publisher) route(ctx context.Context, s *session, out *outgoing, follow
 			return routed{}, err
 		}
 	}
-	r := routed{exchange: out.exchange, key: out.key, mandatory: out.mandatory}
+	r := routed{Publishing: session.Publishing{Exchange: out.exchange, Key: out.key, Mandatory: out.mandatory}}
 	if out.viaDefault {
-		r.mandatory, r.bound = true, true // also when nobody need be there: that is another question than the way
+		r.Mandatory, r.bound = true, true // also when nobody need be there: that is another question than the way
 		if followed || p.ways.detours.Load() > 0 {
 			bound, known := p.ways.find(s, out.key)
 			r.bound, r.unsure = bound || !known, !known
 		}
 		if r.bound = r.bound && !out.single; !r.bound {
-			r.exchange, r.unsure = "", false
+			r.Exchange, r.unsure = "", false
 		}
 	}
-	r.room = deathRoom(r.exchange, out.key)
+	r.Room = deathRoom(r.Exchange, out.key)
 	if out.copied {
-		p.setup.dialect.fit(&out.msg, s.frameMax, r.room)
-		r.room = 0 // whatever there is
+		p.setup.dialect.fit(&out.msg, s.FrameMax(), r.Room)
+		r.Room = 0 // whatever there is
 	}
-	r.msg = out.msg
+	r.Message = out.msg
 	return r, nil
 }
 
 // checkExchange looks, once per session, whether an exchange that a caller
 // named exists: publishing to a missing one closes the channel for everybody.
-func (p *publisher) checkExchange(ctx context.Context, s *session, name string) error {
+func (p *publisher) checkExchange(ctx context.Context, s *session.Session, name string) error {
 	p.mu.Lock()
 	_, known := p.exchanges[name]
 	p.mu.Unlock()
 	if known {
 		return nil
 	}
-	err := s.withChannel(ctx, func(ch *amqp.Channel) error {
+	err := s.WithChannel(ctx, func(ch *amqp.Channel) error {
 		return ch.ExchangeDeclarePassive(name, string(topology.Direct), true, false, false, false, nil)
 	})
 	if missing(err) {
@@ -404,8 +425,8 @@ func (p *publisher) checkExchange(ctx context.Context, s *session, name string) 
 }
 
 // session returns a session on which the setup's objects exist.
-func (p *publisher) session(ctx context.Context) (*session, error) {
-	s, err := p.link.session(ctx)
+func (p *publisher) session(ctx context.Context) (*session.Session, error) {
+	s, err := p.link.Session(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -432,16 +453,16 @@ func (p *publisher) forget() {
 }
 
 // channel returns an open channel, opening one if need be.
-func (p *publisher) channel(ctx context.Context) (*confirmChannel, error) {
+func (p *publisher) channel(ctx context.Context) (*session.ConfirmChannel, error) {
 	s := &p.slots[int(p.turn.Add(1))%len(p.slots)]
 	for {
 		s.mu.Lock()
-		if c := s.channel; c != nil && c.usable() {
+		if c := s.channel; c != nil && c.Usable() {
 			s.mu.Unlock()
 			return c, nil
 		}
 		if s.opening == nil {
-			if !p.link.spawn(func() { p.open(s) }) {
+			if !p.link.Spawn(func() { p.open(s) }) {
 				s.mu.Unlock()
 				return nil, ErrStopped
 			}
@@ -452,7 +473,7 @@ func (p *publisher) channel(ctx context.Context) (*confirmChannel, error) {
 		select {
 		case <-opening:
 		case <-ctx.Done():
-			return nil, p.link.notConnected(ctx)
+			return nil, p.link.NotConnected(ctx)
 		}
 		s.mu.Lock()
 		c, err := s.channel, s.err
@@ -460,7 +481,7 @@ func (p *publisher) channel(ctx context.Context) (*confirmChannel, error) {
 		if err != nil {
 			return nil, err
 		}
-		if c.usable() {
+		if c.Usable() {
 			return c, nil
 		}
 	}
@@ -469,8 +490,8 @@ func (p *publisher) channel(ctx context.Context) (*confirmChannel, error) {
 // open fills a slot. It belongs to no caller: one that gives up must not take
 // the channel away from those who wait for it too.
 func (p *publisher) open(s *slot) {
-	c, err := p.openChannel(p.link.ctx)
-	if err != nil && p.link.ctx.Err() != nil {
+	c, err := p.openChannel(p.link.Context())
+	if err != nil && p.link.Context().Err() != nil {
 		err = ErrStopped
 	}
 	s.mu.Lock()
@@ -480,12 +501,12 @@ func (p *publisher) open(s *slot) {
 	s.opening = nil
 }
 
-func (p *publisher) openChannel(ctx context.Context) (*confirmChannel, error) {
+func (p *publisher) openChannel(ctx context.Context) (*session.ConfirmChannel, error) {
 	s, err := p.session(ctx)
 	if err != nil {
 		return nil, err
 	}
-	c, err := openConfirmChannel(ctx, s, p.setup)
+	c, err := session.OpenConfirmChannel(ctx, s, p.setup.confirms())
 	if err != nil {
 		p.setup.log.Warn("cannot open a publish channel", zap.Error(err))
 	}

@@ -11,6 +11,8 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/harebus/harebus/internal/field"
+	"github.com/harebus/harebus/internal/guard"
+	"github.com/harebus/harebus/internal/wait"
 	"github.com/harebus/harebus/internal/wire"
 	"github.com/harebus/harebus/topology"
 )
@@ -49,7 +51,7 @@ func (c *consumer) handleDelivery(r *receipt) bool {
 	err := wire.Unpack(d)
 	if !errors.As(err, &r.unreadable) && err != nil { // it was never packed
 		c.log.Error("a delivery cannot be read; reconnecting", zap.Error(err))
-		_ = f.session.sock.Abort()
+		f.session.Abort()
 		return false
 	}
 	s.counters.delivered.Add(1)
@@ -216,7 +218,7 @@ func (s *Setup) mostFailures() int {
 
 // connected says whether the delivery can still be acknowledged.
 func (r *receipt) connected() bool {
-	return r.feed.session.alive() && !r.feed.ch.IsClosed()
+	return r.feed.session.Alive() && !r.feed.ch.IsClosed()
 }
 
 // handle runs the handler and publishes what it sent.
@@ -274,7 +276,7 @@ func (r *receipt) fail(err error) bool {
 func (r *receipt) decide(f *failure) Decision {
 	ctx, cancel := context.WithTimeoutCause(r.consumer.hard, patience, errImpatient)
 	defer cancel()
-	decision, err := apart(ctx, func() (Decision, error) {
+	decision, err := guard.Apart(ctx, func() (Decision, error) {
 		proposed := r.policy().decide(r.message, f)
 		if ask := r.setup.cfg.ErrorHandler; ask != nil {
 			return ask(r.message, f.shown(), proposed), nil
@@ -339,14 +341,14 @@ func (r *receipt) resend(out *outgoing, cause error) bool {
 		end(err)
 		return false
 	}
-	pauses := newPauses(r.consumer.log, s.cfg.Connect.BackOff)
+	pauses := wait.NewPauses(r.consumer.log, s.cfg.Connect.BackOff)
 	for try := 1; ; try++ {
 		err = eng.publisher.publish(ctx, out)
 		if err == nil || try == tries || endsConnections(err) || ctx.Err() != nil || !r.connected() {
 			break
 		}
 		r.complain("cannot "+out.op.String()+" a message; trying again", err)
-		if !sleep(r.consumer.soft, next(pauses)) {
+		if !wait.Sleep(r.consumer.soft, wait.Next(pauses)) {
 			break
 		}
 	}
@@ -360,7 +362,7 @@ func (r *receipt) resend(out *outgoing, cause error) bool {
 	case err != nil:
 		r.complain("cannot "+out.op.String()+" a message; it goes back to its queue", err)
 		// Not at once: the broker would deliver it again at once.
-		sleep(r.consumer.soft, next(pauses))
+		wait.Sleep(r.consumer.soft, wait.Next(pauses))
 		return r.renew()
 	}
 	return true

@@ -38,7 +38,7 @@ func TestUnreadableDelivery(t *testing.T) {
 		t.Error("it counts as settled")
 	}
 	select {
-	case <-f.session.closed:
+	case <-f.session.Done():
 	case <-time.After(10 * time.Second):
 		t.Error("the connection stays")
 	}

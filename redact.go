@@ -7,6 +7,8 @@ import (
 	"strings"
 	"unicode"
 
+	"github.com/harebus/harebus/internal/guard"
+	"github.com/harebus/harebus/internal/session"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 )
@@ -20,7 +22,7 @@ func (c Config) String() string {
 		hosts[i] = "(not valid)"
 		one := Config{URLs: c.URLs[i : i+1]}
 		if uris, err := one.addresses(); err == nil {
-			hosts[i] = hostPort(uris[0])
+			hosts[i] = session.HostPort(uris[0])
 		}
 	}
 	return fmt.Sprintf("harebus.Config{hosts: %q, queue: %q, error queue: %q, exchanges: %q, subscriptions: %q}",
@@ -69,14 +71,14 @@ type safeCore struct{ zapcore.Core }
 // With has the fields of a derived logger cleaned too.
 func (c safeCore) With(fields []zapcore.Field) zapcore.Core {
 	with := c.Core
-	_ = guard(func() error { with = c.Core.With(clean(fields)); return nil }) // then without them
+	_ = guard.Call(func() error { with = c.Core.With(clean(fields)); return nil }) // then without them
 	return safeCore{with}
 }
 
 // Check adds this core, not the one below.
 func (c safeCore) Check(e zapcore.Entry, checked *zapcore.CheckedEntry) *zapcore.CheckedEntry {
 	enabled := false
-	if err := guard(func() error { enabled = c.Enabled(e.Level); return nil }); err == nil && enabled {
+	if err := guard.Call(func() error { enabled = c.Enabled(e.Level); return nil }); err == nil && enabled {
 		return checked.AddCore(e, c)
 	}
 	return checked
@@ -88,7 +90,7 @@ func (c safeCore) Check(e zapcore.Entry, checked *zapcore.CheckedEntry) *zapcore
 // package zaptest does after its test, loses the entry and does no other harm: zap
 // writes the error to its ErrorOutput.
 func (c safeCore) Write(e zapcore.Entry, fields []zapcore.Field) error {
-	return guard(func() error {
+	return guard.Call(func() error {
 		if checked := c.Core.Check(e, nil); checked != nil {
 			checked.Write(clean(fields)...)
 		}

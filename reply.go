@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/harebus/harebus/internal/guard"
 	"github.com/harebus/harebus/topology"
 )
 
@@ -57,5 +58,5 @@ func (c *Config) allowReply(m *Message) error {
 	if c.ReplyPolicy == nil {
 		return nil
 	}
-	return guard(func() error { return c.ReplyPolicy(m) })
+	return guard.Call(func() error { return c.ReplyPolicy(m) })
 }

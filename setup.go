@@ -10,6 +10,9 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/harebus/harebus/internal/guard"
+	"github.com/harebus/harebus/internal/session"
+	"github.com/harebus/harebus/internal/wait"
 	"github.com/harebus/harebus/topology"
 )
 
@@ -17,13 +20,13 @@ import (
 // and its consumers. Make one with [New] and, usually, one for each process.
 type Setup struct {
 	cfg       Config
-	dialer    *dialer
+	dialer    *session.Dialer
 	codecs    *codecs
 	dialect   dialect
 	sendChain SendFunc
 	trace     tracer
 	log       *zap.Logger
-	waits     waiter
+	waits     wait.Teller
 	counters  counters
 	retries   atomic.Int64 // the largest number among the retry policies
 
@@ -59,8 +62,8 @@ type stopping struct {
 // engine is everything that exists between the first use, or Start, and Stop.
 type engine struct {
 	setup     *Setup
-	publish   *link
-	consume   *link
+	publish   *session.Link
+	consume   *session.Link
 	publisher *publisher
 	consumers []*consumer
 	group     sync.WaitGroup          // of the consumers and of what serves them all
@@ -85,7 +88,7 @@ func New(cfg Config) (*Setup, error) {
 	if err != nil {
 		return nil, fmt.Errorf("harebus: new setup: %w", err)
 	}
-	registry, codecsErr := apart(context.Background(), func() (*codecs, error) {
+	registry, codecsErr := guard.Apart(context.Background(), func() (*codecs, error) {
 		return newCodecs(cfg.Codecs, cfg.TypeCodecs), nil
 	})
 	sendChain, err := chainSend(cfg.SendMiddleware)
@@ -104,8 +107,8 @@ func New(cfg Config) (*Setup, error) {
 	}
 	s.retries.Store(int64(cfg.Retry.most()))
 	s.handlers.Store(&map[string]*handler{})
-	s.waits = newWaiter(logger)
-	s.dialer = &dialer{cfg: &s.cfg, addresses: addresses, waits: s.waits, troubles: make([]trouble, len(addresses))}
+	s.waits = teller(logger)
+	s.dialer = session.NewDialer(s.dialing(addresses))
 	return s, nil
 }
 
@@ -128,8 +131,8 @@ func (s *Setup) makeEngine() *engine {
 	if s.eng == nil {
 		// Beside the channels that are kept, one for a message that is tried alone, one
 		// to declare, one to check and one for a consumer that changes its prefetch.
-		publish := newLink("publish", s, s.cfg.Publish.Channels+3)
-		consume := newLink("consume", s, s.cfg.Consume.Consumers+2)
+		publish := session.NewLink("publish", s.dialer, s.cfg.Publish.Channels+3)
+		consume := session.NewLink("consume", s.dialer, s.cfg.Consume.Consumers+2)
 		s.eng = &engine{setup: s, publish: publish, consume: consume, publisher: newPublisher(publish, s)}
 	}
 	return s.eng
@@ -143,8 +146,8 @@ func (s *Setup) makeEngine() *engine {
 // ctx ends, and fails at once when the broker refuses, as Start does.
 func (s *Setup) Init(ctx context.Context) error {
 	const channels = 2
-	l := newLink("init", s, channels)
-	defer l.close()
+	l := session.NewLink("init", s.dialer, channels)
+	defer l.Close()
 	if err := s.initOver(ctx, l); err != nil {
 		return fmt.Errorf("harebus: init: %w", err)
 	}
@@ -152,25 +155,25 @@ func (s *Setup) Init(ctx context.Context) error {
 }
 
 // initOver declares on one session after the other, until one has lasted.
-func (s *Setup) initOver(ctx context.Context, l *link) error {
-	pauses := newPauses(s.log, s.cfg.Connect.BackOff)
+func (s *Setup) initOver(ctx context.Context, l *session.Link) error {
+	pauses := wait.NewPauses(s.log, s.cfg.Connect.BackOff)
 	for {
-		on, err := l.session(ctx)
+		on, err := l.Session(ctx)
 		if err != nil {
 			return err
 		}
 		err = s.declareForInit(ctx, on)
-		if err == nil || permanent(err) || on.alive() && !unreachable(err) {
+		if err == nil || session.Permanent(err) || on.Alive() && !session.Unreachable(err) {
 			return err
 		}
 		s.log.Warn("cannot declare; trying again", zap.Error(err))
-		if !sleep(ctx, next(pauses)) {
+		if !wait.Sleep(ctx, wait.Next(pauses)) {
 			return errors.Join(context.Cause(ctx), err)
 		}
 	}
 }
 
-func (s *Setup) declareForInit(ctx context.Context, on *session) error {
+func (s *Setup) declareForInit(ctx context.Context, on *session.Session) error {
 	if err := s.declareAll(ctx, on); err != nil {
 		return err
 	}
@@ -241,14 +244,14 @@ func (c *consumer) awaitStart(ctx context.Context) error {
 			switch last = latest.err; {
 			case last == nil:
 				return nil
-			case permanent(last) || errors.Is(last, ErrStopped):
+			case session.Permanent(last) || errors.Is(last, ErrStopped):
 				return last
 			}
 		case <-ctx.Done():
-			if _, err := c.link.up(); err == nil && last != nil {
+			if _, err := c.link.Up(); err == nil && last != nil {
 				return fmt.Errorf("consumer %d does not consume: %w: %w", c.index, context.Cause(ctx), last)
 			}
-			return c.link.notConnected(ctx)
+			return c.link.NotConnected(ctx)
 		}
 	}
 }
@@ -314,8 +317,8 @@ func (s *Setup) Close() error { return s.Stop(context.Background()) }
 
 func (e *engine) stop(ctx context.Context) error {
 	err := e.drain(ctx)
-	e.consume.close()
-	e.publish.close()
+	e.consume.Close()
+	e.publish.Close()
 	return err
 }
 
@@ -337,7 +340,7 @@ func (e *engine) drain(ctx context.Context) error {
 	for _, c := range e.consumers {
 		c.halt()
 	}
-	tell := e.setup.waits.while("handlers to return before stopping", e.busy)
+	tell := e.setup.waits.While("handlers to return before stopping", e.busy)
 	e.group.Wait()
 	tell()
 	e.abandon(ErrStopped)

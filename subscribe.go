@@ -10,6 +10,8 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 	"go.uber.org/zap"
 
+	"github.com/harebus/harebus/internal/session"
+	"github.com/harebus/harebus/internal/wait"
 	"github.com/harebus/harebus/topology"
 )
 
@@ -72,7 +74,7 @@ func (s *Setup) changeBindings(ctx context.Context, c *bindingChange) error {
 	}
 	pauses := s.cfg.Connect.BackOff()
 	for {
-		on, err := e.publish.session(ctx)
+		on, err := e.publish.Session(ctx)
 		if err == nil {
 			err = s.inTurn(ctx, on, func() error { return s.rebind(ctx, on, c) }, c.give)
 		}
@@ -80,7 +82,7 @@ func (s *Setup) changeBindings(ctx context.Context, c *bindingChange) error {
 			return nil
 		}
 		// A connection that ends in between has decided nothing.
-		if on == nil || on.alive() || c.outcome.Load() || permanent(err) || !sleep(ctx, next(pauses)) {
+		if on == nil || on.Alive() || c.outcome.Load() || session.Permanent(err) || !wait.Sleep(ctx, wait.Next(pauses)) {
 			return fmt.Errorf("harebus: %s: %w", c.verb, err)
 		}
 	}
@@ -110,11 +112,11 @@ func (c *bindingChange) give() bool { return c.outcome.CompareAndSwap(false, tru
 
 // rebind makes the change on the broker, and only then in the list. It goes on when
 // ctx ends, to know what the broker has done, and takes that back.
-func (s *Setup) rebind(ctx context.Context, on *session, c *bindingChange) error {
+func (s *Setup) rebind(ctx context.Context, on *session.Session, c *bindingChange) error {
 	asking := context.WithoutCancel(ctx)
 	c.made = 0
 	err := s.eachTopic(asking, on, c)
-	if missing(err) && !unreachable(err) { // the queue or the exchange: bindings come last
+	if missing(err) && !session.Unreachable(err) { // the queue or the exchange: bindings come last
 		c.made = 0
 		if err = s.declareObjects(asking, on, nil); err == nil {
 			err = s.eachTopic(asking, on, c)
@@ -124,7 +126,7 @@ func (s *Setup) rebind(ctx context.Context, on *session, c *bindingChange) error
 		c.keep(c.topics)
 		return nil
 	}
-	if undone := s.takeBack(asking, on, c); undone != nil && on.alive() {
+	if undone := s.takeBack(asking, on, c); undone != nil && on.Alive() {
 		s.log.Warn("cannot take back a change of bindings; call Unsubscribe or Subscribe again", zap.Strings("topics", c.topics), zap.Error(undone))
 	}
 	if err == nil {
@@ -133,9 +135,9 @@ func (s *Setup) rebind(ctx context.Context, on *session, c *bindingChange) error
 	return err
 }
 
-func (s *Setup) eachTopic(ctx context.Context, on *session, c *bindingChange) error {
-	return on.rpcs(ctx, func(next func()) error {
-		ch, err := on.conn.Channel()
+func (s *Setup) eachTopic(ctx context.Context, on *session.Session, c *bindingChange) error {
+	return on.RPCs(ctx, func(next func()) error {
+		ch, err := on.Channel()
 		if err != nil {
 			return err
 		}
@@ -153,14 +155,14 @@ func (s *Setup) eachTopic(ctx context.Context, on *session, c *bindingChange) er
 }
 
 // takeBack undoes what a failed change has made, apart from what was so before.
-func (s *Setup) takeBack(ctx context.Context, on *session, c *bindingChange) error {
+func (s *Setup) takeBack(ctx context.Context, on *session.Session, c *bindingChange) error {
 	if c.undo == nil || c.made == 0 {
 		return nil
 	}
 	kept := s.topics()
 	subscribed := c.verb == "subscribe"
-	return on.rpcs(ctx, func(next func()) error {
-		ch, err := on.conn.Channel()
+	return on.RPCs(ctx, func(next func()) error {
+		ch, err := on.Channel()
 		if err != nil {
 			return err
 		}

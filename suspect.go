@@ -6,36 +6,13 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/harebus/harebus/internal/session"
 	amqp "github.com/rabbitmq/amqp091-go"
 )
 
 // A message that the broker will not have can take others along: it closes the
 // channel that they share, or ends the connection. Which of them it was does not show, so
 // each is tried where no other is.
-
-// What the end of a connection says about the messages that were under way. When
-// there is enough of it they are suspicious: each is tried on a connection of its own, and
-// refused when there is enough from there too. An exception of the broker counts as much
-// as one and a half mere ends, which are nearly always the network's fault.
-const (
-	mereEnd    = 2
-	exception  = 3
-	suspicious = 6
-)
-
-// suspicion is what err, with which a connection ended, says about the messages that were
-// under way on it.
-func suspicion(err error) int {
-	var broker *amqp.Error
-	switch {
-	case !errors.As(err, &broker) || !broker.Server:
-		return mereEnd
-	case broker.Code == amqp.ConnectionForced: // it is being shut down, or an operator wants it so
-		return 0
-	default:
-		return exception
-	}
-}
 
 // endsConnections says whether err is about a message that was given up because the
 // broker answered it with an exception that ended the connection, each time.
@@ -61,9 +38,9 @@ func contentRefused(r *result) bool {
 type quarantine struct {
 	turn chan struct{} // held by the one that is tried
 
-	mu      sync.Mutex // guards what follows
-	present int        // those who are tried or wait for it
-	own     *session   // the connection for them, open until the last one leaves
+	mu      sync.Mutex       // guards what follows
+	present int              // those who are tried or wait for it
+	own     *session.Session // the connection for them, open until the last one leaves
 }
 
 func newQuarantine() *quarantine { return &quarantine{turn: make(chan struct{}, 1)} }
@@ -86,28 +63,28 @@ func (q *quarantine) tried(ctx context.Context, try func() result) result {
 func (q *quarantine) leave() {
 	q.mu.Lock()
 	q.present--
-	var idle *session
+	var idle *session.Session
 	if q.present == 0 {
 		idle, q.own = q.own, nil
 	}
 	q.mu.Unlock()
 	if idle != nil {
-		idle.close()
+		idle.Close()
 	}
 }
 
 // connection returns the connection for suspects; the caller is being tried.
-func (q *quarantine) connection(ctx context.Context, l *link) (*session, error) {
+func (q *quarantine) connection(ctx context.Context, l *session.Link) (*session.Session, error) {
 	q.mu.Lock()
 	own := q.own
 	q.mu.Unlock()
 	if own != nil {
-		if own.alive() {
+		if own.Alive() {
 			return own, nil
 		}
-		own.close()
+		own.Close()
 	}
-	own, err := l.extra(ctx, "suspect")
+	own, err := l.Extra(ctx, "suspect")
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.own = own
@@ -146,11 +123,11 @@ func (p *publisher) onOwnConnection(ctx context.Context, out *outgoing) result {
 
 // overNewChannel sends a message over a new channel of a session; s is the session for
 // what it needs on its way.
-func (p *publisher) overNewChannel(ctx context.Context, s, on *session, out *outgoing) result {
-	c, err := openConfirmChannel(ctx, on, p.setup)
+func (p *publisher) overNewChannel(ctx context.Context, s, on *session.Session, out *outgoing) result {
+	c, err := session.OpenConfirmChannel(ctx, on, p.setup.confirms())
 	if err != nil {
 		return unsent(err)
 	}
-	defer c.retire()
+	defer c.Retire()
 	return p.through(ctx, s, c, out)
 }

@@ -3,6 +3,7 @@ package harebus
 import (
 	"context"
 
+	"github.com/harebus/harebus/internal/guard"
 	"go.uber.org/zap"
 )
 
@@ -85,7 +86,7 @@ func (t tracer) start(ctx context.Context, e TraceEvent) (context.Context, func(
 	}
 	e.Err = withoutQuotes(e.Err)
 	traced := ctx
-	err := guard(func() error { traced = t.TraceStart(ctx, e); return nil }) //nolint:fatcontext // called once
+	err := guard.Call(func() error { traced = t.TraceStart(ctx, e); return nil }) //nolint:fatcontext // called once
 	if err != nil {
 		t.log.Error("Tracer.TraceStart failed", zap.Stringer("operation", e.Operation), zap.Error(err))
 		return ctx, noEnd
@@ -94,7 +95,7 @@ func (t tracer) start(ctx context.Context, e TraceEvent) (context.Context, func(
 		traced = ctx
 	}
 	return traced, func(err error) {
-		err = guard(func() error { t.TraceEnd(traced, e, withoutQuotes(err)); return nil })
+		err = guard.Call(func() error { t.TraceEnd(traced, e, withoutQuotes(err)); return nil })
 		if err != nil {
 			t.log.Error("Tracer.TraceEnd failed", zap.Stringer("operation", e.Operation), zap.Error(err))
 		}
@@ -110,7 +111,7 @@ func (t tracer) startApart(ctx context.Context, e TraceEvent) (context.Context, 
 	if t.Tracer == nil {
 		return ctx, noEnd
 	}
-	s, err := apart(context.Background(), func() (started, error) {
+	s, err := guard.Apart(context.Background(), func() (started, error) {
 		ctx, end := t.start(ctx, e)
 		return started{ctx, end}, nil
 	})
@@ -119,7 +120,7 @@ func (t tracer) startApart(ctx context.Context, e TraceEvent) (context.Context, 
 		return ctx, noEnd
 	}
 	return s.ctx, func(err error) {
-		_, err = apart(context.Background(), func() (struct{}, error) { s.end(err); return struct{}{}, nil })
+		_, err = guard.Apart(context.Background(), func() (struct{}, error) { s.end(err); return struct{}{}, nil })
 		if err != nil {
 			t.log.Error("Tracer.TraceEnd failed", zap.Stringer("operation", e.Operation), zap.Error(err))
 		}

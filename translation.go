@@ -3,6 +3,8 @@ package harebus
 import (
 	"context"
 	"unicode/utf8"
+
+	"github.com/harebus/harebus/internal/guard"
 )
 
 // ReceiveFunc sees a message before its handler is chosen, for messages of other
@@ -24,7 +26,7 @@ func (r *receipt) translate() error {
 		return nil
 	}
 	id := m.ID
-	if err := guard(func() error { return receive(r.consumer.hard, m) }); err != nil {
+	if err := guard.Call(func() error { return receive(r.consumer.hard, m) }); err != nil {
 		return failed(r.consumer.hard, err)
 	}
 	translated := m.ID

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/harebus/harebus/internal/wait"
 	"go.uber.org/zap"
 )
 
@@ -25,7 +26,7 @@ const (
 // watch looks at what the workers are busy with, and says which handlers run for
 // long.
 func (e *engine) watch(ctx context.Context) {
-	for sleep(ctx, slow/4) {
+	for wait.Sleep(ctx, slow/4) {
 		for _, c := range e.consumers {
 			for i := range c.places {
 				c.look(&c.places[i])

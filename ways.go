@@ -4,6 +4,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/harebus/harebus/internal/session"
 )
 
 const (
@@ -22,8 +24,8 @@ const (
 type ways struct {
 	detours atomic.Int32 // known queues that are not bound; at 0 single messages look no further
 
-	mu    sync.RWMutex // guards what follows
-	on    *session     // the session everything below was learned on
+	mu    sync.RWMutex     // guards what follows
+	on    *session.Session // the session everything below was learned on
 	known map[string]way
 }
 
@@ -34,7 +36,7 @@ type way struct {
 }
 
 // find returns what is known of a queue, and whether anything is.
-func (w *ways) find(s *session, queue string) (bound, known bool) {
+func (w *ways) find(s *session.Session, queue string) (bound, known bool) {
 	w.mu.RLock()
 	defer w.mu.RUnlock()
 	if w.on != s {
@@ -48,7 +50,7 @@ func (w *ways) find(s *session, queue string) (bound, known bool) {
 }
 
 // learn remembers whether a queue is bound.
-func (w *ways) learn(s *session, queue string, bound bool) {
+func (w *ways) learn(s *session.Session, queue string, bound bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.on != s || len(w.known) >= maxWays {

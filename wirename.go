@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+
+	"github.com/harebus/harebus/internal/guard"
 )
 
 var errNoName = errors.New("the type has no wire name, so no handler would take it: give it a method MessageType() string, or pass WithType; WithType(NoType) sends it without a name")
@@ -50,7 +52,7 @@ func pointedTo(value any) reflect.Value {
 // messageType asks a value for its wire name. The method may panic, for instance
 // where it is promoted from an embedded nil pointer.
 func messageType(named Named) (name string, err error) {
-	if err := guard(func() error { name = named.MessageType(); return nil }); err != nil {
+	if err := guard.Call(func() error { name = named.MessageType(); return nil }); err != nil {
 		return NoType, fmt.Errorf("the method MessageType of %T: %w", named, err)
 	}
 	if name == NoType {

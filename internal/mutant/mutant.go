@@ -49,19 +49,34 @@ func (m Mutant) Run(ctx context.Context, root, dir string, args ...string) error
 	return nil
 }
 
-// overlay writes a copy of the file with the change, and a list that puts it in
-// the place of the original.
-func (m Mutant) overlay(root, folder string) (string, error) {
-	path := filepath.Join(root, m.File)
-	source, err := os.ReadFile(path) //nolint:gosec // a file of ours
+// Fits returns an error unless the library has the text that the mutant replaces, once.
+func (m Mutant) Fits(root string) error {
+	_, err := m.source(root)
+	return err
+}
+
+// source reads the file to change.
+func (m Mutant) source(root string) (string, error) {
+	source, err := os.ReadFile(filepath.Join(root, m.File)) //nolint:gosec // a file of ours
 	if err != nil {
 		return "", fmt.Errorf("mutant: %w", err)
 	}
 	if n := strings.Count(string(source), m.Old); n != 1 {
-		return "", fmt.Errorf("mutant: %s has changed: the text to replace occurs %d times", m.File, n)
+		return "", fmt.Errorf("mutant %q: %s has changed: the text to replace occurs %d times", m.Name, m.File, n)
 	}
+	return string(source), nil
+}
+
+// overlay writes a copy of the file with the change, and a list that puts it in
+// the place of the original.
+func (m Mutant) overlay(root, folder string) (string, error) {
+	source, err := m.source(root)
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(root, m.File)
 	changed := filepath.Join(folder, filepath.Base(m.File))
-	if err := os.WriteFile(changed, []byte(strings.Replace(string(source), m.Old, m.New, 1)), 0o600); err != nil { //nolint:gosec // a folder of ours
+	if err := os.WriteFile(changed, []byte(strings.Replace(source, m.Old, m.New, 1)), 0o600); err != nil { //nolint:gosec // a folder of ours
 		return "", fmt.Errorf("mutant: %w", err)
 	}
 	list, err := json.Marshal(map[string]any{"Replace": map[string]string{path: changed}})

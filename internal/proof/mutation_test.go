@@ -3,6 +3,7 @@ package proof_test
 import (
 	"flag"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/harebus/harebus/internal/mutant"
@@ -20,19 +21,19 @@ var mutants = []mutant.Mutant{
 		Breaks: "NOLOSS",
 	},
 	{
-		Name: "ignore returns", File: "confirm.go",
+		Name: "ignore returns", File: "internal/session/confirm.go",
 		Old: "if c.wasReturned(f.key) {", New: "if c.wasReturned(f.key) && false {",
 		Breaks: "NOLOSS",
 	},
 	{
-		Name: "do not wait for confirms", File: "confirm.go",
+		Name: "do not wait for confirms", File: "internal/session/confirm.go",
 		Old:    "\tselect {\n\tcase <-f.confirm.Done():\n\t\treturn c.resolve(f)\n\tdefault:\n\t}\n",
-		New:    "\tif c.session.spawn(func() { <-f.confirm.Done(); c.resolve(f) }) {\n\t\treturn result{outcome: Confirmed}\n\t}\n",
+		New:    "\tif c.session.Spawn(func() { <-f.confirm.Done(); c.resolve(f) }) {\n\t\treturn Result{Verdict: Confirmed}\n\t}\n",
 		Breaks: "NOLOSS",
 	},
 	{
-		Name: "take an unknown outcome for a failure", File: "confirm.go",
-		Old: "return result{outcome: Unknown, err: err, raised:", New: "return result{outcome: NotSent, final: true, err: err, raised:",
+		Name: "take an unknown outcome for a failure", File: "internal/session/confirm.go",
+		Old: "return Result{Verdict: Unknown, Err: err, Raised:", New: "return Result{Verdict: NotSent, Final: true, Err: err, Raised:",
 		Breaks: "HONESTFAIL",
 	},
 	{
@@ -42,7 +43,7 @@ var mutants = []mutant.Mutant{
 	},
 	{
 		Name: "acknowledge on the next connection", File: "consumer.go",
-		Old: "\t\tf.acks.done(d.DeliveryTag)\n", New: "\t\tif next, _, _ := c.current(); next != nil {\n\t\t\tf = next\n\t\t}\n\t\tf.acks.done(d.DeliveryTag)\n",
+		Old: "\t\tf.acks.Done(d.DeliveryTag)\n", New: "\t\tif next, _, _ := c.current(); next != nil {\n\t\t\tf = next\n\t\t}\n\t\tf.acks.Done(d.DeliveryTag)\n",
 		Breaks: "NOLOSS",
 	},
 	{
@@ -56,8 +57,8 @@ var mutants = []mutant.Mutant{
 		Breaks: "NOLOSS",
 	},
 	{
-		Name: "keep a channel that nacks", File: "confirm.go",
-		Old: "\tc.retire()\n\treturn result{outcome: Nacked}", New: "\treturn result{outcome: Nacked}",
+		Name: "keep a channel that nacks", File: "internal/session/confirm.go",
+		Old: "\tc.Retire()\n\treturn Result{Verdict: Nacked}", New: "\treturn Result{Verdict: Nacked}",
 		Breaks: "LIVENESS",
 	},
 	{
@@ -134,7 +135,7 @@ var targeted = []mutant.Mutant{
 	},
 	{
 		Name: "give back in any order", File: "giveback.go",
-		Old: "\tif left := u.left.take(); len(u.renew(left)) < len(left) {\n", New: "\tleft := u.left.take()\n\tfor _, d := range slices.Backward(left) {\n\t\tu.acks.giveBack(d.DeliveryTag)\n\t}\n\tif len(left) < 0 {\n",
+		Old: "\tif left := u.left.take(); len(u.renew(left)) < len(left) {\n", New: "\tleft := u.left.take()\n\tfor _, d := range slices.Backward(left) {\n\t\tu.acks.GiveBack(d.DeliveryTag)\n\t}\n\tif len(left) < 0 {\n",
 		Breaks: "TestRestartsKeepTheOrder",
 	},
 	{
@@ -142,6 +143,20 @@ var targeted = []mutant.Mutant{
 		Old: "return count >= limit/2", New: "return false",
 		Breaks: "TestRestartsUseUpNothing",
 	},
+}
+
+// TestMutantsFit: each mutant still finds its line, so that a change of the library that
+// moves it is noticed at once.
+func TestMutantsFit(t *testing.T) {
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range slices.Concat(mutants, targeted) {
+		if err := m.Fits(root); err != nil {
+			t.Error(err)
+		}
+	}
 }
 
 // TestMutants proves the proof. It builds the simulation once for each mutant,

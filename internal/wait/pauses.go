@@ -1,4 +1,4 @@
-package harebus
+package wait
 
 import (
 	"context"
@@ -8,37 +8,38 @@ import (
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
+	"github.com/harebus/harebus/internal/guard"
 	"go.uber.org/zap"
 )
 
-// pauses is a back-off of the user's, for a goroutine that must go on whatever the
-// policy does. When it panics, hangs or is nil, that is logged and the default
+// Pauses is a back-off of the user's, for a goroutine that must go on whatever the
+// policy does. When it panics, hangs or is nil, that is logged and [Default]
 // takes its place for good.
-type pauses struct {
+type Pauses struct {
 	policy backoff.BackOff
 	log    *zap.Logger
 }
 
-// newPauses returns the policy that factory makes, reset.
-func newPauses(log *zap.Logger, factory func() backoff.BackOff) *pauses {
-	p := &pauses{log: log}
+// NewPauses returns the policy that factory makes, reset.
+func NewPauses(log *zap.Logger, factory func() backoff.BackOff) *Pauses {
+	p := &Pauses{log: log}
 	var err error
-	if p.policy, err = promptly(func() backoff.BackOff { return fresher(factory) }); err != nil {
+	if p.policy, err = promptly(func() backoff.BackOff { return Fresh(factory) }); err != nil {
 		p.replace(err)
 	}
 	return p
 }
 
-// fresher makes a policy and resets it: that is what makes fields count that were
+// Fresh makes a policy and resets it: that is what makes fields count that were
 // set on a backoff.ExponentialBackOff after it was made.
-func fresher(factory func() backoff.BackOff) backoff.BackOff {
+func Fresh(factory func() backoff.BackOff) backoff.BackOff {
 	policy := factory()
 	policy.Reset()
 	return policy
 }
 
 // NextBackOff returns the next pause.
-func (p *pauses) NextBackOff() time.Duration {
+func (p *Pauses) NextBackOff() time.Duration {
 	d, err := promptly(p.policy.NextBackOff)
 	if err != nil {
 		p.replace(err)
@@ -48,16 +49,16 @@ func (p *pauses) NextBackOff() time.Duration {
 }
 
 // Reset has the next pause be the first one.
-func (p *pauses) Reset() {
+func (p *Pauses) Reset() {
 	policy := p.policy
 	if _, err := promptly(func() struct{} { policy.Reset(); return struct{}{} }); err != nil {
 		p.replace(err)
 	}
 }
 
-func (p *pauses) replace(err error) {
+func (p *Pauses) replace(err error) {
 	p.log.Error("Connect.BackOff failed; the default takes its place", zap.Error(err))
-	p.policy = connectBackOff()
+	p.policy = Default()
 }
 
 // promptly calls foreign code that only computes something.
@@ -65,12 +66,12 @@ func promptly[T any](fn func() T) (T, error) {
 	const long = 5 * time.Second
 	ctx, cancel := context.WithTimeoutCause(context.Background(), long, fmt.Errorf("no answer within %v", long))
 	defer cancel()
-	return apart(ctx, func() (T, error) { return fn(), nil })
+	return guard.Apart(ctx, func() (T, error) { return fn(), nil })
 }
 
-// tryBackOff finds what is wrong with a factory for policies. A policy keeps
+// TryBackOff finds what is wrong with a factory for policies. A policy keeps
 // state and is not safe for concurrent use, so each call must make a new one.
-func tryBackOff(factory func() backoff.BackOff) error {
+func TryBackOff(factory func() backoff.BackOff) error {
 	policies, err := promptly(func() [2]backoff.BackOff {
 		pair := [2]backoff.BackOff{factory(), factory()}
 		for _, policy := range pair {
@@ -83,7 +84,7 @@ func tryBackOff(factory func() backoff.BackOff) error {
 	})
 	switch {
 	case err != nil:
-		return fmt.Errorf("cannot be used: %s", troubleText(err))
+		return fmt.Errorf("cannot be used: %s", guard.Text(err))
 	case policies[0] == nil:
 		return errors.New("returns nil")
 	case shared(policies[0], policies[1]):
@@ -99,4 +100,15 @@ func shared(a, b backoff.BackOff) bool {
 	}
 	v, w := reflect.ValueOf(a), reflect.ValueOf(b)
 	return v.Kind() == reflect.Pointer && w.Kind() == reflect.Pointer && v.Pointer() == w.Pointer() && v.Type().Elem().Size() > 0
+}
+
+// Default is the back-off of connections: 50 ms, doubled up to 1.5 s, without end.
+func Default() backoff.BackOff {
+	return backoff.NewExponentialBackOff(
+		backoff.WithInitialInterval(50*time.Millisecond),
+		backoff.WithMultiplier(2),
+		backoff.WithRandomizationFactor(0.2),
+		backoff.WithMaxInterval(1500*time.Millisecond),
+		backoff.WithMaxElapsedTime(0),
+	)
 }

@@ -1,4 +1,4 @@
-package harebus
+package session
 
 import (
 	"context"
@@ -11,10 +11,11 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 	"go.uber.org/zap"
 
+	"github.com/harebus/harebus/internal/wait"
 	"github.com/harebus/harebus/internal/wire"
 )
 
-// confirmChannel is one AMQP channel in confirm mode that many goroutines
+// ConfirmChannel is one AMQP channel in confirm mode that many goroutines
 // publish on. A place in its window is held from before the publish until the
 // outcome is known, also when the caller has stopped waiting.
 //
@@ -23,17 +24,17 @@ import (
 // return in the buffer. The buffer holds as many as the window, so it never
 // fills up; a full one would make the client drop returns, and their messages
 // would pass for delivered.
-type confirmChannel struct {
-	session *session
+type ConfirmChannel struct {
+	session *Session
 	ch      *amqp.Channel
-	setup   *Setup
+	cfg     ConfirmConfig
 	window  chan struct{}
 	returns chan amqp.Return
 
 	// sending is held for reading by publishes and for writing by request: one
 	// between the frames of a publish would end the whole connection.
 	sending  sync.RWMutex
-	retired  chan struct{} // closed by retire
+	retired  chan struct{} // closed by Retire
 	retiring sync.Once
 	dead     atomic.Bool // no new messages
 	epochs   [epochs]atomic.Int64
@@ -57,31 +58,50 @@ var errRetired = errors.New("the channel was replaced")
 // returnKey is all a returned message can be recognised by.
 type returnKey struct{ messageID, exchange, key string }
 
-// flight is a message on its way.
-type flight struct {
+// ConfirmConfig is how messages are published on a channel.
+type ConfirmConfig struct {
+	Window  int           // the most messages that are not confirmed yet
+	Timeout time.Duration // after which a channel that does not confirm is replaced
+	Log     *zap.Logger
+	Waits   wait.Teller
+	// Plain is called for each message that the client had to encode; always says
+	// that the client encodes all of them.
+	Plain func(always bool)
+}
+
+// Publishing is a message and where it goes.
+type Publishing struct {
+	Exchange, Key string
+	Mandatory     bool
+	Room          int // for what the broker adds to the headers on the way
+	Message       amqp.Publishing
+}
+
+// Flight is a message on its way.
+type Flight struct {
 	confirm *amqp.DeferredConfirmation
 	key     returnKey
 	epoch   int64
-	delayed bool
-	bound   bool  // as in routed
-	unsure  bool  // as in routed
 	err     error // it was not sent
 	sent    bool  // a place in the window is held, or err is set
 }
 
-func openConfirmChannel(ctx context.Context, s *session, setup *Setup) (*confirmChannel, error) {
-	window := setup.cfg.Publish.Window
-	c := &confirmChannel{
+// Sent says whether the message has been handed to a channel, which knows its result.
+func (f *Flight) Sent() bool { return f.sent }
+
+// OpenConfirmChannel opens a channel of a session.
+func OpenConfirmChannel(ctx context.Context, s *Session, cfg ConfirmConfig) (*ConfirmChannel, error) {
+	c := &ConfirmChannel{
 		session:  s,
-		setup:    setup,
-		window:   make(chan struct{}, window),
-		returns:  make(chan amqp.Return, window),
+		cfg:      cfg,
+		window:   make(chan struct{}, cfg.Window),
+		returns:  make(chan amqp.Return, cfg.Window),
 		returned: map[returnKey]int{},
 		retired:  make(chan struct{}),
 		closed:   make(chan struct{}),
 	}
 	var closes chan *amqp.Error
-	err := s.rpc(ctx, func() error {
+	err := s.RPC(ctx, func() error {
 		ch, err := s.conn.Channel()
 		if err != nil {
 			return err
@@ -101,15 +121,15 @@ func openConfirmChannel(ctx context.Context, s *session, setup *Setup) (*confirm
 	if err != nil {
 		return nil, err
 	}
-	if !s.spawn(func() { c.watch(closes) }) {
-		return nil, s.cause()
+	if !s.Spawn(func() { c.watch(closes) }) {
+		return nil, s.Cause()
 	}
 	return c, nil
 }
 
 // watch follows the channel to its end.
-func (c *confirmChannel) watch(closes <-chan *amqp.Error) {
-	tick := time.NewTicker(c.setup.cfg.Publish.ConfirmTimeout / (epochs - 1))
+func (c *ConfirmChannel) watch(closes <-chan *amqp.Error) {
+	tick := time.NewTicker(c.cfg.Timeout / (epochs - 1))
 	defer tick.Stop()
 	tell := func() {}
 	defer func() { tell() }()
@@ -127,18 +147,18 @@ func (c *confirmChannel) watch(closes <-chan *amqp.Error) {
 			return
 		case <-retired:
 			retired = nil
-			c.session.spawn(c.drainAndClose)
+			c.session.Spawn(c.drainAndClose)
 		case <-tick.C:
 			tell()
 			tell = func() {}
 			if c.slow() {
-				tell = c.setup.waits.while("confirms of the broker", c.unconfirmed)
+				tell = c.cfg.Waits.While("confirms of the broker", c.unconfirmed)
 				c.probe()
 			}
 			if c.overdue() {
-				c.setup.log.Warn("the broker does not confirm; replacing the channel",
-					zap.Duration("confirm_timeout", c.setup.cfg.Publish.ConfirmTimeout))
-				c.retire()
+				c.cfg.Log.Warn("the broker does not confirm; replacing the channel",
+					zap.Duration("confirm_timeout", c.cfg.Timeout))
+				c.Retire()
 				c.close()
 			}
 		}
@@ -148,8 +168,8 @@ func (c *confirmChannel) watch(closes <-chan *amqp.Error) {
 // overdue starts a new epoch and says whether the one whose place it takes
 // still has messages. Time does not pass while the broker blocks publishers: it
 // has not read them yet.
-func (c *confirmChannel) overdue() bool {
-	if c.session.blockedReason() != "" {
+func (c *ConfirmChannel) overdue() bool {
+	if c.session.BlockedReason() != "" {
 		return false
 	}
 	next := c.epoch.Load() + 1
@@ -161,23 +181,23 @@ func (c *confirmChannel) overdue() bool {
 }
 
 // slow says whether a message is out for longer than an epoch.
-func (c *confirmChannel) slow() bool {
+func (c *ConfirmChannel) slow() bool {
 	for n := range int64(epochs) {
 		if n != c.epoch.Load()%epochs && c.epochs[n].Load() > 0 {
-			return c.session.blockedReason() == ""
+			return c.session.BlockedReason() == ""
 		}
 	}
 	return false
 }
 
 // unconfirmed says how many messages are out.
-func (c *confirmChannel) unconfirmed() error {
+func (c *ConfirmChannel) unconfirmed() error {
 	return fmt.Errorf("%d messages are not confirmed yet", len(c.window))
 }
 
 // cutShort is the error of somebody whose context has ended before a confirm came.
-func (c *confirmChannel) cutShort(ctx context.Context) error {
-	if reason := c.session.blockedReason(); reason != "" {
+func (c *ConfirmChannel) cutShort(ctx context.Context) error {
+	if reason := c.session.BlockedReason(); reason != "" {
 		return fmt.Errorf("no confirm, the broker blocks publishers (%s): %w", reason, context.Cause(ctx))
 	}
 	return fmt.Errorf("no confirm: %w", context.Cause(ctx))
@@ -188,11 +208,11 @@ func (c *confirmChannel) cutShort(ctx context.Context) error {
 // but not this one: on RabbitMQ the first message to a queue that rejects publishes, as
 // delay queues do, makes the channel wait for the queue's leader, and with it
 // everything else on the channel, for up to 65 s if the leader freezes just then.
-func (c *confirmChannel) probe() {
+func (c *ConfirmChannel) probe() {
 	answered := make(chan struct{})
 	defer close(answered)
 	c.request(func() {
-		if c.session.spawn(func() { c.expect(answered) }) {
+		if c.session.Spawn(func() { c.expect(answered) }) {
 			_ = c.ch.Qos(0, 0, false) // changes nothing where nobody consumes; if it fails, the channel has ended
 		}
 	})
@@ -202,9 +222,9 @@ func (c *confirmChannel) probe() {
 // passes once all that was written before has left, for a slow network is not a
 // broken one, begins anew with each confirm on the channel, and does not pass while
 // the broker blocks publishers: it reads nothing then.
-func (c *confirmChannel) expect(answered <-chan struct{}) {
+func (c *ConfirmChannel) expect(answered <-chan struct{}) {
 	const looks = 10
-	limit := max(c.setup.cfg.Publish.ConfirmTimeout/3, time.Second)
+	limit := max(c.cfg.Timeout/3, time.Second)
 	look := time.NewTicker(limit / looks)
 	defer look.Stop()
 	before, settled := c.session.sock.Queued(), c.settled.Load()
@@ -215,16 +235,16 @@ func (c *confirmChannel) expect(answered <-chan struct{}) {
 		case <-look.C:
 		}
 		now := c.settled.Load()
-		if now != settled || c.session.sock.Sent() < before || c.session.blockedReason() != "" {
+		if now != settled || c.session.sock.Sent() < before || c.session.BlockedReason() != "" {
 			settled, left = now, looks
 		}
 	}
-	c.setup.log.Warn("a channel of the broker does not answer; connecting again", zap.Duration("waited", limit))
+	c.cfg.Log.Warn("a channel of the broker does not answer; connecting again", zap.Duration("waited", limit))
 	_ = c.session.sock.Abort()
 }
 
 // drainAndClose waits until every message has an outcome, then closes.
-func (c *confirmChannel) drainAndClose() {
+func (c *ConfirmChannel) drainAndClose() {
 	for range cap(c.window) {
 		select {
 		case c.window <- struct{}{}:
@@ -239,13 +259,13 @@ func (c *confirmChannel) drainAndClose() {
 
 // close asks the broker to close the channel; everything that is still out is
 // then unknown.
-func (c *confirmChannel) close() {
-	c.request(func() { _ = c.session.rpc(context.Background(), c.ch.Close) })
+func (c *ConfirmChannel) close() {
+	c.request(func() { _ = c.session.RPC(context.Background(), c.ch.Close) })
 }
 
 // request runs fn, which asks the broker something on the channel, between
 // publishes.
-func (c *confirmChannel) request(fn func()) {
+func (c *ConfirmChannel) request(fn func()) {
 	answered := make(chan struct{})
 	defer close(answered)
 	c.mu.Lock()
@@ -256,19 +276,20 @@ func (c *confirmChannel) request(fn func()) {
 	fn()
 }
 
-// retire takes the channel out of use. What is out is still waited for.
-func (c *confirmChannel) retire() {
+// Retire takes the channel out of use. What is out is still waited for.
+func (c *ConfirmChannel) Retire() {
 	c.dead.Store(true)
 	c.retiring.Do(func() { close(c.retired) })
 }
 
-func (c *confirmChannel) usable() bool {
-	return !c.dead.Load() && !c.ch.IsClosed() && c.session.alive()
+// Usable says whether the channel takes messages.
+func (c *ConfirmChannel) Usable() bool {
+	return !c.dead.Load() && !c.ch.IsClosed() && c.session.Alive()
 }
 
-// acquire takes a place in the window. It fails when the channel is taken out of
+// Acquire takes a place in the window. It fails when the channel is taken out of
 // use: its places are then never free again.
-func (c *confirmChannel) acquire(ctx context.Context) error {
+func (c *ConfirmChannel) Acquire(ctx context.Context) error {
 	select {
 	case c.window <- struct{}{}:
 		return nil
@@ -282,13 +303,14 @@ func (c *confirmChannel) acquire(ctx context.Context) error {
 	case <-c.closed:
 		return errRetired
 	case <-c.session.closed:
-		return c.session.cause()
+		return c.session.Cause()
 	case <-ctx.Done():
 		return fmt.Errorf("no place for another message: %w: %w", c.unconfirmed(), c.cutShort(ctx))
 	}
 }
 
-func (c *confirmChannel) tryAcquire() bool {
+// TryAcquire is Acquire if there is a place now.
+func (c *ConfirmChannel) TryAcquire() bool {
 	select {
 	case c.window <- struct{}{}:
 		return true
@@ -297,11 +319,11 @@ func (c *confirmChannel) tryAcquire() bool {
 	}
 }
 
-// publish sends a message; the caller has acquired a place in the window. While the
+// Publish sends a message; the caller has acquired a place in the window. While the
 // network takes no more, it calls relieve until that has nothing to do, and then waits.
-func (c *confirmChannel) publish(ctx context.Context, r routed, relieve func() bool) flight {
-	f := flight{sent: true, delayed: r.delayed, bound: r.bound, unsure: r.unsure, key: returnKey{r.msg.MessageId, r.exchange, r.key}}
-	if f.confirm, f.err = c.send(ctx, &r, relieve); f.err != nil {
+func (c *ConfirmChannel) Publish(ctx context.Context, p *Publishing, relieve func() bool) Flight {
+	f := Flight{sent: true, key: returnKey{p.Message.MessageId, p.Exchange, p.Key}}
+	if f.confirm, f.err = c.send(ctx, p, relieve); f.err != nil {
 		<-c.window
 		return f
 	}
@@ -312,14 +334,14 @@ func (c *confirmChannel) publish(ctx context.Context, r routed, relieve func() b
 
 // send has the client publish the message: an empty one in its books, and ours on
 // the wire. Where that fails, the client encodes it.
-func (c *confirmChannel) send(ctx context.Context, r *routed, relieve func() bool) (confirm *amqp.DeferredConfirmation, err error) {
-	m, err := wire.Encode(r.exchange, r.key, r.mandatory, &r.msg, c.session.frameMax)
+func (c *ConfirmChannel) send(ctx context.Context, p *Publishing, relieve func() bool) (confirm *amqp.DeferredConfirmation, err error) {
+	m, err := wire.Encode(p.Exchange, p.Key, p.Mandatory, &p.Message, c.session.frameMax)
 	if err != nil {
 		return nil, err
 	}
 	defer m.Free()
-	if size, most := m.HeaderFrame(), c.session.frameMax-r.room; size > most {
-		return nil, wire.UnsentError{Err: fmt.Errorf("%w: %w", ErrRefused, tooLong(size, most, c.session.frameMax))}
+	if size, most := m.HeaderFrame(), c.session.frameMax-p.Room; size > most {
+		return nil, wire.UnsentError{Err: fmt.Errorf("%w: %w", ErrRefused, TooLong(size, most, c.session.frameMax))}
 	}
 	for {
 		if err := c.hold(ctx); err != nil {
@@ -329,12 +351,12 @@ func (c *confirmChannel) send(ctx context.Context, r *routed, relieve func() boo
 			confirm, err = c.ch.PublishWithDeferredConfirm("", "", false, false, amqp.Publishing{})
 			return err
 		}, func() (err error) {
-			confirm, err = c.ch.PublishWithDeferredConfirm(r.exchange, r.key, r.mandatory, false, r.msg)
+			confirm, err = c.ch.PublishWithDeferredConfirm(p.Exchange, p.Key, p.Mandatory, false, p.Message)
 			return err
 		})
 		c.sending.RUnlock()
 		if !replaced && err == nil {
-			c.encodedByClient()
+			c.cfg.Plain(c.session.sock.Plain())
 		}
 		if !errors.Is(err, wire.ErrFull) {
 			return confirm, err
@@ -348,21 +370,9 @@ func (c *confirmChannel) send(ctx context.Context, r *routed, relieve func() boo
 	}
 }
 
-// encodedByClient counts a message that could not be encoded here. One now and then means
-// nothing; when it is all of them, the client has come to write them differently.
-func (c *confirmChannel) encodedByClient() {
-	counters := &c.setup.counters
-	counters.plain.Add(1)
-	if c.session.sock.Plain() && counters.warned.CompareAndSwap(false, true) {
-		c.setup.log.Warn("the AMQP client writes its frames in another way than this version of harebus expects;"+
-			" messages arrive, but cost more CPU: use the version of the client that harebus requires, or a newer harebus",
-			zap.String("client", client), zap.String("version", versionOf(client)))
-	}
-}
-
 // hold begins a publish. During a request, whose answer may never come, it waits
 // until ctx ends.
-func (c *confirmChannel) hold(ctx context.Context) error {
+func (c *ConfirmChannel) hold(ctx context.Context) error {
 	for !c.sending.TryRLock() {
 		c.session.sock.Admit() // there may be room, and another can use it
 		c.mu.Lock()
@@ -377,19 +387,19 @@ func (c *confirmChannel) hold(ctx context.Context) error {
 	return nil
 }
 
-// wait returns the outcome of a message, or Unknown when ctx ends first.
-func (c *confirmChannel) wait(ctx context.Context, f flight) result {
+// Wait returns the result of a message; its verdict is Unknown when ctx ends first.
+func (c *ConfirmChannel) Wait(ctx context.Context, f Flight) Result {
 	if f.err != nil {
 		if errors.Is(f.err, ErrRefused) {
-			return result{outcome: NotSent, err: f.err, final: true}
+			return Result{Verdict: NotSent, Err: f.err, Final: true}
 		}
 		if errors.Is(f.err, amqp.ErrClosed) || errors.As(f.err, new(wire.UnsentError)) {
-			return result{outcome: NotSent, err: f.err}
+			return Result{Verdict: NotSent, Err: f.err}
 		}
 		if errors.Is(f.err, wire.ErrUnencodable) {
-			return result{outcome: Refused, err: f.err, final: true}
+			return Result{Verdict: Refused, Err: f.err, Final: true}
 		}
-		return result{outcome: Unknown, err: f.err}
+		return Result{Verdict: Unknown, Err: f.err}
 	}
 	select {
 	case <-f.confirm.Done():
@@ -401,52 +411,52 @@ func (c *confirmChannel) wait(ctx context.Context, f flight) result {
 		return c.resolve(f)
 	case <-ctx.Done():
 		// Its place is taken until the broker has spoken.
-		c.session.spawn(func() {
+		c.session.Spawn(func() {
 			<-f.confirm.Done()
 			c.resolve(f)
 		})
-		return result{outcome: Unknown, err: c.cutShort(ctx)}
+		return Result{Verdict: Unknown, Err: c.cutShort(ctx)}
 	}
 }
 
 // resolve reads the outcome of a message whose confirm is done.
-func (c *confirmChannel) resolve(f flight) result {
+func (c *ConfirmChannel) resolve(f Flight) Result {
 	c.epochs[f.epoch].Add(-1)
 	<-c.window
 	if f.confirm.Acked() {
 		c.settled.Add(1)
 		if c.wasReturned(f.key) {
-			return result{outcome: Returned}
+			return Result{Verdict: Returned}
 		}
-		return result{outcome: Confirmed}
+		return Result{Verdict: Confirmed}
 	}
 	// The client reports a nack and the end of the channel alike.
 	if c.ch.IsClosed() {
 		return c.lost(f)
 	}
 	c.settled.Add(1)
-	c.retire()
-	return result{outcome: Nacked}
+	c.Retire()
+	return Result{Verdict: Nacked}
 }
 
 // lost is the result of a message that was under way when its channel ended.
-func (c *confirmChannel) lost(f flight) result {
+func (c *ConfirmChannel) lost(f Flight) Result {
 	err := c.reason()
 	broker := errors.As(err, new(*amqp.Error))
-	if !c.session.alive() {
-		return result{outcome: Unknown, err: err, ended: suspicion(err)}
+	if !c.session.Alive() {
+		return Result{Verdict: Unknown, Err: err, Ended: suspicion(err)}
 	}
 	// All before it were answered, and none came after it.
 	lone := c.settled.Load() == f.confirm.DeliveryTag-1 && c.ch.GetNextPublishSeqNo() == f.confirm.DeliveryTag+1
-	return result{outcome: Unknown, err: err, raised: broker, lone: broker && lone}
+	return Result{Verdict: Unknown, Err: err, Raised: broker, Lone: broker && lone}
 }
 
 // reason returns why the channel is closed.
-func (c *confirmChannel) reason() error {
+func (c *ConfirmChannel) reason() error {
 	select {
 	case <-c.closed:
 	case <-c.session.closed:
-		return c.session.cause()
+		return c.session.Cause()
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -458,7 +468,7 @@ func (c *confirmChannel) reason() error {
 
 // wasReturned drains the returns that have come so far and says whether one of
 // them is this message.
-func (c *confirmChannel) wasReturned(key returnKey) bool {
+func (c *ConfirmChannel) wasReturned(key returnKey) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for {
@@ -480,3 +490,6 @@ func (c *confirmChannel) wasReturned(key returnKey) bool {
 	}
 	return n > 0
 }
+
+// Session is the session of the channel.
+func (c *ConfirmChannel) Session() *Session { return c.session }

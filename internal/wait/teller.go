@@ -1,4 +1,6 @@
-package harebus
+// Package wait is about waiting: the pauses between attempts, and the telling of what is
+// waited for.
+package wait
 
 import (
 	"os"
@@ -16,26 +18,23 @@ const (
 	reminder = 30 * time.Second
 )
 
-// waiter tells of what is waited for: in the log, or on standard error when there
+// Teller tells of what is waited for: in the log, or on standard error when there
 // is none, because a program that hangs without a word is the worst of all faults.
-type waiter struct{ log *zap.Logger }
+type Teller struct{ Log *zap.Logger }
 
-func newWaiter(logger *zap.Logger) waiter {
-	if logger != nil {
-		return waiter{safeLogger(logger)}
-	}
+// OnStderr returns a logger for a program that has none.
+func OnStderr() *zap.Logger {
 	encoder := zapcore.NewConsoleEncoder(zapcore.EncoderConfig{
 		TimeKey: "time", EncodeTime: zapcore.RFC3339TimeEncoder, MessageKey: "message",
 		EncodeDuration: zapcore.StringDurationEncoder, NameKey: "name",
 	})
-	core := zapcore.NewCore(encoder, zapcore.Lock(os.Stderr), zapcore.WarnLevel)
-	return waiter{safeLogger(zap.New(core).Named("harebus"))}
+	return zap.New(zapcore.NewCore(encoder, zapcore.Lock(os.Stderr), zapcore.WarnLevel)).Named("harebus")
 }
 
-// while tells, until stop is called, that something is waited for, once it has taken
+// While tells, until stop is called, that something is waited for, once it has taken
 // a few seconds. why is the reason at that moment; nothing is said when it is nil.
-func (w waiter) while(what string, why func() error) (stop func()) {
-	r := &reporter{waiter: w, what: what, why: why, since: time.Now()}
+func (t Teller) While(what string, why func() error) (stop func()) {
+	r := &reporter{teller: t, what: what, why: why, since: time.Now()}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.timer = time.AfterFunc(silence, r.report)
@@ -44,7 +43,7 @@ func (w waiter) while(what string, why func() error) (stop func()) {
 
 // reporter is one wait.
 type reporter struct {
-	waiter waiter
+	teller Teller
 	what   string
 	why    func() error
 	since  time.Time
@@ -56,7 +55,7 @@ type reporter struct {
 
 func (r *reporter) report() {
 	if err := r.why(); err != nil {
-		r.waiter.log.Warn("waiting for "+r.what, zap.Duration("for", time.Since(r.since).Round(time.Second)), zap.Error(err))
+		r.teller.Log.Warn("waiting for "+r.what, zap.Duration("for", time.Since(r.since).Round(time.Second)), zap.Error(err))
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()

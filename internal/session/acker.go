@@ -1,4 +1,4 @@
-package harebus
+package session
 
 import (
 	"slices"
@@ -15,12 +15,12 @@ const (
 	maxAckBatch = 64
 )
 
-// acker settles the deliveries of one channel. Acks are gathered: everything up
+// Acker settles the deliveries of one channel. Acks are gathered: everything up
 // to the first delivery that is still being handled goes as one ack with the
 // multiple flag. Delivery tags count from 1 on each channel, so one acker serves
 // all consumers of a channel and none outlives it: an ack after the channel has
 // closed does nothing, and the broker delivers the message again.
-type acker struct {
+type Acker struct {
 	ch *amqp.Channel
 
 	mu      sync.Mutex // guards what follows
@@ -34,17 +34,18 @@ type acker struct {
 	closed  bool
 }
 
-func newAcker(ch *amqp.Channel, prefetch int) *acker {
-	a := &acker{ch: ch, next: 1, settled: make(map[uint64]bool, prefetch)}
+// NewAcker makes the acker of a channel that consumes with a prefetch.
+func NewAcker(ch *amqp.Channel, prefetch int) *Acker {
+	a := &Acker{ch: ch, next: 1, settled: make(map[uint64]bool, prefetch)}
 	a.timer = time.AfterFunc(time.Hour, a.tick)
 	a.timer.Stop()
-	a.limit(prefetch)
+	a.Limit(prefetch)
 	return a
 }
 
-// limit adapts to a prefetch: acks must not wait until the broker has run out
+// Limit adapts to a prefetch: acks must not wait until the broker has run out
 // of messages it may deliver.
-func (a *acker) limit(prefetch int) {
+func (a *Acker) Limit(prefetch int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.batch = min(max(prefetch/4, 1), maxAckBatch)
@@ -54,12 +55,12 @@ func (a *acker) limit(prefetch int) {
 }
 
 // waiting is about how many acks have been put off.
-func (a *acker) waiting() int {
+func (a *Acker) waiting() int {
 	return int(max(a.due, a.acked)-a.acked) + len(a.settled) //nolint:gosec // bounded by the prefetch
 }
 
-// done acks a delivery, now or within ackDelay.
-func (a *acker) done(tag uint64) {
+// Done acks a delivery, now or within ackDelay.
+func (a *Acker) Done(tag uint64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.settle(tag, true)
@@ -72,9 +73,9 @@ func (a *acker) done(tag uint64) {
 	}
 }
 
-// giveBack returns a delivery to its queue at once. It uses nack, not reject:
+// GiveBack returns a delivery to its queue at once. It uses nack, not reject:
 // nobody has tried to handle the message.
-func (a *acker) giveBack(tag uint64) {
+func (a *Acker) GiveBack(tag uint64) {
 	_ = a.ch.Nack(tag, false, true) // a closed channel gives everything back
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -82,7 +83,7 @@ func (a *acker) giveBack(tag uint64) {
 }
 
 // settle notes a tag and moves next past everything that is settled.
-func (a *acker) settle(tag uint64, ack bool) {
+func (a *Acker) settle(tag uint64, ack bool) {
 	if tag != a.next {
 		a.settled[tag] = ack
 		return
@@ -100,7 +101,7 @@ func (a *acker) settle(tag uint64, ack bool) {
 	}
 }
 
-func (a *acker) tick() {
+func (a *Acker) tick() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if !a.closed {
@@ -111,7 +112,7 @@ func (a *acker) tick() {
 // flush sends what is waiting. Writing to a session only appends to a buffer,
 // so it is done under the lock. The tag of an ack must be one that the broker
 // still waits for, also with the multiple flag: due is.
-func (a *acker) flush() {
+func (a *Acker) flush() {
 	a.armed = false
 	a.timer.Stop()
 	if a.due > a.acked {
@@ -123,7 +124,7 @@ func (a *acker) flush() {
 
 // single sends the acks of what lies above a delivery that is still being handled,
 // in ascending order: what is cut off must not acknowledge a later one only.
-func (a *acker) single() {
+func (a *Acker) single() {
 	var tags []uint64
 	for tag, ack := range a.settled {
 		if ack {
@@ -137,15 +138,15 @@ func (a *acker) single() {
 	}
 }
 
-// flushNow sends what is waiting.
-func (a *acker) flushNow() {
+// Flush sends what is waiting.
+func (a *Acker) Flush() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.flush()
 }
 
-// close sends what is waiting and stops the timer.
-func (a *acker) close() {
+// Close sends what is waiting and stops the timer.
+func (a *Acker) Close() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.flush()

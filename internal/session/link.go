@@ -1,35 +1,29 @@
-package harebus
+package session
 
 import (
 	"context"
 	"errors"
 	"fmt"
 	"sync"
-	"sync/atomic"
 	"time"
 
-	"github.com/cenkalti/backoff/v4"
+	"github.com/harebus/harebus/internal/wait"
 	"go.uber.org/zap"
 )
 
-// stable is how long a session must have lived for its loss to be a new
+// Stable is how long a session must have lived for its loss to be a new
 // trouble. One that ends sooner continues the back-off of the last: a message
 // that kills every connection must not cause a storm of them.
-const stable = 10 * time.Second
+const Stable = 10 * time.Second
 
-// link keeps one connection up: a new session follows every one that ends, for
+// Link keeps one connection up: a new session follows every one that ends, for
 // as long as the link is open. It connects when first asked for a session.
-type link struct {
-	name    string
-	dialer  *dialer
-	backoff func() backoff.BackOff
-	log     *zap.Logger
-	waits   waiter
-	needs   int // channels
-	trace   tracer
-	stats   *counters
-
-	frameMax *atomic.Int64 // where the setup looks for it
+type Link struct {
+	name   string
+	dialer *Dialer
+	log    *zap.Logger
+	waits  wait.Teller
+	needs  int // channels
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -38,37 +32,26 @@ type link struct {
 	mu      sync.Mutex // guards what follows
 	running bool
 	once    bool // a session has been up
-	current *session
+	current *Session
 	err     error         // why there is no session
 	refused time.Time     // since when the broker has refused every connection; zero while it does not
 	changed chan struct{} // closed and replaced whenever the above changes
 }
 
-// newLink makes a link whose connections need so many channels.
-func newLink(name string, s *Setup, needs int) *link {
-	l := &link{
-		name:     name,
-		dialer:   s.dialer,
-		backoff:  s.cfg.Connect.BackOff,
-		waits:    s.waits,
-		needs:    needs,
-		log:      s.log.Named(name),
-		trace:    s.trace,
-		stats:    &s.counters,
-		frameMax: &s.latestFrameMax,
-		changed:  make(chan struct{}),
-	}
+// NewLink makes a link whose connections need so many channels.
+func NewLink(name string, d *Dialer, needs int) *Link {
+	l := &Link{name: name, dialer: d, log: d.cfg.Log.Named(name), waits: d.cfg.Waits, needs: needs, changed: make(chan struct{})}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
 	return l
 }
 
-// session returns the session that is up, waiting for one if need be. It fails
+// Session returns the session that is up, waiting for one if need be. It fails
 // when ctx ends, when the link is closed, and, before the first session, when
 // the broker refuses for good.
-func (l *link) session(ctx context.Context) (*session, error) {
+func (l *Link) Session(ctx context.Context) (*Session, error) {
 	for {
 		l.mu.Lock()
-		if l.current != nil && l.current.alive() {
+		if l.current != nil && l.current.Alive() {
 			s := l.current
 			l.mu.Unlock()
 			return s, nil
@@ -90,13 +73,13 @@ func (l *link) session(ctx context.Context) (*session, error) {
 				return nil, err
 			}
 		case <-ctx.Done():
-			return nil, l.notConnected(ctx)
+			return nil, l.NotConnected(ctx)
 		}
 	}
 }
 
 // gaveUp returns the reason for which a link gave up before its first session.
-func (l *link) gaveUp() error {
+func (l *Link) gaveUp() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.running || l.current != nil {
@@ -108,12 +91,12 @@ func (l *link) gaveUp() error {
 	return l.err
 }
 
-// notConnected is the error of somebody who has waited for a session, or for what a
+// NotConnected is the error of somebody who has waited for a session, or for what a
 // session needs to be used.
-func (l *link) notConnected(ctx context.Context) error {
+func (l *Link) NotConnected(ctx context.Context) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.current != nil && l.current.alive() {
+	if l.current != nil && l.current.Alive() {
 		return fmt.Errorf("the broker does not answer: %w", context.Cause(ctx))
 	}
 	if l.err != nil {
@@ -122,11 +105,11 @@ func (l *link) notConnected(ctx context.Context) error {
 	return fmt.Errorf("not connected: %w", context.Cause(ctx))
 }
 
-// up returns the session, or the reason why there is none.
-func (l *link) up() (*session, error) {
+// Up returns the session, or the reason why there is none.
+func (l *Link) Up() (*Session, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.current != nil && l.current.alive() {
+	if l.current != nil && l.current.Alive() {
 		return l.current, nil
 	}
 	if l.err != nil {
@@ -135,8 +118,8 @@ func (l *link) up() (*session, error) {
 	return nil, errors.New("not connected yet")
 }
 
-// use has the link connect if it does not yet.
-func (l *link) use() {
+// Use has the link connect if it does not yet.
+func (l *Link) Use() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !l.running && l.ctx.Err() == nil {
@@ -144,8 +127,8 @@ func (l *link) use() {
 	}
 }
 
-// refusedFor is how long the broker has refused every connection.
-func (l *link) refusedFor() (time.Duration, error) {
+// RefusedFor is how long the broker has refused every connection.
+func (l *Link) RefusedFor() (time.Duration, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.refused.IsZero() {
@@ -155,14 +138,14 @@ func (l *link) refusedFor() (time.Duration, error) {
 }
 
 // start is called with l.mu held.
-func (l *link) start() {
+func (l *Link) start() {
 	l.running = true
 	l.wg.Go(l.run)
 }
 
-// spawn starts a goroutine that close waits for. It does not when the link is
+// Spawn starts a goroutine that close waits for. It does not when the link is
 // being closed, and says so.
-func (l *link) spawn(fn func()) bool {
+func (l *Link) Spawn(fn func()) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.ctx.Err() != nil {
@@ -172,10 +155,10 @@ func (l *link) spawn(fn func()) bool {
 	return true
 }
 
-func (l *link) run() {
-	policy := newPauses(l.log, l.backoff)
+func (l *Link) run() {
+	policy := wait.NewPauses(l.log, l.dialer.cfg.BackOff)
 	told := false // that there is no connection
-	tell := l.waits.while(l.waitsFor(), l.reason)
+	tell := l.waits.While(l.waitsFor(), l.reason)
 	defer func() { tell() }()
 	for {
 		s, err := l.connect()
@@ -184,14 +167,14 @@ func (l *link) run() {
 			tell()
 			told = false
 			<-s.closed
-			tell = l.waits.while(l.waitsFor(), l.reason)
-			err = s.cause()
+			tell = l.waits.While(l.waitsFor(), l.reason)
+			err = s.Cause()
 			l.dialer.had(s.address, trouble{at: time.Now()})
 			if l.ctx.Err() == nil {
 				l.log.Warn("connection lost", zap.Error(err))
 			}
-			s.close()
-			if time.Since(up) > stable {
+			s.Close()
+			if time.Since(up) > Stable {
 				policy.Reset()
 			}
 		}
@@ -202,26 +185,26 @@ func (l *link) run() {
 			told = true
 			l.log.Warn("no connection to the broker; trying again", zap.Error(err))
 		}
-		if !sleep(l.ctx, next(policy)) {
+		if !wait.Sleep(l.ctx, wait.Next(policy)) {
 			l.set(nil, ErrStopped)
 			return
 		}
 	}
 }
 
-func (l *link) waitsFor() string { return "the " + l.name + " connection to the broker" }
+func (l *Link) waitsFor() string { return "the " + l.name + " connection to the broker" }
 
 // reason is why there is no session, nil once the link is closed.
-func (l *link) reason() error {
+func (l *Link) reason() error {
 	if l.ctx.Err() != nil {
 		return nil //nolint:nilerr // a closed link waits for nothing
 	}
-	_, err := l.up()
+	_, err := l.Up()
 	return err
 }
 
-func (l *link) connect() (*session, error) {
-	ctx, end := l.trace.startApart(l.ctx, TraceEvent{Operation: OpConnect, Connection: l.name})
+func (l *Link) connect() (*Session, error) {
+	ctx, end := l.dialer.cfg.connecting(l.ctx, l.name)
 	s, err := l.dialer.dial(ctx, l.name)
 	if err == nil {
 		err = l.enough(s)
@@ -230,9 +213,8 @@ func (l *link) connect() (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	l.stats.connections.Add(1)
-	l.log.Info("connected", zap.String("broker", fmt.Sprint(s.conn.Properties["version"])))
-	l.frameMax.Store(int64(s.frameMax))
+	l.dialer.cfg.connected(s)
+	l.log.Info("connected", zap.String("broker", s.Version()))
 	l.set(s, nil)
 	// Close may have come between: it ends the session that it did not see.
 	if l.ctx.Err() != nil {
@@ -241,15 +223,15 @@ func (l *link) connect() (*session, error) {
 	return s, nil
 }
 
-// extra opens a connection beside that of the link. Its owner closes it; when the link is
+// Extra opens a connection beside that of the link. Its owner closes it; when the link is
 // closed first, it ends.
-func (l *link) extra(ctx context.Context, name string) (*session, error) {
+func (l *Link) Extra(ctx context.Context, name string) (*Session, error) {
 	s, err := l.dialer.dial(ctx, l.name+" "+name)
 	if err != nil {
 		return nil, err
 	}
-	l.stats.connections.Add(1)
-	s.spawn(func() {
+	l.dialer.cfg.connected(s)
+	s.Spawn(func() {
 		select {
 		case <-l.ctx.Done():
 			_ = s.sock.Abort()
@@ -260,23 +242,23 @@ func (l *link) extra(ctx context.Context, name string) (*session, error) {
 }
 
 // enough refuses a session that has not the channels that are needed.
-func (l *link) enough(s *session) error {
+func (l *Link) enough(s *Session) error {
 	allowed := int(s.conn.Config.ChannelMax)
 	if allowed >= l.needs {
 		return nil
 	}
-	s.close()
+	s.Close()
 	return &channelsError{needed: l.needs, allowed: allowed}
 }
 
 // set publishes a new state and says whether run must end.
-func (l *link) set(s *session, err error) (stop bool) {
+func (l *Link) set(s *Session, err error) (stop bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	stop = s == nil && (l.ctx.Err() != nil || (!l.once && permanent(err)))
+	stop = s == nil && (l.ctx.Err() != nil || (!l.once && Permanent(err)))
 	l.current, l.err = s, err
 	switch {
-	case s != nil || !permanent(err):
+	case s != nil || !Permanent(err):
 		l.refused = time.Time{}
 	case l.refused.IsZero():
 		l.refused = time.Now()
@@ -288,39 +270,27 @@ func (l *link) set(s *session, err error) (stop bool) {
 	return stop
 }
 
-// close ends the session and waits for everything the link started.
-func (l *link) close() {
+// Close ends the session and waits for everything the link started.
+func (l *Link) Close() {
 	l.mu.Lock()
 	l.cancel()
 	s := l.current
 	l.mu.Unlock()
 	if s != nil {
-		s.close()
+		s.Close()
 	}
 	l.wg.Wait()
 }
 
-// next asks a policy for a pause; one that has come to its end starts anew.
-func next(policy backoff.BackOff) time.Duration {
-	d := policy.NextBackOff()
-	if d == backoff.Stop {
-		policy.Reset()
-		d = policy.NextBackOff()
-	}
-	return max(d, 0)
+// Name is the name of the link: "publish".
+func (l *Link) Name() string { return l.name }
+
+// Used says whether the link has connected, or has tried to.
+func (l *Link) Used() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.running || l.once || l.err != nil
 }
 
-// sleep waits for d and says whether it did: false means that ctx has ended.
-func sleep(ctx context.Context, d time.Duration) bool {
-	if d <= 0 {
-		return ctx.Err() == nil
-	}
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
-}
+// Context ends when the link is closed.
+func (l *Link) Context() context.Context { return l.ctx }

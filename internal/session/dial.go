@@ -1,9 +1,11 @@
-package harebus
+package session
 
 import (
 	"context"
 	"errors"
 	"net"
+
+	"github.com/harebus/harebus/internal/guard"
 )
 
 // dialWithin calls a dial function that knows no deadline, and gives up waiting for it when ctx ends: an address that
@@ -17,7 +19,7 @@ func dialWithin(ctx context.Context, dial func(network, address string) (net.Con
 	dialed := make(chan outcome)
 	go func() { // ends when dial does
 		var conn net.Conn
-		conclude(func() (err error) {
+		guard.Conclude(func() (err error) {
 			if conn, err = dial("tcp", address); err == nil && conn == nil {
 				err = errors.New("Config.Dial returned neither a connection nor an error")
 			}

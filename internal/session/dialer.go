@@ -1,0 +1,247 @@
+package session
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/harebus/harebus/internal/guard"
+	"github.com/harebus/harebus/internal/wire"
+)
+
+// silentClose is how long RabbitMQ waits before it drops a connection with bad
+// credentials, when the client does not ask for a reason. A connection dropped
+// sooner was dropped by a broker that is going down or coming up.
+const silentClose = 2500 * time.Millisecond
+
+// Dialer opens connections to any of the configured addresses.
+type Dialer struct {
+	// UnderClient, if any, wraps what the AMQP client writes to. It is for tests, before the first connection.
+	UnderClient func(net.Conn) net.Conn
+
+	cfg Config
+
+	mu       sync.Mutex // guards what follows
+	troubles []trouble  // the latest with each address
+}
+
+// NewDialer makes a dialer; cfg has at least one address.
+func NewDialer(cfg Config) *Dialer {
+	return &Dialer{cfg: cfg, troubles: make([]trouble, len(cfg.Addresses))}
+}
+
+// distrust is how long an address that has failed is tried after the others: a
+// node that is frozen costs the whole timeout each time.
+const distrust = 3 * time.Minute
+
+// dial tries every address once, so that a dead node of a cluster costs one attempt
+// and not the connection.
+func (d *Dialer) dial(ctx context.Context, name string) (*Session, error) {
+	var errs []error
+	for _, i := range d.order() {
+		s, err := d.dialOne(ctx, d.cfg.Addresses[i], name)
+		if err == nil {
+			s.address = i
+			d.had(i, trouble{})
+			return s, nil
+		}
+		d.had(i, trouble{unreachable: true, at: time.Now()})
+		errs = append(errs, fmt.Errorf("connect to %s: %w", d.name(i), err))
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	return nil, errors.Join(errs...)
+}
+
+// name of an address for a person, who may not know that it is a default.
+func (d *Dialer) name(address int) string {
+	return HostPort(d.cfg.Addresses[address]) + d.cfg.AddressNote
+}
+
+// trouble is what an address has done lately.
+type trouble struct {
+	unreachable bool // connecting failed; else a connection was lost
+	at          time.Time
+}
+
+// order is the order in which the addresses are tried: by chance, but those whose
+// connection was lost lately come later, and those that could not be reached last. Of
+// these the one comes first whose trouble is the oldest.
+func (d *Dialer) order() []int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	order := rand.Perm(len(d.cfg.Addresses))
+	slices.SortStableFunc(order, func(a, b int) int {
+		one, other := d.lately(a), d.lately(b)
+		if one.unreachable != other.unreachable {
+			if one.unreachable {
+				return 1
+			}
+			return -1
+		}
+		return one.at.Compare(other.at)
+	})
+	return order
+}
+
+// lately is the trouble with an address, or none if that is long ago. d.mu is held.
+func (d *Dialer) lately(address int) trouble {
+	if had := d.troubles[address]; time.Since(had.at) < distrust {
+		return had
+	}
+	return trouble{}
+}
+
+// had notes the latest trouble with an address.
+func (d *Dialer) had(address int, t trouble) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.troubles[address] = t
+}
+
+// below is what the client writes to.
+func (d *Dialer) below(sock net.Conn) net.Conn {
+	if d.UnderClient == nil {
+		return sock
+	}
+	return d.UnderClient(sock)
+}
+
+// HostPort is the host and port of an address, without the rest.
+func HostPort(uri amqp.URI) string {
+	return net.JoinHostPort(uri.Host, strconv.Itoa(uri.Port))
+}
+
+func (d *Dialer) dialOne(ctx context.Context, uri amqp.URI, name string) (*Session, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, d.cfg.Timeout,
+		fmt.Errorf("no connection within %v", d.cfg.Timeout))
+	defer cancel()
+	sasl, err := d.authentication(ctx, uri)
+	if err != nil {
+		return nil, err
+	}
+	raw, err := d.open(ctx, uri)
+	if err != nil {
+		return nil, err
+	}
+	// The handshake has no context of its own: ctx ends it by closing the socket.
+	stop := context.AfterFunc(ctx, func() { _ = raw.Close() })
+	defer stop()
+
+	sock := wire.New(raw, d.cfg.WriteTimeout)
+	started := time.Now()
+	properties := amqp.NewConnectionProperties()
+	properties["product"] = d.cfg.Product
+	properties["version"] = d.cfg.Version
+	properties.SetClientConnectionName(d.cfg.Name + " " + name)
+	server := &greeting{Conn: sock}
+	conn, err := amqp.Open(d.below(wire.Pack(server)), amqp.Config{
+		SASL:       sasl,
+		Vhost:      uri.Vhost,
+		FrameSize:  MaxFrame,
+		Heartbeat:  d.heartbeat(raw),
+		Properties: properties,
+		Locale:     "en_US",
+	})
+	if err != nil {
+		_ = sock.Close()
+		if fault := server.fault(); fault != nil {
+			return nil, fault
+		}
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		if errors.Is(err, amqp.ErrCredentials) && time.Since(started) < silentClose {
+			return nil, errors.New("connection dropped during the handshake")
+		}
+		return nil, loginFault(err)
+	}
+	return newSession(conn, sock, d.cfg.RequestTimeout, d.cfg.Waits), nil
+}
+
+// heartbeat is the interval to ask for; 0 takes the broker's. The other end of a
+// connection in memory does not vanish unnoticed.
+func (d *Dialer) heartbeat(conn net.Conn) time.Duration {
+	if at := conn.RemoteAddr(); at != nil && at.Network() == "brokertest" && !d.cfg.HeartbeatAlways {
+		return 0
+	}
+	return d.cfg.Heartbeat
+}
+
+// open connects the socket and, for amqps, does the TLS handshake: writes are
+// gathered above TLS, so it cannot be left to the client.
+func (d *Dialer) open(ctx context.Context, uri amqp.URI) (net.Conn, error) {
+	raw, err := d.socket(ctx, HostPort(uri))
+	if err != nil || uri.Scheme != "amqps" {
+		return raw, err
+	}
+	cfg := d.cfg.TLS.Clone()
+	if cfg == nil {
+		cfg = &tls.Config{MinVersion: tls.VersionTLS12}
+	}
+	if cfg.MinVersion < tls.VersionTLS12 {
+		cfg.MinVersion = tls.VersionTLS12
+	}
+	if cfg.ServerName == "" {
+		cfg.ServerName = uri.Host
+	}
+	secure := tls.Client(raw, cfg)
+	// The functions in cfg are foreign code.
+	_, err = guard.Apart(ctx, func() (struct{}, error) { return struct{}{}, secure.HandshakeContext(ctx) })
+	if err != nil {
+		_ = raw.Close()
+		return nil, tlsFault(err)
+	}
+	return secure, nil
+}
+
+func (d *Dialer) socket(ctx context.Context, address string) (net.Conn, error) {
+	if d.cfg.Dial != nil {
+		return dialWithin(ctx, d.cfg.Dial, address)
+	}
+	var dialer net.Dialer
+	return dialer.DialContext(ctx, "tcp", address)
+}
+
+func (d *Dialer) authentication(ctx context.Context, uri amqp.URI) ([]amqp.Authentication, error) {
+	switch {
+	case d.cfg.ExternalAuth:
+		return []amqp.Authentication{&amqp.ExternalAuth{}}, nil
+	case d.cfg.Credentials != nil:
+		login, err := guard.Apart(ctx, func() (*amqp.PlainAuth, error) {
+			username, password, err := d.cfg.Credentials(ctx)
+			return &amqp.PlainAuth{Username: username, Password: password}, err
+		})
+		if err != nil {
+			return nil, fmt.Errorf("fetch credentials: %w", err)
+		}
+		return []amqp.Authentication{login}, nil
+	case d.cfg.Username != "":
+		return []amqp.Authentication{&amqp.PlainAuth{Username: d.cfg.Username, Password: d.cfg.Password}}, nil
+	default:
+		return []amqp.Authentication{uri.PlainAuth()}, nil
+	}
+}
+
+// loginFault adds to a refused login what can be done.
+func loginFault(err error) error {
+	var broker *amqp.Error
+	switch {
+	case errors.Is(err, amqp.ErrSASL):
+		return fmt.Errorf("%w: the broker offers neither of PLAIN and EXTERNAL that was asked for; see its auth_mechanisms and Config.ExternalAuth", err)
+	case errors.Is(err, amqp.ErrCredentials), errors.As(err, &broker) && broker.Code == amqp.AccessRefused:
+		return fmt.Errorf("%w; check the user name and password (guest may log in from the broker's own host only)", err)
+	default:
+		return err
+	}
+}
