@@ -110,6 +110,7 @@ func (s *Session) Alive() bool {
 	}
 }
 
+// Cause is why the connection has ended.
 func (s *Session) Cause() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -119,6 +120,7 @@ func (s *Session) Cause() error {
 	return s.err
 }
 
+// BlockedReason is why the broker blocks publishers; empty while it does not.
 func (s *Session) BlockedReason() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -211,7 +213,7 @@ func (s *Session) WithChannel(ctx context.Context, fn func(*amqp.Channel) error)
 	})
 }
 
-// close says goodbye to the broker, within a second or two, and waits until
+// Close says goodbye to the broker, within a second or two, and waits until
 // everything that belongs to the session has ended.
 func (s *Session) Close() {
 	const goodbye = 2 * time.Second
