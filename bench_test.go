@@ -114,9 +114,9 @@ func BenchmarkReadMessage(b *testing.B) {
 		b.Fatal(err)
 	}
 	d := &amqp.Delivery{
-		Headers: out.msg.Headers, ContentType: out.msg.ContentType, ContentEncoding: out.msg.ContentEncoding,
-		CorrelationId: out.msg.CorrelationId, ReplyTo: out.msg.ReplyTo, MessageId: out.msg.MessageId,
-		Timestamp: out.msg.Timestamp, Type: out.msg.Type, Body: out.msg.Body,
+		Headers: out.Publishing.Headers, ContentType: out.Publishing.ContentType, ContentEncoding: out.Publishing.ContentEncoding,
+		CorrelationId: out.Publishing.CorrelationId, ReplyTo: out.Publishing.ReplyTo, MessageId: out.Publishing.MessageId,
+		Timestamp: out.Publishing.Timestamp, Type: out.Publishing.Type, Body: out.Publishing.Body,
 		Exchange: defaultDirectExchange, RoutingKey: "orders",
 	}
 	b.ReportAllocs()

@@ -7,6 +7,7 @@ import (
 
 	"github.com/harebus/harebus/internal/field"
 	"github.com/harebus/harebus/internal/guard"
+	"github.com/harebus/harebus/internal/publish"
 	"github.com/harebus/harebus/topology"
 )
 
@@ -152,7 +153,7 @@ func (s *sender) emit(ctx context.Context, op Operation, key string, message any
 }
 
 func (s *sender) dispatch(ctx context.Context, op Operation, exchange, key string, message any, due time.Time, o *sendOptions) error {
-	var out *outgoing
+	var out *publish.Message
 	// Codecs, middleware and the methods of the message are foreign code.
 	err := guard.Call(func() (err error) {
 		out, err = s.compose(ctx, op, exchange, key, message, o)
@@ -165,26 +166,25 @@ func (s *sender) dispatch(ctx context.Context, op Operation, exchange, key strin
 		return err
 	}
 	if op == OpDefer {
-		out.due = due
-		out.msg.Headers[s.setup.dialect.names.deferredTime] = s.setup.dialect.time(out.due)
+		out.Due = due
+		out.Publishing.Headers[s.setup.dialect.names.deferredTime] = s.setup.dialect.time(out.Due)
 	}
 	if op == OpReply {
-		out.msg.Headers[s.setup.dialect.names.hops] = field.SmallestInt(s.scope.message().hops + 1)
+		out.Publishing.Headers[s.setup.dialect.names.hops] = field.SmallestInt(s.scope.message().hops + 1)
 	}
 	if s.scope != nil {
-		out.immediate = o.now
 		if !o.now {
 			return s.scope.add(out)
 		}
 		if top := s.scope.outermost(); top.rehearsal {
-			return top.add(out)
+			return top.addNow(out)
 		}
 	}
 	eng, err := s.setup.engine()
 	if err != nil {
 		return fmt.Errorf("harebus: %s: %w", op, err)
 	}
-	return eng.publisher.publish(ctx, out)
+	return eng.publisher.Publish(ctx, out)
 }
 
 // Transaction calls fn with a transaction, commits it when fn returns nil, and

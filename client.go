@@ -6,6 +6,7 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 	"go.uber.org/zap"
 
+	"github.com/harebus/harebus/internal/publish"
 	"github.com/harebus/harebus/internal/session"
 	"github.com/harebus/harebus/internal/wait"
 )
@@ -36,7 +37,24 @@ func (s *Setup) dialing(addresses []amqp.URI) session.Config {
 	}
 }
 
-// confirms is how the setup publishes.
+// publishing is how the setup publishes on a link.
+func (s *Setup) publishing(link *session.Link) publish.Config {
+	return publish.Config{
+		Link: link, Dialer: s.dialer, Channels: s.cfg.Publish.Channels, Confirms: s.confirms(),
+		Queue: s.cfg.Queue, QueueExpires: s.cfg.queueLife() > 0, CheckOnly: s.cfg.Declare == CheckOnly,
+		Declare: s.declareForSending, Establish: s.establish, Exit: s.cfg.exitTopology, Fit: s.dialect.fit,
+		Failed: notConfirmed, Counts: &s.counters.publishing,
+	}
+}
+
+// notConfirmed is the error of a message that was not confirmed.
+func notConfirmed(m *publish.Message, verdict session.Verdict, reason error) error {
+	return &PublishError{
+		MessageID: m.Publishing.MessageId, Exchange: m.Exchange, RoutingKey: m.Key, Outcome: Outcome(verdict), Err: reason,
+	}
+}
+
+// confirms is how the setup's channels publish.
 func (s *Setup) confirms() session.ConfirmConfig {
 	return session.ConfirmConfig{
 		Window: s.cfg.Publish.Window, Timeout: s.cfg.Publish.ConfirmTimeout, Log: s.log, Waits: s.waits, Plain: s.encodedByClient,
@@ -60,4 +78,12 @@ func teller(logger *zap.Logger) wait.Teller {
 		logger = wait.OnStderr()
 	}
 	return wait.Teller{Log: safeLogger(logger)}
+}
+
+// frameMax is that of the latest connection that publishes.
+func (s *Setup) frameMax() int {
+	if n := s.latestFrameMax.Load(); n > 0 {
+		return int(n)
+	}
+	return session.MaxFrame
 }

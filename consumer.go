@@ -232,7 +232,7 @@ func (c *consumer) consume(ctx context.Context) error {
 // without explains why there is nothing to consume from: what is missing could not
 // be declared either.
 func (c *consumer) without(err error) error {
-	if !missing(err) {
+	if !session.Missing(err) {
 		return err
 	}
 	c.setup.doubt()

@@ -101,6 +101,30 @@ func merged(args, own map[string]any) map[string]any {
 // instanceExpires is how long the queue of an instance that has gone is kept.
 const instanceExpires = 30 * time.Minute
 
+// exitGrace is how much longer than a listener queue with x-expires its exit
+// lives: somebody may still use the queue shortly before it goes.
+const exitGrace = 5 * time.Minute
+
+// exitTopology is the exit of a destination. That of a listener queue that
+// expires, such as one for each instance of a service, expires as well: nobody
+// would remove it. Publisher.KeepExit keeps it while the queue has its consumer.
+func (c *Config) exitTopology(exchange, key string) topology.Topology {
+	t := topology.Delays{}.Exit(exchange, key)
+	if life := c.queueLife(); life > 0 && exchange == "" && key == c.Queue {
+		t.Queues[0].Arguments["x-expires"] = (life + exitGrace).Milliseconds()
+	}
+	return t
+}
+
+// queueLife is the x-expires of the listener queue; 0 means that it stays.
+func (c *Config) queueLife() time.Duration {
+	var ms int64
+	if _, err := fmt.Sscan(fmt.Sprint(c.QueueArguments["x-expires"]), &ms); err != nil {
+		return 0
+	}
+	return time.Duration(ms) * time.Millisecond
+}
+
 // ownTopology is everything but the delay infrastructure.
 func (c *Config) ownTopology(topics []string) topology.Topology {
 	t := topology.Join(c.exchangeTopology(), c.queueTopology(topics), c.Topology)
@@ -426,7 +450,7 @@ func (e *engine) refresh(ctx context.Context) {
 		if err != nil && ctx.Err() == nil && on.Alive() {
 			e.setup.log.Warn("cannot declare the topology again; consuming goes on", zap.Error(err))
 		}
-		if err := e.publisher.delays.keepExit(ctx, on); err != nil && ctx.Err() == nil && on.Alive() {
+		if err := e.publisher.KeepExit(ctx, on); err != nil && ctx.Err() == nil && on.Alive() {
 			e.setup.log.Warn("cannot keep the exit of delays to this queue from expiring", zap.Error(err))
 		}
 	}
@@ -463,19 +487,4 @@ func (s *Setup) declareErrorQueue(ctx context.Context, on *session.Session) erro
 		b := s.cfg.errorBinding()
 		return ch.QueueBind(b.Queue, b.Key, b.Exchange, false, nil)
 	})
-}
-
-// missing says whether the broker has found something not to exist, or out of
-// reach: see unreachable.
-func missing(err error) bool {
-	var broker *amqp.Error
-	return errors.As(err, &broker) && broker.Code == amqp.NotFound
-}
-
-// forbidden says whether the user may not even look. RabbitMQ 4.3, and 4.2.6, refuse
-// a passive declare to users who have no permission on the name, whether it exists
-// or not; older versions let everybody look. So it says nothing about the object.
-func forbidden(err error) bool {
-	var broker *amqp.Error
-	return errors.As(err, &broker) && broker.Code == amqp.AccessRefused
 }

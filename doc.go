@@ -25,11 +25,11 @@
 // # Where things are
 //
 // Config is in config.go, the life of a Setup in setup.go. A message goes out by
-// way of bus.go, outgoing.go (headers, checks), transaction.go (buffering),
-// publisher.go (attempts, outcomes), confirm.go (one channel) and delay.go
-// (deferral). It comes in by way of consumer.go, receive.go, handler.go,
-// errorhandler.go, resend.go (retried and parked copies) and acker.go.
-// connection.go and link.go keep the connections. Package topology describes
+// way of bus.go, outgoing.go (headers, checks), transaction.go (buffering) and
+// internal/publish (attempts, outcomes, delays). It comes in by way of consumer.go,
+// receive.go, handler.go, errorhandler.go and resend.go (retried and parked copies).
+// client.go says what the setup asks of internal/session, the AMQP client, which
+// keeps the connections. Package topology describes
 // exchanges, queues, bindings and the delay queues; package brokertest is a
 // broker in this process, for tests.
 package harebus

@@ -8,6 +8,7 @@ import (
 
 	"github.com/harebus/harebus/internal/guard"
 	"github.com/harebus/harebus/internal/session"
+	amqp "github.com/rabbitmq/amqp091-go"
 )
 
 // Errors to decide on with [errors.Is]. What carries data is a [PublishError]
@@ -80,22 +81,7 @@ const (
 )
 
 // String returns the outcome in lower case.
-func (o Outcome) String() string {
-	switch o {
-	case Confirmed:
-		return "confirmed"
-	case Returned:
-		return "returned"
-	case Nacked:
-		return "nacked"
-	case Unknown:
-		return "unknown"
-	case Refused:
-		return "refused"
-	default:
-		return "not sent"
-	}
-}
+func (o Outcome) String() string { return session.Verdict(o).String() }
 
 func (o Outcome) sentinel() error {
 	switch o {
@@ -285,4 +271,11 @@ func (e *RejectError) Unwrap() error { return e.Err }
 
 func reject(reason, format string, args ...any) error {
 	return &RejectError{Reason: reason, Err: fmt.Errorf(format, args...)}
+}
+
+// endsConnections says whether err is about a message that was given up because the
+// broker answered it with an exception that ended the connection, each time.
+func endsConnections(err error) bool {
+	var broker *amqp.Error
+	return errors.Is(err, ErrRefused) && errors.Is(err, ErrUnknownOutcome) && errors.As(err, &broker) && broker.Server
 }

@@ -5,6 +5,7 @@ import (
 	"net"
 	"time"
 
+	"github.com/harebus/harebus/internal/publish"
 	"github.com/harebus/harebus/internal/session"
 	amqp "github.com/rabbitmq/amqp091-go"
 )
@@ -46,7 +47,9 @@ func FitInto(frameMax, room int, headers amqp.Table) {
 }
 
 // HeaderFrame is the length of the frame that headers need.
-func HeaderFrame(headers amqp.Table) int { return headerFrame(&amqp.Publishing{Headers: headers}) }
+func HeaderFrame(headers amqp.Table) int {
+	return publish.HeaderFrame(&amqp.Publishing{Headers: headers})
+}
 
 // Decide is what a retry policy says about an error.
 func (r RetryConfig) Decide(m *Message, err error) Decision {

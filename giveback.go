@@ -11,6 +11,7 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 	"go.uber.org/zap"
 
+	"github.com/harebus/harebus/internal/publish"
 	"github.com/harebus/harebus/internal/wire"
 	"github.com/harebus/harebus/topology"
 )
@@ -75,7 +76,7 @@ func (u *subscription) renew(all []amqp.Delivery) []amqp.Delivery {
 	limit := s.cfg.deliveryLimit()
 	var rest []amqp.Delivery
 	var worn []uint64
-	var outs []*outgoing
+	var outs []*publish.Message
 	for i := range all {
 		d := &all[i]
 		if !wornOut(d, limit) {
@@ -93,13 +94,13 @@ func (u *subscription) renew(all []amqp.Delivery) []amqp.Delivery {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(u.consumer.hard), lastGrace)
 	defer cancel()
-	for i, err := range eng.publisher.publishAll(ctx, outs) {
+	for i, err := range eng.publisher.PublishAll(ctx, outs) {
 		if err == nil {
 			u.acks.Done(worn[i])
 			continue
 		}
 		u.consumer.log.Warn("cannot put a message into its queue anew, for which it has been delivered too often; giving it back",
-			zap.String("message_id", outs[i].msg.MessageId), zap.Error(err))
+			zap.String("message_id", outs[i].Publishing.MessageId), zap.Error(err))
 		for _, d := range all {
 			if d.DeliveryTag == worn[i] {
 				rest = append(rest, d)
@@ -124,7 +125,7 @@ func (r *receipt) renew() bool {
 	}
 	ctx, cancel := context.WithTimeout(r.consumer.hard, lastGrace)
 	defer cancel()
-	if err := eng.publisher.publish(ctx, s.renewed(r.delivery)); err != nil {
+	if err := eng.publisher.Publish(ctx, s.renewed(r.delivery)); err != nil {
 		r.consumer.log.Warn("cannot put a message into its queue anew, for which it has been delivered too often; giving it back",
 			append(r.fields(), zap.Error(err))...)
 		return false
@@ -149,14 +150,14 @@ func wornOut(d *amqp.Delivery, limit int) bool {
 // renewed is a message exactly as it came, but for the count of its deliveries, the
 // user id, which nobody else may set, and addresses that it has been sent to
 // already.
-func (s *Setup) renewed(d *amqp.Delivery) *outgoing {
+func (s *Setup) renewed(d *amqp.Delivery) *publish.Message {
 	headers := maps.Clone(d.Headers)
 	for _, key := range []string{"x-delivery-count", "x-acquired-count", "CC", "BCC"} {
 		delete(headers, key)
 	}
-	return &outgoing{
-		op: OpRetry, exchange: s.cfg.DirectExchange, key: s.cfg.Queue, mandatory: true, viaDefault: true,
-		msg: amqp.Publishing{
+	return &publish.Message{
+		Op: int8(OpRetry), Exchange: s.cfg.DirectExchange, Key: s.cfg.Queue, Mandatory: true, ViaDefault: true,
+		Publishing: amqp.Publishing{
 			Headers:         headers,
 			ContentType:     d.ContentType,
 			ContentEncoding: d.ContentEncoding,

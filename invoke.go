@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/harebus/harebus/internal/publish"
 	amqp "github.com/rabbitmq/amqp091-go"
 )
 
@@ -61,7 +62,7 @@ func (s *Setup) Invoke(ctx context.Context, message any, opts ...SendOption) (*I
 		return fail(err)
 	}
 	i := &Invocation{Message: r.message}
-	outs, err := r.attempt()
+	outs, scope, err := r.attempt()
 	if err != nil && !r.ignored(err) {
 		f := failed(ctx, err)
 		i.Err, i.Decision = f.shown(), r.decide(f)
@@ -69,8 +70,8 @@ func (s *Setup) Invoke(ctx context.Context, message any, opts ...SendOption) (*I
 	for _, out := range outs {
 		if sent, err := s.received(out); err != nil {
 			return fail(err)
-		} else if i.Err == nil || out.immediate {
-			i.Sent = append(i.Sent, Sent{out.op, sent})
+		} else if i.Err == nil || scope.immediate[out] {
+			i.Sent = append(i.Sent, Sent{Operation(out.Op), sent})
 		}
 	}
 	return i, nil
@@ -99,9 +100,9 @@ func (r *receipt) rehearse(ctx context.Context, message any, opts []SendOption) 
 }
 
 // attempt runs the handler and returns what it sent, also when it failed.
-func (r *receipt) attempt() ([]*outgoing, error) {
+func (r *receipt) attempt() ([]*publish.Message, *scope, error) {
 	if err := r.choose(); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	s, ctx := r.setup, r.consumer.hard
 	scope := &scope{incoming: r.message, origin: r.handler.origin, rehearsal: true}
@@ -110,20 +111,20 @@ func (r *receipt) attempt() ([]*outgoing, error) {
 	if err == nil {
 		err = ended
 	}
-	return outs, err
+	return outs, scope, err
 }
 
 // received is the message as its receiver sees it.
-func (s *Setup) received(out *outgoing) (*Message, error) {
+func (s *Setup) received(out *publish.Message) (*Message, error) {
 	return s.dialect.readMessage("", s.cfg.TopicExchange, deliveryOf(out))
 }
 
-func deliveryOf(out *outgoing) *amqp.Delivery {
-	p := &out.msg
+func deliveryOf(out *publish.Message) *amqp.Delivery {
+	p := &out.Publishing
 	return &amqp.Delivery{
 		Headers: p.Headers, ContentType: p.ContentType, ContentEncoding: p.ContentEncoding, DeliveryMode: p.DeliveryMode,
 		Priority: p.Priority, CorrelationId: p.CorrelationId, ReplyTo: p.ReplyTo, Expiration: p.Expiration,
 		MessageId: p.MessageId, Timestamp: p.Timestamp, Type: p.Type, UserId: p.UserId, AppId: p.AppId, Body: p.Body,
-		Exchange: out.exchange, RoutingKey: out.key,
+		Exchange: out.Exchange, RoutingKey: out.Key,
 	}
 }

@@ -13,25 +13,12 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 
 	"github.com/harebus/harebus/internal/field"
+	"github.com/harebus/harebus/internal/publish"
+	"github.com/harebus/harebus/internal/session"
 	"github.com/harebus/harebus/topology"
 )
 
 const maxShortString = field.MaxShortString
-
-// outgoing is one message on its way out, encoded and checked.
-type outgoing struct {
-	op            Operation
-	exchange, key string
-	mandatory     bool
-	viaDefault    bool      // a command: try the default exchange when the first one has no route
-	single        bool      // a queue of its name may have refused it: go to that one only
-	several       bool      // the exchange may lead to several queues
-	foreign       bool      // the caller named the exchange: check that it exists
-	immediate     bool      // sent at once from inside a handler
-	copied        bool      // of a delivery: headers that do not fit are left out
-	due           time.Time // deliver not before; zero is at once
-	msg           amqp.Publishing
-}
 
 // Outgoing is a message as send middleware sees it: encoded, but not yet
 // stamped with its times. Header and body changes take effect.
@@ -51,7 +38,7 @@ type Outgoing struct {
 
 // compose encodes a call into an outgoing message and checks everything that
 // would otherwise fail on the broker, where it would take others along.
-func (s *sender) compose(ctx context.Context, op Operation, exchange, key string, value any, o *sendOptions) (*outgoing, error) {
+func (s *sender) compose(ctx context.Context, op Operation, exchange, key string, value any, o *sendOptions) (*publish.Message, error) {
 	verb := op.String()
 	messageType, err := o.typeOf(value)
 	if err != nil {
@@ -76,19 +63,19 @@ func (s *sender) compose(ctx context.Context, op Operation, exchange, key string
 		}
 		draft = seen
 	}
-	out := &outgoing{op: op, exchange: exchange, key: key, mandatory: !o.optional, foreign: o.exchange != ""}
-	if op == OpPublish && out.mandatory {
+	out := &publish.Message{Op: int8(op), Exchange: exchange, Key: key, Mandatory: !o.optional, Foreign: o.exchange != ""}
+	if op == OpPublish && out.Mandatory {
 		needless, err := s.setup.cfg.needless(value)
 		if err != nil {
 			return nil, refuse(verb, "%T: %w", value, err)
 		}
-		out.mandatory = !needless
+		out.Mandatory = !needless
 	}
 	if op == OpReply && strings.HasPrefix(key, directReplyTo) {
-		out.mandatory = false // RabbitMQ returns what is: no queue takes it, but the requester
+		out.Mandatory = false // RabbitMQ returns what is: no queue takes it, but the requester
 	}
-	out.several = op == OpPublish || out.foreign
-	out.viaDefault = !out.several && exchange != ""
+	out.Several = op == OpPublish || out.Foreign
+	out.ViaDefault = !out.Several && exchange != ""
 	if err := s.stamp(out, &draft, o); err != nil {
 		return nil, refuse(verb, "%w", err)
 	}
@@ -99,14 +86,14 @@ func (s *sender) compose(ctx context.Context, op Operation, exchange, key string
 }
 
 // stamp writes headers and mirrors them into properties, as the peers do.
-func (s *sender) stamp(out *outgoing, draft *Outgoing, o *sendOptions) error {
+func (s *sender) stamp(out *publish.Message, draft *Outgoing, o *sendOptions) error {
 	names := &s.setup.dialect.names
 	headers, err := s.customHeaders(draft.Headers)
 	if err != nil {
 		return err
 	}
 	now := time.Now().UTC()
-	out.msg = amqp.Publishing{
+	out.Publishing = amqp.Publishing{
 		Headers:         headers,
 		ContentType:     draft.ContentType,
 		ContentEncoding: charset(draft.ContentType),
@@ -120,7 +107,7 @@ func (s *sender) stamp(out *outgoing, draft *Outgoing, o *sendOptions) error {
 		AppId:           o.appID,
 		Body:            draft.Body,
 	}
-	msg := &out.msg
+	msg := &out.Publishing
 	headers[names.messageID] = msg.MessageId
 	headers[names.correlationID] = msg.CorrelationId
 	headers[names.timeSent] = s.setup.dialect.time(now)
@@ -150,8 +137,8 @@ func (s *sender) stamp(out *outgoing, draft *Outgoing, o *sendOptions) error {
 }
 
 // intent is event for what goes to the topic exchange, also by way of a delay.
-func (s *sender) intent(out *outgoing) Intent {
-	if out.op == OpPublish || out.exchange == s.setup.cfg.TopicExchange {
+func (s *sender) intent(out *publish.Message) Intent {
+	if Operation(out.Op) == OpPublish || out.Exchange == s.setup.cfg.TopicExchange {
 		return IntentEvent
 	}
 	return IntentCommand
@@ -215,12 +202,12 @@ func (s *sender) correlationID(o *sendOptions) string {
 	return NewMessageID()
 }
 
-func (s *sender) messageID(out *outgoing, draft *Outgoing, o *sendOptions) string {
+func (s *sender) messageID(out *publish.Message, draft *Outgoing, o *sendOptions) string {
 	switch {
 	case o.messageID != "":
 		return o.messageID
 	case s.scope.message() != nil:
-		return s.scope.deriveID(out.exchange, out.key, draft.Type)
+		return s.scope.deriveID(out.Exchange, out.Key, draft.Type)
 	default:
 		return NewMessageID()
 	}
@@ -235,19 +222,19 @@ func expiration(d time.Duration) (string, error) {
 }
 
 // check refuses what would close the channel or the whole connection.
-func (s *sender) check(out *outgoing) error {
-	msg := &out.msg
+func (s *sender) check(out *publish.Message) error {
+	msg := &out.Publishing
 	var faults []error
 	for _, short := range []struct{ name, value string }{
 		{"message id", msg.MessageId}, {"correlation id", msg.CorrelationId}, {"message type", msg.Type},
-		{"reply address", msg.ReplyTo}, {"app id", msg.AppId}, {"exchange", out.exchange}, {"content type", msg.ContentType},
+		{"reply address", msg.ReplyTo}, {"app id", msg.AppId}, {"exchange", out.Exchange}, {"content type", msg.ContentType},
 	} {
 		if len(short.value) > maxShortString || !utf8.ValidString(short.value) {
 			faults = append(faults, fmt.Errorf("%s %s is longer than %d bytes or not valid UTF-8", short.name, quote(short.value), maxShortString))
 		}
 	}
 	// Fanout and headers exchanges do not look at the key.
-	if err := topology.ValidRoutingKey(out.key); err != nil && (out.key != "" || !out.foreign) {
+	if err := topology.ValidRoutingKey(out.Key); err != nil && (out.Key != "" || !out.Foreign) {
 		faults = append(faults, err)
 	}
 	if err := s.setup.fits(out); err != nil {
@@ -257,4 +244,22 @@ func (s *sender) check(out *outgoing) error {
 		faults = append(faults, fmt.Errorf("the body has %d bytes, more than Config.MaxBody %d", len(msg.Body), limit))
 	}
 	return errors.Join(faults...)
+}
+
+// maxEntries is how many headers a message may have. The broker adds its own on the
+// way, and no client reads more than field.MaxElements.
+const maxEntries = field.MaxElements - 32
+
+// fits refuses a message whose headers would close the connection, or could not
+// be read where they arrive.
+func (s *Setup) fits(out *publish.Message) error {
+	if n := len(out.Publishing.Headers); n > maxEntries {
+		return fmt.Errorf("the message has %d headers with the standard ones, more than %d", n, maxEntries)
+	}
+	frameMax := s.frameMax()
+	limit := publish.HeaderLimit(frameMax, out.Exchange, out.Key)
+	if size := publish.HeaderFrame(&out.Publishing); size > limit {
+		return session.TooLong(size, limit, frameMax)
+	}
+	return nil
 }

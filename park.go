@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/harebus/harebus/internal/publish"
 	"github.com/harebus/harebus/internal/session"
 	"github.com/harebus/harebus/internal/wait"
 	"go.uber.org/zap"
@@ -86,14 +87,14 @@ func (r *receipt) park(cause *failure) bool {
 // failed. No handler sees it again.
 func (r *receipt) parkNow() bool {
 	out := r.copyOf(OpPark, r.setup.cfg.ErrorQueue.Name)
-	delete(out.msg.Headers, r.setup.dialect.names.parking)
+	delete(out.Publishing.Headers, r.setup.dialect.names.parking)
 	return r.bury(out, errors.New(r.message.ErrorDetails))
 }
 
 // bury publishes a copy to the error queue. While that takes nothing – its node is
 // down, it is full, or it is missing and cannot be declared – the copy waits in a
 // delay: a delivery that is held would keep others from being handled.
-func (r *receipt) bury(out *outgoing, cause error) bool {
+func (r *receipt) bury(out *publish.Message, cause error) bool {
 	s := r.setup
 	if !s.parking.closed() {
 		err := r.tryParking(out, cause)
@@ -118,36 +119,36 @@ func (r *receipt) bury(out *outgoing, cause error) bool {
 }
 
 // putOff sends the copy into a delay. It comes back marked, and is parked then.
-func (r *receipt) putOff(out *outgoing, cause error) bool {
+func (r *receipt) putOff(out *publish.Message, cause error) bool {
 	s := r.setup
 	wait, count, say := s.parking.putOff()
 	if say {
 		r.consumer.log.Error("the error queue takes no messages; they wait in a delay and will be parked later",
 			append(r.fields(), zap.Int("put_off", count), zap.Error(s.parking.trouble()), zap.NamedError("failure", cause))...)
 	}
-	out.op, out.key, out.single, out.viaDefault = OpDefer, s.cfg.Queue, false, true
-	out.due = time.Now().Add(wait)
-	out.msg.Headers[s.dialect.names.parking] = true
-	out.msg.Headers[s.dialect.names.deferredTime] = s.dialect.time(out.due)
+	out.Op, out.Key, out.Single, out.ViaDefault = int8(OpDefer), s.cfg.Queue, false, true
+	out.Due = time.Now().Add(wait)
+	out.Publishing.Headers[s.dialect.names.parking] = true
+	out.Publishing.Headers[s.dialect.names.deferredTime] = s.dialect.time(out.Due)
 	return r.resend(out, cause)
 }
 
 // tryParking publishes the copy, and once more if the error queue could be declared
 // again.
-func (r *receipt) tryParking(out *outgoing, cause error) (err error) {
+func (r *receipt) tryParking(out *publish.Message, cause error) (err error) {
 	s := r.setup
-	ctx, end := s.trace.start(r.consumer.hard, TraceEvent{Operation: OpPark, Incoming: r.message, Exchange: out.exchange, RoutingKey: out.key, Err: cause})
+	ctx, end := s.trace.start(r.consumer.hard, TraceEvent{Operation: OpPark, Incoming: r.message, Exchange: out.Exchange, RoutingKey: out.Key, Err: cause})
 	defer func() { end(err) }()
 	eng, err := s.engine()
 	if err != nil {
 		return err
 	}
-	err = eng.publisher.publish(ctx, out)
+	err = eng.publisher.Publish(ctx, out)
 	if endsConnections(err) && !r.deadly {
 		r.strip(out)
 		r.consumer.log.Error("a copy of a message ended the connection whenever it was sent; parking one without its custom headers",
 			append(r.fields(), zap.Error(err))...)
-		err = eng.publisher.publish(ctx, out)
+		err = eng.publisher.Publish(ctx, out)
 	}
 	if err == nil || errors.Is(err, ErrRefused) || ctx.Err() != nil || !r.connected() {
 		return err
@@ -155,7 +156,7 @@ func (r *receipt) tryParking(out *outgoing, cause error) (err error) {
 	if restored := s.restoreErrorQueue(ctx, r.feed.session); restored != nil {
 		return errors.Join(err, restored)
 	}
-	return eng.publisher.publish(ctx, out)
+	return eng.publisher.Publish(ctx, out)
 }
 
 func (s *Setup) restoreErrorQueue(ctx context.Context, on *session.Session) error {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/harebus/harebus/internal/field"
 	"github.com/harebus/harebus/internal/guard"
+	"github.com/harebus/harebus/internal/publish"
 	"github.com/harebus/harebus/internal/wait"
 	"github.com/harebus/harebus/internal/wire"
 	"github.com/harebus/harebus/topology"
@@ -297,10 +298,10 @@ func (r *receipt) retry(cause *failure, decision Decision) bool {
 		op = OpDefer
 	}
 	out := r.copyFor(op, s.cfg.Queue, cause)
-	out.due = time.Now().Add(after)
-	out.msg.Headers[s.dialect.names.deferredTime] = s.dialect.time(out.due)
+	out.Due = time.Now().Add(after)
+	out.Publishing.Headers[s.dialect.names.deferredTime] = s.dialect.time(out.Due)
 	if op == OpDefer {
-		out.msg.Headers[s.dialect.names.errorRetries] = field.SmallestInt(r.failures)
+		out.Publishing.Headers[s.dialect.names.errorRetries] = field.SmallestInt(r.failures)
 	}
 	if !r.resend(out, cause) {
 		return r.deadly && r.park(cause)
@@ -321,7 +322,7 @@ func (r *receipt) retry(cause *failure, decision Decision) bool {
 func (r *receipt) postpone() bool {
 	before := r.deadly
 	out := r.copyOf(OpDefer, r.setup.cfg.Queue)
-	out.due = r.message.DeferredUntil
+	out.Due = r.message.DeferredUntil
 	if !r.resend(out, nil) {
 		return r.deadly != before && r.postpone() // without what may have killed
 	}
@@ -332,10 +333,10 @@ func (r *receipt) postpone() bool {
 // resend publishes a copy of the message, trying for a while: as long as it is
 // not confirmed the original must not be acknowledged, and going back to the
 // queue it would be here again at once.
-func (r *receipt) resend(out *outgoing, cause error) bool {
+func (r *receipt) resend(out *publish.Message, cause error) bool {
 	const tries = 5
 	s := r.setup
-	ctx, end := s.trace.startApart(r.consumer.hard, TraceEvent{Operation: out.op, Incoming: r.message, Exchange: out.exchange, RoutingKey: out.key, Err: cause})
+	ctx, end := s.trace.startApart(r.consumer.hard, TraceEvent{Operation: Operation(out.Op), Incoming: r.message, Exchange: out.Exchange, RoutingKey: out.Key, Err: cause})
 	eng, err := s.engine()
 	if err != nil {
 		end(err)
@@ -343,11 +344,11 @@ func (r *receipt) resend(out *outgoing, cause error) bool {
 	}
 	pauses := wait.NewPauses(r.consumer.log, s.cfg.Connect.BackOff)
 	for try := 1; ; try++ {
-		err = eng.publisher.publish(ctx, out)
+		err = eng.publisher.Publish(ctx, out)
 		if err == nil || try == tries || endsConnections(err) || ctx.Err() != nil || !r.connected() {
 			break
 		}
-		r.complain("cannot "+out.op.String()+" a message; trying again", err)
+		r.complain("cannot "+Operation(out.Op).String()+" a message; trying again", err)
 		if !wait.Sleep(r.consumer.soft, wait.Next(pauses)) {
 			break
 		}
@@ -360,7 +361,7 @@ func (r *receipt) resend(out *outgoing, cause error) bool {
 			append(r.fields(), zap.Error(err))...)
 		return false
 	case err != nil:
-		r.complain("cannot "+out.op.String()+" a message; it goes back to its queue", err)
+		r.complain("cannot "+Operation(out.Op).String()+" a message; it goes back to its queue", err)
 		// Not at once: the broker would deliver it again at once.
 		wait.Sleep(r.consumer.soft, wait.Next(pauses))
 		return r.renew()

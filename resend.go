@@ -11,6 +11,7 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 
 	"github.com/harebus/harebus/internal/field"
+	"github.com/harebus/harebus/internal/publish"
 	"github.com/harebus/harebus/internal/wire"
 )
 
@@ -18,7 +19,7 @@ import (
 // foreign headers and properties unchanged. Left out are the expiration, which
 // would fire inside a delay, the user id, which is the original sender's, the
 // headers that belong to the broker, and those that would end the connection.
-func (r *receipt) copyOf(op Operation, queue string) *outgoing {
+func (r *receipt) copyOf(op Operation, queue string) *publish.Message {
 	in, names := r.delivery, &r.setup.dialect.names
 	headers := r.originalHeaders()
 	maps.DeleteFunc(headers, func(key string, _ any) bool { return brokerHeader(key) })
@@ -33,9 +34,9 @@ func (r *receipt) copyOf(op Operation, queue string) *outgoing {
 		earlier, _ := text(headers[names.leftOut])
 		headers[names.leftOut] = leftOut(earlier, dropped, maxLeftOut)
 	}
-	return &outgoing{
-		op: op, exchange: r.setup.cfg.DirectExchange, key: queue, mandatory: true, viaDefault: true, copied: true,
-		msg: amqp.Publishing{
+	return &publish.Message{
+		Op: int8(op), Rough: op == OpRetry, Exchange: r.setup.cfg.DirectExchange, Key: queue, Mandatory: true, ViaDefault: true, Copied: true,
+		Publishing: amqp.Publishing{
 			Headers:         headers,
 			ContentType:     in.ContentType,
 			ContentEncoding: in.ContentEncoding,
@@ -66,9 +67,9 @@ func (r *receipt) disarm(headers amqp.Table) (dropped []string) {
 }
 
 // strip makes a copy that has ended connections one without custom headers.
-func (r *receipt) strip(out *outgoing) {
+func (r *receipt) strip(out *publish.Message) {
 	r.deadly = true
-	d, headers := &r.setup.dialect, out.msg.Headers
+	d, headers := &r.setup.dialect, out.Publishing.Headers
 	if dropped := r.disarm(headers); len(dropped) > 0 {
 		earlier, _ := text(headers[d.names.leftOut])
 		d.nameLeftOut(headers, leftOut(earlier, dropped, maxLeftOut))
@@ -91,9 +92,9 @@ func (r *receipt) originalHeaders() amqp.Table {
 
 // copyFor makes the copy of a message that has failed, which says how often,
 // where and why.
-func (r *receipt) copyFor(op Operation, queue string, cause error) *outgoing {
+func (r *receipt) copyFor(op Operation, queue string, cause error) *publish.Message {
 	out := r.copyOf(op, queue)
-	names, headers := &r.setup.dialect.names, out.msg.Headers
+	names, headers := &r.setup.dialect.names, out.Publishing.Headers
 	headers[names.errorRetries] = field.SmallestInt(r.failures + 1)
 	headers[names.errorDetails] = errorDetails(cause)
 	if earlier, _ := text(headers[names.leftOut]); earlier != "" {
@@ -139,7 +140,7 @@ func shorten(text string, most int) string {
 // follow. A small frame shortens those, too.
 func (d *dialect) fit(msg *amqp.Publishing, frameMax, room int) {
 	headers := msg.Headers
-	excess, surplus := headerFrame(msg)+room-frameMax, len(headers)-maxEntries
+	excess, surplus := publish.HeaderFrame(msg)+room-frameMax, len(headers)-maxEntries
 	if excess <= 0 && surplus <= 0 {
 		return
 	}

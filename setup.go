@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/harebus/harebus/internal/guard"
+	"github.com/harebus/harebus/internal/publish"
 	"github.com/harebus/harebus/internal/session"
 	"github.com/harebus/harebus/internal/wait"
 	"github.com/harebus/harebus/topology"
@@ -64,7 +65,7 @@ type engine struct {
 	setup     *Setup
 	publish   *session.Link
 	consume   *session.Link
-	publisher *publisher
+	publisher *publish.Publisher
 	consumers []*consumer
 	group     sync.WaitGroup          // of the consumers and of what serves them all
 	halt      context.CancelFunc      // ends the latter
@@ -131,9 +132,9 @@ func (s *Setup) makeEngine() *engine {
 	if s.eng == nil {
 		// Beside the channels that are kept, one for a message that is tried alone, one
 		// to declare, one to check and one for a consumer that changes its prefetch.
-		publish := session.NewLink("publish", s.dialer, s.cfg.Publish.Channels+3)
+		connection := session.NewLink("publish", s.dialer, s.cfg.Publish.Channels+3)
 		consume := session.NewLink("consume", s.dialer, s.cfg.Consume.Consumers+2)
-		s.eng = &engine{setup: s, publish: publish, consume: consume, publisher: newPublisher(publish, s)}
+		s.eng = &engine{setup: s, publish: connection, consume: consume, publisher: publish.New(s.publishing(connection))}
 	}
 	return s.eng
 }
@@ -182,7 +183,8 @@ func (s *Setup) declareForInit(ctx context.Context, on *session.Session) error {
 	if s.cfg.Queue != "" {
 		t = topology.Join(t, s.cfg.exitTopology("", s.cfg.Queue))
 	}
-	return s.establishDelays(ctx, on, t)
+	cfg := s.publishing(nil)
+	return cfg.EstablishDelays(ctx, on, t)
 }
 
 // Start connects, declares the topology and begins to consume. It returns when

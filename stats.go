@@ -3,6 +3,8 @@ package harebus
 import (
 	"sync/atomic"
 	"time"
+
+	"github.com/harebus/harebus/internal/publish"
 )
 
 // Stats are counts since the setup was made.
@@ -35,14 +37,14 @@ type Stats struct {
 }
 
 type counters struct {
-	connections                         atomic.Uint64
-	published, unpublished, republished atomic.Uint64
-	plain                               atomic.Uint64
-	warned                              atomic.Bool // of plain
-	delivered, redelivered              atomic.Uint64
-	handled, failed, retried, parked    atomic.Uint64
-	postponed, discarded, ignored       atomic.Uint64
-	inFlight                            atomic.Int64
+	connections                      atomic.Uint64
+	publishing                       publish.Counts
+	plain                            atomic.Uint64
+	warned                           atomic.Bool // of plain
+	delivered, redelivered           atomic.Uint64
+	handled, failed, retried, parked atomic.Uint64
+	postponed, discarded, ignored    atomic.Uint64
+	inFlight                         atomic.Int64
 }
 
 // Stats returns the current counts. It may be called at any time.
@@ -54,7 +56,7 @@ func (s *Setup) Stats() Stats {
 	}
 	return Stats{
 		Connections: c.connections.Load(),
-		Published:   c.published.Load(), Unpublished: c.unpublished.Load(), Republished: c.republished.Load(),
+		Published:   c.publishing.Published.Load(), Unpublished: c.publishing.Unpublished.Load(), Republished: c.publishing.Republished.Load(),
 		Plain:     c.plain.Load(),
 		Delivered: c.delivered.Load(), Redelivered: c.redelivered.Load(),
 		Handled: c.handled.Load(), Failed: c.failed.Load(), Retried: c.retried.Load(), Parked: c.parked.Load(),

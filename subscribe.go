@@ -116,7 +116,7 @@ func (s *Setup) rebind(ctx context.Context, on *session.Session, c *bindingChang
 	asking := context.WithoutCancel(ctx)
 	c.made = 0
 	err := s.eachTopic(asking, on, c)
-	if missing(err) && !session.Unreachable(err) { // the queue or the exchange: bindings come last
+	if session.Missing(err) && !session.Unreachable(err) { // the queue or the exchange: bindings come last
 		c.made = 0
 		if err = s.declareObjects(asking, on, nil); err == nil {
 			err = s.eachTopic(asking, on, c)

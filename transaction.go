@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+
+	"github.com/harebus/harebus/internal/publish"
 )
 
 // scope buffers the messages of a transaction or of one run of a handler, in
@@ -18,9 +20,11 @@ type scope struct {
 
 	mu     sync.Mutex // guards what follows
 	parent *scope     // joined at the commit; nil for an outermost one
-	outs   []*outgoing
+	outs   []*publish.Message
 	ended  bool
 	made   map[string]int // messages by what their ids derive from
+	// immediate are the messages of a rehearsal that would not have waited.
+	immediate map[*publish.Message]bool
 }
 
 // newScope makes a scope inside parent, which may be nil.
@@ -65,7 +69,7 @@ func (s *scope) message() *Message {
 }
 
 // add buffers messages.
-func (s *scope) add(outs ...*outgoing) error {
+func (s *scope) add(outs ...*publish.Message) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ended {
@@ -75,8 +79,22 @@ func (s *scope) add(outs ...*outgoing) error {
 	return nil
 }
 
+// addNow notes a message that does not wait for the end.
+func (s *scope) addNow(out *publish.Message) error {
+	if err := s.add(out); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.immediate == nil {
+		s.immediate = map[*publish.Message]bool{}
+	}
+	s.immediate[out] = true
+	return nil
+}
+
 // end closes the scope and returns what it buffered.
-func (s *scope) end() ([]*outgoing, error) {
+func (s *scope) end() ([]*publish.Message, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ended {
@@ -105,22 +123,22 @@ func (s *scope) deriveID(exchange, key, messageType string) string {
 }
 
 // commit publishes buffered messages and reports on each if one of them failed.
-func (e *engine) commit(ctx context.Context, outs []*outgoing) error {
+func (e *engine) commit(ctx context.Context, outs []*publish.Message) error {
 	ctx, end := e.setup.trace.start(ctx, TraceEvent{Operation: OpCommit, Messages: len(outs)})
 	err := e.publishAll(ctx, outs)
 	end(err)
 	return err
 }
 
-func (e *engine) publishAll(ctx context.Context, outs []*outgoing) error {
-	errs := e.publisher.publishAll(ctx, outs)
+func (e *engine) publishAll(ctx context.Context, outs []*publish.Message) error {
+	errs := e.publisher.PublishAll(ctx, outs)
 	if !slices.ContainsFunc(errs, func(err error) bool { return err != nil }) {
 		return nil
 	}
 	messages := make([]MessageOutcome, len(outs))
 	for i, out := range outs {
 		messages[i] = MessageOutcome{
-			MessageID: out.msg.MessageId, Exchange: out.exchange, RoutingKey: out.key, Outcome: Confirmed, Err: errs[i],
+			MessageID: out.Publishing.MessageId, Exchange: out.Exchange, RoutingKey: out.Key, Outcome: Confirmed, Err: errs[i],
 		}
 		var failure *PublishError
 		if errors.As(errs[i], &failure) {

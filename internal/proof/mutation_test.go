@@ -37,8 +37,8 @@ var mutants = []mutant.Mutant{
 		Breaks: "HONESTFAIL",
 	},
 	{
-		Name: "send again under a new id", File: "publisher.go",
-		Old: "\tvar together []*outgoing\n", New: "\tfor _, i := range left {\n\t\touts[i].msg.MessageId = NewMessageID()\n\t\touts[i].msg.Headers[p.setup.dialect.names.messageID] = outs[i].msg.MessageId\n\t}\n\tvar together []*outgoing\n",
+		Name: "send again under a new id", File: "internal/publish/publisher.go",
+		Old: "\tvar together []*Message\n", New: "\tfor _, i := range left {\n\t\tm := &outs[i].Publishing\n\t\tm.MessageId += \"-again\"\n\t\tm.Headers[\"PikaBus.MessageId\"] = m.MessageId\n\t}\n\tvar together []*Message\n",
 		Breaks: "NOPHANTOM",
 	},
 	{
@@ -69,7 +69,7 @@ var mutants = []mutant.Mutant{
 	},
 	{
 		Name: "retry without a pause", File: "receive.go",
-		Old: "out.due = time.Now().Add(after)", New: "out.due = time.Now().Add(after / 2)",
+		Old: "out.Due = time.Now().Add(after)", New: "out.Due = time.Now().Add(after / 2)",
 		Breaks: "RETRY",
 	},
 	{
@@ -88,7 +88,7 @@ var mutants = []mutant.Mutant{
 		Breaks: "TXN",
 	},
 	{
-		Name: "send a transaction's messages in another order", File: "publisher.go",
+		Name: "send a transaction's messages in another order", File: "internal/publish/publisher.go",
 		Old: "\tresults := p.pipeline(ctx, outs)\n", New: "\touts[0], outs[len(outs)-1] = outs[len(outs)-1], outs[0]\n\tresults := p.pipeline(ctx, outs)\n",
 		Breaks: "ORDER",
 	},
@@ -98,14 +98,14 @@ var mutants = []mutant.Mutant{
 		Breaks: "INNOCENT",
 	},
 	{
-		Name: "try a nacked event ten times", File: "publisher.go",
+		Name: "try a nacked event ten times", File: "internal/publish/publisher.go",
 		Old: "	const first, second = 4, 7\n", New: "	if nacks < 9 {\n\t\treturn tryNow\n\t}\n\tconst first, second = 4, 7\n",
 		Breaks: "COPIES",
 	},
 	{
-		Name: "let messages with different delays share a queue", File: "delay.go",
-		Old:    "\tmsg := out.msg\n",
-		New:    "\tmsg := out.msg\n\tmsg.Expiration = fmt.Sprint(max(0, time.Until(out.due).Milliseconds()))\n\tif shared := \"50s\"; !d.known(s, []string{shared}, delayBase) {\n\t\t_ = d.setup.establishDelays(context.Background(), s, d.delays.Queue(shared))\n\t\td.remember(s, shared)\n\t}\n\tway.CC = []string{\"in.3.5\", \"2.end\"}\n",
+		Name: "let messages with different delays share a queue", File: "internal/publish/delay.go",
+		Old:    "\tmsg := out.Publishing\n",
+		New:    "\tmsg := out.Publishing\n\tmsg.Expiration = fmt.Sprint(max(0, time.Until(out.Due).Milliseconds()))\n\tif shared := \"50s\"; !d.known(s, []string{shared}, delayBase) {\n\t\t_ = d.cfg.EstablishDelays(context.Background(), s, d.delays.Queue(shared))\n\t\td.remember(s, shared)\n\t}\n\tway.CC = []string{\"in.3.5\", \"2.end\"}\n",
 		Breaks: "TIMER",
 	},
 	{

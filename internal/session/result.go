@@ -19,6 +19,24 @@ const (
 	Refused
 )
 
+// String returns the verdict in lower case.
+func (v Verdict) String() string {
+	switch v {
+	case Confirmed:
+		return "confirmed"
+	case Returned:
+		return "returned"
+	case Nacked:
+		return "nacked"
+	case Unknown:
+		return "unknown"
+	case Refused:
+		return "refused"
+	default:
+		return "not sent"
+	}
+}
+
 // Result is a verdict with what else is known of the attempt.
 type Result struct {
 	Verdict Verdict

@@ -1,4 +1,4 @@
-package harebus
+package publish
 
 import (
 	"context"
@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/uuid"
 	amqp "github.com/rabbitmq/amqp091-go"
 
 	"github.com/harebus/harebus/internal/session"
@@ -32,35 +33,35 @@ const (
 var errNoRoom = errors.New("the broker has no file descriptors left for more quorum queues: with them it would let no new connection in;" +
 	" raise its limit of open files to 65536 (LimitNOFILE in a systemd unit, ulimit -n elsewhere)")
 
-// establishDelays declares delay queues on a session, or checks them. It fails
+// EstablishDelays declares delay queues on a session, or checks them. It fails
 // with errNoRoom instead of taking the last file descriptors of a broker.
-func (s *Setup) establishDelays(ctx context.Context, on *session.Session, t topology.Topology) error {
-	if s.cfg.Declare == CheckOnly || !strings.HasPrefix(on.Version(), "3.") || haveQueues(ctx, on, t.Queues) {
-		return s.establish(ctx, on, t)
+func (c *Config) EstablishDelays(ctx context.Context, on *session.Session, t topology.Topology) error {
+	if c.CheckOnly || !strings.HasPrefix(on.Version(), "3.") || haveQueues(ctx, on, t.Queues) {
+		return c.Establish(ctx, on, t)
 	}
 	reserve := topology.Topology{}
 	for range reserveSize {
 		reserve.Queues = append(reserve.Queues, topology.Queue{
-			Name:      topology.DefaultDelayPrefix + ".reserve." + NewMessageID(),
+			Name:      topology.DefaultDelayPrefix + ".reserve." + uuid.NewString(),
 			Arguments: map[string]any{"x-expires": reserveAge.Milliseconds()},
 		})
 	}
 	defer deleteQueues(ctx, on, reserve.Queues)
-	if err := declare(ctx, on, reserve); err != nil {
+	if err := c.Establish(ctx, on, reserve); err != nil {
 		return err
 	}
-	if err := declare(ctx, on, topology.Topology{Exchanges: t.Exchanges}); err != nil {
+	if err := c.Establish(ctx, on, topology.Topology{Exchanges: t.Exchanges}); err != nil {
 		return err
 	}
 	for some := range slices.Chunk(t.Queues, roomStep) {
-		if !s.dialer.Greets(ctx, on.Address()) {
-			return &PublishError{Outcome: NotSent, Err: errNoRoom}
+		if !c.Dialer.Greets(ctx, on.Address()) {
+			return &finalError{session.NotSent, errNoRoom}
 		}
-		if err := declare(ctx, on, topology.Topology{Queues: some}); err != nil {
+		if err := c.Establish(ctx, on, topology.Topology{Queues: some}); err != nil {
 			return err
 		}
 	}
-	return declare(ctx, on, topology.Topology{Bindings: t.Bindings})
+	return c.Establish(ctx, on, topology.Topology{Bindings: t.Bindings})
 }
 
 // haveQueues says whether all queues exist.

@@ -1,4 +1,4 @@
-package harebus
+package publish
 
 import (
 	"context"
@@ -14,23 +14,16 @@ import (
 // channel that they share, or ends the connection. Which of them it was does not show, so
 // each is tried where no other is.
 
-// endsConnections says whether err is about a message that was given up because the
-// broker answered it with an exception that ended the connection, each time.
-func endsConnections(err error) bool {
-	var broker *amqp.Error
-	return errors.Is(err, ErrRefused) && errors.Is(err, ErrUnknownOutcome) && errors.As(err, &broker) && broker.Server
-}
-
 // closedChannel makes the result of a message that has closed its channel, with no other on it.
 func closedChannel(r result) result {
-	return result{outcome: Refused, err: r.err, final: true, delayed: r.delayed}
+	return result{outcome: session.Refused, err: r.err, final: true, delayed: r.delayed}
 }
 
 // contentRefused says whether the broker refused a message for what it is. Then no earlier
 // attempt can have been accepted either. Other refusals come and go: rights, for example.
 func contentRefused(r *result) bool {
 	var broker *amqp.Error
-	return r.outcome == Refused && errors.As(r.err, &broker) &&
+	return r.outcome == session.Refused && errors.As(r.err, &broker) &&
 		slices.Contains([]int{amqp.PreconditionFailed, amqp.ContentTooLarge}, broker.Code)
 }
 
@@ -93,7 +86,7 @@ func (q *quarantine) connection(ctx context.Context, l *session.Link) (*session.
 
 // onOwnChannel sends a message once, on a channel that no other message uses: what
 // closes the channel now is this message.
-func (p *publisher) onOwnChannel(ctx context.Context, out *outgoing) result {
+func (p *Publisher) onOwnChannel(ctx context.Context, out *Message) result {
 	return p.suspects.tried(ctx, func() result {
 		s, err := p.session(ctx)
 		if err != nil {
@@ -105,7 +98,7 @@ func (p *publisher) onOwnChannel(ctx context.Context, out *outgoing) result {
 
 // onOwnConnection sends a message once, on a connection that nothing else uses: what ends
 // the connection now is this message, or the network.
-func (p *publisher) onOwnConnection(ctx context.Context, out *outgoing) result {
+func (p *Publisher) onOwnConnection(ctx context.Context, out *Message) result {
 	return p.suspects.tried(ctx, func() result {
 		s, err := p.session(ctx)
 		if err != nil {
@@ -123,8 +116,8 @@ func (p *publisher) onOwnConnection(ctx context.Context, out *outgoing) result {
 
 // overNewChannel sends a message over a new channel of a session; s is the session for
 // what it needs on its way.
-func (p *publisher) overNewChannel(ctx context.Context, s, on *session.Session, out *outgoing) result {
-	c, err := session.OpenConfirmChannel(ctx, on, p.setup.confirms())
+func (p *Publisher) overNewChannel(ctx context.Context, s, on *session.Session, out *Message) result {
+	c, err := session.OpenConfirmChannel(ctx, on, p.cfg.Confirms)
 	if err != nil {
 		return unsent(err)
 	}

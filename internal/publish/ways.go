@@ -1,4 +1,4 @@
-package harebus
+package publish
 
 import (
 	"sync"

@@ -1,4 +1,4 @@
-package harebus
+package publish
 
 import (
 	"context"
@@ -17,11 +17,11 @@ import (
 	"github.com/harebus/harebus/topology"
 )
 
-// publisher gets messages confirmed. It holds a few confirm channels on the
+// Publisher gets messages confirmed. It holds a few confirm channels on the
 // publish connection and replaces each when it dies.
-type publisher struct {
+type Publisher struct {
+	cfg      Config
 	link     *session.Link
-	setup    *Setup
 	delays   *delayer
 	ways     ways
 	slots    []slot
@@ -41,19 +41,20 @@ type slot struct {
 	opening chan struct{} // closed when the attempt under way has ended
 }
 
-func newPublisher(l *session.Link, s *Setup) *publisher {
-	return &publisher{
-		link:     l,
-		setup:    s,
-		delays:   newDelayer(s),
-		slots:    make([]slot, s.cfg.Publish.Channels),
+// New makes a publisher.
+func New(cfg Config) *Publisher {
+	return &Publisher{
+		cfg:      cfg,
+		link:     cfg.Link,
+		delays:   newDelayer(cfg),
+		slots:    make([]slot, cfg.Channels),
 		suspects: newQuarantine(),
 	}
 }
 
 // result is what became of a message so far.
 type result struct {
-	outcome Outcome
+	outcome session.Verdict
 	err     error
 	// maybe says that an earlier attempt may have arrived.
 	maybe bool
@@ -75,23 +76,23 @@ type result struct {
 	final bool
 }
 
-// publish sends one message and returns when its outcome is known: confirmed
+// Publish sends one message and returns when its outcome is known: confirmed
 // (nil), or failed for good, or ctx has ended.
-func (p *publisher) publish(ctx context.Context, out *outgoing) error {
+func (p *Publisher) Publish(ctx context.Context, out *Message) error {
 	r := p.attempt(ctx, out)
-	if r.outcome != Confirmed {
+	if r.outcome != session.Confirmed {
 		results := []result{r}
-		p.settle(ctx, []*outgoing{out}, results)
+		p.settle(ctx, []*Message{out}, results)
 		r = results[0]
 	}
 	return p.report(out, r)
 }
 
-// publishAll sends messages in order on one channel, without waiting between
+// PublishAll sends messages in order on one channel, without waiting between
 // them, then tries again what was not confirmed.
-func (p *publisher) publishAll(ctx context.Context, outs []*outgoing) []error {
+func (p *Publisher) PublishAll(ctx context.Context, outs []*Message) []error {
 	if len(outs) == 1 {
-		return []error{p.publish(ctx, outs[0])}
+		return []error{p.Publish(ctx, outs[0])}
 	}
 	results := p.pipeline(ctx, outs)
 	p.settle(ctx, outs, results)
@@ -102,26 +103,23 @@ func (p *publisher) publishAll(ctx context.Context, outs []*outgoing) []error {
 	return errs
 }
 
-func (p *publisher) report(out *outgoing, r result) error {
-	if r.outcome == Confirmed {
+func (p *Publisher) report(out *Message, r result) error {
+	if r.outcome == session.Confirmed {
 		return nil
 	}
-	p.setup.counters.unpublished.Add(1)
-	if r.maybe && r.outcome != Unknown {
+	p.cfg.Counts.Unpublished.Add(1)
+	if r.maybe && r.outcome != session.Unknown {
 		// The last attempt failed for certain, but an earlier one may have arrived.
 		r.err = errors.Join(fmt.Errorf("the last attempt was %v, but an earlier one may have arrived", r.outcome), r.err)
-		r.outcome = Unknown
+		r.outcome = session.Unknown
 	}
-	return &PublishError{
-		MessageID: out.msg.MessageId, Exchange: out.exchange, RoutingKey: out.key,
-		Outcome: r.outcome, Err: r.err,
-	}
+	return p.cfg.Failed(out, r.outcome, r.err)
 }
 
 // settle repeats attempts until every message is confirmed, trying again cannot
 // help, or ctx ends. What may have arrived is sent again under the same message
 // id.
-func (p *publisher) settle(ctx context.Context, outs []*outgoing, results []result) {
+func (p *Publisher) settle(ctx context.Context, outs []*Message, results []result) {
 	var policy backoff.BackOff
 	for round := 1; ; round++ {
 		var left []int
@@ -143,15 +141,15 @@ func (p *publisher) settle(ctx context.Context, outs []*outgoing, results []resu
 		if !wait.Sleep(ctx, policy.NextBackOff()) {
 			return
 		}
-		p.setup.counters.republished.Add(uint64(len(left)))
+		p.cfg.Counts.Republished.Add(uint64(len(left)))
 		p.repeat(ctx, outs, results, left)
 	}
 }
 
 // repeat makes another attempt at some of the messages: first those that may
 // not be tried in company, then the others, in order.
-func (p *publisher) repeat(ctx context.Context, outs []*outgoing, results []result, left []int) {
-	var together []*outgoing
+func (p *Publisher) repeat(ctx context.Context, outs []*Message, results []result, left []int) {
+	var together []*Message
 	var places []int
 	for _, i := range left {
 		switch before := &results[i]; {
@@ -173,7 +171,7 @@ func (p *publisher) repeat(ctx context.Context, outs []*outgoing, results []resu
 
 // followedBy replaces a result by that of the next attempt.
 func (r *result) followedBy(next result) {
-	next.maybe = (r.maybe || r.outcome == Unknown) && !contentRefused(&next)
+	next.maybe = (r.maybe || r.outcome == session.Unknown) && !contentRefused(&next)
 	next.ended += r.ended
 	next.alone += r.alone
 	next.nacks += r.nacks
@@ -184,7 +182,7 @@ func (r *result) followedBy(next result) {
 }
 
 // answered says whether the broker has answered the attempt, and did not take the message.
-func (r *result) answered() bool { return r.outcome == Returned || r.outcome == Nacked }
+func (r *result) answered() bool { return r.outcome == session.Returned || r.outcome == session.Nacked }
 
 // nextTry is what is to be done about a message that may not be confirmed yet.
 type nextTry int8
@@ -197,7 +195,7 @@ const (
 
 // again decides whether and when another attempt makes sense, and by which way.
 // round is the number of the pause before it: they double from 30 ms to a second.
-func (o *outgoing) again(r *result, round int) nextTry {
+func (o *Message) again(r *result, round int) nextTry {
 	// A classic queue whose node is down is not routable for a while. Channels
 	// nack while a quorum queue has no leader, and those that were opened then until
 	// they are replaced. That is a second and five seconds of attempts.
@@ -207,21 +205,21 @@ func (o *outgoing) again(r *result, round int) nextTry {
 	}
 	tries := round - r.began + 1
 	switch {
-	case r.outcome == Confirmed || r.final:
+	case r.outcome == session.Confirmed || r.final:
 		return giveUp
-	case r.outcome == Returned && o.single: // no queue has the name: only the exchange leads anywhere
-		o.single, o.several = false, true
+	case r.outcome == session.Returned && o.Single: // no queue has the name: only the exchange leads anywhere
+		o.Single, o.Several = false, true
 		return tryNow
-	case r.outcome == Returned:
+	case r.outcome == session.Returned:
 		return upTo(few, tries)
-	case r.outcome == Nacked && o.several && !r.delayed:
+	case r.outcome == session.Nacked && o.Several && !r.delayed:
 		return sparingly(r.nacks, tries)
-	case r.outcome == Nacked:
-		o.single = true
+	case r.outcome == session.Nacked:
+		o.Single = true
 		return upTo(some, tries)
 	case r.alone >= session.Suspicious:
 		r.final = true
-		r.err = fmt.Errorf("%w: the connection ended each time the message was sent alone; do not send it again unchanged: %w", ErrRefused, r.err)
+		r.err = fmt.Errorf("%w: the connection ended each time the message was sent alone; do not send it again unchanged: %w", session.ErrRefused, r.err)
 		return giveUp
 	default:
 		return tryNow
@@ -261,7 +259,7 @@ func publishBackOff() backoff.BackOff {
 }
 
 // attempt sends a message once and waits for its outcome.
-func (p *publisher) attempt(ctx context.Context, out *outgoing) result {
+func (p *Publisher) attempt(ctx context.Context, out *Message) result {
 	c, err := p.channel(ctx)
 	if err != nil {
 		return unsent(err)
@@ -272,7 +270,7 @@ func (p *publisher) attempt(ctx context.Context, out *outgoing) result {
 // through sends a message once over c, by a second way if the first leads nowhere.
 // What the message needs to go its way is made on a session that may be another than
 // that of c.
-func (p *publisher) through(ctx context.Context, s *session.Session, c *session.ConfirmChannel, out *outgoing) result {
+func (p *Publisher) through(ctx context.Context, s *session.Session, c *session.ConfirmChannel, out *Message) result {
 	r := p.once(ctx, s, c, out)
 	if r.detour {
 		r = p.once(ctx, s, c, out)
@@ -280,7 +278,7 @@ func (p *publisher) through(ctx context.Context, s *session.Session, c *session.
 	return r
 }
 
-func (p *publisher) once(ctx context.Context, s *session.Session, c *session.ConfirmChannel, out *outgoing) result {
+func (p *Publisher) once(ctx context.Context, s *session.Session, c *session.ConfirmChannel, out *Message) result {
 	r, err := p.route(ctx, s, out, false)
 	if err != nil {
 		return unsent(err)
@@ -294,45 +292,45 @@ func (p *publisher) once(ctx context.Context, s *session.Session, c *session.Con
 
 // resultOf is the result of an attempt that a channel has answered.
 func resultOf(r session.Result) result {
-	return result{outcome: Outcome(r.Verdict), err: r.Err, raised: r.Raised, lone: r.Lone, ended: r.Ended, final: r.Final}
+	return result{outcome: r.Verdict, err: r.Err, raised: r.Raised, lone: r.Lone, ended: r.Ended, final: r.Final}
 }
 
 func unsent(err error) result {
-	var returned *PublishError
-	if errors.As(err, &returned) {
-		return result{outcome: returned.Outcome, err: returned.Err, final: true}
+	var last *finalError
+	if errors.As(err, &last) {
+		return result{outcome: last.verdict, err: last.err, final: true}
 	}
-	return result{outcome: NotSent, err: err, final: session.Permanent(err) || errors.Is(err, ErrStopped)}
+	return result{outcome: session.NotSent, err: err, final: session.Permanent(err) || errors.Is(err, session.ErrStopped)}
 }
 
 // learn lets the outcome of an attempt take effect.
-func (p *publisher) learn(s *session.Session, out *outgoing, f flight, is session.Result) result {
+func (p *Publisher) learn(s *session.Session, out *Message, f flight, is session.Result) result {
 	r := resultOf(is)
 	r.delayed = f.delayed
-	if r.outcome == Nacked {
+	if r.outcome == session.Nacked {
 		r.nacks = 1
 	}
 	switch {
-	case r.outcome == Returned && f.delayed:
+	case r.outcome == session.Returned && f.delayed:
 		p.delays.forget() // a queue of the delay infrastructure has gone
-	case r.outcome == Returned && f.bound:
+	case r.outcome == session.Returned && f.bound:
 		r.detour = true
-		p.ways.learn(s, out.key, false)
-	case r.outcome == Returned && !out.mandatory:
-		r.outcome = Confirmed // there is no such queue, as the caller expected
-	case r.outcome == Confirmed && f.unsure:
-		p.ways.learn(s, out.key, true)
-	case r.raised && missing(r.err):
+		p.ways.learn(s, out.Key, false)
+	case r.outcome == session.Returned && !out.Mandatory:
+		r.outcome = session.Confirmed // there is no such queue, as the caller expected
+	case r.outcome == session.Confirmed && f.unsure:
+		p.ways.learn(s, out.Key, true)
+	case r.raised && session.Missing(r.err):
 		p.forget() // an exchange has gone
 		p.delays.forget()
-		if out.foreign && r.lone {
+		if out.Foreign && r.lone {
 			r = closedChannel(r)
 		}
 	case r.raised && r.lone:
 		r = closedChannel(r)
 	}
-	if r.outcome == Confirmed {
-		p.setup.counters.published.Add(1)
+	if r.outcome == session.Confirmed {
+		p.cfg.Counts.Published.Add(1)
 	}
 	return r
 }
@@ -364,43 +362,43 @@ func over(ctx context.Context, c *session.ConfirmChannel, r *routed, relieve fun
 // route decides where this attempt goes: straight to its exchange, or into the
 // delay infrastructure while it is not due. A message that others follow wants to be
 // sure of its way.
-func (p *publisher) route(ctx context.Context, s *session.Session, out *outgoing, followed bool) (routed, error) {
+func (p *Publisher) route(ctx context.Context, s *session.Session, out *Message, followed bool) (routed, error) {
 	if err := s.Ready(ctx); err != nil {
 		return routed{}, err
 	}
-	if !out.due.IsZero() && time.Until(out.due) > 0 {
+	if !out.Due.IsZero() && time.Until(out.Due) > 0 {
 		if r, early, err := p.delays.route(ctx, s, out); early || err != nil {
 			return r, err
 		}
 	}
-	if out.foreign && out.exchange != "" {
-		if err := p.checkExchange(ctx, s, out.exchange); err != nil {
+	if out.Foreign && out.Exchange != "" {
+		if err := p.checkExchange(ctx, s, out.Exchange); err != nil {
 			return routed{}, err
 		}
 	}
-	r := routed{Publishing: session.Publishing{Exchange: out.exchange, Key: out.key, Mandatory: out.mandatory}}
-	if out.viaDefault {
+	r := routed{Publishing: session.Publishing{Exchange: out.Exchange, Key: out.Key, Mandatory: out.Mandatory}}
+	if out.ViaDefault {
 		r.Mandatory, r.bound = true, true // also when nobody need be there: that is another question than the way
 		if followed || p.ways.detours.Load() > 0 {
-			bound, known := p.ways.find(s, out.key)
+			bound, known := p.ways.find(s, out.Key)
 			r.bound, r.unsure = bound || !known, !known
 		}
-		if r.bound = r.bound && !out.single; !r.bound {
+		if r.bound = r.bound && !out.Single; !r.bound {
 			r.Exchange, r.unsure = "", false
 		}
 	}
-	r.Room = deathRoom(r.Exchange, out.key)
-	if out.copied {
-		p.setup.dialect.fit(&out.msg, s.FrameMax(), r.Room)
+	r.Room = deathRoom(r.Exchange, out.Key)
+	if out.Copied {
+		p.cfg.Fit(&out.Publishing, s.FrameMax(), r.Room)
 		r.Room = 0 // whatever there is
 	}
-	r.Message = out.msg
+	r.Message = out.Publishing
 	return r, nil
 }
 
 // checkExchange looks, once per session, whether an exchange that a caller
 // named exists: publishing to a missing one closes the channel for everybody.
-func (p *publisher) checkExchange(ctx context.Context, s *session.Session, name string) error {
+func (p *Publisher) checkExchange(ctx context.Context, s *session.Session, name string) error {
 	p.mu.Lock()
 	_, known := p.exchanges[name]
 	p.mu.Unlock()
@@ -410,10 +408,10 @@ func (p *publisher) checkExchange(ctx context.Context, s *session.Session, name 
 	err := s.WithChannel(ctx, func(ch *amqp.Channel) error {
 		return ch.ExchangeDeclarePassive(name, string(topology.Direct), true, false, false, false, nil)
 	})
-	if missing(err) {
-		return &PublishError{Outcome: Returned, Err: fmt.Errorf("exchange %q does not exist: %w", name, err)}
+	if session.Missing(err) {
+		return &finalError{session.Returned, fmt.Errorf("exchange %q does not exist: %w", name, err)}
 	}
-	if err != nil && !forbidden(err) { // publishing tells
+	if err != nil && !session.Forbidden(err) { // publishing tells
 		return err
 	}
 	p.mu.Lock()
@@ -425,7 +423,7 @@ func (p *publisher) checkExchange(ctx context.Context, s *session.Session, name 
 }
 
 // session returns a session on which the setup's objects exist.
-func (p *publisher) session(ctx context.Context) (*session.Session, error) {
+func (p *Publisher) session(ctx context.Context) (*session.Session, error) {
 	s, err := p.link.Session(ctx)
 	if err != nil {
 		return nil, err
@@ -436,7 +434,7 @@ func (p *publisher) session(ctx context.Context) (*session.Session, error) {
 	if prepared {
 		return s, nil
 	}
-	if err := p.setup.declareForSending(ctx, s); err != nil {
+	if err := p.cfg.Declare(ctx, s); err != nil {
 		return nil, err
 	}
 	p.mu.Lock()
@@ -446,14 +444,14 @@ func (p *publisher) session(ctx context.Context) (*session.Session, error) {
 }
 
 // forget makes the next channel declare the exchanges again.
-func (p *publisher) forget() {
+func (p *Publisher) forget() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.prepared, p.exchanges = nil, nil
 }
 
 // channel returns an open channel, opening one if need be.
-func (p *publisher) channel(ctx context.Context) (*session.ConfirmChannel, error) {
+func (p *Publisher) channel(ctx context.Context) (*session.ConfirmChannel, error) {
 	s := &p.slots[int(p.turn.Add(1))%len(p.slots)]
 	for {
 		s.mu.Lock()
@@ -464,7 +462,7 @@ func (p *publisher) channel(ctx context.Context) (*session.ConfirmChannel, error
 		if s.opening == nil {
 			if !p.link.Spawn(func() { p.open(s) }) {
 				s.mu.Unlock()
-				return nil, ErrStopped
+				return nil, session.ErrStopped
 			}
 			s.opening = make(chan struct{})
 		}
@@ -489,10 +487,10 @@ func (p *publisher) channel(ctx context.Context) (*session.ConfirmChannel, error
 
 // open fills a slot. It belongs to no caller: one that gives up must not take
 // the channel away from those who wait for it too.
-func (p *publisher) open(s *slot) {
+func (p *Publisher) open(s *slot) {
 	c, err := p.openChannel(p.link.Context())
 	if err != nil && p.link.Context().Err() != nil {
-		err = ErrStopped
+		err = session.ErrStopped
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -501,14 +499,14 @@ func (p *publisher) open(s *slot) {
 	s.opening = nil
 }
 
-func (p *publisher) openChannel(ctx context.Context) (*session.ConfirmChannel, error) {
+func (p *Publisher) openChannel(ctx context.Context) (*session.ConfirmChannel, error) {
 	s, err := p.session(ctx)
 	if err != nil {
 		return nil, err
 	}
-	c, err := session.OpenConfirmChannel(ctx, s, p.setup.confirms())
+	c, err := session.OpenConfirmChannel(ctx, s, p.cfg.Confirms)
 	if err != nil {
-		p.setup.log.Warn("cannot open a publish channel", zap.Error(err))
+		p.cfg.Confirms.Log.Warn("cannot open a publish channel", zap.Error(err))
 	}
 	return c, err
 }

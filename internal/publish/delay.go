@@ -1,4 +1,4 @@
-package harebus
+package publish
 
 import (
 	"context"
@@ -19,7 +19,7 @@ import (
 // delayer sends messages into the delay queues. It declares what is on the way
 // of a message when the first one goes that way.
 type delayer struct {
-	setup  *Setup
+	cfg    Config
 	delays topology.Delays
 
 	declaring chan struct{} // held while declaring
@@ -45,28 +45,28 @@ const (
 	delayBase = ""
 )
 
-func newDelayer(s *Setup) *delayer {
-	return &delayer{setup: s, declaring: make(chan struct{}, 1)}
+func newDelayer(cfg Config) *delayer {
+	return &delayer{cfg: cfg, declaring: make(chan struct{}, 1)}
 }
 
 // route makes the routed form of a message that is not due yet, and sees to it
 // that everything on its way exists. It returns false if the message is due by
 // then: the first time, declaring takes a while.
-func (d *delayer) route(ctx context.Context, s *session.Session, out *outgoing) (routed, bool, error) {
-	wait := time.Until(out.due)
+func (d *delayer) route(ctx context.Context, s *session.Session, out *Message) (routed, bool, error) {
+	wait := time.Until(out.Due)
 	if wait <= 0 {
 		return routed{}, false, nil
 	}
 	way, err := d.way(out, wait)
 	if err != nil { // nothing here depends on the broker: it ends the same way each time
-		return routed{}, false, &PublishError{Outcome: NotSent, Err: err}
+		return routed{}, false, &finalError{session.NotSent, err}
 	}
-	exit := exitKey(out.finalExchange(), out.key)
+	exit := exitKey(out.finalExchange(), out.Key)
 	if !d.known(s, way.Queues, exit) {
 		if err := d.prepare(ctx, s, out, way); err != nil {
 			return routed{}, false, err
 		}
-		if wait = time.Until(out.due); wait <= 0 {
+		if wait = time.Until(out.Due); wait <= 0 {
 			return routed{}, false, nil
 		}
 		// What is left is shorter now, and may have a way that is known as well.
@@ -79,22 +79,22 @@ func (d *delayer) route(ctx context.Context, s *session.Session, out *outgoing) 
 
 // way is where a message goes that is due after wait. A retry need not be exact:
 // pauses that always differ a little must not take ever new queues.
-func (d *delayer) way(out *outgoing, wait time.Duration) (topology.Route, error) {
-	if out.op == OpRetry {
-		return d.delays.RouteRoughly(wait, out.finalExchange(), out.key)
+func (d *delayer) way(out *Message, wait time.Duration) (topology.Route, error) {
+	if out.Rough {
+		return d.delays.RouteRoughly(wait, out.finalExchange(), out.Key)
 	}
-	return d.delays.Route(wait, out.finalExchange(), out.key)
+	return d.delays.Route(wait, out.finalExchange(), out.Key)
 }
 
 // along returns the message as it is published into the delay queues.
-func (d *delayer) along(s *session.Session, out *outgoing, way topology.Route) routed {
-	room := delayRoom(s.FrameMax(), way.HeaderRoom()) + deathRoom(out.exchange, out.key)
-	if out.copied {
-		d.setup.dialect.fit(&out.msg, s.FrameMax(), room)
+func (d *delayer) along(s *session.Session, out *Message, way topology.Route) routed {
+	room := delayRoom(s.FrameMax(), way.HeaderRoom()) + deathRoom(out.Exchange, out.Key)
+	if out.Copied {
+		d.cfg.Fit(&out.Publishing, s.FrameMax(), room)
 		room = 0 // whatever there is
 	}
-	msg := out.msg
-	msg.Headers = maps.Clone(out.msg.Headers)
+	msg := out.Publishing
+	msg.Headers = maps.Clone(out.Publishing.Headers)
 	if len(way.CC) > 0 {
 		cc := make([]any, len(way.CC))
 		for i, key := range way.CC {
@@ -107,22 +107,22 @@ func (d *delayer) along(s *session.Session, out *outgoing, way topology.Route) r
 
 // finalExchange is where a delayed message goes in the end: to its queue by way
 // of the default exchange, unless the caller named another.
-func (o *outgoing) finalExchange() string {
-	if o.foreign {
-		return o.exchange
+func (o *Message) finalExchange() string {
+	if o.Foreign {
+		return o.Exchange
 	}
 	return ""
 }
 
 // prepare makes sure that a delayed message can go all its way.
-func (d *delayer) prepare(ctx context.Context, s *session.Session, out *outgoing, way topology.Route) error {
+func (d *delayer) prepare(ctx context.Context, s *session.Session, out *Message, way topology.Route) error {
 	select { // one at a time: the others find it done
 	case d.declaring <- struct{}{}:
 		defer func() { <-d.declaring }()
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	exchange, key := out.finalExchange(), out.key
+	exchange, key := out.finalExchange(), out.Key
 	if exit := exitKey(exchange, key); !d.known(s, nil, exit) {
 		if err := d.checkDestination(ctx, s, exchange, key); err != nil {
 			return err
@@ -139,16 +139,16 @@ func (d *delayer) prepare(ctx context.Context, s *session.Session, out *outgoing
 	for _, queue := range way.Queues {
 		need(queue, func() topology.Topology { return d.delays.Queue(queue) })
 	}
-	need(exitKey(exchange, key), func() topology.Topology { return d.setup.cfg.exitTopology(exchange, key) })
+	need(exitKey(exchange, key), func() topology.Topology { return d.cfg.Exit(exchange, key) })
 	if time.Now().Before(d.full) {
-		return &PublishError{Outcome: NotSent, Err: errNoRoom}
+		return &finalError{session.NotSent, errNoRoom}
 	}
 	all := topology.Join(parts...)
-	err := d.setup.establishDelays(ctx, s, all)
-	if last := len(all.Queues) - 1; differs(err) && !d.known(s, nil, exitKey(exchange, key)) {
+	err := d.cfg.EstablishDelays(ctx, s, all)
+	if last := len(all.Queues) - 1; session.Differs(err) && !d.known(s, nil, exitKey(exchange, key)) {
 		// An exit that expires, or does not where we would have it: as it is.
 		all.Queues = all.Queues[:last]
-		err = d.setup.establishDelays(ctx, s, all)
+		err = d.cfg.EstablishDelays(ctx, s, all)
 	}
 	if errors.Is(err, errNoRoom) {
 		d.full = time.Now().Add(fullPause)
@@ -157,7 +157,7 @@ func (d *delayer) prepare(ctx context.Context, s *session.Session, out *outgoing
 		return fmt.Errorf("delay queues: %w", err)
 	}
 	d.remember(s, names...)
-	if exchange == "" && key == d.setup.cfg.Queue {
+	if exchange == "" && key == d.cfg.Queue {
 		d.ownExit.Store(true)
 	}
 	return nil
@@ -178,11 +178,11 @@ func (d *delayer) checkDestination(ctx context.Context, s *session.Session, exch
 		_, err := ch.QueueDeclarePassive(key, true, false, false, false, nil)
 		return err
 	})
-	if session.Unreachable(err) || forbidden(err) {
+	if session.Unreachable(err) || session.Forbidden(err) {
 		return nil // it is there, or may be, and takes the message later
 	}
-	if missing(err) {
-		return &PublishError{Outcome: Returned, Err: err}
+	if session.Missing(err) {
+		return &finalError{session.Returned, err}
 	}
 	return err
 }
@@ -234,4 +234,26 @@ func (d *delayer) forget() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.on, d.declared = nil, nil
+}
+
+// KeepExit starts the clock of x-expires of the setup's own exit anew. For a
+// quorum queue only a consumer or basic.get does that. An exit is nearly always
+// empty; a message that is in it is given back.
+func (p *Publisher) KeepExit(ctx context.Context, s *session.Session) error {
+	d := p.delays
+	if !d.cfg.QueueExpires || !d.ownExit.Load() {
+		return nil
+	}
+	t := d.cfg.Exit("", d.cfg.Queue)
+	err := s.WithChannel(ctx, func(ch *amqp.Channel) error {
+		m, ok, err := ch.Get(t.Queues[0].Name, false)
+		if ok {
+			err = m.Nack(false, true)
+		}
+		return err
+	})
+	if session.Missing(err) && !session.Unreachable(err) {
+		return d.cfg.Establish(ctx, s, t)
+	}
+	return err
 }

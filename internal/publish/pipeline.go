@@ -1,4 +1,4 @@
-package harebus
+package publish
 
 import (
 	"context"
@@ -8,9 +8,9 @@ import (
 
 // pipeline is messages on their way over one channel, in order, with their results.
 type pipeline struct {
-	*publisher
+	*Publisher
 	channel *session.ConfirmChannel
-	outs    []*outgoing
+	outs    []*Message
 	flights []flight
 	results []result
 	next    int // the first that was not published
@@ -21,8 +21,8 @@ type pipeline struct {
 // each. When the window is full, or the network takes no more, it waits for its own
 // oldest message first: two pipelines can never wait for each other, and no
 // message that has been confirmed passes for one that has not.
-func (p *publisher) pipeline(ctx context.Context, outs []*outgoing) []result {
-	l := &pipeline{publisher: p, outs: outs, flights: make([]flight, len(outs)), results: make([]result, len(outs))}
+func (p *Publisher) pipeline(ctx context.Context, outs []*Message) []result {
+	l := &pipeline{Publisher: p, outs: outs, flights: make([]flight, len(outs)), results: make([]result, len(outs))}
 	var err error
 	if l.channel, err = p.channel(ctx); err != nil {
 		for i := range l.results {

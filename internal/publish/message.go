@@ -1,0 +1,70 @@
+// Package publish gets messages to the broker and says what became of each: over
+// channels with confirms, by way of the delay queues while a message is not due, again
+// when an attempt has not decided, alone when a message may end the connection. It knows
+// no handler, no codec and no meaning of a header.
+package publish
+
+import (
+	"context"
+	"sync/atomic"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/harebus/harebus/internal/session"
+	"github.com/harebus/harebus/topology"
+)
+
+// Message is one message ready for the wire, and where it goes.
+type Message struct {
+	Op            int8 // the caller's: nothing here depends on it
+	Exchange, Key string
+	Mandatory     bool
+	ViaDefault    bool      // a command: try the default exchange when the first one has no route
+	Single        bool      // a queue of its name may have refused it: go to that one only
+	Several       bool      // the exchange may lead to several queues
+	Foreign       bool      // the caller named the exchange: check that it exists
+	Copied        bool      // of a delivery: headers that do not fit are left out
+	Rough         bool      // a delay need not be exact
+	Due           time.Time // deliver not before; zero is at once
+	Publishing    amqp.Publishing
+}
+
+// Config is what a [Publisher] needs, and whom it tells.
+type Config struct {
+	Link     *session.Link
+	Dialer   *session.Dialer
+	Channels int
+	Confirms session.ConfirmConfig
+	// Queue is the listener queue; QueueExpires says that it and its exit go when
+	// nobody uses them.
+	Queue        string
+	QueueExpires bool
+	// CheckOnly says that nothing may be declared.
+	CheckOnly bool
+
+	// Declare sees to it, once for each session, that the exchanges exist.
+	Declare func(context.Context, *session.Session) error
+	// Establish declares a topology, or checks it.
+	Establish func(context.Context, *session.Session, topology.Topology) error
+	// Exit is where what was delayed leaves the delay queues for its destination.
+	Exit func(exchange, key string) topology.Topology
+	// Fit makes a copied message fit into a frame of frameMax bytes, with room for the
+	// broker.
+	Fit func(msg *amqp.Publishing, frameMax, room int)
+	// Failed makes the error of a message that was not confirmed.
+	Failed func(m *Message, verdict session.Verdict, reason error) error
+	Counts *Counts
+}
+
+// Counts are of messages: confirmed, not confirmed in the end, and attempts repeated.
+type Counts struct{ Published, Unpublished, Republished atomic.Uint64 }
+
+// finalError ends the attempts to publish a message.
+type finalError struct {
+	verdict session.Verdict
+	err     error
+}
+
+func (e *finalError) Error() string { return e.err.Error() }
+func (e *finalError) Unwrap() error { return e.err }
