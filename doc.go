@@ -11,25 +11,24 @@
 //	harebus.Handle(setup, func(ctx context.Context, bus *harebus.Bus, cmd PlaceOrder) error {
 //		return bus.Publish(ctx, "order.placed", OrderPlaced{ID: cmd.ID})
 //	})
-//	err = setup.Run(ctx) // consumes until ctx ends, then drains
+//	err = setup.Run(ctx) // consumes until ctx ends, then finishes the messages in hand
 //
 // # What is promised
 //
 // A message whose Send returned nil is not lost. It is handled at least once, or
-// lies in the error queue with the reason, or waits in a durable queue.
-// Duplicates are possible after a crash or an unknown outcome; all copies carry
-// the same message id. There is no promise of order across failures, none for a
-// classic queue whose only node is gone, and none beyond what the broker has
+// lies in the error queue with the reason, or waits in a durable queue. Duplicates
+// are possible after a crash or an unknown outcome; all copies carry the same
+// message id. Not promised are the order of messages across failures, messages in a
+// classic queue whose only node is lost, and messages that the broker has not
 // written to disk.
 //
 // # Where things are
 //
-// Config is in config.go, the life of a Setup in setup.go. A message goes out by
-// way of bus.go, outgoing.go (headers, checks), transaction.go (buffering) and
-// internal/publish (attempts, outcomes, delays). It comes in by way of consumer.go,
-// receive.go, handler.go, errorhandler.go and resend.go (retried and parked copies).
-// client.go says what the setup asks of internal/session, the AMQP client, which
-// keeps the connections. Package topology describes
-// exchanges, queues, bindings and the delay queues; package brokertest is a
-// broker in this process, for tests.
+// Config is in config.go, the life of a Setup in setup.go. An outgoing message
+// passes through bus.go, outgoing.go (headers, checks), transaction.go (buffering)
+// and internal/publish (attempts, outcomes, delays). A received one passes through
+// consumer.go, receive.go, handler.go, errorhandler.go and resend.go (retried and
+// parked copies). client.go configures internal/session, the AMQP client, which
+// keeps the connections. Package topology describes exchanges, queues, bindings
+// and the delay queues; package brokertest is an in-process broker for tests.
 package harebus
