@@ -12,7 +12,6 @@ import (
 	"regexp"
 	"strings"
 	"sync"
-	"sync/atomic"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -90,17 +89,10 @@ func (c *connection) broker(std stdio) (access.Broker, error) {
 			return access.Broker{}, errors.New("-cacert, -cert, -key and -servername are for addresses that begin with amqps://")
 		}
 	}
-	return access.Broker{URLs: urls, TLS: config, ExternalAuth: c.external, Waiting: std.waiting()}, nil
-}
-
-// waiting says why the command does not get on, once.
-func (s stdio) waiting() func(reason error) {
-	var said atomic.Bool
-	return func(reason error) {
-		if !said.Swap(true) {
-			fmt.Fprintf(s.err, "harebus: waiting for the broker: %v\n", reason)
-		}
-	}
+	version, _ := versions()
+	return access.Broker{
+		URLs: urls, TLS: config, ExternalAuth: c.external, Version: version, Log: newLogger(std.err, zapcore.WarnLevel),
+	}, nil
 }
 
 // maxPassword is more than any broker takes.

@@ -20,6 +20,7 @@ import (
 
 	"github.com/harebus/harebus"
 	"github.com/harebus/harebus/internal/access"
+	"github.com/harebus/harebus/internal/session"
 	"github.com/harebus/harebus/topology"
 )
 
@@ -152,17 +153,20 @@ func (l *listener) claim(ctx context.Context, queue string, create, take bool) e
 
 // look asks for a queue without touching it.
 func (l *listener) look(ctx context.Context, queue string) (found amqp.Queue, exists bool, err error) {
-	err = l.broker.Use(ctx, "harebus listen", func(conn *access.Conn) error {
-		ch, err := conn.Channel()
-		if err != nil {
-			return fmt.Errorf("open a channel: %w", err)
-		}
-		found, err = ch.QueueDeclarePassive(queue, true, false, false, false, nil)
-		if exists = err == nil; !exists && !isMissing(err) {
+	link, err := l.broker.Link("listen")
+	if err != nil {
+		return found, false, err
+	}
+	defer link.Close()
+	err = link.With(ctx, func(s *session.Session) error {
+		return s.WithChannel(ctx, func(ch *amqp.Channel) error {
+			var err error
+			found, err = ch.QueueDeclarePassive(queue, true, false, false, false, nil)
+			if exists = err == nil; isMissing(err) {
+				return nil
+			}
 			return err
-		}
-		_ = conn.Close() // it has answered
-		return nil
+		})
 	})
 	return found, exists, err
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	amqp "github.com/rabbitmq/amqp091-go"
 
 	"github.com/harebus/harebus"
 	"github.com/harebus/harebus/integration_test/rabbit"
@@ -216,7 +217,10 @@ func (c *crash) judge(last *process) map[string]tally {
 func (c *crash) found() []ledger.Event {
 	c.Helper()
 	path := c.mirror()
-	c.try(c.service.Drain(c.assignment.URL, nil))
+	conn, err := amqp.Dial(c.assignment.URL)
+	c.try(err)
+	c.try(c.service.Drain(conn))
+	c.try(conn.Close())
 	c.try(c.service.Book.MirrorErr())
 	c.service.Book.Mirror(nil)
 	return readLedger(c.T, path)

@@ -200,7 +200,13 @@ func (r *run) recover() {
 func (r *run) drain() error {
 	var err error
 	for _, node := range r.plan.nodes {
-		if err = r.service.Drain(node.URL(), nil); err == nil {
+		var conn *amqp.Connection
+		if conn, err = amqp.Dial(node.URL()); err != nil {
+			continue
+		}
+		err = r.service.Drain(conn)
+		_ = conn.Close()
+		if err == nil {
 			return nil
 		}
 	}

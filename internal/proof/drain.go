@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"strings"
 	"time"
 
@@ -45,23 +44,19 @@ func Wait(ctx context.Context, d time.Duration) error {
 
 // Drain empties the service's queue and its error queue with a plain client and
 // writes down what it finds. The service must have been stopped.
-func (s *Service) Drain(url string, dial func(network, address string) (net.Conn, error)) error {
-	conn, err := amqp.DialConfig(url, amqp.Config{Dial: dial})
-	if err != nil {
-		return fmt.Errorf("proof: drain: %w", err)
-	}
-	defer func() { _ = conn.Close() }()
-	return s.drainer()(conn)
+func (s *Service) Drain(conn *amqp.Connection) error {
+	return s.drainer()(conn.Channel, func() {})
 }
 
-// drainer is Drain on a connection, which can be called again on another when one was
-// cut: a message whose acknowledgement was lost comes again and is written down once.
-func (s *Service) drainer() func(conn *amqp.Connection) error {
+// drainer is Drain on a connection of any kind, which can be called again on another when one was
+// cut: a message whose acknowledgement was lost comes again and is written down once. It
+// calls next before each request.
+func (s *Service) drainer() func(open func() (*amqp.Channel, error), next func()) error {
 	s.noteRepublished()
 	seen := map[string]bool{}
-	return func(conn *amqp.Connection) error {
+	return func(open func() (*amqp.Channel, error), next func()) error {
 		for queue, op := range map[string]ledger.Op{s.errors: ledger.Parked, s.queue: ledger.Drained} {
-			if err := drain(conn, queue, func(d *amqp.Delivery) {
+			if err := drain(open, next, queue, func(d *amqp.Delivery) {
 				e := ledger.Event{Op: op, ID: identity(d), Queue: queue}
 				if d.Type == (Work{}).MessageType() {
 					e.Sum = ledger.Sum(d.Body)
@@ -78,13 +73,15 @@ func (s *Service) drainer() func(conn *amqp.Connection) error {
 	}
 }
 
-func drain(conn *amqp.Connection, queue string, found func(*amqp.Delivery)) error {
-	ch, err := conn.Channel()
+func drain(open func() (*amqp.Channel, error), next func(), queue string, found func(*amqp.Delivery)) error {
+	next()
+	ch, err := open()
 	if err != nil {
 		return err
 	}
 	defer func() { _ = ch.Close() }()
 	for {
+		next()
 		d, ok, err := ch.Get(queue, false)
 		var missing *amqp.Error
 		if errors.As(err, &missing) && missing.Code == amqp.NotFound && !strings.Contains(missing.Reason, "home node") {

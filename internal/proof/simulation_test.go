@@ -410,7 +410,12 @@ func (s *simulation) finish(t *testing.T, expect ledger.Expect) *ledger.Verdict 
 	if err := s.service.Setup.Stop(ctx); err != nil {
 		t.Error(err)
 	}
-	if err := s.service.Drain(s.broker.URL(), s.broker.Dial); err != nil {
+	conn, err := amqp.DialConfig(s.broker.URL(), amqp.Config{Dial: s.broker.Dial})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	if err := s.service.Drain(conn); err != nil {
 		t.Error(err)
 	}
 	return s.service.Book.Verdict(expect)

@@ -12,6 +12,7 @@ import (
 	"github.com/harebus/harebus"
 	"github.com/harebus/harebus/internal/access"
 	"github.com/harebus/harebus/internal/ledger"
+	"github.com/harebus/harebus/internal/session"
 	"github.com/harebus/harebus/topology"
 )
 
@@ -82,7 +83,11 @@ func (s Soak) Run(ctx context.Context) (verdict *ledger.Verdict, err error) {
 	s.send(ctx, service, name)
 	settleErr := service.Settle(background, soakPatience)
 	stopErr := service.Setup.Stop(background)
-	if err := errors.Join(settleErr, stopErr, s.use(background, service.drainer())); err != nil {
+	drain := service.drainer()
+	drained := s.use(background, func(on *session.Session) error {
+		return on.RPCs(background, func(next func()) error { return drain(on.Channel, next) })
+	})
+	if err := errors.Join(settleErr, stopErr, drained); err != nil {
 		return nil, err
 	}
 	expect := service.Expect()
@@ -158,27 +163,20 @@ func (s Soak) cleanUp(ctx context.Context, cfg harebus.Config, delays bool) erro
 // soakWait is how long the plain client waits for a broker that is away.
 const soakWait = time.Minute
 
-// plainly runs fn on a channel of the plain client.
+// plainly runs fn on a channel beside the service.
 func (s Soak) plainly(ctx context.Context, fn func(*amqp.Channel) error) error {
-	return s.use(ctx, func(conn *amqp.Connection) error {
-		ch, err := conn.Channel()
-		if err != nil {
-			return fmt.Errorf("open channel: %w", err)
-		}
-		return fn(ch)
-	})
+	return s.use(ctx, func(on *session.Session) error { return on.WithChannel(ctx, fn) })
 }
 
-// use runs fn with the plain client, and again when the connection is cut meanwhile.
-func (s Soak) use(ctx context.Context, fn func(*amqp.Connection) error) error {
+// use runs fn with a session beside the service, and again when the connection is cut meanwhile.
+func (s Soak) use(ctx context.Context, fn func(*session.Session) error) error {
 	ctx, cancel := context.WithTimeout(ctx, soakWait)
 	defer cancel()
-	err := s.Broker.Use(ctx, "harebus soak", func(conn *access.Conn) error {
-		if err := fn(conn.Connection); err != nil {
-			return err
-		}
-		return conn.Close()
-	})
+	link, err := s.Broker.Link("soak")
+	if err == nil {
+		defer link.Close()
+		err = link.With(ctx, fn)
+	}
 	if err != nil {
 		return fmt.Errorf("proof: %w", err)
 	}

@@ -1,57 +1,94 @@
 package redrive
 
 import (
+	"errors"
 	"maps"
 	"strings"
 
 	amqp "github.com/rabbitmq/amqp091-go"
 
 	"github.com/harebus/harebus"
+	"github.com/harebus/harebus/internal/session"
+	"github.com/harebus/harebus/internal/wire"
 )
+
+// look is a message that was taken.
+type look struct {
+	*amqp.Delivery
+
+	from *taker
+	// table is the headers as they came, if not all of them can be read. Headers then
+	// has those that can.
+	table wire.RawTable
+	// broken says that the properties are not AMQP. The message can only stay.
+	broken bool
+}
+
+// unpack reads the properties of a delivery.
+func unpack(d *amqp.Delivery, from *taker) look {
+	l := look{Delivery: d, from: from}
+	err := wire.Unpack(d)
+	if err == nil {
+		return l
+	}
+	var unreadable *wire.UnreadableError
+	whole := false
+	if errors.As(err, &unreadable) && !unreadable.All {
+		l.table = unreadable.Raw
+		d.Headers, whole = l.table.Readable()
+	}
+	l.broken = !whole
+	return l
+}
 
 // cleaned is a parked message as it was before it failed: what the bus and the
 // broker wrote about the failure is gone, and so are CC and BCC, which would
 // have this program write to any queue a stranger names. Everything else is as
 // it came.
-func cleaned(d *amqp.Delivery, prefix, login string) amqp.Publishing {
-	failure := []string{
-		prefix + harebus.HeaderErrorRetries, prefix + harebus.HeaderErrorDetails,
-		prefix + harebus.HeaderSourceQueue, prefix + harebus.HeaderDeferredTime, prefix + harebus.HeaderFirstFailed,
+func cleaned(l look, prefix, login string) session.Publishing {
+	failure := map[string]bool{}
+	for _, name := range []string{
+		harebus.HeaderErrorRetries, harebus.HeaderErrorDetails, harebus.HeaderSourceQueue, harebus.HeaderDeferredTime, harebus.HeaderFirstFailed,
+	} {
+		failure[prefix+name] = true
 	}
-	p := renewed(d, login)
-	for _, name := range failure {
-		delete(p.Headers, name)
-	}
-	maps.DeleteFunc(p.Headers, func(key string, _ any) bool {
-		return key == "x-death" || strings.HasPrefix(key, "x-first-death-") || strings.HasPrefix(key, "x-last-death-")
+	return without(l, login, func(key string) bool {
+		return failure[key] || ofTheBroker(key) ||
+			key == "x-death" || strings.HasPrefix(key, "x-first-death-") || strings.HasPrefix(key, "x-last-death-")
 	})
-	return p
 }
 
-// renewed is a message to be published again as it is. The expiration is left out:
+// renewed is a message to be published again as it is.
+func renewed(l look, login string) session.Publishing { return without(l, login, ofTheBroker) }
+
+// ofTheBroker says whether a header must not be sent again.
+func ofTheBroker(key string) bool { return key == "x-delivery-count" || key == "CC" || key == "BCC" }
+
+// without is a message to be published again without some of its headers. A table that
+// cannot be read goes as it came, but for these. The expiration is left out:
 // what somebody moves must not vanish for being late. So is a user id that is not the
 // login's: the broker refuses it.
-func renewed(d *amqp.Delivery, login string) amqp.Publishing {
-	headers := maps.Clone(d.Headers)
-	maps.DeleteFunc(headers, func(key string, _ any) bool {
-		return key == "x-delivery-count" || key == "CC" || key == "BCC"
-	})
+func without(l look, login string, drop func(key string) bool) session.Publishing {
 	p := amqp.Publishing{
-		Headers:         headers,
-		ContentType:     d.ContentType,
-		ContentEncoding: d.ContentEncoding,
+		ContentType:     l.ContentType,
+		ContentEncoding: l.ContentEncoding,
 		DeliveryMode:    amqp.Persistent, // what is moved must not be lost on the way
-		Priority:        d.Priority,
-		CorrelationId:   d.CorrelationId,
-		ReplyTo:         d.ReplyTo,
-		MessageId:       d.MessageId,
-		Timestamp:       d.Timestamp,
-		Type:            d.Type,
-		AppId:           d.AppId,
-		Body:            d.Body,
+		Priority:        l.Priority,
+		CorrelationId:   l.CorrelationId,
+		ReplyTo:         l.ReplyTo,
+		MessageId:       l.MessageId,
+		Timestamp:       l.Timestamp,
+		Type:            l.Type,
+		AppId:           l.AppId,
+		Body:            l.Body,
 	}
-	if d.UserId == login {
+	if l.UserId == login {
 		p.UserId = login
 	}
-	return p
+	if l.table != nil {
+		return session.Publishing{Message: p, Table: l.table.Without(drop)}
+	}
+	p.Headers = maps.Clone(l.Headers)
+	maps.DeleteFunc(p.Headers, func(key string, _ any) bool { return drop(key) })
+	return session.Publishing{Message: p}
 }

@@ -5,28 +5,27 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync/atomic"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
 
-	"github.com/harebus/harebus/internal/access"
+	"github.com/harebus/harebus/internal/session"
+	"github.com/harebus/harebus/internal/wait"
 )
 
-// mover is a connection with channels that take and acknowledge and one that
+// mover is a session with channels that take and acknowledge and one that
 // publishes. Only one message is published at a time, so whatever the broker
 // says on the publishing channel is about that message.
 type mover struct {
-	conn    *access.Conn
+	link    *session.Link
+	session *session.Session
 	queue   string
 	window  int // how many messages a taker can hold
 	timeout time.Duration
-	takers  []*taker      // in the order in which they were opened
-	ask     *amqp.Channel // for how many messages are ready
-	out     *amqp.Channel // nil until needed, and after it has failed
-	returns chan amqp.Return
-	closes  chan *amqp.Error
-	late    atomic.Bool // guard has cut the connection
+	confirm session.ConfirmConfig
+	takers  []*taker                // in the order in which they were opened
+	ask     *amqp.Channel           // for how many messages are ready
+	out     *session.ConfirmChannel // nil until needed
 }
 
 // taker is a consumer on a channel of its own. What it holds goes back when the
@@ -50,53 +49,74 @@ func (e *leftError) Error() string { return e.reason }
 
 // connect returns a mover and how many messages of the queue are ready.
 func connect(ctx context.Context, o Options) (m *mover, ready int, err error) {
+	o.Broker.RequestTimeout = o.Timeout
+	link, err := o.Broker.Link("redrive")
+	if err != nil {
+		return nil, 0, err
+	}
 	ctx, cancel := context.WithTimeoutCause(ctx, o.Timeout, fmt.Errorf("gave up after %v", o.Timeout))
 	defer cancel()
-	err = o.Broker.Use(ctx, "harebus redrive", func(conn *access.Conn) error {
-		m = &mover{conn: conn, queue: o.Queue, window: cmp.Or(o.Window, defaultWindow), timeout: o.Timeout}
-		if m.ask, err = conn.Channel(); err != nil {
-			return fmt.Errorf("open a channel: %w", err)
+	log := o.Broker.Logger()
+	err = link.With(ctx, func(s *session.Session) error {
+		m = &mover{
+			link: link, session: s, queue: o.Queue, window: cmp.Or(o.Window, defaultWindow), timeout: o.Timeout,
+			confirm: session.ConfirmConfig{Window: 1, Timeout: o.Timeout, Log: log, Waits: wait.Teller{Log: log}, Plain: func(bool) {}},
 		}
-		if ready, err = m.ready(); err != nil || ready == 0 {
-			return err
-		}
-		return m.consume()
+		ready, err = m.begin(ctx)
+		return err
 	})
-	return m, ready, err
+	if err != nil {
+		link.Close()
+		return nil, 0, err
+	}
+	return m, ready, nil
 }
 
-// guard cuts the connection if stop is not called in time: the client waits for
-// the broker without a limit of its own.
-func (m *mover) guard() (stop func()) {
-	t := time.AfterFunc(m.timeout, func() {
-		m.late.Store(true)
-		m.conn.Cut()
+// begin opens the channels and returns how many messages are ready.
+func (m *mover) begin(ctx context.Context) (ready int, err error) {
+	err = m.session.RPC(ctx, func() (err error) {
+		m.ask, err = m.session.Channel()
+		return err
 	})
-	return func() { t.Stop() }
+	if err != nil {
+		return 0, fmt.Errorf("open a channel: %w", err)
+	}
+	if ready, err = m.ready(ctx); err != nil || ready == 0 {
+		return ready, err
+	}
+	return ready, m.consume(ctx)
 }
 
 // ready is the number of messages that wait in the queue.
-func (m *mover) ready() (int, error) {
-	defer m.guard()()
-	q, err := m.ask.QueueDeclarePassive(m.queue, true, false, false, false, nil)
+func (m *mover) ready(ctx context.Context) (n int, err error) {
+	err = m.session.RPC(ctx, func() error {
+		q, err := m.ask.QueueDeclarePassive(m.queue, true, false, false, false, nil)
+		n = q.Messages
+		return err
+	})
 	if err != nil {
 		return 0, fmt.Errorf("look at the error queue %q: %w", m.queue, err)
 	}
-	return q.Messages, nil
+	return n, nil
 }
 
 // consume begins to take messages on a new channel.
-func (m *mover) consume() error {
-	defer m.guard()()
-	ch, err := m.conn.Channel()
+func (m *mover) consume(ctx context.Context) error {
+	t := &taker{}
+	err := m.session.RPCs(ctx, func(next func()) (err error) {
+		if t.ch, err = m.session.Channel(); err != nil {
+			return err
+		}
+		t.closes = t.ch.NotifyClose(make(chan *amqp.Error, 1))
+		next()
+		if err = t.ch.Qos(m.window, 0, false); err != nil {
+			return err
+		}
+		next()
+		t.deliveries, err = t.ch.Consume(m.queue, consumerTag, false, false, false, false, nil)
+		return err
+	})
 	if err != nil {
-		return fmt.Errorf("open a channel: %w", err)
-	}
-	t := &taker{ch: ch, closes: ch.NotifyClose(make(chan *amqp.Error, 1))}
-	if err := ch.Qos(m.window, 0, false); err != nil {
-		return fmt.Errorf("open a channel: %w", err)
-	}
-	if t.deliveries, err = ch.Consume(m.queue, consumerTag, false, false, false, false, nil); err != nil {
 		return fmt.Errorf("take messages from %q: %w", m.queue, err)
 	}
 	m.takers = append(m.takers, t)
@@ -109,11 +129,11 @@ const idle = 300 * time.Millisecond
 
 // next takes the next message; ok is false when there is none, because somebody
 // else has taken what was ready, or ctx has ended.
-func (m *mover) next(ctx context.Context) (d amqp.Delivery, from *taker, ok bool, err error) {
-	from = m.takers[len(m.takers)-1]
+func (m *mover) next(ctx context.Context) (l look, ok bool, err error) {
+	from := m.takers[len(m.takers)-1]
 	if from.held == m.window {
-		if err := m.consume(); err != nil {
-			return d, nil, false, err
+		if err := m.consume(context.WithoutCancel(ctx)); err != nil {
+			return look{}, false, err
 		}
 		from = m.takers[len(m.takers)-1]
 	}
@@ -121,29 +141,29 @@ func (m *mover) next(ctx context.Context) (d amqp.Delivery, from *taker, ok bool
 	for {
 		quiet := time.NewTimer(idle)
 		select {
-		case d, ok = <-from.deliveries:
+		case d, ok := <-from.deliveries:
 			quiet.Stop()
 			if !ok {
-				return d, nil, false, m.ended(from)
+				return look{}, false, m.ended(from)
 			}
 			from.held++
-			return d, from, true, nil
+			return unpack(&d, from), true, nil
 		case <-ctx.Done():
 			quiet.Stop()
-			return d, nil, false, nil
+			return look{}, false, nil
 		case <-quiet.C:
 		}
-		ready, err := m.ready()
+		ready, err := m.ready(context.WithoutCancel(ctx))
 		switch {
 		case err != nil:
-			return d, nil, false, err
+			return look{}, false, err
 		case ready > 0 && time.Since(began) > m.timeout:
-			return d, nil, false, fmt.Errorf("take messages from %q: %d are ready and none came within %v; does another consumer hold the queue (x-single-active-consumer)?", m.queue, ready, m.timeout)
+			return look{}, false, fmt.Errorf("take messages from %q: %d are ready and none came within %v; does another consumer hold the queue (x-single-active-consumer)?", m.queue, ready, m.timeout)
 		case ready > 0:
 			empty = 0
 		default:
 			if empty++; empty == 2 {
-				return d, nil, false, nil
+				return look{}, false, nil
 			}
 		}
 	}
@@ -161,78 +181,61 @@ func (m *mover) ended(t *taker) error {
 	return fmt.Errorf("take messages from %q: %w", m.queue, err)
 }
 
-// move publishes p to a queue, waits for the confirm and acknowledges d, which t
-// holds. A *leftError means that p is nowhere and the run can go on. Any other error ends
-// the connection: p may have arrived, or it has and d was not acknowledged.
-func (m *mover) move(queue string, p amqp.Publishing, d *amqp.Delivery, t *taker) error {
-	defer m.guard()()
-	if err := m.publish(queue, p); err != nil {
+// move publishes p to a queue, waits for the confirm and acknowledges l. A *leftError
+// means that no queue has p and the run can go on. Any other error ends
+// the connection: p may have arrived, or it has and l was not acknowledged.
+func (m *mover) move(queue string, p session.Publishing, l look) error {
+	p.Key, p.Mandatory = queue, true
+	ctx, cancel := context.WithTimeoutCause(context.Background(), m.timeout, fmt.Errorf("the broker did not answer within %v", m.timeout))
+	defer cancel()
+	if err := m.publish(ctx, p); err != nil {
+		if !errors.As(err, new(*leftError)) {
+			m.session.Abort()
+		}
 		return err
 	}
-	if err := d.Ack(false); err != nil {
+	if err := l.Ack(false); err != nil {
 		return fmt.Errorf("it was sent to %q but could not be removed here, so it is in both: %w", queue, err)
 	}
-	t.held--
+	l.from.held--
 	return nil
 }
 
-func (m *mover) publish(queue string, p amqp.Publishing) error {
-	if err := m.open(); err != nil {
-		return err
+func (m *mover) publish(ctx context.Context, p session.Publishing) error {
+	if err := m.open(ctx); err != nil {
+		return fmt.Errorf("send it to %q: %w", p.Key, err)
 	}
-	confirm, err := m.out.PublishWithDeferredConfirm("", queue, true, false, p)
-	if err != nil {
-		return fmt.Errorf("send it to %q, where it may have arrived or not: %w", queue, err)
+	r := m.out.Wait(ctx, m.out.Publish(ctx, &p, func() bool { return false }))
+	switch {
+	case r.Verdict == session.Confirmed:
+		return nil
+	case r.Verdict == session.Returned:
+		return &leftError{fmt.Sprintf("there is no queue %q", p.Key)}
+	case r.Verdict == session.Nacked:
+		return &leftError{fmt.Sprintf("the broker does not take it into queue %q; is that full?", p.Key)}
+	case r.Raised:
+		return &leftError{fmt.Sprintf("the broker refuses it: %v", r.Err)}
+	case r.Final || r.Verdict == session.NotSent && m.session.Alive():
+		return &leftError{fmt.Sprintf("it cannot be sent: %v", r.Err)}
+	case r.Verdict == session.NotSent:
+		return fmt.Errorf("send it to %q: %w", p.Key, r.Err)
+	default:
+		return fmt.Errorf("send it to %q, where it may have arrived or not: %w", p.Key, r.Err)
 	}
-	<-confirm.Done() // a channel that ends resolves it too
-	if confirm.Acked() {
-		select {
-		case <-m.returns: // a return comes before its confirm
-			return &leftError{fmt.Sprintf("there is no queue %q", queue)}
-		default:
-			return nil
+}
+
+// open makes sure that there is a channel to publish on, that it has a place for a
+// message, and that the broker takes messages.
+func (m *mover) open(ctx context.Context) (err error) {
+	if m.out == nil || !m.out.Usable() {
+		if m.out, err = session.OpenConfirmChannel(ctx, m.session, m.confirm); err != nil {
+			return fmt.Errorf("open a channel: %w", err)
 		}
 	}
-	return m.refused(queue)
-}
-
-// refused says why there was no confirm. The channel is not used again.
-func (m *mover) refused(queue string) error {
-	out, closes := m.out, m.closes
-	m.out = nil
-	if !out.IsClosed() {
-		_ = out.Close() // it has done its duty
-		return &leftError{fmt.Sprintf("the broker does not take it into queue %q; is that full?", queue)}
+	if err := m.session.Ready(ctx); err != nil {
+		return err
 	}
-	cause := <-closes
-	if cause != nil && !m.conn.IsClosed() {
-		return &leftError{fmt.Sprintf("the broker refuses it: %v", cause)}
-	}
-	err := errors.New("the connection was lost")
-	if m.late.Load() {
-		err = fmt.Errorf("the broker did not answer within %v", m.timeout)
-	} else if cause != nil {
-		err = cause
-	}
-	return fmt.Errorf("send it to %q, where it may have arrived or not: %w", queue, err)
-}
-
-// open makes sure that there is a channel to publish on.
-func (m *mover) open() error {
-	if m.out != nil {
-		return nil
-	}
-	ch, err := m.conn.Channel()
-	if err != nil {
-		return fmt.Errorf("open a channel: %w", err)
-	}
-	if err := ch.Confirm(false); err != nil {
-		return fmt.Errorf("open a channel: %w", err)
-	}
-	m.out = ch
-	m.returns = ch.NotifyReturn(make(chan amqp.Return, 1))
-	m.closes = ch.NotifyClose(make(chan *amqp.Error, 1))
-	return nil
+	return m.out.Acquire(ctx)
 }
 
 // close ends the connection in order. The broker then gives back whatever was not
@@ -244,22 +247,22 @@ func (m *mover) open() error {
 // messages: over a minute, in which the queue does nothing else; the end of the
 // channel: 16 ms).
 func (m *mover) close() error {
-	defer m.guard()()
-	if m.conn.IsClosed() {
-		return nil
+	defer m.link.Close()
+	if !m.session.Alive() {
+		return fmt.Errorf("close: %w", m.session.Cause())
 	}
+	ctx := context.Background() // each request has its limit
 	var faults []error
 	for _, t := range m.takers {
 		if len(m.takers) > 1 && !t.ch.IsClosed() {
-			faults = append(faults, t.ch.Cancel(consumerTag, false))
+			faults = append(faults, m.session.RPC(ctx, func() error { return t.ch.Cancel(consumerTag, false) }))
 		}
 	}
 	for _, t := range m.takers {
 		if !t.ch.IsClosed() {
-			faults = append(faults, m.giveBack(t))
+			faults = append(faults, m.giveBack(ctx, t))
 		}
 	}
-	faults = append(faults, m.conn.Close())
 	if err := errors.Join(faults...); err != nil {
 		return fmt.Errorf("close: %w", err)
 	}
@@ -270,12 +273,12 @@ func (m *mover) close() error {
 // read. It returns when the queue has again what the taker held: a quorum queue hears of
 // the end of a channel later, and of several in any order. Should others take the
 // messages at once it does not wait for long.
-func (m *mover) giveBack(t *taker) error {
-	before, err := m.ready()
+func (m *mover) giveBack(ctx context.Context, t *taker) error {
+	before, err := m.ready(ctx)
 	if err != nil {
 		return err
 	}
-	if err := t.ch.Close(); err != nil {
+	if err := m.session.RPC(ctx, t.ch.Close); err != nil {
 		return err
 	}
 	late := time.NewTimer(min(m.timeout, mostGiveBack))
@@ -283,7 +286,7 @@ func (m *mover) giveBack(t *taker) error {
 	again := time.NewTicker(5 * time.Millisecond)
 	defer again.Stop()
 	for {
-		if now, err := m.ready(); err != nil || now >= before+t.held {
+		if now, err := m.ready(ctx); err != nil || now >= before+t.held {
 			return err
 		}
 		select {

@@ -60,6 +60,7 @@ const (
 // Item is one message and what was done with it.
 type Item struct {
 	Action   Action
+	Position int // in the queue, from 1, when the run began
 	ID, Type string
 	To       string // empty if there is nowhere to move it
 	Reason   string // why it was left
@@ -67,6 +68,9 @@ type Item struct {
 	Failure  string // why it was parked; empty if it does not say
 	// Sent is when it was sent first; zero if it does not say.
 	Sent time.Time
+	// Unreadable says that the AMQP client cannot read all headers. Those that it can are
+	// in Delivery. They are moved as they came.
+	Unreadable bool
 	// Delivery is the message as it lies in the error queue.
 	Delivery *amqp.Delivery
 }
@@ -90,7 +94,10 @@ func Run(ctx context.Context, o Options, each func(Item)) (Report, error) {
 		return Report{}, fmt.Errorf("redrive: %w", err)
 	}
 	r := run{options: o, mover: m, each: each}
-	err = errors.Join(r.all(ctx, ready), m.close())
+	err = r.all(ctx, ready)
+	if closed := m.close(); err == nil {
+		err = closed
+	}
 	if err != nil {
 		return r.report, fmt.Errorf("redrive: %w", err)
 	}
@@ -106,13 +113,6 @@ type run struct {
 	renew   bool // see keep
 }
 
-// look is a message that was taken.
-type look struct {
-	*amqp.Delivery
-
-	from *taker
-}
-
 // all deals with the messages that are ready. When enough were moved, it still takes
 // those that somebody has given back before: a quorum queue puts what is given back
 // behind all that was, so what redrive has in hand would end up behind them.
@@ -123,19 +123,18 @@ func (r *run) all(ctx context.Context, ready int) error {
 		if enough && !givenBack && !r.renew {
 			return nil
 		}
-		d, from, ok, err := r.mover.next(ctx)
+		l, ok, err := r.mover.next(ctx)
 		if err != nil || !ok {
 			return err
 		}
-		l := look{&d, from}
-		givenBack = d.Redelivered
-		if n, ok := d.Headers["x-delivery-count"].(int64); ok && n >= manyDeliveries {
+		givenBack = l.Redelivered
+		if n, ok := l.Headers["x-delivery-count"].(int64); ok && n >= manyDeliveries {
 			r.renew = true
 		}
 		if enough {
 			err = r.keep(l)
 		} else {
-			err = r.one(l)
+			err = r.one(l, i+1)
 		}
 		if err != nil {
 			return err
@@ -145,14 +144,14 @@ func (r *run) all(ctx context.Context, ready int) error {
 }
 
 // one deals with a message. An error ends the run.
-func (r *run) one(l look) error {
+func (r *run) one(l look, position int) error {
 	o := r.options
-	item := o.item(l.Delivery)
+	item := o.item(l, position)
 	if o.Match != "" && item.Type != o.Match {
 		r.report.Unmatched++
 		return r.keep(l)
 	}
-	target, err := o.target(l.Delivery)
+	target, err := o.target(l)
 	if err != nil {
 		r.leave(item, err)
 		return r.keep(l)
@@ -164,7 +163,7 @@ func (r *run) one(l look) error {
 		r.each(item)
 		return r.keep(l)
 	}
-	err = r.mover.move(target, cleaned(l.Delivery, o.HeaderPrefix, r.mover.conn.Login), l.Delivery, l.from)
+	err = r.mover.move(target, cleaned(l, o.HeaderPrefix, r.mover.session.User()), l)
 	var left *leftError
 	switch {
 	case err == nil:
@@ -198,10 +197,10 @@ const manyDeliveries = 10
 // once one message has been looked at often, it and all that follow are put into the
 // queue anew, one after the other and otherwise unchanged, which keeps the order.
 func (r *run) keep(l look) error {
-	if !r.renew {
+	if !r.renew || l.broken {
 		return nil
 	}
-	err := r.mover.move(r.options.Queue, renewed(l.Delivery, r.mover.conn.Login), l.Delivery, l.from)
+	err := r.mover.move(r.options.Queue, renewed(l, r.mover.session.User()), l)
 	var left *leftError
 	if errors.As(err, &left) {
 		return nil
@@ -212,13 +211,16 @@ func (r *run) keep(l look) error {
 // target is where a message goes. The address is the message's own word, which
 // anybody may have written: it is held to the rules for names, and must not lead
 // back here.
-func (o Options) target(d *amqp.Delivery) (string, error) {
+func (o Options) target(l look) (string, error) {
+	if l.broken {
+		return "", errors.New("its properties are not AMQP, so nobody can read it or send it again; remove it with the management page")
+	}
 	if o.To != "" {
 		return o.To, nil
 	}
-	value, ok := d.Headers[o.HeaderPrefix+harebus.HeaderSourceQueue]
+	value, ok := l.Headers[o.HeaderPrefix+harebus.HeaderSourceQueue]
 	if !ok {
-		value, ok = lastDeath(d.Headers)["queue"]
+		value, ok = lastDeath(l.Headers)["queue"]
 	}
 	if !ok {
 		return "", errors.New("it does not say where it came from")
@@ -258,8 +260,10 @@ func lastDeath(headers amqp.Table) amqp.Table {
 }
 
 // item describes a message.
-func (o Options) item(d *amqp.Delivery) Item {
+func (o Options) item(l look, position int) Item {
+	d := l.Delivery
 	i := Item{
+		Position: position, Unreadable: l.table != nil || l.broken,
 		ID:       header(d.Headers, o.HeaderPrefix+harebus.HeaderMessageID, d.MessageId),
 		Type:     header(d.Headers, o.HeaderPrefix+harebus.HeaderMessageType, d.Type),
 		Source:   header(d.Headers, o.HeaderPrefix+harebus.HeaderSourceQueue, ""),

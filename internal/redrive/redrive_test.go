@@ -12,6 +12,9 @@ import (
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/harebus/harebus/brokertest"
 	"github.com/harebus/harebus/internal/access"
@@ -430,7 +433,7 @@ func TestCannotBegin(t *testing.T) {
 		{"queue", func(o *redrive.Options) { o.Queue = "none" }, "404"},
 		{"nobody-there", func(o *redrive.Options) {
 			o.Broker, o.Timeout = access.Broker{URLs: []string{"amqp://127.0.0.1:1/"}}, 300*time.Millisecond
-		}, "gave up after 300ms: connect: dial tcp 127.0.0.1:1: connect: connection refused"},
+		}, "not connected: gave up after 300ms: connect to 127.0.0.1:1: dial tcp 127.0.0.1:1: connect: connection refused"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			_, _, err := x.run(t, test.change)
@@ -528,13 +531,11 @@ func TestCutWhileItBegins(t *testing.T) {
 			t.Parallel()
 			x := newBench(t)
 			x.park(t, "error", parked("a", "", nil))
-			x.broker.Inject(brokertest.Fault{On: method, Do: brokertest.CutBefore, Times: 2, Match: byRedrive})
-			var waited []string
-			report, items, err := x.run(t, func(o *redrive.Options) {
-				o.Broker.Waiting = func(reason error) { waited = append(waited, reason.Error()) }
-			})
-			if err != nil || report.Moved != 1 || len(waited) != 2 {
-				t.Fatalf("report %+v, items %+v, error %v, waited for %q", report, items, err, waited)
+			cuts := x.broker.Inject(brokertest.Fault{On: method, Do: brokertest.CutBefore, Times: 2, Match: byRedrive})
+			core, logs := observer.New(zapcore.WarnLevel)
+			report, items, err := x.run(t, func(o *redrive.Options) { o.Broker.Log = zap.New(core) })
+			if err != nil || report.Moved != 1 || cuts.Fired() != 2 || logs.Len() == 0 {
+				t.Fatalf("report %+v, items %+v, error %v, %d cuts, logged %v", report, items, err, cuts.Fired(), logs.All())
 			}
 			x.expect(t, "orders", "a")
 		})

@@ -75,6 +75,8 @@ type Publishing struct {
 	Mandatory     bool
 	Room          int // for what the broker adds to the headers on the way
 	Message       amqp.Publishing
+	// Table, if any, is an encoded table that takes the place of the headers of Message.
+	Table wire.RawTable
 }
 
 // Flight is a message on its way.
@@ -335,7 +337,7 @@ func (c *ConfirmChannel) Publish(ctx context.Context, p *Publishing, relieve fun
 // send has the client publish the message: an empty one in its books, and ours on
 // the wire. Where that fails, the client encodes it.
 func (c *ConfirmChannel) send(ctx context.Context, p *Publishing, relieve func() bool) (confirm *amqp.DeferredConfirmation, err error) {
-	m, err := wire.Encode(p.Exchange, p.Key, p.Mandatory, &p.Message, c.session.frameMax)
+	m, err := wire.EncodeWith(p.Table, p.Exchange, p.Key, p.Mandatory, &p.Message, c.session.frameMax)
 	if err != nil {
 		return nil, err
 	}
@@ -351,6 +353,9 @@ func (c *ConfirmChannel) send(ctx context.Context, p *Publishing, relieve func()
 			confirm, err = c.ch.PublishWithDeferredConfirm("", "", false, false, amqp.Publishing{})
 			return err
 		}, func() (err error) {
+			if p.Table != nil {
+				return wire.UnsentError{Err: errors.New("the AMQP client cannot send a table that it cannot read")}
+			}
 			confirm, err = c.ch.PublishWithDeferredConfirm(p.Exchange, p.Key, p.Mandatory, false, p.Message)
 			return err
 		})

@@ -166,7 +166,11 @@ func (d *Dialer) dialOne(ctx context.Context, uri amqp.URI, name string) (*Sessi
 		}
 		return nil, loginFault(err)
 	}
-	return newSession(conn, sock, d.cfg.RequestTimeout, d.cfg.Waits), nil
+	s := newSession(conn, sock, d.cfg.RequestTimeout, d.cfg.Waits)
+	if login, ok := sasl[0].(*amqp.PlainAuth); ok {
+		s.user = login.Username
+	}
+	return s, nil
 }
 
 // heartbeat is the interval to ask for; 0 takes the broker's. The other end of a

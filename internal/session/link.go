@@ -78,6 +78,22 @@ func (l *Link) Session(ctx context.Context) (*Session, error) {
 	}
 }
 
+// With calls fn with a session, and again with the next one whenever the connection has
+// ended meanwhile, so fn must be something that can be repeated. A refusal of the broker
+// is an error at once. The session stays up when fn has returned nil.
+func (l *Link) With(ctx context.Context, fn func(*Session) error) error {
+	for {
+		s, err := l.Session(ctx)
+		if err != nil {
+			return err
+		}
+		err = fn(s)
+		if err == nil || s.Alive() || Permanent(err) || ctx.Err() != nil {
+			return err
+		}
+	}
+}
+
 // gaveUp returns the reason for which a link gave up before its first session.
 func (l *Link) gaveUp() error {
 	l.mu.Lock()

@@ -18,7 +18,8 @@ import (
 type Session struct {
 	conn     *amqp.Connection
 	sock     *wire.Conn
-	address  int // its place among those configured
+	address  int    // its place among those configured
+	user     string // who has logged in; empty if only the broker knows
 	waits    wait.Teller
 	frameMax int           // as negotiated
 	timeout  time.Duration // of one request to the broker
@@ -243,6 +244,10 @@ func (s *Session) Version() string {
 	version, _ := s.conn.Properties["version"].(string)
 	return version
 }
+
+// User is the name that has logged in. It is empty if only the broker knows it, which
+// reads it out of a client certificate.
+func (s *Session) User() string { return s.user }
 
 // FrameMax is the largest frame that was negotiated.
 func (s *Session) FrameMax() int { return s.frameMax }

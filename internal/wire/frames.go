@@ -61,9 +61,14 @@ var messages = sync.Pool{New: func() any { return new(Message) }}
 // no limit. The body is not copied: it must not change before the message has been
 // written to the socket, if it is large. Free gives the result back.
 func Encode(exchange, key string, mandatory bool, p *amqp.Publishing, frameMax int) (*Message, error) {
+	return EncodeWith(nil, exchange, key, mandatory, p, frameMax)
+}
+
+// EncodeWith is Encode with a table, unless it is nil, in place of the headers of p.
+func EncodeWith(table RawTable, exchange, key string, mandatory bool, p *amqp.Publishing, frameMax int) (*Message, error) {
 	m := messages.Get().(*Message) //nolint:forcetypeassert // nothing else is put in
 	m.body, m.piece = p.Body, max(0, frameMax-frameOverhead)
-	e := encoder{buf: m.head[:0]}
+	e := encoder{buf: m.head[:0], headers: table}
 	e.method(exchange, key, mandatory)
 	m.header = len(e.buf)
 	e.header(p)
@@ -108,8 +113,9 @@ func (m *Message) appendTo(b *batch, channel []byte) {
 
 // encoder appends to buf; the first error stays.
 type encoder struct {
-	buf []byte
-	err error
+	buf     []byte
+	err     error
+	headers RawTable // in place of those of the message
 }
 
 func (e *encoder) fail(err error) {
@@ -150,7 +156,11 @@ func (e *encoder) header(p *amqp.Publishing) {
 func (e *encoder) properties(p *amqp.Publishing) (mask uint16) {
 	mask |= e.text(hasContentType, p.ContentType)
 	mask |= e.text(hasContentEncoding, p.ContentEncoding)
-	if len(p.Headers) > 0 {
+	switch {
+	case e.headers != nil:
+		mask |= hasHeaders
+		e.buf = append(e.buf, e.headers...)
+	case len(p.Headers) > 0:
 		mask |= hasHeaders
 		e.table(p.Headers)
 	}

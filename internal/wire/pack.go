@@ -63,6 +63,8 @@ func Pack(c net.Conn) net.Conn {
 type UnreadableError struct {
 	// Raw is the table as it came, with its length, or all properties.
 	Raw []byte
+	// All says that it is all properties.
+	All bool
 }
 
 func (*UnreadableError) Error() string {
@@ -87,7 +89,7 @@ func Unpack(d *amqp.Delivery) error {
 	before := *d
 	if in.properties(d) != nil {
 		*d = before
-		return &UnreadableError{Raw: rest[:size]}
+		return &UnreadableError{Raw: rest[:size], All: true}
 	}
 	if in.raw != nil {
 		return &UnreadableError{Raw: in.raw}
