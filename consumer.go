@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/harebus/harebus/internal/refusal"
 	"github.com/harebus/harebus/internal/session"
 	"github.com/harebus/harebus/internal/wait"
 	amqp "github.com/rabbitmq/amqp091-go"
@@ -187,6 +188,11 @@ func (c *consumer) consume(ctx context.Context) error {
 	c.began = true
 	c.report(nil)
 	c.log.Info("consuming", zap.String("broker", s.Version()))
+	return c.follow(ctx, sub)
+}
+
+// follow consumes by sub, and by those that take its place, to the end.
+func (c *consumer) follow(ctx context.Context, sub *subscription) error {
 	for {
 		select {
 		case <-ctx.Done():
@@ -232,7 +238,7 @@ func (c *consumer) consume(ctx context.Context) error {
 // without explains why there is nothing to consume from: what is missing could not
 // be declared either.
 func (c *consumer) without(err error) error {
-	if !session.Missing(err) {
+	if !refusal.Missing(err) {
 		return err
 	}
 	c.setup.doubt()

@@ -10,6 +10,7 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 	"go.uber.org/zap"
 
+	"github.com/harebus/harebus/internal/refusal"
 	"github.com/harebus/harebus/internal/session"
 	"github.com/harebus/harebus/internal/wait"
 	"github.com/harebus/harebus/topology"
@@ -116,7 +117,7 @@ func (s *Setup) rebind(ctx context.Context, on *session.Session, c *bindingChang
 	asking := context.WithoutCancel(ctx)
 	c.made = 0
 	err := s.eachTopic(asking, on, c)
-	if session.Missing(err) && !session.Unreachable(err) { // the queue or the exchange: bindings come last
+	if refusal.Missing(err) && !session.Unreachable(err) { // the queue or the exchange: bindings come last
 		c.made = 0
 		if err = s.declareObjects(asking, on, nil); err == nil {
 			err = s.eachTopic(asking, on, c)

@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/harebus/harebus/internal/refusal"
 )
 
 // Channel is the part of [*amqp.Channel] that declaring and checking need. Use
@@ -215,18 +217,12 @@ func (c *checker) check(object string, ask func(Channel) error) bool {
 		c.channel = channel
 	}
 	if err := ask(c.channel); err != nil {
-		if !forbidden(err) {
+		if !refusal.Forbidden(err) {
 			c.found = append(c.found, failed("check", object, "to exist", err))
 		}
 		c.close()
 	}
 	return true
-}
-
-// forbidden says whether the broker does not tell because of the user's permissions.
-func forbidden(err error) bool {
-	var answer *amqp.Error
-	return errors.As(err, &answer) && answer.Code == amqp.AccessRefused
 }
 
 // close gives the channel back. Its error says nothing the caller could act

@@ -12,6 +12,7 @@ import (
 
 	amqp "github.com/rabbitmq/amqp091-go"
 
+	"github.com/harebus/harebus/internal/refusal"
 	"github.com/harebus/harebus/internal/session"
 	"github.com/harebus/harebus/topology"
 )
@@ -145,7 +146,7 @@ func (d *delayer) prepare(ctx context.Context, s *session.Session, out *Message,
 	}
 	all := topology.Join(parts...)
 	err := d.cfg.EstablishDelays(ctx, s, all)
-	if last := len(all.Queues) - 1; session.Differs(err) && !d.known(s, nil, exitKey(exchange, key)) {
+	if last := len(all.Queues) - 1; refusal.Differs(err) && !d.known(s, nil, exitKey(exchange, key)) {
 		// An exit that expires, or does not where we would have it: as it is.
 		all.Queues = all.Queues[:last]
 		err = d.cfg.EstablishDelays(ctx, s, all)
@@ -178,10 +179,10 @@ func (d *delayer) checkDestination(ctx context.Context, s *session.Session, exch
 		_, err := ch.QueueDeclarePassive(key, true, false, false, false, nil)
 		return err
 	})
-	if session.Unreachable(err) || session.Forbidden(err) {
+	if session.Unreachable(err) || refusal.Forbidden(err) {
 		return nil // it is there, or may be, and takes the message later
 	}
-	if session.Missing(err) {
+	if refusal.Missing(err) {
 		return &finalError{session.Returned, err}
 	}
 	return err
@@ -252,7 +253,7 @@ func (p *Publisher) KeepExit(ctx context.Context, s *session.Session) error {
 		}
 		return err
 	})
-	if session.Missing(err) && !session.Unreachable(err) {
+	if refusal.Missing(err) && !session.Unreachable(err) {
 		return d.cfg.Establish(ctx, s, t)
 	}
 	return err

@@ -12,6 +12,7 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 	"go.uber.org/zap"
 
+	"github.com/harebus/harebus/internal/refusal"
 	"github.com/harebus/harebus/internal/session"
 	"github.com/harebus/harebus/internal/wait"
 	"github.com/harebus/harebus/topology"
@@ -320,7 +321,7 @@ func (p *Publisher) learn(s *session.Session, out *Message, f flight, is session
 		r.outcome = session.Confirmed // there is no such queue, as the caller expected
 	case r.outcome == session.Confirmed && f.unsure:
 		p.ways.learn(s, out.Key, true)
-	case r.raised && session.Missing(r.err):
+	case r.raised && refusal.Missing(r.err):
 		p.forget() // an exchange has gone
 		p.delays.forget()
 		if out.Foreign && r.lone {
@@ -408,10 +409,10 @@ func (p *Publisher) checkExchange(ctx context.Context, s *session.Session, name 
 	err := s.WithChannel(ctx, func(ch *amqp.Channel) error {
 		return ch.ExchangeDeclarePassive(name, string(topology.Direct), true, false, false, false, nil)
 	})
-	if session.Missing(err) {
+	if refusal.Missing(err) {
 		return &finalError{session.Returned, fmt.Errorf("exchange %q does not exist: %w", name, err)}
 	}
-	if err != nil && !session.Forbidden(err) { // publishing tells
+	if err != nil && !refusal.Forbidden(err) { // publishing tells
 		return err
 	}
 	p.mu.Lock()

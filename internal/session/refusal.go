@@ -59,24 +59,3 @@ func Unreachable(err error) bool {
 // outOfReach are the broker's words for it: the node is down, the queue is being
 // restarted, or it does not answer.
 var outOfReach = []string{"is down or inaccessible", "stopped by supervisor", "due to timeout"}
-
-// Missing says whether the broker has found something not to exist, or out of
-// reach: see Unreachable.
-func Missing(err error) bool {
-	var broker *amqp.Error
-	return errors.As(err, &broker) && broker.Code == amqp.NotFound
-}
-
-// Forbidden says whether the user may not even look. RabbitMQ 4.3, and 4.2.6, refuse
-// a passive declare to users who have no permission on the name, whether it exists
-// or not; older versions let everybody look. So it says nothing about the object.
-func Forbidden(err error) bool {
-	var broker *amqp.Error
-	return errors.As(err, &broker) && broker.Code == amqp.AccessRefused
-}
-
-// Differs says whether something exists with other properties.
-func Differs(err error) bool {
-	var broker *amqp.Error
-	return errors.As(err, &broker) && broker.Code == amqp.PreconditionFailed
-}
