@@ -86,6 +86,26 @@ func TestNamedTestsExist(t *testing.T) {
 	}
 }
 
+// TestVocabulary looks for the words of the tests in the files that are said to declare them.
+func TestVocabulary(t *testing.T) {
+	t.Parallel()
+	rows := regexp.MustCompile("(?m)^\\| (`.+`) \\|.*\\| `(.+\\.go)` \\|$").FindAllStringSubmatch(pages(t)["testing-vocabulary.md"], -1)
+	if len(rows) < 50 {
+		t.Fatalf("%d words", len(rows))
+	}
+	for _, row := range rows {
+		source, err := os.ReadFile(filepath.Join("..", row[2]))
+		if err != nil {
+			t.Error(err)
+		}
+		for _, word := range strings.Split(strings.ReplaceAll(row[1], "`", ""), ", ") {
+			if !regexp.MustCompile(`(?m)^(type|var|func|func \(\w+ \*?\w+\)) ` + word + `\b`).Match(source) {
+				t.Errorf("%s does not declare %s", row[2], word)
+			}
+		}
+	}
+}
+
 // TestReadmeIsShort keeps the README at a length that is read.
 func TestReadmeIsShort(t *testing.T) {
 	t.Parallel()
