@@ -22,11 +22,11 @@ type bar struct {
 // endpoint and the observer have their own packages or files; the features that come with them may bring it to 30 files and
 // 7,000 lines.
 var bars = []bar{
-	{"source files", 56, 24, (*house).files},
-	{"lines", 10546, 5200, (*house).lines},
-	{"files that hold *Setup", 21, 5, (*house).holdSetup},
-	{"files that read Config.Queue", 16, 1, (*house).readQueue},
-	{"files that import amqp091-go", 19, 3, (*house).importClient},
+	{"source files", 39, 24, (*house).files},
+	{"lines", 7492, 5200, (*house).lines},
+	{"files that hold *Setup", 17, 5, (*house).holdSetup},
+	{"files that read Config.Queue", 15, 1, (*house).readQueue},
+	{"files that import amqp091-go", 12, 3, (*house).importClient},
 	{"lines of go.sum", 25, 25, (*house).sums},
 	{"lines of a function, median", 8, 8, (*house).median},
 	{"lines of a function, 90 of 100", 22, 21, (*house).ninety},
