@@ -12,24 +12,24 @@ import (
 )
 
 // Bus sends messages. The one from [Setup.Bus] sends at once: each call returns
-// when the broker has confirmed the message, or with an error that says what is
-// known. The one a handler is given buffers until the handler has returned nil,
-// and so does that from Setup.Bus when a call has the context of a handler of the
-// same setup: the call joins the handler's transaction. [Immediately] sends at once
-// there, too. A Bus is safe for concurrent use.
+// when the broker has confirmed the message, or returns an error that says what is
+// known. The bus that a handler is given buffers messages until the handler has
+// returned nil. The bus from Setup.Bus does so too if a call has the context of a
+// handler of the same setup: the call joins the handler's transaction. The option
+// [Immediately] sends at once there, too. A Bus is safe for concurrent use.
 //
-// Calls end when their context does. Without a deadline they wait for as long as
-// the broker is away, and a message whose outcome is unknown is sent again under
-// the same id until it is confirmed.
+// A call ends at the latest with its context. Without a deadline it waits for as
+// long as the broker is away, and a message whose outcome is unknown is sent again
+// under the same id until it is confirmed.
 type Bus struct{ sender }
 
-// Tx is a transaction: it buffers messages until it is committed. There is no
-// database in it: the commit publishes what was buffered, in order, and reports
-// on each message. A Tx is safe for concurrent use.
+// Tx is a transaction: it buffers messages until it is committed. It has nothing to
+// do with a database: the commit publishes the buffered messages in order, and
+// reports on each. A Tx is safe for concurrent use.
 type Tx struct{ sender }
 
-// Sender is what a [Bus] and a [Tx] have in common: for functions that send with
-// either. More calls may be added to it.
+// Sender has the methods that [Bus] and [Tx] have in common. Use it for functions
+// that send with either. Later versions may add methods.
 type Sender interface {
 	Send(ctx context.Context, queue string, message any, opts ...SendOption) error
 	Publish(ctx context.Context, topic string, message any, opts ...SendOption) error
@@ -68,24 +68,26 @@ func (s *sender) within(ctx context.Context) *sender {
 	}
 }
 
-// Send sends a command to a queue. It goes to the direct exchange with the
-// queue's name as key, and, should nothing be bound there, straight to the queue.
+// Send sends a command to a queue. It goes to the direct exchange with the queue's
+// name as key. If no queue is bound there with this key, it goes to the default
+// exchange, which leads directly to the queue.
 func (s *sender) Send(ctx context.Context, queue string, message any, opts ...SendOption) error {
 	return s.emit(ctx, OpSend, queue, message, time.Time{}, opts)
 }
 
-// Publish publishes an event to everybody who subscribed to its topic. Nobody
-// being subscribed is an error, unless [NonMandatory], Config.Publish.OptionalEvents
-// or a method OptionalEvent() bool of the event's type says that it is not.
+// Publish publishes an event to everybody who subscribed to its topic. If nobody has
+// subscribed, it returns an error, unless [NonMandatory],
+// Config.Publish.OptionalEvents or a method OptionalEvent() bool of the event's type
+// allows that.
 func (s *sender) Publish(ctx context.Context, topic string, message any, opts ...SendOption) error {
 	return s.emit(ctx, OpPublish, topic, message, time.Time{}, opts)
 }
 
-// Defer sends a command that reaches its queue after delay: never before, and
-// on an idle broker about 8 ms after (docs/delays.md has the figures). Until
-// then it lies in durable queues of the broker, from where it cannot be called
-// back. The first deferral after a connect declares those queues, which can take
-// a second. The longest delay is [topology.MaxDelay].
+// Defer sends a command that reaches its queue after delay: never before, and on an
+// idle broker about 8 ms after (docs/delays.md has the figures). Until then it
+// waits in durable queues of the broker and cannot be cancelled. A deferral
+// declares the delay queues that it needs if they are not declared yet, some 10 to
+// 30 ms for each. The longest delay is [topology.MaxDelay].
 func (s *sender) Defer(ctx context.Context, queue string, delay time.Duration, message any, opts ...SendOption) error {
 	if delay < 0 || delay > topology.MaxDelay {
 		return refuse("defer", "delay %v is not between 0 and %v", delay, topology.MaxDelay)
@@ -93,9 +95,9 @@ func (s *sender) Defer(ctx context.Context, queue string, delay time.Duration, m
 	return s.emit(ctx, OpDefer, queue, message, time.Now().Add(delay), opts)
 }
 
-// DeferUntil is [Bus.Defer] to a point in time. One that has passed sends the
-// message at once; one further ahead than [topology.MaxDelay], and the zero time,
-// are refused.
+// DeferUntil is [Bus.Defer] to a point in time. A time that has passed sends the
+// message at once. The zero time, and a time further ahead than
+// [topology.MaxDelay], are refused.
 func (s *sender) DeferUntil(ctx context.Context, queue string, due time.Time, message any, opts ...SendOption) error {
 	if due.IsZero() || time.Until(due) > topology.MaxDelay {
 		return refuse("defer", "the time %v is zero or more than %v ahead", due, topology.MaxDelay)
@@ -103,8 +105,8 @@ func (s *sender) DeferUntil(ctx context.Context, queue string, due time.Time, me
 	return s.emit(ctx, OpDefer, queue, message, due, opts)
 }
 
-// Reply answers the message that is being handled: it sends to the address the
-// message asks for, with its correlation id. It fails with [ErrReplyOutsideHandler]
+// Reply answers the message that is being handled: it sends to the reply address in
+// the message, with its correlation id. It fails with [ErrReplyOutsideHandler]
 // outside a handler, with [ErrNoReplyAddress] if the message names no address, and
 // with [ErrRefused] if the address is a queue of the broker's own (amq.…; see
 // Config.ReplyReserved), the error queue, or one that Config.ReplyPolicy does not
@@ -191,8 +193,8 @@ func (s *sender) dispatch(ctx context.Context, op Operation, exchange, key strin
 // discards it when fn returns an error or panics. A commit that did not get every
 // message confirmed is a [*TransactionError].
 //
-// Inside a handler the transaction joins the handler's buffer: its messages
-// leave with the others, after the handler.
+// Inside a handler the transaction joins the handler's buffer: its messages are
+// published with the others, after the handler has returned.
 func (b *Bus) Transaction(ctx context.Context, fn func(ctx context.Context, tx *Tx) error) error {
 	tx := &Tx{sender{b.setup, newScope(b.within(ctx).scope)}}
 	defer tx.Rollback() // without effect after a commit
@@ -202,16 +204,16 @@ func (b *Bus) Transaction(ctx context.Context, fn func(ctx context.Context, tx *
 	return tx.Commit(ctx)
 }
 
-// Begin starts a transaction for code that cannot be a closure. It must be ended
-// with Commit or Rollback. It joins the buffer of a handler as [Bus.Transaction]
-// does when the context of a call on it is the handler's.
+// Begin starts a transaction for code that cannot be a closure. End it with Commit
+// or Rollback. It joins the buffer of a handler as [Bus.Transaction] does when the
+// context of a call on it is the handler's.
 func (b *Bus) Begin() *Tx {
 	return &Tx{sender{b.setup, newScope(b.scope)}}
 }
 
-// Commit publishes what was buffered, in order, and returns when every outcome
-// is known or ctx has ended. It returns nil if all were confirmed, else a
-// [*TransactionError]. Either way the transaction has ended. A second Commit, or
+// Commit publishes what was buffered, in order, and returns when every outcome is
+// known or ctx has ended. It returns nil if all were confirmed, else a
+// [*TransactionError]. In both cases the transaction has ended. A second Commit, or
 // one after Rollback, fails with [ErrHandlerReturned].
 func (t *Tx) Commit(ctx context.Context) error {
 	t.within(ctx)
@@ -232,8 +234,8 @@ func (t *Tx) Commit(ctx context.Context) error {
 	return eng.commit(ctx, outs)
 }
 
-// Rollback discards what was buffered. After a Commit it does nothing, so it can
-// be deferred.
+// Rollback discards the buffered messages. After a Commit it does nothing, so you
+// can call it with defer.
 func (t *Tx) Rollback() {
 	_, _ = t.scope.end() // an error only says that it had ended
 }

@@ -15,21 +15,22 @@ import (
 
 // Codec turns values into bodies and back. Codecs are safe for concurrent use.
 type Codec interface {
-	// ContentType is the media type the codec writes and is chosen by when
-	// reading, without parameters: "application/json".
+	// ContentType is the media type of the bodies that the codec writes. A received
+	// message with this content type is read by the codec. It has no parameters:
+	// "application/json".
 	ContentType() string
-	// Encode returns the body for value. It must not change any more: it is still
-	// on its way when a call whose context ended has returned.
+	// Encode returns the body for value. The bus keeps the returned slice and may
+	// still be writing it after the call has returned; do not reuse or change it.
 	Encode(value any) ([]byte, error)
 	// Decode reads body into the value that target points to.
 	Decode(body []byte, target any) error
 }
 
-// ValueCodec is a [Codec] that some Go values prefer: it is used for a value it
-// accepts when neither the call nor the message type names another.
+// ValueCodec is a [Codec] for certain Go values: it is used for a value that it
+// accepts if neither the call nor the message type chooses another.
 type ValueCodec interface {
 	Codec
-	// Accepts reports whether value is one of the codec's own.
+	// Accepts reports whether the codec is the one for value.
 	Accepts(value any) bool
 }
 
@@ -334,8 +335,8 @@ func readable(name string, body []byte) bool {
 	return false
 }
 
-// Validator is implemented by message types that can tell whether a decoded
-// value makes sense. A message whose Validate fails is parked at once.
+// Validator is implemented by message types that can check a decoded value. If
+// Validate returns an error, the message is parked at once.
 type Validator interface{ Validate() error }
 
 // decode reads m into a new T.

@@ -24,31 +24,32 @@ import (
 	"github.com/harebus/harebus/topology"
 )
 
-// Config is everything about one service on the bus. The zero value of every
-// field but URL is a good default, given in its comment. [New] copies it and
-// reports every fault in it at once.
+// Config configures one service on the bus. The zero value of every field means the
+// default that its comment gives. [New] copies it and reports every fault in it at
+// once.
 type Config struct {
 	// URL is the broker's address: amqp:// or amqps://user:password@host:port/vhost,
 	// with special characters percent-encoded. Default: amqp://guest:guest@localhost:5672/.
 	URL string
-	// URLs are the addresses of a cluster's nodes, instead of URL. They are
-	// tried in random order at every connect. Those that were lost or could not
-	// be reached in the last three minutes come at the end.
+	// URLs are the addresses of a cluster's nodes, beside or instead of URL. Every
+	// connect tries them in random order; those that failed in the last three
+	// minutes come last.
 	URLs []string
 	// Username and Password replace those of the addresses.
 	Username, Password string
-	// Credentials is asked before every connect, for passwords that expire. It
-	// replaces all of the above.
+	// Credentials is called before every connect and returns user name and
+	// password, for passwords that expire. It replaces Username, Password and those
+	// in the addresses.
 	Credentials func(ctx context.Context) (username, password string, err error)
 	// ExternalAuth logs in with the client certificate in TLS (SASL EXTERNAL).
 	ExternalAuth bool
-	// TLS is for amqps addresses: roots, client certificate. It is cloned; TLS
-	// 1.2 is the least that is spoken, whatever MinVersion says. Default: the
-	// system's roots, and the address as server name.
+	// TLS is for amqps addresses: roots, client certificate. The bus uses a clone
+	// of it. The lowest version is TLS 1.2, also if MinVersion is lower. Default:
+	// the system's roots, and the address as server name.
 	TLS *tls.Config
 	// ConnectionName is shown by the broker. Default: the program's name and the queue.
 	ConnectionName string
-	// Dial opens the socket (TLS, if any, is put on top), for proxies and for
+	// Dial opens the socket (TLS runs over what it returns), for proxies and for
 	// the in-process broker of package brokertest. Default: a [net.Dialer].
 	Dial func(network, address string) (net.Conn, error)
 
@@ -58,19 +59,19 @@ type Config struct {
 	// instance of a service must get: Queue is the beginning of its name, to which a
 	// dot and random digits are added. It keeps its name through reconnects and
 	// restarts of the setup; when nobody has consumed from it for 30 minutes, the
-	// broker deletes it with what is in it ("x-expires" in QueueArguments changes the
+	// broker deletes it with its messages ("x-expires" in QueueArguments changes the
 	// time). Default: all instances share Queue.
 	PerInstance bool
-	// QueueType is topology.Quorum by default. topology.Classic without
-	// QueueArguments takes over a queue that a PikaBus service declared.
+	// QueueType is topology.Quorum by default. Choose topology.Classic without
+	// QueueArguments to take over a queue that a PikaBus service declared.
 	QueueType topology.QueueType
 	// QueueArguments are added to the listener queue's arguments, which for a
 	// quorum queue are a delivery limit of 20 and dead-lettering to the error
 	// queue, at least once. A nil value removes an argument.
 	QueueArguments map[string]any
-	// Subscriptions are the topics bound to the listener queue; * stands for
-	// one word, # for any number. A topic taken out of the list stays bound:
-	// see [Setup.Unsubscribe].
+	// Subscriptions are the topics bound to the listener queue; * stands for one
+	// word, # for any number. If you remove a topic from the list, its binding
+	// stays: see [Setup.Unsubscribe].
 	Subscriptions []string
 	// DirectExchange carries commands: amq.direct, which every broker has, or an
 	// exchange of this name, which is declared. Default: PikaBusDirect.
@@ -78,12 +79,12 @@ type Config struct {
 	// TopicExchange carries events: amq.topic, or an exchange that is declared.
 	// Default: PikaBusTopic.
 	TopicExchange string
-	// ErrorQueue receives what cannot be handled.
+	// ErrorQueue receives the messages that cannot be handled.
 	ErrorQueue ErrorQueueConfig
 	// Topology is declared, or checked, together with the setup's own objects:
 	// other queues and exchanges, bindings with arguments.
 	Topology topology.Topology
-	// Declare says whether the setup creates its objects or only looks for them.
+	// Declare says whether the setup creates its objects or only checks them.
 	Declare DeclareMode
 
 	// Consume is about receiving.
@@ -92,14 +93,14 @@ type Config struct {
 	Publish PublishConfig
 	// Connect is about connections.
 	Connect ConnectConfig
-	// Retry is what happens to a message whose handler failed; [WithRetry] has one
-	// handler differ.
+	// Retry is the policy for a message whose handler failed; [WithRetry] sets
+	// another for one handler.
 	Retry RetryConfig
-	// ErrorHandler may decide otherwise than Retry; nil means Retry. If it does, it
-	// must end retries by itself: Message.Attempt counts them.
+	// ErrorHandler may change the decision of Retry. No limit applies to retries
+	// that it decides: it must end them itself, by Message.Attempt. Default: none.
 	ErrorHandler ErrorHandler
-	// Unhandled is what happens to a message that has no handler: UnhandledRetry by
-	// default, because another instance of the service may be newer and have one.
+	// Unhandled says what happens to a message without a handler: UnhandledRetry by
+	// default, because a newer instance of the service may have one.
 	Unhandled UnhandledMode
 
 	// HeaderPrefix starts the names of the standard headers. Default: "PikaBus.".
@@ -109,55 +110,56 @@ type Config struct {
 	// Codecs are added to JSON, Bytes and Text. One with the content type of
 	// another replaces it.
 	Codecs []Codec
-	// TypeCodecs choose the codec of single message types, by their wire name.
+	// TypeCodecs are the codecs of certain message types, by their wire name.
 	TypeCodecs map[string]Codec
 	// MaxBody is the largest body sent or decoded, in bytes; a larger one is
 	// refused or parked. Default: 16 MiB.
 	MaxBody int
-	// ReplyPolicy narrows where replies may go. Default: any queue but the
+	// ReplyPolicy restricts where replies may go. Default: any queue except the
 	// broker's own (amq.…) and the error queue, which no policy can allow.
 	ReplyPolicy ReplyPolicy
-	// ReplyReserved allows replies to the addresses that the broker names for
+	// ReplyReserved allows replies to the addresses that the broker creates for
 	// requesters: amq.rabbitmq.reply-to.… (direct reply-to) and amq.gen-…. ReplyPolicy
-	// is asked about them, too. A reply to the former is lost without an error when
-	// the requester has gone. Default: refused.
+	// is called for them, too. A reply to the former is lost without an error when the
+	// requester has gone. Default: refused.
 	ReplyReserved bool
-	// MaxHops is how often in a row a reply may answer a reply before the
-	// message is parked as a loop. Default: 32.
+	// MaxHops is how many replies in a row may answer a reply before the message is
+	// parked as a loop. Default: 32.
 	MaxHops int
 
-	// Receive sees every message before its handler is chosen, and may make one of
-	// another bus understood. Default: none.
+	// Receive is called with every message before its handler is chosen, and may
+	// set type, id and body of a message of another bus. Default: none.
 	Receive ReceiveFunc
 	// Middleware is wrapped around every handler, the first one outermost.
 	Middleware []Middleware
-	// SendMiddleware is wrapped around every message on its way out.
+	// SendMiddleware is called for every outgoing message, the first one outermost.
 	SendMiddleware []SendMiddleware
-	// Tracer observes operations; nil costs nothing.
+	// Tracer observes operations. Default: none.
 	Tracer Tracer
-	// Logger gets what a person should know; [SlogLogger] makes one of a
-	// slog.Handler. Default: nothing is logged, and only what is waited for is
-	// told, on standard error, from five seconds on. For complete silence give
-	// [zap.NewNop].
+	// Logger is the log; [SlogLogger] makes one from a slog.Handler. Default:
+	// nothing is logged, with one exception: when the setup waits for something for
+	// more than five seconds, it says so on standard error. [zap.NewNop] silences
+	// that too.
 	Logger *zap.Logger
-	// ShutdownTimeout is how long Run lets handlers finish once its context has
-	// ended. Then their contexts are cancelled, and what they do not complete
-	// is redelivered to somebody else. Default: 30 s.
+	// ShutdownTimeout is how long handlers may continue after a stop has begun.
+	// Then their contexts are cancelled, and messages that they do not complete are
+	// delivered again. Default: 30 s.
 	ShutdownTimeout time.Duration
 
 	defaultAddress bool // nobody gave one
 	ownHeartbeat   bool
 }
 
-// DeclareMode says what a setup does about exchanges, queues and bindings.
+// DeclareMode says whether a setup declares exchanges, queues and bindings or only
+// checks them.
 type DeclareMode int8
 
 const (
-	// DeclareAll creates what is missing, also when it vanishes later.
+	// DeclareAll creates missing objects, also those that somebody deletes later.
 	DeclareAll DeclareMode = iota
-	// CheckOnly creates nothing and fails where something is missing: for
-	// brokers where only operations may configure. It needs no configure
-	// permission. A passive check sees neither bindings nor arguments.
+	// CheckOnly creates nothing and fails if an object is missing: for brokers
+	// where services may not create objects. It needs no configure permission. A
+	// passive check sees neither bindings nor arguments.
 	CheckOnly
 )
 
@@ -166,15 +168,15 @@ const (
 type UnhandledMode int8
 
 const (
-	// UnhandledRetry treats such a message as one that has failed: Config.Retry
-	// applies, and in the end it is parked. While a service is replaced by a newer
-	// version of it, a message of a new type thus finds an instance that knows it.
+	// UnhandledRetry treats such a message as one that has failed: it is retried by
+	// Config.Retry and then parked. While a service is replaced by a newer version,
+	// a message of a new type can then reach an instance that knows it.
 	UnhandledRetry UnhandledMode = iota
 	// UnhandledPark moves it to the error queue at once.
 	UnhandledPark
-	// UnhandledIgnore drops it, counted in Stats.Ignored and logged at debug level:
-	// for a queue that is bound to more topics than it has handlers for. A message
-	// of a misspelt type is lost.
+	// UnhandledIgnore drops it, counts it in Stats.Ignored and logs it at debug
+	// level. It is for a queue that is bound to more topics than it has handlers
+	// for. A message whose type is misspelt is lost.
 	UnhandledIgnore
 )
 
@@ -183,9 +185,9 @@ type ErrorQueueConfig struct {
 	// Name is "error" by default, the queue all PikaBus services share.
 	Name string
 	// Type is topology.Quorum by default. Set topology.Classic where PikaBus
-	// services share the queue: they declare it as a classic queue, and each
-	// failure of theirs is tried again without end while it is a quorum queue.
-	// A queue that exists is used as it is, whatever its type.
+	// services share the queue. They declare it as a classic queue, so a quorum
+	// queue makes them fail to park, and they retry each failed message without
+	// end. A queue that exists is used as it is, whatever its type.
 	Type topology.QueueType
 	// Arguments are added to the queue's arguments, which for a quorum queue
 	// are a delivery limit of topology.LookLimit and for a classic queue none.
@@ -196,25 +198,26 @@ type ErrorQueueConfig struct {
 // ConsumeConfig is about receiving.
 type ConsumeConfig struct {
 	// Concurrency is how many messages each consumer handles at once. Default:
-	// 10. With 1 (and one consumer) messages are handled in the order of the
-	// queue, also across a Stop; failures and lost connections apart. On a quorum
-	// queue the prefetch is then constant from the start of a connection, which
-	// keeps that order: a message that kills the process takes along what is
-	// prefetched with it, unless Prefetch is 1.
+	// 10. With 1 (and one consumer) messages are handled in the order of the queue,
+	//     also across a Stop, except after failures and lost connections. To keep
+	//     that order on a quorum queue, a connection uses the whole prefetch from
+	//     its start. So if a message kills the process, the delivery counts of all
+	//     prefetched messages rise, unless Prefetch is 1.
 	Concurrency int
-	// Prefetch is how many unacknowledged messages the broker hands to each
-	// consumer: at least Concurrency. Default: 5 × Concurrency. A connection
-	// starts with 1, of one consumer, until a message that is not a redelivery
-	// has been handled or 5 s have passed, so that one that kills the process
-	// takes no neighbours with it.
+	// Prefetch is how many unacknowledged messages each consumer may hold: at least
+	// Concurrency. Default: 5 × Concurrency. A new connection starts with one
+	// consumer and a prefetch of 1, until a message that is not a redelivery has
+	// been handled or 5 s have passed. So if a message kills the process, only its
+	// own delivery count rises.
 	Prefetch int
 	// Consumers is the number of consumers, each on its own channel. Default: 1.
 	Consumers int
-	// HandlerTimeout cancels the context of a handler after this time; it is
-	// then a failure like any other. Default: 5 minutes. Negative: none. Keep it
-	// below the broker's consumer timeout, 30 minutes by default, after which the
-	// broker takes back everything that the consumer holds. A handler that has
-	// run for a minute is logged, whatever the timeout.
+	// HandlerTimeout cancels the context of a handler after this time. The error
+	// that the handler then returns is a failure like any other. Default: 5
+	// minutes. Negative: none. Keep it below the broker's consumer timeout, 30
+	// minutes by default, after which the broker takes back everything that the
+	// consumer holds. A handler that has run for a minute is logged, whatever the
+	// timeout.
 	HandlerTimeout time.Duration
 }
 
@@ -224,16 +227,16 @@ type PublishConfig struct {
 	Channels int
 	// Window is how many messages may be unconfirmed on each. Default: 1000.
 	Window int
-	// ConfirmTimeout is how long the broker may take to confirm a message
-	// before its channel is replaced and it is sent again, under the same id.
-	// Default: 30 s. Shorter than a leader election, it only makes duplicates.
-	// A channel that answers nothing at all is not given that long, but five
-	// sixths of it.
+	// ConfirmTimeout is how long the broker may take to confirm a message before
+	// its channel is replaced and it is sent again, under the same id. Default: 30
+	// s. A value shorter than a leader election only makes duplicates. If the
+	// broker answers nothing at all on the channel, the connection is replaced
+	// after five sixths of this time.
 	ConfirmTimeout time.Duration
-	// OptionalEvents lets events be published that nobody has subscribed to, as
+	// OptionalEvents allows events to which nobody has subscribed, as
 	// [NonMandatory] does for one call. The method OptionalEvent() bool of an
-	// event's type decides otherwise for that type. Default: each event must have
-	// a subscriber, and Publish returns an error when it has none.
+	// event's type decides for that type. Default: each event must have a
+	// subscriber, and Publish returns an error when it has none.
 	OptionalEvents bool
 }
 
@@ -241,26 +244,26 @@ type PublishConfig struct {
 type ConnectConfig struct {
 	// Timeout is for connecting, TLS and login included. Default: 10 s.
 	Timeout time.Duration
-	// RequestTimeout is how long the broker may take to answer a request before
-	// the connection is given up. Default: 30 s.
+	// RequestTimeout is how long the broker may take to answer a request before the
+	// connection is closed and replaced. Default: 30 s.
 	RequestTimeout time.Duration
-	// WriteTimeout is how long the socket may take no data before the
-	// connection is given up. Default: 15 s. While the broker blocks
-	// publishers by reading nothing, this ends their connection, not yours to
-	// wait for.
+	// WriteTimeout is how long the socket may accept no data before the connection
+	// is closed and replaced. Default: 15 s.
 	WriteTimeout time.Duration
 	// Heartbeat is the interval asked for. Default: 5 s; a dead peer is noticed
 	// after about one and a half times that. On a connection of package brokertest
-	// the default is the broker's, none unless its option says otherwise: so days of
-	// virtual time take no time.
+	// the default is the broker's: no heartbeats, unless its option sets an
+	// interval, because heartbeats would make tests of virtual days slow.
 	Heartbeat time.Duration
-	// BackOff makes the policy for the pauses between attempts to connect.
-	// Default: from 50 ms to 1.5 s, doubling, ± 20 %, without end.
+	// BackOff makes the policy for the pauses between attempts to connect. Default:
+	// from 50 ms, doubling to 1.5 s, ± 20 %, without a limit for the number of
+	// attempts.
 	BackOff func() backoff.BackOff
 	// RefusedLimit makes [Setup.Live] fail once the broker has refused every
-	// connection for so long, for instance because the password was changed: a
-	// restart fetches the new one. Default: never. Without it, a setup with
-	// [Config.Credentials] recovers by itself.
+	// connection for this long, for example because the password was changed. Then
+	// the orchestrator can restart the process, which reads the new password.
+	// Default: never. Without it, a setup with [Config.Credentials] recovers by
+	// itself.
 	RefusedLimit time.Duration
 }
 

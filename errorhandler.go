@@ -11,15 +11,15 @@ import (
 	"github.com/harebus/harebus/topology"
 )
 
-// ErrorHandler decides what becomes of a message that was not handled: its
-// handler, commit or decoding failed with err, or, with a [*RejectError], no
-// handler has seen it. proposed is what Config.Retry, or [WithRetry], says, with
-// [NoRetry], [RetryAfter] and [Postpone] taken into account: return it for
-// everything that you have no opinion on.
+// ErrorHandler decides about a message that was not handled: its handler, commit or
+// decoding failed with err. If err is a [*RejectError], no handler has seen the
+// message. proposed is the decision by Config.Retry or [WithRetry] and by
+// [NoRetry], [RetryAfter] or [Postpone]. Return it in all cases that you do not
+// want to change.
 //
-// It decides only: the bus carries it out, confirmed, before it acknowledges the
-// message. It is called from many goroutines. The message of one that panics, or
-// has not answered within 30 s, is parked.
+// The bus carries the decision out, waits for the confirm, and then acknowledges
+// the message. The function is called from many goroutines. If it panics, or has
+// not returned within 30 s, the message is parked.
 type ErrorHandler func(m *Message, err error, proposed Decision) Decision
 
 // Decision is an ErrorHandler's answer. The zero value parks.
@@ -48,8 +48,7 @@ func RetryIn(d time.Duration) Decision { return Decision{actionRetry, possible(d
 // PostponeBy is RetryIn for an attempt that does not count, as [Postpone] asks for.
 func PostponeBy(d time.Duration) Decision { return Decision{actionPostpone, possible(d)} }
 
-// Discard drops the message for good. It is logged and counted, and that is all
-// that remains of it.
+// Discard drops the message for good. Only a log entry and a count remain.
 func Discard() Decision { return Decision{action: actionDiscard} }
 
 // possible is the pause next to d that the broker can keep.
@@ -83,21 +82,23 @@ func (d Decision) String() string {
 	}
 }
 
-// RetryConfig is what happens to a message whose handler failed: it is handled
-// again after a pause, and parked in the error queue in the end. What cannot be
-// decoded is parked at once, as is an error marked [NoRetry]; what has no handler
-// is retried, unless Config.Unhandled says otherwise.
+// RetryConfig is the policy for a message whose handler failed: it is handled again
+// after a pause, and after the last retry it is parked in the error queue. A
+// message that cannot be decoded, or whose handler returned [NoRetry], is parked at
+// once. A message without a handler is retried, unless Config.Unhandled says
+// otherwise.
 type RetryConfig struct {
-	// MaxRetries is how often a message is handled again after it failed; 1,000
-	// is the most. Default: 5, or without limit when GiveUpAfter is set.
-	// Negative: never.
+	// MaxRetries is how often a message is handled again after it failed, at most
+	// 1,000. Default: 5, or no limit when GiveUpAfter is set. Negative: never.
 	MaxRetries int
-	// GiveUpAfter parks a message that fails, or is postponed, when its first
-	// failure, by the clock of whoever saw it, is longer ago. Default: no limit.
+	// GiveUpAfter parks a message that fails or is postponed later than this after
+	// its first failure. The time of the first failure is by the clock of the
+	// process in which it failed. Default: no limit.
 	GiveUpAfter time.Duration
-	// BackOff makes the policy for the pauses, a new one at each call. It is reset,
-	// then asked as often as the message has failed; its last answer counts, and
-	// backoff.Stop parks the message. Default: from 2 s, doubling to 1 min, ± 20 %.
+	// BackOff makes the policy for the pauses, a new one at each call. The bus
+	// resets it and calls NextBackOff as often as the message has failed. It uses
+	// the last result; backoff.Stop parks the message. Default: from 2 s, doubling
+	// to 1 min, ± 20 %.
 	BackOff func() backoff.BackOff
 	// Rules are exceptions for some errors; the first that matches counts.
 	Rules []RetryRule
@@ -107,21 +108,21 @@ type RetryConfig struct {
 type RetryRule struct {
 	// Match chooses the errors: [MatchIs], [MatchAs] or any function.
 	Match func(error) bool
-	// MaxRetries is as in RetryConfig, with zero meaning the same as there.
+	// MaxRetries is as in RetryConfig; zero takes the value of the RetryConfig.
 	MaxRetries int
-	// GiveUpAfter is as in RetryConfig, with zero meaning the same as there, and
-	// negative no limit.
+	// GiveUpAfter is as in RetryConfig; zero takes the value of the RetryConfig,
+	// and negative means no limit.
 	GiveUpAfter time.Duration
-	// BackOff is as in RetryConfig, with nil meaning the same as there.
+	// BackOff is as in RetryConfig; nil takes the value of the RetryConfig.
 	BackOff func() backoff.BackOff
 }
 
-// MatchIs matches what [errors.Is] finds to be target.
+// MatchIs matches errors for which errors.Is(err, target) is true.
 func MatchIs(target error) func(error) bool {
 	return func(err error) bool { return errors.Is(err, target) }
 }
 
-// MatchAs matches what [errors.As] finds to be a T.
+// MatchAs matches errors that [errors.As] can convert to a T.
 func MatchAs[T error]() func(error) bool {
 	return func(err error) bool {
 		var target T

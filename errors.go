@@ -11,37 +11,37 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 )
 
-// Errors to decide on with [errors.Is]. What carries data is a [PublishError]
-// or a [TransactionError], which match the first four.
+// Errors for [errors.Is]. The first four come as a [PublishError] or a
+// [TransactionError], which have more data.
 var (
-	// ErrUnroutable: the broker found no queue for a mandatory message, also
-	// after a few more tries. The message is nowhere.
+	// ErrUnroutable: the broker found no queue for a mandatory message, also after
+	// several attempts. No queue has it.
 	ErrUnroutable = errors.New("no queue takes the message")
 	// ErrNacked: a queue did not take the message, because it is full and has
-	// reject-publish or because it has no leader. A command was tried for five
-	// seconds, what can reach several queues three times in three seconds: the
-	// others may have up to three copies.
+	// reject-publish or because it has no leader. A command was sent again for five
+	// seconds. A message that several queues can get was sent three times in three
+	// seconds, so the other queues may have up to three copies.
 	ErrNacked = errors.New("the broker refused the message")
 	// ErrUnknownOutcome: the message was sent, but ctx ended before the broker
-	// confirmed it. It may or may not arrive. Sending again with the same
-	// message id makes a duplicate recognisable.
+	// confirmed it. It may or may not arrive. Send it again with the same message
+	// id, so that receivers can recognise a duplicate.
 	ErrUnknownOutcome = errors.New("not known whether the broker has the message")
-	// ErrNotSent: the message never left, because there was no usable
-	// connection before ctx ended.
+	// ErrNotSent: the message was not sent, because there was no usable connection
+	// before ctx ended.
 	ErrNotSent = errors.New("the message was not sent")
 
-	// ErrRefused: the message is refused as it is, by harebus before anything was
-	// sent or by the broker, which closed the channel over it. No queue has it; the text
-	// says what to change. Together with ErrUnknownOutcome: the message ended the
-	// connection whenever it was sent alone. It is not tried again, some of several queues
-	// may have it, and sending it again unchanged cannot help.
+	// ErrRefused: harebus refused the message before it was sent, or the broker refused it
+	// and closed the channel. No queue has it; the text says what to change. Together with
+	// ErrUnknownOutcome it means that the connection ended each time the message was sent
+	// alone. Then some of several queues may have it. In both cases do not send it again
+	// unchanged.
 	ErrRefused = session.ErrRefused
-	// ErrReplyOutsideHandler: Reply was called on a bus that no handler was given.
+	// ErrReplyOutsideHandler: Reply was called outside a handler.
 	ErrReplyOutsideHandler = errors.New("reply outside a handler")
-	// ErrNoReplyAddress: the message that is handled names no address for a reply.
+	// ErrNoReplyAddress: the message that is handled has no address for a reply.
 	ErrNoReplyAddress = errors.New("the message has no reply address")
-	// ErrHandlerReturned: the bus of a handler, a context of one, or a transaction
-	// was used after it had ended.
+	// ErrHandlerReturned: a transaction, or the bus or the context of a handler,
+	// was used after its end.
 	ErrHandlerReturned = errors.New("the handler or transaction has ended")
 
 	// ErrStarted: Start or Run was called on a setup that is running.
@@ -52,9 +52,9 @@ var (
 	// runtime.Goexit, as t.FailNow and the functions of testify's require do. The
 	// bus treats it as a failure, as it does a panic.
 	ErrGoexit = guard.ErrGoexit
-	// ErrInHandler: Stop or Close was called inside a handler, which it would have
-	// waited for. Nothing has been stopped. Have whoever started the setup stop it
-	// when the handler has returned: cancel the context of Run, for instance.
+	// ErrInHandler: Stop or Close was called inside a handler. It would wait for
+	// this handler, so it stopped nothing. Stop the setup from outside instead: for
+	// example, cancel the context of Run.
 	ErrInHandler = errors.New("called inside a handler, which it would wait for; return first and stop from elsewhere")
 	// ErrNoQueue: the call needs a listener queue and Config.Queue is empty.
 	ErrNoQueue = errors.New("no listener queue is configured")
@@ -63,20 +63,20 @@ var (
 // Outcome is what became of one published message.
 type Outcome int8
 
-// The outcomes. Only Confirmed promises anything.
+// The outcomes. Only after Confirmed is the message sure not to be lost.
 const (
-	// NotSent: it never left this process.
+	// NotSent: it was not sent.
 	NotSent Outcome = iota
-	// Confirmed: the broker has taken responsibility for it.
+	// Confirmed: the broker has stored it.
 	Confirmed
-	// Returned: no queue was bound for it, so the broker gave it back.
+	// Returned: no queue was bound for it, so the broker returned it.
 	Returned
 	// Nacked: the broker refused it.
 	Nacked
 	// Unknown: the connection or the wait for the confirm ended first.
 	Unknown
-	// Refused: the broker closed the channel over it, or it cannot be encoded. No
-	// queue has it, and sending it again unchanged cannot help.
+	// Refused: the broker closed the channel because of it, or it cannot be
+	// encoded. No queue has it. Do not send it again unchanged.
 	Refused
 )
 
@@ -107,7 +107,7 @@ type PublishError struct {
 	Exchange, RoutingKey string
 	// Outcome is never Confirmed.
 	Outcome Outcome
-	// Err is the reason behind the outcome, if there is more to say.
+	// Err is the reason for the outcome, or nil if the outcome says everything.
 	Err error
 }
 
@@ -132,9 +132,9 @@ func (e *PublishError) Unwrap() []error {
 	return []error{e.Outcome.sentinel(), e.Err}
 }
 
-// TransactionError says that a commit did not get every message confirmed.
-// There is no rollback for what was: retry only the others, or let receivers
-// recognise duplicates by their ids.
+// TransactionError says that a commit did not get every message confirmed. The
+// confirmed messages cannot be taken back: send only the others again, or let
+// receivers recognise duplicates by their ids.
 type TransactionError struct {
 	// Messages holds every message of the transaction in the order of the calls.
 	Messages []MessageOutcome
@@ -192,9 +192,8 @@ func refuse(verb, format string, args ...any) error {
 	return fmt.Errorf("harebus: %s: %w: %w", verb, ErrRefused, fmt.Errorf(format, args...))
 }
 
-// NoRetry marks err as one that trying again cannot cure: a handler that
-// returns it has its message parked in the error queue at once. NoRetry(nil) is
-// nil.
+// NoRetry marks err as an error that a retry cannot cure. If a handler returns it,
+// the message is parked in the error queue at once. NoRetry(nil) is nil.
 func NoRetry(err error) error {
 	if err == nil {
 		return nil
@@ -207,10 +206,10 @@ type noRetryError struct{ err error }
 func (e *noRetryError) Error() string { return e.err.Error() }
 func (e *noRetryError) Unwrap() error { return e.err }
 
-// RetryAfter asks for the next attempt in d, instead of the pause that the
-// retry policy would choose; negative is 0, and more than [topology.MaxDelay] is
-// that. It counts as a retry: after the last one the message is parked as usual.
-// RetryAfter(d, nil) is nil. [Postpone] does not count.
+// RetryAfter asks for the next attempt in d, instead of after the pause of the
+// retry policy. A negative d is taken as 0, one above [topology.MaxDelay] as
+// topology.MaxDelay. It counts as a retry: after the last one the message is parked
+// as usual. RetryAfter(d, nil) is nil. [Postpone] does not count.
 func RetryAfter(d time.Duration, err error) error {
 	if err == nil {
 		return nil
@@ -218,11 +217,11 @@ func RetryAfter(d time.Duration, err error) error {
 	return &askedError{after: d, err: err}
 }
 
-// Postpone asks for the next attempt in d, and that this one does not count: the
-// message has not failed, its time has not come. A rate limit that was reached is
-// one reason. The message waits in the broker, [Message.Attempt] stays as it is,
-// and it can be postponed without end unless [RetryConfig].GiveUpAfter is set. d is
-// limited as for [RetryAfter]; Postpone(d, nil) is nil.
+// Postpone asks for the next attempt in d, without counting this one as a failure.
+// For example, return it when a rate limit was reached. The message waits in the
+// broker, [Message.Attempt] stays as it is, and it can be postponed without end
+// unless [RetryConfig].GiveUpAfter is set. d is limited as for [RetryAfter];
+// Postpone(d, nil) is nil.
 func Postpone(d time.Duration, err error) error {
 	if err == nil {
 		return nil
@@ -245,8 +244,9 @@ func (e *askedError) Unwrap() error { return e.err }
 // goroutine that panicked.
 type PanicError = guard.PanicError
 
-// RejectError is why no handler has seen a message. It is parked at once, but for
-// "no-type" and "unknown-type", which Config.Unhandled is about.
+// RejectError says why no handler has seen a message. The message is parked at
+// once, except for "no-type" and "unknown-type", for which Config.Unhandled
+// decides.
 type RejectError struct {
 	// Reason is a short code: "bad-header", "bad-time", "bad-retry-count",
 	// "no-type", "unknown-type", "unsupported-content", "bad-payload",
@@ -258,7 +258,7 @@ type RejectError struct {
 	curable bool // another instance of the service may know better
 }
 
-// Error is the code and what is behind it.
+// Error is the code and the text of Err.
 func (e *RejectError) Error() string {
 	if e.Err == nil {
 		return e.Reason

@@ -9,14 +9,15 @@ import (
 )
 
 // WithGivenUp calls fn when a message of the handler is about to be moved to the
-// error queue, with the error of the last attempt: to report the failure to whoever
-// waits for the result, for example.
+// error queue, with the error of the last attempt. For example, it can report the
+// failure to the service that waits for the result.
 //
-// What fn sends through bus leaves before the message is parked, and the message is
-// parked also when fn fails, panics, or takes longer than the handler may (5 minutes
-// if the handler has no timeout): that is logged, and what fn sent is discarded. A
-// crash in between repeats both, with the same message ids. It is not called for a
-// message that no handler was chosen for, nor when an [ErrorHandler] discards it.
+// Messages that fn sends with bus are published before the message is parked. If fn
+// fails, panics, or takes longer than the handler timeout (5 minutes if the handler
+// has none), that is logged, its messages are discarded, and the message is parked
+// all the same. A crash in between repeats both, with the same message ids. fn is
+// not called for a message without a handler, nor when an [ErrorHandler] discards
+// the message.
 func WithGivenUp(fn func(ctx context.Context, bus *Bus, m *Message, err error) error) HandlerOption {
 	return func(h *handler) { h.givenUp = fn }
 }

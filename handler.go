@@ -12,19 +12,19 @@ import (
 	"go.uber.org/zap"
 )
 
-// HandlerFunc handles one message. What it returns is the instruction: nil
-// means done; an error means try again later, by the retry policy; [NoRetry]
-// and [RetryAfter] say otherwise. A panic is an error with a stack.
+// HandlerFunc handles one message. Its result decides what happens to the message:
+// nil means done; an error means a retry by the retry policy; [NoRetry],
+// [RetryAfter] and Postpone change that. A panic is an error with a stack.
 //
-// What bus sends is buffered, and leaves when the handler has returned nil,
-// before the incoming message is acknowledged. It is discarded when the handler
-// fails. bus must not be used after the handler has returned. ctx ends with the
-// handler timeout, or when stopping takes longer than allowed.
+// Messages sent with bus are buffered. They are published when the handler has
+// returned nil, before the incoming message is acknowledged, and discarded when the
+// handler fails. Do not use bus after the handler has returned. ctx ends after the
+// handler timeout, or when a stop takes longer than the shutdown timeout.
 type HandlerFunc func(ctx context.Context, bus *Bus, m *Message) error
 
-// Named is implemented by message types to give their wire name, which is the
-// same in every program and language on the bus. It must not depend on the
-// value: it is called on a zero one.
+// Named is implemented by message types. MessageType returns the wire name, which
+// is the same in every program and language on the bus. It must not depend on the
+// value, because it is called on a zero value.
 type Named interface{ MessageType() string }
 
 // Names that [Setup.HandleMessage] and [WithMessageType] accept beside wire
@@ -52,9 +52,9 @@ func WithTimeout(d time.Duration) HandlerOption {
 	return func(h *handler) { h.timeout = d }
 }
 
-// WithRetry replaces Config.Retry for one handler. A zero field means what
-// Config.Retry says. Messages whose handler is not known, because they are of an
-// unknown type or cannot be read, stay with Config.Retry.
+// WithRetry replaces Config.Retry for one handler. A zero field takes the value of
+// Config.Retry. Config.Retry also applies to messages whose handler is not known,
+// because they have an unknown type or cannot be read.
 func WithRetry(policy RetryConfig) HandlerOption {
 	return func(h *handler) { h.retry = &policy }
 }
@@ -70,12 +70,12 @@ type handler struct {
 	givenUp     func(context.Context, *Bus, *Message, error) error // nil: nothing
 }
 
-// Handle registers a handler for the messages of one type on s: before Start, or
-// later for messages that come from then on.
-// The wire name is that of T's MessageType method, or [WithMessageType]'s: a
-// name derived from Go would change when the code is renamed. The body is
-// decoded by the codec of its content type; one that cannot be decoded is parked
-// at once. [Incoming] gives the handler the rest of the message.
+// Handle registers a handler for the messages of one type on s. After Start it
+// applies to messages that are received from then on. The wire name is that of T's
+// MessageType method or of [WithMessageType]. It is not derived from the Go type,
+// because such a name would change when the type is renamed. The body is decoded by
+// the codec of its content type; one that cannot be decoded is parked at once.
+// [Incoming] gives the handler the rest of the message.
 //
 // Faults, such as a second handler for a type, are reported by Start; those of a
 // handler registered after Start by the log and by [Setup.Ready], and that handler

@@ -22,27 +22,28 @@ const (
 	HeaderErrorRetries       = "ErrorRetries"
 	HeaderErrorDetails       = "ErrorDetails"
 	HeaderSourceQueue        = "SourceQueue"
-	// HeaderHops counts how often a reply has answered a reply. It is ours:
-	// PikaBus neither writes nor reads it.
+	// HeaderHops is how many replies in a row have answered a reply. PikaBus
+	// neither writes nor reads it.
 	HeaderHops = "Hops"
 	// HeaderFirstFailed is when the message failed or was postponed for the first
-	// time. It is ours.
+	// time. PikaBus does not know it.
 	HeaderFirstFailed = "FirstFailed"
-	// HeaderLeftOut names the headers that a copy of a failed message had no room
-	// for. It is ours, as Hops is.
+	// HeaderLeftOut names the headers for which a copy of a failed message had no
+	// room. PikaBus does not know it.
 	HeaderLeftOut = "LeftOut"
-	// HeaderParking marks a failed message that waits until the error queue takes
-	// messages again. It is ours, as Hops is, and not on messages in the error queue.
+	// HeaderParking marks a failed message that waits in the delay queues until the
+	// error queue takes messages again. Messages in the error queue do not have it.
+	// PikaBus does not know it.
 	HeaderParking = "Parking"
-	// HeaderRawHeaders holds the header table of a parked message whose headers could
-	// not be read, in bytes as it came. It is ours, as Hops is.
+	// HeaderRawHeaders has the bytes of the header table of a parked message whose
+	// headers could not be read. PikaBus does not know it.
 	HeaderRawHeaders = "RawHeaders"
 )
 
-// Intent says how a message was meant.
+// Intent says whether a message is a command or an event.
 type Intent string
 
-// The intents PikaBus knows.
+// The two intents.
 const (
 	// IntentCommand is written by Send, Defer and Reply.
 	IntentCommand Intent = "command"
@@ -89,9 +90,9 @@ type dialect struct {
 
 func (d *dialect) time(t time.Time) string { return d.format.format(t) }
 
-// NewMessageID returns a new id as the bus makes them: UUID version 7 (RFC
-// 9562), which sorts by time and reveals nothing of the machine. It is for
-// callers who must know the id before they send; see [WithMessageID].
+// NewMessageID returns a new id as the bus makes them: UUID version 7 (RFC 9562),
+// which sorts by time and reveals nothing of the machine. Use it with
+// [WithMessageID] when you must know the id before you send.
 func NewMessageID() string {
 	id, err := uuid.NewV7()
 	if err != nil {

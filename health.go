@@ -9,11 +9,11 @@ import (
 	"github.com/harebus/harebus/internal/session"
 )
 
-// Live returns nil until the setup is stopped. Trouble with the broker is no
-// reason to restart the process: the setup recovers from that by itself. Ready
-// tells of it. One thing may be: a broker that refuses every connection because
-// this process has an old password. With Config.Connect.RefusedLimit, Live fails
-// when that has lasted for so long.
+// Live returns nil until the setup is stopped. It does not fail when the broker
+// does, because the setup recovers without a restart of the process; Ready reports
+// that. There is one exception: the broker may refuse every connection because this
+// process has an old password. With Config.Connect.RefusedLimit, Live fails when
+// that has lasted for the given time.
 func (s *Setup) Live() error {
 	s.mu.Lock()
 	e, stopped := s.eng, s.stopped || s.stopping != nil
@@ -33,13 +33,13 @@ func (s *Setup) Live() error {
 	return nil
 }
 
-// Ready returns nil while the setup can do its work: the connections that it
-// uses are up, the broker accepts messages, every consumer consumes, and not all
+// Ready returns nil while the setup can do its work: the connections that it uses
+// are up, the broker accepts messages, every consumer consumes, and not all
 // handlers have been stuck with their messages for longer than their timeout (or
-// half an hour, where there is none).
-// Otherwise it says what is missing. It asks nothing of the broker and does not
-// block, so it can be a probe. A setup that only sends and has not sent yet begins
-// to connect, and is not ready until it has.
+// half an hour, where there is none). Otherwise it says what is missing. It sends
+// nothing to the broker and does not block, so it can be a probe. If a setup only
+// sends and has not sent yet, Ready makes it connect, and fails until it has
+// connected.
 func (s *Setup) Ready() error {
 	s.mu.Lock()
 	e, started, stopping, stopped := s.eng, s.started, s.stopping != nil, s.stopped

@@ -15,23 +15,24 @@ import (
 	"github.com/harebus/harebus/internal/field"
 )
 
-// Message is one received message with everything that came with it. Handlers and
-// middleware may keep it and change it: retries and parked copies are made of what
-// came from the broker. The one exception are the bytes of Body, which are not
-// copied: set Body to another slice instead of writing into it.
+// Message is one received message with its headers and properties. Handlers and
+// middleware may keep it and change it, because retries and parked copies are made
+// from what came from the broker. Only the bytes of Body are not copied: set Body
+// to another slice instead of writing into it.
 type Message struct {
 	// ID is the MessageId header, else the message_id property. A message that
 	// has neither is given a new id, which its retries keep.
 	ID string
-	// CorrelationID ties the messages of one conversation together. Messages
-	// that the handler sends inherit it.
+	// CorrelationID is common to the messages of one conversation. Messages that
+	// the handler sends get the same one.
 	CorrelationID string
 	// Type is the wire name of the message's type; empty if it has none.
 	Type string
-	// Intent is the header if it has a known value, else what the exchange suggests.
+	// Intent is the value of the header if it is known, else it is derived from the
+	// exchange.
 	Intent Intent
-	// ReplyTo is the address that asks for the reply; empty if there is none.
-	// It comes from the network: [Bus.Reply] passes it through the reply policy.
+	// ReplyTo is the address for the reply; empty if there is none. It comes from
+	// the network: [Bus.Reply] passes it through the reply policy.
 	ReplyTo string
 	// OriginatingAddress is the listener queue of the sender, as the sender says.
 	OriginatingAddress string
@@ -39,29 +40,29 @@ type Message struct {
 	ContentType, ContentEncoding string
 	// TimeSent is when the sender says it sent the message; zero if unknown.
 	TimeSent time.Time
-	// DeferredUntil is the time before which the message was not to be handled;
-	// zero if it was not deferred. Retries are deferred messages too.
+	// DeferredUntil is the time before which the message must not be handled; zero
+	// if it was not deferred. Retries are deferred messages too.
 	DeferredUntil time.Time
 	// Attempt is 1 the first time the message is handled, 2 for its first
 	// retry, and so on. Redeliveries after a crash do not count.
 	Attempt int
-	// LastAttempt says that a failure of this attempt parks the message, as far as
-	// MaxRetries and GiveUpAfter of the retry policy tell. Rules, a BackOff that
-	// stops, an ErrorHandler and the returned error may decide otherwise.
+	// LastAttempt is true if MaxRetries or GiveUpAfter of the retry policy allow no
+	// further retry. Rules, a BackOff that stops, an ErrorHandler and the returned
+	// error can still change the decision.
 	LastAttempt bool
 	// FirstFailed is when the message failed or was postponed for the first time;
 	// zero if it never was.
 	FirstFailed time.Time
-	// SourceQueue is the queue whose consumer failed; set on retries and on
-	// messages in the error queue.
+	// SourceQueue is the queue whose consumer failed to handle the message; set on
+	// retries and on messages in the error queue.
 	SourceQueue string
-	// ErrorDetails is the text of the last failure, as SourceQueue.
+	// ErrorDetails is the text of the last failure; set where SourceQueue is.
 	ErrorDetails string
 
 	// Queue is the queue it was consumed from.
 	Queue string
-	// Exchange and RoutingKey are those of the last hop; after a deferral, of
-	// the delay infrastructure.
+	// Exchange and RoutingKey are those of the last exchange that the message
+	// passed.
 	Exchange, RoutingKey string
 	// Redelivered says that the broker may have delivered it before.
 	Redelivered bool
@@ -77,8 +78,8 @@ type Message struct {
 	prefix string  // of the standard headers
 }
 
-// Properties are the AMQP basic properties of a received message, apart from
-// the headers table. Absent ones are zero.
+// Properties are the AMQP basic properties of a received message without the
+// headers table. Absent ones are zero.
 type Properties struct {
 	ContentType, ContentEncoding string
 	DeliveryMode, Priority       uint8
@@ -89,9 +90,9 @@ type Properties struct {
 }
 
 // CustomHeaders returns a copy of the headers that a handler may pass on with
-// [WithHeaders]: without the standard ones, those of the broker (also of federation,
-// shovels and streams), and what a peer has written that WithHeaders would refuse,
-// such as an empty name or a decimal.
+// [WithHeaders]. It omits the standard headers, those of the broker (also of
+// federation, shovels and streams), and those that WithHeaders would refuse, such as
+// one with an empty name or a decimal.
 func (m *Message) CustomHeaders() map[string]any {
 	custom := make(map[string]any, len(m.Headers))
 	for key, value := range m.Headers {

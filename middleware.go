@@ -13,13 +13,14 @@ import (
 // answer without calling next.
 type Middleware func(next HandlerFunc) HandlerFunc
 
-// SendFunc is a step in the way of an outgoing message.
+// SendFunc processes an outgoing message; [SendMiddleware] wraps it.
 type SendFunc func(ctx context.Context, m *Outgoing) error
 
-// SendMiddleware wraps what leaves through a bus: it may add headers or change
-// the body before next, or return an error, which the call then returns with
-// nothing sent. It runs at the call, so inside a transaction before the commit.
-// Retries and parked copies do not pass through it.
+// SendMiddleware wraps the sending of messages by a bus. It may add headers or
+// change the body before it calls next. If it returns an error, the message is not
+// sent and the call returns that error. It runs during the call, so inside a
+// transaction it runs before the commit. Retries and parked copies do not pass
+// through it.
 type SendMiddleware func(next SendFunc) SendFunc
 
 // chain wraps a handler in middleware, the first one outermost.

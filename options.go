@@ -37,12 +37,12 @@ func newSendOptions(opts []SendOption) sendOptions {
 	return o
 }
 
-// WithHeaders adds headers to the message; the map is copied. Values are what
-// AMQP can carry: bool, integers, floats, string, bytes (also [16]byte and types
-// such as uuid.UUID), the text of an [encoding.TextMarshaler], [time.Time], and
-// slices and maps of these. A time with a fraction of a second is sent as text,
-// because AMQP's timestamps have none. The standard headers have options of their
-// own; naming one here, or CC, BCC and the broker's own x- headers, is refused.
+// WithHeaders adds headers to the message; the map is copied. Values are what AMQP
+// can carry: bool, integers, floats, string, bytes (also [16]byte and types such as
+// uuid.UUID), the text of an [encoding.TextMarshaler], [time.Time], and slices and
+// maps of these. A time with a fraction of a second is sent as text, because AMQP's
+// timestamps have none. The standard headers have options of their own. They are
+// refused here, as are CC, BCC and the broker's own x- headers.
 func WithHeaders(headers map[string]any) SendOption {
 	return func(o *sendOptions) {
 		merged := make(map[string]any, len(o.headers)+len(headers))
@@ -57,8 +57,8 @@ func WithHeader(key string, value any) SendOption {
 	return WithHeaders(map[string]any{key: value})
 }
 
-// WithMessageID sets the id: up to 255 bytes that receivers treat as opaque.
-// Without it a new one is made, or derived when a handler sends.
+// WithMessageID sets the id: any text of up to 255 bytes. Without it the message
+// gets a new id, or, in a handler, one derived from the incoming message.
 func WithMessageID(id string) SendOption {
 	return func(o *sendOptions) { o.messageID = id }
 }
@@ -102,11 +102,11 @@ func WithAppID(id string) SendOption {
 	return func(o *sendOptions) { o.appID = id }
 }
 
-// WithExchange publishes to another exchange than the setup's direct or topic
-// exchange. It must exist: that is checked once per connection, and a message
-// for a missing one is refused. For fanout and headers exchanges, which do not look
-// at it, the queue or topic of the call may be empty. The empty name is the default exchange's, which
-// Send falls back to by itself.
+// WithExchange publishes to another exchange than the setup's direct or topic exchange. It must
+// exist. The bus checks that once for each connection, and refuses a message for a missing one.
+// With fanout and headers exchanges, which ignore the routing key, the queue or topic of the call
+// may be empty. The empty name is that of the default exchange, which Send uses by itself if
+// necessary.
 func WithExchange(name string) SendOption {
 	return func(o *sendOptions) { o.exchange = name }
 }
@@ -117,26 +117,25 @@ func WithPriority(priority uint8) SendOption {
 }
 
 // WithExpiration lets the broker drop the message (or dead-letter it, where its
-// queue does that) when it has waited in a queue for d, to the millisecond. A
-// dropped message is lost without an error, by your own instruction. Defer
-// refuses it.
+// queue does that) when it has waited in a queue for d, in whole milliseconds. A
+// dropped message is lost without an error. Defer refuses this option.
 func WithExpiration(d time.Duration) SendOption {
 	return func(o *sendOptions) { o.expiration = d }
 }
 
-// NonMandatory lets the broker drop the message when there is no queue for it. That
-// is a normal thing for an event that nobody may have subscribed to yet, and a
-// silent loss for anything else. A queue that is there gets the message as it does
-// without the option. An exchange that does not exist, and a deferral to a queue that
-// does not exist, are errors all the same.
+// NonMandatory lets the broker drop the message if no queue is bound for it. Use it
+// for events to which perhaps nobody has subscribed yet; any other message would be
+// lost without an error. If there is a queue, it gets the message as without the
+// option. An exchange that does not exist, and a deferral to a queue that does not
+// exist, are still errors.
 func NonMandatory() SendOption {
 	return func(o *sendOptions) { o.optional = true }
 }
 
-// Immediately sends the message at once, as [Setup.Bus] does outside handlers: not
-// with the other messages of the handler or transaction, and also when those are
-// discarded in the end. Correlation id and message id are the same as without it,
-// so that the copies of several attempts can be recognised.
+// Immediately sends the message at once, as [Setup.Bus] does outside handlers. The
+// message does not wait for the others of the handler or transaction, and it stays
+// sent when they are discarded. Correlation id and message id are the same as
+// without the option, so receivers can recognise the copies of several attempts.
 func Immediately() SendOption {
 	return func(o *sendOptions) { o.now = true }
 }

@@ -29,7 +29,7 @@ type Outgoing struct {
 	Exchange, RoutingKey string
 	// Type is the wire name of the message's type.
 	Type string
-	// Headers are the caller's headers, to be added to.
+	// Headers are the caller's headers. Middleware may add to them.
 	Headers map[string]any
 	// Body is the encoded payload, and ContentType what it is.
 	Body        []byte

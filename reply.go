@@ -9,10 +9,10 @@ import (
 	"github.com/harebus/harebus/topology"
 )
 
-// ReplyPolicy decides whether a reply to m may go to m.ReplyTo. The address
-// comes from the network and the reply is sent with this service's rights, so
-// whoever can write to the listener queue could otherwise borrow them. An error
-// refuses.
+// ReplyPolicy decides whether a reply to m may go to m.ReplyTo. The address comes
+// from the network, and the reply is sent with this service's permissions. Without
+// a policy anybody who can write to the listener queue can make this service send
+// to any queue. If it returns an error, the reply is refused.
 type ReplyPolicy func(m *Message) error
 
 // RepliesTo is a policy that allows the given queues only.

@@ -113,8 +113,8 @@ func New(cfg Config) (*Setup, error) {
 	return s, nil
 }
 
-// Bus returns the bus that sends at once. It connects when first used, and the
-// setup need not be started: one that only sends never is. End it with Close.
+// Bus returns the bus that sends at once. It connects when it is first used. A
+// setup that only sends need not be started; end it with Close.
 func (s *Setup) Bus() *Bus { return &Bus{sender{setup: s}} }
 
 // engine returns what runs, starting it if nothing has been used yet.
@@ -140,11 +140,11 @@ func (s *Setup) makeEngine() *engine {
 }
 
 // Init connects, declares everything the setup may need – all 142 delay queues
-// included – and disconnects: a step of a deployment, for services that run
-// with fewer permissions or with CheckOnly. Others declare the few delay queues
-// they use when they use them. With CheckOnly it only looks. It waits for a broker
-// that is not there yet, begins anew when the connection is lost on the way, until
-// ctx ends, and fails at once when the broker refuses, as Start does.
+// included – and disconnects: Call it in a deployment, for services that run with
+// fewer permissions or with CheckOnly. Other services declare the few delay queues
+// that they use when they need them. With CheckOnly it only checks. As Start does,
+// it waits for a broker that is not there yet and starts again when the connection
+// is lost, until ctx ends, and it fails at once when the broker refuses.
 func (s *Setup) Init(ctx context.Context) error {
 	const channels = 2
 	l := session.NewLink("init", s.dialer, channels)
@@ -188,11 +188,11 @@ func (s *Setup) declareForInit(ctx context.Context, on *session.Session) error {
 }
 
 // Start connects, declares the topology and begins to consume. It returns when
-// every consumer consumes. A broker that is not there yet is waited for, and
-// that is logged, until ctx ends; one that refuses – bad credentials, no such
-// vhost, no permission, an object that exists with other properties – is an
-// error at once, as are faults of registered handlers. After Start, ctx does not
-// matter any more, except that handlers see its values.
+// every consumer consumes. It waits for a broker that is not there yet, and logs
+// that, until ctx ends. If the broker refuses (wrong credentials, no such vhost, no
+// permission, an object that exists with other properties), or a registered handler
+// is faulty, Start fails at once. After Start the end of ctx has no effect;
+// handlers see its values.
 func (s *Setup) Start(ctx context.Context) error {
 	e, err := s.begin(ctx)
 	if err != nil {
@@ -258,8 +258,8 @@ func (c *consumer) awaitStart(ctx context.Context) error {
 	}
 }
 
-// Run starts, consumes until ctx ends, then stops within the shutdown timeout.
-// It returns nil after a clean stop: use it as the body of main. Its
+// Run starts, consumes until ctx ends, then stops within the shutdown timeout. It
+// returns nil after a clean stop, so a service's main needs nothing else. Its
 // connections are closed when it returns.
 func (s *Setup) Run(ctx context.Context) error {
 	if err := s.Start(ctx); err != nil {
@@ -270,16 +270,16 @@ func (s *Setup) Run(ctx context.Context) error {
 }
 
 // Stop ends consuming: consumers are cancelled, deliveries that no handler has
-// begun go back to their queue, handlers finish, their messages are confirmed
-// and acknowledged, then the connections are closed. When ctx ends or the
-// shutdown timeout passes, the contexts of the handlers are cancelled; what they
-// do not complete is delivered again later, to whoever consumes then. The error
-// says how many handlers had not returned two seconds after that.
+// begun go back to their queue, handlers finish, their messages are confirmed and
+// acknowledged, then the connections are closed. When ctx ends or the shutdown
+// timeout passes, the contexts of the handlers are cancelled; messages that they do
+// not complete are delivered again later. The error says how many handlers had not
+// returned two seconds after that.
 //
-// Afterwards every Bus of the setup answers [ErrStopped] until Start is called
-// again; that is also so if the setup was not in use. A Stop that comes while
-// another one is under way waits for it and returns its error. Called inside a
-// handler, Stop stops nothing and returns [ErrInHandler].
+// Afterwards every Bus of the setup returns [ErrStopped] until Start is called
+// again, also if the setup was not in use. If another Stop is running, Stop waits
+// for it and returns its error. Called inside a handler, Stop stops nothing and
+// returns [ErrInHandler].
 func (s *Setup) Stop(ctx context.Context) error {
 	s.mu.Lock()
 	if s.eng != nil && s.eng.inHandler(ctx) {
@@ -314,7 +314,7 @@ func (s *Setup) Stop(ctx context.Context) error {
 	return under.err
 }
 
-// Close stops the setup within the shutdown timeout, as Stop does.
+// Close is Stop with the shutdown timeout as its only limit.
 func (s *Setup) Close() error { return s.Stop(context.Background()) }
 
 func (e *engine) stop(ctx context.Context) error {

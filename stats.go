@@ -12,23 +12,24 @@ type Stats struct {
 	// Connections is the number of connections made, both kinds together.
 	Connections uint64
 	// Published is the number of messages confirmed by the broker, retries and
-	// parked ones included; Unpublished those that were not, in the end;
-	// Republished the number of repeated attempts.
+	// parked ones included. Unpublished is the number of messages that were not
+	// confirmed in the end, Republished the number of repeated attempts.
 	Published, Unpublished, Republished uint64
-	// Plain is the number of messages that the AMQP client encoded, at several times the
-	// cost, because harebus could not: one in thousands where several channels are busy. When
-	// it grows like Published, the client's version is not one that harebus knows.
+	// Plain is the number of messages that the AMQP client had to encode, which costs several
+	// times as much CPU. When several channels are busy, it is one in some thousands. If it
+	// grows as fast as Published, harebus does not know this version of the client.
 	Plain uint64
 	// Delivered is the number of deliveries taken from the broker, Redelivered
 	// those among them that had been delivered before.
 	Delivered, Redelivered uint64
-	// Handled is the number of messages handled with success, Failed the
-	// number of failed attempts, Retried and Parked what became of those.
+	// Handled is the number of messages handled with success, Failed the number of
+	// failed attempts. Retried and Parked are the numbers of those that were
+	// retried and parked.
 	Handled, Failed, Retried, Parked uint64
-	// Postponed is the number of times a message was put off without a failure:
-	// because it came before its time, or because its handler asked for it with
-	// [Postpone]. Discarded is the number an error handler dropped, and Ignored
-	// those without a handler that UnhandledIgnore dropped.
+	// Postponed is how often a message was delayed without a failure: because it
+	// came before its time, or because its handler returned [Postpone]. Discarded
+	// is the number an error handler dropped, and Ignored those without a handler
+	// that UnhandledIgnore dropped.
 	Postponed, Discarded, Ignored uint64
 	// InFlight is the number of messages inside handlers now.
 	InFlight int64

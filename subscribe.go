@@ -16,9 +16,10 @@ import (
 	"github.com/harebus/harebus/topology"
 )
 
-// Subscribe binds topics to the listener queue, which is declared if it is
-// missing, and keeps them: they are bound again should they vanish. It returns
-// when all are bound. A lost connection is waited for until ctx ends.
+// Subscribe binds topics to the listener queue, which is declared if it is missing,
+// and keeps them in its list: a binding that somebody removes is made again. It
+// returns when all are bound. When the connection is lost, it waits for the next
+// one until ctx ends.
 //
 // A call that fails changes nothing: topics that it has bound are unbound
 // again, and none is bound later.
@@ -26,10 +27,10 @@ func (s *Setup) Subscribe(ctx context.Context, topics ...string) error {
 	return s.changeBindings(ctx, &bindingChange{verb: "subscribe", topics: topics, make: bind, undo: unbind, keep: s.addTopics})
 }
 
-// SubscribeWith is Subscribe with binding arguments, which mean something to
-// exchanges of special types only. They are not bound again should they vanish,
-// nor unbound when a later topic of the call fails: put such a binding into
-// Config.Topology for that.
+// SubscribeWith is Subscribe with binding arguments, which only exchanges of
+// special types use. If somebody removes such a binding, it is not made again, and
+// it stays when a later topic of the call fails. To keep such a binding, put it
+// into Config.Topology.
 func (s *Setup) SubscribeWith(ctx context.Context, arguments map[string]any, topics ...string) error {
 	c := &bindingChange{verb: "subscribe", topics: topics, arguments: arguments, make: bind, keep: s.removeTopics}
 	if arguments == nil {
@@ -38,9 +39,9 @@ func (s *Setup) SubscribeWith(ctx context.Context, arguments map[string]any, top
 	return s.changeBindings(ctx, c)
 }
 
-// Unsubscribe removes the bindings of topics from the listener queue. Messages
-// that are in the queue already stay. Topics that were not bound are no error.
-// A call that fails changes nothing, as with [Setup.Subscribe].
+// Unsubscribe removes the bindings of topics from the listener queue. Messages that
+// are already in the queue stay there. A topic that was not bound is no error. A
+// call that fails changes nothing, as with [Setup.Subscribe].
 func (s *Setup) Unsubscribe(ctx context.Context, topics ...string) error {
 	return s.changeBindings(ctx, &bindingChange{verb: "unsubscribe", topics: topics, make: unbind, undo: bind, keep: s.removeTopics})
 }

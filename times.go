@@ -14,8 +14,8 @@ const (
 	// TimeISO is ISO 8601 in UTC with microseconds, as PikaBus 2.x writes it:
 	// 2026-11-21T08:44:41.901107+00:00. It is the default.
 	TimeISO TimeFormat = iota
-	// TimeLegacy is what PikaBus 1.x writes and the only thing it can read:
-	// 11/21/2026 08:46:59, in UTC, to the second.
+	// TimeLegacy is the format that PikaBus 1.x writes, and the only one that it
+	// can read: 11/21/2026 08:46:59, in UTC, to the second.
 	TimeLegacy
 )
 

@@ -12,8 +12,8 @@ type Operation int8
 
 // The operations.
 const (
-	// OpSend, OpPublish, OpDefer and OpReply are calls on a bus, until they
-	// return: confirmed, or buffered inside a transaction.
+	// OpSend, OpPublish, OpDefer and OpReply are calls on a bus. They end when the
+	// message is confirmed, or buffered inside a transaction.
 	OpSend Operation = iota + 1
 	OpPublish
 	OpDefer
@@ -40,8 +40,8 @@ func (o Operation) String() string {
 	return operationNames[o]
 }
 
-// TraceEvent describes the operation that starts or has ended. Fields that make
-// no sense for it are zero.
+// TraceEvent describes the operation that starts or has ended. Fields that do not
+// apply to it are zero.
 type TraceEvent struct {
 	Operation Operation
 	// Exchange and RoutingKey of an outgoing message.
@@ -55,8 +55,8 @@ type TraceEvent struct {
 	Messages int
 	// Connection is "publish" or "consume".
 	Connection string
-	// Err is why a message is retried or parked. Of a [RejectError] it has the
-	// reason only: the rest may quote the message.
+	// Err is why a message is retried or parked. For a [RejectError] it has the
+	// reason only, because the rest can quote the message.
 	Err error
 }
 
@@ -66,8 +66,8 @@ type Tracer interface {
 	// TraceStart is called first; the context it returns is the operation's own
 	// and reaches handlers and TraceEnd.
 	TraceStart(ctx context.Context, event TraceEvent) context.Context
-	// TraceEnd is called with the operation's error, or nil; a RejectError is cut
-	// short, as in TraceEvent.Err.
+	// TraceEnd is called with the operation's error, or nil; a RejectError has the
+	// reason only, as in TraceEvent.Err.
 	TraceEnd(ctx context.Context, event TraceEvent, err error)
 }
 

@@ -7,16 +7,16 @@ import (
 	"github.com/harebus/harebus/internal/guard"
 )
 
-// ReceiveFunc sees a message before its handler is chosen, for messages of other
-// buses, which say in their own way what they are. It may set Type, ID,
-// CorrelationID, ReplyTo, Intent, TimeSent, ContentType, ContentEncoding and Body;
-// to change the body it sets a new slice. A retry, and the error queue, get the
-// message as it came, so it is called again for each attempt and should set the same
-// ID each time.
+// ReceiveFunc is called with a message before its handler is chosen. It is for
+// messages of other buses, which describe type and id in their own way. It may set
+// Type, ID, CorrelationID, ReplyTo, Intent, TimeSent, ContentType, ContentEncoding
+// and Body; to change the body it sets a new slice. Retries and parked copies are
+// made from the message as it came, so it is called again for each attempt and
+// should set the same ID each time.
 //
-// The error it returns is an instruction as that of a handler: nil goes on, an
-// error is retried by Config.Retry, and [NoRetry] is for what is not understood. It
-// is called from many goroutines.
+// Its error is treated as that of a handler: after nil the message is handled;
+// after an error it is retried by Config.Retry; return [NoRetry] for a message that
+// it cannot understand. It is called from many goroutines.
 type ReceiveFunc func(ctx context.Context, m *Message) error
 
 // translate calls Config.Receive and checks what it has set.
