@@ -54,8 +54,8 @@ type vhost struct {
 	bindings  []*binding
 }
 
-// New starts a broker. It runs until Close and needs no goroutine of its own
-// while nobody is connected.
+// New starts a broker. It runs until Close and has no goroutine while no client is
+// connected.
 func New(opts ...Option) *Broker {
 	b := &Broker{cfg: newConfig(opts), vhosts: map[string]*vhost{}}
 	b.rand = rand.New(rand.NewPCG(b.cfg.seed, 0))
@@ -79,7 +79,7 @@ func newVHost(name string) *vhost {
 }
 
 // URL returns an address with valid credentials for use with Dial. Its host and
-// port mean nothing: it is the same for every broker.
+// port have no meaning: it is the same for every broker.
 func (b *Broker) URL() string {
 	user := slices.Sorted(mapKeys(b.cfg.users))[0]
 	if _, ok := b.cfg.users["guest"]; ok {
@@ -120,9 +120,9 @@ func (b *Broker) mayConnect() error {
 	return nil
 }
 
-// Listen also serves TCP on address, "127.0.0.1:0" for a free port, and returns
-// the address it got. Whoever reaches it with a known password may do
-// everything: keep it on loopback.
+// Listen also serves TCP on address, "127.0.0.1:0" for a free port, and returns the
+// address it got. Every client that knows a password may do everything, so listen
+// on loopback only.
 func (b *Broker) Listen(address string) (net.Addr, error) {
 	l, err := net.Listen("tcp", address)
 	if err != nil {

@@ -47,12 +47,12 @@
 //
 // # Where it differs
 //
-// Durability means surviving Restart, not the process. Order is total: one
-// operation at a time, so what is a race on RabbitMQ has one outcome here. A
-// quorum queue that is deleted under a publisher does not end its connection
-// with 541. A consumer whose message reaches the delivery limit does not get the
-// extra credit RabbitMQ 3.10 gives it. A queue expires on time instead of within
-// five seconds of it. A body longer than announced is 501 at once.
+// Durable objects survive Restart, but not the end of the process. Order is total:
+// one operation at a time, so what is a race on RabbitMQ has one outcome here. A
+// quorum queue that is deleted under a publisher does not end its connection with
+// 541. A consumer whose message reaches the delivery limit does not get the extra
+// credit RabbitMQ 3.10 gives it. A queue expires on time instead of within five
+// seconds of it. A body longer than announced is 501 at once.
 //
 // Later versions differ from 3.10 in ways programs should not rest on; the suite
 // in brokertest/conformance, which runs on any broker, names each. 4.0: an
@@ -71,10 +71,10 @@
 //
 // # What can be seen
 //
-// Queue, Queues, Messages, Exchanges, Bindings and Connections describe the
-// broker at one moment. WaitQuiet waits until nothing is under way, exactly, and
-// fails when something is left that nobody will take; WaitQueue waits for a state
-// of a queue; neither sleeps. WithLog tells what happens.
+// Queue, Queues, Messages, Exchanges, Bindings and Connections describe the broker
+// at one moment. WaitQuiet waits until all messages have been handled, and fails
+// when messages are left in queues without a consumer. WaitQueue waits for a state
+// of a queue. Both wait for events and do not sleep. WithLog logs what happens.
 //
 // # How it works
 //

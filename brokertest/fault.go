@@ -21,28 +21,27 @@ const (
 // Action is what a Fault does with a frame.
 type Action int
 
-// What can be done with a frame. "Method" is the method with its message, when
-// it has one.
+// The actions. "The method" includes the method's message, if it has one.
 const (
 	// CutBefore ends the connection instead of handling or sending the method;
 	// what was sent before still arrives.
 	CutBefore Action = iota
-	// CutAfter ends the connection once the method was handled or sent. Of a
-	// client's method the effects stay and the answers are lost: a publish is in
+	// CutAfter ends the connection after the method was handled or sent. The
+	// effects of a client's method stay, and its answer is lost: a publish is in
 	// its queue and never confirmed.
 	CutAfter
-	// Drop swallows the method; the connection goes on.
+	// Drop ignores the method; the connection stays open.
 	Drop
-	// Hold keeps the method back until Release. A method of the broker is
-	// overtaken by others; a client's keeps waiting what the client sends after it.
+	// Hold keeps the method back until Release. Frames behind a held broker method
+	// overtake it. Frames behind a held client method wait.
 	Hold
 	// Delay keeps the method back for the duration in For.
 	Delay
-	// Nack answers a client's basic.publish with basic.nack and routes it
-	// nowhere; of the broker's basic.ack it makes a basic.nack although the
+	// Nack answers a client's basic.publish with basic.nack and does not route the
+	// message. It replaces the broker's basic.ack by a basic.nack, although the
 	// message is in its queues.
 	Nack
-	// Return gives a client's basic.publish back as unroutable and confirms it.
+	// Return returns a client's basic.publish as unroutable and confirms it.
 	Return
 	// Raise answers a client's method with the channel or connection error in
 	// Code and Text.
@@ -52,24 +51,25 @@ const (
 	Poison
 )
 
-// Fault says what goes wrong, when.
+// Fault says what goes wrong and when.
 type Fault struct {
 	// On is the method as the protocol names it, such as "basic.publish".
 	On string
-	// From is who sends it; the zero value is FromClient.
+	// From is the side that sends it; the zero value is FromClient.
 	From Side
-	// Nth is the first method that is hit, counted from 1 among those that match
-	// since Inject; 0 means 1.
+	// Nth is the number of the first method that is hit, counted from 1 among those
+	// that match since Inject; 0 means 1.
 	Nth int
-	// Times is how many are hit from there on; 0 means 1, a negative number all.
+	// Times is how many methods are hit from then on; 0 means 1, a negative number
+	// all.
 	Times int
-	// Chance is the probability with which one of those is hit, drawn from the
-	// broker's seed; 0 means always.
+	// Chance is the probability with which each of them is hit; 0 means always. The
+	// random numbers come from the broker's seed.
 	Chance float64
 	// Match restricts the fault further; nil matches everything. It is called
 	// with the broker's lock held and must not call the broker.
 	Match func(Frame) bool
-	// Do is what happens; the zero value is CutBefore.
+	// Do is the action; the zero value is CutBefore.
 	Do Action
 	// For is how long Delay delays.
 	For time.Duration
@@ -78,7 +78,8 @@ type Fault struct {
 	Text string
 }
 
-// Frame is what a Fault's Match looks at. What a method does not have is empty.
+// Frame is what a Fault's Match is given. Fields that a method does not have are
+// empty.
 type Frame struct {
 	Method      string
 	Connection  string // the name the client gave it
@@ -92,7 +93,7 @@ type Frame struct {
 	Headers     amqp.Table
 }
 
-// Injection is a fault at work.
+// Injection is an active fault.
 type Injection struct {
 	broker *Broker
 	fault  Fault
@@ -111,8 +112,8 @@ const (
 	verdictReturn         // of a publish
 )
 
-// Inject puts a fault to work. A fault that can never happen, such as Nack of a
-// queue.declare, panics: it is a mistake in the test.
+// Inject activates a fault. It panics for a fault that can never happen, such as
+// Nack of a queue.declare, because that is a mistake in the test.
 func (b *Broker) Inject(f Fault) *Injection {
 	if err := f.check(); err != nil {
 		panic(err)
@@ -172,7 +173,8 @@ func (i *Injection) WaitFired(ctx context.Context, n int) error {
 	return i.broker.waitFor(ctx, &waiter{ok: func() bool { return i.fired >= n }})
 }
 
-// Release lets go of what the fault holds, in order, and holds nothing more.
+// Release passes on the frames that the fault holds, in order, and ends the
+// holding.
 func (i *Injection) Release() {
 	i.broker.locked(func() {
 		i.broker.faults = remove(i.broker.faults, i)
@@ -184,7 +186,7 @@ func (i *Injection) Release() {
 	})
 }
 
-// Remove ends the fault; what it holds stays held until Release.
+// Remove ends the fault; frames that it holds stay held until Release.
 func (i *Injection) Remove() {
 	i.broker.locked(func() { i.broker.faults = remove(i.broker.faults, i) })
 }

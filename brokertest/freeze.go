@@ -8,14 +8,13 @@ type freeze struct {
 	end  *time.Timer
 }
 
-// Freeze stops the broker for d, as SIGSTOP does: it takes connections and bytes, as
-// the kernel would, but handles nothing and sends nothing, not even heartbeats. What
-// became due meanwhile happens when it goes on. A second Freeze replaces the first; 0 ends it. What it
-// does on request of the test, it still does.
+// Freeze stops the broker for d, as SIGSTOP does: it accepts connections and bytes, as the kernel
+// would, but handles and sends nothing, not even heartbeats. Timers that expire meanwhile take
+// effect at the end. A second Freeze replaces the first; 0 ends it. Calls of the test still work.
 //
-// A client of Dial without heartbeats notices only that it gets no answers: set an
-// interval, such as Connect.Heartbeat of harebus, to test what a network client would
-// notice.
+// A client that uses Dial without heartbeats only notices that it gets no answers. To
+// test what a network client would notice, set an interval, such as Connect.Heartbeat
+// of harebus.
 func (b *Broker) Freeze(d time.Duration) {
 	b.locked(func() {
 		b.logf("frozen for %v", d)

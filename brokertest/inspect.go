@@ -13,7 +13,8 @@ type VHost struct {
 	name   string
 }
 
-// VHost returns a view of a virtual host. One that does not exist is empty.
+// VHost returns a view of a virtual host. The view of one that does not exist is
+// empty.
 func (b *Broker) VHost(name string) *VHost { return &VHost{b, name} }
 
 // Queue describes a queue at one moment.
@@ -64,7 +65,7 @@ type Exchange struct {
 	Arguments  amqp.Table
 }
 
-// Binding describes a binding. Those to the default exchange are not listed.
+// Binding describes a binding. Bindings to the default exchange are not listed.
 type Binding struct {
 	Source          string
 	Destination     string
@@ -89,16 +90,16 @@ func (b *Broker) Queue(name string) (q Queue, ok bool) { return b.VHost("/").Que
 // Queues describes the queues of the virtual host "/", by name.
 func (b *Broker) Queues() []Queue { return b.VHost("/").Queues() }
 
-// Messages returns what is in a queue of the virtual host "/": first what
-// consumers have, in the order of its coming, then what is ready, in the order
-// of its delivery.
+// Messages returns the messages in a queue of the virtual host "/": first the
+// unacknowledged ones, in the order of their arrival, then the ready ones, in the
+// order of their delivery.
 func (b *Broker) Messages(queue string) []Message { return b.VHost("/").Messages(queue) }
 
 // Exchanges describes the exchanges of the virtual host "/", by name.
 func (b *Broker) Exchanges() []Exchange { return b.VHost("/").Exchanges() }
 
-// Bindings describes the bindings of the virtual host "/", in the order of
-// their making.
+// Bindings describes the bindings of the virtual host "/", in the order in which
+// they were made.
 func (b *Broker) Bindings() []Binding { return b.VHost("/").Bindings() }
 
 // Queue describes a queue; ok is false when there is none.
@@ -140,7 +141,7 @@ func (v *VHost) Exchanges() []Exchange {
 	return out
 }
 
-// Bindings describes the bindings in the order of their making.
+// Bindings describes the bindings in the order in which they were made.
 func (v *VHost) Bindings() []Binding {
 	var out []Binding
 	v.read(func(vh *vhost) {

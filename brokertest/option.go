@@ -56,9 +56,9 @@ func WithVHost(name string) Option {
 	return func(c *config) { c.vhosts = append(c.vhosts, name) }
 }
 
-// WithSeed sets the seed of everything the broker draws: generated names and
-// the choices of faults. The default is 1: two brokers that are told the same
-// things in the same order do the same.
+// WithSeed sets the seed of the broker's random numbers: for generated names and
+// for faults with a Chance. The default is 1: two brokers that get the same
+// requests in the same order do the same.
 func WithSeed(seed uint64) Option {
 	return func(c *config) { c.seed = seed }
 }
@@ -82,24 +82,24 @@ func WithDeliveryLimit(n int) Option {
 	return func(c *config) { c.deliveryLimit = n }
 }
 
-// WithConsumerTimeout sets how long a delivery may stay unacknowledged before
-// its channel is closed; 0 means for ever. The default is 30 minutes, as in
+// WithConsumerTimeout sets how long a delivery may stay unacknowledged before its
+// channel is closed; 0 means without limit. The default is 30 minutes, as in
 // RabbitMQ.
 func WithConsumerTimeout(d time.Duration) Option {
 	return func(c *config) { c.consumerTimeout = d }
 }
 
-// WithHeartbeat sets the heartbeat interval the broker suggests; a shorter one of
-// the client's own wins. The default is a minute over TCP, as in RabbitMQ, and none
-// for clients of Dial: neither side of a connection in memory can vanish unnoticed,
-// and every heartbeat would cost virtual time.
+// WithHeartbeat sets the heartbeat interval the broker suggests; if the client asks
+// for a shorter one, that is used. The default is a minute over TCP, as in
+// RabbitMQ, and none for clients of Dial: neither side of a connection in memory
+// can vanish, and heartbeats would make tests in virtual time slow.
 func WithHeartbeat(d time.Duration) Option {
 	return func(c *config) { c.heartbeat = d }
 }
 
-// WithFrameMax sets the largest frame the broker takes, in bytes, from 4,096 to
-// the default, RabbitMQ's 131,072. A header frame that is longer because the broker
-// added to the headers is delivered all the same, as RabbitMQ does.
+// WithFrameMax sets the largest frame the broker takes, in bytes, from 4,096 to the
+// default, RabbitMQ's 131,072. A header frame that is longer because the broker
+// added headers is still delivered, as RabbitMQ does.
 func WithFrameMax(n int) Option {
 	return func(c *config) { c.frameMax = uint32(min(max(n, frameMin), frameMax)) } //nolint:gosec // bounded
 }
@@ -110,9 +110,9 @@ func WithChannelMax(n int) Option {
 	return func(c *config) { c.channelMax = uint16(min(max(n, 1), channelMax)) } //nolint:gosec // bounded
 }
 
-// WithDeadLetterRetry sets after how long at-least-once dead-lettering tries
-// again what found no queue or was rejected. The default is three minutes, as
-// in RabbitMQ.
+// WithDeadLetterRetry sets after how long at-least-once dead-lettering sends a
+// message again that found no queue or was rejected. The default is three minutes,
+// as in RabbitMQ.
 func WithDeadLetterRetry(d time.Duration) Option {
 	return func(c *config) { c.settleTimeout = d }
 }

@@ -6,9 +6,9 @@ import (
 	"time"
 )
 
-// Restart does what the death and return of a broker does: every connection is
-// cut without a word, durable queues, exchanges and bindings stay with their
-// persistent messages, everything else is gone.
+// Restart has the effects of a broker's crash and restart: every connection is cut
+// without connection.close; durable queues, exchanges and bindings stay, with their
+// persistent messages; everything else is lost.
 func (b *Broker) Restart() {
 	b.locked(func() {
 		b.logf("restart")
@@ -37,8 +37,7 @@ func (v *vhost) restart() {
 	}
 }
 
-// Refuse turns new connections away for d, from now on; 0 ends that.
-// Connections that are open stay.
+// Refuse refuses new connections for d; 0 ends that. Open connections stay.
 func (b *Broker) Refuse(d time.Duration) {
 	b.locked(func() {
 		b.refusing = time.Now().Add(d)
@@ -46,9 +45,9 @@ func (b *Broker) Refuse(d time.Duration) {
 	})
 }
 
-// CutConnections ends the connections with the given client-provided names, or
-// all when none is given, without a word, like a network that breaks. What
-// clients had unacknowledged is requeued. It returns how many it ended.
+// CutConnections ends the connections with the given client-provided names, or all
+// when none is given, without connection.close, like a network that breaks.
+// Unacknowledged messages are requeued. It returns how many it ended.
 func (b *Broker) CutConnections(names ...string) int {
 	n := 0
 	b.locked(func() {
@@ -92,10 +91,10 @@ func (b *Broker) CloseConnections(reason string, names ...string) int {
 	return n
 }
 
-// Block makes the broker run out of memory, as far as publishers can tell:
-// until Unblock a connection that publishes is told connection.blocked with the
-// reason and nothing more is read from it. As on RabbitMQ the publish at which
-// that happens is still handled.
+// Block makes the broker act as if it had run out of memory: until Unblock, a
+// connection that publishes gets connection.blocked with the reason, and the broker
+// reads nothing more from it. As on RabbitMQ, the first such publish is still
+// handled.
 func (b *Broker) Block(reason string) {
 	b.locked(func() { b.blocked = reason })
 }
@@ -114,7 +113,7 @@ func (b *Broker) Unblock() {
 // from the broker's side, as a queue that loses its leader does.
 func (b *Broker) CancelConsumers(queue string) error { return b.VHost("/").CancelConsumers(queue) }
 
-// DeleteQueue deletes a queue of the virtual host "/" under its users.
+// DeleteQueue deletes a queue of the virtual host "/", also while clients use it.
 func (b *Broker) DeleteQueue(queue string) error { return b.VHost("/").DeleteQueue(queue) }
 
 // CancelConsumers ends every subscription to a queue from the broker's side.
@@ -127,7 +126,7 @@ func (v *VHost) CancelConsumers(name string) error {
 	})
 }
 
-// DeleteQueue deletes a queue under its users.
+// DeleteQueue deletes a queue, also while clients use it.
 func (v *VHost) DeleteQueue(name string) error {
 	return v.with(name, func(q *queue) { q.remove("on request") })
 }

@@ -24,17 +24,18 @@ type waiter struct {
 	stuck   bool // ok will not become true
 }
 
-// WaitQuiet waits until nothing goes on: no message is ready, unacknowledged or
-// waiting for its time in any queue, no fault holds or delays anything, and
-// every byte that clients of Dial wrote was handled. Of the queues in except,
-// such as an error queue, only the unacknowledged messages count. It is exact,
-// not a matter of time; what a client is still going to send it cannot know.
+// WaitQuiet waits until all messages have been handled: no message is ready,
+// unacknowledged or delayed in any queue, no fault holds or delays anything, and
+// every byte that clients of Dial wrote was handled. Of the queues in except, such
+// as an error queue, only the unacknowledged messages count. It looks at the state
+// of the broker and needs no sleep, but it cannot know what a client will still
+// send.
 //
-// When all that is left are messages in queues that nobody consumes, such as one
-// parked in an error queue that except does not name, nothing will change any
-// more: it fails after three seconds (of virtual time in a testing/synctest
-// bubble) in which nobody connected, consumed or moved a message. The error lists
-// the messages, with their ErrorDetails.
+// If the only messages left are in queues without a consumer, such as one parked in
+// an error queue that except does not name, nothing will change any more. Then it
+// fails after three seconds (of virtual time in a testing/synctest bubble) in which
+// no client connected, consumed or moved a message. The error lists the messages,
+// with their ErrorDetails.
 func (b *Broker) WaitQuiet(ctx context.Context, except ...string) error {
 	return b.waitQuiet(ctx, &quietWait{broker: b, except: except})
 }

@@ -1,4 +1,4 @@
-// Package service runs a harebus setup beside an HTTP server: probes for whoever
-// watches the process, and the right order of starting and stopping. It needs
-// nothing but net/http; programs that are built differently do without it.
+// Package service runs a harebus setup beside an HTTP server: it has probes for an
+// orchestrator, and starts and stops both in the right order. It needs only
+// net/http; a program with another structure need not use it.
 package service

@@ -11,11 +11,11 @@ import (
 
 // Probes returns a handler that answers GET /live and GET /ready with 200 and "ok", or
 // with 503 and the reason, a line for each setup that has one: see [harebus.Setup.Live]
-// and [harebus.Setup.Ready]. It asks nothing of the broker, does not block, and shows
+// and [harebus.Setup.Ready]. It sends nothing to the broker, does not block, and shows
 // no password. Served by [Run], /ready fails as soon as stopping begins.
 //
-// The reasons name hosts and queues: serve them to those who watch the process, not to
-// the public.
+// The reasons contain hosts and queues: serve them to your operators, not to the
+// public.
 func Probes(setups ...*harebus.Setup) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /live", probe(setups, (*harebus.Setup).Live))

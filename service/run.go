@@ -25,26 +25,29 @@ type options struct {
 // of listening on the address of the server.
 func WithListener(l net.Listener) Option { return func(o *options) { o.listener = l } }
 
-// WithPause has Run go on serving for d after readiness has begun to fail, so that load
-// balancers notice before the server takes no more connections. Default: no pause.
+// WithPause lets Run continue to serve for d after readiness has begun to fail, so that
+// load balancers notice it before the server stops accepting connections. Default: no
+// pause.
 func WithPause(d time.Duration) Option { return func(o *options) { o.pause = d } }
 
-// WithRequestTimeout is how long requests under way may take to finish once the server
-// takes no new ones; then their connections are closed. Default: 15 s.
+// WithRequestTimeout is how long running requests may take to finish once the server
+// accepts no new ones; then their connections are closed. Default: 15 s.
 func WithRequestTimeout(d time.Duration) Option { return func(o *options) { o.timeout = d } }
 
-// Run serves HTTP and consumes until ctx ends, then stops both: use it as the body of
-// main. It serves before the setup has started, so that [Probes] answer while a broker
-// is waited for. A server with a TLSConfig serves TLS. A setup without a queue only sends.
+// Run serves HTTP and consumes until ctx ends, then stops both; a service's main needs
+// nothing else. It serves HTTP before the setup has started, so that [Probes] answer while
+// the setup waits for the broker. A server with a TLSConfig serves TLS. A setup without a
+// queue only sends.
 //
-// When ctx ends, /ready of [Probes] fails; after the pause the server takes no new
-// requests, and those under way finish, which may still publish; then the setup stops,
+// When ctx ends, /ready of [Probes] fails; after the pause the server accepts no new
+// requests, and running ones finish, which may still publish; then the setup stops,
 // within its shutdown timeout. A setup that cannot start ends the server, and a server
 // that fails ends the setup, without a pause. The result is nil after a clean stop, else
 // all errors joined.
 //
-// When Run returns nothing of it runs any more; the server cannot be used again. The
-// contexts of requests have the values of ctx, unless the server has a BaseContext.
+// When Run returns, all its goroutines have ended; the server cannot be used again.
+// The contexts of requests have the values of ctx, unless the server has a
+// BaseContext.
 func Run(ctx context.Context, setup *harebus.Setup, server *http.Server, opts ...Option) error {
 	r := &runner{options: options{timeout: 15 * time.Second}, setup: setup, server: server}
 	for _, opt := range opts {

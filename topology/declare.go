@@ -10,8 +10,9 @@ import (
 	"github.com/harebus/harebus/internal/refusal"
 )
 
-// Channel is the part of [*amqp.Channel] that declaring and checking need. Use
-// one that nothing is published on: any error the broker answers with closes it.
+// Channel is the part of [*amqp.Channel] that declaring and checking need. Do not
+// publish on the same channel: the broker closes it with every error that it
+// returns.
 type Channel interface {
 	ExchangeDeclare(name, kind string, durable, autoDelete, internal, noWait bool, args amqp.Table) error
 	ExchangeDeclarePassive(name, kind string, durable, autoDelete, internal, noWait bool, args amqp.Table) error
@@ -25,14 +26,13 @@ type Channel interface {
 
 var _ Channel = (*amqp.Channel)(nil)
 
-// Declare creates what is missing: exchanges, then queues, then bindings, each
-// group in its order. Declaring again what exists with the same properties
-// changes nothing, so Declare may run at every start and from several processes
-// at once.
+// Declare creates missing objects: exchanges, then queues, then bindings, each
+// group in its order. Declaring again what exists with the same properties changes
+// nothing, so Declare may run at every start and from several processes at once.
 //
-// It stops at the first error, an [*Error]: the broker has closed ch by then.
-// What was declared before it stays. Call [Topology.Validate] first; Declare
-// itself only refuses what cannot be encoded.
+// It stops at the first error, an [*Error]: the broker has closed ch by then. What
+// was declared before it stays. Call [Topology.Validate] first; Declare itself only
+// refuses values that cannot be encoded.
 func (t Topology) Declare(ch Channel) error {
 	for _, e := range t.Exchanges {
 		if err := e.declare(ch); err != nil {
@@ -121,21 +121,21 @@ func withArguments(words []string, arguments map[string]any) string {
 	return strings.Join(words, " ")
 }
 
-// Check reports what does not exist on the broker: one [*Error] for each
-// missing exchange and queue, the ends of the bindings included, all of them
-// joined by [errors.Join]. It changes nothing and needs no configure permission.
+// Check reports which exchanges and queues do not exist on the broker, those that
+// bindings name included: one [*Error] for each, joined by [errors.Join]. It
+// changes nothing and needs no configure permission.
 //
-// What the broker does not let the user look at (403) is not reported: it may
-// exist. RabbitMQ answers so from 4.3 on, and 4.2.6, to a user who has no
-// permission at all on the name; older versions let everybody look.
+// If the broker does not let the user check an object (403), the object is not
+// reported, because it may exist. RabbitMQ from 4.2.6 on answers so if the user has
+// no permission at all on the name; older versions let every user check.
 //
 // open returns a new channel; the broker closes a channel with every answer that
 // is an error, so Check opens another one after each. Check closes the channels
 // it opened.
 //
 // A passive check sees names only. It does not notice a queue or an exchange
-// declared with another type or other arguments, nor a binding that is missing
-// or superfluous: AMQP 0-9-1 has no question for these. Declaring does compare
+// declared with another type or other arguments, nor a binding that is missing or
+// superfluous, because AMQP 0-9-1 has no request for that. Declaring does compare
 // types and arguments, and a mandatory publish notices a missing binding.
 func (t Topology) Check(open func() (Channel, error)) error {
 	c := checker{open: open}

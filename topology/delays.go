@@ -12,13 +12,12 @@ import (
 // [Delays.Prefix] is empty.
 const DefaultDelayPrefix = "harebus.delay"
 
-// LookLimit is the x-delivery-limit of quorum queues whose messages wait: for
-// their time in a delay queue, or for a person in the error queue. Each look at
-// a message – by the management page, by basic.get, by a consumer that goes –
-// counts as a delivery. RabbitMQ 4 allows 20 where a queue says nothing; then
-// the message leaves a delay queue early, and is dropped by a queue without a
-// dead-letter exchange. A limit of -1 is no way out: RabbitMQ 3.10 then drops
-// the message at the first look.
+// LookLimit is the x-delivery-limit of the delay queues and of the error queue,
+// whose messages wait without being consumed. Each look at a message (by the
+// management page, by basic.get, by a consumer that ends) counts as a delivery.
+// RabbitMQ 4 allows 20 for a queue without a limit; after that the message leaves a
+// delay queue early, and a queue without a dead-letter exchange drops it. A limit
+// of -1 does not help: RabbitMQ 3.10 then drops the message at the first look.
 const LookLimit = 1_000_000
 
 // maxPrefix is the longest Prefix in bytes. It leaves room for what follows it
@@ -28,16 +27,16 @@ const maxPrefix = 150
 // Delays is the infrastructure that holds messages until they are due, made of
 // ordinary quorum queues: no plugin, no database.
 //
-// Each of a fixed number of queues keeps a message for one fixed time and passes
-// it on. A message visits a few of them one after the other, chosen so that
-// their times add up to the delay asked for, and last the exit queue of its
-// destination. Its way is written into its CC header, so nothing is declared or
-// bound per message, and a destination that takes nothing holds up only itself.
+// Each of a fixed number of queues keeps a message for one fixed time and passes it
+// on. A message passes through a few of them, chosen so that their times add up to
+// its delay, and then through the exit queue of its destination. Its route is in
+// its CC header, so nothing is declared or bound for a single message. A
+// destination that takes nothing holds up only its own messages.
 //
-// To use it, ask [Delays.Route] for the way of a message, declare what is on the
-// way – [Delays.Base] once per broker, [Delays.Queue] for each of Route.Queues,
+// To use it, call [Delays.Route] for the route of a message, declare what is on the
+// route – [Delays.Base] once per broker, [Delays.Queue] for each of Route.Queues,
 // [Delays.Exit] for the destination – and publish as the route says.
-// [Delays.Topology] is everything that any delay can need.
+// [Delays.Topology] has the objects for every delay.
 //
 // The zero value is ready to use. docs/delays.md has the guarantees and figures.
 type Delays struct {
@@ -62,10 +61,10 @@ func (d Delays) validate() error {
 	return ValidName("delay prefix", d.name(""))
 }
 
-// Topology returns the base and every delay queue: what a broker needs where no
-// program may declare them on demand. It is the same for every service and never
-// grows. Its 142 quorum queues cost a broker some 10 MB of memory, and RabbitMQ 3
-// reserves 426 file descriptors for them.
+// Topology returns the base and every delay queue: what a broker needs if programs
+// may not declare delay queues themselves. It is the same for every service and
+// never grows. Its 142 quorum queues cost a broker some 10 MB of memory, and
+// RabbitMQ 3 reserves 426 file descriptors for them.
 func (d Delays) Topology() Topology {
 	parts := []Topology{d.Base()}
 	for k, l := range levels {
@@ -81,10 +80,10 @@ func (d Delays) Topology() Topology {
 //
 // A delay queue is bound to the entry exchange, to start a route, and to the
 // exchange of its level, to continue one. It passes expired messages to the
-// exchange of the next finer level, which hands them to one of its own queues,
-// skips to the level below it, or leaves for the exits. What finds no way on –
-// somebody deleted a queue – is kept in the queue "<prefix>.lost"; the entry
-// exchange has no such net, so that a publisher learns of it.
+// exchange of the next finer level. That exchange routes them to one of its queues,
+// to the exchange of the level below it, or to the exits. If the next queue was
+// deleted, the message goes to the queue "<prefix>.lost". The entry exchange does
+// not lead there, so that the broker returns the message to its publisher.
 func (d Delays) Base() Topology {
 	caught := map[string]any{"alternate-exchange": d.name("lost")}
 	out := d.name("out")
@@ -137,13 +136,13 @@ func (d Delays) queue(s step) Topology {
 // exchange names the exchange of a level.
 func (d Delays) exchange(level int) string { return d.name("level." + levels[level].name()) }
 
-// Exit returns the queue through which due messages reach one destination, and
-// its binding: the queue named key when exchange is empty (the default
-// exchange), otherwise whatever exchange does with key. Due messages wait in it
-// for as long as the destination does not take them, and hold up no others.
+// Exit returns the queue through which due messages reach one destination, and its
+// binding: the queue named key when exchange is empty (the default exchange),
+// otherwise the queues to which exchange routes key. Due messages wait in it for as
+// long as the destination does not take them, and do not hold up others.
 //
-// Exit queues are not removed: whoever defers to ever new keys makes ever new
-// queues, for which RabbitMQ 3 reserves three file descriptors each.
+// Exit queues are not removed: each new key makes a new queue, for which RabbitMQ 3
+// reserves three file descriptors.
 func (d Delays) Exit(exchange, key string) Topology {
 	queue := Queue{Name: d.exit(exchange, key), Arguments: passingOn(0, exchange)}
 	queue.Arguments["x-dead-letter-routing-key"] = key

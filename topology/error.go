@@ -9,14 +9,14 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 )
 
-// Error says which object could not be declared, bound or found, what was asked
-// for and what can be done about it.
+// Error says which object could not be declared, bound or found, with which
+// properties, and what to do.
 type Error struct {
 	// Op is "declare" or "check".
 	Op string
 	// Object names the object: `queue "orders"`.
 	Object string
-	// Asked is what was asked for: `durable quorum x-delivery-limit=20`.
+	// Asked has the requested properties: `durable quorum x-delivery-limit=20`.
 	Asked string
 	// Err is the broker's answer, usually an [*amqp.Error].
 	Err error

@@ -19,11 +19,11 @@ var ErrInvalidName = errors.New("invalid name")
 // ValidName reports whether a queue or an exchange may be declared under name;
 // kind ("queue", "exchange") only appears in the error.
 //
-// A name is 1 to 255 bytes of valid UTF-8 without control characters and does
-// not start with "amq.", which the broker keeps for itself. Control characters
-// are refused because the broker drops line breaks from a name and then creates
-// another object than the one asked for. Everything else is allowed, spaces and
-// wildcards included: names mean nothing but themselves.
+// A name is 1 to 255 bytes of valid UTF-8 without control characters and does not
+// start with "amq.", which the broker reserves. Control characters are refused
+// because the broker drops line breaks from a name and then creates an object with
+// another name. Everything else is allowed, also spaces and wildcards, which have
+// no meaning in a name.
 func ValidName(kind, name string) error {
 	if strings.HasPrefix(name, "amq.") {
 		return fmt.Errorf("topology: validate %s name %s: %w: names starting with \"amq.\" belong to the broker", kind, quoted(name), ErrInvalidName)
@@ -44,9 +44,9 @@ func existingName(kind, name string) error {
 // separated by dots, where the word "*" stands for exactly one word and "#" for
 // any number of them.
 //
-// Beyond what [ValidRoutingKey] asks of a key, a wildcard must be a whole word:
-// the broker takes "order*" literally, and a subscription that never matches
-// what its author meant is indistinguishable from lost events.
+// It must follow the rules of [ValidRoutingKey], with wildcards allowed, and a
+// wildcard must be a whole word: the broker takes "order*" literally, so the
+// subscription would never match, which looks like lost events.
 func ValidTopic(pattern string) error {
 	if pattern == "" {
 		return fmt.Errorf("topology: validate topic: %w: it is empty", ErrInvalidName)
@@ -64,14 +64,13 @@ func ValidTopic(pattern string) error {
 
 // ValidRoutingKey reports whether a message may be published with key.
 //
-// A key is 1 to 255 bytes of valid UTF-8 without control characters: a longer
-// one closes the connection, and the others cannot be told apart in logs. A word
-// that is exactly "*" or "#" is refused, because it is a subscription's pattern
-// where a topic is meant, and would be matched by wildcards only. That is all.
-// Peers on the bus use keys of every other shape – spaces, empty words ("a..b"),
-// "#" inside a word – and the broker gives none of them a meaning, so a message
-// can be sent to all of them. Whoever builds topics from the input of strangers
-// should allow fewer characters.
+// A key is 1 to 255 bytes of valid UTF-8 without control characters: a longer one
+// closes the connection, and keys with control characters look alike in logs. A
+// word that is exactly "*" or "#" is refused, because it is a pattern for
+// subscriptions and only wildcards would match it. Every other key is allowed,
+// because peers on the bus use keys with spaces, empty words ("a..b") and "#"
+// inside a word, which have no special meaning to the broker. If strangers choose
+// parts of a topic, allow fewer characters yourself.
 func ValidRoutingKey(key string) error {
 	if key == "" {
 		return fmt.Errorf("topology: validate routing key: %w: it is empty", ErrInvalidName)

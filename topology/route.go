@@ -8,47 +8,47 @@ import (
 
 const day = 24 * time.Hour
 
-// MaxDelay is the longest delay [Delays.Route] takes: five years.
+// MaxDelay is the longest delay that [Delays.Route] accepts: five years.
 const MaxDelay = 5 * 366 * day
 
 // Route says how to publish a message so that it is delivered after Delay.
 //
-// The message must be persistent and mandatory. It must have no expiration,
-// which would fire inside a delay queue and deliver early, and no header that a
-// broker wrote on an earlier journey (x-death, x-first-death-*,
-// x-last-death-*), from which the broker concludes that the message goes in a
-// circle and drops it. Leave [Route.HeaderRoom] bytes of the header frame free: a longer
-// frame than the connection's frame_max cannot be read.
+// The message must be persistent and mandatory. It must have no expiration, because it
+// would expire inside a delay queue and come early. It must have no header that a broker
+// wrote during an earlier delay (x-death, x-first-death-*, x-last-death-*), because the
+// broker would take the route for a cycle and drop the message. Leave [Route.HeaderRoom]
+// bytes of the header frame free: clients cannot read a frame that is longer than the
+// connection's frame_max.
 //
-// The receiver sees the exchange and key of the destination. RabbitMQ 4 leaves
-// the CC header on the message, where 3.10 takes it off: whoever sends a received
-// message on must remove it.
+// The receiver sees the exchange and key of the destination. RabbitMQ 4 leaves the
+// CC header on the message, and 3.10 removes it: remove it before you send a
+// received message on.
 type Route struct {
 	// Exchange and Key are those to publish with.
 	Exchange string
 	Key      string
 	// CC is the value of the message's CC header; no header when empty.
 	CC []string
-	// Queues are the delay queues on the way, in this order: [Delays.Queue] has
-	// each of them.
+	// Queues are the delay queues on the route, in this order; [Delays.Queue]
+	// describes each.
 	Queues []string
-	// Delay is the time the queues on the way hold the message: what was asked
-	// for, rounded up. Zero means that Exchange and Key are the destination
-	// itself.
+	// Delay is the time for which the queues on the route hold the message: the
+	// requested delay, rounded up. Zero means that Exchange and Key are the
+	// destination itself.
 	Delay time.Duration
 }
 
-// Route returns the way to exchange and key that takes delay, rounded up by at
+// Route returns the route to exchange and key that takes delay, rounded up by at
 // most 2 ms, a two-thousandth of it and a millisecond for each queue from 2.5 s. A
-// delay of zero or less leads straight to the destination. Route fails for a delay
-// beyond [MaxDelay] and for a destination no message can be sent to.
+// delay of zero or less leads directly to the destination. Route fails for a delay
+// above [MaxDelay] and for an invalid destination.
 func (d Delays) Route(delay time.Duration, exchange, key string) (Route, error) {
 	return d.route(delay, exchange, key, roundUp)
 }
 
 // RouteRoughly is Route for delays that need not be exact, such as retries: it
-// rounds up by as much as a fifth, in round steps, so that delays that always
-// differ a little share few queues. Round delays – 2 s, 90 s, 10 min – stay as
+// rounds up by at most a fifth, in round steps, so that delays which differ a
+// little each time share few queues. Round delays – 2 s, 90 s, 10 min – stay as
 // they are.
 func (d Delays) RouteRoughly(delay time.Duration, exchange, key string) (Route, error) {
 	return d.route(delay, exchange, key, roundUpRoughly)
@@ -77,9 +77,8 @@ func (d Delays) route(delay time.Duration, exchange, key string, rounded func(ti
 	return route, nil
 }
 
-// HeaderRoom is the most by which the headers of a message grow on this way, in
-// bytes: by CC, and by what the broker records of every queue the message comes
-// through.
+// HeaderRoom is by how many bytes at most the headers of a message grow on this
+// route: by CC, and by what the broker records about each queue.
 func (r Route) HeaderRoom() int {
 	if len(r.CC) == 0 {
 		return 0

@@ -3,9 +3,9 @@
 // it over one channel.
 //
 // The data can be compared, printed and tested without a broker. [Topology.Validate]
-// reports every fault it can see locally; [Topology.Declare] creates what is
-// missing; [Topology.Check] only looks. [Delays] is the set of queues that holds
-// deferred messages until they are due.
+// reports every fault that can be found without a broker; [Topology.Declare] creates
+// missing objects; [Topology.Check] only checks that they exist. [Delays] is the set
+// of queues that holds deferred messages until they are due.
 package topology
 
 import (
@@ -53,7 +53,7 @@ type Exchange struct {
 	Internal bool
 	// AutoDelete removes the exchange after its last binding is gone.
 	AutoDelete bool
-	// Transient exchanges are forgotten when the broker restarts.
+	// Transient exchanges are deleted when the broker restarts.
 	Transient bool
 	// Arguments are passed to the broker, for example "alternate-exchange".
 	Arguments map[string]any
@@ -70,8 +70,8 @@ type Queue struct {
 	// AutoDelete removes the queue after its last consumer is gone, with the
 	// messages in it.
 	AutoDelete bool
-	// Transient queues are forgotten when the broker restarts. Brokers from
-	// 4.3 on refuse them unless Exclusive.
+	// Transient queues are deleted when the broker restarts. Brokers from 4.3 on
+	// refuse them unless Exclusive.
 	Transient bool
 	// Arguments are passed to the broker, for example "x-delivery-limit". The
 	// queue type is added for quorum queues and must not be repeated here.
@@ -94,9 +94,9 @@ type Binding struct {
 	Arguments map[string]any
 }
 
-// Topology is a set of objects that are declared together. The zero value is
-// empty and valid. Values share the slices they were made from; nothing in this
-// package changes them.
+// Topology is a set of objects that are declared together. The zero value is empty
+// and valid. Values share the slices from which they were made; this package never
+// changes these.
 type Topology struct {
 	Exchanges []Exchange
 	Queues    []Queue
@@ -137,9 +137,9 @@ type way struct{ exchange, key, queue, toExchange string }
 
 func (b Binding) way() way { return way{b.Exchange, b.Key, b.Queue, b.ToExchange} }
 
-// Validate reports everything about t that the broker would refuse or that is
-// known to lose messages, as one error made by [errors.Join]. It needs no
-// broker and cannot know what exists on one.
+// Validate reports everything in t that the broker would refuse or that can lose
+// messages, as one error made by [errors.Join]. It needs no broker and cannot know
+// what exists on one.
 func (t Topology) Validate() error {
 	var faults []error
 	exchanges := make(map[string]Exchange, len(t.Exchanges))

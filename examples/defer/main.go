@@ -1,5 +1,5 @@
 // Command defer sends messages that arrive later. They wait in durable queues of
-// the broker, not in this process: it may end, and the broker may restart.
+// the broker, so this process may end and the broker may restart.
 //
 //	go run ./examples/defer     (AMQP_URL names another broker than the local one)
 package main
@@ -41,7 +41,7 @@ func run(ctx context.Context, cfg harebus.Config, out io.Writer) error {
 		return err
 	}
 
-	// The longer delay first: it does not hold up the shorter one.
+	// The longer delay is sent first: it does not hold up the shorter one.
 	bus := setup.Bus()
 	if err := bus.Defer(ctx, "examples.reminders", 2*time.Second, Remind{Of: "tea"}); err != nil {
 		return err

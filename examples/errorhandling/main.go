@@ -1,7 +1,7 @@
-// Command errorhandling shows what a handler's error does: it is the instruction.
-// A plain error is retried with growing pauses, NoRetry and RetryAfter say
-// otherwise, rules make exceptions, and what keeps failing is parked in the error
-// queue with the reason.
+// Command errorhandling shows how a handler's error decides what happens to the
+// message. After a plain error the message is retried with growing pauses; NoRetry,
+// RetryAfter and rules change that. A message that keeps failing is parked in the
+// error queue with the reason.
 //
 //	go run ./examples/errorhandling     (AMQP_URL names another broker than the local one)
 package main
@@ -56,8 +56,8 @@ func pay(ctx context.Context, _ *harebus.Bus, p Pay) error {
 func run(ctx context.Context, cfg harebus.Config, out io.Writer) error {
 	const errorQueue = "examples.errors"
 	cfg.Queue = "examples.payments"
-	cfg.ErrorQueue.Name = errorQueue       // "error" unless you say otherwise
-	cfg.ErrorQueue.Type = topology.Classic // quorum unless you say otherwise; classic can be consumed without arguments
+	cfg.ErrorQueue.Name = errorQueue       // default: "error"
+	cfg.ErrorQueue.Type = topology.Classic // default: quorum; this program declares it without arguments, too
 	cfg.Retry = harebus.RetryConfig{
 		MaxRetries: 3,
 		BackOff:    func() backoff.BackOff { return backoff.NewConstantBackOff(100 * time.Millisecond) },
@@ -76,8 +76,8 @@ func run(ctx context.Context, cfg harebus.Config, out io.Writer) error {
 		return nil
 	})
 
-	// The error queue is a queue like any other. This program reads it to show
-	// what lies there; usually a person looks, and `harebus redrive` sends back.
+	// The error queue is a queue like any other. This program reads it to show its
+	// messages; usually a person reads them, and `harebus redrive` moves them back.
 	cfg.Queue, cfg.QueueType, cfg.ErrorQueue.Name = errorQueue, topology.Classic, "examples.errors.unreadable"
 	morgue, err := harebus.New(cfg)
 	if err != nil {

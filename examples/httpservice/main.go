@@ -63,7 +63,8 @@ func routes(setup *harebus.Setup) http.Handler {
 		}
 		ctx, cancel := context.WithTimeout(r.Context(), maxWait)
 		defer cancel()
-		// Accepted means that the broker has it, not that somebody handled it.
+		// Accepted means that the broker has the message, not that a service has
+		// handled it.
 		if err := setup.Bus().Publish(ctx, "examples.order.placed", event); err != nil {
 			http.Error(w, "the order was not placed, or that is not known; try again", http.StatusServiceUnavailable)
 			return

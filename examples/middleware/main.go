@@ -1,5 +1,6 @@
-// Command middleware wraps every handler and everything that is sent: here with a
-// tenant that travels along in a header, and with a line for each message.
+// Command middleware wraps every handler and every sent message. Here one
+// middleware passes on a tenant in a header, and another prints a line for each
+// message.
 //
 //	go run ./examples/middleware     (AMQP_URL names another broker than the local one)
 package main
@@ -25,7 +26,7 @@ func (Count) MessageType() string { return "Count" }
 
 type tenantKey struct{}
 
-// carryTenant writes the tenant of the context into each message on its way out.
+// carryTenant writes the tenant of the context into each outgoing message.
 func carryTenant(next harebus.SendFunc) harebus.SendFunc {
 	return func(ctx context.Context, m *harebus.Outgoing) error {
 		tenant, ok := ctx.Value(tenantKey{}).(string)

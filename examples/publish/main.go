@@ -23,7 +23,7 @@ type OrderPlaced struct{ ID int }
 // MessageType is the wire name.
 func (OrderPlaced) MessageType() string { return "OrderPlaced" }
 
-// Topic is what it is published to, and what HandleEvent subscribes to.
+// Topic is the topic that PublishEvent publishes to and HandleEvent subscribes to.
 func (OrderPlaced) Topic() string { return "order.placed" }
 
 // subscribe starts a service that handles the event. Its queue is bound to the
@@ -69,8 +69,9 @@ func run(ctx context.Context, cfg harebus.Config, out io.Writer) error {
 	}
 	fmt.Fprintln(out, <-parcels)
 
-	// Nobody subscribes to this one. Without NonMandatory that is an error; the field
-	// Config.Publish.OptionalEvents, or a method OptionalEvent on the type, says it once.
+	// Nobody subscribes to this one. Without NonMandatory that is an error. The field
+	// Config.Publish.OptionalEvents allows it for all events, a method OptionalEvent for
+	// those of a type.
 	err = bus.Publish(ctx, "examples.unheard", OrderPlaced{ID: 9})
 	fmt.Fprintln(out, "nobody subscribed:", errors.Is(err, harebus.ErrUnroutable))
 	err = bus.Publish(ctx, "examples.unheard", OrderPlaced{ID: 9}, harebus.NonMandatory())

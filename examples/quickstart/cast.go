@@ -11,7 +11,7 @@ import (
 	"github.com/harebus/harebus"
 )
 
-// The queues of the four services, and where what fails ends up.
+// The queues of the four services, and the error queue.
 const (
 	shopQueue     = "quickstart.shop"
 	ordersQueue   = "quickstart.orders"
@@ -45,7 +45,7 @@ func (CallCourier) MessageType() string  { return "CallCourier" }
 type cast struct {
 	cfg       harebus.Config
 	narrator  *narrator
-	happened  chan string // what handlers have done, for the story to wait for
+	happened  chan string // what handlers have done; the story waits for it
 	packed    []string    // by the shipping service; read when it has happened
 	lastTry   time.Time
 	services  []*harebus.Setup
@@ -72,7 +72,7 @@ func newCast(cfg harebus.Config, n *narrator) *cast {
 	return c
 }
 
-// service makes one with a queue; faults come out of start.
+// service makes a service with a queue; start returns its faults.
 func (c *cast) service(queue string, topics ...string) *harebus.Setup {
 	cfg := c.cfg
 	cfg.Queue, cfg.Subscriptions = queue, topics

@@ -41,8 +41,8 @@ func main() {
 	}
 }
 
-// run tells the whole story on the broker at url. An empty url means a broker in
-// this process, and a broker that does not answer never does.
+// run tells the whole story on the broker at url. Only an empty url means a broker
+// in this process; if the broker at url does not answer, run fails.
 func run(ctx context.Context, url string, out io.Writer) error {
 	var dial func(network, address string) (net.Conn, error)
 	where := "the RabbitMQ you named"
@@ -60,7 +60,7 @@ func run(ctx context.Context, url string, out io.Writer) error {
 		return err
 	}
 	defer w.close()
-	if err := w.clean(); err != nil { // what an interrupted run has left
+	if err := w.clean(); err != nil { // queues that an interrupted run has left
 		return err
 	}
 	c := newCast(harebus.Config{URL: url, Dial: dial}, n)

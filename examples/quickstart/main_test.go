@@ -89,7 +89,8 @@ func TestStoryOverTCP(t *testing.T) {
 	}
 }
 
-// TestAddressThatFails: whoever names a broker gets that one or an error.
+// TestAddressThatFails: with an address the quickstart uses that broker, or it
+// fails.
 func TestAddressThatFails(t *testing.T) {
 	t.Parallel()
 	closed, err := net.Listen("tcp", "127.0.0.1:0")

@@ -16,7 +16,7 @@ type narrator struct {
 	out io.Writer
 }
 
-// say prints a line that is told by nobody in particular.
+// say prints a line that belongs to no service.
 func (n *narrator) say(format string, args ...any) {
 	n.mu.Lock()
 	defer n.mu.Unlock()

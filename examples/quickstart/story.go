@@ -99,7 +99,7 @@ func (c *cast) rolledBack(ctx context.Context, _ *window) error {
 	if !errors.Is(err, sold) {
 		return fmt.Errorf("the transaction did not end with its error: %w", err)
 	}
-	// What comes later overtakes nothing: had the vase left, it would come first.
+	// Messages keep their order: if the vase had been sent, it would come first.
 	if err := c.shop.Send(ctx, shippingQueue, Pack{Article: "ribbon"}); err != nil {
 		return err
 	}

@@ -61,7 +61,7 @@ func (w *window) clean() error {
 	return nil
 }
 
-// look takes a message out of a queue.
+// look takes a message from a queue.
 func (w *window) look(queue string) (amqp.Delivery, error) {
 	d, ok, err := w.ch.Get(queue, true)
 	if err == nil && !ok {

@@ -1,5 +1,6 @@
 // Command send sends commands: each goes to one queue, and the call returns when
-// the broker has confirmed the message. A message that nobody takes is an error.
+// the broker has confirmed the message. If no queue takes the message, the call
+// returns an error.
 //
 //	go run ./examples/send     (AMQP_URL names another broker than the local one)
 package main
@@ -28,7 +29,7 @@ func run(ctx context.Context, cfg harebus.Config, out io.Writer) error {
 	var handled sync.WaitGroup
 	handled.Add(2)
 
-	// The receiver owns the queue: it declares it, the sender never does.
+	// The receiver owns the queue and declares it; the sender never declares it.
 	receiver := cfg
 	receiver.Queue = "examples.shipping"
 	receiver.Consume.Concurrency = 1 // one after the other, in the order of the queue

@@ -1,6 +1,6 @@
-// Command tracing follows one message through two services with a Tracer: the
-// seam for OpenTelemetry and metrics. This tracer hands an id from sender to
-// receiver in a header and writes down what it sees.
+// Command tracing follows one message through two services with a Tracer, the
+// interface for OpenTelemetry and metrics. This tracer passes an id from sender to
+// receiver in a header, and records what it sees.
 //
 //	go run ./examples/tracing     (AMQP_URL names another broker than the local one)
 package main
@@ -113,7 +113,7 @@ func run(ctx context.Context, cfg harebus.Config, out io.Writer) error {
 	if err := ponger.Close(); err != nil {
 		return err
 	}
-	steps := rec.traces["trace-1"] // nothing runs any more
+	steps := rec.traces["trace-1"] // no goroutine uses it any more
 	slices.Sort(steps)
 	fmt.Fprintln(out, strings.Join(steps, ", "))
 	return nil

@@ -1,6 +1,6 @@
-// Command transaction sends several messages together: nothing leaves before the
-// commit, and nothing at all after an error. A handler is always such a
-// transaction: what it sends leaves when it has returned nil.
+// Command transaction sends several messages together: they are published at the
+// commit, and discarded after an error. A handler is always such a transaction:
+// what it sends is published when it has returned nil.
 //
 //	go run ./examples/transaction     (AMQP_URL names another broker than the local one)
 package main
@@ -62,8 +62,8 @@ func run(ctx context.Context, cfg harebus.Config, out io.Writer) error {
 	}
 	fmt.Fprintln(out, "committed, and booked:", <-booked, <-booked)
 
-	// Code that cannot be a closure begins and commits by itself. What could not
-	// be confirmed is reported message by message; there is no undo for the rest.
+	// Code that cannot be a closure calls Begin and Commit. The error of Commit has
+	// the outcome of each message; the confirmed ones cannot be taken back.
 	tx := bus.Begin()
 	defer tx.Rollback() // does nothing after the commit
 	err = errors.Join(

@@ -1,5 +1,5 @@
-// Command requester sends requests and waits for the replies. It needs
-// ../responder running; without it a request is an error at once, not a silence.
+// Command requester sends requests and waits for the replies. It needs ../responder
+// running; without it a request returns an error at once.
 //
 //	go run ./examples/requestreply/requester lamp chair     (AMQP_URL names another broker than the local one)
 package main
@@ -43,7 +43,7 @@ func run(ctx context.Context, cfg harebus.Config, out io.Writer, articles ...str
 	harebus.Handle(setup, func(_ context.Context, _ *harebus.Bus, p Price) error {
 		select {
 		case replies <- p:
-		default: // an answer to a request of an earlier run, which nobody waits for
+		default: // a reply to a request of an earlier run
 		}
 		return nil
 	})

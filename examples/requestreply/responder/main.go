@@ -34,15 +34,15 @@ func (Price) MessageType() string { return "Price" }
 
 func run(ctx context.Context, cfg harebus.Config, out io.Writer) error {
 	cfg.Queue = "examples.prices"
-	cfg.ReplyPolicy = harebus.RepliesTo("examples.requester") // the address in a message is only a wish
+	cfg.ReplyPolicy = harebus.RepliesTo("examples.requester") // a message can name any address
 	setup, err := harebus.New(cfg)
 	if err != nil {
 		return err
 	}
 	harebus.Handle(setup, func(ctx context.Context, bus *harebus.Bus, r PriceRequest) error {
 		fmt.Fprintf(out, "asked for the price of %s\n", r.Article)
-		// The reply goes where the request says, with its correlation id. It
-		// leaves when this function has returned nil.
+		// The reply goes to the address in the request, with its correlation id. It
+		// is sent when this function has returned nil.
 		return bus.Reply(ctx, Price{Article: r.Article, Cents: 100 * len(r.Article)})
 	})
 	return setup.Run(ctx)

@@ -10,8 +10,8 @@ import (
 	"github.com/harebus/harebus/brokertest"
 )
 
-// TestRun acts the requester, whose types are its own: services share names on
-// the wire, not Go packages.
+// TestRun plays the requester. It has its own Go types, because services share
+// names on the wire, not Go packages.
 func TestRun(t *testing.T) {
 	ctx, stop := context.WithTimeout(t.Context(), 20*time.Second)
 	defer stop()
