@@ -44,17 +44,17 @@ var (
 	_ Sender = (*Tx)(nil)
 )
 
-// sender has the calls that Bus and Tx share.
+// sender has the methods that Bus and Tx share.
 type sender struct {
 	setup *Setup
 	scope *scope // where messages are buffered; nil sends at once
 }
 
-// handlingKey is under which the context of a handler has its bus.
+// handlingKey is the key of the handler's bus in the handler's context.
 type handlingKey struct{}
 
-// within returns the sender for a call with ctx. Where ctx belongs to a handler of
-// the same setup, the call joins that handler's transaction.
+// within returns the sender for a call with ctx. If ctx belongs to a handler of the
+// same setup, the call joins that handler's transaction.
 func (s *sender) within(ctx context.Context) *sender {
 	bus, ok := ctx.Value(handlingKey{}).(*Bus)
 	switch {

@@ -11,9 +11,10 @@ import (
 	"github.com/harebus/harebus/internal/wait"
 )
 
-// What the setup asks of the AMQP client, and what the client tells it.
+// This file configures the AMQP client (internal/session) and the publisher, and
+// counts what they report.
 
-// dialing is how the setup connects.
+// dialing is the configuration of the setup's connections.
 func (s *Setup) dialing(addresses []amqp.URI) session.Config {
 	cfg, connect := &s.cfg, &s.cfg.Connect
 	note := ""
@@ -37,7 +38,7 @@ func (s *Setup) dialing(addresses []amqp.URI) session.Config {
 	}
 }
 
-// publishing is how the setup publishes on a link.
+// publishing is the configuration of a publisher on a link.
 func (s *Setup) publishing(link *session.Link) publish.Config {
 	return publish.Config{
 		Link: link, Dialer: s.dialer, Channels: s.cfg.Publish.Channels, Confirms: s.confirms(),
@@ -54,15 +55,16 @@ func notConfirmed(m *publish.Message, verdict session.Verdict, reason error) err
 	}
 }
 
-// confirms is how the setup's channels publish.
+// confirms is the configuration of the setup's confirm channels.
 func (s *Setup) confirms() session.ConfirmConfig {
 	return session.ConfirmConfig{
 		Window: s.cfg.Publish.Window, Timeout: s.cfg.Publish.ConfirmTimeout, Log: s.log, Waits: s.waits, Plain: s.encodedByClient,
 	}
 }
 
-// encodedByClient counts a message that could not be encoded here. One now and then means
-// nothing; when it is all of them, the client has come to write them differently.
+// encodedByClient counts a message that could not be encoded here. A few do not matter.
+// If all messages are counted, this version of the client writes its frames in another
+// way.
 func (s *Setup) encodedByClient(always bool) {
 	s.counters.plain.Add(1)
 	if always && s.counters.warned.CompareAndSwap(false, true) {
@@ -72,7 +74,7 @@ func (s *Setup) encodedByClient(always bool) {
 	}
 }
 
-// teller tells of waits: on standard error when there is no logger.
+// teller reports waits, on standard error when there is no logger.
 func teller(logger *zap.Logger) wait.Teller {
 	if logger == nil {
 		logger = wait.OnStderr()
@@ -80,7 +82,7 @@ func teller(logger *zap.Logger) wait.Teller {
 	return wait.Teller{Log: safeLogger(logger)}
 }
 
-// frameMax is that of the latest connection that publishes.
+// frameMax is the frame_max of the latest connection that publishes.
 func (s *Setup) frameMax() int {
 	if n := s.latestFrameMax.Load(); n > 0 {
 		return int(n)

@@ -69,8 +69,8 @@ func (JSON) Encode(value any) ([]byte, error) {
 	return body, nil
 }
 
-// jsonEncoder takes what its encoder writes: in one piece, out of a buffer that
-// the encoder keeps.
+// jsonEncoder receives what its encoder writes. The encoder writes each value in
+// one piece, from a buffer that it reuses.
 type jsonEncoder struct {
 	body []byte
 	enc  *json.Encoder
@@ -81,7 +81,7 @@ func (e *jsonEncoder) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// rawJSON is the one defined type that means no type in particular.
+// rawJSON is the only defined type that may be sent without a wire name.
 var rawJSON = reflect.TypeFor[json.RawMessage]()
 
 var jsonEncoders = sync.Pool{New: func() any {
@@ -91,8 +91,8 @@ var jsonEncoders = sync.Pool{New: func() any {
 	return e
 }}
 
-// emptyJSON is what is written for a nil of any type instead of null, which
-// receivers refuse; it is nil for every other value.
+// emptyJSON returns the JSON for a nil map, slice or pointer instead of null, which
+// receivers refuse. It returns nil for every other value.
 func emptyJSON(value any) []byte {
 	switch v := reflect.ValueOf(value); v.Kind() {
 	case reflect.Invalid:
@@ -229,8 +229,8 @@ func newCodecs(configured []Codec, byType map[string]Codec) *codecs {
 	return c
 }
 
-// forSending chooses by the content type the call names, by the message type,
-// by the value, and takes JSON otherwise.
+// forSending chooses by the content type of the call, else by the message type,
+// else by the value; the default is JSON.
 func (c *codecs) forSending(contentType, messageType string, value any) (Codec, error) {
 	if contentType != "" {
 		codec, ok := c.byContent[contentType]
@@ -250,9 +250,9 @@ func (c *codecs) forSending(contentType, messageType string, value any) (Codec, 
 	return c.fallback, nil
 }
 
-// forReading chooses by message type, else by content type; a message without
-// one is JSON, and so is what a peer calls JSON by another name. Text and bytes for
-// a target that can take neither are JSON if they look like it.
+// forReading chooses by message type, else by content type. A message without a
+// content type is JSON, and so is one with another name for JSON. Text and bytes
+// are read as JSON if the target can take neither and the body looks like JSON.
 func (c *codecs) forReading(m *Message, target any) (Codec, error) {
 	if !readable(m.ContentEncoding, m.Body) {
 		return nil, reject("unsupported-content", "content encoding %s", quote(m.ContentEncoding))
@@ -316,8 +316,8 @@ func takes(codec Codec, target any) bool {
 }
 
 // readable says whether a body in the charset called name, which PikaBus calls
-// content encoding, can be read as it is. Python writes "utf_8" and "ascii"; where
-// the body is ASCII, so is its meaning in every charset that begins with it.
+// content encoding, can be read as it is. Python writes "utf_8" and "ascii"; a body
+// of ASCII only means the same in every charset that extends ASCII.
 func readable(name string, body []byte) bool {
 	if name == "" || name == "utf-8" {
 		return true
@@ -369,8 +369,8 @@ func (c *codecs) decode(m *Message, target any) error {
 	return nil
 }
 
-// fresh returns what a T is decoded into: a *T, or, where T is a pointer, as
-// generated protobuf types are, a new T.
+// fresh returns the target for decoding a T: a *T, or a new T if T is a pointer, as
+// with generated protobuf types.
 func fresh[T any]() any {
 	if t := reflect.TypeFor[T](); t.Kind() == reflect.Pointer {
 		return reflect.New(t.Elem()).Interface()

@@ -409,8 +409,8 @@ func (c *Config) validateValues() []error {
 	return faults
 }
 
-// validateQueues finds names that Send could not use, and queues that the setup
-// could not share between its connections.
+// validateQueues finds names that Send cannot use, and queues that belong to one
+// connection only.
 func (c *Config) validateQueues() []error {
 	var faults []error
 	names := []string{c.Queue, c.ErrorQueue.Name}
@@ -527,7 +527,7 @@ func programName() string {
 	return filepath.Base(os.Args[0])
 }
 
-// version is what the broker shows as the client's version.
+// version is the client's version in the broker's management.
 func version() string { return versionOf("github.com/harebus/harebus") }
 
 // client is the module of the AMQP client.

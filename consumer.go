@@ -15,18 +15,18 @@ import (
 	"go.uber.org/zap"
 )
 
-// lastGrace is what handlers get after their contexts were cancelled, before
-// stopping goes on without them.
+// lastGrace is how long a stop waits for handlers after it has cancelled their
+// contexts.
 const lastGrace = 2 * time.Second
 
-// survived is how long after its first delivery a session is no longer suspected
-// of receiving what kills the process: a slow message, or one that always comes
-// back, must not hold up the others.
+// survived is how long after its first delivery a trial ends by itself. Without
+// this limit a slow message, or one that always comes back, would hold up the
+// others.
 const survived = 5 * time.Second
 
-// consumer keeps one consumer on the listener queue. Its workers live as long
-// as it does; what they read from is replaced with every session, so a handler
-// that outlives a connection still counts against the concurrency.
+// consumer keeps one consumer on the listener queue. Its workers live as long as
+// the consumer, and each session gives them a new feed. So a handler that outlives
+// a connection still counts against the concurrency.
 type consumer struct {
 	setup *Setup
 	link  *session.Link
@@ -57,7 +57,7 @@ type consumer struct {
 	changed chan struct{}
 }
 
-// feed is one basic.consume: its deliveries and the way to settle them.
+// feed is one basic.consume: its deliveries, and the acker for them.
 type feed struct {
 	session    *session.Session
 	ch         *amqp.Channel
@@ -68,7 +68,7 @@ type feed struct {
 	first      sync.Once
 }
 
-// place is one worker's place, for those who look on.
+// place shows which delivery a worker handles. watch, Ready and Stats read it.
 type place struct {
 	hand      atomic.Pointer[receipt] // what the worker is busy with
 	goroutine atomic.Int64
@@ -101,8 +101,8 @@ func (c *consumer) run() {
 	c.waitIdle()
 }
 
-// waitIdle, which only run's goroutine calls, waits for the workers, and a little longer than they were promised
-// if a handler does not heed its context.
+// waitIdle waits until the workers have ended. If a handler ignores its cancelled context, it waits
+// for lastGrace more. Only run's goroutine calls it.
 func (c *consumer) waitIdle() {
 	select {
 	case <-c.idle:
@@ -150,10 +150,11 @@ func (c *consumer) keepConsuming() {
 	c.report(ErrStopped)
 }
 
-// attempt says how an attempt to consume went.
+// attempt is the result of an attempt to consume.
 type attempt struct{ err error }
 
-// report tells Start how the latest attempt went; nobody may be listening.
+// report gives Start the result of the latest attempt. It does not block when Start
+// has returned.
 func (c *consumer) report(err error) {
 	select {
 	case <-c.ready: // an outcome nobody has asked for
@@ -162,9 +163,9 @@ func (c *consumer) report(err error) {
 	c.ready <- attempt{err}
 }
 
-// consume declares, then consumes until the session, the channel or the
-// consumer has ended, or ctx has: then it cancels the consumer and waits until
-// what was delivered has been settled.
+// consume declares, then consumes until the session, the channel or the consumer
+// has ended, or ctx has: then it cancels the consumer and waits until every
+// delivery is acknowledged or given back.
 func (c *consumer) consume(ctx context.Context) error {
 	s, err := c.link.Session(ctx)
 	if err != nil {
@@ -191,7 +192,8 @@ func (c *consumer) consume(ctx context.Context) error {
 	return c.follow(ctx, sub)
 }
 
-// follow consumes by sub, and by those that take its place, to the end.
+// follow consumes with sub, and then with the subscriptions that replace it, until
+// the last one ends.
 func (c *consumer) follow(ctx context.Context, sub *subscription) error {
 	for {
 		select {
@@ -235,8 +237,8 @@ func (c *consumer) follow(ctx context.Context, sub *subscription) error {
 	}
 }
 
-// without explains why there is nothing to consume from: what is missing could not
-// be declared either.
+// without adds to the error why the queue cannot be consumed from: it could not be
+// declared either.
 func (c *consumer) without(err error) error {
 	if !refusal.Missing(err) {
 		return err
@@ -284,7 +286,8 @@ func (c *consumer) subscribe(s *session.Session) (*subscription, error) {
 	return u, nil
 }
 
-// begin consumes as far as the session's trial allows.
+// begin starts to consume: with the whole prefetch, or as the session's trial
+// allows.
 func (u *subscription) begin() error {
 	if u.consumer.setup.cfg.keepsOrder() {
 		_, err := u.widen()
@@ -305,22 +308,22 @@ func (u *subscription) begin() error {
 	}
 }
 
-// goFirst consumes one message at a time, on behalf of all consumers of the
-// session.
+// goFirst consumes one message at a time, while the other consumers of the session
+// wait.
 func (u *subscription) goFirst() error {
 	u.turn, u.first = nil, true
 	return u.open(1, u.session.Trial())
 }
 
-// standBy has the workers wait without deliveries.
+// standBy lets the workers wait without deliveries.
 func (u *subscription) standBy() {
 	none := make(chan amqp.Delivery)
 	close(none)
 	u.consumer.setFeed(&feed{session: u.session, ch: u.ch, deliveries: none, acks: u.acks}, nil, false)
 }
 
-// request makes a request on the channel. It does not end when stopping begins:
-// a second request before the answer to the first would get that answer.
+// request makes a request on the channel. It does not end when a stop begins,
+// because the client would give the answer to the next request.
 func (u *subscription) request(fn func() error) error {
 	return u.session.RPC(u.consumer.hard, fn)
 }
@@ -357,11 +360,11 @@ func (u *subscription) open(prefetch int, on *session.Trial) error {
 	return nil
 }
 
-// widen consumes with the configured prefetch and returns what does so: this
-// subscription if it has not consumed yet, else one on a channel of its own, while
-// the channel of this one stays open for the ack of what it has delivered. On the
-// same channel a quorum queue that is deleted between the end of one consumer and
-// the start of the other might never tell of it.
+// widen consumes with the configured prefetch and returns the subscription that
+// does: this one if it has not consumed yet, else a new one on its own channel. The
+// old channel stays open for the acks of its deliveries. A new channel is needed:
+// if both consumers used one channel and a quorum queue was deleted between them,
+// the broker might not report it.
 func (u *subscription) widen() (*subscription, error) {
 	u.turn, u.over = nil, nil
 	prefetch := u.consumer.setup.cfg.Consume.Prefetch
@@ -407,10 +410,10 @@ func (u *subscription) close() {
 	}
 }
 
-// settle gives the broker time to pass acks on to the queue. A quorum queue
-// takes in a few dozen at a time; what the broker's end of the channel still
-// holds then is lost when the channel is closed. It does so also after a stop that
-// took too long: what is lost is handled twice.
+// settle gives the broker time to pass acks on to the queue. The broker's channel
+// passes a few dozen at a time to a quorum queue, and loses the rest when the
+// channel is closed. Then those messages are handled twice. So it waits also after
+// a stop that took too long.
 func (u *subscription) settle() {
 	const least, atATime = 10, 32
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(u.consumer.hard), lastGrace)
@@ -426,7 +429,8 @@ func (u *subscription) settle() {
 	}
 }
 
-// current is the feed to read from, and what tells of the next.
+// current returns the feed to read from, and the channel that is closed when the
+// next one is there.
 func (c *consumer) current() (f *feed, changed <-chan struct{}, ended bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -451,8 +455,8 @@ func (c *consumer) setFeed(f *feed, err error, ended bool) {
 	c.changed = make(chan struct{})
 }
 
-// notConsuming is why the consumer does not consume, or nil if it waits for its
-// connection, which tells of that.
+// notConsuming is why the consumer does not consume. It is nil if the consumer
+// waits for its connection, because the link reports that itself.
 func (c *consumer) notConsuming() error {
 	if _, err := c.link.Up(); err != nil {
 		return nil //nolint:nilerr // the connection tells of that
@@ -477,8 +481,8 @@ func (c *consumer) state() error {
 	return nil
 }
 
-// work handles deliveries until no feed will follow. A handler that ends the
-// goroutine (runtime.Goexit) has another one take its place.
+// work handles deliveries until no feed follows. If a handler ends the goroutine
+// (runtime.Goexit), a new goroutine replaces it.
 func (c *consumer) work(at *place) {
 	ended := false
 	defer func() {
@@ -505,7 +509,8 @@ func (c *consumer) work(at *place) {
 	}
 }
 
-// take handles one delivery, or puts it aside when the service is stopping.
+// take handles one delivery, or keeps it for giving back when the service is
+// stopping.
 func (c *consumer) take(f *feed, d *amqp.Delivery, at *place) {
 	c.busy.Add(1)
 	defer c.free()
@@ -524,7 +529,7 @@ func (c *consumer) take(f *feed, d *amqp.Delivery, at *place) {
 	r.returned = true
 }
 
-// free notes that a worker has nothing in its hands.
+// free notes that a worker handles no message.
 func (c *consumer) free() {
 	c.busy.Add(-1)
 	if c.soft.Err() != nil {
@@ -535,8 +540,8 @@ func (c *consumer) free() {
 	}
 }
 
-// settle ends a delivery, once: it is deferred, and so is everything that a handler
-// which ends its goroutine leaves to do.
+// settle acknowledges a delivery or gives it back, once. It is deferred, so that it
+// also runs when a handler ends its goroutine.
 func (c *consumer) settle(r *receipt, at *place) {
 	at.hand.Store(nil)
 	f, d := r.feed, r.delivery

@@ -18,8 +18,8 @@ import (
 	"github.com/harebus/harebus/topology"
 )
 
-// exchangeTopology are the two exchanges, exactly as PikaBus declares them. Those
-// that every broker has need no declaring.
+// exchangeTopology are the two exchanges, exactly as PikaBus declares them. The
+// ones that every broker has (amq.direct, amq.topic) are not declared.
 func (c *Config) exchangeTopology() topology.Topology {
 	var t topology.Topology
 	if c.DirectExchange != "amq.direct" {
@@ -60,9 +60,9 @@ func (c *Config) queueTopology(topics []string) topology.Topology {
 	return t
 }
 
-// queueArguments gives a quorum queue its second net: what the library cannot
-// even read is moved to the error queue by the broker, after a limited number
-// of deliveries.
+// queueArguments sets the delivery limit and dead-lettering of a quorum queue:
+// after that many deliveries the broker moves to the error queue what the library
+// cannot read.
 func (c *Config) queueArguments() map[string]any {
 	args := map[string]any{}
 	if c.QueueType == topology.Quorum {
@@ -80,9 +80,8 @@ func (c *Config) queueArguments() map[string]any {
 	return merged(args, c.QueueArguments)
 }
 
-// errorArguments let people look at parked messages as often as they like: a
-// quorum queue counts each look as a delivery, and drops a message that has
-// been delivered too often.
+// errorArguments set a high delivery limit, because a quorum queue counts each look
+// at a message as a delivery and drops a message that reaches the limit.
 func (c *Config) errorArguments() map[string]any {
 	args := map[string]any{}
 	if c.ErrorQueue.Type == topology.Quorum {
@@ -98,16 +97,17 @@ func merged(args, own map[string]any) map[string]any {
 	return args
 }
 
-// instanceExpires is how long the queue of an instance that has gone is kept.
+// instanceExpires is how long the queue of an instance is kept after the instance
+// has ended.
 const instanceExpires = 30 * time.Minute
 
-// exitGrace is how much longer than a listener queue with x-expires its exit
-// lives: somebody may still use the queue shortly before it goes.
+// exitGrace is how much longer than a listener queue with x-expires its exit lives:
+// somebody may still use the queue shortly before it expires.
 const exitGrace = 5 * time.Minute
 
-// exitTopology is the exit of a destination. That of a listener queue that
-// expires, such as one for each instance of a service, expires as well: nobody
-// would remove it. Publisher.KeepExit keeps it while the queue has its consumer.
+// exitTopology is the exit of a destination. If the listener queue expires, as the
+// queue of an instance does, its exit expires as well, because nobody would remove
+// it. Publisher.KeepExit keeps it while the queue has its consumer.
 func (c *Config) exitTopology(exchange, key string) topology.Topology {
 	t := topology.Delays{}.Exit(exchange, key)
 	if life := c.queueLife(); life > 0 && exchange == "" && key == c.Queue {
@@ -144,8 +144,8 @@ func (s *Setup) establish(ctx context.Context, on *session.Session, t topology.T
 	return declare(ctx, on, t)
 }
 
-// declare takes as long as it takes, as long as the broker answers: on a busy
-// cluster the queues for delays need a minute.
+// declare has no time limit in all, only one for each answer: on a busy cluster the
+// queues for delays need a minute.
 func declare(ctx context.Context, on *session.Session, t topology.Topology) error {
 	return on.RPCs(ctx, func(next func()) error { return declareOn(ctx, on, t, next) })
 }
@@ -177,15 +177,15 @@ func declareSteps(ctx context.Context, on *session.Session, parts []topology.Top
 	return len(parts), nil
 }
 
-// declareBriefly declares and does not wait for long. A single node of a cluster
-// that says nothing keeps the others from answering for a queue of its own; the
-// connection is not to blame.
+// declareBriefly declares and does not wait for long. If one node of a cluster is
+// frozen, the others do not answer for a queue on it, and replacing the connection
+// would not help.
 func declareBriefly(ctx context.Context, on *session.Session, t topology.Topology) error {
 	return briefly(ctx, on, func() error { return declareOn(ctx, on, t, func() {}) })
 }
 
-// briefly runs fn and does not wait for it for long. What is not waited for ends
-// with the session at the latest.
+// briefly runs fn and does not wait for it for long. A request that it no longer
+// waits for ends with the session at the latest.
 func briefly(ctx context.Context, on *session.Session, fn func() error) error {
 	const long = 3 * time.Second
 	done := make(chan error, 1)
@@ -219,10 +219,10 @@ func steps(t topology.Topology) []topology.Topology {
 	return parts
 }
 
-// declareForSending declares what sending needs: the exchanges. A setup that
-// also consumes declares the rest too, because an exchange that has vanished took
-// its bindings along; should that fail it is the consumers' concern, and no
-// reason not to send to others.
+// declareForSending declares what sending needs: the exchanges. A setup that also
+// consumes declares its other objects too, because the bindings of a deleted
+// exchange are gone with it. If that fails, sending goes on and the consumers
+// report it.
 func (s *Setup) declareForSending(ctx context.Context, on *session.Session) error {
 	s.mu.Lock()
 	started := s.started
@@ -249,8 +249,8 @@ func (s *Setup) declareForSending(ctx context.Context, on *session.Session) erro
 	return nil
 }
 
-// exist decides what a refusal to declare means to a service that has been started:
-// nothing, if all is there. It returns the refusal if something is missing.
+// exist decides whether a refusal to declare matters to a started service: not if
+// all objects exist. It returns the refusal if something is missing.
 func (s *Setup) exist(ctx context.Context, on *session.Session, t topology.Topology, refusal error) error {
 	if !session.Permanent(refusal) {
 		return refusal
@@ -279,8 +279,8 @@ type declares struct {
 
 // refused collects the objects that the broker refuses to declare. A nil one collects
 // nothing: then the first refusal is an error, as it is for a service that starts.
-// Once a service consumes, a refusal must not end that: what was refused may be
-// there, as it is when somebody takes the configure permission away.
+// Once a service consumes, a refusal must not end consuming, because the objects may
+// exist, as when somebody takes away the configure permission.
 type refused struct{ errs []error }
 
 func (r *refused) take(err error) error {
@@ -315,7 +315,7 @@ func (s *Setup) declareSince(ctx context.Context, on *session.Session, since tim
 	}, nil)
 }
 
-// noteRefusals tells of what was refused, in turn.
+// noteRefusals logs and remembers what was refused. The caller has the turn.
 func (s *Setup) noteRefusals(r *refused) {
 	const quiet = time.Minute
 	d := &s.declares
@@ -344,7 +344,8 @@ func shortened(errs []error) error {
 	return errors.Join(errors.Join(errs[:most]...), fmt.Errorf("and %d more", len(errs)-most))
 }
 
-// doubt notes that the listener queue may have gone, and its bindings with it.
+// doubt notes that the listener queue may have been deleted, and its bindings with
+// it.
 func (s *Setup) doubt() {
 	s.declares.mu.Lock()
 	defer s.declares.mu.Unlock()
@@ -352,7 +353,7 @@ func (s *Setup) doubt() {
 }
 
 // undeclared is what may be missing on the broker, because it was refused when the
-// queue had to be declared anew.
+// queue had to be declared again.
 func (s *Setup) undeclared() error {
 	s.declares.mu.Lock()
 	defer s.declares.mu.Unlock()
@@ -394,10 +395,10 @@ func declareEach(ctx context.Context, on *session.Session, t topology.Topology, 
 	})
 }
 
-// inTurn runs fn while nobody else declares the queue or changes its bindings:
-// a declaration from a list that is being changed would undo the change. fn keeps
-// its turn to the end also when ctx ends before; give, if any, then says whether
-// the caller may stop waiting.
+// inTurn runs fn while no other goroutine declares the queue or changes its
+// bindings, because a declaration with an old list would undo the change. fn keeps
+// its turn until it returns, also when ctx ends before; then give, if not nil, says
+// whether the caller may stop waiting.
 func (s *Setup) inTurn(ctx context.Context, on *session.Session, fn func() error, give func() bool) error {
 	select {
 	case s.declares.turn <- struct{}{}:
@@ -426,9 +427,9 @@ func (s *Setup) inTurn(ctx context.Context, on *session.Session, fn func() error
 	}
 }
 
-// refresh declares everything again from time to time: somebody may have deleted
-// a binding, which nobody is told of. The pauses differ, so that a hundred
-// instances of a service do not declare all at once.
+// refresh declares everything again from time to time: somebody may have deleted a
+// binding, and the broker does not report that. The pauses differ, so that a
+// hundred instances of a service do not declare at the same time.
 func (e *engine) refresh(ctx context.Context) {
 	const most = time.Minute
 	for wait.Sleep(ctx, most/2+rand.N(most/2)) {
@@ -446,8 +447,8 @@ func (e *engine) refresh(ctx context.Context) {
 	}
 }
 
-// check looks for everything. A queue that is out of reach is there: whoever
-// needs it finds out.
+// check checks that every object exists. A queue that is out of reach counts as
+// existing; using it reports the error.
 func (s *Setup) check(ctx context.Context, on *session.Session, t topology.Topology) error {
 	err := s.establish(ctx, on, t)
 	if session.Unreachable(err) {
@@ -457,10 +458,10 @@ func (s *Setup) check(ctx context.Context, on *session.Session, t topology.Topol
 	return err
 }
 
-// declareErrorQueue creates the error queue if it is missing. One that exists
-// with other arguments belongs to all services together and is used as it is.
-// One whose node is down or silent is a reason to wait for those who want to park,
-// and not for everybody: a classic one lives on one node of the cluster.
+// declareErrorQueue creates the error queue if it is missing. One that exists with
+// other arguments belongs to all services together and is used as it is. If its
+// node is down or silent, only parking waits, and not the whole service: a classic
+// queue lives on one node of the cluster.
 func (s *Setup) declareErrorQueue(ctx context.Context, on *session.Session) error {
 	t := s.cfg.errorTopology()
 	err := declareBriefly(ctx, on, t)

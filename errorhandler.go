@@ -51,7 +51,7 @@ func PostponeBy(d time.Duration) Decision { return Decision{actionPostpone, poss
 // Discard drops the message for good. Only a log entry and a count remain.
 func Discard() Decision { return Decision{action: actionDiscard} }
 
-// possible is the pause next to d that the broker can keep.
+// possible limits the pause d to what the delay queues can hold.
 func possible(d time.Duration) time.Duration { return min(max(d, 0), topology.MaxDelay) }
 
 // Parks says whether the message goes to the error queue.
@@ -200,7 +200,7 @@ func (*RetryConfig) tooOld(m *Message, limit time.Duration) bool {
 	return limit > 0 && !m.FirstFailed.IsZero() && time.Since(m.FirstFailed) > limit
 }
 
-// most is how often a message may have failed when it is handled again.
+// most is the largest failure count with which a message is still handled.
 func (r *RetryConfig) most() int {
 	most := max(r.MaxRetries, 0)
 	for _, rule := range r.Rules {
@@ -209,7 +209,8 @@ func (r *RetryConfig) most() int {
 	return min(most, maxFailures)
 }
 
-// decide is what the policy says about a message that has failed m.Attempt times.
+// decide is the decision of the policy about a message that has failed m.Attempt
+// times.
 func (r *RetryConfig) decide(m *Message, f *failure) Decision {
 	if f.final() {
 		return Park()

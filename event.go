@@ -11,9 +11,9 @@ import (
 	"github.com/harebus/harebus/topology"
 )
 
-// topical is implemented by events that know their topic, and optional by those
-// that need no subscriber. Both methods may be on the type or on the pointer to it,
-// and must not depend on the value.
+// topical is implemented by events that have a topic, and optional by events that
+// can say that they need no subscriber. Both methods may be on the type or on the
+// pointer to it, and must not depend on the value.
 type (
 	topical  interface{ Topic() string }
 	optional interface{ OptionalEvent() bool }
@@ -47,7 +47,7 @@ func HandleEvent[T any](s *Setup, fn func(ctx context.Context, bus *Bus, event T
 	Handle(s, fn, opts...)
 }
 
-// keepTopic has a topic bound from the next declaration on.
+// keepTopic adds a topic to the list; the next declaration binds it.
 func (s *Setup) keepTopic(topic string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -70,7 +70,7 @@ func topicOf(event any) (topic string, err error) {
 	return topic, topology.ValidRoutingKey(topic)
 }
 
-// needless says whether an event may go out with nobody subscribed: the type's
+// needless says whether an event may be published without a subscriber: the type's
 // method OptionalEvent decides, else Config.Publish.OptionalEvents.
 func (c *Config) needless(event any) (needless bool, err error) {
 	e, ok := as[optional](event)

@@ -10,16 +10,16 @@ import (
 	"github.com/harebus/harebus/internal/guard"
 )
 
-// patience is how long foreign code that decides about a failed message may take
-// to answer. It holds up one worker for so long, and then the message is decided
-// about without it.
+// patience is how long foreign code that decides about a failed message may take.
+// It can hold up one worker for this long; then the message is parked without its
+// decision.
 const patience = 30 * time.Second
 
 var errImpatient = fmt.Errorf("no answer within %v", patience)
 
-// failure is what an attempt ended with. The error of a handler is foreign code:
-// its methods may panic, hang, or go round in circles. So it is read once, apart,
-// and after that only the text is used.
+// failure is the error of an attempt. The methods of a handler's error are foreign
+// code: they may panic, hang, or unwrap in a circle. So they are called once, in a
+// goroutine of their own, and after that only the stored text is used.
 type failure struct {
 	// err is the error itself, for foreign code to look at; nil when its methods
 	// cannot be trusted.

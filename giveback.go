@@ -16,9 +16,9 @@ import (
 	"github.com/harebus/harebus/topology"
 )
 
-// leftovers are the deliveries of one channel that nobody will handle here,
-// because the service is stopping. The workers put them there, and one goroutine
-// gives them back in their order: given back by several they would change places.
+// leftovers are the deliveries of one channel that are not handled here, because
+// the service is stopping. The workers put them there, and one goroutine gives them
+// back in their order. Several goroutines would change the order.
 type leftovers struct {
 	mu         sync.Mutex // guards what follows
 	deliveries []amqp.Delivery
@@ -40,9 +40,10 @@ func (l *leftovers) take() []amqp.Delivery {
 	return all
 }
 
-// keepsOrder says whether the order of the queue is promised, so that nothing may
-// disturb it: no prefetch that changes, and no cancelled consumer whose deliveries
-// come back behind later ones. A closed channel gives all of them back in order.
+// keepsOrder says whether the order of the queue is promised. Then the prefetch
+// must not change, and a stop must not cancel the consumer, because its deliveries
+// could come back behind later ones. Closing the channel gives all of them back in
+// order.
 func (c *Config) keepsOrder() bool {
 	single, _ := c.QueueArguments["x-single-active-consumer"].(bool)
 	return single || (c.QueueType == topology.Quorum && c.Consume.Concurrency == 1 && c.Consume.Consumers == 1)
@@ -59,18 +60,18 @@ func (c *Config) deliveryLimit() int {
 	return defaultDeliveryLimit // RabbitMQ 4 has the same default
 }
 
-// giveBack returns to the queue what has been left over. Ascending, one by one: a
-// quorum queue keeps what is returned in the order in which it comes.
+// giveBack returns the leftovers to the queue, one by one and ascending, because a
+// quorum queue keeps returned messages in the order in which they come.
 func (u *subscription) giveBack() {
 	for _, d := range u.renew(u.left.take()) {
 		u.acks.GiveBack(d.DeliveryTag)
 	}
 }
 
-// renew publishes anew what the broker has counted so many deliveries of that
-// more stops would move it to the error queue, and acknowledges it. It returns the
-// others. Stops are nobody's failure, and before 4.3 RabbitMQ counts each message
-// that is given back.
+// renew publishes again, and acknowledges, messages whose delivery count is so high
+// that more stops would move them to the error queue. It returns the others. Before
+// 4.3 RabbitMQ counts each message that is given back, but a stop is no failure of
+// the message.
 func (u *subscription) renew(all []amqp.Delivery) []amqp.Delivery {
 	s := u.consumer.setup
 	limit := s.cfg.deliveryLimit()
@@ -110,10 +111,10 @@ func (u *subscription) renew(all []amqp.Delivery) []amqp.Delivery {
 	return rest
 }
 
-// renew is for a message that failed and can be neither retried nor parked at the
-// moment, because a declaration is refused, say. It goes back to its queue; when the
-// broker has counted so many deliveries that going back more often would use up the
-// limit, it is put there anew. True means that the delivery can be acknowledged.
+// renew is for a message that failed and can be neither retried nor parked now, for
+// example because a declaration is refused. It goes back to its queue. If its
+// delivery count is so high that this would use up the limit, it is published to the
+// queue again instead. True means that the delivery can be acknowledged.
 func (r *receipt) renew() bool {
 	s := r.setup
 	if !wornOut(r.delivery, s.cfg.deliveryLimit()) {
@@ -147,9 +148,9 @@ func wornOut(d *amqp.Delivery, limit int) bool {
 	return count >= limit/2
 }
 
-// renewed is a message exactly as it came, but for the count of its deliveries, the
-// user id, which nobody else may set, and addresses that it has been sent to
-// already.
+// renewed is a copy of a message as it came. It has a new delivery count, no user
+// id, which only its owner may set, and no CC, because the message has been sent to
+// these queues already.
 func (s *Setup) renewed(d *amqp.Delivery) *publish.Message {
 	headers := maps.Clone(d.Headers)
 	for _, key := range []string{"x-delivery-count", "x-acquired-count", "CC", "BCC"} {
@@ -175,8 +176,8 @@ func (s *Setup) renewed(d *amqp.Delivery) *publish.Message {
 	}
 }
 
-// leave puts a delivery aside that no handler has begun. One that cannot be read is
-// given back without a look at its count.
+// leave keeps a delivery whose handler has not begun. One that cannot be read is
+// given back whatever its count is.
 func (f *feed) leave(d *amqp.Delivery) {
 	if err := wire.Unpack(d); err != nil {
 		d.Headers = nil
@@ -184,8 +185,8 @@ func (f *feed) leave(d *amqp.Delivery) {
 	f.left.add(d)
 }
 
-// drain ends consuming: what no handler has begun goes back, handlers finish, and
-// their acks are sent.
+// drain ends consuming: deliveries whose handler has not begun go back, handlers
+// finish, and their acks are sent.
 func (u *subscription) drain() error {
 	if u.consumer.setup.cfg.keepsOrder() {
 		return u.drainInOrder()
@@ -207,10 +208,10 @@ func (u *subscription) drain() error {
 	return err
 }
 
-// drainInOrder ends consuming without a word to the broker, until the channel is
-// closed: that gives back all that is left in the order of the queue. A cancelled
-// consumer would make way for another one, or let the queue take back a message
-// that is still on its way before those that came earlier.
+// drainInOrder ends consuming without cancelling the consumer. Closing the channel
+// later gives back all remaining deliveries in the order of the queue. If the
+// consumer were cancelled, another one could begin, or the queue could take back a
+// message that is still on the network before earlier ones.
 func (u *subscription) drainInOrder() error {
 	u.consumer.setFeed(nil, ErrStopped, true)
 	u.consumer.waitHands()
@@ -224,8 +225,8 @@ func (u *subscription) drainInOrder() error {
 	return nil
 }
 
-// waitHands waits until no worker has a message in its hands, as waitIdle does
-// until all have ended: they still listen to a channel that consumes.
+// waitHands waits until no worker handles a message. waitIdle would wait until all
+// workers have ended, but here they still read from a channel that consumes.
 func (c *consumer) waitHands() {
 	for c.hard.Err() == nil {
 		if c.busy.Load() == 0 {

@@ -22,8 +22,8 @@ func WithGivenUp(fn func(ctx context.Context, bus *Bus, m *Message, err error) e
 	return func(h *handler) { h.givenUp = fn }
 }
 
-// giveUp lets the handler's function for given up messages send what it wants to. It
-// returns false when nothing can be sent now, so that the message must come again.
+// giveUp calls the function of WithGivenUp and publishes what it sent. It returns
+// false when nothing can be sent now; then the message must be delivered again.
 func (r *receipt) giveUp(cause *failure) bool {
 	if r.handler == nil || r.handler.givenUp == nil {
 		return true

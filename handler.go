@@ -140,8 +140,8 @@ func (h *handler) complete(cfg *Config) error {
 	return nil
 }
 
-// addHandler registers a handler, or notes why that is not possible. Once the service
-// runs, a fault is no concern of the next Start.
+// addHandler registers a handler, or notes the fault. A fault while the service runs
+// is logged and reported by Ready, and not by the next Start.
 func (s *Setup) addHandler(h *handler, err error) {
 	if err == nil {
 		err = h.complete(&s.cfg) // which calls foreign code, so without the lock

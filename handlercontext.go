@@ -6,10 +6,10 @@ import (
 	"time"
 )
 
-// handlerContext is the context of one run of a handler: it leads to the handler's
-// bus and ends with the timeout. The timer is made when somebody first asks whether the
-// context has ended, because most handlers are done before they ask, and a timer a
-// message costs more than all the rest of the context.
+// handlerContext is the context of one run of a handler: it leads to the handler's bus
+// and ends with the timeout. The timer is made when the context is first asked whether
+// it has ended. Most handlers never ask, and a timer for each message would cost more
+// than all the rest of the context.
 type handlerContext struct {
 	context.Context // of the consumer; ends when stopping takes too long
 	bus             *Bus
@@ -86,7 +86,8 @@ func (c *handlerContext) expired() bool {
 	return context.Cause(c.running()) == c.timeout //nolint:errorlint // this very one
 }
 
-// end stops the timer. The context has ended then, for those who still hold it.
+// end stops the timer. After that the context has ended, for code that still has
+// it.
 func (c *handlerContext) end() {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -23,8 +23,8 @@ func (e *engine) inHandler(ctx context.Context) bool {
 }
 
 // goroutine is the number of the calling goroutine, from the first line of its
-// stack: Close is given no context that would say where it is called. It is for
-// rare calls.
+// stack. It is needed because Close has no context. It is slow, so it is for rare
+// calls only.
 func goroutine() int64 {
 	var stack [64]byte
 	fields := bytes.Fields(stack[:runtime.Stack(stack[:], false)])

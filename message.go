@@ -196,7 +196,7 @@ func (d *dialect) readContent(m *Message, topicExchange string) error {
 }
 
 // differences lists where a property says something else than the header that
-// counts. A peer that writes both knows only one of them, or copies badly.
+// counts. Such a difference is usually a mistake of the sender.
 func (d *dialect) differences(m *Message) []string {
 	var found []string
 	for _, pair := range []struct{ header, read, property string }{
@@ -214,8 +214,8 @@ func (d *dialect) differences(m *Message) []string {
 	return found
 }
 
-// readTimes ignores a bad TimeSent, which decides nothing, and refuses a bad
-// DeferredTime, which does.
+// readTimes ignores an invalid TimeSent, which has no effect, and refuses an
+// invalid DeferredTime, which has.
 func (d *dialect) readTimes(m *Message) error {
 	if value, ok := m.Headers[d.names.timeSent]; ok {
 		m.TimeSent, _ = parseTime(value)
@@ -258,7 +258,7 @@ func strictText(headers map[string]any, name, property string) (string, error) {
 	return s, nil
 }
 
-// lenientText reads a header that can be done without.
+// lenientText reads a header that is not necessary.
 func lenientText(headers map[string]any, name, property string) string {
 	s, ok := text(headers[name])
 	if !ok || s == "" || len(s) > maxShortString {
@@ -316,8 +316,8 @@ func parseCount(value any) (int, error) {
 	return int(n), nil
 }
 
-// brokerHeader says whether the broker writes key, or takes an order from it. CC
-// and BCC make whoever publishes them write to any queue; a copied x-death makes a
+// brokerHeader says whether the broker writes the header key, or acts on it. CC and
+// BCC make whoever publishes them write to any queue; a copied x-death makes a
 // second delay vanish on RabbitMQ 3.10; with x-received-from an event is not
 // federated a second time.
 func brokerHeader(key string) bool {

@@ -36,8 +36,9 @@ type Outgoing struct {
 	ContentType string
 }
 
-// compose encodes a call into an outgoing message and checks everything that
-// would otherwise fail on the broker, where it would take others along.
+// compose encodes a call into an outgoing message. It checks everything that the
+// broker would refuse, because the broker then closes a channel that other messages
+// use.
 func (s *sender) compose(ctx context.Context, op Operation, exchange, key string, value any, o *sendOptions) (*publish.Message, error) {
 	verb := op.String()
 	messageType, err := o.typeOf(value)
@@ -136,7 +137,7 @@ func (s *sender) stamp(out *publish.Message, draft *Outgoing, o *sendOptions) er
 	return nil
 }
 
-// intent is event for what goes to the topic exchange, also by way of a delay.
+// intent is event for messages to the topic exchange, also if they are deferred.
 func (s *sender) intent(out *publish.Message) Intent {
 	if Operation(out.Op) == OpPublish || out.Exchange == s.setup.cfg.TopicExchange {
 		return IntentEvent
@@ -221,7 +222,7 @@ func expiration(d time.Duration) (string, error) {
 	return strconv.FormatInt(ms, 10), nil
 }
 
-// check refuses what would close the channel or the whole connection.
+// check refuses messages that would close the channel or the whole connection.
 func (s *sender) check(out *publish.Message) error {
 	msg := &out.Publishing
 	var faults []error

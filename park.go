@@ -14,11 +14,11 @@ import (
 )
 
 const (
-	// parkingPause is how long a message waits in a delay at least when the error
-	// queue does not take it, and longestParking at most: the longer the trouble,
-	// the longer.
+	// parkingPause and longestParking are the shortest and the longest time for
+	// which a message waits in the delay queues when the error queue does not take
+	// it. It grows while that lasts.
 	parkingPause, longestParking = 30 * time.Second, 5 * time.Minute
-	// quiet is for how long a trouble that goes on is not logged again.
+	// quiet is how long a fault that lasts is not logged again.
 	quiet = 15 * time.Second
 )
 
@@ -91,9 +91,10 @@ func (r *receipt) parkNow() bool {
 	return r.bury(out, errors.New(r.message.ErrorDetails))
 }
 
-// bury publishes a copy to the error queue. While that takes nothing – its node is
-// down, it is full, or it is missing and cannot be declared – the copy waits in a
-// delay: a delivery that is held would keep others from being handled.
+// bury publishes a copy to the error queue. While that takes nothing (its node is
+// down, it is full, or it is missing and cannot be declared), the copy waits in the
+// delay queues, because a delivery that is held would keep others from being
+// handled.
 func (r *receipt) bury(out *publish.Message, cause error) bool {
 	s := r.setup
 	if !s.parking.closed() {
@@ -118,7 +119,8 @@ func (r *receipt) bury(out *publish.Message, cause error) bool {
 	return r.putOff(out, cause)
 }
 
-// putOff sends the copy into a delay. It comes back marked, and is parked then.
+// putOff sends the copy to the delay queues, with the header Parking. It is parked
+// when it comes back.
 func (r *receipt) putOff(out *publish.Message, cause error) bool {
 	s := r.setup
 	wait, count, say := s.parking.putOff()
@@ -166,7 +168,7 @@ func (s *Setup) restoreErrorQueue(ctx context.Context, on *session.Session) erro
 	return s.declareErrorQueue(ctx, on)
 }
 
-// marked says whether the message has come back to be parked.
+// marked says whether the message has the header Parking.
 func (r *receipt) marked() bool {
 	_, ok := r.message.Headers[r.setup.dialect.names.parking]
 	return ok

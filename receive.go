@@ -18,7 +18,8 @@ import (
 	"github.com/harebus/harebus/topology"
 )
 
-// receipt is one delivery on its way through the service.
+// receipt is one delivery that is being handled, with its message, handler and
+// result.
 type receipt struct {
 	consumer *consumer
 	setup    *Setup
@@ -92,8 +93,8 @@ func (c *consumer) handleDelivery(r *receipt) bool {
 	}
 }
 
-// goexit is deferred. It does what is left to do when a handler, or other code of the
-// user's, has ended the goroutine: the attempt has failed.
+// goexit is deferred. If a handler, or other code of the user, has ended the
+// goroutine, the attempt has failed, and goexit finishes the work on the message.
 func (r *receipt) goexit() {
 	if r.returned || r.message == nil || r.consumer.hard.Err() != nil || !r.connected() {
 		return
@@ -102,7 +103,7 @@ func (r *receipt) goexit() {
 	r.settled = r.fail(ErrGoexit)
 }
 
-// read looks at everything but the body. An error is a *RejectError.
+// read reads everything except the body. Its error is a *RejectError.
 func (r *receipt) read() error {
 	s := r.setup
 	var err error
@@ -150,7 +151,8 @@ func (r *receipt) served() bool {
 	})
 }
 
-// choose finds the handler and says whether its retry policy has come to its end.
+// choose finds the handler, and says whether its retry policy allows no further
+// attempt.
 func (r *receipt) choose() error {
 	if err := r.translate(); err != nil {
 		return err
@@ -185,9 +187,9 @@ func (r *receipt) ignored(err error) bool {
 // again.
 const maxFailures = 1000
 
-// failuresOf reads how often a message has failed before. One that has failed
-// more often than it may and was parked is back because somebody moved it, and
-// starts anew.
+// failuresOf reads how often a message has failed before. If the count is higher
+// than a retried message can have, somebody has moved the message back from the
+// error queue, and it starts again.
 func (s *Setup) failuresOf(m *Message) (int, error) {
 	name := s.dialect.names.errorRetries
 	value, ok := m.Headers[name]
@@ -241,7 +243,8 @@ func (r *receipt) handle(h *handler) (err error) {
 		return err
 	}
 	if !r.connected() {
-		// Somebody else gets the message, and would send all of it again.
+		// The broker gives the message to another consumer, which would send all of
+		// it again.
 		return errors.New("the connection was lost while the handler ran")
 	}
 	eng, err := s.engine()
@@ -317,8 +320,9 @@ func (r *receipt) retry(cause *failure, decision Decision) bool {
 	return true
 }
 
-// postpone puts a message that has come before its time where it can wait: a
-// PikaBus service sends deferred messages at once and has the receiver wait.
+// postpone puts a message that comes before its time into the delay queues. A
+// PikaBus service sends deferred messages at once and leaves the waiting to the
+// receiver.
 func (r *receipt) postpone() bool {
 	before := r.deadly
 	out := r.copyOf(OpDefer, r.setup.cfg.Queue)
@@ -330,9 +334,9 @@ func (r *receipt) postpone() bool {
 	return true
 }
 
-// resend publishes a copy of the message, trying for a while: as long as it is
-// not confirmed the original must not be acknowledged, and going back to the
-// queue it would be here again at once.
+// resend publishes a copy of the message and tries again for some time. Until the
+// copy is confirmed the original must not be acknowledged, and if it were given
+// back, the broker would deliver it again at once.
 func (r *receipt) resend(out *publish.Message, cause error) bool {
 	const tries = 5
 	s := r.setup
@@ -369,8 +373,8 @@ func (r *receipt) resend(out *publish.Message, cause error) bool {
 	return true
 }
 
-// complain logs an error that many messages may have at once, and that may last, with
-// no more than a line in a while.
+// complain logs an error that many messages can have at the same time, at most once
+// in a certain time.
 func (r *receipt) complain(text string, err error) {
 	now := time.Now().UnixNano()
 	last := r.setup.complained.Load()

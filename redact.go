@@ -45,11 +45,11 @@ func (s sender) String() string { return "harebus.Bus of " + s.setup.cfg.String(
 // Format writes String for every verb.
 func (s sender) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, s.String()) }
 
-// errWithheld stands for a text that may quote a message.
+// errWithheld replaces a text that can quote a message.
 var errWithheld = errors.New("the error queue has the details")
 
-// withoutQuotes leaves of an error about a message that no handler has seen only
-// the code: the rest may quote its body or its headers.
+// withoutQuotes reduces the error about a message that no handler has seen to its
+// reason code, because the rest can quote body or headers.
 func withoutQuotes(err error) error {
 	rejected := rejection(err)
 	if rejected == nil {
@@ -64,8 +64,8 @@ func safeLogger(log *zap.Logger) *zap.Logger {
 	return log.WithOptions(zap.WrapCore(func(core zapcore.Core) zapcore.Core { return safeCore{core} }))
 }
 
-// safeCore makes every text printable before it is encoded: encoders escape line
-// breaks, but pass on what turns or colours a terminal's text.
+// safeCore makes every text printable before it is encoded, because encoders escape
+// line breaks but not the control sequences of a terminal.
 type safeCore struct{ zapcore.Core }
 
 // With has the fields of a derived logger cleaned too.
@@ -114,8 +114,8 @@ func clean(fields []zapcore.Field) []zapcore.Field {
 	return cleaned
 }
 
-// errorField says why, but for a message that no handler has seen only the code:
-// the rest may quote the message.
+// errorField is the error for a log. For a message that no handler has seen it is
+// only the reason code, because the rest can quote the message.
 func errorField(key string, err error) zap.Field {
 	if rejected := rejection(err); rejected != nil {
 		return zap.String("reason", rejected.Reason)
@@ -125,9 +125,8 @@ func errorField(key string, err error) zap.Field {
 
 func isBreak(r rune) bool { return r == '\n' || r == '\t' }
 
-// printable makes a text from the network safe for a log: bounded, and without
-// anything that a terminal or a reader could take for something else, but for
-// line breaks and tabs.
+// printable makes a text from the network safe for a log: it limits its length and
+// removes all characters that are not printable, except line breaks and tabs.
 func printable(text string) string {
 	const longest = 4 << 10
 	if len(text) > longest {

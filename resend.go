@@ -16,9 +16,10 @@ import (
 )
 
 // copyOf makes a copy of the message as it came, to be published again: body,
-// foreign headers and properties unchanged. Left out are the expiration, which
-// would fire inside a delay, the user id, which is the original sender's, the
-// headers that belong to the broker, and those that would end the connection.
+// foreign headers and properties unchanged. Left out are the expiration, because
+// the copy would expire inside the delay queues, the user id, which only the
+// original sender may set, the headers of the broker, and headers that would end
+// the connection.
 func (r *receipt) copyOf(op Operation, queue string) *publish.Message {
 	in, names := r.delivery, &r.setup.dialect.names
 	headers := r.originalHeaders()
@@ -53,8 +54,8 @@ func (r *receipt) copyOf(op Operation, queue string) *publish.Message {
 	}
 }
 
-// disarm takes out the headers that end a connection, and returns their names. When a
-// copy has ended connections all the same, it takes out every foreign one.
+// disarm removes the headers that end a connection, and returns their names. If a
+// copy has ended connections all the same, it removes every foreign header.
 func (r *receipt) disarm(headers amqp.Table) (dropped []string) {
 	for key, value := range headers {
 		if field.Deadly(value) || r.deadly && !strings.HasPrefix(key, r.setup.dialect.prefix) {
@@ -66,7 +67,7 @@ func (r *receipt) disarm(headers amqp.Table) (dropped []string) {
 	return dropped
 }
 
-// strip makes a copy that has ended connections one without custom headers.
+// strip removes the custom headers of a copy that has ended connections.
 func (r *receipt) strip(out *publish.Message) {
 	r.deadly = true
 	d, headers := &r.setup.dialect, out.Publishing.Headers
@@ -132,12 +133,12 @@ func shorten(text string, most int) string {
 	return text[:cut] + mark
 }
 
-// fit makes sure that the message can be sent and read: its headers fit into a
-// frame of frameMax bytes, of which the broker needs room on the way, and there are no
-// more of them than a client reads. A message that cannot be parked would fail for
-// ever. What does not fit is left out, custom headers before standard ones and the
-// largest first, and named in the error details of this failure and of all that
-// follow. A small frame shortens those, too.
+// fit makes sure that the message can be sent and read: its headers fit into a frame
+// of frameMax bytes, of which the broker needs room on the way, and there are no more
+// of them than a client reads. Without this, a message that is too large to be parked
+// would fail for ever. Headers that do not fit are left out, custom headers before
+// standard ones and the largest first, and named in the error details of this failure
+// and all later ones. If the frame is small, the error details are shortened, too.
 func (d *dialect) fit(msg *amqp.Publishing, frameMax, room int) {
 	headers := msg.Headers
 	excess, surplus := publish.HeaderFrame(msg)+room-frameMax, len(headers)-maxEntries
@@ -200,8 +201,8 @@ func (d *dialect) nameLeftOut(headers amqp.Table, all string) {
 	headers[d.names.errorDetails] = shorten(note(all)+details, maxErrorDetails)
 }
 
-// expendable lists the headers that a failed message can do without, in the
-// order in which it should.
+// expendable lists the headers that may be left out of a failed message, in the
+// order in which they are left out.
 func (d *dialect) expendable(headers amqp.Table) []string {
 	needed := []string{d.names.messageID, d.names.errorRetries, d.names.sourceQueue, d.names.deferredTime, d.names.firstFailed, d.names.leftOut, d.names.parking}
 	keys := make([]string, 0, len(headers))

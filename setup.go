@@ -60,7 +60,8 @@ type stopping struct {
 	err  error // set before done is closed
 }
 
-// engine is everything that exists between the first use, or Start, and Stop.
+// engine holds connections, consumers and goroutines. It exists from the first use,
+// or Start, until Stop.
 type engine struct {
 	setup     *Setup
 	publish   *session.Link
@@ -130,8 +131,9 @@ func (s *Setup) engine() (*engine, error) {
 // makeEngine is called with s.mu held.
 func (s *Setup) makeEngine() *engine {
 	if s.eng == nil {
-		// Beside the channels that are kept, one for a message that is tried alone, one
-		// to declare, one to check and one for a consumer that changes its prefetch.
+		// Beside the permanent channels these are needed: one for a message that is
+		// tried alone, one to declare, one to check, and one for a consumer that
+		// changes its prefetch.
 		connection := session.NewLink("publish", s.dialer, s.cfg.Publish.Channels+3)
 		consume := session.NewLink("consume", s.dialer, s.cfg.Consume.Consumers+2)
 		s.eng = &engine{setup: s, publish: connection, consume: consume, publisher: publish.New(s.publishing(connection))}
@@ -155,7 +157,8 @@ func (s *Setup) Init(ctx context.Context) error {
 	return nil
 }
 
-// initOver declares on one session after the other, until one has lasted.
+// initOver declares everything, and starts again on a new session when the
+// connection is lost.
 func (s *Setup) initOver(ctx context.Context, l *session.Link) error {
 	pauses := wait.NewPauses(s.log, s.cfg.Connect.BackOff)
 	for {
@@ -206,8 +209,8 @@ func (s *Setup) Start(ctx context.Context) error {
 	return nil
 }
 
-// begin moves the setup into the started state and starts the consumers, in one
-// step for a Stop that comes at the same time.
+// begin marks the setup as started and starts the consumers while it holds the
+// lock, so that a concurrent Stop sees both or neither.
 func (s *Setup) begin(ctx context.Context) (*engine, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -324,7 +327,7 @@ func (e *engine) stop(ctx context.Context) error {
 	return err
 }
 
-// busy says how many messages are being handled.
+// busy returns the number of messages that are being handled.
 func (e *engine) busy() error {
 	return fmt.Errorf("%d messages are being handled", e.setup.counters.inFlight.Load())
 }

@@ -101,7 +101,7 @@ func slogAttrs(fields []zapcore.Field) []slog.Attr {
 	return attrs
 }
 
-// slogGroup turns what an encoder got into attributes, by name.
+// slogGroup turns the encoder's fields into attributes, sorted by name.
 func slogGroup(values map[string]any) []slog.Attr {
 	attrs := make([]slog.Attr, 0, len(values))
 	for _, key := range slices.Sorted(maps.Keys(values)) {

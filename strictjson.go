@@ -8,9 +8,9 @@ import (
 	"strings"
 )
 
-// exactFields finds what encoding/json lets pass: a field that an object has twice,
-// of which the last would count, and one that a struct of target has only in another
-// case. body has been decoded into target without an error.
+// exactFields finds what encoding/json accepts: a field that an object has twice, of
+// which the last would count, and a field whose name differs in case from that of
+// the target's struct. body has been decoded into target without an error before.
 func exactFields(body []byte, target reflect.Type) error {
 	w := fieldWalk{json.NewDecoder(bytes.NewReader(body)), map[reflect.Type]map[string]reflect.Type{}}
 	w.dec.UseNumber() // a json.Number may be too large for a float64

@@ -83,7 +83,7 @@ func (s *Setup) changeBindings(ctx context.Context, c *bindingChange) error {
 		if err == nil {
 			return nil
 		}
-		// A connection that ends in between has decided nothing.
+		// If the connection ends before the answer, the change is not decided yet.
 		if on == nil || on.Alive() || c.outcome.Load() || session.Permanent(err) || !wait.Sleep(ctx, wait.Next(pauses)) {
 			return fmt.Errorf("harebus: %s: %w", c.verb, err)
 		}
@@ -109,11 +109,11 @@ func (s *Setup) checkTopics(c *bindingChange) error {
 	return nil
 }
 
-// give has the caller stop waiting, unless the broker has decided already.
+// give lets the caller stop waiting, unless the broker has answered already.
 func (c *bindingChange) give() bool { return c.outcome.CompareAndSwap(false, true) }
 
-// rebind makes the change on the broker, and only then in the list. It goes on when
-// ctx ends, to know what the broker has done, and takes that back.
+// rebind makes the change on the broker, and then in the list. When ctx ends it
+// continues, so that it learns what the broker did, and undoes that.
 func (s *Setup) rebind(ctx context.Context, on *session.Session, c *bindingChange) error {
 	asking := context.WithoutCancel(ctx)
 	c.made = 0
@@ -156,7 +156,8 @@ func (s *Setup) eachTopic(ctx context.Context, on *session.Session, c *bindingCh
 	})
 }
 
-// takeBack undoes what a failed change has made, apart from what was so before.
+// takeBack undoes the part of a failed change that was made, except bindings that
+// existed before.
 func (s *Setup) takeBack(ctx context.Context, on *session.Session, c *bindingChange) error {
 	if c.undo == nil || c.made == 0 {
 		return nil

@@ -71,8 +71,8 @@ type Tracer interface {
 	TraceEnd(ctx context.Context, event TraceEvent, err error)
 }
 
-// tracer calls a Tracer if there is one. One that panics is logged, and the
-// operation goes on.
+// tracer calls a Tracer if there is one. If the Tracer panics, that is logged and
+// the operation continues.
 type tracer struct {
 	Tracer
 	log *zap.Logger
@@ -102,7 +102,8 @@ func (t tracer) start(ctx context.Context, e TraceEvent) (context.Context, func(
 	}
 }
 
-// startApart is start for a goroutine that the Tracer must not end.
+// startApart is start in a goroutine of its own, so that the Tracer cannot end the
+// caller's.
 func (t tracer) startApart(ctx context.Context, e TraceEvent) (context.Context, func(error)) {
 	type started struct {
 		ctx context.Context

@@ -15,7 +15,7 @@ import (
 type scope struct {
 	incoming *Message // what the handler handles; nil in a transaction
 	origin   string   // the listener queue and the handler, for derived ids
-	// rehearsal says that nothing leaves: see Setup.Invoke.
+	// rehearsal says that nothing is published: see Setup.Invoke.
 	rehearsal bool
 
 	mu     sync.Mutex // guards what follows
@@ -23,7 +23,7 @@ type scope struct {
 	outs   []*publish.Message
 	ended  bool
 	made   map[string]int // messages by what their ids derive from
-	// immediate are the messages of a rehearsal that would not have waited.
+	// immediate are the messages of a rehearsal that have the option Immediately.
 	immediate map[*publish.Message]bool
 }
 
@@ -79,7 +79,7 @@ func (s *scope) add(outs ...*publish.Message) error {
 	return nil
 }
 
-// addNow notes a message that does not wait for the end.
+// addNow notes a message that is sent at once.
 func (s *scope) addNow(out *publish.Message) error {
 	if err := s.add(out); err != nil {
 		return err

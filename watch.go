@@ -10,21 +10,22 @@ import (
 )
 
 const (
-	// slow is the age at which a message in a handler is worth a line in the log.
+	// slow is the age at which a message in a handler is logged.
 	slow = time.Minute
-	// hopeless is the age after which a message without a handler timeout is taken
-	// for stuck: by default the broker then takes it back.
+	// hopeless is the age after which a message without a handler timeout counts as
+	// stuck. By default the broker takes it back after this time.
 	hopeless = 30 * time.Minute
-	// unbegun is for how long deliveries may wait for a worker while all workers are
-	// busy with the same messages. Then they go back, for others to handle: the
-	// broker's consumer timeout would count them as delivered, again and again.
+	// unbegun is how long deliveries may wait for a worker while all workers are
+	// busy with the same messages. Then they go back, so that other instances can
+	// handle them. Otherwise the broker's consumer timeout would raise their
+	// delivery counts again and again.
 	unbegun = 10 * time.Minute
-	// trying stands for the prefetch of a trial, which nobody changes.
+	// trying stands for the prefetch of a trial, which adapt does not change.
 	trying = -1
 )
 
-// watch looks at what the workers are busy with, and says which handlers run for
-// long.
+// watch checks regularly what the workers handle, and logs handlers that run for a
+// long time.
 func (e *engine) watch(ctx context.Context) {
 	for wait.Sleep(ctx, slow/4) {
 		for _, c := range e.consumers {
@@ -36,7 +37,8 @@ func (e *engine) watch(ctx context.Context) {
 	}
 }
 
-// look logs a slow handler once it has run for a minute, and then ever more rarely.
+// look logs a slow handler once it has run for a minute, and after that in growing
+// intervals.
 func (c *consumer) look(at *place) {
 	r := at.hand.Load()
 	if r == nil {
@@ -71,8 +73,8 @@ func (e *engine) oldest() time.Duration {
 	return oldest
 }
 
-// stuck says that every worker has been busy with one message for longer than it
-// may be, so that nothing is handled any more.
+// stuck says whether every worker has handled its message for longer than its
+// limit, so that no other message is handled.
 func (e *engine) stuck() error {
 	const grace = 5 * time.Second // a handler that heeds its timeout has ended then
 	var youngest *receipt
@@ -106,7 +108,8 @@ func (r *receipt) limit() time.Duration {
 	return timeout
 }
 
-// adapt has the prefetch changed when it is another one than the workers can do with.
+// adapt asks for another prefetch when the present one does not fit the number of
+// free workers.
 func (c *consumer) adapt() {
 	if int64(c.capacity()) == c.taking.Load() {
 		return
@@ -117,9 +120,9 @@ func (c *consumer) adapt() {
 	}
 }
 
-// capacity is the prefetch that the workers can do with: the configured one, and none
-// once all of them are stuck; from then on, until none is, as many as are free. Where
-// order is kept nothing changes it.
+// capacity is the prefetch for the free workers. Normally it is the configured one;
+// when all workers are stuck it is 0; after that, until none is stuck, it is the
+// number of free workers. Where order is kept it never changes.
 func (c *consumer) capacity() int {
 	cfg := &c.setup.cfg
 	taking := c.taking.Load()
@@ -139,9 +142,9 @@ func (c *consumer) capacity() int {
 	return free
 }
 
-// take consumes with another prefetch, on a channel of its own, or not at all for
-// now. What nobody has begun goes back. This subscription's channel stays open for the acks
-// of what was begun.
+// take consumes with another prefetch on a new channel, or stops consuming for now.
+// Deliveries whose handler has not begun go back. The old channel stays open for the acks
+// of the others.
 func (u *subscription) take(prefetch int) (*subscription, error) {
 	c := u.consumer
 	if int64(prefetch) == c.taking.Load() || c.soft.Err() != nil {

@@ -10,8 +10,8 @@ import (
 
 var errNoName = errors.New("the type has no wire name, so no handler would take it: give it a method MessageType() string, or pass WithType; WithType(NoType) sends it without a name")
 
-// wireName returns the wire name of value's type. Values of Go's own types – maps,
-// slices, strings, []byte – may do without: peers send such messages.
+// wireName returns the wire name of value's type. Values of Go's own types (maps,
+// slices, strings, []byte) need none, because peers send messages without a type.
 func wireName(value any) (string, error) {
 	if named, ok := as[Named](value); ok {
 		return messageType(named)
@@ -61,7 +61,7 @@ func messageType(named Named) (name string, err error) {
 	return name, nil
 }
 
-// checkNil refuses nil pointers: a receiver could not tell them from a message
+// checkNil refuses nil pointers, because for a receiver they look like a message
 // whose fields are all zero.
 func checkNil(value any) error {
 	for v := reflect.ValueOf(value); v.Kind() == reflect.Pointer || v.Kind() == reflect.Interface; v = v.Elem() {

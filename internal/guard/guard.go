@@ -1,6 +1,6 @@
-// Package guard calls foreign code: handlers, hooks, policies, whatever the user of
-// the library has written. It can panic, end its goroutine or never return, and must not
-// take the caller along.
+// Package guard calls foreign code: handlers, hooks, policies, and other code of the
+// user. Such code can panic, end its goroutine or never return; the caller continues in
+// all these cases.
 package guard
 
 import (

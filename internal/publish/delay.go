@@ -17,8 +17,8 @@ import (
 	"github.com/harebus/harebus/topology"
 )
 
-// delayer sends messages into the delay queues. It declares what is on the way
-// of a message when the first one goes that way.
+// delayer sends messages into the delay queues. It declares the queues on the route
+// of a message when the first message needs them.
 type delayer struct {
 	cfg    Config
 	delays topology.Delays
@@ -34,15 +34,15 @@ type delayer struct {
 }
 
 const (
-	// maxDeclared bounds the memory of a program that defers to ever new queues.
+	// maxDeclared limits the memory of a program that always defers to new queues.
 	maxDeclared = 10_000
 	baseAge     = 1000 * time.Hour // a missing exchange is noticed at once
 	queueAge    = 5 * time.Minute
 	exitAge     = time.Minute
-	// fullPause is how long a broker without room for queues is not tried again:
-	// each trial keeps new connections out for a few seconds.
+	// fullPause is how long no trial is made after one that found no room for
+	// queues, because each trial keeps new connections out for a few seconds.
 	fullPause = 10 * time.Second
-	// delayBase stands for what all ways share.
+	// delayBase stands for the objects that all routes share.
 	delayBase = ""
 )
 
@@ -78,8 +78,9 @@ func (d *delayer) route(ctx context.Context, s *session.Session, out *Message) (
 	return d.along(s, out, way), true, nil
 }
 
-// way is where a message goes that is due after wait. A retry need not be exact:
-// pauses that always differ a little must not take ever new queues.
+// way is the route of a message that is due after wait. The pause of a retry is
+// rounded, because pauses that differ a little each time would need ever new
+// queues.
 func (d *delayer) way(out *Message, wait time.Duration) (topology.Route, error) {
 	if out.Rough {
 		return d.delays.RouteRoughly(wait, out.finalExchange(), out.Key)
@@ -106,8 +107,8 @@ func (d *delayer) along(s *session.Session, out *Message, way topology.Route) ro
 	return routed{session.Publishing{Exchange: way.Exchange, Key: way.Key, Mandatory: true, Room: room, Message: msg}, route{delayed: true}}
 }
 
-// finalExchange is where a delayed message goes in the end: to its queue by way
-// of the default exchange, unless the caller named another.
+// finalExchange is the exchange to which a delayed message goes in the end: the
+// default exchange, unless the caller named another.
 func (o *Message) finalExchange() string {
 	if o.Foreign {
 		return o.Exchange
@@ -115,7 +116,7 @@ func (o *Message) finalExchange() string {
 	return ""
 }
 
-// prepare makes sure that a delayed message can go all its way.
+// prepare declares everything on the route of a delayed message.
 func (d *delayer) prepare(ctx context.Context, s *session.Session, out *Message, way topology.Route) error {
 	select { // one at a time: the others find it done
 	case d.declaring <- struct{}{}:
@@ -188,8 +189,8 @@ func (d *delayer) checkDestination(ctx context.Context, s *session.Session, exch
 	return err
 }
 
-// known says whether everything on a way is believed to exist: the base, delay
-// queues, and one thing more.
+// known says whether everything on a route is believed to exist: the base, the
+// delay queues, and one object more.
 func (d *delayer) known(s *session.Session, queues []string, name string) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -14,18 +14,19 @@ import (
 	"github.com/harebus/harebus/topology"
 )
 
-// RabbitMQ 3 counts three file descriptors as used by each quorum queue, and
-// once the count is above its limit it lets no new connection in, for anybody.
-// It cannot be asked for the count. So before delay queues are declared, a
-// reserve of queues is, which take as much room, and a connection is tried: if
-// that hangs, the reserve goes, and with it the trouble.
+// RabbitMQ 3 counts three file descriptors as used by each quorum queue, and once
+// the count is above its limit it lets no new connection in, for anybody. AMQP has
+// no request for the count. So before delay queues are declared, a reserve of
+// unused queues is declared and a new connection is tried. If the broker does not
+// answer it, the reserve is deleted, and clients can connect again.
 
 const (
-	// reserveSize is the number of queues in the reserve. As it is more than
-	// roomStep, what is declared after a trial fits when the reserve has gone.
+	// reserveSize is the number of queues in the reserve. It is more than roomStep,
+	// so what is declared after a trial fits when the reserve has been deleted.
 	reserveSize = 5
 	roomStep    = 4
-	// reserveAge removes a reserve whose program has died.
+	// reserveAge is the x-expires of the reserve, for the case that its program
+	// dies.
 	reserveAge = time.Minute
 )
 

@@ -33,7 +33,7 @@ func deathRoom(exchange, key string) int {
 }
 
 // delayRoom is what is left for a way through the delay queues. Where frames are small
-// not all of it can be: services of ours read a longer frame all the same.
+// there is not enough room for all of it, but harebus can read a longer frame.
 func delayRoom(frameMax, most int) int { return min(most, frameMax/4) }
 
 // HeaderLimit is the longest header frame that is sent when the caller can still

@@ -1,7 +1,7 @@
-// Package publish gets messages to the broker and says what became of each: over
-// channels with confirms, by way of the delay queues while a message is not due, again
-// when an attempt has not decided, alone when a message may end the connection. It knows
-// no handler, no codec and no meaning of a header.
+// Package publish sends messages to the broker and reports the outcome of each. It
+// publishes on channels with confirms, routes messages that are not due through the
+// delay queues, repeats attempts without a clear outcome, and sends a message alone if
+// it may end the connection. It knows no handler, no codec and no meaning of a header.
 package publish
 
 import (

@@ -6,7 +6,8 @@ import (
 	"github.com/harebus/harebus/internal/session"
 )
 
-// pipeline is messages on their way over one channel, in order, with their results.
+// pipeline has the messages that are sent in order on one channel, with their
+// results.
 type pipeline struct {
 	*Publisher
 	channel *session.ConfirmChannel
@@ -17,10 +18,10 @@ type pipeline struct {
 	oldest  int // the first that was not waited for
 }
 
-// pipeline sends messages in order on one channel and returns the outcome of
-// each. When the window is full, or the network takes no more, it waits for its own
-// oldest message first: two pipelines can never wait for each other, and no
-// message that has been confirmed passes for one that has not.
+// pipeline sends messages in order on one channel and returns the outcome of each.
+// When the window is full, or the network takes no more, it waits for its own
+// oldest message first: so two pipelines can never wait for each other, and a
+// confirmed message never seems unconfirmed.
 func (p *Publisher) pipeline(ctx context.Context, outs []*Message) []result {
 	l := &pipeline{Publisher: p, outs: outs, flights: make([]flight, len(outs)), results: make([]result, len(outs))}
 	var err error
@@ -41,8 +42,8 @@ func (p *Publisher) pipeline(ctx context.Context, outs []*Message) []result {
 	return l.results
 }
 
-// send publishes the next message. If its way is not known yet, that of those behind it
-// may be shorter: they wait until it has arrived.
+// send publishes the next message. If it is not known yet which exchange leads to its
+// queue, those behind it wait until it has arrived, because they could overtake it.
 func (l *pipeline) send(ctx context.Context) error {
 	c, at := l.channel, l.next
 	r, err := l.route(ctx, c.Session(), l.outs[at], at+1 < len(l.outs))

@@ -57,7 +57,7 @@ func New(cfg Config) *Publisher {
 type result struct {
 	outcome session.Verdict
 	err     error
-	// maybe says that an earlier attempt may have arrived.
+	// maybe is true if an earlier attempt may have arrived.
 	maybe bool
 	// raised says that the broker closed the channel with an exception while the
 	// message was on it: this message may be the reason, or any other that was
@@ -117,9 +117,9 @@ func (p *Publisher) report(out *Message, r result) error {
 	return p.cfg.Failed(out, r.outcome, r.err)
 }
 
-// settle repeats attempts until every message is confirmed, trying again cannot
-// help, or ctx ends. What may have arrived is sent again under the same message
-// id.
+// settle repeats attempts until every message is confirmed, a further attempt
+// cannot help, or ctx ends. A message that may have arrived is sent again with the
+// same message id.
 func (p *Publisher) settle(ctx context.Context, outs []*Message, results []result) {
 	var policy backoff.BackOff
 	for round := 1; ; round++ {
@@ -147,8 +147,8 @@ func (p *Publisher) settle(ctx context.Context, outs []*Message, results []resul
 	}
 }
 
-// repeat makes another attempt at some of the messages: first those that may
-// not be tried in company, then the others, in order.
+// repeat makes another attempt at some of the messages: first those that must be
+// sent alone, then the others, in order.
 func (p *Publisher) repeat(ctx context.Context, outs []*Message, results []result, left []int) {
 	var together []*Message
 	var places []int
@@ -185,7 +185,7 @@ func (r *result) followedBy(next result) {
 // answered says whether the broker has answered the attempt, and did not take the message.
 func (r *result) answered() bool { return r.outcome == session.Returned || r.outcome == session.Nacked }
 
-// nextTry is what is to be done about a message that may not be confirmed yet.
+// nextTry says whether and when a message is sent again.
 type nextTry int8
 
 const (
@@ -268,9 +268,9 @@ func (p *Publisher) attempt(ctx context.Context, out *Message) result {
 	return p.through(ctx, c.Session(), c, out)
 }
 
-// through sends a message once over c, by a second way if the first leads nowhere.
-// What the message needs to go its way is made on a session that may be another than
-// that of c.
+// through sends a message once over c, and through the default exchange if the first
+// exchange does not lead to a queue. The objects on its route are declared on s,
+// which may be another session than that of c.
 func (p *Publisher) through(ctx context.Context, s *session.Session, c *session.ConfirmChannel, out *Message) result {
 	r := p.once(ctx, s, c, out)
 	if r.detour {
@@ -304,7 +304,8 @@ func unsent(err error) result {
 	return result{outcome: session.NotSent, err: err, final: session.Permanent(err) || errors.Is(err, session.ErrStopped)}
 }
 
-// learn lets the outcome of an attempt take effect.
+// learn makes the result of an attempt, and updates what is remembered: whether the
+// direct exchange leads to the queue, and which objects must be declared again.
 func (p *Publisher) learn(s *session.Session, out *Message, f flight, is session.Result) result {
 	r := resultOf(is)
 	r.delayed = f.delayed
@@ -336,7 +337,7 @@ func (p *Publisher) learn(s *session.Session, out *Message, f flight, is session
 	return r
 }
 
-// route is what an attempt has to remember of where its message goes.
+// route is how an attempt sent its message.
 type route struct {
 	delayed bool // into the delay queues
 	bound   bool // through the direct exchange; if that leads nowhere, the default exchange may

@@ -10,9 +10,9 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 )
 
-// A message that the broker will not have can take others along: it closes the
-// channel that they share, or ends the connection. Which of them it was does not show, so
-// each is tried where no other is.
+// The broker closes the channel, or the connection, because of a message that it refuses,
+// and the other messages on it fail too. It does not say which message was the reason, so
+// each is tried alone.
 
 // closedChannel makes the result of a message that has closed its channel, with no other on it.
 func closedChannel(r result) result {
@@ -27,7 +27,7 @@ func contentRefused(r *result) bool {
 		slices.Contains([]int{amqp.PreconditionFailed, amqp.ContentTooLarge}, broker.Code)
 }
 
-// quarantine is where suspects are tried, one at a time.
+// quarantine is a connection on which suspects are tried, one at a time.
 type quarantine struct {
 	turn chan struct{} // held by the one that is tried
 
@@ -38,7 +38,7 @@ type quarantine struct {
 
 func newQuarantine() *quarantine { return &quarantine{turn: make(chan struct{}, 1)} }
 
-// tried calls try when no other message is being tried.
+// tried calls try while no other message is being tried.
 func (q *quarantine) tried(ctx context.Context, try func() result) result {
 	q.mu.Lock()
 	q.present++

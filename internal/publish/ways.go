@@ -9,7 +9,7 @@ import (
 )
 
 const (
-	// maxWays bounds the memory of a program that sends to ever new queues.
+	// maxWays limits the memory of a program that always sends to new queues.
 	maxWays = 10_000
 	// detourAge is how long a queue is believed not to be bound. Then one message
 	// tries the direct exchange again: the queue, or another that wants the same

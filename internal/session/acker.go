@@ -9,7 +9,7 @@ import (
 )
 
 const (
-	// ackDelay is how long an ack may wait for others to go with it.
+	// ackDelay is how long an ack may wait, so that several go together.
 	ackDelay = time.Millisecond
 	// maxAckBatch is how many go together at most.
 	maxAckBatch = 64
@@ -109,9 +109,9 @@ func (a *Acker) tick() {
 	}
 }
 
-// flush sends what is waiting. Writing to a session only appends to a buffer,
-// so it is done under the lock. The tag of an ack must be one that the broker
-// still waits for, also with the multiple flag: due is.
+// flush sends what is waiting. Writing to a session only appends to a buffer, so it
+// is done under the lock. RabbitMQ closes the channel for an unknown tag, also with
+// the multiple flag. due is always an unacknowledged tag.
 func (a *Acker) flush() {
 	a.armed = false
 	a.timer.Stop()
@@ -122,8 +122,9 @@ func (a *Acker) flush() {
 	a.single()
 }
 
-// single sends the acks of what lies above a delivery that is still being handled,
-// in ascending order: what is cut off must not acknowledge a later one only.
+// single sends the acks above a delivery that is still being handled, in ascending
+// order: if the connection is cut, a later delivery must not be acknowledged
+// without the earlier ones.
 func (a *Acker) single() {
 	var tags []uint64
 	for tag, ack := range a.settled {

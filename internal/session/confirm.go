@@ -31,8 +31,9 @@ type ConfirmChannel struct {
 	window  chan struct{}
 	returns chan amqp.Return
 
-	// sending is held for reading by publishes and for writing by request: one
-	// between the frames of a publish would end the whole connection.
+	// sending is held for reading by publishes and for writing by request, because
+	// the frames of a request between those of a publish would end the whole
+	// connection.
 	sending  sync.RWMutex
 	retired  chan struct{} // closed by Retire
 	retiring sync.Once
@@ -48,14 +49,14 @@ type ConfirmChannel struct {
 	answered <-chan struct{} // closed when the latest request is over
 }
 
-// epochs divides the confirm timeout: each message counts in the epoch it was
-// published in, and an epoch that is not empty when its number comes up again
-// has an overdue message. That costs no timer a message.
+// epochs divides the confirm timeout. Each message is counted in the epoch in which
+// it was published. If an epoch is not empty when its number is used again, one of
+// its messages is overdue. So no timer is needed for each message.
 const epochs = 5
 
 var errRetired = errors.New("the channel was replaced")
 
-// returnKey is all a returned message can be recognised by.
+// returnKey identifies a returned message.
 type returnKey struct{ messageID, exchange, key string }
 
 // ConfirmConfig is how messages are published on a channel.
@@ -182,7 +183,7 @@ func (c *ConfirmChannel) overdue() bool {
 	return late
 }
 
-// slow says whether a message is out for longer than an epoch.
+// slow says whether a message is unconfirmed for longer than an epoch.
 func (c *ConfirmChannel) slow() bool {
 	for n := range int64(epochs) {
 		if n != c.epoch.Load()%epochs && c.epochs[n].Load() > 0 {
@@ -192,12 +193,12 @@ func (c *ConfirmChannel) slow() bool {
 	return false
 }
 
-// unconfirmed says how many messages are out.
+// unconfirmed returns the number of unconfirmed messages.
 func (c *ConfirmChannel) unconfirmed() error {
 	return fmt.Errorf("%d messages are not confirmed yet", len(c.window))
 }
 
-// cutShort is the error of somebody whose context has ended before a confirm came.
+// cutShort is the error of a call whose context has ended before the confirm came.
 func (c *ConfirmChannel) cutShort(ctx context.Context) error {
 	if reason := c.session.BlockedReason(); reason != "" {
 		return fmt.Errorf("no confirm, the broker blocks publishers (%s): %w", reason, context.Cause(ctx))
@@ -205,11 +206,11 @@ func (c *ConfirmChannel) cutShort(ctx context.Context) error {
 	return fmt.Errorf("no confirm: %w", context.Cause(ctx))
 }
 
-// probe asks the broker's end of the channel for an answer, whatever it is, and
-// gives the connection up if none comes. Confirms may be late for many reasons,
-// but not this one: on RabbitMQ the first message to a queue that rejects publishes, as
-// delay queues do, makes the channel wait for the queue's leader, and with it
-// everything else on the channel, for up to 65 s if the leader freezes just then.
+// probe sends a request on the channel and ends the connection if no answer comes. It
+// detects a stuck channel of the broker: the first message to a queue with
+// reject-publish, as delay queues have, makes RabbitMQ's channel wait for the queue's
+// leader. If the leader freezes at that moment, everything on the channel waits, for up
+// to 65 s.
 func (c *ConfirmChannel) probe() {
 	answered := make(chan struct{})
 	defer close(answered)
@@ -220,10 +221,10 @@ func (c *ConfirmChannel) probe() {
 	})
 }
 
-// expect ends the connection unless a sign of life comes on the channel in time. Time
-// passes once all that was written before has left, for a slow network is not a
-// broken one, begins anew with each confirm on the channel, and does not pass while
-// the broker blocks publishers: it reads nothing then.
+// expect ends the connection unless an answer or a confirm comes on the channel in
+// time. The time begins when everything written before has been sent, because a slow
+// network is no fault. It begins again with each confirm on the channel, and does not
+// run while the broker blocks publishers, because it reads nothing then.
 func (c *ConfirmChannel) expect(answered <-chan struct{}) {
 	const looks = 10
 	limit := max(c.cfg.Timeout/3, time.Second)
@@ -259,8 +260,8 @@ func (c *ConfirmChannel) drainAndClose() {
 	c.close()
 }
 
-// close asks the broker to close the channel; everything that is still out is
-// then unknown.
+// close asks the broker to close the channel; the outcome of every unconfirmed
+// message is then unknown.
 func (c *ConfirmChannel) close() {
 	c.request(func() { _ = c.session.RPC(context.Background(), c.ch.Close) })
 }
@@ -334,8 +335,9 @@ func (c *ConfirmChannel) Publish(ctx context.Context, p *Publishing, relieve fun
 	return f
 }
 
-// send has the client publish the message: an empty one in its books, and ours on
-// the wire. Where that fails, the client encodes it.
+// send publishes the message: the client counts an empty message, and our
+// connection sends the real one instead. If that fails, the client encodes the
+// message.
 func (c *ConfirmChannel) send(ctx context.Context, p *Publishing, relieve func() bool) (confirm *amqp.DeferredConfirmation, err error) {
 	m, err := wire.EncodeWith(p.Table, p.Exchange, p.Key, p.Mandatory, &p.Message, c.session.frameMax)
 	if err != nil {
@@ -444,7 +446,7 @@ func (c *ConfirmChannel) resolve(f Flight) Result {
 	return Result{Verdict: Nacked}
 }
 
-// lost is the result of a message that was under way when its channel ended.
+// lost is the result of a message that was unconfirmed when its channel ended.
 func (c *ConfirmChannel) lost(f Flight) Result {
 	err := c.reason()
 	broker := errors.As(err, new(*amqp.Error))

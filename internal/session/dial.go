@@ -8,9 +8,9 @@ import (
 	"github.com/harebus/harebus/internal/guard"
 )
 
-// dialWithin calls a dial function that knows no deadline, and gives up waiting for it when ctx ends: an address that
-// nobody answers at must not keep the others from being tried, nor a setup from closing. A connection that comes later
-// is closed.
+// dialWithin calls a dial function without a context, and stops waiting for it when ctx ends. So an
+// address that does not answer cannot keep others from being tried, nor a setup from closing. A
+// connection that comes later is closed.
 func dialWithin(ctx context.Context, dial func(network, address string) (net.Conn, error), address string) (net.Conn, error) {
 	type outcome struct {
 		conn net.Conn

@@ -39,8 +39,8 @@ func NewDialer(cfg Config) *Dialer {
 	return &Dialer{cfg: cfg, troubles: make([]trouble, len(cfg.Addresses))}
 }
 
-// distrust is how long an address that has failed is tried after the others: a
-// node that is frozen costs the whole timeout each time.
+// distrust is how long an address that has failed is tried after the others,
+// because each attempt at a frozen node takes the whole timeout.
 const distrust = 3 * time.Minute
 
 // dial tries every address once, so that a dead node of a cluster costs one attempt
@@ -68,15 +68,15 @@ func (d *Dialer) name(address int) string {
 	return HostPort(d.cfg.Addresses[address]) + d.cfg.AddressNote
 }
 
-// trouble is what an address has done lately.
+// trouble is the latest failure of an address.
 type trouble struct {
 	unreachable bool // connecting failed; else a connection was lost
 	at          time.Time
 }
 
-// order is the order in which the addresses are tried: by chance, but those whose
-// connection was lost lately come later, and those that could not be reached last. Of
-// these the one comes first whose trouble is the oldest.
+// order is the order in which the addresses are tried. It is random, except that
+// addresses whose connection was lost lately come later, and those that could not be
+// reached come last; in both groups the oldest failure comes first.
 func (d *Dialer) order() []int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -94,7 +94,8 @@ func (d *Dialer) order() []int {
 	return order
 }
 
-// lately is the trouble with an address, or none if that is long ago. d.mu is held.
+// lately is the latest failure of an address, or none if that is long ago. d.mu is
+// held.
 func (d *Dialer) lately(address int) trouble {
 	if had := d.troubles[address]; time.Since(had.at) < distrust {
 		return had
@@ -102,7 +103,7 @@ func (d *Dialer) lately(address int) trouble {
 	return trouble{}
 }
 
-// had notes the latest trouble with an address.
+// had notes the latest failure of an address.
 func (d *Dialer) had(address int, t trouble) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -173,8 +174,8 @@ func (d *Dialer) dialOne(ctx context.Context, uri amqp.URI, name string) (*Sessi
 	return s, nil
 }
 
-// heartbeat is the interval to ask for; 0 takes the broker's. The other end of a
-// connection in memory does not vanish unnoticed.
+// heartbeat is the interval to ask for; 0 takes the broker's. A connection in
+// memory needs none, because its other end cannot vanish.
 func (d *Dialer) heartbeat(conn net.Conn) time.Duration {
 	if at := conn.RemoteAddr(); at != nil && at.Network() == "brokertest" && !d.cfg.HeartbeatAlways {
 		return 0
@@ -237,7 +238,7 @@ func (d *Dialer) authentication(ctx context.Context, uri amqp.URI) ([]amqp.Authe
 	}
 }
 
-// loginFault adds to a refused login what can be done.
+// loginFault adds to the error of a refused login what to do.
 func loginFault(err error) error {
 	var broker *amqp.Error
 	switch {

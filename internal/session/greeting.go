@@ -12,9 +12,9 @@ import (
 	"sync/atomic"
 )
 
-// greeting listens to the beginning of a connection. Where an address leads to
-// some other server, the client only says that the frames are bad or that the
-// connection ended; what came first, or the TLS alert that ended it, says why.
+// greeting listens to the beginning of a connection. If an address leads to another
+// server, the client only reports bad frames or the end of the connection. The
+// first bytes, or the TLS alert that ended it, show the reason.
 type greeting struct {
 	net.Conn
 
@@ -46,12 +46,13 @@ func (g *greeting) note(b []byte, err error) {
 	}
 }
 
-// errMisdirected is why an address will never do: what is there is no broker, or
-// none that we may talk to.
+// errMisdirected says that an address can never work: another server answers there,
+// or one that refuses our TLS.
 var errMisdirected = errors.New("no AMQP 0-9-1 here")
 
-// fault says what is wrong with the server, or returns nil when nothing shows that.
-// The end of a connection does not: a broker that starts or stops ends them, too.
+// fault says what is wrong with the server, or returns nil when there is no
+// evidence. The end of a connection is none, because a broker that starts or stops
+// ends connections too.
 func (g *greeting) fault() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -79,7 +80,7 @@ func isAlert(err error) bool {
 	return errors.As(err, &op) && op.Op == "remote error" && !strings.Contains(op.Error(), "internal error")
 }
 
-// tlsFault adds to a failed handshake what can be done.
+// tlsFault adds to the error of a failed handshake what to do.
 func tlsFault(err error) error {
 	var untrusted *tls.CertificateVerificationError
 	var notTLS tls.RecordHeaderError
@@ -96,7 +97,7 @@ func tlsFault(err error) error {
 }
 
 // misdirected says whether err means, for every address that was tried, that waiting
-// leads nowhere: there is another server, or one with which TLS is not possible.
+// cannot help: there is another server, or one with which TLS is not possible.
 func misdirected(err error) bool {
 	switch e := err.(type) { //nolint:errorlint // it walks the tree itself
 	case nil:

@@ -232,7 +232,8 @@ func (l *Link) connect() (*Session, error) {
 	l.dialer.cfg.connected(s)
 	l.log.Info("connected", zap.String("broker", s.Version()))
 	l.set(s, nil)
-	// Close may have come between: it ends the session that it did not see.
+	// If Close was called in between, this session ends here, because Close did not
+	// see it.
 	if l.ctx.Err() != nil {
 		_ = s.sock.Abort()
 	}
@@ -257,7 +258,7 @@ func (l *Link) Extra(ctx context.Context, name string) (*Session, error) {
 	return s, nil
 }
 
-// enough refuses a session that has not the channels that are needed.
+// enough returns an error if the session allows fewer channels than are needed.
 func (l *Link) enough(s *Session) error {
 	allowed := int(s.conn.Config.ChannelMax)
 	if allowed >= l.needs {

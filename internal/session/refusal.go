@@ -23,8 +23,9 @@ func Permanent(err error) bool {
 	return misdirected(err)
 }
 
-// full says whether the broker has refused a connection because it has too many:
-// others end, for instance those of the instances that this one replaces.
+// full says whether the broker has refused a connection because it has too many.
+// Waiting helps then: others end, for example those of the instances that this one
+// replaces.
 func full(err *amqp.Error) bool {
 	return err.Code == amqp.NotAllowed && strings.Contains(err.Reason, "connection") && strings.Contains(err.Reason, "limit")
 }
@@ -38,7 +39,7 @@ func (e *channelsError) Error() string {
 		" raise the broker's channel_max, or lower Consume.Consumers or Publish.Channels", e.allowed, e.needed)
 }
 
-// refusals are the reply codes by which the broker says no for good.
+// refusals are the reply codes of refusals that waiting cannot cure.
 var refusals = []int{amqp.AccessRefused, amqp.NotFound, amqp.ResourceLocked, amqp.PreconditionFailed, amqp.NotAllowed, amqp.NotImplemented, amqp.CommandInvalid}
 
 // Unreachable says whether err is nothing but queues that exist and cannot be

@@ -51,18 +51,19 @@ type Result struct {
 	Final bool
 }
 
-// What the end of a connection says about the messages that were under way. When
-// there is enough of it they are suspicious: each is tried on a connection of its own, and
-// refused when there is enough from there too. An exception of the broker counts as much
-// as one and a half mere ends, which are nearly always the network's fault.
+// The suspicion that a message ends connections. It grows each time a connection ends
+// while the message is unconfirmed. When it is large enough, the message is tried on a
+// connection of its own; when it is large enough there too, the message is refused. An
+// exception of the broker counts one and a half times as much as an end without one, which
+// is nearly always a fault of the network.
 const (
 	mereEnd    = 2
 	exception  = 3
 	Suspicious = 6
 )
 
-// suspicion is what err, with which a connection ended, says about the messages that were
-// under way on it.
+// suspicion is what the end of a connection with err adds to the suspicion of the
+// messages that were unconfirmed on it.
 func suspicion(err error) int {
 	var broker *amqp.Error
 	switch {

@@ -92,7 +92,7 @@ func (s *Session) setBlocked(b amqp.Blocking) {
 	s.unblock()
 }
 
-// unblock lets publishers go on. s.mu is held.
+// unblock lets publishers continue. s.mu is held.
 func (s *Session) unblock() {
 	if s.unblocked != nil {
 		close(s.unblocked)
@@ -221,7 +221,7 @@ func (s *Session) Close() {
 	s.mu.Lock()
 	s.closing = true
 	s.mu.Unlock()
-	// The deadline of the client's own is put off by every heartbeat.
+	// The client's own deadline does not help, because every heartbeat extends it.
 	late := time.AfterFunc(goodbye, func() { _ = s.sock.Abort() })
 	defer late.Stop()
 	_ = s.conn.CloseDeadline(time.Now().Add(goodbye))

@@ -1,5 +1,4 @@
-// Package wait is about waiting: the pauses between attempts, and the telling of what is
-// waited for.
+// Package wait has the pauses between attempts, and reports what a call waits for.
 package wait
 
 import (
@@ -12,7 +11,7 @@ import (
 )
 
 const (
-	// silence is how long something is waited for in silence.
+	// silence is how long a wait is not reported.
 	silence = 5 * time.Second
 	// reminder is how long after a report the next one comes.
 	reminder = 30 * time.Second
