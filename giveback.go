@@ -152,28 +152,20 @@ func wornOut(d *amqp.Delivery, limit int) bool {
 // id, which only its owner may set, and no CC, because the message has been sent to
 // these queues already.
 func (s *Setup) renewed(d *amqp.Delivery) *publish.Message {
-	headers := maps.Clone(d.Headers)
-	for _, key := range []string{"x-delivery-count", "x-acquired-count", "CC", "BCC"} {
-		delete(headers, key)
-	}
 	return &publish.Message{
 		Op: int8(OpRetry), Exchange: s.cfg.DirectExchange, Key: s.cfg.Queue, Mandatory: true, ViaDefault: true,
-		Publishing: amqp.Publishing{
-			Headers:         headers,
-			ContentType:     d.ContentType,
-			ContentEncoding: d.ContentEncoding,
-			DeliveryMode:    d.DeliveryMode,
-			Priority:        d.Priority,
-			CorrelationId:   d.CorrelationId,
-			ReplyTo:         d.ReplyTo,
-			Expiration:      d.Expiration,
-			MessageId:       d.MessageId,
-			Timestamp:       d.Timestamp,
-			Type:            d.Type,
-			AppId:           d.AppId,
-			Body:            d.Body,
-		},
+		Publishing: asItCame(d),
 	}
+}
+
+// asItCame is the content of a copy of a message as it came.
+func asItCame(d *amqp.Delivery) amqp.Publishing {
+	p := publish.FromDelivery(d)
+	p.Headers = maps.Clone(d.Headers)
+	for _, key := range []string{"x-delivery-count", "x-acquired-count", "CC", "BCC"} {
+		delete(p.Headers, key)
+	}
+	return p
 }
 
 // leave keeps a delivery whose handler has not begun. One that cannot be read is

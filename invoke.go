@@ -6,7 +6,6 @@ import (
 	"fmt"
 
 	"github.com/harebus/harebus/internal/publish"
-	amqp "github.com/rabbitmq/amqp091-go"
 )
 
 // Invocation is the result of [Setup.Invoke].
@@ -85,7 +84,7 @@ func (r *receipt) rehearse(ctx context.Context, message any, opts []SendOption) 
 		fill(&given.Attempt, 1)
 		fill(&given.ContentType, "application/json")
 		given.prefix = s.dialect.prefix
-		r.message = &given
+		r.message, r.failures = &given, given.Attempt-1
 		return nil
 	}
 	o := newSendOptions(opts)
@@ -93,7 +92,7 @@ func (r *receipt) rehearse(ctx context.Context, message any, opts []SendOption) 
 	if err != nil {
 		return err
 	}
-	r.delivery = deliveryOf(out)
+	r.delivery = out.Delivery()
 	return r.read()
 }
 
@@ -114,15 +113,5 @@ func (r *receipt) attempt() ([]*publish.Message, *scope, error) {
 
 // received is the message as its receiver sees it.
 func (s *Setup) received(out *publish.Message) (*Message, error) {
-	return s.dialect.readMessage("", s.cfg.TopicExchange, deliveryOf(out))
-}
-
-func deliveryOf(out *publish.Message) *amqp.Delivery {
-	p := &out.Publishing
-	return &amqp.Delivery{
-		Headers: p.Headers, ContentType: p.ContentType, ContentEncoding: p.ContentEncoding, DeliveryMode: p.DeliveryMode,
-		Priority: p.Priority, CorrelationId: p.CorrelationId, ReplyTo: p.ReplyTo, Expiration: p.Expiration,
-		MessageId: p.MessageId, Timestamp: p.Timestamp, Type: p.Type, UserId: p.UserId, AppId: p.AppId, Body: p.Body,
-		Exchange: out.Exchange, RoutingKey: out.Key,
-	}
+	return s.dialect.readMessage("", s.cfg.TopicExchange, out.Delivery())
 }

@@ -74,6 +74,7 @@ type Message struct {
 	Body []byte
 
 	hops   int
+	packed []byte  // properties and body as they came; nil if no broker has delivered it
 	codecs *codecs // of the setup
 	prefix string  // of the standard headers
 }

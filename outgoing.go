@@ -228,16 +228,13 @@ func (s *sender) check(out *publish.Message) error {
 	var faults []error
 	for _, short := range []struct{ name, value string }{
 		{"message id", msg.MessageId}, {"correlation id", msg.CorrelationId}, {"message type", msg.Type},
-		{"reply address", msg.ReplyTo}, {"app id", msg.AppId}, {"exchange", out.Exchange}, {"content type", msg.ContentType},
+		{"reply address", msg.ReplyTo}, {"app id", msg.AppId}, {"content type", msg.ContentType},
 	} {
-		if len(short.value) > maxShortString || !utf8.ValidString(short.value) {
-			faults = append(faults, fmt.Errorf("%s %s is longer than %d bytes or not valid UTF-8", short.name, quote(short.value), maxShortString))
+		if err := checkShort(short.name, short.value); err != nil {
+			faults = append(faults, err)
 		}
 	}
-	// Fanout and headers exchanges do not look at the key.
-	if err := topology.ValidRoutingKey(out.Key); err != nil && (out.Key != "" || !out.Foreign) {
-		faults = append(faults, err)
-	}
+	faults = append(faults, addressFaults(out)...)
 	if err := s.setup.fits(out); err != nil {
 		faults = append(faults, err)
 	}
@@ -245,6 +242,26 @@ func (s *sender) check(out *publish.Message) error {
 		faults = append(faults, fmt.Errorf("the body has %d bytes, more than Config.MaxBody %d", len(msg.Body), limit))
 	}
 	return errors.Join(faults...)
+}
+
+// checkShort refuses what is no short string of AMQP.
+func checkShort(name, value string) error {
+	if len(value) > maxShortString || !utf8.ValidString(value) {
+		return fmt.Errorf("%s %s is longer than %d bytes or not valid UTF-8", name, quote(value), maxShortString)
+	}
+	return nil
+}
+
+// addressFaults are those of an exchange and a routing key. Fanout and headers
+// exchanges do not look at the key.
+func addressFaults(out *publish.Message) (faults []error) {
+	if err := checkShort("exchange", out.Exchange); err != nil {
+		faults = append(faults, err)
+	}
+	if err := topology.ValidRoutingKey(out.Key); err != nil && (out.Key != "" || !out.Foreign) {
+		faults = append(faults, err)
+	}
+	return faults
 }
 
 // maxEntries is how many headers a message may have. The broker adds its own on the

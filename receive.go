@@ -109,7 +109,7 @@ func (r *receipt) read() error {
 	var err error
 	r.message, err = s.dialect.readMessage(s.cfg.Queue, s.cfg.TopicExchange, r.delivery)
 	m := r.message
-	m.codecs = s.codecs
+	m.codecs, m.packed = s.codecs, r.packed
 	if err != nil {
 		return err
 	}

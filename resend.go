@@ -35,23 +35,13 @@ func (r *receipt) copyOf(op Operation, queue string) *publish.Message {
 		earlier, _ := text(headers[names.leftOut])
 		headers[names.leftOut] = leftOut(earlier, dropped, maxLeftOut)
 	}
-	return &publish.Message{
+	out := &publish.Message{
 		Op: int8(op), Rough: op == OpRetry, Exchange: r.setup.cfg.DirectExchange, Key: queue, Mandatory: true, ViaDefault: true, Copied: true,
-		Publishing: amqp.Publishing{
-			Headers:         headers,
-			ContentType:     in.ContentType,
-			ContentEncoding: in.ContentEncoding,
-			DeliveryMode:    amqp.Persistent,
-			Priority:        in.Priority,
-			CorrelationId:   in.CorrelationId,
-			ReplyTo:         in.ReplyTo,
-			MessageId:       id,
-			Timestamp:       in.Timestamp,
-			Type:            in.Type,
-			AppId:           in.AppId,
-			Body:            in.Body,
-		},
+		Publishing: publish.FromDelivery(in),
 	}
+	msg := &out.Publishing
+	msg.Headers, msg.MessageId, msg.DeliveryMode, msg.Expiration = headers, id, amqp.Persistent, ""
+	return out
 }
 
 // disarm removes the headers that end a connection, and returns their names. If a

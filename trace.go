@@ -28,9 +28,11 @@ const (
 	OpPark
 	// OpConnect is one attempt to connect.
 	OpConnect
+	// OpForward is the publishing of envelopes.
+	OpForward
 )
 
-var operationNames = [...]string{"", "send", "publish", "defer", "reply", "commit", "handle", "retry", "park", "connect"}
+var operationNames = [...]string{"", "send", "publish", "defer", "reply", "commit", "handle", "retry", "park", "connect", "forward"}
 
 // String returns the operation in lower case: "send".
 func (o Operation) String() string {
@@ -51,7 +53,7 @@ type TraceEvent struct {
 	Headers map[string]any
 	// Incoming is the message that is handled, retried or parked.
 	Incoming *Message
-	// Messages is the number of messages of a commit.
+	// Messages is the number of messages of a commit, or of a Forward.
 	Messages int
 	// Connection is "publish" or "consume".
 	Connection string

@@ -26,6 +26,7 @@ type Message struct {
 	Foreign       bool      // the caller named the exchange: check that it exists
 	Copied        bool      // of a delivery: headers that do not fit are left out
 	Rough         bool      // a delay need not be exact
+	Once          bool      // do not try again what no queue takes
 	Due           time.Time // deliver not before; zero is at once
 	Publishing    amqp.Publishing
 }

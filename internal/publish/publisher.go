@@ -208,6 +208,8 @@ func (o *Message) again(r *result, round int) nextTry {
 	switch {
 	case r.outcome == session.Confirmed || r.final:
 		return giveUp
+	case r.outcome == session.Returned && o.Once:
+		return giveUp
 	case r.outcome == session.Returned && o.Single: // no queue has the name: only the exchange leads anywhere
 		o.Single, o.Several = false, true
 		return tryNow
