@@ -14,7 +14,6 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/harebus/harebus/internal/session"
-	"github.com/harebus/harebus/internal/wait"
 	"github.com/harebus/harebus/topology"
 )
 
@@ -156,25 +155,76 @@ func declareOn(ctx context.Context, on *session.Session, t topology.Topology, ne
 	return err
 }
 
+// bindingsAtATime is how many bindings are sent before the broker's answer is awaited.
+const bindingsAtATime = 128
+
 // declareSteps is declareOn for parts, and says how many it has declared. It ends with
-// ctx.
+// ctx. Bindings go together, without an answer to each: a service may have thousands.
+// The broker does not say which of them it refuses, so then they are sent again one by
+// one, which changes nothing for those that it has made.
 func declareSteps(ctx context.Context, on *session.Session, parts []topology.Topology, next func()) (done int, err error) {
 	ch, err := on.Channel()
 	if err != nil {
 		return 0, err
 	}
 	defer func() { _ = ch.Close() }()
-	for i, one := range parts {
+	most := bindingsAtATime
+	for done < len(parts) {
 		if ctx.Err() != nil {
-			return i, context.Cause(ctx)
+			return done, context.Cause(ctx)
 		}
 		next()
-		if err := one.Declare(ch); err != nil {
-			return i, err
+		some := parts[done : done+together(parts[done:], most)]
+		err := declareTogether(ch, some)
+		switch {
+		case err == nil:
+			done += len(some)
+		case len(some) == 1:
+			return done, err
+		default:
+			most = 1
+			_ = ch.Close() // nearly always the broker has done so
+			again, err := on.Channel()
+			if err != nil {
+				return done, err
+			}
+			ch = again
 		}
 	}
 	next()
-	return len(parts), nil
+	return done, nil
+}
+
+// together is how many of the first parts can be declared with one answer: one, or
+// some bindings.
+func together(parts []topology.Topology, most int) (n int) {
+	for n < min(most, len(parts)) && len(parts[n].Bindings) == 1 {
+		n++
+	}
+	return max(n, 1)
+}
+
+// declareTogether declares parts and waits for the answer to the last. The broker
+// does what a channel asks in order, and does nothing after a refusal.
+func declareTogether(ch topology.Channel, parts []topology.Topology) error {
+	last := len(parts) - 1
+	for _, one := range parts[:last] {
+		if err := one.Declare(unanswered{ch}); err != nil {
+			return err
+		}
+	}
+	return parts[last].Declare(ch)
+}
+
+// unanswered is a channel whose bindings the broker does not answer.
+type unanswered struct{ topology.Channel }
+
+func (u unanswered) QueueBind(name, key, exchange string, _ bool, args amqp.Table) error {
+	return u.Channel.QueueBind(name, key, exchange, true, args)
+}
+
+func (u unanswered) ExchangeBind(destination, key, source string, _ bool, args amqp.Table) error {
+	return u.Channel.ExchangeBind(destination, key, source, true, args)
 }
 
 // declareBriefly declares and does not wait for long. If one node of a cluster is
@@ -271,6 +321,8 @@ type declares struct {
 	on    *session.Session // the last complete declaration, guarded by turn
 	began time.Time        // likewise
 	warn  time.Time        // no line in the log about refusals before then, guarded by turn
+
+	wanted chan struct{} // told when there is a new topic to bind
 
 	mu      sync.Mutex // guards what follows
 	unsure  bool       // the queue may be without something since it was declared completely
@@ -432,7 +484,7 @@ func (s *Setup) inTurn(ctx context.Context, on *session.Session, fn func() error
 // hundred instances of a service do not declare at the same time.
 func (e *engine) refresh(ctx context.Context) {
 	const most = time.Minute
-	for wait.Sleep(ctx, most/2+rand.N(most/2)) {
+	for e.setup.nextRefresh(ctx, most/2+rand.N(most/2)) {
 		on, err := e.consume.Up()
 		if err != nil {
 			continue // whoever needs the connection says so
@@ -444,6 +496,21 @@ func (e *engine) refresh(ctx context.Context) {
 		if err := e.publisher.KeepExit(ctx, on); err != nil && ctx.Err() == nil && on.Alive() {
 			e.setup.log.Warn("cannot keep the exit of delays to this queue from expiring", zap.Error(err))
 		}
+	}
+}
+
+// nextRefresh waits for d, or until somebody has registered a topic, and says whether
+// it did: false means that ctx has ended.
+func (s *Setup) nextRefresh(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-s.declares.wanted:
+		return true
+	case <-ctx.Done():
+		return false
 	}
 }
 

@@ -33,8 +33,9 @@ func (s *sender) PublishEvent(ctx context.Context, event any, opts ...SendOption
 
 // HandleEvent registers a handler for an event, as [Handle] does, and subscribes
 // the listener queue to the event's topic, which T's method Topic() string returns.
-// It is called on a zero T. The topic is bound when the setup starts; after that,
-// when it declares its objects again, which it does every minute.
+// It is called on a zero T. The topic is bound when the setup starts. A handler that
+// is registered after that has its topic bound soon after the call, and gets the events
+// that are published from then on; [Setup.Subscribe] returns when the broker has bound it.
 //
 // Faults, such as a T without a topic, are reported by Start.
 func HandleEvent[T any](s *Setup, fn func(ctx context.Context, bus *Bus, event T) error, opts ...HandlerOption) {
@@ -47,12 +48,20 @@ func HandleEvent[T any](s *Setup, fn func(ctx context.Context, bus *Bus, event T
 	Handle(s, fn, opts...)
 }
 
-// keepTopic adds a topic to the list; the next declaration binds it.
+// keepTopic adds a topic to the list; the next declaration binds it. A setup that has started
+// declares at once.
 func (s *Setup) keepTopic(topic string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !slices.Contains(s.subs, topic) {
-		s.subs = append(s.subs, topic)
+	if slices.Contains(s.subs, topic) {
+		return
+	}
+	s.subs = append(s.subs, topic)
+	if s.started {
+		select {
+		case s.declares.wanted <- struct{}{}:
+		default: // asked already
+		}
 	}
 }
 

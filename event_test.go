@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"testing"
+	"time"
 
 	"github.com/harebus/harebus"
 )
@@ -58,6 +59,31 @@ func TestHandleEvent(t *testing.T) {
 		}
 		if got := []int{receive(r, pays).ID, receive(r, pays).ID}; got[0]+got[1] != 7 {
 			t.Errorf("paid: %v", got)
+		}
+	})
+}
+
+// TestHandleEventAfterStart: the topic of a handler that comes after the start is bound
+// at once, and not at the next of the declarations that come every minute.
+func TestHandleEventAfterStart(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		s := r.setup(r.config("billing"))
+		harebus.HandleEvent(s, heard(make(chan *paid, 1)))
+		r.start(s)
+		places := make(chan placed, 1)
+		harebus.HandleEvent(s, heard(places))
+		time.Sleep(time.Second)
+		if bound := r.boundTo("billing"); bound != "order.paid order.placed" {
+			t.Errorf("bound to %q", bound)
+		}
+		if err := s.Bus().PublishEvent(r.ctx, placed{1}); err != nil {
+			t.Fatal(err)
+		}
+		if got := receive(r, places); got.ID != 1 {
+			t.Errorf("got %v", got)
+		}
+		if err := s.Ready(); err != nil {
+			t.Error(err)
 		}
 	})
 }

@@ -3,11 +3,40 @@ package harebus_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
 	"github.com/harebus/harebus"
 )
+
+// TestExitMayNotBeRead: a user who may not keep the exit from expiring, as the documented
+// one of a service with CheckOnly, is told once, with the remedy.
+func TestExitMayNotBeRead(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		cfg := r.config("instance")
+		cfg.QueueArguments = map[string]any{"x-expires": 600_000}
+		if err := r.setup(cfg).Init(r.ctx); err != nil {
+			t.Fatal(err)
+		}
+		cfg.Declare = harebus.CheckOnly
+		logger, logs := observed()
+		cfg.Logger = logger
+		s, got := counting(r, cfg)
+		r.start(s)
+		reads := r.refuses("basic.get", nil)
+		if err := s.Bus().Defer(r.ctx, "instance", time.Second, order{1}); err != nil {
+			t.Fatal(err)
+		}
+		receive(r, got)
+		<-time.After(5 * time.Minute)
+		lines := logs.FilterMessageSnippet("cannot keep the exit").All()
+		if len(lines) != 1 || reads.Fired() < 4 {
+			t.Fatalf("%d lines after %d refusals", len(lines), reads.Fired())
+		}
+		contains(t, fmt.Sprint(lines[0].ContextMap()["error"]), "403", `read permission on "harebus.delay.due//instance"`)
+	})
+}
 
 // TestExitEndsWithItsQueue: the listener queue of an instance expires when the
 // instance is gone, and the exit of delays to it follows. While the instance

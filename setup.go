@@ -105,7 +105,7 @@ func New(cfg Config) (*Setup, error) {
 		trace:     tracer{cfg.Tracer, safeLogger(cfg.Logger)},
 		log:       safeLogger(cfg.Logger),
 		subs:      slices.Clone(cfg.Subscriptions),
-		declares:  declares{turn: make(chan struct{}, 1)},
+		declares:  declares{turn: make(chan struct{}, 1), wanted: make(chan struct{}, 1)},
 	}
 	s.retries.Store(int64(cfg.Retry.most()))
 	s.handlers.Store(&map[string]*handler{})

@@ -3,6 +3,7 @@ package harebus_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -18,10 +19,12 @@ import (
 )
 
 // boundTopics are the topics of the queue "orders", sorted.
-func (r *rig) boundTopics() string {
+func (r *rig) boundTopics() string { return r.boundTo("orders") }
+
+func (r *rig) boundTo(queue string) string {
 	var keys []string
 	for _, b := range r.broker.Bindings() {
-		if b.Source == "PikaBusTopic" && b.Destination == "orders" {
+		if b.Source == "PikaBusTopic" && b.Destination == queue {
 			keys = append(keys, b.RoutingKey)
 		}
 	}
@@ -266,6 +269,45 @@ func TestOneDeclaration(t *testing.T) {
 		if n := binds.Fired(); n < 5 || n > 12 {
 			t.Errorf("bound %d times in five minutes", n)
 		}
+	})
+}
+
+// TestThousandsOfTopics: a start does not wait for the answer to each binding, and a
+// refusal among thousands is still told of the topic it is about.
+func TestThousandsOfTopics(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		const topics, answer = 2000, 100 * time.Millisecond
+		cfg := r.config("orders")
+		for n := range topics {
+			cfg.Subscriptions = append(cfg.Subscriptions, fmt.Sprintf("customer.%04d", n))
+		}
+		r.broker.Inject(brokertest.Fault{On: "queue.bind-ok", From: brokertest.FromBroker, Times: -1, Do: brokertest.Delay, For: answer})
+		s, got := counting(r, cfg)
+		began := time.Now()
+		r.start(s)
+		if took := time.Since(began); took > topics*answer/50 {
+			t.Errorf("the start took %v", took)
+		}
+		r.works(s, got, 1)
+		if n := strings.Count(r.boundTopics(), "customer."); n != topics {
+			t.Errorf("bound to %d topics", n)
+		}
+	})
+	t.Run("one is refused", func(t *testing.T) {
+		bubble(t, func(t *testing.T, r *rig) {
+			cfg := r.config("orders")
+			for n := range 1000 {
+				cfg.Subscriptions = append(cfg.Subscriptions, fmt.Sprintf("customer.%04d", n))
+			}
+			cfg.Subscriptions[777] = "secret.777"
+			r.refuses("queue.bind", secret)
+			s, _ := counting(r, cfg)
+			err := s.Start(r.ctx)
+			if err == nil {
+				t.Fatal("started")
+			}
+			contains(t, err.Error(), "403", `"secret.777"`)
+		})
 	})
 }
 

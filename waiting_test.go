@@ -123,6 +123,22 @@ func TestEveryWaitIsTold(t *testing.T) {
 			r.broker.Inject(brokertest.Fault{On: "basic.publish", Times: -1, Do: brokertest.Drop})
 			go func() { _ = s.Bus().Send(r.ctx, "orders", order{1}) }()
 		}},
+		"network": {[]string{"confirms", "the network takes no more"}, func(r *rig, s *harebus.Setup, _ chan<- struct{}) {
+			r.bound(r.channel(), "out")
+			r.tap.throttle(50_000)
+			for range 4 {
+				go func() {
+					ctx, cancel := context.WithTimeoutCause(r.ctx, 20*time.Second, errNo)
+					defer cancel()
+					err := s.Bus().Send(ctx, "out", map[string]string{"large": strings.Repeat("x", 1<<20)}, harebus.WithType("Order"))
+					if err == nil {
+						r.t.Error("sent a megabyte in 20 s at 50 kB a second")
+						return
+					}
+					contains(r.t, err.Error(), "the network takes no more", errNo.Error())
+				}()
+			}
+		}},
 		"queue": {[]string{"queue orders", "inaccessible"}, func(r *rig, s *harebus.Setup, _ chan<- struct{}) {
 			r.broker.Inject(brokertest.Fault{
 				On: "basic.consume", Times: -1, Do: brokertest.Raise, Code: 404, Text: "queue 'orders' is down or inaccessible",

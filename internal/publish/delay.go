@@ -27,6 +27,7 @@ type delayer struct {
 	full      time.Time     // until when a broker without room is left alone; of whoever holds declaring
 
 	ownExit atomic.Bool // the exit of the setup's own queue has been declared
+	unread  atomic.Bool // the user may not read that exit, and has been told
 
 	mu       sync.Mutex           // guards what follows
 	on       *session.Session     // the session everything below has been declared on
@@ -240,7 +241,8 @@ func (d *delayer) forget() {
 
 // KeepExit starts the clock of x-expires of the setup's own exit anew. For a
 // quorum queue only a consumer or basic.get does that. An exit is nearly always
-// empty; a message that is in it is given back.
+// empty; a message that is in it is given back. A user who may not read the exit is an
+// error once, until it has worked again.
 func (p *Publisher) KeepExit(ctx context.Context, s *session.Session) error {
 	d := p.delays
 	if !d.cfg.QueueExpires || !d.ownExit.Load() {
@@ -257,5 +259,13 @@ func (p *Publisher) KeepExit(ctx context.Context, s *session.Session) error {
 	if refusal.Missing(err) && !session.Unreachable(err) {
 		return d.cfg.Establish(ctx, s, t)
 	}
+	if refusal.Forbidden(err) {
+		if d.unread.Swap(true) {
+			return nil
+		}
+		return fmt.Errorf("%w: give the user the read permission on %q; without it that queue goes some minutes after x-expires of the listener queue",
+			err, t.Queues[0].Name)
+	}
+	d.unread.Store(false)
 	return err
 }

@@ -195,7 +195,16 @@ func (c *ConfirmChannel) slow() bool {
 
 // unconfirmed returns the number of unconfirmed messages.
 func (c *ConfirmChannel) unconfirmed() error {
-	return fmt.Errorf("%d messages are not confirmed yet", len(c.window))
+	return fmt.Errorf("%d messages are not confirmed yet%s", len(c.window), c.jam())
+}
+
+// jam says, as the end of a text, that the network takes no more. It is not wrapped as
+// an error: what was handed to the socket may have been sent.
+func (c *ConfirmChannel) jam() string {
+	if c.session.sock.Full() {
+		return ", " + wire.ErrFull.Error()
+	}
+	return ""
 }
 
 // cutShort is the error of a call whose context has ended before the confirm came.
@@ -203,7 +212,7 @@ func (c *ConfirmChannel) cutShort(ctx context.Context) error {
 	if reason := c.session.BlockedReason(); reason != "" {
 		return fmt.Errorf("no confirm, the broker blocks publishers (%s): %w", reason, context.Cause(ctx))
 	}
-	return fmt.Errorf("no confirm: %w", context.Cause(ctx))
+	return fmt.Errorf("no confirm%s: %w", c.jam(), context.Cause(ctx))
 }
 
 // probe sends a request on the channel and ends the connection if no answer comes. It

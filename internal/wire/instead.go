@@ -107,6 +107,9 @@ func (c *Conn) Room(ctx context.Context) error {
 	}
 }
 
+// Full says whether as much as may wait for the socket is waiting.
+func (c *Conn) Full() bool { return c.full.Load() }
+
 // Admit lets one message out of Room, now or as soon as one is there.
 func (c *Conn) Admit() {
 	select {
