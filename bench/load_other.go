@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// Only Linux tells how busy the rest of the machine is, and how much CPU time
-// and memory the process has used, in a way that this program reads.
+// This program can read only on Linux how busy the rest of the machine is, and how
+// much CPU time and memory the process has used.
 
 func ownTime() time.Duration        { return 0 }
 func machineTime() time.Duration    { return -1 }

@@ -45,7 +45,7 @@ func newChannel(c *connection, num uint16) *channel {
 
 func (ch *channel) broker() *Broker { return ch.conn.broker }
 
-// frame puts methods and their messages together and handles them.
+// frame assembles methods and their messages from frames, and handles them.
 func (ch *channel) frame(f frame) *amqpError {
 	if ch.pending != nil {
 		return ch.content(f)
@@ -95,8 +95,8 @@ func (ch *channel) content(f frame) *amqpError {
 	return ch.handlePublish(m, h, body)
 }
 
-// takeBody appends to the body; one frame is used as it is. Of a body that is
-// too large nothing is kept.
+// takeBody appends to the body. A body of one frame is not copied. A body that is
+// too large is not kept.
 func (ch *channel) takeBody(p []byte) {
 	ch.got += uint64(len(p))
 	switch {
@@ -264,15 +264,15 @@ func (ch *channel) untrack(d *delivery) {
 	d.queue.touch()
 }
 
-// touchQueues has every queue the channel consumes from looked at.
+// touchQueues marks every queue that the channel consumes from for the next settle.
 func (ch *channel) touchQueues() {
 	for _, tag := range slices.Sorted(mapKeys(ch.consumers)) {
 		ch.consumers[tag].queue.touch()
 	}
 }
 
-// release gives back what the channel has: consumers go first, so that nothing
-// comes back to it.
+// release gives back the channel's deliveries. It removes the consumers first, so
+// that none of these is delivered to them again.
 func (ch *channel) release() {
 	if ch.state == channelClosing {
 		return

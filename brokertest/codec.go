@@ -10,8 +10,8 @@ import (
 // errMalformed is what every decoder returns for bytes that are no AMQP value.
 var errMalformed = errors.New("malformed")
 
-// coder is the visitor that reads or writes the fields of a method: one list of
-// fields serves both directions.
+// coder reads or writes the fields of a method, so that one list of fields serves
+// both directions.
 type coder interface {
 	octet(*uint8)
 	short(*uint16)

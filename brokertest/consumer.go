@@ -26,7 +26,8 @@ type delivery struct {
 	timeout  *alarm
 }
 
-// addConsumer lets c take part. Consumers of the same priority take turns.
+// addConsumer adds c to the queue's consumers. Consumers of the same priority take
+// turns.
 func (q *queue) addConsumer(c *consumer) {
 	i := slices.IndexFunc(q.consumers, func(o *consumer) bool { return o.priority < c.priority })
 	if i < 0 {
@@ -38,7 +39,7 @@ func (q *queue) addConsumer(c *consumer) {
 	q.touch()
 }
 
-// removeConsumer ends c's part and, with the last one, an auto-delete queue.
+// removeConsumer removes c and, with the last consumer, an auto-delete queue.
 func (q *queue) removeConsumer(c *consumer) {
 	c.stopped = true
 	q.consumers = remove(q.consumers, c)

@@ -55,8 +55,8 @@ func (q *queue) deadLetter(e *entry, reason string) {
 	}
 }
 
-// deadTargets are the queues a dead message is routed to, less those it would
-// go round in a circle through.
+// deadTargets are the queues to which a dead message is routed, without those that
+// would make a cycle.
 func (q *queue) deadTargets(m *message) []*queue {
 	x, ok := q.vhost.exchanges[q.limits.dlx]
 	if !ok {
@@ -66,7 +66,8 @@ func (q *queue) deadTargets(m *message) []*queue {
 	return slices.DeleteFunc(queues, func(to *queue) bool { return isCycle(m.props.headers, to.name) })
 }
 
-// forwardDead passes on what at-least-once dead-lettering has room for.
+// forwardDead passes on as many messages as the window of at-least-once
+// dead-lettering allows.
 func (q *queue) forwardDead() {
 	d := &q.dead
 	for len(d.waiting) > 0 && len(d.pending) < deadLetterWindow {

@@ -195,7 +195,7 @@ func (ch *channel) createQueue(name string, m *queueDeclare) (*queue, *amqpError
 	return q, nil
 }
 
-// equivalent checks a second declaration against the queue that is there.
+// equivalent checks a second declaration against the existing queue.
 func (q *queue) equivalent(m *queueDeclare, c *connection) *amqpError {
 	if q.owner != nil && q.owner != c || m.exclusive != (q.owner != nil) {
 		return q.errLocked()

@@ -217,8 +217,8 @@ func (v *vhost) route(x *exchange, keys []string, headers table) []*queue {
 	return queues
 }
 
-// walk follows the bindings from x through other exchanges. An exchange that
-// matches nothing hands on to its alternate.
+// walk follows the bindings from x through other exchanges. If no binding of an
+// exchange matches, its alternate exchange is used.
 func (v *vhost) walk(x *exchange, keys []string, headers table, found map[*queue]bool) {
 	seen := map[*exchange]bool{x: true}
 	for todo := []*exchange{x}; len(todo) > 0; {

@@ -325,8 +325,8 @@ func (c *connection) suspend(later func()) func() {
 	}
 }
 
-// doom has the connection cut when the operation ends. From now on nothing is
-// sent; what is queued still is.
+// doom cuts the connection when the operation ends. Bytes that are already queued
+// are still sent, but nothing more.
 func (c *connection) doom() {
 	if !c.doomed {
 		c.doomed = true

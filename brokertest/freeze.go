@@ -35,7 +35,7 @@ func (b *Broker) Freeze(d time.Duration) {
 	})
 }
 
-// thaw has the broker go on, first with what has become due.
+// thaw ends the freeze. The broker first handles what has become due.
 func (b *Broker) thaw() {
 	f := b.frozen.Swap(nil)
 	if f == nil {
@@ -66,7 +66,7 @@ func (b *Broker) waitThaw() {
 	}
 }
 
-// thawedWriter writes nothing while the broker is frozen. A transport that takes
+// thawedWriter writes nothing while the broker is frozen. A transport that accepts
 // nothing for the write timeout has failed.
 type thawedWriter struct{ c *connection }
 

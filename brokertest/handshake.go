@@ -65,8 +65,9 @@ func (c *connection) heartbeat() time.Duration {
 // refuse turns away a client with a wrong password. One that does not know the
 // error is just cut off, as RabbitMQ does.
 func (c *connection) refuse(mechanism, user string) {
-	// RabbitMQ lets a client that cannot be told wait before it hangs up; by
-	// that a client knows a bad password from a broker that goes down.
+	// If the client did not ask for the error, RabbitMQ waits before it closes the
+	// connection. By this time a client can tell a bad password from a broker that
+	// goes down.
 	const silentClose = 3 * time.Second
 	c.broker.logf("connection %d: login of %q refused", c.id, user)
 	if !c.capable("authentication_failure_close") {
@@ -106,7 +107,7 @@ func credentials(mechanism, response string) (user, password string, err *amqpEr
 const channelMax = 2047
 
 // tuneOK takes over the client's limits. Limits that are not allowed end the
-// connection without a word, as on RabbitMQ.
+// connection without connection.close, as on RabbitMQ.
 func (c *connection) tuneOK(m *connectionTuneOk) {
 	cfg := &c.broker.cfg
 	if m.frameMax < frameMin || m.frameMax > cfg.frameMax || m.channelMax < 1 || m.channelMax > cfg.channelMax {

@@ -5,8 +5,8 @@ import (
 	"sync"
 )
 
-// outbox holds the bytes a connection has still to send. The broker appends to
-// it and never waits; the connection's writer goroutine drains it.
+// outbox is the buffer of bytes that a connection has still to send. The broker
+// appends to it and never waits; the connection's writer goroutine sends it.
 type outbox struct {
 	mu      sync.Mutex // guards everything below; taken after the broker's lock
 	cond    *sync.Cond

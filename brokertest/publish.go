@@ -128,13 +128,13 @@ func (ch *channel) route(p *publication) bool {
 	return accepted
 }
 
-// giveBack returns a message nobody gets.
+// giveBack returns a message that no queue takes.
 func (ch *channel) giveBack(p *publication) {
 	m := &basicReturn{code: 312, text: "NO_ROUTE", exchange: p.msg.exchange, key: p.msg.keys[0]}
 	ch.conn.sendContent(ch.num, m, p.msg, p.msg.header)
 }
 
-// confirm tells the publisher what became of a message.
+// confirm sends the publisher the ack or nack of a message.
 func (ch *channel) confirm(p *publication, accepted bool) {
 	switch {
 	case p.number == 0:
@@ -168,7 +168,7 @@ func (c *connection) throttle() {
 	}
 }
 
-// unthrottle lets a publisher go on.
+// unthrottle lets a publisher continue.
 func (c *connection) unthrottle() {
 	openGate(&c.valve)
 	if c.notified {

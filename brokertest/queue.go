@@ -48,7 +48,7 @@ func newQueue(b *Broker, v *vhost, name string, limits queueLimits) *queue {
 
 func (q *queue) String() string { return q.vhost.resource("queue", q.name) }
 
-// touch has the queue looked at before the current operation ends.
+// touch marks the queue; settle looks at it before the current operation ends.
 func (q *queue) touch() {
 	q.broker.moves++
 	if !q.dirty && !q.deleted {
@@ -85,7 +85,7 @@ func (q *queue) head() *line {
 	return nil
 }
 
-// enqueue takes a message in; false means that the queue rejects it.
+// enqueue adds a message; false means that the queue rejects it.
 func (q *queue) enqueue(m *message) bool {
 	if q.rejects(m) {
 		return false
@@ -197,8 +197,8 @@ func (q *queue) run() {
 	q.armIdle()
 }
 
-// expire removes the messages at the head whose time is over. Those that came
-// in this round are spared unless all is set: they get one chance of delivery.
+// expire removes the messages at the head whose time is over. Unless all is set,
+// messages that came in this round stay: they can be delivered once first.
 func (q *queue) expire(now time.Time, all bool) {
 	for {
 		l := q.head()
@@ -213,7 +213,7 @@ func (q *queue) expire(now time.Time, all bool) {
 	}
 }
 
-// overflow drops from the head what is too much.
+// overflow drops messages from the head until the limits are kept.
 func (q *queue) overflow() {
 	l := &q.limits
 	if !l.bounded() || l.overflow != overflowDropHead {
@@ -224,7 +224,8 @@ func (q *queue) overflow() {
 	}
 }
 
-// unblock keeps a full quorum queue's promise to reject until it is at 80 %.
+// unblock lets a full quorum queue accept messages again once it is at 80 % of its
+// limit.
 func (q *queue) unblock() {
 	l := &q.limits
 	if !l.quorum || !l.bounded() || l.overflow == overflowDropHead {

@@ -10,11 +10,12 @@ import (
 	"time"
 )
 
-// stuckAfter is how long WaitQuiet goes on when what is left lies in queues that nobody consumes, in case that
-// somebody is about to: longer than a client pauses between two attempts to connect.
+// stuckAfter is how long WaitQuiet continues when the only messages left are in queues without a
+// consumer, because a client may connect soon. It is longer than the pause of a client between two
+// attempts to connect.
 const stuckAfter = 3 * time.Second
 
-// errStuck ends a wait for something that cannot come.
+// errStuck ends a wait for a state that cannot come.
 var errStuck = errors.New("nothing will change any more")
 
 // waiter is a call that waits for a state of the broker.
@@ -88,7 +89,7 @@ func (w *quietWait) look() bool {
 	return !stuck
 }
 
-// counts says whether the queue has messages that are to be gone.
+// counts says whether the queue has messages for which WaitQuiet waits.
 func (w *quietWait) counts(q *queue) bool {
 	return len(q.unacked) > 0 || (q.depth()+q.dead.count() > 0 && !slices.Contains(w.except, q.name))
 }
@@ -247,7 +248,7 @@ func (b *Broker) waitFor(ctx context.Context, w *waiter) error {
 	}
 }
 
-// wakeWaiters has those look again whose wait may be over.
+// wakeWaiters lets every waiter check its state again.
 func (b *Broker) wakeWaiters() {
 	b.waiters = slices.DeleteFunc(b.waiters, func(w *waiter) bool {
 		over := b.closed || w.ok() || w.stuck

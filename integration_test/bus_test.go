@@ -83,7 +83,7 @@ func TestOutcomesAreNotMixedUp(t *testing.T) {
 					}
 					continue
 				}
-				// The same id again and again: only the broker's answers tell the calls apart.
+				// All calls use the same id: only the broker's answers differ.
 				err := s.Bus().Send(ctx, p.queue("nowhere"), note{n}, harebus.WithMessageID("0-0"), harebus.WithExchange("amq.direct"))
 				if !errors.Is(err, harebus.ErrUnroutable) {
 					t.Errorf("got %v", err)

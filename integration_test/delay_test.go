@@ -291,8 +291,8 @@ func delayed(p *place) (messages int) {
 	return messages
 }
 
-// Whoever looks at messages that wait or are parked – 25 times, by basic.get or with a consumer that goes – changes
-// nothing. RabbitMQ 4 counts each look as a delivery and allows 20 by default.
+// Looking 25 times at messages that wait or are parked, by basic.get or with a consumer that ends,
+// changes nothing. RabbitMQ 4 counts each look as a delivery and allows 20 by default.
 func TestLooksChangeNothing(t *testing.T) {
 	t.Parallel()
 	p := vhosted(t)

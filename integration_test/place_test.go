@@ -28,7 +28,7 @@ const patience = 30 * time.Second
 // than a confirm may take, or a call that has patience.
 const soon = 15 * time.Second
 
-// A place is one test's part of a broker: names that nobody else uses.
+// A place is one test's part of a broker: names that no other test uses.
 type place struct {
 	*testing.T
 	node *rabbit.Node
@@ -205,7 +205,7 @@ func (p *place) setup(cfg harebus.Config) *harebus.Setup {
 	return s
 }
 
-// forget removes what a setup declared and nobody else uses.
+// forget removes the objects that only this setup uses.
 func (p *place) forget(cfg harebus.Config) {
 	if cfg.URL == "" || !strings.HasPrefix(cfg.Queue+cfg.ErrorQueue.Name, p.name) {
 		return
@@ -262,7 +262,8 @@ func (p *place) inTime(what string, start time.Time, most time.Duration) {
 	}
 }
 
-// eventually waits until check returns nil: for states of which nobody sends word.
+// eventually calls check repeatedly until it returns nil. It is for states that no
+// event reports.
 func (p *place) eventually(most time.Duration, check func() error) {
 	p.Helper()
 	ctx := p.within(most)

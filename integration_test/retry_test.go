@@ -334,7 +334,7 @@ func TestErrorQueueFull(t *testing.T) {
 	}
 }
 
-// A parked message that somebody moves back starts anew.
+// A parked message that somebody moves back starts again at attempt 1.
 func TestParkedMessageMovedBack(t *testing.T) {
 	t.Parallel()
 	p := shared(t)

@@ -132,8 +132,8 @@ func runListen(ctx context.Context, args []string, std stdio) int {
 	return l.run(ctx, setup)
 }
 
-// claim makes sure that the queue is one that may be taken from: a new one, or one that
-// the user means to take from.
+// claim checks that messages may be taken from the queue: it is new, or the user has
+// allowed it with -take.
 func (l *listener) claim(ctx context.Context, queue string, create, take bool) error {
 	found, exists, err := l.look(ctx, queue)
 	switch {
@@ -151,7 +151,7 @@ func (l *listener) claim(ctx context.Context, queue string, create, take bool) e
 	return nil
 }
 
-// look asks for a queue without touching it.
+// look checks whether a queue exists without changing it.
 func (l *listener) look(ctx context.Context, queue string) (found amqp.Queue, exists bool, err error) {
 	link, err := l.broker.Link("listen")
 	if err != nil {
@@ -194,8 +194,8 @@ func (l *listener) handle(ctx context.Context, bus *harebus.Bus, m *harebus.Mess
 		return err // the service stops; the message goes back to its queue
 	}
 	if err := l.print(m); err != nil {
-		// Neither a retry nor the error queue is for a message that nobody saw:
-		// it goes back when the service stops.
+		// A message that was not printed is neither retried nor parked: it goes
+		// back when the service stops.
 		select {
 		case l.broken <- err:
 		default:
@@ -234,8 +234,8 @@ func (l *listener) print(m *harebus.Message) error {
 	return nil
 }
 
-// run consumes until enough messages are done, ctx ends or printing fails. The
-// second signal ends it whatever it is doing.
+// run consumes until enough messages are done, ctx ends or printing fails. A second
+// signal ends it at once.
 func (l *listener) run(ctx context.Context, setup *harebus.Setup) int {
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
@@ -278,9 +278,8 @@ func (l *listener) consume(ctx context.Context, setup *harebus.Setup) int {
 	return exitOK
 }
 
-// stop ends consuming. Messages that the quota holds back sit in handlers that
-// only the end of their context gets to give them back, so that comes as soon as
-// those in hand are done.
+// stop ends consuming. Handlers that the quota makes wait return only when their
+// context ends. So it ends their context as soon as the other handlers are done.
 func (l *listener) stop(setup *harebus.Setup, atOnce bool) error {
 	ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
 	defer cancel()

@@ -195,8 +195,8 @@ func (o *outgoing) queue(ctx context.Context, bus outbox, id string, body []byte
 	return o.emit(ctx, bus, o.to, o.delay, message, opts)
 }
 
-// report prints what went wrong: of a transaction, what became of each message
-// that was not confirmed.
+// report prints the error; for a transaction, the outcome of each message that was
+// not confirmed.
 func (o *outgoing) report(err error) int {
 	var partial *harebus.TransactionError
 	if !errors.As(err, &partial) {

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// progress is the line that tells how far a transaction has got.
+// progress is the line that shows how many messages of a transaction are confirmed.
 type progress struct {
 	w       io.Writer
 	total   int

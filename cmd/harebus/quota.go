@@ -8,9 +8,9 @@ import (
 	"github.com/harebus/harebus"
 )
 
-// quota counts the messages of listen: those in hand, and those that are done
-// because they were handled or parked. It lets no more in than -count allows;
-// what comes on top waits until the service stops, and then goes back.
+// quota counts the messages of listen: those that are being handled, and those that
+// were handled or parked. It admits at most -count messages; further ones wait
+// until the service stops, and then go back.
 //
 // It sees what happens to a message after its handler as a harebus.Tracer.
 type quota struct {
@@ -28,8 +28,8 @@ func newQuota(limit int) *quota {
 	return &quota{limit: limit, reached: make(chan struct{}), inHand: map[string]struct{}{}, changed: make(chan struct{})}
 }
 
-// admit waits until a message may be handled. A message that is in hand already
-// is here again because its connection was lost.
+// admit waits until a message may be handled. If it is already being handled, it
+// was delivered again because its connection was lost.
 func (q *quota) admit(ctx context.Context, id string) error {
 	for {
 		q.mu.Lock()
@@ -49,7 +49,7 @@ func (q *quota) admit(ctx context.Context, id string) error {
 	}
 }
 
-// release takes a message out of hand.
+// release notes that a message is no longer being handled.
 func (q *quota) release(id string, done bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -109,12 +109,12 @@ func (q *quota) empty(ctx context.Context) {
 	}
 }
 
-// TraceStart is of no interest.
+// TraceStart does nothing.
 func (q *quota) TraceStart(ctx context.Context, _ harebus.TraceEvent) context.Context { return ctx }
 
-// TraceEnd learns what became of a message. A failed attempt says nothing yet:
-// a retry or the error queue follows, or the connection is gone and the message
-// comes again.
+// TraceEnd notes how the handling of a message ended. A failed attempt says nothing
+// yet: a retry or the error queue follows, or the connection is gone and the
+// message comes again.
 func (q *quota) TraceEnd(_ context.Context, e harebus.TraceEvent, err error) {
 	switch {
 	case e.Operation == harebus.OpHandle && err == nil:

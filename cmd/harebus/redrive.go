@@ -120,8 +120,8 @@ func (p *itemPrinter) print(item redrive.Item) {
 	}
 }
 
-// describe is what a person wants to know of a message, in one line. What comes from
-// the message is quoted: it may hold line breaks and worse.
+// describe describes a message in one line for a person. Texts from the message are
+// quoted, because they may contain line breaks and control characters.
 func describe(item redrive.Item) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s %q", item.Action, item.ID)

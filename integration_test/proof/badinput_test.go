@@ -342,7 +342,8 @@ func (p *plainClient) send(exchange, key string, m amqp.Publishing) {
 	}
 }
 
-// until waits for what nobody sends word of.
+// until calls the function repeatedly until it succeeds. It is for states that no
+// event reports.
 func (p *plainClient) until(check func() error) {
 	p.Helper()
 	p.untilWithin(patience, check)

@@ -62,7 +62,7 @@ const (
 // A step is where in the handling of a message a process is killed.
 type step string
 
-// The steps that no frame tells of.
+// The steps that no frame shows.
 const (
 	beforeHandler step = "before the handler"
 	midHandler    step = "in the handler"

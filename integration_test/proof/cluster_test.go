@@ -148,7 +148,7 @@ func (c *trio) leaderFrozen(t *testing.T) {
 	r.allConfirmed(r.end())
 }
 
-// twoDown leaves no majority: nothing can be confirmed, and everything goes on when there is one again.
+// twoDown leaves no majority: nothing can be confirmed until there is a majority again.
 func (c *trio) twoDown(t *testing.T) {
 	const down = 15 * time.Second
 	r := c.begin(t, c.nodes[0], c.nodes[2])

@@ -23,7 +23,8 @@ import (
 	"github.com/harebus/harebus/topology"
 )
 
-// inHand has a service of the run hold messages in its handlers until it is let go.
+// inHand makes a service of the run hold messages in its handlers until they are
+// released.
 type inHand struct {
 	begun chan struct{}
 	letGo chan struct{}

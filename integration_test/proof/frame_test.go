@@ -223,8 +223,8 @@ func newConfirm(channel uint16, m method, tag uint64, multiple bool) *unit {
 	}
 }
 
-// nowhere is a publish with the same content that no queue gets and that does not come back. It keeps the broker's
-// count of the channel's publishes as the client's is.
+// nowhere is a publish with the same content that no queue gets and that is not returned. It keeps
+// the broker's count of the channel's publishes equal to the client's.
 func (u *unit) nowhere() [][]byte {
 	const key = "proof.nowhere"
 	arguments := append([]byte{0, 0, 0, byte(len(key))}, key...) // the default exchange

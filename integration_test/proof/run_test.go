@@ -240,7 +240,8 @@ func (r *run) within(d time.Duration) context.Context {
 	return ctx
 }
 
-// eventually waits until check returns nil: for states of which nobody sends word.
+// eventually calls check repeatedly until it returns nil. It is for states that no
+// event reports.
 func (r *run) eventually(most time.Duration, check func() error) {
 	r.Helper()
 	const poll = 20 * time.Millisecond

@@ -196,8 +196,8 @@ func credentialsRevoked(t *testing.T, node *rabbit.Node) {
 	r.allConfirmed(r.end())
 }
 
-// othersInTrouble has somebody on the same bus make one mistake after the other. The load is a bystander: none of its
-// sends fails, and it never stands still for a second.
+// othersInTrouble makes another client on the same bus make one mistake after the other. The load
+// is a bystander: none of its sends fails, and it never pauses for a second.
 func othersInTrouble(t *testing.T, node *rabbit.Node) {
 	const key, long = "bystander", 6 * time.Second
 	r := begin(t, plan{

@@ -368,8 +368,8 @@ func TestChannelStuck(t *testing.T) {
 	})
 }
 
-// returnsLate has returns, and the confirms behind them, wait in the network. Nobody is told anything before they come,
-// and then that no queue takes the message.
+// returnsLate delays returns, and the confirms behind them, in the network. Until they come, no
+// call returns; then each call reports that no queue takes the message.
 func (w *wired) returnsLate() {
 	w.Helper()
 	const messages = 20
@@ -521,8 +521,8 @@ func retriesOfOne(do action) *rule {
 	}
 }
 
-// retrySwallowed has the publish that takes a failed message into its retry get lost, and nobody says so. The message
-// is not acknowledged until another attempt is confirmed.
+// retrySwallowed drops the publish of a retry without an error. The failed message is not
+// acknowledged until another attempt is confirmed.
 func (w *wired) retrySwallowed() {
 	w.Helper()
 	w.fault("swallowed retry", func() {

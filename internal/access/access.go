@@ -28,11 +28,11 @@ type Broker struct {
 	Version string
 	// RequestTimeout is how long the broker may take to answer. Default: 30 s.
 	RequestTimeout time.Duration
-	// Log, if any, says what is waited for.
+	// Log, if not nil, reports waits.
 	Log *zap.Logger
 }
 
-// Apply has a setup connect in the same way.
+// Apply sets the fields of a setup's config so that it connects in the same way.
 func (b Broker) Apply(cfg *harebus.Config) {
 	cfg.URLs, cfg.ExternalAuth, cfg.TLS, cfg.Dial = b.URLs, b.ExternalAuth, b.TLS, b.Dial
 }

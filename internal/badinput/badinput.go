@@ -1,6 +1,6 @@
-// Package badinput is the table of messages that a service must survive: each
-// with what is to become of it. Tests put them into the queue of a service on
-// the in-process broker and on real ones.
+// Package badinput is the table of bad messages that a service must survive, each
+// with its expected end: handled, or parked with a reason. Tests put them into the
+// queue of a service on the in-process broker and on real ones.
 package badinput
 
 import (
@@ -15,7 +15,7 @@ import (
 	"github.com/harebus/harebus"
 )
 
-// Class is what becomes of a bad message.
+// Class is the expected end of a bad message.
 type Class int
 
 // The classes.
@@ -61,8 +61,8 @@ func All() []Case {
 // MaxBody is that of a tightened service.
 const MaxBody = 32 << 10
 
-// Victims are queues that headers name. Nothing may write to them; they must
-// exist, so that something could.
+// Victims are queues that headers name. They must exist, and no message may reach
+// them.
 var Victims = []string{"victim", "payments"}
 
 // ErrorQueue is what the error queue of the service must be called.
@@ -74,7 +74,7 @@ const Subscription = "#"
 // MaxRetries is that of the service.
 const MaxRetries = 5
 
-// Tighten makes a service refuse what others take.
+// Tighten sets stricter limits than the defaults for a service.
 func Tighten(c *harebus.Config) {
 	c.Codecs = append(c.Codecs, harebus.JSON{Strict: true})
 	c.MaxBody = MaxBody

@@ -14,7 +14,7 @@ type order struct{ ID int }
 
 func (order) MessageType() string { return "Order" }
 
-// checked is a message type that can tell good from bad.
+// checked is a message type with a Validate method.
 type checked struct{ ID int }
 
 func (checked) MessageType() string { return "Checked" }
@@ -31,8 +31,8 @@ type answer struct{ ID int }
 
 func (answer) MessageType() string { return "Answer" }
 
-// Handle gives a service a handler for every kind of trouble. Each calls saw
-// with the message and the error it is about to return.
+// Handle registers a handler for every message type of the table. Each calls saw
+// with the message and the error that it will return.
 func Handle(s *harebus.Setup, saw func(*harebus.Message, error)) {
 	harebus.Handle(s, func(ctx context.Context, _ *harebus.Bus, _ order) error {
 		saw(harebus.Incoming(ctx), nil)

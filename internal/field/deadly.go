@@ -6,9 +6,9 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 )
 
-// Deadly says whether a header that was received ends the connection on which it is
-// sent again: a float that is no number, everywhere, and a decimal where a stream is
-// bound to the exchange. RabbitMQ 3.10.8, 4.0.5 and 4.3.6 answer both with error 541.
+// Deadly says whether sending a received header again ends the connection: a float
+// that is NaN or infinite always does, and a decimal does where a stream is bound to
+// the exchange. RabbitMQ 3.10.8, 4.0.5 and 4.3.6 answer both with error 541.
 func Deadly(value any) bool {
 	switch v := value.(type) {
 	case float32:

@@ -1,9 +1,9 @@
 // Package field converts Go values to AMQP 0-9-1 field tables and measures
 // them.
 //
-// The client library writes a Go int as 32 bits and drops the rest, writes
-// values its own reader then refuses, and closes the whole connection over a
-// table that does not fit into a frame. What passes here is safe to send.
+// The client library writes a Go int as 32 bits and drops the rest, writes values
+// that its own reader refuses, and closes the whole connection if a table does not
+// fit into a frame. Tables that pass the checks here are safe to send.
 package field
 
 import (
@@ -21,8 +21,8 @@ import (
 const (
 	// MaxShortString is the longest key, name or routing key, in bytes.
 	MaxShortString = 255
-	// MaxDepth is how deep tables and lists may be nested for the client's reader to
-	// accept them; a peer that uses it could not even look at a message with more. The
+	// MaxDepth is how deep tables and lists may be nested so that the client can read
+	// them. A peer that uses the same client could not read a message with more. The
 	// broker has no such limit.
 	MaxDepth = 32
 	// MaxElements is how many elements each of them may have, likewise.

@@ -89,7 +89,7 @@ func (b *Book) Record(e Event) {
 	b.apply(m, e)
 }
 
-// happened takes note of what concerns no single message.
+// happened records an event that concerns no single message.
 func (b *Book) happened(e Event) {
 	switch e.Op {
 	case Crash:
@@ -147,7 +147,7 @@ func (b *Book) apply(m *entry, e Event) {
 	}
 }
 
-// returned notes when the call that sent the message came back.
+// returned records when the call that sent the message returned.
 func (m *entry) returned(at time.Time) {
 	if !m.deadline.IsZero() {
 		m.overrun = max(m.overrun, at.Sub(m.deadline))
@@ -244,9 +244,9 @@ func (m *entry) ended() bool { return len(m.effects) > 0 || m.parked > 0 || m.dr
 func (m *entry) copies() int { return len(m.effects) + m.parked + m.drained }
 
 // explained says whether a duplicate has a reason that the guarantees name: the
-// outcome of its send, or of the send of the message that caused it, was not
-// known; it was delivered again; or something crashed between its first sign of
-// life and its last.
+// outcome of its send, or of the send of the message that caused it, was not known;
+// it was delivered again; or something crashed between its first event and its
+// last.
 func (b *Book) explained(m *entry) bool {
 	if m.unknown || m.invoked > 1 {
 		return true

@@ -1,10 +1,10 @@
-// Package ledger keeps account of messages from the call that sends them to the
-// place where they end, and says whether the promises were kept.
+// Package ledger records messages from the call that sends them to the place where
+// they end, and says whether the promises were kept.
 //
-// A run writes down every step as an [Event], with a [Recorder] or straight into
-// a [Book]. When everything is quiet, what is still in queues is added by a
-// plain reader, and [Book.Verdict] compares. Nothing here talks to a broker or
-// knows the library: it must be able to find the library wrong.
+// A run writes down every step as an [Event], with a [Recorder] or straight into a
+// [Book]. When everything is quiet, what is still in queues is added by a plain
+// reader, and [Book.Verdict] compares. The package uses neither a broker nor the
+// library, so that a fault of the library cannot hide here.
 package ledger
 
 import (
@@ -23,8 +23,8 @@ import (
 // Op is a step in the life of a message.
 type Op string
 
-// The steps. The outcomes of a send are those of Jepsen: ok, fail (certainly
-// not there) and unknown.
+// The steps. The outcomes of a send are those of Jepsen: ok, fail (certainly not in
+// a queue) and unknown.
 const (
 	SendInvoke  Op = "send.invoke"  // a send begins; has Key, Seq, Sum and, if deferred, Due
 	SendOK      Op = "send.ok"      // it was confirmed

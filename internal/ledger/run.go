@@ -6,15 +6,15 @@ import (
 	"time"
 )
 
-// What a run is held to as a whole (see the invariants of the same names).
+// The promises about a run as a whole (see the invariants of the same names).
 const (
 	recoverWithin = 15 * time.Second
 	recoverTo     = 0.8
 	bystanderGap  = time.Second
 )
 
-// checkRun holds the run as a whole to its promises, beside those about single
-// messages.
+// checkRun checks the promises about the run as a whole. Those about single
+// messages are checked elsewhere.
 func (b *Book) checkRun(want *Expect) []Violation {
 	var found []Violation
 	for _, what := range b.left {

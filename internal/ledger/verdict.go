@@ -14,23 +14,26 @@ type Invariant string
 const (
 	// NoLoss: a confirmed message took effect, was parked, or lies in a queue.
 	NoLoss Invariant = "NOLOSS"
-	// NoPhantom: whatever is received or found was sent, with that very body.
+	// NoPhantom: every message that is received or found was sent, with the same
+	// body.
 	NoPhantom Invariant = "NOPHANTOM"
-	// HonestFail: what failed for certain is not received.
+	// HonestFail: a message whose send failed for certain is not received.
 	HonestFail Invariant = "HONESTFAIL"
-	// Account: the error queue holds what was meant to fail, and nothing else.
+	// Account: the error queue has the messages that were meant to fail, and no
+	// others.
 	Account Invariant = "ACCOUNT"
-	// Innocent: what no handler has begun is not in the error queue.
+	// Innocent: a message that no handler has begun is not in the error queue.
 	Innocent Invariant = "INNOCENT"
-	// Copies: one send makes no more than a few copies.
+	// Copies: one send makes at most MaxCopies copies.
 	Copies Invariant = "COPIES"
 	// DupMark: a duplicate has a reason that the guarantees name.
 	DupMark Invariant = "DUPMARK"
-	// Order: first effects of a producer's key come in its order.
+	// Order: the first effects of the messages of a producer's key come in the
+	// order of sending.
 	Order Invariant = "ORDER"
 	// Retry: no more attempts than configured, and no sooner.
 	Retry Invariant = "RETRY"
-	// Txn: what was discarded was never sent.
+	// Txn: a discarded message was never sent.
 	Txn Invariant = "TXN"
 	// Timer: nothing takes effect before it is due, nor too late.
 	Timer Invariant = "TIMER"
@@ -38,7 +41,7 @@ const (
 	Bound Invariant = "BOUND"
 	// Liveness: soon after the last fault as much is confirmed as before the first.
 	Liveness Invariant = "LIVENESS"
-	// Isolation: a fault of others leaves a bystander's messages alone.
+	// Isolation: a fault of others does not affect a bystander's messages.
 	Isolation Invariant = "ISOLATION"
 	// Leak: nothing is left when all is stopped.
 	Leak Invariant = "LEAK"

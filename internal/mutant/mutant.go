@@ -1,6 +1,6 @@
-// Package mutant breaks the library on purpose, for one build, so that a proof
-// can show that it would notice. It goes through an overlay of the go command: no
-// hook for it is in the library.
+// Package mutant breaks the library on purpose, for one build, to show that the
+// proof notices it. It uses an overlay of the go command, so the library needs no
+// hook for it.
 package mutant
 
 import (
@@ -13,8 +13,8 @@ import (
 	"strings"
 )
 
-// Mutant is one way to get it wrong: a piece of the library's source and what
-// stands there instead.
+// Mutant is one mistake: a piece of the library's source and the text that replaces
+// it.
 type Mutant struct {
 	Name string
 	// File is relative to the root of the module.
@@ -49,7 +49,8 @@ func (m Mutant) Run(ctx context.Context, root, dir string, args ...string) error
 	return nil
 }
 
-// Fits returns an error unless the library has the text that the mutant replaces, once.
+// Fits returns an error unless the library has the text that the mutant replaces
+// exactly once.
 func (m Mutant) Fits(root string) error {
 	_, err := m.source(root)
 	return err

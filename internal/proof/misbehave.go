@@ -2,8 +2,8 @@ package proof
 
 import "runtime"
 
-// misbehave fails in one of the ways of foreign code: mostly with an error, sometimes
-// by a panic, by ending the goroutine, or with an error that cannot be used.
+// misbehave fails as foreign code can: mostly with an error, sometimes with a panic,
+// by ending the goroutine, or with an error whose methods panic.
 func misbehave(n int) error {
 	switch n % 16 {
 	case 1:

@@ -1,6 +1,6 @@
-// Package proof runs harebus under a ledger: a service that handles, fails,
-// retries, defers, sends from handlers and rolls back, and writes down all of it,
-// so that package ledger can say whether a promise was broken.
+// Package proof is a harebus service that records all its steps: it handles, fails,
+// retries, defers, sends from handlers and rolls back. From the records package
+// ledger finds out whether a promise was broken.
 //
 // The same service runs on the in-process broker in virtual time, on a real
 // broker that is being killed, and behind the command harebus soak.
@@ -76,7 +76,7 @@ type Options struct {
 	Pause time.Duration
 	// Linger is how long to wait at the end for what is being parked.
 	Linger time.Duration
-	// Gate, if any, is called when a handler begins.
+	// Gate, if not nil, is called when a handler begins.
 	Gate func(Work)
 	// Trace, if any, is called by the service's tracer, and may panic.
 	Trace func(harebus.Operation)
@@ -132,7 +132,8 @@ func (s *Service) handleWork(ctx context.Context, bus *harebus.Bus, w Work) erro
 	return nil
 }
 
-// sendInVain sends a message that must never leave, because the handler then fails.
+// sendInVain sends a message that must never be published, because the handler then
+// fails.
 func (s *Service) sendInVain(ctx context.Context, bus *harebus.Bus, w Work) error {
 	lost := discardedChildOf(w.ID)
 	s.Book.Record(ledger.Event{Op: ledger.SendInvoke, ID: lost, Parent: w.ID})
@@ -266,8 +267,8 @@ func (s *Service) noteRepublished() {
 	}
 }
 
-// observer writes down what only the library sees: lost connections, and that
-// what a handler sent is confirmed.
+// observer records what only the library sees: lost connections, and the confirms
+// of the messages that a handler sent.
 type observer struct{ s *Service }
 
 func (o observer) TraceStart(ctx context.Context, e harebus.TraceEvent) context.Context {

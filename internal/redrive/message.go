@@ -12,7 +12,7 @@ import (
 	"github.com/harebus/harebus/internal/wire"
 )
 
-// look is a message that was taken.
+// look is a message that was taken from the queue.
 type look struct {
 	*amqp.Delivery
 
@@ -42,9 +42,9 @@ func unpack(d *amqp.Delivery, from *taker) look {
 }
 
 // cleaned is a parked message as it was before it failed: what the bus and the
-// broker wrote about the failure is gone, and so are CC and BCC, which would
-// have this program write to any queue a stranger names. Everything else is as
-// it came.
+// broker wrote about the failure is gone, and so are CC and BCC, which would make
+// this program write to any queue that a stranger names. Everything else is as it
+// came.
 func cleaned(l look, prefix, login string) session.Publishing {
 	failure := map[string]bool{}
 	for _, name := range []string{
@@ -65,9 +65,9 @@ func renewed(l look, login string) session.Publishing { return without(l, login,
 func ofTheBroker(key string) bool { return key == "x-delivery-count" || key == "CC" || key == "BCC" }
 
 // without is a message to be published again without some of its headers. A table that
-// cannot be read goes as it came, but for these. The expiration is left out:
-// what somebody moves must not vanish for being late. So is a user id that is not the
-// login's: the broker refuses it.
+// cannot be read goes as it came, but for these. The expiration is left out, because
+// the message would be dropped if it is late. A user id that is not that of the login
+// is left out, because the broker refuses it.
 func without(l look, login string, drop func(key string) bool) session.Publishing {
 	p := amqp.Publishing{
 		ContentType:     l.ContentType,

@@ -14,8 +14,8 @@ import (
 )
 
 // mover is a session with channels that take and acknowledge and one that
-// publishes. Only one message is published at a time, so whatever the broker
-// says on the publishing channel is about that message.
+// publishes. Only one message is published at a time, so every answer on the
+// publishing channel is about that message.
 type mover struct {
 	link    *session.Link
 	session *session.Session
@@ -41,8 +41,8 @@ type taker struct {
 // consumerTag is the same on each channel.
 const consumerTag = "harebus redrive"
 
-// leftError says that a message was not moved and nothing is wrong with the
-// connection: others can be.
+// leftError says that a message was not moved, but the connection works and others
+// can be moved.
 type leftError struct{ reason string }
 
 func (e *leftError) Error() string { return e.reason }

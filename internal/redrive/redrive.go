@@ -1,9 +1,9 @@
 // Package redrive moves messages from an error queue back to the queues they
 // came from.
 //
-// A message is published, its confirm awaited, and only then acknowledged, one
-// at a time: what happens on the way can repeat a message, and lose none. It
-// talks to the broker itself, because a service cannot listen on its error queue.
+// A message is published, its confirm awaited, and only then acknowledged, one at a
+// time: a failure in between can repeat a message, but not lose one. It does not
+// use a harebus.Setup, because a service cannot consume from its error queue.
 package redrive
 
 import (
@@ -30,7 +30,7 @@ type Options struct {
 	Queue string
 	// HeaderPrefix starts the names of the standard headers: "PikaBus.".
 	HeaderPrefix string
-	// Count is how many messages to move at most.
+	// Count is the largest number of messages to move.
 	Count int
 	// Match is the wire name of the type of the messages to move.
 	Match string
@@ -83,9 +83,9 @@ type Report struct {
 
 // Run moves messages and calls each with what it did, one message at a time. It
 // looks at every message that was ready when it began, once, in the order of the
-// queue, and gives back what it does not move, in the same order; those that come
-// while it runs are left alone, so one that fails again at once is not moved in
-// circles. When ctx ends it finishes the message in hand.
+// queue, and gives back those that it does not move, in the same order. Messages
+// that come while it runs are ignored, so one that fails again at once is not moved
+// again and again. When ctx ends it finishes the message in hand.
 //
 // Every look at a message of a quorum queue counts as a delivery; see keep.
 func Run(ctx context.Context, o Options, each func(Item)) (Report, error) {
@@ -113,9 +113,9 @@ type run struct {
 	renew   bool // see keep
 }
 
-// all deals with the messages that are ready. When enough were moved, it still takes
-// those that somebody has given back before: a quorum queue puts what is given back
-// behind all that was, so what redrive has in hand would end up behind them.
+// all processes the ready messages. When enough were moved, it still takes those
+// that were given back before: a quorum queue puts a returned message behind earlier
+// returned ones, so the messages that redrive holds would come behind them.
 func (r *run) all(ctx context.Context, ready int) error {
 	givenBack := false
 	for i := 0; i < ready && ctx.Err() == nil; i++ {
@@ -143,7 +143,7 @@ func (r *run) all(ctx context.Context, ready int) error {
 	return nil
 }
 
-// one deals with a message. An error ends the run.
+// one processes a message. An error ends the run.
 func (r *run) one(l look, position int) error {
 	o := r.options
 	item := o.item(l, position)
@@ -180,7 +180,7 @@ func (r *run) one(l look, position int) error {
 	}
 }
 
-// leave reports a message that stays.
+// leave reports a message that stays in the error queue.
 func (r *run) leave(item Item, reason error) {
 	r.report.Left++
 	item.Action, item.Reason = Left, reason.Error()
@@ -191,11 +191,11 @@ func (r *run) leave(item Item, reason error) {
 // that was declared without one drops a message at its twenty-first delivery.
 const manyDeliveries = 10
 
-// keep leaves a message in the queue: it is held until the end, so that the next
-// one comes, and given back when the channel closes. Looking must not use up the
-// deliveries that a quorum queue allows, and nobody but its owner knows the limit. So
-// once one message has been looked at often, it and all that follow are put into the
-// queue anew, one after the other and otherwise unchanged, which keeps the order.
+// keep leaves a message in the queue: it is held until the end, so that the next one
+// comes, and given back when the channel closes. Looking must not use up the delivery
+// limit of a quorum queue, which redrive does not know. So once one message has been
+// looked at often, it and all that follow are published to the queue again, one after
+// the other and otherwise unchanged, which keeps the order.
 func (r *run) keep(l look) error {
 	if !r.renew || l.broken {
 		return nil
@@ -208,9 +208,9 @@ func (r *run) keep(l look) error {
 	return err
 }
 
-// target is where a message goes. The address is the message's own word, which
-// anybody may have written: it is held to the rules for names, and must not lead
-// back here.
+// target is the queue to which a message goes. Its name comes from the message, and
+// anybody may have written it. So it must be a valid name, and not that of the
+// error queue.
 func (o Options) target(l look) (string, error) {
 	if l.broken {
 		return "", errors.New("its properties are not AMQP, so nobody can read it or send it again; remove it with the management page")

@@ -7,13 +7,14 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 )
 
-// Missing says whether the broker has found something not to exist, or out of
-// reach: the reply code is the same, see session.Unreachable.
+// Missing says whether the broker reports that an object does not exist or is out
+// of reach. Both have the same reply code, see session.Unreachable.
 func Missing(err error) bool { return is(err, amqp.NotFound) }
 
-// Forbidden says whether the user may not even look. RabbitMQ 4.3, and 4.2.6, refuse
-// a passive declare to users who have no permission on the name, whether it exists
-// or not; older versions let everybody look. So it says nothing about the object.
+// Forbidden says whether the user may not check an object. RabbitMQ from 4.2.6 on
+// refuses a passive declare to users who have no permission on the name, whether the
+// object exists or not; older versions allow it to every user. So it does not say
+// whether the object exists.
 func Forbidden(err error) bool { return is(err, amqp.AccessRefused) }
 
 // Differs says whether something exists with other properties.

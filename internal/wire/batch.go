@@ -5,8 +5,8 @@ import "net"
 // large is the size from which on a piece of a body is not copied into a batch.
 const large = 8 << 10
 
-// batch is what goes to the socket together: what was written, gathered in one
-// buffer, and pieces of bodies that belong in between and stay where they are.
+// batch is what is written to the socket together: a buffer, and large pieces of
+// bodies that belong in between and are not copied.
 type batch struct {
 	buf    []byte
 	bodies []reference

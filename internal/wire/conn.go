@@ -1,15 +1,14 @@
 // Package wire owns the socket below the AMQP client.
 //
-// The client writes to its connection while it holds a lock that every other
-// call on the channel needs, once per publish and once per ack, with no
-// deadline. Conn takes both problems away: Write only appends to a buffer, one
-// goroutine moves the buffer to the socket, and every write to the socket has
-// a deadline. While one write is under way, everything that arrives meanwhile
-// forms the next one, so the number of writes falls as the load rises and
-// nothing waits when it is low.
+// The client writes to its connection while it holds a lock that every other call
+// on the channel needs, once per publish and once per ack, with no deadline. Conn
+// solves both problems: Write only appends to a buffer, one goroutine writes the
+// buffer to the socket, and every write to the socket has a deadline. Everything
+// that is appended during one write goes out with the next. So there are fewer
+// writes a message when the load is high, and nothing waits when it is low.
 //
-// It also takes the tables off the client, which is slow at writing and reading
-// them: see Instead and Pack.
+// It also encodes and decodes header tables instead of the client, which is slow at
+// that: see Instead and Pack.
 package wire
 
 import (
@@ -20,21 +19,21 @@ import (
 )
 
 const (
-	// limit is how much may wait for the socket before Instead refuses messages: what
-	// is there then is more by one message at most. Write never waits.
+	// limit is how many bytes may wait for the socket before Instead refuses
+	// messages. The buffer can exceed it by one message. Write never waits.
 	limit = 1 << 20
 	// keep is the largest buffer that is used again after it was written.
 	keep = 4 << 20
-	// piece is how much goes to the socket under one deadline: a slow network
-	// that takes it in time is not a broken one, however much is waiting.
+	// piece is how much is written to the socket under one deadline. A slow network
+	// that takes this much in time is not broken, however much is waiting.
 	piece = 64 << 10
-	// closeGrace is how long Close lets what is buffered (the goodbye of the
-	// AMQP connection) reach the socket.
+	// closeGrace is how long Close waits until the buffer (connection.close) has
+	// been written to the socket.
 	closeGrace = time.Second
 )
 
-// Conn is a net.Conn whose writes are gathered and bounded in time. Reads go
-// straight through.
+// Conn is a net.Conn whose writes are gathered and have deadlines. Reads are passed
+// on unchanged.
 type Conn struct {
 	net.Conn // reads, addresses and read deadlines
 
@@ -59,8 +58,8 @@ type Conn struct {
 	writes atomic.Uint64 // writes to the socket
 }
 
-// New starts the flusher for raw. Unless raw takes 64 KiB, or less if there is
-// less, within timeout, the connection is broken. Close must be called.
+// New starts the flusher for raw. If raw does not accept 64 KiB, or all that is
+// waiting, within timeout, the connection is broken. Close must be called.
 func New(raw net.Conn, timeout time.Duration) *Conn {
 	c := &Conn{
 		Conn:    raw,
@@ -91,14 +90,15 @@ func (c *Conn) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// Queued is how many bytes have been written to c so far, as they go to the socket.
+// Queued is how many bytes have been appended so far, as they are written to the
+// socket.
 func (c *Conn) Queued() uint64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.queued
 }
 
-// Sent is how many of them the socket has taken.
+// Sent is how many of them the socket has accepted.
 func (c *Conn) Sent() uint64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -158,8 +158,8 @@ func (c *Conn) flush() {
 	}
 }
 
-// take swaps the pending batch for an empty one, or does nothing; last then means
-// that nothing will follow.
+// take replaces the pending batch by an empty one. If nothing is pending it does
+// nothing, and last says whether nothing will follow.
 func (c *Conn) take(b *batch) (last bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -223,7 +223,8 @@ func (c *Conn) fail(err error) {
 	c.signal()
 }
 
-// makeRoom lets messages in, which report what is wrong if they can't be written. c.mu is held.
+// makeRoom lets waiting messages continue; if they cannot be written, they report why. c.mu is
+// held.
 func (c *Conn) makeRoom() {
 	c.full.Store(false)
 	c.Admit()

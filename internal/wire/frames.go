@@ -41,12 +41,10 @@ const (
 	hasClusterID
 )
 
-// ErrUnencodable means that a message has no form on the wire; nothing of it was
-// sent.
+// ErrUnencodable means that a message cannot be encoded; nothing of it was sent.
 var ErrUnencodable = errors.New("wire: cannot be encoded")
 
-// Message is a basic.publish as it goes onto the wire, but for the number of its
-// channel.
+// Message is an encoded basic.publish without the number of its channel.
 type Message struct {
 	head   []byte // the method frame and the header frame
 	header int    // where in head the header frame begins
@@ -56,10 +54,10 @@ type Message struct {
 
 var messages = sync.Pool{New: func() any { return new(Message) }}
 
-// Encode writes down a publish in the bytes that the client would send, without
-// the client's allocations. frameMax is the largest frame of the connection, 0 for
-// no limit. The body is not copied: it must not change before the message has been
-// written to the socket, if it is large. Free gives the result back.
+// Encode encodes a publish to the same bytes as the client, without the client's
+// allocations. frameMax is the largest frame of the connection, 0 for no limit. A
+// large body is not copied: it must not change before the message has been written
+// to the socket. Free gives the result back for reuse.
 func Encode(exchange, key string, mandatory bool, p *amqp.Publishing, frameMax int) (*Message, error) {
 	return EncodeWith(nil, exchange, key, mandatory, p, frameMax)
 }
@@ -83,7 +81,7 @@ func EncodeWith(table RawTable, exchange, key string, mandatory bool, p *amqp.Pu
 // HeaderFrame is the length of the frame with the properties and headers.
 func (m *Message) HeaderFrame() int { return len(m.head) - m.header }
 
-// Free gives a message back that nobody uses any more.
+// Free gives a message back for reuse; the caller must not use it any more.
 func (m *Message) Free() {
 	m.body = nil
 	if cap(m.head) <= keep {

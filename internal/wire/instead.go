@@ -7,22 +7,23 @@ import (
 	"fmt"
 )
 
-// The client counts messages, keeps the confirms and guards its channels, but
-// encodes slowly: 70 allocations for a message with a header table. So it
-// publishes an empty message instead, which it encodes in no time, and Conn puts
-// the real one, encoded by Encode, in its place.
+// The client counts messages, receives the confirms and locks its channels, but it
+// encodes slowly: 70 allocations for a message with a header table. So it publishes
+// an empty message, which it encodes fast, and Conn replaces that with the real
+// message, encoded by Encode.
 
-// emptyPublish is how the client writes a publish of nothing to nowhere: a method
-// frame and a header frame. What stands before the first part is the type of the
-// method frame and its channel, between the parts the channel of the header frame.
+// emptyPublish is how the client writes an empty message to the default exchange
+// without a key: a method frame and a header frame. Before the first part are the
+// type of the method frame and its channel; between the parts is the channel of the
+// header frame.
 var emptyPublish = [2][]byte{
 	{0, 0, 0, 9, 0, classBasic, 0, methodPublish, 0, 0, 0, 0, 0, frameEnd, frameHeader},
 	{0, 0, 0, 14, 0, classBasic, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, frameEnd},
 }
 
-// patience is how many publishes in a row may not be replaced. A frame of another
-// channel comes between now and then. A client that writes its frames one by one always
-// does, and would publish everything twice.
+// patience is how many publishes in a row may fail to be replaced. Now and then a frame
+// of another channel comes in between. With a client that writes its frames one by one
+// it always fails, and every message would be published twice.
 const patience = 3
 
 // UnsentError is an error after which nothing of a message was sent.
@@ -33,18 +34,18 @@ func (u UnsentError) Error() string { return u.Err.Error() }
 // Unwrap returns Err.
 func (u UnsentError) Unwrap() error { return u.Err }
 
-// ErrFull says that as much as may wait for the socket is waiting.
+// ErrFull says that the limit of bytes that wait for the socket is reached.
 var ErrFull error = UnsentError{Err: errors.New("the network takes no more")}
 
-// Instead calls empty, which has the client publish an empty message to the
-// default exchange, with no key, neither mandatory nor immediate, and sends m in its place. It
-// reports whether it could. If not, because something came between the frames of
-// the client or it has come to write them differently, the empty message was sent,
-// which the broker drops, and Instead calls whole, which has the client publish the message.
-// After three times in a row it calls whole at once, for as long as the connection lives.
+// Instead calls empty, which has the client publish an empty message to the default exchange,
+// with no key, neither mandatory nor immediate, and sends m in its place. It reports whether
+// it could. It cannot if another frame came between the frames of the client, or if the client
+// writes them in another way. Then the empty message was sent, which the broker drops, and
+// Instead calls whole, which has the client publish the message. After three times in a row it
+// calls whole at once, for as long as the connection lives.
 //
-// While the socket is full it calls nothing and returns ErrFull; try again after Room. Any other
-// error is UnsentError too, unless it is that of whole.
+// While the socket is full it calls neither function and returns ErrFull; try again after Room.
+// Every other error is an UnsentError, except that of whole.
 func (c *Conn) Instead(m *Message, empty, whole func() error) (replaced bool, err error) {
 	c.replacing.Lock() // one at a time
 	defer c.replacing.Unlock()
@@ -78,7 +79,7 @@ func (c *Conn) Plain() bool {
 	return c.missed >= patience
 }
 
-// offer has m take the place of the next empty publish.
+// offer makes m replace the next empty publish.
 func (c *Conn) offer(m *Message) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -86,7 +87,7 @@ func (c *Conn) offer(m *Message) error {
 	return c.broken()
 }
 
-// took says whether what was offered has been taken, and ends the offer.
+// took says whether the offered message has replaced a publish, and ends the offer.
 func (c *Conn) took() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -96,8 +97,9 @@ func (c *Conn) took() bool {
 }
 
 // Room waits until the socket may take another message or is broken, and returns an error with
-// ErrFull if ctx ends first. One message at a time is let out, and each that goes through Instead lets
-// out the next. Whoever was let out and does not call Instead at once must call Admit.
+// ErrFull if ctx ends first. It returns for one caller at a time, and each message that goes
+// through Instead lets the next one return. A caller of Room that does not call Instead at once
+// must call Admit.
 func (c *Conn) Room(ctx context.Context) error {
 	select {
 	case <-c.room:
@@ -107,10 +109,10 @@ func (c *Conn) Room(ctx context.Context) error {
 	}
 }
 
-// Full says whether as much as may wait for the socket is waiting.
+// Full says whether the limit of bytes that wait for the socket is reached.
 func (c *Conn) Full() bool { return c.full.Load() }
 
-// Admit lets one message out of Room, now or as soon as one is there.
+// Admit lets one call of Room return, now or as soon as there is one.
 func (c *Conn) Admit() {
 	select {
 	case c.room <- struct{}{}:
@@ -124,7 +126,7 @@ func (c *Conn) admitNext() {
 	}
 }
 
-// queue adds p to what is pending, or what takes its place. c.mu is held.
+// queue appends p, or the message that replaces it. c.mu is held.
 func (c *Conn) queue(p []byte) {
 	if c.instead == nil || !isEmptyPublish(p) {
 		c.pending.append(p...)

@@ -11,27 +11,28 @@ import (
 	"github.com/harebus/harebus/internal/field"
 )
 
-// The client decodes slowly, too, and all of it in the one goroutine that reads. So
-// the properties of a delivery travel through it as the beginning of the body: Pack
-// puts them there, Unpack decodes them, in the goroutine that handles the message.
+// The client decodes slowly, too, and does it all in the one goroutine that reads.
+// So the properties of a delivery pass through it as the beginning of the body:
+// Pack puts them there, and Unpack decodes them in the goroutine that handles the
+// message.
 
 const (
 	methodDeliver = classBasic<<16 | 60
 	// reading is how much is read from the socket at once.
 	reading = 64 << 10
-	// frameHead is what stands before the payload.
+	// frameHead is the length of what comes before the payload.
 	frameHead = frameOverhead - 1
 	// contentHead is what stands in a header frame before the properties: class,
 	// weight and the size of the body.
 	contentHead = 12
 	// maxContent is the longest header frame. What is negotiated is less.
 	maxContent = 1 << 20
-	// leastFrame is the smallest frame_max that a connection can have. The broker's
-	// own additions can make a header frame longer than the frame_max, which the
-	// client would not read; as pieces of a body it does.
+	// leastFrame is the smallest frame_max that a connection can have. Headers that
+	// the broker adds can make a header frame longer than frame_max. The client
+	// cannot read such a frame, but it can read it as pieces of a body.
 	leastFrame = 4096
-	// shared is the most that a string of a delivery may keep in memory, with which it
-	// shares its bytes.
+	// shared is the largest buffer whose bytes the strings of a delivery may share,
+	// because each of them keeps the whole buffer in memory.
 	shared = 1 << 10
 	// prefix is the length of packed properties, which stands before them.
 	prefix = 4
@@ -58,8 +59,8 @@ func Pack(c net.Conn) net.Conn {
 	return &packer{Conn: c, buf: make([]byte, reading), delivers: make(map[uint16]bool)}
 }
 
-// UnreadableError says that the headers of a delivery, or all of its properties, are
-// none that the client reads. The body and the other properties are there.
+// UnreadableError says that the client cannot read the headers of a delivery, or all
+// of its properties. The body and the other properties are there.
 type UnreadableError struct {
 	// Raw is the table as it came, with its length, or all properties.
 	Raw []byte
@@ -71,8 +72,8 @@ func (*UnreadableError) Error() string {
 	return fmt.Sprintf("they are not AMQP, nested deeper than %d, or have a table or list of more than %d elements", field.MaxDepth, field.MaxElements)
 }
 
-// Unpack decodes the properties that Pack has put before the body of d. Of properties
-// that cannot be read, which is an *UnreadableError, it decodes what it can.
+// Unpack decodes the properties that Pack has put before the body of d. If properties
+// cannot be read, it decodes the others and returns an *UnreadableError.
 func Unpack(d *amqp.Delivery) error {
 	if len(d.Body) < prefix {
 		return errProperties
@@ -128,7 +129,7 @@ func (p *packer) fill() {
 	p.in, p.err = p.buf[:have+n], err
 }
 
-// next makes ready what comes next, and says whether it could.
+// next prepares the next bytes to read, and says whether there are any.
 func (p *packer) next() bool {
 	if p.whole == 0 && !p.begin() && p.err != nil { // the frame will never be complete
 		p.whole = uint64(len(p.in))

@@ -12,9 +12,9 @@ import (
 
 var errProperties = errors.New("the properties of a delivery cannot be read")
 
-// decoder reads the properties of a message as the client does, but without its
-// seventy allocations. Two things it refuses that the client reads: a list that ends in
-// the middle of an element, which no broker lets through, and a table of more than 8,192
+// decoder reads the properties of a message as the client does, but without its seventy
+// allocations. It refuses two things that the client reads: a list that ends in the
+// middle of an element, which no broker lets through, and a table of more than 8,192
 // entries some of which have the same key, which AMQP forbids.
 type decoder struct {
 	b    []byte

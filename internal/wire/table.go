@@ -7,8 +7,8 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 )
 
-// RawTable is a header table as it came, with its length. A value that no client reads
-// has a length too, so entries can be told apart, kept and left out without reading them.
+// RawTable is a header table as it came, with its length. A value that clients cannot
+// read has a length too, so entries can be kept or left out without decoding them.
 type RawTable []byte
 
 // Readable decodes the entries that can be read. whole is false if the bytes are no table.

@@ -1,6 +1,6 @@
-// Command judge runs the test suite that amqp091-go ships in its module, with
-// the build tag integration, against a broker of this package over TCP. The
-// suite is not ours: what passes there was not written to pass here.
+// Command judge runs the test suite that amqp091-go ships in its module, with the
+// build tag integration, against a broker of this package over TCP. The suite was
+// not written for this broker, so it is an independent check.
 //
 //	go run ./brokertest/internal/judge [flags of go test, such as -run TestX]
 //
@@ -30,8 +30,8 @@ import (
 	"github.com/harebus/harebus/brokertest"
 )
 
-// leftOut names tests that ask for what the broker does not model, with the
-// reason. There is none at the moment.
+// leftOut names tests that need something that the broker does not support, with
+// the reason. There is none at the moment.
 var leftOut = map[string]string{}
 
 // limit is how long the suite may take.
