@@ -32,13 +32,15 @@ type object struct {
 }
 
 // parked is what redrive says about a message besides. Source is the queue it failed
-// in, Failure why it was parked, and Reason why it stays there.
+// in, Failure why it was parked, and Reason why it stays there. Position counts from 1.
 type parked struct {
-	Action  string `json:"action"`
-	To      string `json:"to,omitempty"`
-	Reason  string `json:"reason,omitempty"`
-	Source  string `json:"source,omitempty"`
-	Failure string `json:"failure,omitempty"`
+	Action     string `json:"action"`
+	Position   int    `json:"position"`
+	To         string `json:"to,omitempty"`
+	Reason     string `json:"reason,omitempty"`
+	Source     string `json:"source,omitempty"`
+	Failure    string `json:"failure,omitempty"`
+	Unreadable bool   `json:"unreadable,omitempty"`
 }
 
 // properties leaves out those that the message does not have.
@@ -93,7 +95,7 @@ func parkedObject(item redrive.Item) object {
 			Timestamp: d.Timestamp, Type: d.Type, UserID: d.UserId, AppID: d.AppId,
 		},
 	})
-	o.parked = &parked{string(item.Action), item.To, item.Reason, item.Source, item.Failure}
+	o.parked = &parked{string(item.Action), item.Position, item.To, item.Reason, item.Source, item.Failure, item.Unreadable}
 	return o
 }
 

@@ -28,10 +28,15 @@ a user id other than the one that redrive logs in with.
 A message that the broker itself has parked, because it was delivered too often,
 goes back to the queue that the broker names.
 
+Some headers cannot be read by the AMQP client for Go: nested deeper than 32, or more
+than 8,192 in one table or list. They are moved as the bytes that they are; the output
+says so and gives the message's number in the queue.
+
 stdout says what was done, a line for each message and one at the end. With -json it
-is a JSON object for each message: action, to, reason, failure, source, and all that
-harebus listen prints, the body included. So this shows what lies in the error queue
-and leaves it there:
+is a JSON object for each message: action, position, to, reason, failure, source,
+unreadable (true if the client cannot read all of the headers; only those that it can
+read are shown), and all that harebus listen prints, the body included. So this shows
+what lies in the error queue and leaves it there:
 
 	harebus redrive -dry-run -json
 
@@ -132,6 +137,9 @@ func describe(item redrive.Item) string {
 		fmt.Fprintf(&b, " to %q", item.To)
 	}
 	about := []string{fmt.Sprintf("%d bytes", len(item.Delivery.Body))}
+	if item.Unreadable {
+		about = append(about, fmt.Sprintf("number %d in the queue, with headers that the AMQP client cannot read", item.Position))
+	}
 	if !item.Sent.IsZero() {
 		about = append(about, fmt.Sprintf("sent %v ago", time.Since(item.Sent).Round(time.Second)))
 	}

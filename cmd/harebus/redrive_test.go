@@ -44,6 +44,32 @@ func TestRedrive(t *testing.T) {
 	execute(t, "", "redrive", "-url", url, "-error-queue", "none").check(t, exitFailed, "404")
 }
 
+// TestRedriveOfUnreadableHeaders: they do not stop redrive, which says where they are.
+func TestRedriveOfUnreadableHeaders(t *testing.T) {
+	t.Parallel()
+	b, url := newBroker(t)
+	ch := client(t, b)
+	declare(t, ch, "orders", nil)
+	declare(t, ch, "error", nil)
+	headers := amqp.Table{"PikaBus.SourceQueue": "orders", "wide": make([]any, 8193)}
+	put(t, ch, "error", amqp.Publishing{MessageId: "m1", Headers: amqp.Table{"PikaBus.SourceQueue": "orders"}})
+	put(t, ch, "error", amqp.Publishing{MessageId: "m2", Headers: headers, Body: []byte("{}")})
+	r := execute(t, "", "redrive", "-url", url, "-dry-run", "-json")
+	r.check(t, exitOK, "would move 2")
+	got := objects(t, r.out)[1]
+	if got["position"] != 2.0 || got["unreadable"] != true || got["to"] != "orders" || len(got["headers"].(map[string]any)) != 1 {
+		t.Errorf("the second is %v", got)
+	}
+	r = execute(t, "", "redrive", "-url", url)
+	r.check(t, exitOK, "")
+	if want := "moved \"m2\" to \"orders\" (2 bytes, number 2 in the queue, with headers that the AMQP client cannot read)\n"; !strings.Contains(r.out, want) {
+		t.Errorf("printed\n%swanted\n%s", r.out, want)
+	}
+	if moved := b.Messages("orders"); len(moved) != 2 || len(moved[1].Headers) != 1 || len(moved[1].Headers["wide"].([]any)) != 8193 {
+		t.Errorf("%d messages were moved", len(moved))
+	}
+}
+
 // TestRedriveShows: what an operator wants to know of each message, without moving it.
 func TestRedriveShows(t *testing.T) {
 	t.Parallel()
