@@ -1,12 +1,12 @@
-# Every target works in a fresh clone on a Debian machine that has Go, and installs what else it needs.
-# On any other machine it says what is missing. CONTRIBUTING.md explains.
+# On a Debian machine with Go every target works in a fresh clone, and installs what it needs. On any
+# other machine it says what is missing. See CONTRIBUTING.md.
 
 SHELL := /bin/bash
 GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 TESTFLAGS ?=
 TIMEOUT ?= 15m
 FUZZTIME ?= 10s
-# Simulated schedules of faults in `make proof`.
+# The number of simulated schedules of faults in `make proof`.
 SCHEDULES ?= 2000
 # The suites of Debian whose RabbitMQ `make test-all` runs on besides the installed one: 4.0 and the newest, now 4.3.
 SUITES ?= trixie sid
@@ -16,7 +16,7 @@ export HAREBUS_REQUIRE_BROKER ?= 1
 
 .PHONY: proof proof-simulated proof-real proof-network test test-installed test-suite test-all race vet lint fmt tidy fuzz bench broker help
 
-help: ## what there is
+help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 test: test-installed ## all tests but the proof, on a private broker of the installed RabbitMQ, and of 4.x where scripts/rabbitmq-root made one
@@ -38,7 +38,7 @@ test-suite:
 test-all: test-installed ## the same, and RabbitMQ 4.x is fetched where it is missing (root)
 	@for suite in $(SUITES); do $(MAKE) --no-print-directory test-suite SUITE=$$suite || exit 1; done
 
-# With AMQP_URL, or with Docker and no apt-get, the tests find a broker without this.
+# With AMQP_URL, or with Docker and no apt-get, the tests need no installed server.
 broker: ## what the tests need of RabbitMQ: an installed server, unless AMQP_URL names a running one
 	@[ -n "$$AMQP_URL" ] || scripts/install-rabbitmq
 

@@ -156,7 +156,7 @@ func TestEveryWorkloadRuns(t *testing.T) {
 	}
 }
 
-// TestFailedRoundIsReported has the broker refuse what is published.
+// TestFailedRoundIsReported makes the broker refuse the published messages.
 func TestFailedRoundIsReported(t *testing.T) {
 	p, broker := inProcess(t)
 	c := &contest{spec: spec{"publish", "quorum", small, 1, 1, []string{"raw"}}, place: p, pace: pace{

@@ -48,7 +48,7 @@ type pace struct {
 	deadline time.Time     // after it, every contest is cut to one round
 }
 
-// tally is what one library did in a contest.
+// tally is the result of one library in a contest.
 type tally struct {
 	library string
 	rounds  []figures

@@ -1,7 +1,7 @@
 // Command bench measures harebus against the plain client and two other Go
 // libraries on RabbitMQ, in one process and one run.
 //
-//	go run .                    # everything, as a table; about ten minutes
+//	go run .                    # everything, as a table; fifteen to thirty minutes
 //	go run . -short -json       # the decisive rows as JSON lines, under 50 seconds
 //	go run . -svg plot.svg      # with a plot
 //	go run . -from rows.jsonl -svg plot.svg
@@ -12,11 +12,11 @@
 // RabbitMQ, which is stopped and removed at the end. For the ceiling of the
 // clients themselves there is a null broker, in a process of its own.
 //
-// Everybody publishes the same message, built anew for every publish: the same
-// typed value encoded to JSON, the same headers, two UUIDs and the time;
-// persistent, mandatory, confirmed. They use the same queues by the same
-// exchange. The contenders' rounds are interleaved, and each figure is the
-// median of the rounds during which the rest of the machine was quiet.
+// Every contender publishes the same message, built again for every publish: the
+// same typed value encoded to JSON, the same headers, two UUIDs and the time;
+// persistent, mandatory, confirmed. They use the same queues by the same exchange.
+// The contenders' rounds are interleaved, and each figure is the median of the
+// rounds during which the rest of the machine was quiet.
 //
 // With -shape it varies one thing at a time – goroutines, queues, size, window,
 // consumers, concurrency, prefetch – and measures memory as well; it drains a

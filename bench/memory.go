@@ -11,7 +11,8 @@ import (
 	"time"
 )
 
-// memory is what a client takes, in bytes, without what the process had before.
+// memory is what a client uses, in bytes, without the memory that the process had
+// before.
 type memory struct {
 	Heap     int64 `json:"heap_after_gc_bytes"` // live after a garbage collection, at most
 	Stacks   int64 `json:"stack_bytes"`
@@ -19,7 +20,7 @@ type memory struct {
 	Peak     int64 `json:"peak_rss_bytes"` // the most that was in RAM; 0 if unknown
 }
 
-// live collects garbage and returns what is left.
+// live collects garbage and returns the size of the live heap.
 func live() memory {
 	runtime.GC()
 	samples := []metrics.Sample{{Name: "/gc/heap/live:bytes"}, {Name: "/memory/classes/heap/stacks:bytes"}}

@@ -93,7 +93,7 @@ func only(plan []spec, workloads, kinds, names []string) []spec {
 	return kept
 }
 
-// paceOf a workload: what is rare or slow gets a little longer.
+// paceOf a workload: rare or slow workloads get a little more time.
 func paceOf(base pace, s spec) pace {
 	if s.workload == "end-to-end" {
 		base.duration = max(4*base.duration, 600*time.Millisecond)
