@@ -133,7 +133,7 @@ func (s *sender) emit(ctx context.Context, op Operation, key string, message any
 		exchange = s.setup.cfg.TopicExchange
 	}
 	if op == OpReply && reservedAddress(key) {
-		exchange = "" // nothing is bound for it elsewhere
+		exchange = "" // such an address is bound to no other exchange
 	}
 	if o.exchange != "" {
 		exchange = o.exchange
@@ -237,5 +237,5 @@ func (t *Tx) Commit(ctx context.Context) error {
 // Rollback discards the buffered messages. After a Commit it does nothing, so you
 // can call it with defer.
 func (t *Tx) Rollback() {
-	_, _ = t.scope.end() // an error only says that it had ended
+	_, _ = t.scope.end() // it only fails if the transaction has ended
 }

@@ -33,21 +33,21 @@ type consumer struct {
 	index int
 	log   *zap.Logger
 
-	hard   context.Context // of the handlers; ended when stopping takes too long
-	soft   context.Context // ended when stopping begins
+	hard   context.Context // the context of the handlers; ends when a stop takes too long
+	soft   context.Context // ends when a stop begins
 	halt   context.CancelFunc
 	ready  chan attempt  // the latest, for Start
 	idle   chan struct{} // closed when every worker has ended
 	late   bool          // run has given up waiting for the workers
 	began  bool          // it has consumed since Start
 	since  time.Time     // when it last stopped consuming
-	busy   atomic.Int64  // workers with a message in their hands
-	moved  chan struct{} // told, once stopping has begun, when that changes
+	busy   atomic.Int64  // workers that handle a message
+	moved  chan struct{} // signalled, once a stop has begun, when that number changes
 	places []place       // one for each worker
 	crew   sync.WaitGroup
 
 	taking atomic.Int64  // the prefetch now; trying during a trial
-	resize chan struct{} // told when it should be another one
+	resize chan struct{} // signalled when it should be another one
 
 	mu      sync.Mutex // guards what follows
 	feed    *feed      // what the workers read from; nil between sessions
@@ -64,15 +64,15 @@ type feed struct {
 	deliveries <-chan amqp.Delivery
 	acks       *session.Acker
 	left       *leftovers
-	trial      *session.Trial // nil when it is over
+	trial      *session.Trial // nil when the trial is over
 	first      sync.Once
 }
 
 // place shows which delivery a worker handles. watch, Ready and Stats read it.
 type place struct {
-	hand      atomic.Pointer[receipt] // what the worker is busy with
+	hand      atomic.Pointer[receipt] // the delivery that the worker handles
 	goroutine atomic.Int64
-	warnAt    time.Duration // the age at which hand is worth a line in the log; watch's
+	warnAt    time.Duration // the age at which hand is logged next; only watch uses it
 	warned    *receipt      // likewise
 }
 
@@ -157,7 +157,7 @@ type attempt struct{ err error }
 // has returned.
 func (c *consumer) report(err error) {
 	select {
-	case <-c.ready: // an outcome nobody has asked for
+	case <-c.ready: // an earlier result that was not read
 	default:
 	}
 	c.ready <- attempt{err}
@@ -258,7 +258,7 @@ type subscription struct {
 	acks     *session.Acker
 	closes   chan *amqp.Error
 	cancels  chan string
-	turn     chan<- struct{} // of the session's trial; nil when this consumer has it or needs it no more
+	turn     chan<- struct{} // the turn in the session's trial; nil when this consumer has it or no longer needs it
 	over     <-chan struct{} // likewise
 	first    bool            // it has the turn
 	tag      string          // empty while it stands by
@@ -459,7 +459,7 @@ func (c *consumer) setFeed(f *feed, err error, ended bool) {
 // waits for its connection, because the link reports that itself.
 func (c *consumer) notConsuming() error {
 	if _, err := c.link.Up(); err != nil {
-		return nil //nolint:nilerr // the connection tells of that
+		return nil //nolint:nilerr // the link reports that
 	}
 	return c.state()
 }
@@ -535,7 +535,7 @@ func (c *consumer) free() {
 	if c.soft.Err() != nil {
 		select {
 		case c.moved <- struct{}{}:
-		default: // it has been told already
+		default: // it has been signalled already
 		}
 	}
 }

@@ -308,7 +308,7 @@ func (s *Setup) exist(ctx context.Context, on *session.Session, t topology.Topol
 	err := on.RPC(ctx, func() error {
 		return t.Check(func() (topology.Channel, error) { return on.Channel() })
 	})
-	if err != nil { // what the user may not look at is none
+	if err != nil { // an object that the user may not check counts as existing
 		return refusal
 	}
 	s.log.Warn("the broker refuses to declare the exchanges; sending goes on with those that exist", zap.Error(refusal))
@@ -317,7 +317,7 @@ func (s *Setup) exist(ctx context.Context, on *session.Session, t topology.Topol
 
 // declares is what is known about the declarations of a setup.
 type declares struct {
-	turn  chan struct{}    // held by whoever declares queues or changes bindings
+	turn  chan struct{}    // held while queues are declared or bindings are changed
 	on    *session.Session // the last complete declaration, guarded by turn
 	began time.Time        // likewise
 	warn  time.Time        // no line in the log about refusals before then, guarded by turn
@@ -487,7 +487,7 @@ func (e *engine) refresh(ctx context.Context) {
 	for e.setup.nextRefresh(ctx, most/2+rand.N(most/2)) {
 		on, err := e.consume.Up()
 		if err != nil {
-			continue // whoever needs the connection says so
+			continue // using the connection reports the error
 		}
 		err = e.setup.declareSince(ctx, on, time.Now(), &refused{})
 		if err != nil && ctx.Err() == nil && on.Alive() {

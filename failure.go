@@ -156,7 +156,7 @@ func eachError(err error, visit func(error) bool) error {
 // rejection returns the RejectError in an error, or nil.
 func rejection(err error) *RejectError {
 	var rejected *RejectError
-	_ = eachError(err, func(e error) bool { // what cannot be read is no RejectError
+	_ = eachError(err, func(e error) bool { // an unreadable error is no RejectError
 		r, ok := e.(*RejectError) //nolint:errorlint // eachError unwraps
 		if ok {
 			rejected = r

@@ -164,7 +164,7 @@ func (d *dialect) readIdentity(m *Message) error {
 	if m.ID == "" {
 		m.ID = NewMessageID()
 	} else {
-		m.ID = strings.Clone(m.ID) // whoever remembers ids must not keep all the headers with each
+		m.ID = strings.Clone(m.ID) // a copy: a program that remembers ids must not keep all headers in memory
 	}
 	m.CorrelationID = lenientText(m.Headers, d.names.correlationID, m.Properties.CorrelationID)
 	m.ReplyTo = lenientText(m.Headers, d.names.replyTo, m.Properties.ReplyTo)
@@ -174,7 +174,7 @@ func (d *dialect) readIdentity(m *Message) error {
 		m.ErrorDetails = details
 	}
 	if value, ok := m.Headers[d.names.hops]; ok {
-		m.hops, _ = parseCount(value) // a bad one is none
+		m.hops, _ = parseCount(value) // an invalid one is ignored
 	}
 	return err
 }
@@ -225,7 +225,7 @@ func (d *dialect) readTimes(m *Message) error {
 		m.TimeSent = m.Properties.Timestamp
 	}
 	if value, ok := m.Headers[d.names.firstFailed]; ok {
-		m.FirstFailed, _ = parseTime(value) // a bad one is none
+		m.FirstFailed, _ = parseTime(value) // an invalid one is ignored
 	}
 	value, ok := m.Headers[d.names.deferredTime]
 	if !ok {

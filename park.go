@@ -27,7 +27,7 @@ type parking struct {
 	mu    sync.Mutex // guards what follows
 	err   error      // why nothing can be parked; nil while it can
 	since time.Time  // when that began
-	probe time.Time  // nobody tries before then
+	probe time.Time  // there is no attempt before then
 	said  time.Time  // the last line in the log
 	count int        // messages put off since
 }
@@ -111,7 +111,7 @@ func (r *receipt) bury(out *publish.Message, cause error) bool {
 		}
 		if errors.Is(err, ErrRefused) { // it is the message, not the error queue
 			r.complain("the broker refuses a message that is to be parked; it goes back to its queue", err)
-			wait.Sleep(r.consumer.soft, time.Second) // or it would be here again at once
+			wait.Sleep(r.consumer.soft, time.Second) // the broker would deliver it again at once
 			return false
 		}
 		s.parking.close(err)

@@ -36,8 +36,8 @@ type receipt struct {
 	failures int
 
 	began    time.Time
-	shown    atomic.Pointer[Message] // message, once the handler has it
-	returned bool                    // handleDelivery has come back
+	shown    atomic.Pointer[Message] // message, once the handler has been given it
+	returned bool                    // handleDelivery has returned
 	settled  bool                    // the delivery can be acknowledged
 }
 
@@ -229,7 +229,7 @@ func (r *receipt) handle(h *handler) (err error) {
 	s := r.setup
 	ctx, end := s.trace.start(r.consumer.hard, TraceEvent{Operation: OpHandle, Incoming: r.message})
 	scope := &scope{incoming: r.message, origin: h.origin}
-	err = ErrGoexit // unless the handler comes back
+	err = ErrGoexit // unless the handler returns
 	defer func() {
 		_, _ = scope.end()
 		end(err)
@@ -260,7 +260,7 @@ func (r *receipt) fail(err error) bool {
 	s.counters.failed.Add(1)
 	f := failed(r.consumer.hard, err)
 	decision := r.decide(f)
-	if r.consumer.hard.Err() != nil { // which may have cut the decision short
+	if r.consumer.hard.Err() != nil { // its end may have interrupted the decision
 		return false
 	}
 	switch decision.action {
@@ -328,7 +328,7 @@ func (r *receipt) postpone() bool {
 	out := r.copyOf(OpDefer, r.setup.cfg.Queue)
 	out.Due = r.message.DeferredUntil
 	if !r.resend(out, nil) {
-		return r.deadly != before && r.postpone() // without what may have killed
+		return r.deadly != before && r.postpone() // without the headers that may have ended the connection
 	}
 	r.setup.counters.postponed.Add(1)
 	return true

@@ -95,7 +95,7 @@ func (r *receipt) copyFor(op Operation, queue string, cause error) *publish.Mess
 	if first.IsZero() {
 		first = time.Now()
 	}
-	headers[names.firstFailed] = TimeISO.format(first) // it is ours
+	headers[names.firstFailed] = TimeISO.format(first) // only harebus reads it
 	if r.message.SourceQueue == "" {
 		headers[names.sourceQueue] = r.setup.cfg.Queue
 	}
@@ -146,7 +146,7 @@ func (d *dialect) fit(msg *amqp.Publishing, frameMax, room int) {
 		if excess <= 0 && surplus <= 0 {
 			break
 		}
-		if len(dropped) == 0 { // the first makes it necessary to name them
+		if len(dropped) == 0 { // the first one needs room for the names
 			excess += 4 * names
 			surplus += 2
 		}

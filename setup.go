@@ -45,8 +45,8 @@ type Setup struct {
 	handlers atomic.Pointer[map[string]*handler]
 
 	mu       sync.Mutex // guards what follows
-	faults   []error    // of registrations, for Start to report
-	late     []error    // of registrations after Start, for Ready
+	faults   []error    // faults of registrations; Start reports them
+	late     []error    // faults of registrations after Start; Ready reports them
 	subs     []string
 	eng      *engine // what runs; nil before the first use and after Stop
 	started  bool
@@ -68,7 +68,7 @@ type engine struct {
 	consume   *session.Link
 	publisher *publish.Publisher
 	consumers []*consumer
-	group     sync.WaitGroup          // of the consumers and of what serves them all
+	group     sync.WaitGroup          // the consumers and the goroutines that serve them all
 	halt      context.CancelFunc      // ends the latter
 	abandon   context.CancelCauseFunc // ends the contexts of the handlers
 }
@@ -289,7 +289,7 @@ func (s *Setup) Stop(ctx context.Context) error {
 		s.mu.Unlock()
 		return fmt.Errorf("harebus: stop: %w", ErrInHandler)
 	}
-	if under := s.stopping; under != nil { // somebody else's Stop
+	if under := s.stopping; under != nil { // another call of Stop
 		s.mu.Unlock()
 		select {
 		case <-under.done:
