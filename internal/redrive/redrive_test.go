@@ -380,6 +380,21 @@ func TestNothingIsLost(t *testing.T) {
 	}
 }
 
+// TestLastAcknowledgementIsLost: the message is in both queues, and redrive does not end as if all were well.
+func TestLastAcknowledgementIsLost(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		x := newBench(t)
+		x.park(t, "error", parked("a", "", nil))
+		x.broker.Inject(brokertest.Fault{On: "basic.ack", Do: brokertest.CutBefore, Match: byRedrive})
+		if report, _, err := x.run(t, nil); err == nil {
+			t.Errorf("no error; report %+v", report)
+		}
+		x.expect(t, "error", "a")
+		x.expect(t, "orders", "a")
+	})
+}
+
 // TestLookingIsFree: a quorum queue drops what was delivered more often than its
 // limit, and every look is a delivery.
 func TestLookingIsFree(t *testing.T) {
