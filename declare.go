@@ -381,8 +381,8 @@ func (s *Setup) noteRefusals(r *refused) {
 	d.mu.Unlock()
 	if err != nil && time.Now().After(d.warn) {
 		d.warn = time.Now().Add(quiet - time.Second)
-		s.log.Warn("the broker refuses to declare what this service needs; consuming goes on with what is there,"+
-			" and declaring is tried again every minute. Give the user the permissions back, or take out of Config what it may not have",
+		s.log.Warn("the broker refuses to declare objects of this service; it continues to consume from the existing ones,"+
+			" and tries to declare again every minute. Give the user the permissions back, or remove the refused objects from Config",
 			zap.Error(err))
 	}
 }
@@ -533,7 +533,7 @@ func (s *Setup) declareErrorQueue(ctx context.Context, on *session.Session) erro
 	t := s.cfg.errorTopology()
 	err := declareBriefly(ctx, on, t)
 	if session.Unreachable(err) || errors.Is(err, session.ErrNoAnswer) {
-		s.log.Warn("the error queue is out of reach; what has to be parked waits for it", zap.Error(err))
+		s.log.Warn("the error queue is out of reach; messages to park wait until it is back", zap.Error(err))
 		return nil
 	}
 	var broker *amqp.Error

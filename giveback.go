@@ -100,7 +100,7 @@ func (u *subscription) renew(all []amqp.Delivery) []amqp.Delivery {
 			u.acks.Done(worn[i])
 			continue
 		}
-		u.consumer.log.Warn("cannot put a message into its queue anew, for which it has been delivered too often; giving it back",
+		u.consumer.log.Warn("cannot publish a message again to reset its delivery count; giving it back",
 			zap.String("message_id", outs[i].Publishing.MessageId), zap.Error(err))
 		for _, d := range all {
 			if d.DeliveryTag == worn[i] {
@@ -127,7 +127,7 @@ func (r *receipt) renew() bool {
 	ctx, cancel := context.WithTimeout(r.consumer.hard, lastGrace)
 	defer cancel()
 	if err := eng.publisher.Publish(ctx, s.renewed(r.delivery)); err != nil {
-		r.consumer.log.Warn("cannot put a message into its queue anew, for which it has been delivered too often; giving it back",
+		r.consumer.log.Warn("cannot publish a message again to reset its delivery count; giving it back",
 			append(r.fields(), zap.Error(err))...)
 		return false
 	}

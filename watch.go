@@ -159,7 +159,7 @@ func (u *subscription) take(prefetch int) (*subscription, error) {
 		}
 		u.giveBack()
 	}
-	c.log.Warn("the prefetch follows the workers, of which some are or were stuck", zap.Int("prefetch", prefetch))
+	c.log.Warn("the prefetch was changed to the number of free workers, because handlers are or were stuck", zap.Int("prefetch", prefetch))
 	if prefetch == 0 {
 		c.taking.Store(0)
 		u.standBy()
