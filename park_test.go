@@ -105,6 +105,67 @@ func parkingIsNotPossible(t *testing.T, r *rig, trouble func(r *rig) []*brokerte
 	}
 }
 
+// TestLongTroubleWithParking: the longer nothing can be parked, the more rarely a message comes back to be parked.
+func TestLongTroubleWithParking(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		s := failing(r, r.config("orders"))
+		full := r.broker.Inject(brokertest.Fault{
+			On: "basic.publish", Times: -1, Do: brokertest.Nack, Match: func(f brokertest.Frame) bool { return f.RoutingKey == "error" },
+		})
+		if err := s.Bus().Send(r.ctx, "orders", order{1}); err != nil {
+			t.Fatal(err)
+		}
+		<-time.After(8 * time.Minute)
+		if n := s.Stats().Delivered; n > 8 {
+			t.Errorf("%d deliveries in eight minutes", n)
+		}
+		full.Remove()
+		r.setClock(time.Now()) // ten more minutes
+		<-time.After(5*time.Minute + time.Second)
+		r.await("error", 1)
+	})
+}
+
+// TestParkedCopyIsRefused: when the broker refuses one copy, the error queue is not to blame: others are parked, and
+// the message goes back to its queue and is parked when it is not refused any more.
+func TestParkedCopyIsRefused(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		logger, logs := observed()
+		cfg := r.config("orders")
+		cfg.Logger = logger
+		s := failing(r, cfg)
+		r.broker.Inject(brokertest.Fault{
+			On: "basic.publish", Times: 3, Do: brokertest.Raise, Code: 406, Text: "PRECONDITION_FAILED - no",
+			Match: func(f brokertest.Frame) bool { return f.RoutingKey == "error" },
+		})
+		if err := s.Bus().Send(r.ctx, "orders", order{1}); err != nil {
+			t.Fatal(err)
+		}
+		start := time.Now()
+		r.await("error", 1)
+		if took := time.Since(start); took > 10*time.Second {
+			t.Errorf("parked after %v", took)
+		}
+		if err := s.Ready(); err != nil {
+			t.Error(err)
+		}
+		if n := logs.FilterMessageSnippet("refuses a message that is to be parked").Len(); n == 0 {
+			t.Error("the log does not tell of the refusal")
+		}
+		if n := logs.FilterMessageSnippet("takes no messages").Len(); n > 0 {
+			t.Error("the log blames the error queue")
+		}
+	})
+}
+
+// failing starts a service whose handler fails for good.
+func failing(r *rig, cfg harebus.Config) *harebus.Setup {
+	s := r.setup(cfg)
+	harebus.Handle(s, func(context.Context, *harebus.Bus, order) error { return harebus.NoRetry(errBoom) })
+	r.start(s)
+	return s
+}
+
 // TestHandleAfterStart: a handler that comes late handles what comes then. A faulty
 // one is reported at once, and is no reason not to start again.
 func TestHandleAfterStart(t *testing.T) {
