@@ -1,6 +1,7 @@
 package proof_test
 
 import (
+	"flag"
 	"strings"
 	"testing"
 	"time"
@@ -12,6 +13,9 @@ import (
 // takeover is how long the others of a cluster may take at most to confirm again after a leader's end. It is generous:
 // they take a second, on a machine that has time.
 const takeover = 15 * time.Second
+
+// freeze is for measuring by hand, because it takes minutes.
+var freeze = flag.Duration("freeze", 0, "TestCluster also freezes the leader for this long, with the service connected to it")
 
 // A trio is a cluster of three nodes that a service works on, with a run of its own for each fault.
 type trio struct {
@@ -28,16 +32,21 @@ func TestCluster(t *testing.T) {
 	rabbit.SkipWithoutBroker(t, rabbit.Installed())
 	cluster := rabbit.NeedCluster(t, rabbit.ClusterOptions{Options: rabbit.Options{Advanced: retriesSoon}})
 	c := &trio{Cluster: cluster, nodes: cluster.Nodes()}
-	for _, fault := range []struct {
+	type fault struct {
 		name   string
 		happen func(*testing.T)
-	}{
+	}
+	faults := []fault{
 		{"leader killed, service on it", func(t *testing.T) { c.leaderKilled(t, c.nodes[0], c.nodes[0]) }},
 		{"leader killed, service on a follower", func(t *testing.T) { c.leaderKilled(t, c.nodes[1], c.nodes[2]) }},
-		{"leader frozen", c.leaderFrozen},
+		{"leader frozen", func(t *testing.T) { c.leaderFrozen(t, c.nodes[1], 20*time.Second) }},
 		{"rolling restart", c.rollingRestart},
 		{"two of three down", c.twoDown},
-	} {
+	}
+	if *freeze > 0 {
+		faults = append(faults, fault{"leader frozen, service on it", func(t *testing.T) { c.leaderFrozen(t, c.nodes[0], *freeze) }})
+	}
+	for _, fault := range faults {
 		if !t.Run(fault.name, fault.happen) {
 			t.Fatal("the cluster is no longer whole: what follows would show nothing")
 		}
@@ -129,17 +138,18 @@ func (c *trio) leaderKilled(t *testing.T, leader, home *rabbit.Node) {
 	}
 }
 
-// leaderFrozen has the leader say nothing for 20 s. The service is connected to another node: a cluster does not let
-// new connections do much until it has given up the silent node, which takes it a minute. When the others take over is
-// the broker's business: after 7 s on a machine that has time, so that a send has more time than elsewhere. What takes
-// deferred messages from one delay queue to the next waits for a frozen leader as a channel does, which takes up to 65 s.
-func (c *trio) leaderFrozen(t *testing.T) {
+// leaderFrozen has the leader say nothing for a while. When the others take over is the broker's business: after 7 s on a
+// machine that has time, so that a send has more time than elsewhere. It takes longer for a service that was connected to
+// the frozen node: a cluster does not let new connections do much until it has given up the silent node, which takes it
+// a minute. What takes deferred messages from one delay queue to the next waits for a frozen leader as a channel does,
+// which takes up to 65 s.
+func (c *trio) leaderFrozen(t *testing.T, home *rabbit.Node, ice time.Duration) {
 	patient := *c
-	patient.timeout = 2 * time.Minute
-	r := patient.begin(t, c.nodes[0], c.nodes[1])
+	patient.timeout = 2*time.Minute + ice
+	r := patient.begin(t, c.nodes[0], home)
 	r.plan.quiet = 2 * time.Minute
 	r.fault("leader SIGSTOP", func() {
-		thaw := time.NewTimer(20 * time.Second)
+		thaw := time.NewTimer(ice)
 		r.try(c.nodes[0].Pause())
 		<-thaw.C
 		r.try(c.nodes[0].Resume())
@@ -168,8 +178,8 @@ func (c *trio) rollingRestart(t *testing.T) {
 	r := c.begin(t, c.nodes[0], c.nodes[0])
 	r.fault("rolling restart", func() {
 		for _, node := range c.nodes {
-			r.try(node.Stop(r.within(patience)))
-			r.try(node.Start(r.within(2 * patience)))
+			r.crashing("stop", func() error { return node.Stop(r.within(patience)) })
+			r.crashing("start", func() error { return node.Start(r.within(2 * patience)) })
 			c.whole(r)
 		}
 	})

@@ -144,6 +144,28 @@ func (r *run) fault(name string, happen func()) {
 	r.service.Book.Record(ledger.Event{Op: ledger.FaultEnd, Err: name})
 }
 
+// crashing tells the ledger while a node goes or comes. The ledger explains a duplicate by a crash during the life of its
+// message. A deferred message lives for less time than a stop takes, and when a delay queue gets another leader, that one
+// sends again what the first had not seen confirmed. So a crash at the beginning and one at the end are too few.
+func (r *run) crashing(name string, change func() error) {
+	r.Helper()
+	const tick = 100 * time.Millisecond
+	changed := make(chan error, 1)
+	go func() { changed <- change() }()
+	ticker := time.NewTicker(tick)
+	defer ticker.Stop()
+	for {
+		r.service.Book.Record(ledger.Event{Op: ledger.Crash, Err: name})
+		select {
+		case err := <-changed:
+			r.service.Book.Record(ledger.Event{Op: ledger.Crash, Err: name})
+			r.try(err)
+			return
+		case <-ticker.C:
+		}
+	}
+}
+
 // end goes on until the service is back to speed, stops the load, waits for quiet, stops the service, reads with a
 // plain client what is left, and judges.
 func (r *run) end(want ...func(*ledger.Expect)) *ledger.Verdict {
