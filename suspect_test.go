@@ -207,3 +207,30 @@ func TestDeadlyCopyIsParked(t *testing.T) {
 		})
 	}
 }
+
+// TestDeadlyCopyIsPostponed: a message that comes before its time, and whose copies end the connection, waits without
+// its custom headers.
+func TestDeadlyCopyIsPostponed(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		s, got := counting(r, r.config("orders"))
+		r.start(s)
+		deadly := r.broker.Inject(brokertest.Fault{
+			On: "basic.publish", Times: -1, Do: brokertest.Raise, Code: internalError,
+			Match: func(f brokertest.Frame) bool {
+				return f.Headers["deadly"] != nil && strings.Contains(f.Connection, "publish")
+			},
+		})
+		due := time.Now().Add(time.Minute)
+		m := plain(`{"ID":1}`)
+		m.Headers = amqp.Table{"deadly": true, prefixed("DeferredTime"): due.UTC().Format(time.RFC3339Nano)}
+		r.publish(r.channel(), "orders", m)
+		receive(r, got)
+		if early := time.Until(due); early > 0 || early < -10*time.Second {
+			t.Errorf("handled %v before it was due", early)
+		}
+		r.quiet()
+		if n := s.Stats(); deadly.Fired() > 4 || n.Handled != 1 || n.Postponed != 1 {
+			t.Errorf("%d attempts, counts %+v", deadly.Fired(), n)
+		}
+	})
+}
