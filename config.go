@@ -146,7 +146,7 @@ type Config struct {
 	// delivered again. Default: 30 s.
 	ShutdownTimeout time.Duration
 
-	defaultAddress bool // nobody gave one
+	defaultAddress bool // true if the user gave no address
 	ownHeartbeat   bool
 }
 

@@ -151,10 +151,11 @@ func (t *Tx) Detach() ([]Envelope, error) {
 
 // Forward publishes envelopes in order and returns an error for each: nil once the broker
 // has confirmed it, else a [*PublishError]. It returns when every outcome is known, or
-// ctx has ended. What no queue takes fails at once, without the further tries of Send:
-// whoever forwards keeps what has failed. What was not confirmed can be forwarded again;
-// all copies carry the same message id. An envelope that is due later waits in the delay
-// queues. Send middleware does not see envelopes again.
+// ctx has ended. A message that no queue takes fails at once, without the further
+// attempts of Send, because the caller still has the envelope. Envelopes that were not
+// confirmed can be forwarded again; all copies carry the same message id. An envelope
+// that is due later waits in the delay queues. Send middleware does not see envelopes
+// again.
 //
 // In a handler the envelopes join the handler's transaction, as those of Send do: then
 // the errors say only whether they were buffered.
@@ -203,9 +204,9 @@ func sealed(envelopes []Envelope, errs []error) (outs []*publish.Message, places
 // Envelope makes a copy of a received message, exactly as it came, for another exchange
 // and routing key: to pass a message on, or to put one back that was parked. An empty
 // exchange leads to the queue that the routing key names. Body, properties and headers,
-// the standard ones included, are those that the broker delivered, whatever has been done
-// to m since. Left out are only the user id, which nobody but its owner may set, what
-// routes to further queues (CC, BCC), and the broker's counts of deliveries. A message
+// the standard ones included, are those that the broker delivered, also if m was changed
+// since. Left out are only the user id, which only its owner may set, the headers CC and
+// BCC, which route to further queues, and the broker's counts of deliveries. A message
 // that no broker has delivered is refused ([ErrRefused]).
 func (m *Message) Envelope(exchange, routingKey string) (Envelope, error) {
 	if m.packed == nil {

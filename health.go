@@ -62,7 +62,7 @@ func (s *Setup) Ready() error {
 	faults := []error{health(e.publish)}
 	if started {
 		if err := s.undeclared(); err != nil {
-			faults = append(faults, fmt.Errorf("the broker refuses to declare what may be missing: %w", err))
+			faults = append(faults, fmt.Errorf("the broker refuses to declare objects that may be missing: %w", err))
 		}
 		faults = append(faults, late...)
 		if err := s.parking.trouble(); err != nil {

@@ -55,7 +55,7 @@ type bindingChange struct {
 	undo      func(*amqp.Channel, topology.Binding) error // nil: what was made stays
 	keep      func(topics []string)                       // notes the change once the broker has made it
 	made      int                                         // topics that the broker has changed
-	outcome   atomic.Bool                                 // taken by whoever decides first: the broker's answer or the caller's ctx
+	outcome   atomic.Bool                                 // set by the first of two: the broker's answer or the end of the caller's ctx
 }
 
 func bind(ch *amqp.Channel, b topology.Binding) error {

@@ -239,10 +239,10 @@ func (d *delayer) forget() {
 	d.on, d.declared = nil, nil
 }
 
-// KeepExit starts the clock of x-expires of the setup's own exit anew. For a
-// quorum queue only a consumer or basic.get does that. An exit is nearly always
-// empty; a message that is in it is given back. A user who may not read the exit is an
-// error once, until it has worked again.
+// KeepExit restarts the expiry (x-expires) of the exit of the setup's own queue. For a
+// quorum queue only a consumer or basic.get does that. An exit is nearly always empty;
+// a message that is in it is given back. If the user may not read the exit, it returns
+// an error once, and again only after it has worked in between.
 func (p *Publisher) KeepExit(ctx context.Context, s *session.Session) error {
 	d := p.delays
 	if !d.cfg.QueueExpires || !d.ownExit.Load() {

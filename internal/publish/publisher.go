@@ -382,7 +382,7 @@ func (p *Publisher) route(ctx context.Context, s *session.Session, out *Message,
 	}
 	r := routed{Publishing: session.Publishing{Exchange: out.Exchange, Key: out.Key, Mandatory: out.Mandatory}}
 	if out.ViaDefault {
-		r.Mandatory, r.bound = true, true // also when nobody need be there: that is another question than the way
+		r.Mandatory, r.bound = true, true // also for NonMandatory: the return shows that the queue is not bound here
 		if followed || p.ways.detours.Load() > 0 {
 			bound, known := p.ways.find(s, out.Key)
 			r.bound, r.unsure = bound || !known, !known

@@ -73,8 +73,8 @@ func (a *Acker) Done(tag uint64) {
 	}
 }
 
-// GiveBack returns a delivery to its queue at once. It uses nack, not reject:
-// nobody has tried to handle the message.
+// GiveBack returns a delivery to its queue at once. It uses nack and not reject,
+// because no handler has begun the message.
 func (a *Acker) GiveBack(tag uint64) {
 	_ = a.ch.Nack(tag, false, true) // a closed channel gives everything back
 	a.mu.Lock()

@@ -20,10 +20,10 @@ import (
 // outcome is known, also when the caller has stopped waiting.
 //
 // basic.return comes before its confirm, and the client hands the return over
-// before it resolves the confirm: whoever sees a confirm resolved finds the
-// return in the buffer. The buffer holds as many as the window, so it never
-// fills up; a full one would make the client drop returns, and their messages
-// would pass for delivered.
+// before it resolves the confirm: so a goroutine that sees a confirm resolved finds
+// the return in the buffer. The buffer holds as many as the window, so it never
+// fills up; a full one would make the client drop returns, and their messages would
+// pass for delivered.
 type ConfirmChannel struct {
 	session *Session
 	ch      *amqp.Channel
@@ -116,7 +116,7 @@ func OpenConfirmChannel(ctx context.Context, s *Session, cfg ConfirmConfig) (*Co
 		ch.NotifyReturn(c.returns)
 		closes = ch.NotifyClose(make(chan *amqp.Error, 1))
 		c.ch = ch
-		if ctx.Err() != nil { // nobody waits for it any more
+		if ctx.Err() != nil { // no call waits for it any more
 			_ = ch.Close()
 		}
 		return nil
@@ -225,7 +225,7 @@ func (c *ConfirmChannel) probe() {
 	defer close(answered)
 	c.request(func() {
 		if c.session.Spawn(func() { c.expect(answered) }) {
-			_ = c.ch.Qos(0, 0, false) // changes nothing where nobody consumes; if it fails, the channel has ended
+			_ = c.ch.Qos(0, 0, false) // has no effect on a channel without consumers; if it fails, the channel has ended
 		}
 	})
 }
