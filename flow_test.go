@@ -82,6 +82,54 @@ func TestPoisonFrame(t *testing.T) {
 	}
 }
 
+// TestPoisonFrameThatFillsAFrame: headers that cannot be read, and whose bytes leave no
+// room for the details of the failure. The copy names what it left out and has the rest
+// of the message.
+func TestPoisonFrameThatFillsAFrame(t *testing.T) {
+	for name, c := range map[string]struct {
+		size int
+		kept bool
+	}{"room": {120_000, true}, "no room": {130_500, false}} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, r *rig) {
+				headers := amqp.Table{"end": strings.Repeat("x", c.size)}
+				for range 33 {
+					headers = amqp.Table{"deep": headers}
+				}
+				s, got := counting(r, r.config("orders"))
+				r.start(s)
+				poison := ordered(headers)
+				poison.MessageId, poison.CorrelationId, poison.AppId = "poison", "conversation", "shop"
+				ch := r.channel()
+				r.publish(ch, "orders", poison, plain(`{"ID":2}`))
+				r.quiet("error")
+				m, ok, err := ch.Get("error", true)
+				if err != nil || !ok {
+					t.Fatalf("the parked copy: %v, %v", ok, err)
+				}
+				raw, kept := m.Headers[prefixed("RawHeaders")].([]byte)
+				if kept != c.kept || kept && len(raw) < c.size {
+					t.Errorf("%d bytes of headers", len(raw))
+				}
+				details, _ := m.Headers[prefixed("ErrorDetails")].(string)
+				contains(t, details, "bad-header")
+				if !c.kept {
+					contains(t, details, "left out", prefixed("RawHeaders"))
+				}
+				if string(m.Body) != `{"ID":7}` || m.MessageId != "poison" || m.CorrelationId != "conversation" || m.AppId != "shop" || m.Headers[prefixed("SourceQueue")] != "orders" {
+					t.Errorf("parked %q, %q, %q, %q, %v", m.Body, m.MessageId, m.CorrelationId, m.AppId, m.Headers[prefixed("SourceQueue")])
+				}
+				if receive(r, got) != 2 {
+					t.Error("the message behind it was not handled")
+				}
+				if n := s.Stats(); n.Connections != 2 || n.Parked != 1 {
+					t.Errorf("%+v", n)
+				}
+			})
+		})
+	}
+}
+
 // TestListenOnErrorQueue: what fails there must not come back there.
 func TestListenOnErrorQueue(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
