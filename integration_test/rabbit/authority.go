@@ -120,9 +120,19 @@ func (a *Authority) issue(template *x509.Certificate) (tls.Certificate, error) {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, nil
 }
 
-// writeFiles leaves the authority's certificate and a server's, with its key, as PEM files in folder.
-func (a *Authority) writeFiles(folder string, server tls.Certificate) error {
-	key, err := x509.MarshalPKCS8PrivateKey(server.PrivateKey)
+// ClientFiles writes what a command line takes into folder, as PEM: the authority's certificate (authority.pem) and a
+// client's certificate for commonName (client.pem) with its key (client.key).
+func (a *Authority) ClientFiles(folder, commonName string) error {
+	client, err := a.Client(commonName, a.certificate.NotAfter)
+	if err != nil {
+		return err
+	}
+	return a.writeFiles(folder, "client", client)
+}
+
+// writeFiles writes the authority's certificate and that of a server or client, with its key, into folder, as PEM.
+func (a *Authority) writeFiles(folder, of string, pair tls.Certificate) error {
+	key, err := x509.MarshalPKCS8PrivateKey(pair.PrivateKey)
 	if err != nil {
 		return fmt.Errorf("rabbit: write certificates: %w", err)
 	}
@@ -131,7 +141,7 @@ func (a *Authority) writeFiles(folder string, server tls.Certificate) error {
 	}
 	return errors.Join(
 		write("authority.pem", "CERTIFICATE", a.der),
-		write("server.pem", "CERTIFICATE", server.Certificate[0]),
-		write("server.key", "PRIVATE KEY", key),
+		write(of+".pem", "CERTIFICATE", pair.Certificate[0]),
+		write(of+".key", "PRIVATE KEY", key),
 	)
 }

@@ -105,7 +105,7 @@ func (p *private) writeCertificate(notAfter time.Time) error {
 	if err != nil {
 		return err
 	}
-	return p.authority.writeFiles(p.folder, certificate)
+	return p.authority.writeFiles(p.folder, "server", certificate)
 }
 
 func (p *private) writeConfig(options Options) error {
