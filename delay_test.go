@@ -136,6 +136,49 @@ func TestSlowDeclaringMakesNoOtherQueues(t *testing.T) {
 	})
 }
 
+// TestRoomIsSoughtWithinTheContext: a deferral that is first to need a delay queue ends with its context, also when the
+// broker does not greet, or answers neither the declaration of the reserve nor its deletion.
+func TestRoomIsSoughtWithinTheContext(t *testing.T) {
+	for name, silence := range map[string]func(r *rig, mute *atomic.Bool){
+		"no greeting": func(_ *rig, mute *atomic.Bool) { mute.Store(true) },
+		"no answer": func(r *rig, _ *atomic.Bool) {
+			for _, method := range []string{"queue.declare", "queue.delete"} {
+				r.broker.Inject(brokertest.Fault{On: method, Times: -1, Do: brokertest.Hold, Match: func(f brokertest.Frame) bool {
+					return strings.Contains(f.Queue, ".reserve.")
+				}})
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, r *rig) {
+				r.declare(r.channel(), "out")
+				var mute atomic.Bool
+				cfg := r.config("")
+				cfg.Dial = func(network, address string) (net.Conn, error) {
+					if !mute.Load() {
+						return r.broker.Dial(network, address)
+					}
+					ours, theirs := net.Pipe()
+					go func() { _, _ = io.Copy(io.Discard, theirs) }()
+					return ours, nil
+				}
+				bus := r.setup(cfg).Bus()
+				if err := bus.Send(r.ctx, "out", order{0}); err != nil {
+					t.Fatal(err)
+				}
+				silence(r, &mute)
+				ctx, cancel := context.WithTimeout(r.ctx, time.Second)
+				defer cancel()
+				began := time.Now()
+				err := bus.Defer(ctx, "out", time.Minute, order{1})
+				if took := time.Since(began); !errors.Is(err, context.DeadlineExceeded) || took > 1100*time.Millisecond {
+					t.Errorf("after %v: %v", took, err)
+				}
+			})
+		})
+	}
+}
+
 // TestNoRoomForDelayQueues: a broker that would let nobody in any more, because
 // it has no file descriptors left for queues, is left as it was.
 func TestNoRoomForDelayQueues(t *testing.T) {

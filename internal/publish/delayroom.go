@@ -77,9 +77,9 @@ func haveQueues(ctx context.Context, on *session.Session, queues []topology.Queu
 	}) == nil
 }
 
-// deleteQueues deletes what it can, also when ctx has ended. The rest expires.
+// deleteQueues deletes what it can. When ctx ends or has ended, that goes on without the caller. The rest expires.
 func deleteQueues(ctx context.Context, on *session.Session, queues []topology.Queue) {
-	_ = on.WithChannel(context.WithoutCancel(ctx), func(ch *amqp.Channel) error {
+	_ = on.WithChannel(ctx, func(ch *amqp.Channel) error {
 		for _, q := range queues {
 			if _, err := ch.QueueDelete(q.Name, false, false, false); err != nil {
 				return err
