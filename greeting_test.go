@@ -47,7 +47,7 @@ func TestWrongServers(t *testing.T) {
 		says        []string
 	}{
 		"TLS port":        {"\x15\x03\x01\x00\x02\x02\x46", "amqp://guest:guest@h:5671/", []string{"amqps://"}},
-		"HTTP port":       {"HTTP/1.1 400 Bad Request\r\n\r\n", "amqp://guest:guest@h:15672/", []string{"HTTP", "5672"}},
+		"HTTP port":       {"HTTP/1.1 400 Bad Request\r\n\r\n", "amqp://guest:guest@h:15672/", []string{"an HTTP server", "5672"}},
 		"SSH":             {"SSH-2.0-OpenSSH_9.2\r\n", "amqp://guest:guest@h:22/", []string{"SSH-2.0"}},
 		"AMQP 1.0":        {"AMQP\x00\x01\x00\x00", "amqp://guest:guest@h/", []string{"version of AMQP"}},
 		"TLS to plain":    {"AMQP\x00\x00\x09\x01", "amqps://guest:guest@h:5672/", []string{"amqp://", "5671"}},

@@ -84,7 +84,7 @@ func (r *receipt) rehearse(ctx context.Context, message any, opts []SendOption) 
 		fill(&given.Attempt, 1)
 		fill(&given.ContentType, "application/json")
 		given.prefix = s.dialect.prefix
-		r.message, r.failures = &given, given.Attempt-1
+		r.message = &given
 		return nil
 	}
 	o := newSendOptions(opts)

@@ -89,6 +89,24 @@ func TestInvokeSeesEverySend(t *testing.T) {
 	}
 }
 
+// TestInvokeMakesTheIDsOfAConsumer: a test may compare the ids of what a handler sends with those of its receiver.
+func TestInvokeMakesTheIDsOfAConsumer(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		s := r.setup(r.config("orders"))
+		harebus.Handle(s, func(ctx context.Context, bus *harebus.Bus, o order) error { return bus.Send(ctx, "out", o) })
+		r.bound(r.channel(), "out")
+		id := harebus.WithMessageID("m1")
+		i := invoke(t, s, order{7}, id)
+		r.start(s)
+		if err := s.Bus().Send(r.ctx, "orders", order{7}, id); err != nil {
+			t.Fatal(err)
+		}
+		if sent := r.await("out", 1)[0]; sent.MessageId != i.Sent[0].ID {
+			t.Errorf("Invoke makes %q, a consumer %q", i.Sent[0].ID, sent.MessageId)
+		}
+	})
+}
+
 var errBoom = errors.New("boom")
 
 // expectErr is nil if err is errBoom.

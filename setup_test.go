@@ -384,11 +384,16 @@ func TestStartRefused(t *testing.T) {
 			bubble(t, func(t *testing.T, r *rig) {
 				cfg := r.config("orders")
 				c.prepare(r, &cfg)
+				logger, logs := observed()
+				cfg.Logger = logger
 				s, _ := counting(r, cfg)
 				start := time.Now()
 				err := s.Start(r.ctx)
 				if err == nil {
 					t.Fatal("started")
+				}
+				if again := logs.FilterMessageSnippet("trying again").All(); len(again) > 0 {
+					t.Errorf("the log says that it tries again, and it does not: %v", again)
 				}
 				contains(t, err.Error(), c.says...)
 				if strings.Contains(err.Error(), "s3cr3t") {

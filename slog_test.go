@@ -12,6 +12,7 @@ import (
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/harebus/harebus"
 )
@@ -107,7 +108,7 @@ func TestSlogLoggerGroups(t *testing.T) {
 func TestSlogLoggersDoNotShare(t *testing.T) {
 	t.Parallel()
 	line := logged(t, slog.LevelInfo, func(log *zap.Logger) {
-		log = log.With(zap.Namespace("in"), zap.Int("a", 1), zap.Int("b", 2))
+		log = log.With(zap.Namespace("in"), zap.Int("a", 1)).With(zap.Int("b", 2)) // append would leave room for another
 		one := log.With(zap.Int("n", 1))
 		log.With(zap.Int("n", 2))
 		one.Info("said")
@@ -131,10 +132,33 @@ func TestSlogLoggerLevels(t *testing.T) {
 	if line := logged(t, slog.LevelWarn, func(log *zap.Logger) { log.Info("not wanted") }); line != nil {
 		t.Errorf("written below the level: %v", line)
 	}
+	beside, _ := observer.New(zapcore.InfoLevel) // has the logger enabled
+	tee := func(log *zap.Logger) {
+		log.WithOptions(zap.WrapCore(func(core zapcore.Core) zapcore.Core { return zapcore.NewTee(core, beside) })).Info("not wanted")
+	}
+	if line := logged(t, slog.LevelWarn, tee); line != nil {
+		t.Errorf("written below the level because another core wants it: %v", line)
+	}
 	if harebus.SlogLogger(slog.NewTextHandler(new(bytes.Buffer), &slog.HandlerOptions{Level: slog.LevelError})).Core().Enabled(zap.WarnLevel) {
 		t.Error("enabled below the level")
 	}
 	harebus.SlogLogger(nil).Error("to nobody")
+}
+
+// TestSlogLoggerKeepsErrors: the handler gets an error as the value, which it may replace by another text.
+func TestSlogLoggerKeepsErrors(t *testing.T) {
+	t.Parallel()
+	var got any
+	handler := slog.NewTextHandler(new(bytes.Buffer), &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+		if a.Key == "error" {
+			got = a.Value.Any()
+		}
+		return a
+	}})
+	harebus.SlogLogger(handler).Info("said", zap.Error(errBoom))
+	if err, ok := got.(error); !ok || !errors.Is(err, errBoom) {
+		t.Errorf("got %T %v", got, got)
+	}
 }
 
 // TestSlogLoggerStack: where zap adds a stack, it is not lost.

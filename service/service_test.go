@@ -106,6 +106,21 @@ func (r *rig) expect(path string, want int, part string) {
 	}
 }
 
+// closed asks until the server takes no more requests.
+func (r *rig) closed() {
+	r.t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); ; {
+		response, err := r.client.Get(r.url + "/live")
+		if err != nil {
+			return
+		}
+		response.Body.Close()
+		if time.Now().After(deadline) {
+			r.t.Fatal("the server goes on taking requests")
+		}
+	}
+}
+
 func (r *rig) end() error {
 	r.t.Helper()
 	select {
@@ -150,7 +165,7 @@ func TestProbesTellWhy(t *testing.T) {
 }
 
 // TestRequestsFinishBeforeTheBusStops: readiness fails, a new request is still taken during the pause, and one
-// that is under way can publish.
+// that is under way can publish, also when the server takes no new ones any more.
 func TestRequestsFinishBeforeTheBusStops(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, nil)
@@ -178,6 +193,7 @@ func TestRequestsFinishBeforeTheBusStops(t *testing.T) {
 	r.stop()
 	r.expect("/ready", http.StatusServiceUnavailable, "stopping")
 	r.expect("/live", http.StatusOK, "ok")
+	r.closed()
 	close(goOn)
 	if err := <-answer; err != nil {
 		t.Error("the request under way:", err)
@@ -215,7 +231,11 @@ func TestStuckRequest(t *testing.T) {
 	if err := r.end(); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "requests have not finished") {
 		t.Error(err)
 	}
-	<-answered
+	select {
+	case <-answered:
+	case <-time.After(5 * time.Second): // the client waits for 20 s
+		t.Error("the connection of the stuck request is still open")
+	}
 	if r.setup.Live() == nil {
 		t.Error("the setup has not been stopped")
 	}
