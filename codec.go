@@ -11,6 +11,8 @@ import (
 	"strings"
 	"sync"
 	"unicode/utf8"
+
+	"github.com/harebus/harebus/internal/strictjson"
 )
 
 // Codec turns values into bodies and back. Codecs are safe for concurrent use.
@@ -136,7 +138,7 @@ func (c JSON) Decode(body []byte, target any) error {
 		return errors.New("more than one value in the body")
 	}
 	if c.Strict {
-		return exactFields(body, reflect.TypeOf(target))
+		return strictjson.Check(body, reflect.TypeOf(target))
 	}
 	return nil
 }

@@ -49,11 +49,16 @@ type consumer struct {
 	taking atomic.Int64  // the prefetch now; trying during a trial
 	resize chan struct{} // signalled when it should be another one
 
+	resting atomic.Int64 // workers that wait for the next feed
+
 	mu      sync.Mutex // guards what follows
-	feed    *feed      // what the workers read from; nil between sessions
-	err     error      // why there is no feed
-	ended   bool       // no other feed will follow
-	tell    func()     // ends the reports that there is no feed; nil while there is one
+	paused  bool
+	opening bool          // a basic.consume is under way
+	rested  chan struct{} // closed when a pause has come into effect; nil while nobody pauses
+	feed    *feed         // what the workers read from; nil between sessions
+	err     error         // why there is no feed
+	ended   bool          // no other feed will follow
+	tell    func()        // ends the reports that there is no feed; nil while there is one
 	changed chan struct{}
 }
 
@@ -66,6 +71,9 @@ type feed struct {
 	left       *leftovers
 	trial      *session.Trial // nil when the trial is over
 	first      sync.Once
+	standing   bool         // nothing is consumed for now
+	ending     atomic.Bool  // no handler begins with what it still has
+	hands      atomic.Int64 // deliveries of it that a worker has
 }
 
 // place shows which delivery a worker handles. watch, Ready and Stats read it.
@@ -131,6 +139,9 @@ func (c *consumer) keepConsuming() {
 			break
 		}
 		c.since = time.Now()
+		if errors.Is(err, errPausing) {
+			continue
+		}
 		c.setFeed(nil, err, false)
 		c.report(err)
 		switch {
@@ -182,19 +193,26 @@ func (c *consumer) consume(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer sub.close()
 	if err := sub.begin(); err != nil {
+		sub.close()
 		return c.without(err)
 	}
 	c.began = true
 	c.report(nil)
-	c.log.Info("consuming", zap.String("broker", s.Version()))
+	if !c.isPaused() {
+		c.log.Info("consuming", zap.String("broker", s.Version()))
+	}
 	return c.follow(ctx, sub)
 }
 
 // follow consumes with sub, and then with the subscriptions that replace it, until
 // the last one ends.
 func (c *consumer) follow(ctx context.Context, sub *subscription) error {
+	var old replaced
+	defer func() {
+		sub.close()
+		old.close()
+	}()
 	for {
 		select {
 		case <-ctx.Done():
@@ -220,19 +238,15 @@ func (c *consumer) follow(ctx context.Context, sub *subscription) error {
 			if err != nil {
 				return err
 			}
-			if next != sub {
-				defer next.close()
-				sub = next
-			}
+			sub = old.by(sub, next)
 		case <-sub.over:
 			wide, err := sub.widen()
 			if err != nil {
 				return err
 			}
-			if wide != sub {
-				defer wide.close() // before sub, whose channel may have a message in a handler
-				sub = wide
-			}
+			sub = old.by(sub, wide)
+		case <-old.tidy:
+			old.closeIdle()
 		}
 	}
 }
@@ -261,6 +275,7 @@ type subscription struct {
 	turn     chan<- struct{} // the turn in the session's trial; nil when this consumer has it or no longer needs it
 	over     <-chan struct{} // likewise
 	first    bool            // it has the turn
+	idle     bool            // another has taken its place, and it had nothing in hand lately
 	tag      string          // empty while it stands by
 	left     leftovers
 	// feed and deliveries of the latest basic.consume; nil while it stands by
@@ -315,11 +330,16 @@ func (u *subscription) goFirst() error {
 	return u.open(1, u.session.Trial())
 }
 
-// standBy lets the workers wait without deliveries.
+// standBy lets the workers wait without deliveries: for their turn, or for the end of a
+// pause or of what keeps them busy.
 func (u *subscription) standBy() {
+	u.consumer.taking.Store(0)
+	if u.turn != nil {
+		u.consumer.taking.Store(trying)
+	}
 	none := make(chan amqp.Delivery)
 	close(none)
-	u.consumer.setFeed(&feed{session: u.session, ch: u.ch, deliveries: none, acks: u.acks}, nil, false)
+	u.consumer.setFeed(&feed{session: u.session, ch: u.ch, deliveries: none, acks: u.acks, standing: true}, nil, false)
 }
 
 // request makes a request on the channel. It does not end when a stop begins,
@@ -329,13 +349,16 @@ func (u *subscription) request(fn func() error) error {
 }
 
 // open starts to consume with a prefetch and hands the feed to the workers,
-// unless stopping has begun.
+// unless stopping or a pause has begun.
 func (u *subscription) open(prefetch int, on *session.Trial) error {
-	select {
-	case <-u.consumer.soft.Done():
-		return nil
-	default:
+	if u.consumer.soft.Err() != nil {
+		return nil //nolint:nilerr // stopping ends the subscription in another place
 	}
+	if !u.consumer.mayOpen() {
+		u.standBy()
+		return nil
+	}
+	defer u.consumer.opened()
 	tag := fmt.Sprintf("harebus-%d", u.consumer.index)
 	opened := make(chan (<-chan amqp.Delivery), 1)
 	err := u.request(func() error {
@@ -453,6 +476,7 @@ func (c *consumer) setFeed(f *feed, err error, ended bool) {
 	}
 	close(c.changed)
 	c.changed = make(chan struct{})
+	c.noteRestLocked()
 }
 
 // notConsuming is why the consumer does not consume. It is nil if the consumer
@@ -505,7 +529,10 @@ func (c *consumer) work(at *place) {
 			ended = true
 			return
 		}
+		c.resting.Add(1)
+		c.noteRest()
 		<-changed
+		c.resting.Add(-1)
 	}
 }
 
@@ -513,8 +540,9 @@ func (c *consumer) work(at *place) {
 // stopping.
 func (c *consumer) take(f *feed, d *amqp.Delivery, at *place) {
 	c.busy.Add(1)
-	defer c.free()
-	if c.soft.Err() != nil {
+	f.hands.Add(1)
+	defer c.free(f)
+	if c.soft.Err() != nil || f.ending.Load() {
 		f.leave(d)
 		return
 	}
@@ -530,9 +558,10 @@ func (c *consumer) take(f *feed, d *amqp.Delivery, at *place) {
 }
 
 // free notes that a worker handles no message.
-func (c *consumer) free() {
+func (c *consumer) free(f *feed) {
+	f.hands.Add(-1)
 	c.busy.Add(-1)
-	if c.soft.Err() != nil {
+	if c.soft.Err() != nil || f.ending.Load() {
 		select {
 		case c.moved <- struct{}{}:
 		default: // it has been signalled already
@@ -551,7 +580,7 @@ func (c *consumer) settle(r *receipt, at *place) {
 		if f.trial != nil && !d.Redelivered {
 			f.trial.End()
 		}
-	case c.soft.Err() != nil:
+	case c.soft.Err() != nil || f.ending.Load():
 		f.left.add(d)
 	default:
 		f.acks.GiveBack(d.DeliveryTag)

@@ -45,8 +45,13 @@ func Park() Decision { return Decision{} }
 // in this process. The attempt counts as a failure.
 func RetryIn(d time.Duration) Decision { return Decision{actionRetry, possible(d)} }
 
-// PostponeBy is RetryIn for an attempt that does not count, as [Postpone] asks for.
-func PostponeBy(d time.Duration) Decision { return Decision{actionPostpone, possible(d)} }
+// PostponeBy is RetryIn for an attempt that does not count, as [Postpone] asks for. A d
+// under 100 ms counts as 100 ms: nothing else limits how often the message is handled.
+func PostponeBy(d time.Duration) Decision {
+	return Decision{actionPostpone, possible(max(d, leastPostponement))}
+}
+
+const leastPostponement = 100 * time.Millisecond
 
 // Discard drops the message for good. Only a log entry and a count remain.
 func Discard() Decision { return Decision{action: actionDiscard} }

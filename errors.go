@@ -46,6 +46,8 @@ var (
 
 	// ErrStarted: Start or Run was called on a setup that is running.
 	ErrStarted = errors.New("already started")
+	// ErrNotStarted: the call needs a setup that consumes, and Start was not called.
+	ErrNotStarted = errors.New("not started")
 	// ErrStopped: the setup was stopped and has not been started again.
 	ErrStopped = session.ErrStopped
 	// ErrGoexit: a handler, or other code of yours, ended its goroutine with
@@ -220,8 +222,8 @@ func RetryAfter(d time.Duration, err error) error {
 // Postpone asks for the next attempt in d, without counting this one as a failure.
 // For example, return it when a rate limit was reached. The message waits in the
 // broker, [Message.Attempt] stays as it is, and it can be postponed without end
-// unless [RetryConfig].GiveUpAfter is set. d is limited as for [RetryAfter];
-// Postpone(d, nil) is nil.
+// unless [RetryConfig].GiveUpAfter is set. d is limited as for [RetryAfter],
+// and 100 ms is the least, also for a time that has passed; Postpone(d, nil) is nil.
 func Postpone(d time.Duration, err error) error {
 	if err == nil {
 		return nil

@@ -71,15 +71,44 @@ func ExampleTx_Detach() {
 func ExampleMessage_Envelope() {
 	broker := brokertest.New()
 	defer broker.Close()
-	setup, err := harebus.New(harebus.Config{Dial: broker.Dial, Queue: "error", ErrorQueue: harebus.ErrorQueueConfig{Name: "error.error"}})
+	ctx := context.Background()
+	orders, err := harebus.New(harebus.Config{Dial: broker.Dial, Queue: "orders", ErrorQueue: harebus.ErrorQueueConfig{Name: "failures"}})
 	if err != nil {
 		log.Fatal(err)
 	}
-	setup.HandleMessage(harebus.AnyType, func(ctx context.Context, bus *harebus.Bus, m *harebus.Message) error {
+	defer orders.Close()
+	fixed := make(chan int, 1)
+	harebus.Handle(orders, func(_ context.Context, _ *harebus.Bus, cmd PlaceOrder) error {
+		if cmd.ID == 7 && len(fixed) == 0 {
+			return harebus.NoRetry(errors.New("out of stock"))
+		}
+		return nil
+	})
+	failures, err := harebus.New(harebus.Config{Dial: broker.Dial, Queue: "failures", Declare: harebus.CheckOnly, ErrorQueue: harebus.ErrorQueueConfig{Name: "orders"}})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer failures.Close()
+	failures.HandleMessage(harebus.AnyType, func(ctx context.Context, bus *harebus.Bus, m *harebus.Message) error {
+		fmt.Printf("%s failed in %s: %s\n", m.Body, m.SourceQueue, m.ErrorDetails)
 		envelope, err := m.Envelope("", m.SourceQueue)
 		if err != nil {
 			return err
 		}
+		fixed <- 1
 		return errors.Join(bus.Forward(ctx, []harebus.Envelope{envelope})...)
 	})
+	if err := errors.Join(orders.Start(ctx), orders.Bus().Send(ctx, "orders", PlaceOrder{ID: 7})); err != nil {
+		log.Fatal(err)
+	}
+	if err := failures.Start(ctx); err != nil {
+		log.Fatal(err)
+	}
+	if err := broker.WaitQuiet(ctx); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println("handled:", orders.Stats().Handled)
+	// Output:
+	// {"ID":7} failed in orders: out of stock
+	// handled: 1
 }

@@ -181,7 +181,9 @@ func (f *feed) leave(d *amqp.Delivery) {
 // finish, and their acks are sent.
 func (u *subscription) drain() error {
 	if u.consumer.setup.cfg.keepsOrder() {
-		return u.drainInOrder()
+		u.consumer.setFeed(nil, ErrStopped, true)
+		u.drainInOrder()
+		return nil
 	}
 	// Cancel comes first: acks followed by the end of a channel that still consumes
 	// can be lost.
@@ -204,8 +206,7 @@ func (u *subscription) drain() error {
 // later gives back all remaining deliveries in the order of the queue. If the
 // consumer were cancelled, another one could begin, or the queue could take back a
 // message that is still on the network before earlier ones.
-func (u *subscription) drainInOrder() error {
-	u.consumer.setFeed(nil, ErrStopped, true)
+func (u *subscription) drainInOrder() {
 	u.consumer.waitHands()
 	u.acks.Flush()
 	u.settle()
@@ -214,7 +215,6 @@ func (u *subscription) drainInOrder() error {
 		u.settle()
 	}
 	u.acks.Close()
-	return nil
 }
 
 // waitHands waits until no worker handles a message. waitIdle would wait until all

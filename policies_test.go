@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"testing"
@@ -158,6 +159,32 @@ func TestPostpone(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestPostponeToThePast: a pause that is over before it begins makes no hot loop.
+func TestPostponeToThePast(t *testing.T) {
+	for name, decide := range map[string]func(time.Duration) harebus.Decision{"error": nil, "decision": harebus.PostponeBy} {
+		for _, d := range []time.Duration{0, -5, -time.Hour, time.Nanosecond, math.MinInt64} {
+			t.Run(fmt.Sprint(name, " ", d), func(t *testing.T) {
+				bubble(t, func(t *testing.T, r *rig) {
+					cfg := r.config("orders")
+					if decide != nil {
+						cfg.ErrorHandler = func(*harebus.Message, error, harebus.Decision) harebus.Decision { return decide(d) }
+					}
+					began, attempts := time.Now(), 0
+					r.handling(cfg, func(context.Context, *harebus.Bus, order) error {
+						if attempts++; time.Since(began) > 5*time.Second {
+							return nil
+						}
+						return harebus.Postpone(d, errNo)
+					})
+					if attempts < 5 || attempts > 60 {
+						t.Errorf("%d attempts in five seconds", attempts)
+					}
+				})
+			})
+		}
+	}
 }
 
 // TestGiveUpAfter: a limit in time, of failures and of postponements, which starts

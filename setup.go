@@ -272,6 +272,67 @@ func (s *Setup) Run(ctx context.Context) error {
 	return s.Stop(context.Background())
 }
 
+// Pause stops consuming without stopping the setup: deliveries whose handler has not
+// begun go back to the queue, and Pause returns when no handler runs any more. Messages
+// stay in the queue until [Setup.Resume], or go to other instances; sending goes on, and
+// so does everything in the background. It is for an operator or a service that has to
+// wait for something else, such as a database that is away.
+//
+// When ctx ends first, Pause returns its cause; the pause stays, and handlers that were
+// running finish. A setup that is paused is ready, as far as [Setup.Ready] goes;
+// [Setup.Stats] says that it is paused. A Stop ends the pause. Pause fails with
+// [ErrNotStarted] when the setup is not started, and with [ErrInHandler] inside a
+// handler, for which it would have to wait. Pausing a setup that is paused waits for the
+// same.
+func (s *Setup) Pause(ctx context.Context) error {
+	e, err := s.consuming(ctx)
+	if err != nil {
+		return fmt.Errorf("harebus: pause: %w", err)
+	}
+	rested := make([]<-chan struct{}, len(e.consumers))
+	for i, c := range e.consumers {
+		rested[i] = c.pause()
+	}
+	for i, c := range e.consumers {
+		select {
+		case <-rested[i]:
+		case <-c.soft.Done():
+			return fmt.Errorf("harebus: pause: %w", ErrStopped)
+		case <-ctx.Done():
+			return fmt.Errorf("harebus: pause: %w: %w", e.busy(), context.Cause(ctx))
+		}
+	}
+	return nil
+}
+
+// Resume ends a pause. It returns at once: consuming begins as soon as the connection
+// allows. Resuming a setup that is not paused does nothing. It fails with
+// [ErrNotStarted] when the setup is not started.
+func (s *Setup) Resume() error {
+	e, err := s.consuming(context.Background())
+	if err != nil && !errors.Is(err, ErrInHandler) {
+		return fmt.Errorf("harebus: resume: %w", err)
+	}
+	for _, c := range e.consumers {
+		c.resume()
+	}
+	return nil
+}
+
+// consuming returns the engine of a setup that consumes. With ErrInHandler it returns
+// the engine as well.
+func (s *Setup) consuming(ctx context.Context) (*engine, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.eng == nil || !s.started || s.stopping != nil {
+		return nil, ErrNotStarted
+	}
+	if s.eng.inHandler(ctx) {
+		return s.eng, ErrInHandler
+	}
+	return s.eng, nil
+}
+
 // Stop ends consuming: consumers are cancelled, deliveries that no handler has
 // begun go back to their queue, handlers finish, their messages are confirmed and
 // acknowledged, then the connections are closed. When ctx ends or the shutdown

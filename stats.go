@@ -31,6 +31,8 @@ type Stats struct {
 	// is the number an error handler dropped, and Ignored those without a handler
 	// that UnhandledIgnore dropped.
 	Postponed, Discarded, Ignored uint64
+	// Paused says that the setup is paused: see [Setup.Pause].
+	Paused bool
 	// InFlight is the number of messages inside handlers now.
 	InFlight int64
 	// OldestInFlight is for how long the oldest of them has been there.
@@ -52,8 +54,9 @@ type counters struct {
 func (s *Setup) Stats() Stats {
 	c := &s.counters
 	var oldest time.Duration
+	var paused bool
 	if e := s.running(); e != nil {
-		oldest = e.oldest()
+		oldest, paused = e.oldest(), e.paused()
 	}
 	return Stats{
 		Connections: c.connections.Load(),
@@ -62,7 +65,7 @@ func (s *Setup) Stats() Stats {
 		Delivered: c.delivered.Load(), Redelivered: c.redelivered.Load(),
 		Handled: c.handled.Load(), Failed: c.failed.Load(), Retried: c.retried.Load(), Parked: c.parked.Load(),
 		Postponed: c.postponed.Load(), Discarded: c.discarded.Load(), Ignored: c.ignored.Load(),
-		InFlight: c.inFlight.Load(), OldestInFlight: oldest,
+		InFlight: c.inFlight.Load(), OldestInFlight: oldest, Paused: paused,
 	}
 }
 

@@ -114,10 +114,7 @@ func (c *consumer) adapt() {
 	if int64(c.capacity()) == c.taking.Load() {
 		return
 	}
-	select {
-	case c.resize <- struct{}{}:
-	default: // it has been told already
-	}
+	c.nudge()
 }
 
 // capacity is the prefetch for the free workers. Normally it is the configured one;
@@ -126,6 +123,9 @@ func (c *consumer) adapt() {
 func (c *consumer) capacity() int {
 	cfg := &c.setup.cfg
 	taking := c.taking.Load()
+	if c.isPaused() {
+		return 0
+	}
 	if taking == trying || cfg.keepsOrder() {
 		return int(taking)
 	}
@@ -140,39 +140,4 @@ func (c *consumer) capacity() int {
 		return cfg.Consume.Prefetch
 	}
 	return free
-}
-
-// take consumes with another prefetch on a new channel, or stops consuming for now.
-// Deliveries whose handler has not begun go back. The old channel stays open for the acks
-// of the others.
-func (u *subscription) take(prefetch int) (*subscription, error) {
-	c := u.consumer
-	if int64(prefetch) == c.taking.Load() || c.soft.Err() != nil {
-		return u, nil //nolint:nilerr // stopping ends the subscription in another place
-	}
-	if err := u.cancel(); err != nil {
-		return nil, err
-	}
-	if u.deliveries != nil {
-		for d := range u.deliveries {
-			u.feed.leave(&d)
-		}
-		u.giveBack()
-	}
-	c.log.Warn("the prefetch was changed to the number of free workers, because handlers are or were stuck", zap.Int("prefetch", prefetch))
-	if prefetch == 0 {
-		c.taking.Store(0)
-		u.standBy()
-		return u, nil
-	}
-	next, err := c.subscribe(u.session)
-	if err != nil {
-		return nil, err
-	}
-	next.turn, next.over = nil, nil
-	if err := next.open(prefetch, nil); err != nil {
-		next.close()
-		return nil, err
-	}
-	return next, nil
 }

@@ -98,7 +98,7 @@ func TestVocabulary(t *testing.T) {
 		if err != nil {
 			t.Error(err)
 		}
-		for _, word := range strings.Split(strings.ReplaceAll(row[1], "`", ""), ", ") {
+		for word := range strings.SplitSeq(strings.ReplaceAll(row[1], "`", ""), ", ") {
 			if !regexp.MustCompile(`(?m)^(type|var|func|func \(\w+ \*?\w+\)) ` + word + `\b`).Match(source) {
 				t.Errorf("%s does not declare %s", row[2], word)
 			}

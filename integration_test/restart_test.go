@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -181,4 +182,42 @@ func (p *place) fill(s *harebus.Setup, queue string, n int) {
 		p.try(tx.Send(p.within(patience), queue, memo{i + 1}))
 	}
 	p.try(tx.Commit(p.within(patience)))
+}
+
+// Pauses under load lose nothing and repeat nothing, also with acks on their way.
+func TestPausesUnderLoad(t *testing.T) {
+	t.Parallel()
+	for name, consume := range map[string]harebus.ConsumeConfig{
+		"ordered": {Concurrency: 1, Prefetch: 50}, "many": {Concurrency: 8, Prefetch: 100, Consumers: 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := shared(t)
+			cfg := p.config("a")
+			cfg.Consume = consume
+			s := p.setup(cfg)
+			in := newInbox()
+			var paused atomic.Bool
+			s.HandleMessage(harebus.AnyType, func(ctx context.Context, bus *harebus.Bus, m *harebus.Message) error {
+				if paused.Load() {
+					t.Error("a handler began during a pause")
+				}
+				return in.take(ctx, bus, m)
+			})
+			p.start(s)
+			const messages = 600
+			p.fill(s, cfg.Queue, messages)
+			for range 8 {
+				p.try(s.Pause(p.within(patience)))
+				paused.Store(true)
+				p.ready(s, patience)
+				paused.Store(false)
+				p.try(s.Resume())
+			}
+			in.until(p, patience, "all messages", func(got []arrival) bool { return len(got) >= messages })
+			if n, different := len(in.all()), len(in.copies()); n != messages || different != messages {
+				t.Errorf("%d messages arrived %d times", different, n)
+			}
+		})
+	}
 }

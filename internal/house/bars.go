@@ -23,7 +23,7 @@ type bar struct {
 // 7,000 lines.
 var bars = []bar{
 	{"source files", 40, 24, (*house).files},
-	{"lines, in hundreds", 79, 52, (*house).lines},
+	{"lines, in hundreds", 80, 52, (*house).lines},
 	{"files that hold *Setup", 17, 5, (*house).holdSetup},
 	{"files that read Config.Queue", 15, 1, (*house).readQueue},
 	{"files that import amqp091-go", 12, 3, (*house).importClient},

@@ -18,11 +18,11 @@ import (
 )
 
 var (
-	// ErrRefused: a message cannot be sent as it is.
+	// ErrRefused says that a message cannot be sent as it is.
 	ErrRefused = errors.New("refused")
-	// ErrStopped: the link was closed.
+	// ErrStopped says that the link was closed.
 	ErrStopped = errors.New("stopped")
-	// ErrNoAnswer: the broker still has a request that was not waited for.
+	// ErrNoAnswer says that the broker still has a request that was not waited for.
 	ErrNoAnswer = errors.New("no answer yet")
 )
 

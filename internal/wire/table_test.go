@@ -60,7 +60,7 @@ func TestRawTable(t *testing.T) {
 func TestBrokenTable(t *testing.T) {
 	t.Parallel()
 	whole := entries("a", "b\x01", "deep", nested(40))
-	for n := range len(whole) {
+	for n := range whole {
 		if _, ok := whole[:n].Readable(); ok {
 			t.Errorf("%d of %d bytes pass for a table", n, len(whole))
 		}

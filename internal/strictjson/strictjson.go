@@ -1,4 +1,5 @@
-package harebus
+// Package strictjson finds what encoding/json accepts and a careful reader does not.
+package strictjson
 
 import (
 	"bytes"
@@ -8,10 +9,10 @@ import (
 	"strings"
 )
 
-// exactFields finds what encoding/json accepts: a field that an object has twice, of
+// Check finds what encoding/json accepts: a field that an object has twice, of
 // which the last would count, and a field whose name differs in case from that of
 // the target's struct. body has been decoded into target without an error before.
-func exactFields(body []byte, target reflect.Type) error {
+func Check(body []byte, target reflect.Type) error {
 	w := fieldWalk{json.NewDecoder(bytes.NewReader(body)), map[reflect.Type]map[string]reflect.Type{}}
 	w.dec.UseNumber() // a json.Number may be too large for a float64
 	return w.value(target)
@@ -52,12 +53,12 @@ func (w fieldWalk) object(t reflect.Type) error {
 		}
 		key, _ := token.(string)
 		if seen[key] {
-			return fmt.Errorf("the field %s is there twice", quote(key))
+			return fmt.Errorf("the field %.80q is there twice", key)
 		}
 		seen[key] = true
 		inner, ok := fields[key]
 		if fields != nil && !ok {
-			return fmt.Errorf("the field %s is written in another case in %s", quote(key), t)
+			return fmt.Errorf("the field %.80q is written in another case in %s", key, t)
 		}
 		if t != nil && t.Kind() == reflect.Map {
 			inner = t.Elem()
