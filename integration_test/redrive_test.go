@@ -151,20 +151,20 @@ func TestRedriveOfPoisonFrame(t *testing.T) {
 			})
 			b.take(orders, 1)
 
-			redrive := p.redrives(parked)
+			look := p.redrives(parked)
 			for range 12 { // it is looked at so often that redrive puts it into the queue again
-				ids, report := redrive(dry)
+				ids, report := look(dry)
 				if !slices.Equal(ids, []string{"homeless", "deep", "wide"}) || report.Moved != 2 || report.Left != 1 {
 					t.Fatalf("%v would be moved: %+v", ids, report)
 				}
 			}
 			for i, entry := range [][]byte{deepEntry(50), append([]byte("\x04wideA\x00\x00\x20\x01"), bytes.Repeat([]byte{'V'}, 8193)...)} {
-				if ids, report := redrive(one); report.Moved != 1 {
+				if ids, report := look(one); report.Moved != 1 {
 					t.Fatalf("%v were moved: %+v", ids, report)
 				}
 				p.takeRaw(orders, poisons[i].MessageId, entry)
 			}
-			if ids, report := redrive(nil); !slices.Equal(ids, []string{"homeless"}) || report.Left != 1 {
+			if ids, report := look(nil); !slices.Equal(ids, []string{"homeless"}) || report.Left != 1 {
 				t.Fatalf("%v stayed: %+v", ids, report)
 			}
 		})
