@@ -62,7 +62,9 @@ func cleaned(l look, prefix, login string) session.Publishing {
 func renewed(l look, login string) session.Publishing { return without(l, login, ofTheBroker) }
 
 // ofTheBroker says whether a header must not be sent again.
-func ofTheBroker(key string) bool { return key == "x-delivery-count" || key == "CC" || key == "BCC" }
+func ofTheBroker(key string) bool {
+	return key == "x-delivery-count" || key == "x-acquired-count" || key == "CC" || key == "BCC"
+}
 
 // without is a message to be published again without some of its headers. A table that
 // cannot be read goes as it came, but for these. The expiration is left out, because
