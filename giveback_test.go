@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
@@ -222,6 +223,7 @@ func TestAcksInOrder(t *testing.T) {
 		}})
 		r.fill("orders", 1)
 		r.quiet()
+		synctest.Wait() // by then it consumes all from one channel
 		mu.Lock()
 		tags = nil
 		mu.Unlock()
