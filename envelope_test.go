@@ -3,9 +3,11 @@ package harebus_test
 import (
 	"bytes"
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -328,6 +330,45 @@ func FuzzOpenEnvelope(f *testing.F) {
 		}
 		if opened, err := harebus.OpenEnvelope("", "out", again, nil); err != nil || opened.MessageID() != e.MessageID() || !opened.Due().Equal(e.Due()) {
 			t.Fatalf("%x and %x: %v", head, again, err)
+		}
+	})
+}
+
+// TestEnvelopeOfBefore: an envelope that an earlier version has stored is opened and forwarded as it
+// was. The file must not change.
+func TestEnvelopeOfBefore(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		text, err := os.ReadFile("testdata/envelope-v1.hex")
+		if err != nil {
+			t.Fatal(err)
+		}
+		head, err := hex.DecodeString(strings.Join(strings.Fields(string(text)), ""))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.setClock(time.Date(2031, 1, 1, 0, 0, 0, 0, time.UTC)) // it was due in 2030
+		r.bound(r.channel(), "out")
+		e, err := harebus.OpenEnvelope("PikaBusDirect", "out", head, []byte(`{"ID":1}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if due := time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC); !e.Due().Equal(due) || e.Type() != "Order" {
+			t.Errorf("due %v, type %q", e.Due(), e.Type())
+		}
+		if err := errors.Join(r.setup(r.config("")).Bus().Forward(r.ctx, []harebus.Envelope{e})...); err != nil {
+			t.Fatal(err)
+		}
+		const id = "0192c0de-0000-7000-8000-000000000001"
+		want := amqp.Publishing{
+			Headers: amqp.Table{
+				"PikaBus.MessageId": id, "PikaBus.MessageType": "Order", "tenant": "a", "list": []any{int64(-1), true, nil},
+				"raw": []byte{0, 255}, "f": 2.5, "t": time.Unix(1_700_000_000, 0),
+			},
+			ContentType: "application/json", ContentEncoding: "utf-8", DeliveryMode: amqp.Persistent, Priority: 5, CorrelationId: "corr", ReplyTo: "back",
+			MessageId: id, Timestamp: time.Unix(1_700_000_000, 0), Type: "Order", AppId: "shop", Body: []byte(`{"ID":1}`),
+		}
+		if got := r.await("out", 1)[0].Publishing; fmt.Sprintf("%+v", got) != fmt.Sprintf("%+v", want) {
+			t.Errorf("arrived\n%+v\nwant\n%+v", got, want)
 		}
 	})
 }
