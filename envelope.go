@@ -136,7 +136,8 @@ func OpenEnvelope(exchange, routingKey string, head, body []byte) (Envelope, err
 // publishing it: to be stored, in the database transaction whose effects the messages
 // tell of, and published later with [Bus.Forward]. Nothing is sent and no connection is
 // made. Ids, times and the due time of deferred messages are already set. A transaction
-// that has ended fails with [ErrHandlerReturned].
+// that has ended fails with [ErrHandlerReturned]. Begin the transaction with [Bus.Begin]:
+// [Bus.Transaction] would commit it afterwards and fail.
 func (t *Tx) Detach() ([]Envelope, error) {
 	outs, err := t.scope.end()
 	if err != nil {
