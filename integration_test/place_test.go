@@ -176,7 +176,12 @@ func pauses(d time.Duration) func() backoff.BackOff {
 // bothTypes runs a test for either type of queue.
 func bothTypes(t *testing.T, test func(t *testing.T, queueType topology.QueueType)) {
 	t.Helper()
-	for _, queueType := range []topology.QueueType{topology.Quorum, topology.Classic} {
+	eachType(t, []topology.QueueType{topology.Quorum, topology.Classic}, test)
+}
+
+func eachType(t *testing.T, types []topology.QueueType, test func(t *testing.T, queueType topology.QueueType)) {
+	t.Helper()
+	for _, queueType := range types {
 		t.Run(string(queueType), func(t *testing.T) {
 			t.Parallel()
 			test(t, queueType)
