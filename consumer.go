@@ -71,9 +71,8 @@ type feed struct {
 	left       *leftovers
 	trial      *session.Trial // nil when the trial is over
 	first      sync.Once
-	standing   bool         // nothing is consumed for now
-	ending     atomic.Bool  // no handler begins with what it still has
-	hands      atomic.Int64 // deliveries of it that a worker has
+	standing   bool        // nothing is consumed for now
+	ending     atomic.Bool // no handler begins with what it still has
 }
 
 // place shows which delivery a worker handles. watch, Ready and Stats read it.
@@ -245,8 +244,6 @@ func (c *consumer) follow(ctx context.Context, sub *subscription) error {
 				return err
 			}
 			sub = old.by(sub, wide)
-		case <-old.tidy:
-			old.closeIdle()
 		}
 	}
 }
@@ -275,7 +272,6 @@ type subscription struct {
 	turn     chan<- struct{} // the turn in the session's trial; nil when this consumer has it or no longer needs it
 	over     <-chan struct{} // likewise
 	first    bool            // it has the turn
-	idle     bool            // another has taken its place, and it had nothing in hand lately
 	tag      string          // empty while it stands by
 	left     leftovers
 	// feed and deliveries of the latest basic.consume; nil while it stands by
@@ -540,7 +536,6 @@ func (c *consumer) work(at *place) {
 // stopping.
 func (c *consumer) take(f *feed, d *amqp.Delivery, at *place) {
 	c.busy.Add(1)
-	f.hands.Add(1)
 	defer c.free(f)
 	if c.soft.Err() != nil || f.ending.Load() {
 		f.leave(d)
@@ -559,7 +554,6 @@ func (c *consumer) take(f *feed, d *amqp.Delivery, at *place) {
 
 // free notes that a worker handles no message.
 func (c *consumer) free(f *feed) {
-	f.hands.Add(-1)
 	c.busy.Add(-1)
 	if c.soft.Err() != nil || f.ending.Load() {
 		select {

@@ -2,7 +2,7 @@ package harebus
 
 import (
 	"errors"
-	"time"
+	"slices"
 
 	"go.uber.org/zap"
 )
@@ -166,46 +166,20 @@ func (u *subscription) pauseInOrder() error {
 }
 
 // replaced are subscriptions that others have taken the place of. Each stays open until
-// the messages that it has delivered are acknowledged.
-type replaced struct {
-	all  []*subscription
-	tidy <-chan time.Time
-}
-
-// idleFor is for how long a replaced subscription has had nothing in hand before it is
-// closed: acks take a moment to reach the queue.
-const idleFor = 15 * time.Second
+// the connection ends, for the acks of the messages that it has delivered.
+type replaced []*subscription
 
 // by notes that next has taken the place of before, and returns next.
 func (r *replaced) by(before, next *subscription) *subscription {
 	if next != before {
-		r.all = append(r.all, before)
-		r.tidy = time.After(idleFor)
+		*r = append(*r, before)
 	}
 	return next
 }
 
-// closeIdle closes those that have had nothing in hand since the last time.
-func (r *replaced) closeIdle() {
-	var kept []*subscription
-	for _, u := range r.all {
-		idle := u.feed == nil || u.feed.hands.Load() == 0
-		if idle && u.idle {
-			u.close()
-			continue
-		}
-		u.idle = idle
-		kept = append(kept, u)
-	}
-	r.all, r.tidy = kept, nil
-	if len(kept) > 0 {
-		r.tidy = time.After(idleFor)
-	}
-}
-
 // close closes all, the latest first.
-func (r *replaced) close() {
-	for i := len(r.all) - 1; i >= 0; i-- {
-		r.all[i].close()
+func (r replaced) close() {
+	for _, u := range slices.Backward(r) {
+		u.close()
 	}
 }
