@@ -8,11 +8,12 @@ import (
 	"sync/atomic"
 	"time"
 
+	amqp "github.com/rabbitmq/amqp091-go"
+	"go.uber.org/zap"
+
 	"github.com/harebus/harebus/internal/refusal"
 	"github.com/harebus/harebus/internal/session"
 	"github.com/harebus/harebus/internal/wait"
-	amqp "github.com/rabbitmq/amqp091-go"
-	"go.uber.org/zap"
 )
 
 // lastGrace is how long a stop waits for handlers after it has cancelled their
@@ -192,8 +193,8 @@ func (c *consumer) consume(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	defer sub.close()
 	if err := sub.begin(); err != nil {
-		sub.close()
 		return c.without(err)
 	}
 	c.began = true
@@ -205,13 +206,9 @@ func (c *consumer) consume(ctx context.Context) error {
 }
 
 // follow consumes with sub, and then with the subscriptions that replace it, until
-// the last one ends.
+// the last one ends. Those that were replaced stay open until then, for the acks of
+// their deliveries, and the latest is closed first.
 func (c *consumer) follow(ctx context.Context, sub *subscription) error {
-	var old replaced
-	defer func() {
-		sub.close()
-		old.close()
-	}()
 	for {
 		select {
 		case <-ctx.Done():
@@ -237,13 +234,19 @@ func (c *consumer) follow(ctx context.Context, sub *subscription) error {
 			if err != nil {
 				return err
 			}
-			sub = old.by(sub, next)
+			if next != sub {
+				defer next.close()
+				sub = next
+			}
 		case <-sub.over:
 			wide, err := sub.widen()
 			if err != nil {
 				return err
 			}
-			sub = old.by(sub, wide)
+			if wide != sub {
+				defer wide.close()
+				sub = wide
+			}
 		}
 	}
 }
@@ -304,11 +307,9 @@ func (u *subscription) begin() error {
 		_, err := u.widen()
 		return err
 	}
-	select {
-	case <-u.over:
+	if u.session.Trial().Ended() {
 		_, err := u.widen() // on this channel, where nothing was consumed yet
 		return err
-	default:
 	}
 	select {
 	case u.turn <- struct{}{}:

@@ -25,7 +25,7 @@ type Envelope struct{ message *publish.Message }
 // Exchange is where the envelope is published; empty is the default exchange.
 func (e Envelope) Exchange() string { return e.get().Exchange }
 
-// RoutingKey is with which key.
+// RoutingKey is the routing key that it is published with.
 func (e Envelope) RoutingKey() string { return e.get().Key }
 
 // MessageID is the id that every copy of the message carries.
@@ -121,7 +121,7 @@ func OpenEnvelope(exchange, routingKey string, head, body []byte) (Envelope, err
 	if err := wire.ReadProperties(head[headFixed:], &d); err != nil {
 		return fail("%w", err)
 	}
-	m.Publishing = publish.FromDelivery(&d)
+	m.Publishing = wire.FromDelivery(&d)
 	m.Publishing.Body = body
 	if n := len(m.Publishing.Headers); n > maxEntries {
 		return fail("the head has %d headers, more than %d", n, maxEntries)

@@ -6,9 +6,10 @@ import (
 	"strings"
 	"time"
 
+	amqp "github.com/rabbitmq/amqp091-go"
+
 	"github.com/harebus/harebus/internal/guard"
 	"github.com/harebus/harebus/internal/session"
-	amqp "github.com/rabbitmq/amqp091-go"
 )
 
 // Errors for [errors.Is]. The first four come as a [PublishError] or a

@@ -5,9 +5,10 @@ import (
 	"net"
 	"time"
 
+	amqp "github.com/rabbitmq/amqp091-go"
+
 	"github.com/harebus/harebus/internal/publish"
 	"github.com/harebus/harebus/internal/session"
-	amqp "github.com/rabbitmq/amqp091-go"
 )
 
 // What the tests of package harebus_test need of the inside.

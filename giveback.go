@@ -160,11 +160,9 @@ func (s *Setup) renewed(d *amqp.Delivery) *publish.Message {
 
 // asItCame is the content of a copy of a message as it came.
 func asItCame(d *amqp.Delivery) amqp.Publishing {
-	p := publish.FromDelivery(d)
+	p := wire.FromDelivery(d)
 	p.Headers = maps.Clone(d.Headers)
-	for _, key := range []string{"x-delivery-count", "x-acquired-count", "CC", "BCC"} {
-		delete(p.Headers, key)
-	}
+	maps.DeleteFunc(p.Headers, func(key string, _ any) bool { return wire.OfOneDelivery(key) })
 	return p
 }
 

@@ -4,8 +4,9 @@ import (
 	"context"
 	"time"
 
-	"github.com/harebus/harebus/internal/guard"
 	"go.uber.org/zap"
+
+	"github.com/harebus/harebus/internal/guard"
 )
 
 // WithGivenUp calls fn when a message of the handler is about to be moved to the

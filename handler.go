@@ -8,8 +8,9 @@ import (
 	"reflect"
 	"time"
 
-	"github.com/harebus/harebus/internal/guard"
 	"go.uber.org/zap"
+
+	"github.com/harebus/harebus/internal/guard"
 )
 
 // HandlerFunc handles one message. Its result decides what happens to the message:

@@ -2,7 +2,6 @@ package harebus
 
 import (
 	"errors"
-	"slices"
 
 	"go.uber.org/zap"
 )
@@ -99,7 +98,7 @@ func (u *subscription) take(prefetch int) (*subscription, error) {
 		return u, nil //nolint:nilerr // stopping ends the subscription in another place
 	}
 	if c.setup.cfg.keepsOrder() {
-		return u, u.pauseInOrder()
+		return u, u.takeInOrder()
 	}
 	if err := u.cancel(); err != nil {
 		return nil, err
@@ -128,18 +127,12 @@ func (u *subscription) again(prefetch int) (*subscription, error) {
 		return nil, err
 	}
 	next.turn = nil
-	select {
-	case <-next.over:
-		next.over = nil
-		err = next.open(prefetch, nil)
-	default:
-		if !u.first {
-			next.over = nil
-			err = next.open(prefetch, nil)
-			break
-		}
+	if u.first && !u.session.Trial().Ended() {
 		next.first, u.first = true, false
 		err = next.open(1, u.session.Trial())
+	} else {
+		next.over = nil
+		err = next.open(prefetch, nil)
 	}
 	if err != nil {
 		next.close()
@@ -148,9 +141,9 @@ func (u *subscription) again(prefetch int) (*subscription, error) {
 	return next, nil
 }
 
-// pauseInOrder ends a subscription that keeps the order of its queue, as a stop does, or
-// begins one after a pause.
-func (u *subscription) pauseInOrder() error {
+// takeInOrder is take where the order of the queue is kept. For a pause it ends the
+// subscription, as a stop does; after one it begins to consume.
+func (u *subscription) takeInOrder() error {
 	c := u.consumer
 	if !c.isPaused() {
 		_, err := u.widen()
@@ -163,23 +156,4 @@ func (u *subscription) pauseInOrder() error {
 	c.setFeed(nil, errPausing, false)
 	u.drainInOrder()
 	return errPausing
-}
-
-// replaced are subscriptions that others have taken the place of. Each stays open until
-// the connection ends, for the acks of the messages that it has delivered.
-type replaced []*subscription
-
-// by notes that next has taken the place of before, and returns next.
-func (r *replaced) by(before, next *subscription) *subscription {
-	if next != before {
-		*r = append(*r, before)
-	}
-	return next
-}
-
-// close closes all, the latest first.
-func (r replaced) close() {
-	for _, u := range slices.Backward(r) {
-		u.close()
-	}
 }

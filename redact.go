@@ -7,10 +7,11 @@ import (
 	"strings"
 	"unicode"
 
-	"github.com/harebus/harebus/internal/guard"
-	"github.com/harebus/harebus/internal/session"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
+
+	"github.com/harebus/harebus/internal/guard"
+	"github.com/harebus/harebus/internal/session"
 )
 
 // String names what the config is for: the hosts of its addresses, its queue and

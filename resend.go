@@ -37,7 +37,7 @@ func (r *receipt) copyOf(op Operation, queue string) *publish.Message {
 	}
 	out := &publish.Message{
 		Op: int8(op), Rough: op == OpRetry, Exchange: r.setup.cfg.DirectExchange, Key: queue, Mandatory: true, ViaDefault: true, Copied: true,
-		Publishing: publish.FromDelivery(in),
+		Publishing: wire.FromDelivery(in),
 	}
 	msg := &out.Publishing
 	msg.Headers, msg.MessageId, msg.DeliveryMode, msg.Expiration = headers, id, amqp.Persistent, ""

@@ -3,8 +3,9 @@ package harebus
 import (
 	"context"
 
-	"github.com/harebus/harebus/internal/guard"
 	"go.uber.org/zap"
+
+	"github.com/harebus/harebus/internal/guard"
 )
 
 // Operation is a step that a [Tracer] sees.

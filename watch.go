@@ -5,8 +5,9 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/harebus/harebus/internal/wait"
 	"go.uber.org/zap"
+
+	"github.com/harebus/harebus/internal/wait"
 )
 
 const (

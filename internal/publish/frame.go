@@ -1,8 +1,9 @@
 package publish
 
 import (
-	"github.com/harebus/harebus/internal/field"
 	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/harebus/harebus/internal/field"
 )
 
 // The properties and headers of a message travel in one frame. A frame longer

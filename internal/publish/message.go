@@ -31,6 +31,17 @@ type Message struct {
 	Publishing    amqp.Publishing
 }
 
+// Delivery is the message as its receiver gets it.
+func (m *Message) Delivery() *amqp.Delivery {
+	p := &m.Publishing
+	return &amqp.Delivery{
+		Headers: p.Headers, ContentType: p.ContentType, ContentEncoding: p.ContentEncoding, DeliveryMode: p.DeliveryMode,
+		Priority: p.Priority, CorrelationId: p.CorrelationId, ReplyTo: p.ReplyTo, Expiration: p.Expiration,
+		MessageId: p.MessageId, Timestamp: p.Timestamp, Type: p.Type, UserId: p.UserId, AppId: p.AppId, Body: p.Body,
+		Exchange: m.Exchange, RoutingKey: m.Key,
+	}
+}
+
 // Config is what a [Publisher] needs, and whom it tells.
 type Config struct {
 	Link     *session.Link

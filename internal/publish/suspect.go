@@ -6,8 +6,9 @@ import (
 	"slices"
 	"sync"
 
-	"github.com/harebus/harebus/internal/session"
 	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/harebus/harebus/internal/session"
 )
 
 // The broker closes the channel, or the connection, because of a message that it refuses,

@@ -53,37 +53,21 @@ func cleaned(l look, prefix, login string) session.Publishing {
 		failure[prefix+name] = true
 	}
 	return without(l, login, func(key string) bool {
-		return failure[key] || ofTheBroker(key) ||
+		return failure[key] || wire.OfOneDelivery(key) ||
 			key == "x-death" || strings.HasPrefix(key, "x-first-death-") || strings.HasPrefix(key, "x-last-death-")
 	})
 }
 
 // renewed is a message to be published again as it is.
-func renewed(l look, login string) session.Publishing { return without(l, login, ofTheBroker) }
-
-// ofTheBroker says whether a header must not be sent again.
-func ofTheBroker(key string) bool {
-	return key == "x-delivery-count" || key == "x-acquired-count" || key == "CC" || key == "BCC"
-}
+func renewed(l look, login string) session.Publishing { return without(l, login, wire.OfOneDelivery) }
 
 // without is a message to be published again without some of its headers. A table that
 // cannot be read goes as it came, but for these. The expiration is left out, because
 // the message would be dropped if it is late. A user id that is not that of the login
 // is left out, because the broker refuses it.
 func without(l look, login string, drop func(key string) bool) session.Publishing {
-	p := amqp.Publishing{
-		ContentType:     l.ContentType,
-		ContentEncoding: l.ContentEncoding,
-		DeliveryMode:    amqp.Persistent, // what is moved must not be lost on the way
-		Priority:        l.Priority,
-		CorrelationId:   l.CorrelationId,
-		ReplyTo:         l.ReplyTo,
-		MessageId:       l.MessageId,
-		Timestamp:       l.Timestamp,
-		Type:            l.Type,
-		AppId:           l.AppId,
-		Body:            l.Body,
-	}
+	p := wire.FromDelivery(l.Delivery)
+	p.Expiration, p.DeliveryMode = "", amqp.Persistent // what is moved must not be lost on the way
 	if l.UserId == login {
 		p.UserId = login
 	}

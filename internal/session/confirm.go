@@ -252,7 +252,7 @@ func (c *ConfirmChannel) expect(answered <-chan struct{}) {
 		}
 	}
 	c.cfg.Log.Warn("a channel of the broker does not answer; connecting again", zap.Duration("waited", limit))
-	_ = c.session.sock.Abort()
+	c.session.Abort()
 }
 
 // drainAndClose waits until every message has an outcome, then closes.

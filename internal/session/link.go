@@ -7,8 +7,9 @@ import (
 	"sync"
 	"time"
 
-	"github.com/harebus/harebus/internal/wait"
 	"go.uber.org/zap"
+
+	"github.com/harebus/harebus/internal/wait"
 )
 
 // Stable is how long a session must have lived for its loss to be a new
@@ -235,7 +236,7 @@ func (l *Link) connect() (*Session, error) {
 	// If Close was called in between, this session ends here, because Close did not
 	// see it.
 	if l.ctx.Err() != nil {
-		_ = s.sock.Abort()
+		s.Abort()
 	}
 	return s, nil
 }
@@ -251,7 +252,7 @@ func (l *Link) Extra(ctx context.Context, name string) (*Session, error) {
 	s.Spawn(func() {
 		select {
 		case <-l.ctx.Done():
-			_ = s.sock.Abort()
+			s.Abort()
 		case <-s.closed:
 		}
 	})

@@ -184,7 +184,7 @@ func (s *Session) RPCs(ctx context.Context, fn func(next func()) error) error {
 
 // timed runs fn, and ends the connection when a request in it takes too long.
 func (s *Session) timed(fn func(next func()) error) error {
-	late := time.AfterFunc(s.timeout, func() { _ = s.sock.Abort() })
+	late := time.AfterFunc(s.timeout, s.Abort)
 	defer late.Stop()
 	return fn(func() { late.Reset(s.timeout) })
 }
@@ -222,7 +222,7 @@ func (s *Session) Close() {
 	s.closing = true
 	s.mu.Unlock()
 	// The client's own deadline does not help, because every heartbeat extends it.
-	late := time.AfterFunc(goodbye, func() { _ = s.sock.Abort() })
+	late := time.AfterFunc(goodbye, s.Abort)
 	defer late.Stop()
 	_ = s.conn.CloseDeadline(time.Now().Add(goodbye))
 	_ = s.sock.Close()

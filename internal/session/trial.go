@@ -19,3 +19,13 @@ func newTrial() *Trial {
 
 // End lets all consumers of the connection take as many messages as configured.
 func (t *Trial) End() { t.once.Do(func() { close(t.Over) }) }
+
+// Ended says whether all consumers may take as many messages as configured.
+func (t *Trial) Ended() bool {
+	select {
+	case <-t.Over:
+		return true
+	default:
+		return false
+	}
+}

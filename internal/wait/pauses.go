@@ -8,8 +8,9 @@ import (
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
-	"github.com/harebus/harebus/internal/guard"
 	"go.uber.org/zap"
+
+	"github.com/harebus/harebus/internal/guard"
 )
 
 // Pauses is a back-off of the user's, for a goroutine that must go on whatever the

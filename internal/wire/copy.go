@@ -1,4 +1,4 @@
-package publish
+package wire
 
 import amqp "github.com/rabbitmq/amqp091-go"
 
@@ -12,13 +12,14 @@ func FromDelivery(d *amqp.Delivery) amqp.Publishing {
 	}
 }
 
-// Delivery is the message as its receiver gets it.
-func (m *Message) Delivery() *amqp.Delivery {
-	p := &m.Publishing
-	return &amqp.Delivery{
-		Headers: p.Headers, ContentType: p.ContentType, ContentEncoding: p.ContentEncoding, DeliveryMode: p.DeliveryMode,
-		Priority: p.Priority, CorrelationId: p.CorrelationId, ReplyTo: p.ReplyTo, Expiration: p.Expiration,
-		MessageId: p.MessageId, Timestamp: p.Timestamp, Type: p.Type, UserId: p.UserId, AppId: p.AppId, Body: p.Body,
-		Exchange: m.Exchange, RoutingKey: m.Key,
+// OfOneDelivery says whether a header belongs to one delivery, so that a copy must not
+// carry it: the broker's counts of deliveries, and CC and BCC, which would send the copy
+// to further queues.
+func OfOneDelivery(header string) bool {
+	switch header {
+	case "x-delivery-count", "x-acquired-count", "CC", "BCC":
+		return true
+	default:
+		return false
 	}
 }
