@@ -134,6 +134,11 @@ type Config struct {
 	Middleware []Middleware
 	// SendMiddleware is called for every outgoing message, the first one outermost.
 	SendMiddleware []SendMiddleware
+	// Transactor runs handlers inside a transaction of something else, such as a
+	// database, and publishes what they sent after its commit: see package outbox.
+	// [WithoutTransaction] leaves out one handler. Start then works without a Queue,
+	// to publish what was stored. Default: none.
+	Transactor Transactor
 	// Tracer observes operations. Default: none.
 	Tracer Tracer
 	// Logger is the log; [SlogLogger] makes one from a slog.Handler. Default:

@@ -143,11 +143,15 @@ func (t *Tx) Detach() ([]Envelope, error) {
 	if err != nil {
 		return nil, fmt.Errorf("harebus: detach: %w", err)
 	}
-	envelopes := make([]Envelope, len(outs))
+	return envelopes(outs), nil
+}
+
+func envelopes(outs []*publish.Message) []Envelope {
+	sealed := make([]Envelope, len(outs))
 	for i, out := range outs {
-		envelopes[i] = Envelope{out}
+		sealed[i] = Envelope{out}
 	}
-	return envelopes, nil
+	return sealed
 }
 
 // Forward publishes envelopes in order and returns an error for each: nil once the broker

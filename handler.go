@@ -66,9 +66,11 @@ type handler struct {
 	named       bool
 	timeout     time.Duration
 	retry       *RetryConfig // nil: the setup's
-	origin      string       // its part of derived ids
-	run         HandlerFunc
-	givenUp     func(context.Context, *Bus, *Message, error) error // nil: nothing
+	// untransacted says that it runs without Config.Transactor.
+	untransacted bool
+	origin       string // its part of derived ids
+	run          HandlerFunc
+	givenUp      func(context.Context, *Bus, *Message, error) error // nil: nothing
 }
 
 // Handle registers a handler for the messages of one type on s. After Start it

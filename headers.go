@@ -103,14 +103,25 @@ func NewMessageID() string {
 }
 
 // derivedID makes the id of a message that a handler sends: a redelivery of the
-// incoming message makes the same ones again. (UUID version 5, RFC 9562.)
+// incoming message makes the same ones again. The first part is the incoming id. If that
+// is a UUID with the time in front (version 7, or 8 as this function makes them), the new
+// one begins with the same time: such ids stay in order in the index of an inbox, which
+// costs a database a fraction of the work of random ones. (UUID versions 8 and 5, RFC 9562.)
 func derivedID(parts ...string) string {
 	var name []byte
 	for _, part := range parts {
 		name = append(name, part...)
 		name = append(name, 0) // so that ("ab", "c") and ("a", "bc") differ
 	}
-	return uuid.NewSHA1(derivedIDSpace, name).String()
+	id := uuid.NewSHA1(derivedIDSpace, name)
+	const timeBytes, canonical = 6, 36
+	if len(parts[0]) == canonical {
+		if in, err := uuid.Parse(parts[0]); err == nil && (in.Version() == 7 || in.Version() == 8) {
+			copy(id[:timeBytes], in[:])
+			id[timeBytes] = 8<<4 | id[timeBytes]&0x0f
+		}
+	}
+	return id.String()
 }
 
 // derivedIDSpace is the name space of derivedID. Changing it would change every

@@ -227,6 +227,20 @@ func TestDerivedID(t *testing.T) {
 	if got := harebus.DerivedID("a", "b"); got != "99075cf8-d17e-5c8d-883a-74c4b9e137aa" {
 		t.Errorf("the id derived from a and b has become %s", got)
 	}
+	// The time of an incoming id of version 7 or 8 comes first.
+	const in, want = "0192c0de-0000-7000-8000-000000000001", "0192c0de-0000-839d-a93e-59138e0b2dda"
+	got := harebus.DerivedID(in, "b")
+	if got != want {
+		t.Errorf("the id derived from %s and b has become %s", in, got)
+	}
+	if next := harebus.DerivedID(got, "c"); next[:14] != want[:14] || next == got {
+		t.Errorf("the id derived from a derived one is %s", next)
+	}
+	for _, other := range []string{"0192c0de-0000-4000-8000-000000000001", "0192c0de000070008000000000000001", strings.Repeat("x", 36)} {
+		if id := harebus.DerivedID(other, "b"); id[14] != '5' {
+			t.Errorf("the id derived from %s is %s, not of version 5", other, id)
+		}
+	}
 	if harebus.DerivedID("ab", "c") == harebus.DerivedID("a", "bc") || harebus.DerivedID("a") == harebus.DerivedID("a", "") {
 		t.Error("different parts make the same id")
 	}

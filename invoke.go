@@ -34,7 +34,9 @@ type Sent struct {
 // Invoke calls the handler of a message without a broker, and returns what the
 // handler sent and the decision about the message. It is for unit tests of handlers.
 // The handler runs as in a consumer, inside its middleware, with its timeout and
-// with [Incoming]; nothing is connected, retried, counted, traced or logged.
+// with [Incoming]; nothing is connected, retried, counted, traced or logged. With
+// Config.Transactor it runs inside a transaction, which is committed without the messages
+// that the handler sent.
 //
 // The message is encoded as [Bus.Send] does, with its options, and decoded again. A
 // [*Message] is used as it is, for tests that set bytes of other programs, Attempt or
@@ -102,13 +104,26 @@ func (r *receipt) attempt() ([]*publish.Message, *scope, error) {
 		return nil, nil, err
 	}
 	s, ctx := r.setup, r.consumer.hard
-	scope := &scope{incoming: r.message, origin: r.handler.origin, rehearsal: true}
-	err := r.handler.invoke(ctx, &Bus{sender{s, scope}}, r.message)
-	outs, ended := scope.end()
-	if err == nil {
-		err = ended
+	run := func(ctx context.Context) (outs []*publish.Message, sc *scope, err error) {
+		sc = &scope{incoming: r.message, origin: r.handler.origin, rehearsal: true}
+		err = r.handler.invoke(ctx, &Bus{sender{s, sc}}, r.message)
+		outs, ended := sc.end()
+		if err == nil {
+			err = ended
+		}
+		return outs, sc, err
 	}
-	return outs, scope, err
+	t := r.handler.transactor(&s.cfg)
+	if t == nil {
+		return run(ctx)
+	}
+	var outs []*publish.Message
+	sc := &scope{}
+	err := r.transact(ctx, t, func(ctx context.Context) (none []Envelope, err error) {
+		outs, sc, err = run(ctx)
+		return nil, err
+	})
+	return outs, sc, err
 }
 
 // received is the message as its receiver sees it.

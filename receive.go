@@ -227,6 +227,9 @@ func (r *receipt) connected() bool {
 // handle runs the handler and publishes what it sent.
 func (r *receipt) handle(h *handler) (err error) {
 	s := r.setup
+	if t := h.transactor(&s.cfg); t != nil {
+		return r.handleIn(t, h)
+	}
 	ctx, end := s.trace.start(r.consumer.hard, TraceEvent{Operation: OpHandle, Incoming: r.message})
 	scope := &scope{incoming: r.message, origin: h.origin}
 	err = ErrGoexit // unless the handler returns

@@ -71,6 +71,7 @@ type engine struct {
 	group     sync.WaitGroup          // the consumers and the goroutines that serve them all
 	halt      context.CancelFunc      // ends the latter
 	abandon   context.CancelCauseFunc // ends the contexts of the handlers
+	operator  *operator               // nil without a Transactor
 }
 
 var errShutdownTimeout = errors.New("harebus: the shutdown timeout has passed")
@@ -197,6 +198,9 @@ func (s *Setup) declareForInit(ctx context.Context, on *session.Session) error {
 // is faulty, Start fails at once. After Start the end of ctx has no effect;
 // handlers see its values.
 func (s *Setup) Start(ctx context.Context) error {
+	if err := checkTransactor(ctx, s.cfg.Transactor); err != nil {
+		return fmt.Errorf("harebus: start: %w", err)
+	}
 	e, err := s.begin(ctx)
 	if err != nil {
 		return fmt.Errorf("harebus: start: %w", err)
@@ -215,13 +219,13 @@ func (s *Setup) begin(ctx context.Context) (*engine, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
-	case s.cfg.Queue == "":
+	case s.cfg.Queue == "" && s.cfg.Transactor == nil:
 		return nil, ErrNoQueue
 	case s.started || s.stopping != nil:
 		return nil, ErrStarted
 	case len(s.faults) > 0:
 		return nil, errors.Join(s.faults...)
-	case len(*s.handlers.Load()) == 0:
+	case s.cfg.Queue != "" && len(*s.handlers.Load()) == 0:
 		return nil, errors.New("no handler is registered; use Handle or HandleMessage")
 	}
 	e := s.makeEngine()
@@ -230,6 +234,10 @@ func (s *Setup) begin(ctx context.Context) (*engine, error) {
 	e.abandon = abandon
 	serving, halt := context.WithCancel(handling)
 	e.halt = halt
+	e.operate(context.WithoutCancel(ctx))
+	if s.cfg.Queue == "" {
+		return e, nil
+	}
 	e.group.Go(func() { e.refresh(serving) })
 	for i := range s.cfg.Consume.Consumers {
 		c := newConsumer(handling, s, e.consume, i)
@@ -410,12 +418,13 @@ func (e *engine) drain(ctx context.Context) error {
 	e.group.Wait()
 	tell()
 	e.abandon(ErrStopped)
+	ended := e.operator.end(ctx)
 	var abandoned int64
 	for _, c := range e.consumers {
 		abandoned += c.busy.Load()
 	}
 	if abandoned > 0 {
-		return fmt.Errorf("harebus: stop: %d handlers have not returned; their messages will be delivered again", abandoned)
+		return errors.Join(fmt.Errorf("harebus: stop: %d handlers have not returned; their messages will be delivered again", abandoned), ended)
 	}
-	return nil
+	return ended
 }

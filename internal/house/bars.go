@@ -22,8 +22,8 @@ type bar struct {
 // endpoint and the observer have their own packages or files; the features that come with them may bring it to 30 files and
 // 7,000 lines.
 var bars = []bar{
-	{"source files", 40, 24, (*house).files},
-	{"lines, in hundreds", 80, 52, (*house).lines},
+	{"source files", 41, 24, (*house).files},
+	{"lines, in hundreds", 82, 52, (*house).lines},
 	{"files that hold *Setup", 17, 5, (*house).holdSetup},
 	{"files that read Config.Queue", 15, 1, (*house).readQueue},
 	{"files that import amqp091-go", 12, 3, (*house).importClient},

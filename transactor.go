@@ -1,0 +1,163 @@
+package harebus
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/harebus/harebus/internal/guard"
+	"github.com/harebus/harebus/internal/publish"
+	"github.com/harebus/harebus/internal/wait"
+)
+
+// Transactor runs handlers inside a transaction of something else, such as a database,
+// and stores there what they send: what a handler changes and what it sends is kept
+// together or not at all. Package outbox has one for SQL databases. With a Transactor
+// in Config, a message is acknowledged when its transaction has been committed, and what
+// its handler sent is published after that.
+type Transactor interface {
+	// Check says whether the transactor can work. Start calls it before it connects, and
+	// fails with its error.
+	Check(ctx context.Context) error
+	// Transact handles one message. It calls run in a transaction, with a context made from
+	// ctx that leads to the transaction; run calls the handler and returns what it sent.
+	// Transact may call run again after a conflict of transactions: the handler then gets
+	// the message as it came. It may also leave run uncalled, if m was handled before. When
+	// Transact returns nil, effects and messages are stored, and m is acknowledged. Its
+	// error decides about m as one that the handler returned.
+	Transact(ctx context.Context, m *Message, run func(ctx context.Context) ([]Envelope, error)) error
+	// Run publishes what Transact has stored, with [Bus.Forward], until ctx ends. Start
+	// calls it in a goroutine of its own. Stop ends ctx when the last handler has returned,
+	// waits for Run, and then closes the connections. A Run that ends early is called again.
+	Run(ctx context.Context, bus *Bus) error
+}
+
+// WithoutTransaction runs one handler without Config.Transactor: what it sends is
+// published before its message is acknowledged, as in a setup that has no Transactor.
+func WithoutTransaction() HandlerOption {
+	return func(h *handler) { h.untransacted = true }
+}
+
+// transactor is the one that the handler runs in, or nil.
+func (h *handler) transactor(cfg *Config) Transactor {
+	if h.untransacted {
+		return nil
+	}
+	return cfg.Transactor
+}
+
+// handleIn runs the handler inside the transaction of t, which stores what it sent.
+func (r *receipt) handleIn(t Transactor, h *handler) (err error) {
+	ctx, end := r.setup.trace.start(r.consumer.hard, TraceEvent{Operation: OpHandle, Incoming: r.message})
+	err = ErrGoexit // unless Transact returns
+	defer func() { end(err) }()
+	r.shown.Store(r.message)
+	err = r.transact(ctx, t, func(ctx context.Context) ([]Envelope, error) {
+		outs, err := r.run(ctx, h, &scope{incoming: r.message, origin: h.origin})
+		if err == nil && len(outs) > 0 && !r.connected() {
+			// The broker gives the message to another consumer.
+			err = errors.New("the connection was lost while the handler ran")
+		}
+		if err != nil {
+			return nil, err
+		}
+		return envelopes(outs), nil
+	})
+	if err != nil {
+		return failed(r.consumer.hard, err)
+	}
+	return nil
+}
+
+// transact calls t. Each further run gets the message as it came, in case that the handler
+// has changed it.
+func (r *receipt) transact(ctx context.Context, t Transactor, run func(context.Context) ([]Envelope, error)) error {
+	first, runs := *r.message, 0
+	first.Headers = maps.Clone(first.Headers)
+	return guard.Call(func() error {
+		return t.Transact(ctx, r.message, func(ctx context.Context) ([]Envelope, error) {
+			if runs++; runs > 1 {
+				again := first
+				again.Headers = maps.Clone(first.Headers)
+				r.message = &again
+				r.shown.Store(r.message)
+			}
+			return run(ctx)
+		})
+	})
+}
+
+// run calls the handler and returns what it sent.
+func (r *receipt) run(ctx context.Context, h *handler, scope *scope) ([]*publish.Message, error) {
+	defer func() { _, _ = scope.end() }()
+	if err := h.invoke(ctx, &Bus{sender{r.setup, scope}}, r.message); err != nil {
+		return nil, err
+	}
+	return scope.end()
+}
+
+// operator runs a Transactor while the setup is started.
+type operator struct {
+	cancel context.CancelCauseFunc
+	done   chan struct{}
+}
+
+// operate starts to run the setup's Transactor, if there is one.
+func (e *engine) operate(ctx context.Context) {
+	t := e.setup.cfg.Transactor
+	if t == nil {
+		return
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	e.operator = &operator{cancel, make(chan struct{})}
+	go func() {
+		defer close(e.operator.done)
+		pauses := wait.NewPauses(e.setup.log, e.setup.cfg.Connect.BackOff)
+		for {
+			_, err := guard.Apart(context.Background(), func() (struct{}, error) {
+				return struct{}{}, t.Run(ctx, e.setup.Bus())
+			})
+			if ctx.Err() != nil {
+				return
+			}
+			e.setup.log.Error("the transactor has ended early; running it again", zap.Error(err))
+			if !wait.Sleep(ctx, wait.Next(pauses)) {
+				return
+			}
+		}
+	}()
+}
+
+// end makes Run return, and waits for that until ctx ends, but for two seconds at least.
+func (o *operator) end(ctx context.Context) error {
+	if o == nil {
+		return nil
+	}
+	o.cancel(ErrStopped)
+	select {
+	case <-o.done:
+		return nil
+	case <-ctx.Done():
+	}
+	const least = 2 * time.Second
+	t := time.NewTimer(least)
+	defer t.Stop()
+	select {
+	case <-o.done:
+		return nil
+	case <-t.C:
+		return errors.New("harebus: stop: the Run of Config.Transactor has not returned")
+	}
+}
+
+// checkTransactor asks t, which may be nil, whether it can work.
+func checkTransactor(ctx context.Context, t Transactor) error {
+	if t == nil {
+		return nil
+	}
+	_, err := guard.Apart(ctx, func() (struct{}, error) { return struct{}{}, t.Check(ctx) })
+	return err
+}
