@@ -6,13 +6,15 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 	"go.uber.org/zap"
 
+	"github.com/harebus/harebus/internal/declare"
 	"github.com/harebus/harebus/internal/publish"
 	"github.com/harebus/harebus/internal/session"
 	"github.com/harebus/harebus/internal/wait"
+	"github.com/harebus/harebus/topology"
 )
 
-// This file configures the AMQP client (internal/session) and the publisher, and
-// counts what they report.
+// This file configures the AMQP client (internal/session), the publisher and what declares
+// the topology, and counts what they report.
 
 // dialing is the configuration of the setup's connections.
 func (s *Setup) dialing(addresses []amqp.URI) session.Config {
@@ -43,8 +45,24 @@ func (s *Setup) publishing(link *session.Link) publish.Config {
 	return publish.Config{
 		Link: link, Dialer: s.dialer, Channels: s.cfg.Publish.Channels, Confirms: s.confirms(),
 		Queue: s.cfg.Queue, QueueExpires: s.cfg.queueLife() > 0, CheckOnly: s.cfg.Declare == CheckOnly,
-		Declare: s.declareForSending, Establish: s.establish, Exit: s.cfg.exitTopology, Fit: s.dialect.fit,
+		Declare: s.declarer.ForSending, Establish: s.declarer.Establish, Exit: s.cfg.exitTopology, Fit: s.dialect.fit,
 		Failed: notConfirmed, Counts: &s.counters.publishing,
+	}
+}
+
+// declaring is the configuration of what declares the setup's objects.
+func (s *Setup) declaring() declare.Config {
+	return declare.Config{
+		CheckOnly: s.cfg.Declare == CheckOnly, Exchanges: s.cfg.exchangeTopology(), ErrorQueues: s.cfg.errorTopologies,
+		Queues:    func() topology.Topology { return topology.Join(s.cfg.queueTopology(s.topics()), s.cfg.Topology) },
+		Consuming: s.consumes, BackOff: s.cfg.Connect.BackOff, Log: s.log,
+	}
+}
+
+// keepExit keeps the exit of delays to the listener queue from expiring.
+func (e *engine) keepExit(ctx context.Context, on *session.Session) {
+	if err := e.publisher.KeepExit(ctx, on); err != nil && ctx.Err() == nil && on.Alive() {
+		e.setup.log.Warn("cannot keep the exit of delays to this queue from expiring", zap.Error(err))
 	}
 }
 

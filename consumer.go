@@ -182,11 +182,11 @@ func (c *consumer) consume(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var r *refused
+	declare := c.setup.declarer.First
 	if c.began {
-		r = &refused{}
+		declare = c.setup.declarer.Again
 	}
-	if err := c.setup.declareSince(ctx, s, c.since, r); err != nil {
+	if err := declare(ctx, s, c.since); err != nil {
 		return err
 	}
 	sub, err := c.subscribe(s)
@@ -223,7 +223,7 @@ func (c *consumer) follow(ctx context.Context, sub *subscription) error {
 				sub.cancels = nil
 				continue
 			}
-			c.setup.doubt()
+			c.setup.declarer.Doubt(c.setup.cfg.Queue)
 			return fmt.Errorf("the broker cancelled the consumer %q: the queue was deleted or has moved, or its consumer timeout has passed", tag)
 		case sub.turn <- struct{}{}:
 			if err := sub.goFirst(); err != nil {
@@ -257,8 +257,8 @@ func (c *consumer) without(err error) error {
 	if !refusal.Missing(err) {
 		return err
 	}
-	c.setup.doubt()
-	if refused := c.setup.undeclared(); refused != nil {
+	c.setup.declarer.Doubt(c.setup.cfg.Queue)
+	if refused := c.setup.declarer.UndeclaredOf(c.setup.cfg.Queue); refused != nil {
 		return fmt.Errorf("%w; declaring it failed: %w", err, refused)
 	}
 	return err

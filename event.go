@@ -58,10 +58,7 @@ func (s *Setup) keepTopic(topic string) {
 	}
 	s.subs = append(s.subs, topic)
 	if s.started {
-		select {
-		case s.declares.wanted <- struct{}{}:
-		default: // asked already
-		}
+		s.declarer.Soon()
 	}
 }
 

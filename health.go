@@ -61,7 +61,7 @@ func (s *Setup) Ready() error {
 	}
 	faults := []error{health(e.publish)}
 	if started {
-		if err := s.undeclared(); err != nil {
+		if err := s.declarer.Undeclared(); err != nil {
 			faults = append(faults, fmt.Errorf("the broker refuses to declare objects that may be missing: %w", err))
 		}
 		faults = append(faults, late...)

@@ -1,7 +1,6 @@
 package harebus
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"sync"
@@ -10,7 +9,6 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/harebus/harebus/internal/publish"
-	"github.com/harebus/harebus/internal/session"
 	"github.com/harebus/harebus/internal/wait"
 )
 
@@ -156,17 +154,10 @@ func (r *receipt) tryParking(out *publish.Message, cause error) (err error) {
 	if err == nil || errors.Is(err, ErrRefused) || ctx.Err() != nil || !r.connected() {
 		return err
 	}
-	if restored := s.restoreErrorQueue(ctx, r.feed.session); restored != nil {
+	if restored := s.declarer.ErrorQueue(ctx, r.feed.session, s.cfg.errorTopology()); restored != nil {
 		return errors.Join(err, restored)
 	}
 	return eng.publisher.Publish(ctx, out)
-}
-
-func (s *Setup) restoreErrorQueue(ctx context.Context, on *session.Session) error {
-	if s.cfg.Declare == CheckOnly {
-		return nil
-	}
-	return s.declareErrorQueue(ctx, on)
 }
 
 // marked says whether the message has the header Parking.

@@ -10,6 +10,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/harebus/harebus/internal/declare"
 	"github.com/harebus/harebus/internal/guard"
 	"github.com/harebus/harebus/internal/publish"
 	"github.com/harebus/harebus/internal/session"
@@ -31,7 +32,7 @@ type Setup struct {
 	counters  counters
 	retries   atomic.Int64 // the largest number among the retry policies
 
-	declares declares
+	declarer *declare.Declarer
 	parking  parking
 	// complained is when it was last logged that a message cannot be sent on, in
 	// nanoseconds.
@@ -106,12 +107,12 @@ func New(cfg Config) (*Setup, error) {
 		trace:     tracer{cfg.Tracer, safeLogger(cfg.Logger)},
 		log:       safeLogger(cfg.Logger),
 		subs:      slices.Clone(cfg.Subscriptions),
-		declares:  declares{turn: make(chan struct{}, 1), wanted: make(chan struct{}, 1)},
 	}
 	s.retries.Store(int64(cfg.Retry.most()))
 	s.handlers.Store(&map[string]*handler{})
 	s.waits = teller(logger)
 	s.dialer = session.NewDialer(s.dialing(addresses))
+	s.declarer = declare.New(s.declaring())
 	return s, nil
 }
 
@@ -179,7 +180,7 @@ func (s *Setup) initOver(ctx context.Context, l *session.Link) error {
 }
 
 func (s *Setup) declareForInit(ctx context.Context, on *session.Session) error {
-	if err := s.declareAll(ctx, on); err != nil {
+	if err := s.declarer.All(ctx, on); err != nil {
 		return err
 	}
 	var delays topology.Delays
@@ -238,7 +239,7 @@ func (s *Setup) begin(ctx context.Context) (*engine, error) {
 	if s.cfg.Queue == "" {
 		return e, nil
 	}
-	e.group.Go(func() { e.refresh(serving) })
+	e.group.Go(func() { s.declarer.Refresh(serving, e.consume.Up, e.keepExit) })
 	for i := range s.cfg.Consume.Consumers {
 		c := newConsumer(handling, s, e.consume, i)
 		e.consumers = append(e.consumers, c)
@@ -246,6 +247,13 @@ func (s *Setup) begin(ctx context.Context) (*engine, error) {
 	}
 	e.group.Go(func() { e.watch(serving) })
 	return e, nil
+}
+
+// consumes says whether the setup has been started and has a queue to consume from.
+func (s *Setup) consumes() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.started && s.cfg.Queue != ""
 }
 
 // awaitStart waits until the consumer consumes or cannot.

@@ -129,8 +129,8 @@ var mutants = []mutant.Mutant{
 // package that they break are named.
 var targeted = []mutant.Mutant{
 	{
-		Name: "keep the topic after a refusal", File: "subscribe.go",
-		Old: "\tif err == nil && c.outcome.CompareAndSwap(false, true) {\n", New: "\tc.keep(c.topics)\n\tif err == nil && c.outcome.CompareAndSwap(false, true) {\n",
+		Name: "keep the topic after a refusal", File: "internal/declare/change.go",
+		Old: "\tif err == nil && c.decided.CompareAndSwap(false, true) {\n", New: "\tc.Keep()\n\tif err == nil && c.decided.CompareAndSwap(false, true) {\n",
 		Breaks: "TestSubscribeRefused",
 	},
 	{

@@ -1,0 +1,53 @@
+package declare
+
+import (
+	"context"
+	"math/rand/v2"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/harebus/harebus/internal/session"
+)
+
+// Refresh declares everything again once or twice a minute until ctx ends: somebody may
+// have deleted a binding, and the broker does not report that. The pauses differ, so that a
+// hundred instances of a service do not declare at the same time. up returns the session
+// that is up; an error means that there is none, which others report. then is called on
+// the session after each declaration.
+func (d *Declarer) Refresh(ctx context.Context, up func() (*session.Session, error), then func(context.Context, *session.Session)) {
+	const most = time.Minute
+	for d.pause(ctx, most/2+rand.N(most/2)) {
+		on, err := up()
+		if err != nil {
+			continue
+		}
+		err = d.Again(ctx, on, time.Now())
+		if err != nil && ctx.Err() == nil && on.Alive() {
+			d.cfg.Log.Warn("cannot declare the topology again; consuming goes on", zap.Error(err))
+		}
+		then(ctx, on)
+	}
+}
+
+// Soon makes Refresh declare at once. It does not block.
+func (d *Declarer) Soon() {
+	select {
+	case d.wanted <- struct{}{}:
+	default: // asked already
+	}
+}
+
+// pause waits for long, or until Soon is called. It returns false when ctx ends.
+func (d *Declarer) pause(ctx context.Context, long time.Duration) bool {
+	t := time.NewTimer(long)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-d.wanted:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
