@@ -108,7 +108,7 @@ func (w *witness) last() *harebus.Message {
 // ids 1 and 2.
 func badInputService(r *rig, c *badinput.Case) (*harebus.Setup, *witness) {
 	cfg := r.config("orders")
-	cfg.Unhandled = harebus.UnhandledPark
+	cfg.Handling.Unhandled = harebus.UnhandledPark
 	cfg.Subscriptions = []string{badinput.Subscription}
 	if c.Tight {
 		badinput.Tighten(&cfg)

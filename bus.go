@@ -109,7 +109,7 @@ func (s *sender) DeferUntil(ctx context.Context, queue string, due time.Time, me
 // the message, with its correlation id. It fails with [ErrReplyOutsideHandler]
 // outside a handler, with [ErrNoReplyAddress] if the message names no address, and
 // with [ErrRefused] if the address is a queue of the broker's own (amq.…; see
-// Config.ReplyReserved), the error queue, or one that Config.ReplyPolicy does not
+// Config.Reply.Reserved), the error queue, or one that Config.Reply.Policy does not
 // allow. The last two are final, as if marked with [NoRetry].
 func (s *sender) Reply(ctx context.Context, message any, opts ...SendOption) error {
 	m := s.within(ctx).scope.message()
@@ -128,9 +128,9 @@ func (s *sender) Reply(ctx context.Context, message any, opts ...SendOption) err
 // emit composes a message and buffers or publishes it.
 func (s *sender) emit(ctx context.Context, op Operation, key string, message any, due time.Time, opts []SendOption) error {
 	o := newSendOptions(opts)
-	exchange := s.setup.cfg.DirectExchange
+	exchange := s.setup.cfg.Exchanges.Direct
 	if op == OpPublish {
-		exchange = s.setup.cfg.TopicExchange
+		exchange = s.setup.cfg.Exchanges.Topic
 	}
 	if op == OpReply && reservedAddress(key) {
 		exchange = "" // such an address is bound to no other exchange
@@ -147,7 +147,7 @@ func (s *sender) emit(ctx context.Context, op Operation, key string, message any
 	}
 	ctx, end := s.setup.trace.start(ctx, TraceEvent{Operation: op, Exchange: exchange, RoutingKey: key, Headers: carrier})
 	if len(carrier) > 0 {
-		WithHeaders(carrier)(&o)
+		WithHeaders(carrier).forSending(&o)
 	}
 	err := s.within(ctx).dispatch(ctx, op, exchange, key, message, due, &o)
 	end(err)

@@ -24,9 +24,9 @@ func (s *Setup) dialing(addresses []amqp.URI) session.Config {
 		note = " (the default, since Config.URL is empty)"
 	}
 	return session.Config{
-		Addresses: addresses, AddressNote: note, Name: cfg.ConnectionName, Product: "harebus", Version: version(),
-		TLS: cfg.TLS, Dial: cfg.Dial,
-		ExternalAuth: cfg.ExternalAuth, Credentials: cfg.Credentials, Username: cfg.Username, Password: cfg.Password,
+		Addresses: addresses, AddressNote: note, Name: cfg.Connect.Name, Product: "harebus", Version: version(),
+		TLS: cfg.Connect.TLS, Dial: cfg.Dial,
+		ExternalAuth: cfg.Connect.ExternalAuth, Credentials: cfg.Connect.Credentials, Username: cfg.Connect.Username, Password: cfg.Connect.Password,
 		Timeout: connect.Timeout, RequestTimeout: connect.RequestTimeout, WriteTimeout: connect.WriteTimeout,
 		Heartbeat: connect.Heartbeat, HeartbeatAlways: cfg.ownHeartbeat, BackOff: connect.BackOff,
 		Log: s.log, Waits: s.waits,
@@ -44,7 +44,7 @@ func (s *Setup) dialing(addresses []amqp.URI) session.Config {
 func (s *Setup) publishing(link *session.Link) publish.Config {
 	return publish.Config{
 		Link: link, Dialer: s.dialer, Channels: s.cfg.Publish.Channels, Confirms: s.confirms(),
-		Queue: s.cfg.Queue, QueueExpires: s.cfg.queueLife() > 0, CheckOnly: s.cfg.Declare == CheckOnly,
+		Queue: s.cfg.Queue, QueueExpires: s.cfg.queueLife() > 0, CheckOnly: s.cfg.Declare.Mode == CheckOnly,
 		Declare: s.declarer.ForSending, Establish: s.declarer.Establish, Exit: s.cfg.exitTopology, Fit: s.dialect.fit,
 		Failed: notConfirmed, Counts: &s.counters.publishing,
 	}
@@ -53,8 +53,10 @@ func (s *Setup) publishing(link *session.Link) publish.Config {
 // declaring is the configuration of what declares the setup's objects.
 func (s *Setup) declaring() declare.Config {
 	return declare.Config{
-		CheckOnly: s.cfg.Declare == CheckOnly, Exchanges: s.cfg.exchangeTopology(), ErrorQueues: s.cfg.errorTopologies,
-		Queues:    func() topology.Topology { return topology.Join(s.cfg.queueTopology(s.topics()), s.cfg.Topology) },
+		CheckOnly: s.cfg.Declare.Mode == CheckOnly, Exchanges: s.cfg.exchangeTopology(), ErrorQueues: s.cfg.errorTopologies,
+		Queues: func() topology.Topology {
+			return topology.Join(s.cfg.queueTopology(s.topics()), s.cfg.Declare.Topology)
+		},
 		Consuming: s.consumes, BackOff: s.cfg.Connect.BackOff, Log: s.log,
 	}
 }

@@ -237,7 +237,7 @@ func (c *codecs) forSending(contentType, messageType string, value any) (Codec, 
 	if contentType != "" {
 		codec, ok := c.byContent[contentType]
 		if !ok {
-			return nil, fmt.Errorf("no codec for content type %s; add one to Config.Codecs", quote(contentType))
+			return nil, fmt.Errorf("no codec for content type %s; add one to Config.Payload.Codecs", quote(contentType))
 		}
 		return codec, nil
 	}

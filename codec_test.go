@@ -253,7 +253,7 @@ func TestCodecChoice(t *testing.T) {
 			bubble(t, func(t *testing.T, r *rig) {
 				r.declare(r.channel(), "out")
 				cfg := r.config("")
-				cfg.Codecs, cfg.TypeCodecs = []harebus.Codec{shout{}}, map[string]harebus.Codec{"Shouted": shout{}}
+				cfg.Payload.Codecs, cfg.Payload.TypeCodecs = []harebus.Codec{shout{}}, map[string]harebus.Codec{"Shouted": shout{}}
 				if err := r.setup(cfg).Bus().Send(r.ctx, "out", c.value, c.opts...); err != nil {
 					t.Fatal(err)
 				}
@@ -285,13 +285,13 @@ func TestCodecReading(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T, r *rig) {
 				cfg := r.config("orders")
-				cfg.Codecs = []harebus.Codec{shout{}}
+				cfg.Payload.Codecs = []harebus.Codec{shout{}}
 				s := r.setup(cfg)
 				got := make(chan string, 1)
 				harebus.Handle(s, func(_ context.Context, _ *harebus.Bus, text string) error {
 					got <- text
 					return nil
-				}, harebus.WithMessageType("Text"))
+				}, harebus.WithType("Text"))
 				r.start(s)
 				r.publish(r.channel(), "orders", amqp.Publishing{Type: "Text", ContentType: c.contentType, Body: []byte(c.body)})
 				if text := receive(r, got); text != c.want {
@@ -366,8 +366,8 @@ func TestTextStaysText(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
 		s := r.setup(r.config("orders"))
 		texts, raws := make(chan string, 1), make(chan []byte, 1)
-		harebus.Handle(s, heard(texts), harebus.WithMessageType("Text"))
-		harebus.Handle(s, heard(raws), harebus.WithMessageType("Bytes"))
+		harebus.Handle(s, heard(texts), harebus.WithType("Text"))
+		harebus.Handle(s, heard(raws), harebus.WithType("Bytes"))
 		r.start(s)
 		const body = `"x"`
 		r.publish(r.channel(), "orders", amqp.Publishing{Type: "Text", ContentType: "text/plain", Body: []byte(body)},
@@ -383,7 +383,7 @@ func TestTextStaysText(t *testing.T) {
 func TestMessageDecode(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
 		cfg := r.config("orders")
-		cfg.Codecs = []harebus.Codec{shout{}, harebus.JSON{Strict: true}}
+		cfg.Payload.Codecs = []harebus.Codec{shout{}, harebus.JSON{Strict: true}}
 		s := r.setup(cfg)
 		var got []any
 		s.HandleMessage(harebus.AnyType, func(_ context.Context, _ *harebus.Bus, m *harebus.Message) error {

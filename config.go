@@ -31,114 +31,41 @@ type Config struct {
 	// URL is the broker's address: amqp:// or amqps://user:password@host:port/vhost,
 	// with special characters percent-encoded. Default: amqp://guest:guest@localhost:5672/.
 	URL string
-	// URLs are the addresses of a cluster's nodes, beside or instead of URL. Every
-	// connect tries them in random order; those that failed in the last three
-	// minutes come last.
-	URLs []string
-	// Username and Password replace those of the addresses.
-	Username, Password string
-	// Credentials is called before every connect and returns user name and
-	// password, for passwords that expire. It replaces Username, Password and those
-	// in the addresses.
-	Credentials func(ctx context.Context) (username, password string, err error)
-	// ExternalAuth logs in with the client certificate in TLS (SASL EXTERNAL).
-	ExternalAuth bool
-	// TLS is for amqps addresses: roots, client certificate. The bus uses a clone
-	// of it. The lowest version is TLS 1.2, also if MinVersion is lower. Default:
-	// the system's roots, and the address as server name.
-	TLS *tls.Config
-	// ConnectionName is shown by the broker. Default: the program's name and the queue.
-	ConnectionName string
 	// Dial opens the socket (TLS runs over what it returns), for proxies and for
 	// the in-process broker of package brokertest. Default: a [net.Dialer].
 	Dial func(network, address string) (net.Conn, error)
+	// Connect is about connections: further addresses, TLS, login, timeouts.
+	Connect ConnectConfig
 
 	// Queue is the listener queue. Without one the setup can only send.
 	Queue string
-	// PerInstance gives each setup a listener queue of its own, for events that every
-	// instance of a service must get: Queue is the beginning of its name, to which a
-	// dot and random digits are added. It keeps its name through reconnects and
-	// restarts of the setup; when nobody has consumed from it for 30 minutes, the
-	// broker deletes it with its messages ("x-expires" in QueueArguments changes the
-	// time). Default: all instances share Queue.
-	PerInstance bool
-	// QueueType is topology.Quorum by default. Choose topology.Classic without
-	// QueueArguments to take over a queue that a PikaBus service declared.
-	QueueType topology.QueueType
-	// QueueArguments are added to the listener queue's arguments, which for a
-	// quorum queue are a delivery limit of 20 and dead-lettering to the error
-	// queue, at least once. A nil value removes an argument.
-	QueueArguments map[string]any
+	// QueueOptions are the properties of the listener queue.
+	QueueOptions QueueOptions
 	// Subscriptions are the topics bound to the listener queue; * stands for one
 	// word, # for any number. If you remove a topic from the list, its binding
 	// stays: see [Setup.Unsubscribe].
 	Subscriptions []string
-	// DirectExchange carries commands: amq.direct, which every broker has, or an
-	// exchange of this name, which is declared. Default: PikaBusDirect.
-	DirectExchange string
-	// TopicExchange carries events: amq.topic, or an exchange that is declared.
-	// Default: PikaBusTopic.
-	TopicExchange string
-	// ErrorQueue receives the messages that cannot be handled.
-	ErrorQueue ErrorQueueConfig
-	// Topology is declared, or checked, together with the setup's own objects:
-	// other queues and exchanges, bindings with arguments.
-	Topology topology.Topology
-	// Declare says whether the setup creates its objects or only checks them.
-	Declare DeclareMode
-
 	// Consume is about receiving.
 	Consume ConsumeConfig
-	// Publish is about sending.
-	Publish PublishConfig
-	// Connect is about connections.
-	Connect ConnectConfig
+	// Handling is about what happens to a message between its delivery and its ack.
+	Handling HandlingConfig
 	// Retry is the policy for a message whose handler failed; [WithRetry] sets
 	// another for one handler.
 	Retry RetryConfig
-	// ErrorHandler may change the decision of Retry. No limit applies to retries
-	// that it decides: it must end them itself, by Message.Attempt. Default: none.
-	ErrorHandler ErrorHandler
-	// Unhandled says what happens to a message without a handler: UnhandledRetry by
-	// default, because a newer instance of the service may have one.
-	Unhandled UnhandledMode
+	// ErrorQueue receives the messages that cannot be handled.
+	ErrorQueue ErrorQueueConfig
 
-	// HeaderPrefix starts the names of the standard headers. Default: "PikaBus.".
-	HeaderPrefix string
-	// TimeFormat is how times are written: TimeISO by default.
-	TimeFormat TimeFormat
-	// Codecs are added to JSON, Bytes and Text. One with the content type of
-	// another replaces it.
-	Codecs []Codec
-	// TypeCodecs are the codecs of certain message types, by their wire name.
-	TypeCodecs map[string]Codec
-	// MaxBody is the largest body sent or decoded, in bytes; a larger one is
-	// refused or parked. Default: 16 MiB.
-	MaxBody int
-	// ReplyPolicy restricts where replies may go. Default: any queue except the
-	// broker's own (amq.…) and the error queue, which no policy can allow.
-	ReplyPolicy ReplyPolicy
-	// ReplyReserved allows replies to the addresses that the broker creates for
-	// requesters: amq.rabbitmq.reply-to.… (direct reply-to) and amq.gen-…. ReplyPolicy
-	// is called for them, too. A reply to the former is lost without an error when the
-	// requester has gone. Default: refused.
-	ReplyReserved bool
-	// MaxHops is how many replies in a row may answer a reply before the message is
-	// parked as a loop. Default: 32.
-	MaxHops int
+	// Publish is about sending.
+	Publish PublishConfig
+	// Exchanges are the two exchanges of the bus.
+	Exchanges ExchangeConfig
+	// Declare is about creating exchanges, queues and bindings.
+	Declare DeclareConfig
+	// Payload is about bodies and headers.
+	Payload PayloadConfig
+	// Reply is about answers to received messages.
+	Reply ReplyConfig
 
-	// Receive is called with every message before its handler is chosen, and may
-	// set type, id and body of a message of another bus. Default: none.
-	Receive ReceiveFunc
-	// Middleware is wrapped around every handler, the first one outermost.
-	Middleware []Middleware
-	// SendMiddleware is called for every outgoing message, the first one outermost.
-	SendMiddleware []SendMiddleware
-	// Transactor runs handlers inside a transaction of something else, such as a
-	// database, and publishes what they sent after its commit: see package outbox.
-	// [WithoutTransaction] leaves out one handler. Start then works without a Queue,
-	// to publish what was stored. Default: none.
-	Transactor Transactor
 	// Tracer observes operations. Default: none.
 	Tracer Tracer
 	// Logger is the log; [SlogLogger] makes one from a slog.Handler. Default:
@@ -153,6 +80,101 @@ type Config struct {
 
 	defaultAddress bool // true if the user gave no address
 	ownHeartbeat   bool
+}
+
+// QueueOptions are the properties of a listener queue.
+type QueueOptions struct {
+	// Type is topology.Quorum by default. Choose topology.Classic without Arguments
+	// to take over a queue that a PikaBus service declared.
+	Type topology.QueueType
+	// Arguments are added to the queue's arguments, which for a quorum queue are a
+	// delivery limit of 20 and dead-lettering to the error queue, at least once. A
+	// nil value removes an argument.
+	Arguments map[string]any
+	// PerInstance gives each setup a listener queue of its own, for events that every
+	// instance of a service must get: Queue is the beginning of its name, to which a
+	// dot and random digits are added. It keeps its name through reconnects and
+	// restarts of the setup; when nobody has consumed from it for 30 minutes, the
+	// broker deletes it with its messages ("x-expires" in Arguments changes the
+	// time). Default: all instances share Queue.
+	PerInstance bool
+}
+
+// HandlingConfig is about what happens to a message between its delivery and its ack.
+type HandlingConfig struct {
+	// Timeout cancels the context of a handler after this time. The error that the
+	// handler then returns is a failure like any other. Default: 5 minutes.
+	// Negative: none. Keep it below the broker's consumer timeout, 30 minutes by
+	// default, after which the broker takes back everything that the consumer holds.
+	// A handler that has run for a minute is logged, whatever the timeout.
+	Timeout time.Duration
+	// Receive is called with every message before its handler is chosen, and may
+	// set type, id and body of a message of another bus. Default: none.
+	Receive ReceiveFunc
+	// Middleware is wrapped around every handler, the first one outermost.
+	Middleware []Middleware
+	// ErrorHandler may change the decision of Config.Retry. No limit applies to
+	// retries that it decides: it must end them itself, by Message.Attempt. Default:
+	// none.
+	ErrorHandler ErrorHandler
+	// Unhandled says what happens to a message without a handler: UnhandledRetry by
+	// default, because a newer instance of the service may have one.
+	Unhandled UnhandledMode
+	// Transactor runs handlers inside a transaction of something else, such as a
+	// database, and publishes what they sent after its commit: see package outbox.
+	// [WithoutTransaction] leaves out one handler. Start then works without a Queue,
+	// to publish what was stored. Default: none.
+	Transactor Transactor
+}
+
+// ExchangeConfig names the two exchanges of the bus.
+type ExchangeConfig struct {
+	// Direct carries commands: amq.direct, which every broker has, or an exchange of
+	// this name, which is declared. Default: PikaBusDirect.
+	Direct string
+	// Topic carries events: amq.topic, or an exchange that is declared. Default:
+	// PikaBusTopic.
+	Topic string
+}
+
+// DeclareConfig is about creating exchanges, queues and bindings.
+type DeclareConfig struct {
+	// Mode says whether the setup creates its objects or only checks them.
+	Mode DeclareMode
+	// Topology is declared, or checked, together with the setup's own objects:
+	// other queues and exchanges, bindings with arguments.
+	Topology topology.Topology
+}
+
+// PayloadConfig is about bodies and headers.
+type PayloadConfig struct {
+	// Codecs are added to JSON, Bytes and Text. One with the content type of
+	// another replaces it.
+	Codecs []Codec
+	// TypeCodecs are the codecs of certain message types, by their wire name.
+	TypeCodecs map[string]Codec
+	// MaxBody is the largest body sent or decoded, in bytes; a larger one is
+	// refused or parked. Default: 16 MiB.
+	MaxBody int
+	// HeaderPrefix starts the names of the standard headers. Default: "PikaBus.".
+	HeaderPrefix string
+	// TimeFormat is how times are written: TimeISO by default.
+	TimeFormat TimeFormat
+}
+
+// ReplyConfig is about answers to received messages.
+type ReplyConfig struct {
+	// Policy restricts where replies may go. Default: any queue except the broker's
+	// own (amq.…) and the error queue, which no policy can allow.
+	Policy ReplyPolicy
+	// Reserved allows replies to the addresses that the broker creates for
+	// requesters: amq.rabbitmq.reply-to.… (direct reply-to) and amq.gen-…. Policy is
+	// called for them, too. A reply to the former is lost without an error when the
+	// requester has gone. Default: refused.
+	Reserved bool
+	// MaxHops is how many replies in a row may answer a reply before the message is
+	// parked as a loop. Default: 32.
+	MaxHops int
 }
 
 // DeclareMode says whether a setup declares exchanges, queues and bindings or only
@@ -217,13 +239,6 @@ type ConsumeConfig struct {
 	Prefetch int
 	// Consumers is the number of consumers, each on its own channel. Default: 1.
 	Consumers int
-	// HandlerTimeout cancels the context of a handler after this time. The error
-	// that the handler then returns is a failure like any other. Default: 5
-	// minutes. Negative: none. Keep it below the broker's consumer timeout, 30
-	// minutes by default, after which the broker takes back everything that the
-	// consumer holds. A handler that has run for a minute is logged, whatever the
-	// timeout.
-	HandlerTimeout time.Duration
 }
 
 // PublishConfig is about sending.
@@ -243,10 +258,31 @@ type PublishConfig struct {
 	// event's type decides for that type. Default: each event must have a
 	// subscriber, and Publish returns an error when it has none.
 	OptionalEvents bool
+	// Middleware is called for every outgoing message, the first one outermost.
+	Middleware []SendMiddleware
 }
 
 // ConnectConfig is about connections.
 type ConnectConfig struct {
+	// URLs are the addresses of a cluster's nodes, beside or instead of Config.URL.
+	// Every connect tries them in random order; those that failed in the last three
+	// minutes come last.
+	URLs []string
+	// Username and Password replace those of the addresses.
+	Username, Password string
+	// Credentials is called before every connect and returns user name and
+	// password, for passwords that expire. It replaces Username, Password and those
+	// in the addresses.
+	Credentials func(ctx context.Context) (username, password string, err error)
+	// ExternalAuth logs in with the client certificate in TLS (SASL EXTERNAL).
+	ExternalAuth bool
+	// TLS is for amqps addresses: roots, client certificate. The bus uses a clone
+	// of it. The lowest version is TLS 1.2, also if MinVersion is lower. Default:
+	// the system's roots, and the address as server name.
+	TLS *tls.Config
+	// Name is what the broker shows of the connections. Default: the program's name
+	// and the queue.
+	Name string
 	// Timeout is for connecting, TLS and login included. Default: 10 s.
 	Timeout time.Duration
 	// RequestTimeout is how long the broker may take to answer a request before the
@@ -267,7 +303,7 @@ type ConnectConfig struct {
 	// RefusedLimit makes [Setup.Live] fail once the broker has refused every
 	// connection for this long, for example because the password was changed. Then
 	// the orchestrator can restart the process, which reads the new password.
-	// Default: never. Without it, a setup with [Config.Credentials] recovers by
+	// Default: never. Without it, a setup with Credentials recovers by
 	// itself.
 	RefusedLimit time.Duration
 }
@@ -284,28 +320,28 @@ const (
 
 // withDefaults returns a copy with every zero field filled in.
 func (c Config) withDefaults() Config {
-	if c.URL == "" && len(c.URLs) == 0 {
+	if c.URL == "" && len(c.Connect.URLs) == 0 {
 		c.URL, c.defaultAddress = defaultURL, true
 	}
 	if c.URL != "" {
-		c.URLs = append([]string{c.URL}, c.URLs...)
+		c.Connect.URLs = append([]string{c.URL}, c.Connect.URLs...)
 	}
-	c.URLs = slices.Clone(c.URLs)
+	c.Connect.URLs = slices.Clone(c.Connect.URLs)
 	c.Subscriptions = slices.Clone(c.Subscriptions)
-	c.QueueArguments = maps.Clone(c.QueueArguments)
+	c.QueueOptions.Arguments = maps.Clone(c.QueueOptions.Arguments)
 	c.ErrorQueue.Arguments = maps.Clone(c.ErrorQueue.Arguments)
-	c.TypeCodecs = maps.Clone(c.TypeCodecs)
-	fill(&c.DirectExchange, defaultDirectExchange)
-	fill(&c.TopicExchange, defaultTopicExchange)
+	c.Payload.TypeCodecs = maps.Clone(c.Payload.TypeCodecs)
+	fill(&c.Exchanges.Direct, defaultDirectExchange)
+	fill(&c.Exchanges.Topic, defaultTopicExchange)
 	fill(&c.ErrorQueue.Name, defaultErrorQueue)
 	fill(&c.ErrorQueue.Type, topology.Quorum)
-	fill(&c.QueueType, topology.Quorum)
-	fill(&c.HeaderPrefix, defaultHeaderPrefix)
-	fill(&c.ConnectionName, connectionName(c.Queue))
+	fill(&c.QueueOptions.Type, topology.Quorum)
+	fill(&c.Payload.HeaderPrefix, defaultHeaderPrefix)
+	fill(&c.Connect.Name, connectionName(c.Queue))
 	fill(&c.Consume.Concurrency, 10)
 	fill(&c.Consume.Prefetch, min(5*c.Consume.Concurrency, maxPrefetch))
 	fill(&c.Consume.Consumers, 1)
-	fill(&c.Consume.HandlerTimeout, 5*time.Minute)
+	fill(&c.Handling.Timeout, 5*time.Minute)
 	fill(&c.Publish.Channels, 1)
 	fill(&c.Publish.Window, 1000)
 	fill(&c.Publish.ConfirmTimeout, 30*time.Second)
@@ -314,8 +350,8 @@ func (c Config) withDefaults() Config {
 	fill(&c.Connect.WriteTimeout, 15*time.Second)
 	c.ownHeartbeat = c.Connect.Heartbeat != 0
 	fill(&c.Connect.Heartbeat, 5*time.Second)
-	fill(&c.MaxBody, 16<<20)
-	fill(&c.MaxHops, 32)
+	fill(&c.Payload.MaxBody, 16<<20)
+	fill(&c.Reply.MaxHops, 32)
 	fill(&c.ShutdownTimeout, 30*time.Second)
 	if c.Connect.BackOff == nil {
 		c.Connect.BackOff = wait.Default
@@ -358,20 +394,20 @@ func (c *Config) validate() error {
 	if _, err := c.addresses(); err != nil {
 		faults = append(faults, err)
 	}
-	if c.ExternalAuth && (c.TLS == nil || (len(c.TLS.Certificates) == 0 && c.TLS.GetClientCertificate == nil)) {
-		fault("ExternalAuth needs a client certificate in TLS")
+	if c.Connect.ExternalAuth && (c.Connect.TLS == nil || (len(c.Connect.TLS.Certificates) == 0 && c.Connect.TLS.GetClientCertificate == nil)) {
+		fault("Connect.ExternalAuth needs a client certificate in Connect.TLS")
 	}
-	if c.Username == "" && c.Password != "" {
-		fault("Password is set without Username")
+	if c.Connect.Username == "" && c.Connect.Password != "" {
+		fault("Connect.Password is set without Connect.Username")
 	}
-	if c.Queue == "" && (len(c.Subscriptions) > 0 || len(c.QueueArguments) > 0) {
-		fault("Subscriptions and QueueArguments need a Queue")
+	if c.Queue == "" && (len(c.Subscriptions) > 0 || len(c.QueueOptions.Arguments) > 0) {
+		fault("Subscriptions and QueueOptions.Arguments need a Queue")
 	}
 	if c.Queue == c.ErrorQueue.Name {
 		fault("Queue and ErrorQueue.Name are both %q: what fails there would go round in circles", c.Queue)
 	}
-	if c.Queue == "" && c.PerInstance {
-		fault("PerInstance needs a Queue")
+	if c.Queue == "" && c.QueueOptions.PerInstance {
+		fault("QueueOptions.PerInstance needs a Queue")
 	}
 	for _, topic := range c.Subscriptions {
 		if err := topology.ValidTopic(topic); err != nil {
@@ -392,21 +428,21 @@ func (c *Config) validate() error {
 func (c *Config) validateValues() []error {
 	var faults []error
 	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
-	if len(c.ConnectionName) > maxShortString {
-		fault("ConnectionName is longer than %d bytes", maxShortString)
+	if len(c.Connect.Name) > maxShortString {
+		fault("Connect.Name is longer than %d bytes", maxShortString)
 	}
 	const longestName = 32
-	if len(c.HeaderPrefix) > maxShortString-longestName || !utf8.ValidString(c.HeaderPrefix) {
-		fault("HeaderPrefix is longer than %d bytes or not valid UTF-8", maxShortString-longestName)
+	if len(c.Payload.HeaderPrefix) > maxShortString-longestName || !utf8.ValidString(c.Payload.HeaderPrefix) {
+		fault("Payload.HeaderPrefix is longer than %d bytes or not valid UTF-8", maxShortString-longestName)
 	}
-	if c.TimeFormat != TimeISO && c.TimeFormat != TimeLegacy {
-		fault("TimeFormat %d is neither TimeISO nor TimeLegacy", c.TimeFormat)
+	if c.Payload.TimeFormat != TimeISO && c.Payload.TimeFormat != TimeLegacy {
+		fault("Payload.TimeFormat %d is neither TimeISO nor TimeLegacy", c.Payload.TimeFormat)
 	}
-	if c.Declare != DeclareAll && c.Declare != CheckOnly {
-		fault("Declare %d is neither DeclareAll nor CheckOnly", c.Declare)
+	if c.Declare.Mode != DeclareAll && c.Declare.Mode != CheckOnly {
+		fault("Declare.Mode %d is neither DeclareAll nor CheckOnly", c.Declare.Mode)
 	}
-	if c.Unhandled < UnhandledRetry || c.Unhandled > UnhandledIgnore {
-		fault("Unhandled %d is none of UnhandledRetry, UnhandledPark and UnhandledIgnore", c.Unhandled)
+	if c.Handling.Unhandled < UnhandledRetry || c.Handling.Unhandled > UnhandledIgnore {
+		fault("Handling.Unhandled %d is none of UnhandledRetry, UnhandledPark and UnhandledIgnore", c.Handling.Unhandled)
 	}
 	if err := wait.TryBackOff(c.Connect.BackOff); err != nil {
 		fault("Connect.BackOff %w", err)
@@ -419,11 +455,11 @@ func (c *Config) validateValues() []error {
 func (c *Config) validateQueues() []error {
 	var faults []error
 	names := []string{c.Queue, c.ErrorQueue.Name}
-	for _, q := range c.Topology.Queues {
+	for _, q := range c.Declare.Topology.Queues {
 		names = append(names, q.Name)
 		if q.Exclusive {
-			faults = append(faults, fmt.Errorf("exclusive queue %s in Topology: it would belong to one of the setup's connections, and the others could not use it; "+
-				"let it end by x-expires instead, or give each instance a listener queue of its own with PerInstance", quote(q.Name)))
+			faults = append(faults, fmt.Errorf("exclusive queue %s in Declare.Topology: it would belong to one of the setup's connections, and the others could not use it; "+
+				"let it end by x-expires instead, or give each instance a listener queue of its own with QueueOptions.PerInstance", quote(q.Name)))
 		}
 	}
 	for _, name := range names {
@@ -445,8 +481,8 @@ func (c *Config) validateNumbers() []error {
 		{"Consume.Consumers", c.Consume.Consumers, 1, 1000},
 		{"Publish.Channels", c.Publish.Channels, 1, 100},
 		{"Publish.Window", c.Publish.Window, 1, 100_000},
-		{"MaxBody", c.MaxBody, 1, 512 << 20},
-		{"MaxHops", c.MaxHops, 1, 1_000_000},
+		{"Payload.MaxBody", c.Payload.MaxBody, 1, 512 << 20},
+		{"Reply.MaxHops", c.Reply.MaxHops, 1, 1_000_000},
 	} {
 		if n.value < n.low || n.value > n.high {
 			faults = append(faults, fmt.Errorf("%s %d is not between %d and %d", n.name, n.value, n.low, n.high))
@@ -477,24 +513,24 @@ func (c *Config) validateParts() []error {
 	missing := func(list string, at any) {
 		faults = append(faults, fmt.Errorf("%s[%v] is nil", list, at))
 	}
-	for i, codec := range c.Codecs {
+	for i, codec := range c.Payload.Codecs {
 		if codec == nil {
-			missing("Codecs", i)
+			missing("Payload.Codecs", i)
 		}
 	}
-	for name, codec := range c.TypeCodecs {
+	for name, codec := range c.Payload.TypeCodecs {
 		if codec == nil {
-			missing("TypeCodecs", name)
+			missing("Payload.TypeCodecs", name)
 		}
 	}
-	for i, m := range c.Middleware {
+	for i, m := range c.Handling.Middleware {
 		if m == nil {
-			missing("Middleware", i)
+			missing("Handling.Middleware", i)
 		}
 	}
-	for i, m := range c.SendMiddleware {
+	for i, m := range c.Publish.Middleware {
 		if m == nil {
-			missing("SendMiddleware", i)
+			missing("Publish.Middleware", i)
 		}
 	}
 	return faults
@@ -504,10 +540,10 @@ func (c *Config) validateParts() []error {
 // and the parser's own message may too.
 func (c *Config) addresses() ([]amqp.URI, error) {
 	var faults []error
-	uris := make([]amqp.URI, 0, len(c.URLs))
-	for i, address := range c.URLs {
+	uris := make([]amqp.URI, 0, len(c.Connect.URLs))
+	for i, address := range c.Connect.URLs {
 		if strings.Contains(address, "?") {
-			faults = append(faults, fmt.Errorf("address %d has parameters after a ?; use the fields TLS, ExternalAuth and Connect instead", i+1))
+			faults = append(faults, fmt.Errorf("address %d has parameters after a ?; use the fields of Connect instead", i+1))
 			continue
 		}
 		uri, err := amqp.ParseURI(address)

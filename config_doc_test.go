@@ -14,11 +14,11 @@ import (
 // documentedByHand are the defaults that are not plain values; their cells must
 // only say something.
 var documentedByHand = map[string]bool{
-	"TLS": true, "ConnectionName": true, "Dial": true, "Codecs": true, "ReplyPolicy": true,
+	"Connect.TLS": true, "Connect.Name": true, "Dial": true, "Payload.Codecs": true, "Reply.Policy": true,
 }
 
 // replacedByDefaults are filled in by withDefaults, but by default are none.
-var replacedByDefaults = map[string]bool{"URLs": true, "Logger": true}
+var replacedByDefaults = map[string]bool{"Connect.URLs": true, "Logger": true}
 
 // TestConfigTable compares the table of docs/configuration.md with Config: every
 // field has a row, every row a field, and the defaults are those of withDefaults.

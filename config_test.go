@@ -26,35 +26,35 @@ func faults() map[string]struct {
 	}
 	return map[string]fault{
 		"url scheme":          {harebus.Config{URL: "http://host"}, "address 1"},
-		"second url":          {harebus.Config{URLs: []string{"amqp://a", "::"}}, "address 2"},
-		"external without":    {harebus.Config{ExternalAuth: true}, "ExternalAuth"},
-		"external, no cert":   {harebus.Config{ExternalAuth: true, TLS: &tls.Config{MinVersion: tls.VersionTLS13}}, "ExternalAuth"},
-		"password alone":      {harebus.Config{Password: "x"}, "Username"},
+		"second url":          {harebus.Config{Connect: harebus.ConnectConfig{URLs: []string{"amqp://a", "::"}}}, "address 2"},
+		"external without":    {harebus.Config{Connect: harebus.ConnectConfig{ExternalAuth: true}}, "ExternalAuth"},
+		"external, no cert":   {harebus.Config{Connect: harebus.ConnectConfig{ExternalAuth: true, TLS: &tls.Config{MinVersion: tls.VersionTLS13}}}, "ExternalAuth"},
+		"password alone":      {harebus.Config{Connect: harebus.ConnectConfig{Password: "x"}}, "Username"},
 		"topics, no queue":    {harebus.Config{Subscriptions: []string{"a"}}, "Queue"},
-		"arguments, no queue": {harebus.Config{QueueArguments: map[string]any{"x-max-length": 1}}, "Queue"},
+		"arguments, no queue": {harebus.Config{QueueOptions: harebus.QueueOptions{Arguments: map[string]any{"x-max-length": 1}}}, "Queue"},
 		"error queue":         {harebus.Config{Queue: "error"}, "circles"},
 		"topic":               {harebus.Config{Queue: "q", Subscriptions: []string{"a#"}}, "a#"},
 		"queue name":          {harebus.Config{Queue: "amq.q"}, "amq."},
 		"queue length":        {harebus.Config{Queue: long[:256]}, "256"},
-		"queue type":          {harebus.Config{Queue: "q", QueueType: "stream"}, "stream"},
-		"delivery limit -1":   {harebus.Config{Queue: "q", QueueArguments: map[string]any{"x-delivery-limit": -1}}, "x-delivery-limit"},
-		"direct exchange":     {harebus.Config{DirectExchange: "amq.topic"}, "amq."},
-		"topic exchange":      {harebus.Config{TopicExchange: "amq.fanout"}, "amq."},
+		"queue type":          {harebus.Config{Queue: "q", QueueOptions: harebus.QueueOptions{Type: "stream"}}, "stream"},
+		"delivery limit -1":   {harebus.Config{Queue: "q", QueueOptions: harebus.QueueOptions{Arguments: map[string]any{"x-delivery-limit": -1}}}, "x-delivery-limit"},
+		"direct exchange":     {harebus.Config{Exchanges: harebus.ExchangeConfig{Direct: "amq.topic"}}, "amq."},
+		"topic exchange":      {harebus.Config{Exchanges: harebus.ExchangeConfig{Topic: "amq.fanout"}}, "amq."},
 		"queue with a #":      {harebus.Config{Queue: "a.#"}, "a.#"},
 		"queue *":             {harebus.Config{Queue: "*"}, "sent"},
 		"error queue with #":  {harebus.Config{ErrorQueue: harebus.ErrorQueueConfig{Name: "#"}}, "sent"},
-		"own queue with a #":  {harebus.Config{Topology: topology.Topology{Queues: []topology.Queue{{Name: "x.#"}}}}, "x.#"},
-		"exclusive queue":     {harebus.Config{Topology: topology.Topology{Queues: []topology.Queue{{Name: "mine", Type: topology.Classic, Exclusive: true}}}}, "PerInstance"},
-		"instances of what":   {harebus.Config{PerInstance: true}, "PerInstance"},
-		"instance name":       {harebus.Config{PerInstance: true, Queue: long[:250]}, "263"},
-		"same exchange":       {harebus.Config{DirectExchange: "x", TopicExchange: "x"}, "x"},
+		"own queue with a #":  {harebus.Config{Declare: harebus.DeclareConfig{Topology: topology.Topology{Queues: []topology.Queue{{Name: "x.#"}}}}}, "x.#"},
+		"exclusive queue":     {harebus.Config{Declare: harebus.DeclareConfig{Topology: topology.Topology{Queues: []topology.Queue{{Name: "mine", Type: topology.Classic, Exclusive: true}}}}}, "PerInstance"},
+		"instances of what":   {harebus.Config{QueueOptions: harebus.QueueOptions{PerInstance: true}}, "PerInstance"},
+		"instance name":       {harebus.Config{QueueOptions: harebus.QueueOptions{PerInstance: true}, Queue: long[:250]}, "263"},
+		"same exchange":       {harebus.Config{Exchanges: harebus.ExchangeConfig{Direct: "x", Topic: "x"}}, "x"},
 		"error queue name":    {harebus.Config{Queue: "q", ErrorQueue: harebus.ErrorQueueConfig{Name: "amq.e"}}, "amq."},
-		"topology":            {harebus.Config{Topology: topology.Topology{Queues: []topology.Queue{{}}}}, "queue"},
-		"connection name":     {harebus.Config{ConnectionName: long}, "ConnectionName"},
-		"time format":         {harebus.Config{TimeFormat: 7}, "TimeFormat"},
-		"declare mode":        {harebus.Config{Declare: -1}, "Declare"},
-		"header prefix":       {harebus.Config{HeaderPrefix: long}, "HeaderPrefix"},
-		"header prefix text":  {harebus.Config{HeaderPrefix: "\xff"}, "HeaderPrefix"},
+		"topology":            {harebus.Config{Declare: harebus.DeclareConfig{Topology: topology.Topology{Queues: []topology.Queue{{}}}}}, "queue"},
+		"connection name":     {harebus.Config{Connect: harebus.ConnectConfig{Name: long}}, "Connect.Name"},
+		"time format":         {harebus.Config{Payload: harebus.PayloadConfig{TimeFormat: 7}}, "TimeFormat"},
+		"declare mode":        {harebus.Config{Declare: harebus.DeclareConfig{Mode: -1}}, "Declare"},
+		"header prefix":       {harebus.Config{Payload: harebus.PayloadConfig{HeaderPrefix: long}}, "HeaderPrefix"},
+		"header prefix text":  {harebus.Config{Payload: harebus.PayloadConfig{HeaderPrefix: "\xff"}}, "HeaderPrefix"},
 		"concurrency":         {harebus.Config{Consume: harebus.ConsumeConfig{Concurrency: -1}}, "Consume.Concurrency"},
 		"prefetch":            {harebus.Config{Consume: harebus.ConsumeConfig{Concurrency: 10, Prefetch: 9}}, "Consume.Prefetch"},
 		"prefetch too much":   {harebus.Config{Consume: harebus.ConsumeConfig{Prefetch: 65536}}, "Consume.Prefetch"},
@@ -66,14 +66,14 @@ func faults() map[string]struct {
 		"request timeout":     {harebus.Config{Connect: harebus.ConnectConfig{RequestTimeout: -1}}, "Connect.RequestTimeout"},
 		"write timeout":       {harebus.Config{Connect: harebus.ConnectConfig{WriteTimeout: -1}}, "Connect.WriteTimeout"},
 		"heartbeat":           {harebus.Config{Connect: harebus.ConnectConfig{Heartbeat: time.Millisecond}}, "Connect.Heartbeat"},
-		"max body":            {harebus.Config{MaxBody: -1}, "MaxBody"},
-		"max hops":            {harebus.Config{MaxHops: -1}, "MaxHops"},
+		"max body":            {harebus.Config{Payload: harebus.PayloadConfig{MaxBody: -1}}, "MaxBody"},
+		"max hops":            {harebus.Config{Reply: harebus.ReplyConfig{MaxHops: -1}}, "MaxHops"},
 		"shutdown":            {harebus.Config{ShutdownTimeout: -1}, "ShutdownTimeout"},
 		"rule":                {harebus.Config{Retry: harebus.RetryConfig{Rules: []harebus.RetryRule{{}}}}, "Retry.Rules[0]"},
-		"nil codec":           {harebus.Config{Codecs: []harebus.Codec{nil}}, "Codecs[0]"},
-		"nil type codec":      {harebus.Config{TypeCodecs: map[string]harebus.Codec{"T": nil}}, "TypeCodecs[T]"},
-		"nil middleware":      {harebus.Config{Middleware: []harebus.Middleware{nil}}, "Middleware[0]"},
-		"nil send middleware": {harebus.Config{SendMiddleware: []harebus.SendMiddleware{nil}}, "SendMiddleware[0]"},
+		"nil codec":           {harebus.Config{Payload: harebus.PayloadConfig{Codecs: []harebus.Codec{nil}}}, "Codecs[0]"},
+		"nil type codec":      {harebus.Config{Payload: harebus.PayloadConfig{TypeCodecs: map[string]harebus.Codec{"T": nil}}}, "TypeCodecs[T]"},
+		"nil middleware":      {harebus.Config{Handling: harebus.HandlingConfig{Middleware: []harebus.Middleware{nil}}}, "Handling.Middleware[0]"},
+		"nil send middleware": {harebus.Config{Publish: harebus.PublishConfig{Middleware: []harebus.SendMiddleware{nil}}}, "Publish.Middleware[0]"},
 	}
 }
 
@@ -94,10 +94,10 @@ func TestConfigFaults(t *testing.T) {
 func TestConfigAllFaults(t *testing.T) {
 	t.Parallel()
 	_, err := harebus.New(harebus.Config{
-		URLs: []string{"http://a", "http://b"}, ExternalAuth: true, Password: "secret", Subscriptions: []string{"a#"},
-		DirectExchange: "amq.d", TopicExchange: "amq.t", TimeFormat: 9, Declare: 9, MaxBody: -1,
+		Connect: harebus.ConnectConfig{URLs: []string{"http://a", "http://b"}, ExternalAuth: true, Password: "secret"}, Exchanges: harebus.ExchangeConfig{Direct: "amq.d", Topic: "amq.t"}, Payload: harebus.PayloadConfig{TimeFormat: 9, MaxBody: -1, Codecs: []harebus.Codec{nil}}, Declare: harebus.DeclareConfig{Mode: 9}, Subscriptions: []string{"a#"},
+
 		Consume: harebus.ConsumeConfig{Concurrency: -1, Consumers: -1}, Publish: harebus.PublishConfig{Window: -1},
-		Retry: harebus.RetryConfig{Rules: []harebus.RetryRule{{}, {}}}, Codecs: []harebus.Codec{nil},
+		Retry: harebus.RetryConfig{Rules: []harebus.RetryRule{{}, {}}},
 	})
 	if err == nil {
 		t.Fatal("accepted")
@@ -119,7 +119,7 @@ func TestConfigKeepsPasswords(t *testing.T) {
 		"amqp://user:" + password + "@host:99999999/", "ftp://user:" + password + "@host/", "user:" + password + "@host", ":" + password,
 		"amqp://" + password + "\x00@host",
 	} {
-		_, err := harebus.New(harebus.Config{URL: url, MaxBody: -1})
+		_, err := harebus.New(harebus.Config{URL: url, Payload: harebus.PayloadConfig{MaxBody: -1}})
 		if err == nil {
 			t.Errorf("%q was accepted", url)
 		} else if strings.Contains(err.Error(), password) {
@@ -151,21 +151,21 @@ func TestConfigKeepsPasswords(t *testing.T) {
 func TestConfigCopied(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
 		cfg := r.config("orders")
-		cfg.URL, cfg.URLs = "", []string{r.broker.URL()}
+		cfg.URL, cfg.Connect.URLs = "", []string{r.broker.URL()}
 		cfg.Subscriptions = []string{"a.b"}
-		cfg.QueueArguments = map[string]any{"x-max-length": 10}
-		cfg.TypeCodecs = map[string]harebus.Codec{"Order": harebus.JSON{}}
+		cfg.QueueOptions.Arguments = map[string]any{"x-max-length": 10}
+		cfg.Payload.TypeCodecs = map[string]harebus.Codec{"Order": harebus.JSON{}}
 		cfg.Retry.Rules = []harebus.RetryRule{{Match: func(error) bool { return false }}}
 		before := cfg
-		before.URLs, before.Subscriptions = append([]string{}, cfg.URLs...), append([]string{}, cfg.Subscriptions...)
-		before.QueueArguments = maps.Clone(cfg.QueueArguments)
+		before.Connect.URLs, before.Subscriptions = append([]string{}, cfg.Connect.URLs...), append([]string{}, cfg.Subscriptions...)
+		before.QueueOptions.Arguments = maps.Clone(cfg.QueueOptions.Arguments)
 		s := r.setup(cfg)
-		if !reflect.DeepEqual(cfg.URLs, before.URLs) || !reflect.DeepEqual(cfg.QueueArguments, before.QueueArguments) ||
+		if !reflect.DeepEqual(cfg.Connect.URLs, before.Connect.URLs) || !reflect.DeepEqual(cfg.QueueOptions.Arguments, before.QueueOptions.Arguments) ||
 			cfg.Retry.Rules[0].MaxRetries != 0 || cfg.Queue != before.Queue || cfg.Consume != before.Consume {
 			t.Errorf("New changed its argument: %+v", cfg)
 		}
-		cfg.URLs[0], cfg.Subscriptions[0], cfg.QueueArguments["x-max-length"] = "http://", "x.y", 99
-		delete(cfg.TypeCodecs, "Order")
+		cfg.Connect.URLs[0], cfg.Subscriptions[0], cfg.QueueOptions.Arguments["x-max-length"] = "http://", "x.y", 99
+		delete(cfg.Payload.TypeCodecs, "Order")
 		cfg.Retry.Rules[0].Match = nil
 		harebus.Handle(s, func(context.Context, *harebus.Bus, order) error { return errors.New("no") })
 		r.start(s)

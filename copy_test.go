@@ -19,7 +19,7 @@ func TestCopiesAreOfWhatCame(t *testing.T) {
 		headers := amqp.Table{"secret": "sealed", "gone": "here", "list": []any{"a"}, "table": amqp.Table{"k": "v"}, "raw": []byte("raw")}
 		cfg := r.config("orders")
 		cfg.Retry.MaxRetries = 1
-		cfg.Middleware = []harebus.Middleware{func(next harebus.HandlerFunc) harebus.HandlerFunc {
+		cfg.Handling.Middleware = []harebus.Middleware{func(next harebus.HandlerFunc) harebus.HandlerFunc {
 			return func(ctx context.Context, bus *harebus.Bus, m *harebus.Message) error {
 				for name, want := range headers {
 					if !reflect.DeepEqual(m.Headers[name], want) {

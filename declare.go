@@ -12,11 +12,11 @@ import (
 // ones that every broker has (amq.direct, amq.topic) are not declared.
 func (c *Config) exchangeTopology() topology.Topology {
 	var t topology.Topology
-	if c.DirectExchange != "amq.direct" {
-		t.Exchanges = append(t.Exchanges, topology.Exchange{Name: c.DirectExchange, Kind: topology.Direct})
+	if c.Exchanges.Direct != "amq.direct" {
+		t.Exchanges = append(t.Exchanges, topology.Exchange{Name: c.Exchanges.Direct, Kind: topology.Direct})
 	}
-	if c.TopicExchange != "amq.topic" {
-		t.Exchanges = append(t.Exchanges, topology.Exchange{Name: c.TopicExchange, Kind: topology.Topic})
+	if c.Exchanges.Topic != "amq.topic" {
+		t.Exchanges = append(t.Exchanges, topology.Exchange{Name: c.Exchanges.Topic, Kind: topology.Topic})
 	}
 	return t
 }
@@ -27,7 +27,7 @@ func (c *Config) errorTopology() topology.Topology {
 		Queues: []topology.Queue{{
 			Name: c.ErrorQueue.Name, Type: c.ErrorQueue.Type, Arguments: c.errorArguments(),
 		}},
-		Bindings: []topology.Binding{{Exchange: c.DirectExchange, Key: c.ErrorQueue.Name, Queue: c.ErrorQueue.Name}},
+		Bindings: []topology.Binding{{Exchange: c.Exchanges.Direct, Key: c.ErrorQueue.Name, Queue: c.ErrorQueue.Name}},
 	}
 }
 
@@ -37,11 +37,11 @@ func (c *Config) queueTopology(topics []string) topology.Topology {
 		return topology.Topology{}
 	}
 	t := topology.Topology{
-		Queues:   []topology.Queue{{Name: c.Queue, Type: c.QueueType, Arguments: c.queueArguments()}},
-		Bindings: []topology.Binding{{Exchange: c.DirectExchange, Key: c.Queue, Queue: c.Queue}},
+		Queues:   []topology.Queue{{Name: c.Queue, Type: c.QueueOptions.Type, Arguments: c.queueArguments()}},
+		Bindings: []topology.Binding{{Exchange: c.Exchanges.Direct, Key: c.Queue, Queue: c.Queue}},
 	}
 	for _, topic := range topics {
-		t.Bindings = append(t.Bindings, topology.Binding{Exchange: c.TopicExchange, Key: topic, Queue: c.Queue})
+		t.Bindings = append(t.Bindings, topology.Binding{Exchange: c.Exchanges.Topic, Key: topic, Queue: c.Queue})
 	}
 	return t
 }
@@ -51,7 +51,7 @@ func (c *Config) queueTopology(topics []string) topology.Topology {
 // cannot read.
 func (c *Config) queueArguments() map[string]any {
 	args := map[string]any{}
-	if c.QueueType == topology.Quorum {
+	if c.QueueOptions.Type == topology.Quorum {
 		args = map[string]any{
 			"x-delivery-limit":          defaultDeliveryLimit,
 			"x-dead-letter-exchange":    "",
@@ -60,10 +60,10 @@ func (c *Config) queueArguments() map[string]any {
 			"x-overflow":                "reject-publish",
 		}
 	}
-	if c.PerInstance {
+	if c.QueueOptions.PerInstance {
 		args["x-expires"] = instanceExpires.Milliseconds()
 	}
-	return merged(args, c.QueueArguments)
+	return merged(args, c.QueueOptions.Arguments)
 }
 
 // errorArguments set a high delivery limit, because a quorum queue counts each look
@@ -105,7 +105,7 @@ func (c *Config) exitTopology(exchange, key string) topology.Topology {
 // queueLife is the x-expires of the listener queue; 0 means that it stays.
 func (c *Config) queueLife() time.Duration {
 	var ms int64
-	if _, err := fmt.Sscan(fmt.Sprint(c.QueueArguments["x-expires"]), &ms); err != nil {
+	if _, err := fmt.Sscan(fmt.Sprint(c.QueueOptions.Arguments["x-expires"]), &ms); err != nil {
 		return 0
 	}
 	return time.Duration(ms) * time.Millisecond
@@ -121,5 +121,5 @@ func (c *Config) errorTopologies() []topology.Topology {
 
 // ownTopology is everything but the delay infrastructure.
 func (c *Config) ownTopology(topics []string) topology.Topology {
-	return topology.Join(append([]topology.Topology{c.exchangeTopology(), c.queueTopology(topics), c.Topology}, c.errorTopologies()...)...)
+	return topology.Join(append([]topology.Topology{c.exchangeTopology(), c.queueTopology(topics), c.Declare.Topology}, c.errorTopologies()...)...)
 }

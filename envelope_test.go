@@ -215,7 +215,7 @@ func TestParkedMessageIsForwarded(t *testing.T) {
 		want := r.await("failures", 1)[0].Publishing
 
 		cfg := r.config("failures")
-		cfg.QueueType, cfg.ErrorQueue.Name = "classic", "unused"
+		cfg.QueueOptions.Type, cfg.ErrorQueue.Name = "classic", "unused"
 		s := r.setup(cfg)
 		s.HandleMessage(harebus.AnyType, func(ctx context.Context, bus *harebus.Bus, m *harebus.Message) error {
 			clear(m.Headers)

@@ -90,7 +90,7 @@ func (d Decision) String() string {
 // RetryConfig is the policy for a message whose handler failed: it is handled again
 // after a pause, and after the last retry it is parked in the error queue. A
 // message that cannot be decoded, or whose handler returned [NoRetry], is parked at
-// once. A message without a handler is retried, unless Config.Unhandled says
+// once. A message without a handler is retried, unless Config.Handling.Unhandled says
 // otherwise.
 type RetryConfig struct {
 	// MaxRetries is how often a message is handled again after it failed, at most

@@ -248,7 +248,7 @@ func (e *askedError) Unwrap() error { return e.err }
 type PanicError = guard.PanicError
 
 // RejectError says why no handler has seen a message. The message is parked at
-// once, except for "no-type" and "unknown-type", for which Config.Unhandled
+// once, except for "no-type" and "unknown-type", for which Config.Handling.Unhandled
 // decides.
 type RejectError struct {
 	// Reason is a short code: "bad-header", "bad-time", "bad-retry-count",

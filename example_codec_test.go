@@ -18,14 +18,14 @@ func (xmlCodec) Encode(value any) ([]byte, error)     { return xml.Marshal(value
 func (xmlCodec) Decode(body []byte, target any) error { return xml.Unmarshal(body, target) }
 
 // A codec is chosen by content type when reading. When sending it is chosen by
-// the call, by message type (Config.TypeCodecs), or by the value; else it is JSON.
+// the call, by message type (Config.Payload.TypeCodecs), or by the value; else it is JSON.
 func ExampleCodec() {
 	broker := brokertest.New()
 	defer broker.Close()
 	ctx := context.Background()
 	setup, err := harebus.New(harebus.Config{
 		Dial: broker.Dial, Queue: "orders",
-		Codecs:  []harebus.Codec{xmlCodec{}},
+		Payload: harebus.PayloadConfig{Codecs: []harebus.Codec{xmlCodec{}}},
 		Consume: harebus.ConsumeConfig{Concurrency: 1},
 	})
 	if err != nil {

@@ -17,13 +17,13 @@ import (
 func ExampleNew() {
 	_, err := harebus.New(harebus.Config{
 		Queue:         "orders",
-		Password:      "secret",
+		Connect:       harebus.ConnectConfig{Password: "secret"},
 		Subscriptions: []string{"order*"},
 		Consume:       harebus.ConsumeConfig{Concurrency: 10, Prefetch: 5},
 	})
 	fmt.Println(err)
 	// Output:
-	// harebus: new setup: Password is set without Username
+	// harebus: new setup: Connect.Password is set without Connect.Username
 	// topology: validate topic "order*": invalid name: a wildcard must be a word of its own, but the word "order*" contains one
 	// Consume.Prefetch 5 is not between 10 and 65535
 }
@@ -35,7 +35,7 @@ func ExampleSetup_Start() {
 	defer broker.Close()
 	ctx := context.Background()
 	setup := func(kind topology.QueueType) *harebus.Setup {
-		s, err := harebus.New(harebus.Config{Dial: broker.Dial, Queue: "orders", QueueType: kind})
+		s, err := harebus.New(harebus.Config{Dial: broker.Dial, Queue: "orders", QueueOptions: harebus.QueueOptions{Type: kind}})
 		if err != nil {
 			log.Fatal(err)
 		}

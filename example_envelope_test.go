@@ -84,7 +84,7 @@ func ExampleMessage_Envelope() {
 		}
 		return nil
 	})
-	failures, err := harebus.New(harebus.Config{Dial: broker.Dial, Queue: "failures", Declare: harebus.CheckOnly, ErrorQueue: harebus.ErrorQueueConfig{Name: "orders"}})
+	failures, err := harebus.New(harebus.Config{Dial: broker.Dial, Queue: "failures", Declare: harebus.DeclareConfig{Mode: harebus.CheckOnly}, ErrorQueue: harebus.ErrorQueueConfig{Name: "orders"}})
 	if err != nil {
 		log.Fatal(err)
 	}

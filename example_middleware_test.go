@@ -16,20 +16,19 @@ func ExampleMiddleware() {
 	ctx := context.Background()
 	setup, err := harebus.New(harebus.Config{
 		Dial: broker.Dial, Queue: "orders",
-		Middleware: []harebus.Middleware{func(next harebus.HandlerFunc) harebus.HandlerFunc {
+		Handling: harebus.HandlingConfig{Middleware: []harebus.Middleware{func(next harebus.HandlerFunc) harebus.HandlerFunc {
 			return func(ctx context.Context, bus *harebus.Bus, m *harebus.Message) error {
 				fmt.Printf("begin %s, sent from %v\n", m.Type, m.Headers["host"])
 				err := next(ctx, bus, m)
 				fmt.Println("end:", err)
 				return err
 			}
-		}},
-		SendMiddleware: []harebus.SendMiddleware{func(next harebus.SendFunc) harebus.SendFunc {
+		}}}, Publish: harebus.PublishConfig{Middleware: []harebus.SendMiddleware{func(next harebus.SendFunc) harebus.SendFunc {
 			return func(ctx context.Context, m *harebus.Outgoing) error {
 				m.Headers["host"] = "web-1"
 				return next(ctx, m)
 			}
-		}},
+		}}},
 	})
 	if err != nil {
 		log.Fatal(err)

@@ -112,7 +112,7 @@ func ExampleUnhandledMode() {
 
 	setup, err := harebus.New(harebus.Config{
 		Dial: broker.Dial, Queue: "audit", Subscriptions: []string{"order.#"},
-		Unhandled: harebus.UnhandledIgnore,
+		Handling: harebus.HandlingConfig{Unhandled: harebus.UnhandledIgnore},
 	})
 	if err != nil {
 		log.Fatal(err)
@@ -150,7 +150,7 @@ func ExampleReceiveFunc() {
 
 	setup, err := harebus.New(harebus.Config{
 		Dial: broker.Dial, Queue: "orders",
-		Receive: func(_ context.Context, m *harebus.Message) error {
+		Handling: harebus.HandlingConfig{Receive: func(_ context.Context, m *harebus.Message) error {
 			switch task, isTask := m.Headers["task"].(string); {
 			case m.ContentType == "application/vnd.masstransit+json":
 				return fromMassTransit(m)
@@ -159,7 +159,7 @@ func ExampleReceiveFunc() {
 			default:
 				return nil
 			}
-		},
+		}},
 	})
 	if err != nil {
 		log.Fatal(err)
@@ -168,7 +168,7 @@ func ExampleReceiveFunc() {
 		m := harebus.Incoming(ctx)
 		fmt.Printf("order %d, message %s\n", cmd.ID, m.ID)
 		return nil
-	}, harebus.WithMessageType("urn:message:Acme.Orders:OrderPlaced"))
+	}, harebus.WithType("urn:message:Acme.Orders:OrderPlaced"))
 	setup.HandleMessage("orders.place", func(_ context.Context, _ *harebus.Bus, m *harebus.Message) error {
 		fmt.Printf("task %s with %s, message %s\n", m.Type, m.Body, m.ID)
 		return nil

@@ -81,7 +81,7 @@ func ExampleConfig_perInstance() {
 	ctx := context.Background()
 	emptied := make(chan int)
 	for range 2 {
-		setup, err := harebus.New(harebus.Config{Dial: broker.Dial, Queue: "cache", PerInstance: true})
+		setup, err := harebus.New(harebus.Config{Dial: broker.Dial, Queue: "cache", QueueOptions: harebus.QueueOptions{PerInstance: true}})
 		if err != nil {
 			log.Fatal(err)
 		}

@@ -83,13 +83,13 @@ func ExampleErrorHandler() {
 			MaxRetries: 1,
 			BackOff:    func() backoff.BackOff { return backoff.NewConstantBackOff(10 * time.Millisecond) },
 		},
-		ErrorHandler: func(_ *harebus.Message, err error, proposed harebus.Decision) harebus.Decision {
+		Handling: harebus.HandlingConfig{ErrorHandler: func(_ *harebus.Message, err error, proposed harebus.Decision) harebus.Decision {
 			if errors.Is(err, errOutdated) {
 				return harebus.Discard()
 			}
 			fmt.Println("proposed:", proposed)
 			return proposed
-		},
+		}},
 	})
 	if err != nil {
 		log.Fatal(err)

@@ -15,11 +15,11 @@ import (
 func TestExitMayNotBeRead(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
 		cfg := r.config("instance")
-		cfg.QueueArguments = map[string]any{"x-expires": 600_000}
+		cfg.QueueOptions.Arguments = map[string]any{"x-expires": 600_000}
 		if err := r.setup(cfg).Init(r.ctx); err != nil {
 			t.Fatal(err)
 		}
-		cfg.Declare = harebus.CheckOnly
+		cfg.Declare.Mode = harebus.CheckOnly
 		logger, logs := observed()
 		cfg.Logger = logger
 		s, got := counting(r, cfg)
@@ -45,7 +45,7 @@ func TestExitEndsWithItsQueue(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
 		const exit = "harebus.delay.due//instance"
 		cfg := r.config("instance")
-		cfg.QueueArguments = map[string]any{"x-expires": 60_000}
+		cfg.QueueOptions.Arguments = map[string]any{"x-expires": 60_000}
 		s := r.setup(cfg)
 		handled := make(chan int, 1)
 		harebus.Handle(s, func(ctx context.Context, _ *harebus.Bus, o order) error {

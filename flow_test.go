@@ -20,7 +20,7 @@ func TestReplyLoop(t *testing.T) {
 		var services []*harebus.Setup
 		for _, queue := range []string{"ping", "pong"} {
 			cfg := r.config(queue)
-			cfg.MaxHops = 6
+			cfg.Reply.MaxHops = 6
 			s := r.setup(cfg)
 			s.HandleMessage(harebus.AnyType, func(ctx context.Context, bus *harebus.Bus, m *harebus.Message) error {
 				return bus.Reply(ctx, answer{1})
@@ -137,7 +137,7 @@ func TestListenOnErrorQueue(t *testing.T) {
 			t.Errorf("a service that listens on its own error queue: %v", err)
 		}
 		cfg := r.config("error")
-		cfg.ErrorQueue.Name, cfg.QueueType = "error.of.errors", "classic"
+		cfg.ErrorQueue.Name, cfg.QueueOptions.Type = "error.of.errors", "classic"
 		s := r.setup(cfg)
 		s.HandleMessage(harebus.AnyType, func(context.Context, *harebus.Bus, *harebus.Message) error {
 			return harebus.NoRetry(errors.New("cannot help either"))

@@ -136,7 +136,7 @@ func (discarding) Write(_ zapcore.Entry, fields []zapcore.Field) error {
 func TestDecisionsAreKept(t *testing.T) {
 	const years5 = 1 << 16 * time.Hour
 	handler := func(h harebus.ErrorHandler) func(*harebus.Config, *rig) {
-		return func(c *harebus.Config, _ *rig) { c.ErrorHandler = h }
+		return func(c *harebus.Config, _ *rig) { c.Handling.ErrorHandler = h }
 	}
 	policy := func(b func() backoff.BackOff) func(*harebus.Config, *rig) {
 		return func(c *harebus.Config, _ *rig) { c.Retry.BackOff = b }
@@ -158,7 +158,7 @@ func TestDecisionsAreKept(t *testing.T) {
 		"handler panics":               {handler(func(*harebus.Message, error, harebus.Decision) harebus.Decision { panic(sulkyError{}) }), errNo, true},
 		"handler ends its goroutine":   {handler(func(*harebus.Message, error, harebus.Decision) harebus.Decision { quit(); return harebus.Discard() }), errNo, true},
 		"handler hangs": {func(c *harebus.Config, r *rig) {
-			c.ErrorHandler = func(*harebus.Message, error, harebus.Decision) harebus.Decision {
+			c.Handling.ErrorHandler = func(*harebus.Message, error, harebus.Decision) harebus.Decision {
 				<-r.ctx.Done()
 				return harebus.Discard()
 			}

@@ -45,8 +45,8 @@ func (l *leftovers) take() []amqp.Delivery {
 // could come back behind later ones. Closing the channel gives all of them back in
 // order.
 func (c *Config) keepsOrder() bool {
-	single, _ := c.QueueArguments["x-single-active-consumer"].(bool)
-	return single || (c.QueueType == topology.Quorum && c.Consume.Concurrency == 1 && c.Consume.Consumers == 1)
+	single, _ := c.QueueOptions.Arguments["x-single-active-consumer"].(bool)
+	return single || (c.QueueOptions.Type == topology.Quorum && c.Consume.Concurrency == 1 && c.Consume.Consumers == 1)
 }
 
 // deliveryLimit is the number of deliveries after which the broker moves a message
@@ -153,7 +153,7 @@ func wornOut(d *amqp.Delivery, limit int) bool {
 // these queues already.
 func (s *Setup) renewed(d *amqp.Delivery) *publish.Message {
 	return &publish.Message{
-		Op: int8(OpRetry), Exchange: s.cfg.DirectExchange, Key: s.cfg.Queue, Mandatory: true, ViaDefault: true,
+		Op: int8(OpRetry), Exchange: s.cfg.Exchanges.Direct, Key: s.cfg.Queue, Mandatory: true, ViaDefault: true,
 		Publishing: asItCame(d),
 	}
 }

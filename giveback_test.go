@@ -63,7 +63,7 @@ func TestRestartsKeepTheOrder(t *testing.T) {
 				bubble(t, func(t *testing.T, r *rig) {
 					const messages = 60
 					cfg := r.config("orders")
-					cfg.QueueType, cfg.Consume = kind, harebus.ConsumeConfig{Concurrency: 1, Prefetch: prefetch}
+					cfg.QueueOptions.Type, cfg.Consume = kind, harebus.ConsumeConfig{Concurrency: 1, Prefetch: prefetch}
 					var got journal
 					s := r.setup(cfg)
 					harebus.Handle(s, func(_ context.Context, _ *harebus.Bus, o order) error {
@@ -161,7 +161,7 @@ func TestSingleActiveConsumer(t *testing.T) {
 			bubble(t, func(t *testing.T, r *rig) {
 				const messages = 20
 				cfg := r.config("orders")
-				cfg.QueueArguments = map[string]any{"x-single-active-consumer": true}
+				cfg.QueueOptions.Arguments = map[string]any{"x-single-active-consumer": true}
 				cfg.Consume = harebus.ConsumeConfig{Concurrency: concurrency, Prefetch: 8}
 				var got journal
 				var active sync.Map // instances with a message in a handler

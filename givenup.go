@@ -20,7 +20,7 @@ import (
 // not called for a message without a handler, nor when an [ErrorHandler] discards
 // the message.
 func WithGivenUp(fn func(ctx context.Context, bus *Bus, m *Message, err error) error) HandlerOption {
-	return func(h *handler) { h.givenUp = fn }
+	return handlerOption(func(h *handler) { h.givenUp = fn })
 }
 
 // giveUp calls the function of WithGivenUp and publishes what it sent. It returns

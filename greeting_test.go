@@ -51,8 +51,8 @@ func TestWrongServers(t *testing.T) {
 		"SSH":             {"SSH-2.0-OpenSSH_9.2\r\n", "amqp://guest:guest@h:22/", []string{"SSH-2.0"}},
 		"AMQP 1.0":        {"AMQP\x00\x01\x00\x00", "amqp://guest:guest@h/", []string{"version of AMQP"}},
 		"TLS to plain":    {"AMQP\x00\x00\x09\x01", "amqps://guest:guest@h:5672/", []string{"amqp://", "5671"}},
-		"no certificate":  {"alert", "amqp://guest:guest@h/", []string{"certificate required", "Config.TLS.Certificates"}},
-		"alert in TLS":    {"\x15\x03\x03\x00\x02\x02\x28", "amqps://guest:guest@h/", []string{"handshake failure", "Config.TLS.Certificates"}},
+		"no certificate":  {"alert", "amqp://guest:guest@h/", []string{"certificate required", "Config.Connect.TLS.Certificates"}},
+		"alert in TLS":    {"\x15\x03\x03\x00\x02\x02\x28", "amqps://guest:guest@h/", []string{"handshake failure", "Config.Connect.TLS.Certificates"}},
 		"default address": {"HTTP/1.1 400 Bad Request\r\n\r\n", "", []string{"localhost:5672", "Config.URL is empty"}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -120,7 +120,7 @@ func TestHangingUpIsNoAnswer(t *testing.T) {
 func TestOneWrongAddress(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
 		cfg := r.config("orders")
-		cfg.URL, cfg.URLs = "", []string{"amqp://guest:guest@wrong:1/", "amqp://guest:guest@right:1/"}
+		cfg.URL, cfg.Connect.URLs = "", []string{"amqp://guest:guest@wrong:1/", "amqp://guest:guest@right:1/"}
 		until := time.Now().Add(20 * time.Second)
 		cfg.Dial = func(network, address string) (net.Conn, error) {
 			switch {

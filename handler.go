@@ -28,7 +28,7 @@ type HandlerFunc func(ctx context.Context, bus *Bus, m *Message) error
 // value, because it is called on a zero value.
 type Named interface{ MessageType() string }
 
-// Names that [Setup.HandleMessage] and [WithMessageType] accept beside wire
+// Names that [Setup.HandleMessage] and [WithType] accept beside wire
 // names.
 const (
 	// NoType stands for messages that carry no type.
@@ -38,26 +38,24 @@ const (
 	AnyType = "*"
 )
 
-// HandlerOption changes one handler.
-type HandlerOption func(*handler)
+// HandlerOption changes one handler. The functions of this package make them.
+type HandlerOption interface{ forHandling(h *handler) }
 
-// WithMessageType sets the wire name that a typed handler handles, instead of
-// the one of its type's MessageType method.
-func WithMessageType(name string) HandlerOption {
-	return func(h *handler) { h.messageType, h.named = name, true }
-}
+type handlerOption func(*handler)
 
-// WithTimeout replaces Config.Consume.HandlerTimeout for one handler. Zero
+func (f handlerOption) forHandling(h *handler) { f(h) }
+
+// WithTimeout replaces Config.Handling.Timeout for one handler. Zero
 // means no timeout.
 func WithTimeout(d time.Duration) HandlerOption {
-	return func(h *handler) { h.timeout = d }
+	return handlerOption(func(h *handler) { h.timeout = d })
 }
 
 // WithRetry replaces Config.Retry for one handler. A zero field takes the value of
 // Config.Retry. Config.Retry also applies to messages whose handler is not known,
 // because they have an unknown type or cannot be read.
 func WithRetry(policy RetryConfig) HandlerOption {
-	return func(h *handler) { h.retry = &policy }
+	return handlerOption(func(h *handler) { h.retry = &policy })
 }
 
 // handler is a registered handler.
@@ -66,7 +64,7 @@ type handler struct {
 	named       bool
 	timeout     time.Duration
 	retry       *RetryConfig // nil: the setup's
-	// untransacted says that it runs without Config.Transactor.
+	// untransacted says that it runs without Config.Handling.Transactor.
 	untransacted bool
 	origin       string // its part of derived ids
 	run          HandlerFunc
@@ -75,7 +73,7 @@ type handler struct {
 
 // Handle registers a handler for the messages of one type on s. After Start it
 // applies to messages that are received from then on. The wire name is that of T's
-// MessageType method or of [WithMessageType]. It is not derived from the Go type,
+// MessageType method or of [WithType]. It is not derived from the Go type,
 // because such a name would change when the type is renamed. The body is decoded by
 // the codec of its content type; one that cannot be decoded is parked at once.
 // [Incoming] gives the handler the rest of the message.
@@ -84,8 +82,8 @@ type handler struct {
 // handler registered after Start by the log and by [Setup.Ready], and that handler
 // is not used.
 func Handle[T any](s *Setup, fn func(ctx context.Context, bus *Bus, message T) error, opts ...HandlerOption) {
-	h := &handler{timeout: max(s.cfg.Consume.HandlerTimeout, 0)}
-	err := errors.New("the type has no wire name; give it a method MessageType() string, or pass WithMessageType")
+	h := &handler{timeout: max(s.cfg.Handling.Timeout, 0)}
+	err := errors.New("the type has no wire name; give it a method MessageType() string, or pass WithType")
 	if named, ok := fresh[T]().(Named); ok {
 		h.messageType, err = messageType(named)
 		h.named = err == nil
@@ -110,7 +108,7 @@ func Handle[T any](s *Setup, fn func(ctx context.Context, bus *Bus, message T) e
 // HandleMessage registers a handler that gets the whole message, undecoded, for
 // one wire name, [NoType] or [AnyType].
 func (s *Setup) HandleMessage(messageType string, fn HandlerFunc, opts ...HandlerOption) {
-	h := &handler{messageType: messageType, named: true, timeout: max(s.cfg.Consume.HandlerTimeout, 0), run: fn}
+	h := &handler{messageType: messageType, named: true, timeout: max(s.cfg.Handling.Timeout, 0), run: fn}
 	h.apply(opts)
 	s.addHandler(h, nil)
 }
@@ -118,7 +116,7 @@ func (s *Setup) HandleMessage(messageType string, fn HandlerFunc, opts ...Handle
 func (h *handler) apply(opts []HandlerOption) {
 	for _, opt := range opts {
 		if opt != nil {
-			opt(h)
+			opt.forHandling(h)
 		}
 	}
 }
@@ -129,7 +127,7 @@ func (h *handler) complete(cfg *Config) error {
 		return fmt.Errorf("handler of %s is nil", quote(h.messageType))
 	}
 	var err error
-	if h.run, err = chain(cfg.Middleware, h.run); err != nil {
+	if h.run, err = chain(cfg.Handling.Middleware, h.run); err != nil {
 		return fmt.Errorf("handler of %s: %w", quote(h.messageType), err)
 	}
 	if h.retry != nil {
@@ -206,7 +204,7 @@ func (s *Setup) handlerFor(m *Message) (*handler, error) {
 
 // unhandled makes the error for a message that has no handler here.
 func (s *Setup) unhandled(reason, format string, args ...any) error {
-	return &RejectError{Reason: reason, Err: fmt.Errorf(format, args...), curable: s.cfg.Unhandled != UnhandledPark}
+	return &RejectError{Reason: reason, Err: fmt.Errorf(format, args...), curable: s.cfg.Handling.Unhandled != UnhandledPark}
 }
 
 // invoke runs a handler and turns panics into errors. What it returns after its

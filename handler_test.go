@@ -40,7 +40,7 @@ func TestPanicHasStack(t *testing.T) {
 		cfg := r.config("orders")
 		cfg.Retry.MaxRetries = -1
 		var seen error
-		cfg.ErrorHandler = func(_ *harebus.Message, err error, _ harebus.Decision) harebus.Decision {
+		cfg.Handling.ErrorHandler = func(_ *harebus.Message, err error, _ harebus.Decision) harebus.Decision {
 			seen = err
 			return harebus.Park()
 		}
@@ -83,7 +83,7 @@ func TestHandlerTimeout(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T, r *rig) {
 				cfg := r.config("orders")
-				cfg.Consume.HandlerTimeout, cfg.Retry.MaxRetries = c.configured, -1
+				cfg.Handling.Timeout, cfg.Retry.MaxRetries = c.configured, -1
 				start := time.Now()
 				var took time.Duration
 				s := r.handling(cfg, func(ctx context.Context, _ *harebus.Bus, _ order) error {
@@ -188,7 +188,7 @@ func TestHandlerSees(t *testing.T) {
 			}
 		}
 		cfg := r.config("orders")
-		cfg.Middleware = []harebus.Middleware{layer("a"), layer("b")}
+		cfg.Handling.Middleware = []harebus.Middleware{layer("a"), layer("b")}
 		cfg.Retry.MaxRetries = -1
 		r.handling(cfg, func(ctx context.Context, _ *harebus.Bus, o order) error {
 			m := harebus.Incoming(ctx)
@@ -214,7 +214,7 @@ type key string
 func TestMiddlewareAnswers(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
 		cfg := r.config("orders")
-		cfg.Middleware = []harebus.Middleware{func(next harebus.HandlerFunc) harebus.HandlerFunc {
+		cfg.Handling.Middleware = []harebus.Middleware{func(next harebus.HandlerFunc) harebus.HandlerFunc {
 			return func(ctx context.Context, bus *harebus.Bus, m *harebus.Message) error {
 				if m.Headers["skip"] == true {
 					return nil
@@ -248,7 +248,7 @@ func TestSendMiddleware(t *testing.T) {
 		r.bound(r.channel(), "out")
 		cfg := r.config("")
 		var seen []harebus.Operation
-		cfg.SendMiddleware = []harebus.SendMiddleware{
+		cfg.Publish.Middleware = []harebus.SendMiddleware{
 			func(next harebus.SendFunc) harebus.SendFunc {
 				return func(ctx context.Context, m *harebus.Outgoing) error {
 					seen = append(seen, m.Operation)
@@ -313,7 +313,7 @@ func TestErrorHandler(t *testing.T) {
 			bubble(t, func(t *testing.T, r *rig) {
 				cfg := r.config("orders")
 				n := 0
-				cfg.ErrorHandler = func(m *harebus.Message, err error, proposed harebus.Decision) harebus.Decision {
+				cfg.Handling.ErrorHandler = func(m *harebus.Message, err error, proposed harebus.Decision) harebus.Decision {
 					if m.ID == "" || !errors.Is(err, errNo) {
 						t.Errorf("asked about %+v, %v", m, err)
 					}
@@ -369,7 +369,7 @@ func TestReplies(t *testing.T) {
 		r.bound(r.channel(), "friend", "stranger")
 		cfg := r.config("orders")
 		cfg.Retry.MaxRetries = -1
-		cfg.ReplyPolicy = harebus.RepliesTo("friend", "error")
+		cfg.Reply.Policy = harebus.RepliesTo("friend", "error")
 		s := r.setup(cfg)
 		harebus.Handle(s, func(ctx context.Context, bus *harebus.Bus, o order) error { return bus.Reply(ctx, answer(o)) })
 		r.start(s)

@@ -14,7 +14,7 @@ import (
 func TestHandlerContext(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
 		cfg := r.config("orders")
-		cfg.Consume.HandlerTimeout = time.Minute
+		cfg.Handling.Timeout = time.Minute
 		cfg.Retry.MaxRetries = -1
 		kept := make(chan context.Context, 1)
 		s := r.setup(cfg)

@@ -7,7 +7,7 @@ import (
 )
 
 // The standard headers, without their prefix. On the wire they are
-// "PikaBus.MessageId" and so on; Config.HeaderPrefix changes the prefix.
+// "PikaBus.MessageId" and so on; Config.Payload.HeaderPrefix changes the prefix.
 const (
 	HeaderMessageID          = "MessageId"
 	HeaderCorrelationID      = "CorrelationId"

@@ -132,7 +132,7 @@ func TestOptionsMerge(t *testing.T) {
 		first, second := map[string]any{"a": 1, "b": 1, "list": []any{"x"}}, map[string]any{"b": 2}
 		keep := maps.Clone(first)
 		cfg := r.config("")
-		cfg.SendMiddleware = []harebus.SendMiddleware{adding("added", true)}
+		cfg.Publish.Middleware = []harebus.SendMiddleware{adding("added", true)}
 		tx := r.setup(cfg).Bus().Begin()
 		opts := []harebus.SendOption{harebus.WithHeaders(first), harebus.WithHeaders(second), harebus.WithHeader("c", 3), harebus.WithHeaders(nil)}
 		for range 2 {
@@ -196,7 +196,7 @@ func TestOptions(t *testing.T) {
 func TestPrefix(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
 		cfg := r.config("orders")
-		cfg.HeaderPrefix = "Acme-"
+		cfg.Payload.HeaderPrefix = "Acme-"
 		cfg.Retry.MaxRetries = 1
 		s := r.setup(cfg)
 		attempts := 0

@@ -89,7 +89,7 @@ func TestCredentialsAreReadAgain(t *testing.T) {
 		var password atomic.Value
 		password.Store("old")
 		cfg := r.config("orders")
-		cfg.Credentials = func(context.Context) (string, string, error) { return "service", password.Load().(string), nil }
+		cfg.Connect.Credentials = func(context.Context) (string, string, error) { return "service", password.Load().(string), nil }
 		s := r.setup(cfg)
 		got := make(chan int, 10)
 		s.HandleMessage("Order", func(context.Context, *harebus.Bus, *harebus.Message) error {

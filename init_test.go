@@ -33,7 +33,7 @@ func TestInitOutlastsCuts(t *testing.T) {
 func TestInitWaitsForANode(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
 		cfg := r.config("orders")
-		cfg.QueueType = "classic"
+		cfg.QueueOptions.Type = "classic"
 		down := r.nodeDown("orders")
 		back := time.AfterFunc(20*time.Second, down.Remove)
 		defer back.Stop()

@@ -18,7 +18,7 @@ func TestPerInstance(t *testing.T) {
 		got := make(chan placed, 4)
 		instance := func() *harebus.Setup {
 			cfg := r.config("cache")
-			cfg.PerInstance = true
+			cfg.QueueOptions.PerInstance = true
 			s := r.setup(cfg)
 			harebus.HandleEvent(s, heard(got))
 			r.start(s)
@@ -76,11 +76,11 @@ func TestPredeclaredExchanges(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T, r *rig) {
 				cfg := r.config("billing")
-				cfg.DirectExchange, cfg.TopicExchange = "amq.direct", "amq.topic"
+				cfg.Exchanges.Direct, cfg.Exchanges.Topic = "amq.direct", "amq.topic"
 				if err := r.setup(cfg).Init(r.ctx); err != nil {
 					t.Fatal(err)
 				}
-				cfg.Declare = mode
+				cfg.Declare.Mode = mode
 				s := r.setup(cfg)
 				got := make(chan placed, 2)
 				if mode == harebus.CheckOnly {
@@ -116,7 +116,7 @@ func TestEmptyKey(t *testing.T) {
 		ch := r.channel()
 		r.declare(ch, "all", "matching")
 		cfg := r.config("")
-		cfg.Topology = topology.Topology{
+		cfg.Declare.Topology = topology.Topology{
 			Exchanges: []topology.Exchange{{Name: "everyone", Kind: topology.Fanout}, {Name: "some", Kind: topology.Headers}},
 			Bindings: []topology.Binding{
 				{Exchange: "everyone", Queue: "all"},

@@ -35,7 +35,7 @@ type Sent struct {
 // handler sent and the decision about the message. It is for unit tests of handlers.
 // The handler runs as in a consumer, inside its middleware, with its timeout and
 // with [Incoming]; nothing is connected, retried, counted, traced or logged. With
-// Config.Transactor it runs inside a transaction, which is committed without the messages
+// Config.Handling.Transactor it runs inside a transaction, which is committed without the messages
 // that the handler sent.
 //
 // The message is encoded as [Bus.Send] does, with its options, and decoded again. A
@@ -90,7 +90,7 @@ func (r *receipt) rehearse(ctx context.Context, message any, opts []SendOption) 
 		return nil
 	}
 	o := newSendOptions(opts)
-	out, err := (&sender{setup: s}).compose(ctx, OpSend, s.cfg.DirectExchange, s.cfg.Queue, message, &o)
+	out, err := (&sender{setup: s}).compose(ctx, OpSend, s.cfg.Exchanges.Direct, s.cfg.Queue, message, &o)
 	if err != nil {
 		return err
 	}
@@ -128,5 +128,5 @@ func (r *receipt) attempt() ([]*publish.Message, *scope, error) {
 
 // received is the message as its receiver sees it.
 func (s *Setup) received(out *publish.Message) (*Message, error) {
-	return s.dialect.readMessage("", s.cfg.TopicExchange, out.Delivery())
+	return s.dialect.readMessage("", s.cfg.Exchanges.Topic, out.Delivery())
 }

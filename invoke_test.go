@@ -164,7 +164,7 @@ func TestInvokeGivesTheMessage(t *testing.T) {
 	t.Parallel()
 	var seen []string
 	s := offline(t, func(cfg *harebus.Config) {
-		cfg.Middleware = []harebus.Middleware{func(next harebus.HandlerFunc) harebus.HandlerFunc {
+		cfg.Handling.Middleware = []harebus.Middleware{func(next harebus.HandlerFunc) harebus.HandlerFunc {
 			return func(ctx context.Context, bus *harebus.Bus, m *harebus.Message) error {
 				seen = append(seen, "middleware "+m.Type)
 				return next(ctx, bus, m)

@@ -25,12 +25,12 @@ type SendMiddleware func(next SendFunc) SendFunc
 
 // chain wraps a handler in middleware, the first one outermost.
 func chain(middleware []Middleware, h HandlerFunc) (HandlerFunc, error) {
-	return wrap("Middleware", middleware, h)
+	return wrap("Handling.Middleware", middleware, h)
 }
 
 // chainSend makes one function of the send middleware.
 func chainSend(middleware []SendMiddleware) (SendFunc, error) {
-	return wrap("SendMiddleware", middleware, func(context.Context, *Outgoing) error { return nil })
+	return wrap("Publish.Middleware", middleware, func(context.Context, *Outgoing) error { return nil })
 }
 
 func wrap[F HandlerFunc | SendFunc, M ~func(F) F](name string, middleware []M, inner F) (F, error) {

@@ -42,7 +42,7 @@ var foreigns = []foreign{
 		return func(context.Context, *harebus.Bus, *harebus.Message) error { bad(); return nil }
 	}},
 	{name: "middleware", configure: func(c *harebus.Config, bad func()) harebus.HandlerFunc {
-		c.Middleware = []harebus.Middleware{func(next harebus.HandlerFunc) harebus.HandlerFunc {
+		c.Handling.Middleware = []harebus.Middleware{func(next harebus.HandlerFunc) harebus.HandlerFunc {
 			return func(ctx context.Context, bus *harebus.Bus, m *harebus.Message) error {
 				if m.ID == "1" {
 					bad()
@@ -53,7 +53,7 @@ var foreigns = []foreign{
 		return nil
 	}},
 	{name: "send middleware", configure: func(c *harebus.Config, bad func()) harebus.HandlerFunc {
-		c.SendMiddleware = []harebus.SendMiddleware{func(harebus.SendFunc) harebus.SendFunc {
+		c.Publish.Middleware = []harebus.SendMiddleware{func(harebus.SendFunc) harebus.SendFunc {
 			return func(context.Context, *harebus.Outgoing) error { bad(); return nil }
 		}}
 		return sendBack(answer{})
@@ -61,19 +61,19 @@ var foreigns = []foreign{
 	{name: "encoding", configure: func(_ *harebus.Config, bad func()) harebus.HandlerFunc { return sendBack(badJSON{bad}) }},
 	{name: "wire name", configure: func(_ *harebus.Config, bad func()) harebus.HandlerFunc { return sendBack(badName{bad}) }},
 	{name: "codec", configure: func(c *harebus.Config, bad func()) harebus.HandlerFunc {
-		c.Codecs = []harebus.Codec{badCodec{bad: bad}}
+		c.Payload.Codecs = []harebus.Codec{badCodec{bad: bad}}
 		return sendBack(answer{}, harebus.WithContentType("x/bad"))
 	}},
 	{name: "codec that accepts", configure: func(c *harebus.Config, bad func()) harebus.HandlerFunc {
-		c.Codecs = []harebus.Codec{badAccepts{badCodec{bad: bad}}}
+		c.Payload.Codecs = []harebus.Codec{badAccepts{badCodec{bad: bad}}}
 		return sendBack(answer{})
 	}},
 	{name: "reply policy", configure: func(c *harebus.Config, bad func()) harebus.HandlerFunc {
-		c.ReplyPolicy = func(*harebus.Message) error { bad(); return nil }
+		c.Reply.Policy = func(*harebus.Message) error { bad(); return nil }
 		return func(ctx context.Context, bus *harebus.Bus, _ *harebus.Message) error { return bus.Reply(ctx, answer{}) }
 	}},
 	{name: "receive", configure: func(c *harebus.Config, bad func()) harebus.HandlerFunc {
-		c.Receive = func(_ context.Context, m *harebus.Message) error {
+		c.Handling.Receive = func(_ context.Context, m *harebus.Message) error {
 			if m.ID == "1" {
 				bad()
 			}
@@ -87,7 +87,7 @@ var foreigns = []foreign{
 		return []harebus.HandlerOption{nil, harebus.WithGivenUp(func(context.Context, *harebus.Bus, *harebus.Message, error) error { bad(); return nil })}
 	}},
 	{name: "error handler", configure: func(c *harebus.Config, bad func()) harebus.HandlerFunc {
-		c.ErrorHandler = func(*harebus.Message, error, harebus.Decision) harebus.Decision { bad(); return harebus.Discard() }
+		c.Handling.ErrorHandler = func(*harebus.Message, error, harebus.Decision) harebus.Decision { bad(); return harebus.Discard() }
 		return func(context.Context, *harebus.Bus, *harebus.Message) error { return errNo }
 	}},
 	{name: "tracer of a retry", handled: true, configure: func(c *harebus.Config, bad func()) harebus.HandlerFunc {
@@ -237,7 +237,7 @@ func misbehave(t *testing.T, r *rig, place foreign, bad func()) {
 func TestForeignConnecting(t *testing.T) {
 	for place, configure := range map[string]func(c *harebus.Config, bad func()){
 		"credentials": func(c *harebus.Config, bad func()) {
-			c.Credentials = func(context.Context) (string, string, error) { bad(); return "guest", "guest", nil }
+			c.Connect.Credentials = func(context.Context) (string, string, error) { bad(); return "guest", "guest", nil }
 		},
 		"dial": func(c *harebus.Config, bad func()) {
 			dial := c.Dial
@@ -284,7 +284,7 @@ func (badBackOff) Reset()                       {}
 func TestForeignCalls(t *testing.T) {
 	t.Parallel()
 	bad := misdeeds["panics"]
-	s, err := harebus.New(harebus.Config{Codecs: []harebus.Codec{badAccepts{badCodec{bad: bad}}}})
+	s, err := harebus.New(harebus.Config{Payload: harebus.PayloadConfig{Codecs: []harebus.Codec{badAccepts{badCodec{bad: bad}}}}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -302,14 +302,14 @@ func TestForeignConstructors(t *testing.T) {
 	t.Parallel()
 	for misdeed, bad := range misdeeds {
 		for name, change := range map[string]func(c *harebus.Config){
-			"codec": func(c *harebus.Config) { c.Codecs = []harebus.Codec{badContent{bad: bad}} },
+			"codec": func(c *harebus.Config) { c.Payload.Codecs = []harebus.Codec{badContent{bad: bad}} },
 			"send middleware": func(c *harebus.Config) {
-				c.SendMiddleware = []harebus.SendMiddleware{func(harebus.SendFunc) harebus.SendFunc { bad(); return nil }}
+				c.Publish.Middleware = []harebus.SendMiddleware{func(harebus.SendFunc) harebus.SendFunc { bad(); return nil }}
 			},
 			"back-off": func(c *harebus.Config) { c.Retry.BackOff = func() backoff.BackOff { bad(); return nil } },
 			"connect":  func(c *harebus.Config) { c.Connect.BackOff = func() backoff.BackOff { bad(); return nil } },
 			"middleware": func(c *harebus.Config) {
-				c.Middleware = []harebus.Middleware{func(harebus.HandlerFunc) harebus.HandlerFunc { bad(); return nil }}
+				c.Handling.Middleware = []harebus.Middleware{func(harebus.HandlerFunc) harebus.HandlerFunc { bad(); return nil }}
 			},
 		} {
 			cfg := harebus.Config{Queue: "orders"}

@@ -5,8 +5,13 @@ import (
 	"time"
 )
 
-// SendOption changes one call of Send, Publish, Defer or Reply.
-type SendOption func(*sendOptions)
+// SendOption changes one call of Send, Publish, Defer or Reply. The functions of this
+// package make them.
+type SendOption interface{ forSending(o *sendOptions) }
+
+type sendOption func(*sendOptions)
+
+func (f sendOption) forSending(o *sendOptions) { f(o) }
 
 type sendOptions struct {
 	headers       map[string]any
@@ -31,7 +36,7 @@ func newSendOptions(opts []SendOption) sendOptions {
 	var o sendOptions
 	for _, opt := range opts {
 		if opt != nil {
-			opt(&o)
+			opt.forSending(&o)
 		}
 	}
 	return o
@@ -44,12 +49,12 @@ func newSendOptions(opts []SendOption) sendOptions {
 // timestamps have none. The standard headers have options of their own. They are
 // refused here, as are CC, BCC and the broker's own x- headers.
 func WithHeaders(headers map[string]any) SendOption {
-	return func(o *sendOptions) {
+	return sendOption(func(o *sendOptions) {
 		merged := make(map[string]any, len(o.headers)+len(headers))
 		maps.Copy(merged, o.headers)
 		maps.Copy(merged, headers)
 		o.headers = merged
-	}
+	})
 }
 
 // WithHeader adds one header, as [WithHeaders] does.
@@ -60,15 +65,20 @@ func WithHeader(key string, value any) SendOption {
 // WithMessageID sets the id: any text of up to 255 bytes. Without it the message
 // gets a new id, or, in a handler, one derived from the incoming message.
 func WithMessageID(id string) SendOption {
-	return func(o *sendOptions) { o.messageID = id }
+	return sendOption(func(o *sendOptions) { o.messageID = id })
 }
 
-// WithType sets the wire name of the message's type, instead of the one the
-// value's MessageType method gives. WithType([NoType]) sends a message without a
-// type, for receivers that do not look at types.
-func WithType(name string) SendOption {
-	return func(o *sendOptions) { o.messageType, o.typed = name, true }
-}
+// TypeOption is the option [WithType], for a call as for a handler.
+type TypeOption struct{ name string }
+
+// WithType sets the wire name of the type of a message: of one that is sent, or of those
+// that a typed handler handles. It stands for the one that the MessageType method of the
+// Go type gives. With [NoType] a message is sent without a type, for receivers that do
+// not look at types, or a handler gets those that have none.
+func WithType(name string) TypeOption { return TypeOption{name} }
+
+func (t TypeOption) forSending(o *sendOptions) { o.messageType, o.typed = t.name, true }
+func (t TypeOption) forHandling(h *handler)    { h.messageType, h.named = t.name, true }
 
 // typeOf returns the wire name to send value under.
 func (o *sendOptions) typeOf(value any) (string, error) {
@@ -84,22 +94,22 @@ func (o *sendOptions) typeOf(value any) (string, error) {
 // WithCorrelationID sets the correlation id. Without it a handler's messages
 // inherit the incoming one and others get a new one.
 func WithCorrelationID(id string) SendOption {
-	return func(o *sendOptions) { o.correlationID = id }
+	return sendOption(func(o *sendOptions) { o.correlationID = id })
 }
 
 // WithContentType chooses the codec by its content type.
 func WithContentType(contentType string) SendOption {
-	return func(o *sendOptions) { o.contentType = contentType }
+	return sendOption(func(o *sendOptions) { o.contentType = contentType })
 }
 
 // WithReplyTo names the queue that replies go to, instead of the listener queue.
 func WithReplyTo(queue string) SendOption {
-	return func(o *sendOptions) { o.replyTo = queue }
+	return sendOption(func(o *sendOptions) { o.replyTo = queue })
 }
 
 // WithAppID sets the app_id property.
 func WithAppID(id string) SendOption {
-	return func(o *sendOptions) { o.appID = id }
+	return sendOption(func(o *sendOptions) { o.appID = id })
 }
 
 // WithExchange publishes to another exchange than the setup's direct or topic exchange. It must
@@ -108,19 +118,19 @@ func WithAppID(id string) SendOption {
 // may be empty. The empty name is that of the default exchange, which Send uses by itself if
 // necessary.
 func WithExchange(name string) SendOption {
-	return func(o *sendOptions) { o.exchange = name }
+	return sendOption(func(o *sendOptions) { o.exchange = name })
 }
 
 // WithPriority sets the priority, for queues declared with x-max-priority.
 func WithPriority(priority uint8) SendOption {
-	return func(o *sendOptions) { o.priority = priority }
+	return sendOption(func(o *sendOptions) { o.priority = priority })
 }
 
 // WithExpiration lets the broker drop the message (or dead-letter it, where its
 // queue does that) when it has waited in a queue for d, in whole milliseconds. A
 // dropped message is lost without an error. Defer refuses this option.
 func WithExpiration(d time.Duration) SendOption {
-	return func(o *sendOptions) { o.expiration = d }
+	return sendOption(func(o *sendOptions) { o.expiration = d })
 }
 
 // NonMandatory lets the broker drop the message if no queue is bound for it. Use it
@@ -129,7 +139,7 @@ func WithExpiration(d time.Duration) SendOption {
 // option. An exchange that does not exist, and a deferral to a queue that does not
 // exist, are still errors.
 func NonMandatory() SendOption {
-	return func(o *sendOptions) { o.optional = true }
+	return sendOption(func(o *sendOptions) { o.optional = true })
 }
 
 // Immediately sends the message at once, as [Setup.Bus] does outside handlers. The
@@ -137,5 +147,5 @@ func NonMandatory() SendOption {
 // sent when they are discarded. Correlation id and message id are the same as
 // without the option, so receivers can recognise the copies of several attempts.
 func Immediately() SendOption {
-	return func(o *sendOptions) { o.now = true }
+	return sendOption(func(o *sendOptions) { o.now = true })
 }

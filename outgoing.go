@@ -57,7 +57,7 @@ func (s *sender) compose(ctx context.Context, op Operation, exchange, key string
 		Operation: op, Exchange: exchange, RoutingKey: key, Type: messageType,
 		Headers: o.headers, Body: body, ContentType: codec.ContentType(),
 	}
-	if len(s.setup.cfg.SendMiddleware) > 0 {
+	if len(s.setup.cfg.Publish.Middleware) > 0 {
 		seen := draft // only this one escapes
 		if err := s.setup.runSendMiddleware(ctx, &seen); err != nil {
 			return nil, fmt.Errorf("harebus: %s: middleware: %w", verb, err)
@@ -139,7 +139,7 @@ func (s *sender) stamp(out *publish.Message, draft *Outgoing, o *sendOptions) er
 
 // intent is event for messages to the topic exchange, also if they are deferred.
 func (s *sender) intent(out *publish.Message) Intent {
-	if Operation(out.Op) == OpPublish || out.Exchange == s.setup.cfg.TopicExchange {
+	if Operation(out.Op) == OpPublish || out.Exchange == s.setup.cfg.Exchanges.Topic {
 		return IntentEvent
 	}
 	return IntentCommand
@@ -182,7 +182,7 @@ func (s *sender) customHeaders(in map[string]any) (amqp.Table, error) {
 		if brokerHeader(key) {
 			return nil, fmt.Errorf("header %q belongs to the broker", key)
 		}
-		if strings.HasPrefix(key, s.setup.cfg.HeaderPrefix) {
+		if strings.HasPrefix(key, s.setup.cfg.Payload.HeaderPrefix) {
 			return nil, fmt.Errorf("header %q is a standard header; use the option for it", key)
 		}
 	}
@@ -238,8 +238,8 @@ func (s *sender) check(out *publish.Message) error {
 	if err := s.setup.fits(out); err != nil {
 		faults = append(faults, err)
 	}
-	if limit := s.setup.cfg.MaxBody; len(msg.Body) > limit {
-		faults = append(faults, fmt.Errorf("the body has %d bytes, more than Config.MaxBody %d", len(msg.Body), limit))
+	if limit := s.setup.cfg.Payload.MaxBody; len(msg.Body) > limit {
+		faults = append(faults, fmt.Errorf("the body has %d bytes, more than Config.Payload.MaxBody %d", len(msg.Body), limit))
 	}
 	return errors.Join(faults...)
 }

@@ -17,15 +17,15 @@ var pausable = map[string]func(*harebus.Config){
 	"quorum":    func(c *harebus.Config) { c.Consume = harebus.ConsumeConfig{Concurrency: 3, Prefetch: 10} },
 	"consumers": func(c *harebus.Config) { c.Consume = harebus.ConsumeConfig{Concurrency: 2, Prefetch: 5, Consumers: 3} },
 	"classic": func(c *harebus.Config) {
-		c.QueueType, c.Consume = topology.Classic, harebus.ConsumeConfig{Concurrency: 3, Prefetch: 10}
+		c.QueueOptions.Type, c.Consume = topology.Classic, harebus.ConsumeConfig{Concurrency: 3, Prefetch: 10}
 	},
 	"ordered": func(c *harebus.Config) { c.Consume = harebus.ConsumeConfig{Concurrency: 1, Prefetch: 10} },
 	"single active": func(c *harebus.Config) {
 		c.Consume = harebus.ConsumeConfig{Concurrency: 2, Prefetch: 10}
-		c.QueueArguments = map[string]any{"x-single-active-consumer": true}
+		c.QueueOptions.Arguments = map[string]any{"x-single-active-consumer": true}
 	},
 	"one at a time": func(c *harebus.Config) {
-		c.QueueType, c.Consume = topology.Classic, harebus.ConsumeConfig{Concurrency: 1, Prefetch: 1}
+		c.QueueOptions.Type, c.Consume = topology.Classic, harebus.ConsumeConfig{Concurrency: 1, Prefetch: 1}
 	},
 }
 

@@ -68,10 +68,10 @@ func TestUnhandledMode(t *testing.T) {
 			t.Run(name+" "+kind, func(t *testing.T) {
 				bubble(t, func(t *testing.T, r *rig) {
 					cfg := r.config("orders")
-					cfg.Unhandled = c.mode
+					cfg.Handling.Unhandled = c.mode
 					cfg.Retry = harebus.RetryConfig{MaxRetries: 2, BackOff: steady}
 					var proposed []string
-					cfg.ErrorHandler = func(_ *harebus.Message, err error, d harebus.Decision) harebus.Decision {
+					cfg.Handling.ErrorHandler = func(_ *harebus.Message, err error, d harebus.Decision) harebus.Decision {
 						var rejected *harebus.RejectError
 						if !errors.As(err, &rejected) || !strings.HasSuffix(rejected.Reason, "-type") {
 							t.Errorf("asked about %v", err)
@@ -115,7 +115,7 @@ func TestErrorHandlerIsProposedTo(t *testing.T) {
 				cfg := r.config("orders")
 				cfg.Retry = harebus.RetryConfig{MaxRetries: 1, GiveUpAfter: 5 * time.Minute, BackOff: steady}
 				var proposed []string
-				cfg.ErrorHandler = func(_ *harebus.Message, _ error, d harebus.Decision) harebus.Decision {
+				cfg.Handling.ErrorHandler = func(_ *harebus.Message, _ error, d harebus.Decision) harebus.Decision {
 					proposed = append(proposed, d.String())
 					return d
 				}
@@ -169,7 +169,7 @@ func TestPostponeToThePast(t *testing.T) {
 				bubble(t, func(t *testing.T, r *rig) {
 					cfg := r.config("orders")
 					if decide != nil {
-						cfg.ErrorHandler = func(*harebus.Message, error, harebus.Decision) harebus.Decision { return decide(d) }
+						cfg.Handling.ErrorHandler = func(*harebus.Message, error, harebus.Decision) harebus.Decision { return decide(d) }
 					}
 					began, attempts := time.Now(), 0
 					r.handling(cfg, func(context.Context, *harebus.Bus, order) error {
@@ -337,7 +337,7 @@ func TestBackOffFields(t *testing.T) {
 	}
 }
 
-// TestReceive: what Config.Receive sets is what handlers see; retries and the error
+// TestReceive: what Config.Handling.Receive sets is what handlers see; retries and the error
 // queue get the message as it came.
 func TestReceive(t *testing.T) {
 	for name, c := range map[string]struct {
@@ -360,8 +360,8 @@ func TestReceive(t *testing.T) {
 			bubble(t, func(t *testing.T, r *rig) {
 				r.declare(r.channel(), "out")
 				cfg := r.config("orders")
-				cfg.MaxBody, cfg.Retry = 1000, harebus.RetryConfig{MaxRetries: 1, BackOff: steady}
-				cfg.Receive = func(_ context.Context, m *harebus.Message) error { return c.receive(m) }
+				cfg.Payload.MaxBody, cfg.Retry = 1000, harebus.RetryConfig{MaxRetries: 1, BackOff: steady}
+				cfg.Handling.Receive = func(_ context.Context, m *harebus.Message) error { return c.receive(m) }
 				s := r.setup(cfg)
 				harebus.Handle(s, func(ctx context.Context, bus *harebus.Bus, o order) error {
 					m := harebus.Incoming(ctx)

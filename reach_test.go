@@ -50,7 +50,7 @@ func TestErrorQueueOutOfReach(t *testing.T) {
 				}
 				down := r.nodeDown("error")
 				cfg := r.config("orders")
-				cfg.Declare = mode
+				cfg.Declare.Mode = mode
 				s, got := counting(r, cfg)
 				r.start(s)
 				r.works(s, got, 1)
@@ -73,7 +73,7 @@ func TestOwnQueueOutOfReach(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
 		r.declare(r.channel(), "elsewhere")
 		cfg := r.config("orders")
-		cfg.QueueType = topology.Classic
+		cfg.QueueOptions.Type = topology.Classic
 		s, got := counting(r, cfg)
 		r.start(s)
 		r.works(s, got, 1)
@@ -96,7 +96,7 @@ func TestOwnQueueOutOfReach(t *testing.T) {
 func TestStartWaitsForItsQueue(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
 		cfg := r.config("orders")
-		cfg.QueueType = topology.Classic
+		cfg.QueueOptions.Type = topology.Classic
 		s, got := counting(r, cfg)
 		down := r.nodeDown("orders")
 		short, cancel := context.WithTimeout(r.ctx, 5*time.Second)
@@ -120,7 +120,7 @@ func TestMissingIsNotOutOfReach(t *testing.T) {
 		}
 		r.nodeDown("error")
 		cfg := r.config("others")
-		cfg.Declare = harebus.CheckOnly
+		cfg.Declare.Mode = harebus.CheckOnly
 		s, _ := counting(r, cfg)
 		err := s.Start(r.ctx)
 		if err == nil {
@@ -164,7 +164,7 @@ func TestMayNotLook(t *testing.T) {
 			t.Fatal(err)
 		}
 		r.mayNotLook()
-		cfg.Declare = harebus.CheckOnly
+		cfg.Declare.Mode = harebus.CheckOnly
 		s, got := counting(r, cfg)
 		r.start(s)
 		r.works(s, got, 1)
@@ -221,7 +221,7 @@ func TestSendingDespiteAConflict(t *testing.T) {
 		ch := r.channel()
 		r.declare(ch, "elsewhere", "taken")
 		cfg := r.config("orders")
-		cfg.Topology = topology.Topology{Queues: []topology.Queue{{Name: "taken", Type: topology.Classic}}}
+		cfg.Declare.Topology = topology.Topology{Queues: []topology.Queue{{Name: "taken", Type: topology.Classic}}}
 		s, _ := counting(r, cfg)
 		r.start(s)
 		if _, err := ch.QueueDelete("taken", false, false, false); err != nil {
@@ -281,7 +281,7 @@ func TestErrorQueueSilent(t *testing.T) {
 func TestFrozenNodeIsTriedLast(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
 		cfg := r.config("orders")
-		cfg.URL, cfg.URLs = "", []string{"amqp://guest:guest@a:1/", "amqp://guest:guest@b:1/", "amqp://guest:guest@c:1/"}
+		cfg.URL, cfg.Connect.URLs = "", []string{"amqp://guest:guest@a:1/", "amqp://guest:guest@b:1/", "amqp://guest:guest@c:1/"}
 		for range 20 {
 			var frozen atomic.Bool
 			var home atomic.Value // the node of the first connection
@@ -334,7 +334,7 @@ func TestLateFailuresAreTriedLast(t *testing.T) {
 		cfg := r.config("orders")
 		cfg.URL = ""
 		for _, host := range []string{"a", "b", "c", "d"} {
-			cfg.URLs = append(cfg.URLs, "amqp://guest:guest@"+host+":1/")
+			cfg.Connect.URLs = append(cfg.Connect.URLs, "amqp://guest:guest@"+host+":1/")
 		}
 		silent := map[string]bool{"a:1": true, "b:1": true} // frozen: they let clients connect and say nothing
 		var dialed sync.Map

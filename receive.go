@@ -107,7 +107,7 @@ func (r *receipt) goexit() {
 func (r *receipt) read() error {
 	s := r.setup
 	var err error
-	r.message, err = s.dialect.readMessage(s.cfg.Queue, s.cfg.TopicExchange, r.delivery)
+	r.message, err = s.dialect.readMessage(s.cfg.Queue, s.cfg.Exchanges.Topic, r.delivery)
 	m := r.message
 	m.codecs, m.packed = s.codecs, r.packed
 	if err != nil {
@@ -129,9 +129,9 @@ func (r *receipt) read() error {
 		}
 	}
 	switch {
-	case len(m.Body) > s.cfg.MaxBody:
-		return reject("too-large", "the body has %d bytes, more than %d", len(m.Body), s.cfg.MaxBody)
-	case m.hops > s.cfg.MaxHops:
+	case len(m.Body) > s.cfg.Payload.MaxBody:
+		return reject("too-large", "the body has %d bytes, more than %d", len(m.Body), s.cfg.Payload.MaxBody)
+	case m.hops > s.cfg.Reply.MaxHops:
 		return reject("loop", "the message answers %d replies in a row", m.hops)
 	case time.Until(m.DeferredUntil) > topology.MaxDelay && !r.served():
 		return reject("bad-time", "deferred until %v, longer than %v", m.DeferredUntil, topology.MaxDelay)
@@ -176,7 +176,7 @@ func (r *receipt) policy() *RetryConfig {
 
 // ignored says whether the message has no handler and is to be dropped for that.
 func (r *receipt) ignored(err error) bool {
-	if r.handler != nil || r.setup.cfg.Unhandled != UnhandledIgnore {
+	if r.handler != nil || r.setup.cfg.Handling.Unhandled != UnhandledIgnore {
 		return false
 	}
 	rejected := rejection(err)
@@ -213,7 +213,7 @@ func (s *Setup) failuresOf(m *Message) (int, error) {
 // mostFailures is the largest failure count a retried message can carry. An
 // ErrorHandler knows no limit but maxFailures.
 func (s *Setup) mostFailures() int {
-	if s.cfg.ErrorHandler != nil {
+	if s.cfg.Handling.ErrorHandler != nil {
 		return maxFailures
 	}
 	return int(s.retries.Load())
@@ -285,7 +285,7 @@ func (r *receipt) decide(f *failure) Decision {
 	defer cancel()
 	decision, err := guard.Apart(ctx, func() (Decision, error) {
 		proposed := r.policy().decide(r.message, f)
-		if ask := r.setup.cfg.ErrorHandler; ask != nil {
+		if ask := r.setup.cfg.Handling.ErrorHandler; ask != nil {
 			return ask(r.message, f.shown(), proposed), nil
 		}
 		return proposed, nil

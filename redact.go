@@ -18,16 +18,16 @@ import (
 // its exchanges. Everything that may be a secret is left out.
 func (c Config) String() string {
 	c = c.withDefaults()
-	hosts := make([]string, len(c.URLs))
-	for i := range c.URLs {
+	hosts := make([]string, len(c.Connect.URLs))
+	for i := range c.Connect.URLs {
 		hosts[i] = "(not valid)"
-		one := Config{URLs: c.URLs[i : i+1]}
+		one := Config{Connect: ConnectConfig{URLs: c.Connect.URLs[i : i+1]}}
 		if uris, err := one.addresses(); err == nil {
 			hosts[i] = session.HostPort(uris[0])
 		}
 	}
 	return fmt.Sprintf("harebus.Config{hosts: %q, queue: %q, error queue: %q, exchanges: %q, subscriptions: %q}",
-		hosts, c.Queue, c.ErrorQueue.Name, []string{c.DirectExchange, c.TopicExchange}, c.Subscriptions)
+		hosts, c.Queue, c.ErrorQueue.Name, []string{c.Exchanges.Direct, c.Exchanges.Topic}, c.Subscriptions)
 }
 
 // Format writes String for every verb, so that no way of printing a config shows

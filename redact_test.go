@@ -18,9 +18,9 @@ import (
 // TestPrintingHidesPasswords prints whatever holds a password with every verb.
 func TestPrintingHidesPasswords(t *testing.T) {
 	t.Parallel()
-	cfg := harebus.Config{URL: "amqp://u:s3cret@host:1/", URLs: []string{"amqp://u:s3cret%zz@x"}, Username: "u", Password: "s3cret", Queue: "orders"}
+	cfg := harebus.Config{URL: "amqp://u:s3cret@host:1/", Connect: harebus.ConnectConfig{URLs: []string{"amqp://u:s3cret%zz@x"}, Username: "u", Password: "s3cret"}, Queue: "orders"}
 	valid := cfg
-	valid.URLs = nil
+	valid.Connect.URLs = nil
 	s, err := harebus.New(valid)
 	if err != nil {
 		t.Fatal(err)
@@ -56,7 +56,7 @@ func TestRejectedIsNotQuoted(t *testing.T) {
 		tracer := eavesdropper{make(chan string, 1000)}
 		cfg := r.config("orders")
 		cfg.Logger, cfg.Tracer = zap.New(core), tracer
-		cfg.Codecs = []harebus.Codec{harebus.JSON{Strict: true}}
+		cfg.Payload.Codecs = []harebus.Codec{harebus.JSON{Strict: true}}
 		s := r.setup(cfg)
 		harebus.Handle(s, func(context.Context, *harebus.Bus, order) error { return nil })
 		r.start(s)
@@ -87,7 +87,7 @@ func TestLogIsPrintable(t *testing.T) {
 		core, logs := observer.New(zap.DebugLevel)
 		cfg := r.config("orders")
 		cfg.Logger = zap.New(core)
-		cfg.ErrorHandler = func(m *harebus.Message, _ error, _ harebus.Decision) harebus.Decision { panic(m.Type) }
+		cfg.Handling.ErrorHandler = func(m *harebus.Message, _ error, _ harebus.Decision) harebus.Decision { panic(m.Type) }
 		s := r.setup(cfg)
 		s.HandleMessage(harebus.AnyType, func(_ context.Context, _ *harebus.Bus, m *harebus.Message) error {
 			return errors.New(m.Type)

@@ -68,7 +68,7 @@ var badKeys = map[string]string{
 func TestRefusedLocally(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
 		cfg := r.config("orders")
-		cfg.MaxBody = 1000
+		cfg.Payload.MaxBody = 1000
 		s := r.setup(cfg)
 		bus := s.Bus()
 		tx := bus.Begin()
@@ -160,7 +160,7 @@ func TestMiddlewareRefused(t *testing.T) {
 			"body":                   func(m *harebus.Outgoing) { m.Body = make([]byte, 17<<20) },
 		} {
 			cfg := r.config("")
-			cfg.SendMiddleware = []harebus.SendMiddleware{func(next harebus.SendFunc) harebus.SendFunc {
+			cfg.Publish.Middleware = []harebus.SendMiddleware{func(next harebus.SendFunc) harebus.SendFunc {
 				return func(ctx context.Context, m *harebus.Outgoing) error {
 					change(m)
 					return next(ctx, m)

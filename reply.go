@@ -49,14 +49,14 @@ func (c *Config) allowReply(m *Message) error {
 	case m.ReplyTo == c.ErrorQueue.Name:
 		return fmt.Errorf("%q is the error queue", m.ReplyTo)
 	case reservedAddress(m.ReplyTo):
-		if !c.ReplyReserved {
-			return errors.New("the broker has named it; Config.ReplyReserved allows such addresses")
+		if !c.Reply.Reserved {
+			return errors.New("the broker has named it; Config.Reply.Reserved allows such addresses")
 		}
 	case err != nil:
 		return err
 	}
-	if c.ReplyPolicy == nil {
+	if c.Reply.Policy == nil {
 		return nil
 	}
-	return guard.Call(func() error { return c.ReplyPolicy(m) })
+	return guard.Call(func() error { return c.Reply.Policy(m) })
 }

@@ -36,9 +36,9 @@ func TestReplyReserved(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T, r *rig) {
 				cfg := r.config("orders")
-				cfg.ReplyReserved = true
+				cfg.Reply.Reserved = true
 				var asked []string
-				cfg.ReplyPolicy = func(m *harebus.Message) error {
+				cfg.Reply.Policy = func(m *harebus.Message) error {
 					asked = append(asked, m.ReplyTo)
 					return nil
 				}
@@ -79,7 +79,7 @@ func TestReplyRefusedIsFinal(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T, r *rig) {
 				cfg := r.config("orders")
-				cfg.ReplyReserved, cfg.ReplyPolicy = c.reserved, c.policy
+				cfg.Reply.Reserved, cfg.Reply.Policy = c.reserved, c.policy
 				s := r.setup(cfg)
 				attempts := 0
 				harebus.Handle(s, func(ctx context.Context, bus *harebus.Bus, _ order) error {

@@ -36,7 +36,7 @@ func (r *receipt) copyOf(op Operation, queue string) *publish.Message {
 		headers[names.leftOut] = leftOut(earlier, dropped, maxLeftOut)
 	}
 	out := &publish.Message{
-		Op: int8(op), Rough: op == OpRetry, Exchange: r.setup.cfg.DirectExchange, Key: queue, Mandatory: true, ViaDefault: true, Copied: true,
+		Op: int8(op), Rough: op == OpRetry, Exchange: r.setup.cfg.Exchanges.Direct, Key: queue, Mandatory: true, ViaDefault: true, Copied: true,
 		Publishing: wire.FromDelivery(in),
 	}
 	msg := &out.Publishing

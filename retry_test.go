@@ -111,7 +111,7 @@ func TestRetryEnds(t *testing.T) {
 			c.Retry.Rules = []harebus.RetryRule{{Match: harebus.MatchIs(errNo), MaxRetries: 8}}
 		},
 		"error handler": func(c *harebus.Config) {
-			c.ErrorHandler = func(m *harebus.Message, _ error, _ harebus.Decision) harebus.Decision {
+			c.Handling.ErrorHandler = func(m *harebus.Message, _ error, _ harebus.Decision) harebus.Decision {
 				if m.Attempt > 8 {
 					return harebus.Park()
 				}

@@ -82,7 +82,7 @@ var errShutdownTimeout = errors.New("harebus: the shutdown timeout has passed")
 func New(cfg Config) (*Setup, error) {
 	logger := cfg.Logger
 	cfg = cfg.withDefaults()
-	if cfg.PerInstance && cfg.Queue != "" {
+	if cfg.QueueOptions.PerInstance && cfg.Queue != "" {
 		cfg.Queue = forInstance(cfg.Queue)
 	}
 	if err := cfg.validate(); err != nil {
@@ -93,16 +93,16 @@ func New(cfg Config) (*Setup, error) {
 		return nil, fmt.Errorf("harebus: new setup: %w", err)
 	}
 	registry, codecsErr := guard.Apart(context.Background(), func() (*codecs, error) {
-		return newCodecs(cfg.Codecs, cfg.TypeCodecs), nil
+		return newCodecs(cfg.Payload.Codecs, cfg.Payload.TypeCodecs), nil
 	})
-	sendChain, err := chainSend(cfg.SendMiddleware)
+	sendChain, err := chainSend(cfg.Publish.Middleware)
 	if err = errors.Join(codecsErr, err); err != nil {
 		return nil, fmt.Errorf("harebus: new setup: %w", err)
 	}
 	s := &Setup{
 		cfg:       cfg,
 		codecs:    registry,
-		dialect:   dialect{cfg.HeaderPrefix, newHeaderNames(cfg.HeaderPrefix), cfg.TimeFormat},
+		dialect:   dialect{cfg.Payload.HeaderPrefix, newHeaderNames(cfg.Payload.HeaderPrefix), cfg.Payload.TimeFormat},
 		sendChain: sendChain,
 		trace:     tracer{cfg.Tracer, safeLogger(cfg.Logger)},
 		log:       safeLogger(cfg.Logger),
@@ -199,7 +199,7 @@ func (s *Setup) declareForInit(ctx context.Context, on *session.Session) error {
 // is faulty, Start fails at once. After Start the end of ctx has no effect;
 // handlers see its values.
 func (s *Setup) Start(ctx context.Context) error {
-	if err := checkTransactor(ctx, s.cfg.Transactor); err != nil {
+	if err := checkTransactor(ctx, s.cfg.Handling.Transactor); err != nil {
 		return fmt.Errorf("harebus: start: %w", err)
 	}
 	e, err := s.begin(ctx)
@@ -220,7 +220,7 @@ func (s *Setup) begin(ctx context.Context) (*engine, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
-	case s.cfg.Queue == "" && s.cfg.Transactor == nil:
+	case s.cfg.Queue == "" && s.cfg.Handling.Transactor == nil:
 		return nil, ErrNoQueue
 	case s.started || s.stopping != nil:
 		return nil, ErrStarted

@@ -157,7 +157,7 @@ func TestStopDrains(t *testing.T) {
 		t.Run(string(kind), func(t *testing.T) {
 			bubble(t, func(t *testing.T, r *rig) {
 				cfg := r.config("orders")
-				cfg.QueueType, cfg.Consume = kind, harebus.ConsumeConfig{Concurrency: 5, Prefetch: 20}
+				cfg.QueueOptions.Type, cfg.Consume = kind, harebus.ConsumeConfig{Concurrency: 5, Prefetch: 20}
 				seen := map[int]int{}
 				var mu sync.Mutex
 				service := func() *harebus.Setup {
@@ -368,7 +368,7 @@ func TestStartRefused(t *testing.T) {
 		prepare func(r *rig, cfg *harebus.Config)
 		says    []string
 	}{
-		"password": {func(_ *rig, cfg *harebus.Config) { cfg.Username, cfg.Password = "guest", "s3cr3t" }, []string{"403"}},
+		"password": {func(_ *rig, cfg *harebus.Config) { cfg.Connect.Username, cfg.Connect.Password = "guest", "s3cr3t" }, []string{"403"}},
 		"vhost":    {func(_ *rig, cfg *harebus.Config) { cfg.URL += "nowhere" }, []string{"nowhere"}},
 		"queue": {func(r *rig, _ *harebus.Config) {
 			r.declare(r.channel(), "orders")
@@ -378,7 +378,7 @@ func TestStartRefused(t *testing.T) {
 				r.t.Fatal(err)
 			}
 		}, []string{"406", "PikaBusTopic"}},
-		"check only": {func(_ *rig, cfg *harebus.Config) { cfg.Declare = harebus.CheckOnly }, []string{"404", "PikaBusDirect"}},
+		"check only": {func(_ *rig, cfg *harebus.Config) { cfg.Declare.Mode = harebus.CheckOnly }, []string{"404", "PikaBusDirect"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T, r *rig) {
@@ -415,7 +415,7 @@ func TestInit(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
 		cfg := r.config("orders")
 		cfg.Subscriptions = []string{"a.*"}
-		cfg.Topology = topology.Topology{Queues: []topology.Queue{{Name: "other"}}}
+		cfg.Declare.Topology = topology.Topology{Queues: []topology.Queue{{Name: "other"}}}
 		if err := r.setup(cfg).Init(r.ctx); err != nil {
 			t.Fatal(err)
 		}
@@ -431,7 +431,7 @@ func TestInit(t *testing.T) {
 			t.Errorf("the error queue is %+v", q)
 		}
 		before := len(r.broker.Queues())
-		cfg.Declare = harebus.CheckOnly
+		cfg.Declare.Mode = harebus.CheckOnly
 		declared := r.broker.Inject(brokertest.Fault{On: "queue.bind", Times: -1, Do: brokertest.Raise, Code: 403, Text: "no"})
 		s, got := counting(r, cfg)
 		if err := s.Init(r.ctx); err != nil {
@@ -730,7 +730,7 @@ func TestCredentials(t *testing.T) {
 		r.bound(r.channel(), "out")
 		cfg := r.config("")
 		asked := 0
-		cfg.Credentials = func(context.Context) (string, string, error) {
+		cfg.Connect.Credentials = func(context.Context) (string, string, error) {
 			if asked++; asked == 2 {
 				return "", "", errNo // the vault is away for a moment
 			}

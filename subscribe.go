@@ -63,8 +63,8 @@ func (s *Setup) checkTopics(verb string, topics []string) error {
 	switch {
 	case s.cfg.Queue == "":
 		return fmt.Errorf("harebus: %s: %w", verb, ErrNoQueue)
-	case s.cfg.Declare == CheckOnly:
-		return refuse(verb, "this setup declares nothing (Config.Declare is CheckOnly)")
+	case s.cfg.Declare.Mode == CheckOnly:
+		return refuse(verb, "this setup declares nothing (Config.Declare.Mode is CheckOnly)")
 	}
 	var faults []error
 	for _, topic := range topics {
@@ -81,7 +81,7 @@ func (s *Setup) checkTopics(verb string, topics []string) error {
 func (s *Setup) topicBindings(topics []string, arguments map[string]any) []topology.Binding {
 	bindings := make([]topology.Binding, len(topics))
 	for i, topic := range topics {
-		bindings[i] = topology.Binding{Exchange: s.cfg.TopicExchange, Key: topic, Queue: s.cfg.Queue, Arguments: arguments}
+		bindings[i] = topology.Binding{Exchange: s.cfg.Exchanges.Topic, Key: topic, Queue: s.cfg.Queue, Arguments: arguments}
 	}
 	return bindings
 }

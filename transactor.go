@@ -35,10 +35,10 @@ type Transactor interface {
 	Run(ctx context.Context, bus *Bus) error
 }
 
-// WithoutTransaction runs one handler without Config.Transactor: what it sends is
+// WithoutTransaction runs one handler without Config.Handling.Transactor: what it sends is
 // published before its message is acknowledged, as in a setup that has no Transactor.
 func WithoutTransaction() HandlerOption {
-	return func(h *handler) { h.untransacted = true }
+	return handlerOption(func(h *handler) { h.untransacted = true })
 }
 
 // transactor is the one that the handler runs in, or nil.
@@ -46,7 +46,7 @@ func (h *handler) transactor(cfg *Config) Transactor {
 	if h.untransacted {
 		return nil
 	}
-	return cfg.Transactor
+	return cfg.Handling.Transactor
 }
 
 // handleIn runs the handler inside the transaction of t, which stores what it sent.
@@ -107,7 +107,7 @@ type operator struct {
 
 // operate starts to run the setup's Transactor, if there is one.
 func (e *engine) operate(ctx context.Context) {
-	t := e.setup.cfg.Transactor
+	t := e.setup.cfg.Handling.Transactor
 	if t == nil {
 		return
 	}
@@ -149,7 +149,7 @@ func (o *operator) end(ctx context.Context) error {
 	case <-o.done:
 		return nil
 	case <-t.C:
-		return errors.New("harebus: stop: the Run of Config.Transactor has not returned")
+		return errors.New("harebus: stop: the Run of Config.Handling.Transactor has not returned")
 	}
 }
 

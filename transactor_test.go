@@ -88,7 +88,7 @@ func (r *rig) ledgered(l *ledger, handle func(ctx context.Context, bus *harebus.
 	r.t.Helper()
 	r.bound(r.channel(), "out")
 	cfg := r.config("orders")
-	cfg.Transactor = l
+	cfg.Handling.Transactor = l
 	s := r.setup(cfg)
 	harebus.Handle(s, handle, opts...)
 	r.start(s)
@@ -270,7 +270,7 @@ func TestTransactorHangs(t *testing.T) {
 		if err == nil || time.Since(began) != 30*time.Second+2*time.Second {
 			t.Fatalf("Stop returned %v after %v", err, time.Since(began))
 		}
-		contains(t, err.Error(), "Config.Transactor has not returned")
+		contains(t, err.Error(), "Config.Handling.Transactor has not returned")
 	})
 }
 
@@ -296,7 +296,7 @@ func TestTransactorAlone(t *testing.T) {
 			return nil
 		}
 		cfg := r.config("")
-		cfg.Transactor = l
+		cfg.Handling.Transactor = l
 		s := r.setup(cfg)
 		l.check = errNo
 		if err := s.Start(r.ctx); !errors.Is(err, errNo) {
@@ -320,7 +320,7 @@ func TestTransactorInvoke(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
 		l := newLedger()
 		cfg := r.config("orders")
-		cfg.Transactor = l
+		cfg.Handling.Transactor = l
 		s := r.setup(cfg)
 		harebus.Handle(s, func(ctx context.Context, bus *harebus.Bus, o order) error {
 			if ctx.Value(transactionKey{}) == nil {

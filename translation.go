@@ -19,9 +19,9 @@ import (
 // it cannot understand. It is called from many goroutines.
 type ReceiveFunc func(ctx context.Context, m *Message) error
 
-// translate calls Config.Receive and checks what it has set.
+// translate calls Config.Handling.Receive and checks what it has set.
 func (r *receipt) translate() error {
-	receive, m := r.setup.cfg.Receive, r.message
+	receive, m := r.setup.cfg.Handling.Receive, r.message
 	if receive == nil {
 		return nil
 	}
@@ -38,12 +38,12 @@ func (r *receipt) translate() error {
 		{"ContentType", m.ContentType}, {"ContentEncoding", m.ContentEncoding},
 	} {
 		if len(short.value) > maxShortString || !utf8.ValidString(short.value) {
-			return reject("bad-header", "Config.Receive set %s to %s, longer than %d bytes or not valid UTF-8",
+			return reject("bad-header", "Config.Handling.Receive set %s to %s, longer than %d bytes or not valid UTF-8",
 				short.name, quote(short.value), maxShortString)
 		}
 	}
-	if limit := r.setup.cfg.MaxBody; len(m.Body) > limit {
-		return reject("too-large", "Config.Receive set a body of %d bytes, more than %d", len(m.Body), limit)
+	if limit := r.setup.cfg.Payload.MaxBody; len(m.Body) > limit {
+		return reject("too-large", "Config.Handling.Receive set a body of %d bytes, more than %d", len(m.Body), limit)
 	}
 	return nil
 }

@@ -160,7 +160,7 @@ func TestEveryWaitIsTold(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, func(t *testing.T, r *rig) {
 				cfg := r.config("orders")
-				cfg.QueueType = "classic"
+				cfg.QueueOptions.Type = "classic"
 				s, told := r.onStderr(cfg)
 				handling := make(chan struct{})
 				s.HandleMessage("Order", func(ctx context.Context, _ *harebus.Bus, _ *harebus.Message) error {

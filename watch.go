@@ -99,7 +99,7 @@ func (e *engine) stuck() error {
 
 // limit is how long the message may take.
 func (r *receipt) limit() time.Duration {
-	timeout := r.setup.cfg.Consume.HandlerTimeout
+	timeout := r.setup.cfg.Handling.Timeout
 	if r.shown.Load() != nil {
 		timeout = r.handler.timeout
 	}

@@ -56,7 +56,7 @@ func TestHandlerEndsItsGoroutine(t *testing.T) {
 func TestHandlersHang(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
 		cfg := r.config("orders")
-		cfg.Consume = harebus.ConsumeConfig{Concurrency: 2, Prefetch: 4, HandlerTimeout: 90 * time.Second}
+		cfg.Consume, cfg.Handling.Timeout = harebus.ConsumeConfig{Concurrency: 2, Prefetch: 4}, 90*time.Second
 		logger, logs := observed()
 		cfg.Logger = logger
 		s := r.setup(cfg)
@@ -180,7 +180,7 @@ func TestConcurrentStops(t *testing.T) {
 func TestUnbegunGoBack(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
 		cfg := r.config("orders")
-		cfg.Consume = harebus.ConsumeConfig{Concurrency: 2, Prefetch: 10, HandlerTimeout: -1}
+		cfg.Consume, cfg.Handling.Timeout = harebus.ConsumeConfig{Concurrency: 2, Prefetch: 10}, -1
 		s := r.setup(cfg)
 		release, got := make(chan struct{}), make(chan int, 20)
 		harebus.Handle(s, func(_ context.Context, _ *harebus.Bus, o order) error {

@@ -356,7 +356,7 @@ func (r *rig) emitted(queue string, format harebus.TimeFormat, emit func(*rig, *
 	r.setClock(time.Now().Add(10*time.Millisecond + 123*time.Microsecond)) // it begins at a whole second
 	r.destinations()
 	cfg := r.config(queue)
-	cfg.TimeFormat = format
+	cfg.Payload.TimeFormat = format
 	if err := emit(r, r.setup(cfg).Bus()); err != nil {
 		r.t.Fatal(err)
 	}
@@ -519,7 +519,7 @@ func (r *rig) serve(format harebus.TimeFormat, h harebus.HandlerFunc, request ca
 	ch := r.channel()
 	r.declare(ch, "goldenClient")
 	cfg := r.config("goldenServer")
-	cfg.TimeFormat, cfg.ErrorQueue.Name, cfg.Retry.MaxRetries = format, "goldenError", 2
+	cfg.Payload.TimeFormat, cfg.ErrorQueue.Name, cfg.Retry.MaxRetries = format, "goldenError", 2
 	s := r.setup(cfg)
 	s.HandleMessage(harebus.AnyType, h)
 	r.start(s)

@@ -84,7 +84,7 @@ func harebusConsumer(ctx context.Context, p *place, queue string, consume harebu
 
 func harebusSetup(p *place, queue string, consume harebus.ConsumeConfig) (*harebus.Setup, error) {
 	return harebus.New(harebus.Config{
-		URL: p.url, Dial: p.dial, Queue: queue, QueueType: p.queueType(), Consume: consume,
+		URL: p.url, Dial: p.dial, Queue: queue, QueueOptions: harebus.QueueOptions{Type: p.queueType()}, Consume: consume,
 	})
 }
 

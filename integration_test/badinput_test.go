@@ -17,8 +17,8 @@ func TestBadInput(t *testing.T) {
 	t.Parallel()
 	p := shared(t)
 	cfg := p.config("a")
-	cfg.Unhandled = harebus.UnhandledPark
-	cfg.MaxBody = 1 << 16
+	cfg.Handling.Unhandled = harebus.UnhandledPark
+	cfg.Payload.MaxBody = 1 << 16
 	s := p.setup(cfg)
 	in := newInbox()
 	harebus.Handle(s, func(ctx context.Context, _ *harebus.Bus, n note) error {
@@ -28,7 +28,7 @@ func TestBadInput(t *testing.T) {
 	harebus.Handle(s, func(ctx context.Context, _ *harebus.Bus, raw []byte) error {
 		in.add(harebus.Incoming(ctx))
 		return nil
-	}, harebus.WithMessageType("Raw"))
+	}, harebus.WithType("Raw"))
 	p.start(s)
 	b := p.broker()
 
@@ -147,7 +147,7 @@ func TestPoisonFrame(t *testing.T) {
 	t.Parallel()
 	p := shared(t)
 	cfg := p.config("a")
-	cfg.QueueArguments = map[string]any{"x-delivery-limit": 2}
+	cfg.QueueOptions.Arguments = map[string]any{"x-delivery-limit": 2}
 	s := p.setup(cfg)
 	in := newInbox()
 	s.HandleMessage(harebus.AnyType, in.take)
@@ -189,7 +189,7 @@ func TestReplyLoopEnds(t *testing.T) {
 	t.Parallel()
 	p := shared(t)
 	cfg := p.config("a")
-	cfg.MaxHops = 5
+	cfg.Reply.MaxHops = 5
 	s := p.setup(cfg)
 	in := newInbox()
 	s.HandleMessage(harebus.AnyType, func(ctx context.Context, bus *harebus.Bus, m *harebus.Message) error {

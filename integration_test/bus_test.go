@@ -184,7 +184,7 @@ func TestLocalRefusals(t *testing.T) {
 	t.Parallel()
 	p := shared(t)
 	cfg := p.config("a")
-	cfg.MaxBody = 1 << 20
+	cfg.Payload.MaxBody = 1 << 20
 	s, in := p.service(cfg)
 	bus, ctx, long := s.Bus(), p.within(patience), strings.Repeat("x", 256)
 	send := func(opts ...harebus.SendOption) func() error {
@@ -299,7 +299,7 @@ func TestPriority(t *testing.T) {
 	t.Parallel()
 	p := shared(t)
 	cfg := p.config("a")
-	cfg.QueueType, cfg.QueueArguments = topology.Classic, map[string]any{"x-max-priority": 9}
+	cfg.QueueOptions.Type, cfg.QueueOptions.Arguments = topology.Classic, map[string]any{"x-max-priority": 9}
 	cfg.Consume.Concurrency, cfg.Consume.Prefetch = 1, 1
 	s := p.setup(cfg)
 	in := newInbox()
@@ -326,7 +326,7 @@ func TestManyGoroutines(t *testing.T) {
 	bothTypes(t, func(t *testing.T, queueType topology.QueueType) {
 		p := shared(t)
 		cfg := p.config("a")
-		cfg.QueueType = queueType
+		cfg.QueueOptions.Type = queueType
 		cfg.Publish.Channels, cfg.Publish.Window = 3, 7
 		cfg.Subscriptions = []string{p.name + ".#"}
 		s, in := p.service(cfg)
@@ -375,7 +375,7 @@ func TestReply(t *testing.T) {
 	t.Parallel()
 	p := shared(t)
 	cfg := p.config("server")
-	cfg.ReplyPolicy = func(m *harebus.Message) error {
+	cfg.Reply.Policy = func(m *harebus.Message) error {
 		if m.ReplyTo == p.queue("private") {
 			return errors.New("that one is private")
 		}

@@ -28,7 +28,7 @@ func TestDelaysAreKept(t *testing.T) {
 	bothTypes(t, func(t *testing.T, queueType topology.QueueType) {
 		p := shared(t)
 		cfg := p.config("a")
-		cfg.QueueType = queueType
+		cfg.QueueOptions.Type = queueType
 		s, in := p.service(cfg)
 		ctx := p.within(2 * patience)
 		p.try(p.setup(p.config("")).Init(ctx)) // declares all delay queues, so that nobody has to wait for one
@@ -454,7 +454,7 @@ func TestPeersDeferredMessageWaits(t *testing.T) {
 			bothTypes(t, func(t *testing.T, queueType topology.QueueType) {
 				p := shared(t)
 				cfg := p.config("a")
-				cfg.QueueType = queueType
+				cfg.QueueOptions.Type = queueType
 				s, in := p.service(cfg)
 				peer := p.peer(generation, p.queue("peer"))
 				due := time.Now().Add(5200 * time.Millisecond) // it has to be here before

@@ -45,7 +45,7 @@ func TestParkedMessagesAreForwarded(t *testing.T) {
 	back := p.queue("back")
 	b.declareQueue(back, nil)
 	errorQueue := p.config("unused")
-	errorQueue.Queue, errorQueue.Declare = cfg.ErrorQueue.Name, harebus.CheckOnly
+	errorQueue.Queue, errorQueue.Declare.Mode = cfg.ErrorQueue.Name, harebus.CheckOnly
 	errorQueue.ErrorQueue = harebus.ErrorQueueConfig{Name: back, Type: topology.Classic}
 	mover := p.setup(errorQueue)
 	mover.HandleMessage(harebus.AnyType, func(ctx context.Context, bus *harebus.Bus, m *harebus.Message) error {

@@ -23,7 +23,7 @@ func TestFirstMessageMayTakeLong(t *testing.T) {
 	bothTypes(t, func(t *testing.T, queueType topology.QueueType) {
 		p := shared(t)
 		cfg := p.config("a")
-		cfg.QueueType = queueType
+		cfg.QueueOptions.Type = queueType
 		s := p.setup(cfg)
 		in := newInbox()
 		release := make(chan struct{})
@@ -107,7 +107,7 @@ func TestHandlersAreChosenByType(t *testing.T) {
 		defer mu.Unlock()
 		steps = append(steps, fmt.Sprintf(format, args...))
 	}
-	cfg.Middleware = []harebus.Middleware{
+	cfg.Handling.Middleware = []harebus.Middleware{
 		func(next harebus.HandlerFunc) harebus.HandlerFunc {
 			return func(ctx context.Context, bus *harebus.Bus, m *harebus.Message) error {
 				step("outer %s", m.Type)
@@ -121,7 +121,7 @@ func TestHandlersAreChosenByType(t *testing.T) {
 			}
 		},
 	}
-	cfg.SendMiddleware = []harebus.SendMiddleware{func(next harebus.SendFunc) harebus.SendFunc {
+	cfg.Publish.Middleware = []harebus.SendMiddleware{func(next harebus.SendFunc) harebus.SendFunc {
 		return func(ctx context.Context, m *harebus.Outgoing) error {
 			m.Headers["tenant"] = "north"
 			return next(ctx, m)
@@ -138,7 +138,7 @@ func TestHandlersAreChosenByType(t *testing.T) {
 		step("text %s", text)
 		done <- struct{}{}
 		return nil
-	}, harebus.WithMessageType("Text"))
+	}, harebus.WithType("Text"))
 	s.HandleMessage(harebus.NoType, func(_ context.Context, _ *harebus.Bus, m *harebus.Message) error {
 		step("no type, %s from %q with %v", m.Body, m.Exchange, m.CustomHeaders())
 		done <- struct{}{}

@@ -29,7 +29,7 @@ func TestBrokerKilledInTheMiddleOfTenThousandSends(t *testing.T) {
 	queues := []string{}
 	for _, queueType := range []topology.QueueType{topology.Quorum, topology.Classic} {
 		cfg := p.config(string(queueType))
-		cfg.QueueType = queueType
+		cfg.QueueOptions.Type = queueType
 		s, in := p.service(cfg)
 		services[queueType] = in
 		setups, queues = append(setups, s), append(queues, cfg.Queue)

@@ -164,7 +164,7 @@ func (p *place) config(queue string) harebus.Config {
 
 // ownExchanges gives a service exchanges that no other test sees.
 func (p *place) ownExchanges(cfg harebus.Config) harebus.Config {
-	cfg.DirectExchange, cfg.TopicExchange = p.name+".direct", p.name+".topic"
+	cfg.Exchanges.Direct, cfg.Exchanges.Topic = p.name+".direct", p.name+".topic"
 	return cfg
 }
 

@@ -118,7 +118,7 @@ func TestConnectionsClosedByTheBroker(t *testing.T) {
 	bothTypes(t, func(t *testing.T, queueType topology.QueueType) {
 		p := vhosted(t)
 		cfg := p.config("a")
-		cfg.QueueType = queueType
+		cfg.QueueOptions.Type = queueType
 		s, in := p.service(cfg)
 		messages := p.stream(s.Bus(), cfg.Queue, 8)
 		for range 2 {
@@ -143,7 +143,7 @@ func TestConnectionsCut(t *testing.T) {
 		p.try(way.allow())
 		cfg := p.config("a")
 		cfg.URL = p.over(way)
-		cfg.QueueType = queueType
+		cfg.QueueOptions.Type = queueType
 		s, in := p.service(cfg)
 		messages := p.stream(s.Bus(), cfg.Queue, 8)
 		for range 5 {
@@ -171,7 +171,7 @@ func TestQueueDeletedUnderTheConsumer(t *testing.T) {
 	bothTypes(t, func(t *testing.T, queueType topology.QueueType) {
 		p := shared(t)
 		cfg := p.config("a")
-		cfg.QueueType = queueType
+		cfg.QueueOptions.Type = queueType
 		cfg.Consume.Consumers = 2
 		s, in := p.service(cfg)
 		b := p.broker()
@@ -214,7 +214,7 @@ func TestConsumerTimeout(t *testing.T) {
 	eachType(t, types, func(t *testing.T, queueType topology.QueueType) {
 		p := on(t, p.node)
 		cfg := p.config("a")
-		cfg.QueueType = queueType
+		cfg.QueueOptions.Type = queueType
 		s := p.setup(cfg)
 		in := newInbox()
 		held, release := make(chan struct{}, 10), make(chan struct{})

@@ -117,7 +117,7 @@ func TestSingleActiveConsumer(t *testing.T) {
 	p := shared(t)
 	const messages = 40
 	cfg := p.config("memos")
-	cfg.QueueArguments = map[string]any{"x-single-active-consumer": true}
+	cfg.QueueOptions.Arguments = map[string]any{"x-single-active-consumer": true}
 	cfg.Consume = harebus.ConsumeConfig{Concurrency: 1, Prefetch: 8}
 	var mu sync.Mutex
 	var got []int

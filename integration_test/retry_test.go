@@ -32,7 +32,7 @@ func TestRetriesThenParks(t *testing.T) {
 	bothTypes(t, func(t *testing.T, queueType topology.QueueType) {
 		p := shared(t)
 		cfg := p.config("a")
-		cfg.QueueType = queueType
+		cfg.QueueOptions.Type = queueType
 		cfg.Retry = harebus.RetryConfig{BackOff: doubling(40 * time.Millisecond)}
 		s := p.setup(cfg)
 		in := newInbox()
@@ -180,7 +180,7 @@ func TestErrorsAreInstructions(t *testing.T) {
 			c.Retry.Rules = []harebus.RetryRule{{Match: harebus.MatchIs(io.EOF), MaxRetries: 1}}
 		}, func(int) error { return fmt.Errorf("so: %w", io.EOF) }, result{2, true}, int8(2)},
 		"own error handler discards": {func(c *harebus.Config) {
-			c.ErrorHandler = func(m *harebus.Message, _ error, _ harebus.Decision) harebus.Decision {
+			c.Handling.ErrorHandler = func(m *harebus.Message, _ error, _ harebus.Decision) harebus.Decision {
 				if m.Attempt == 2 {
 					return harebus.Discard()
 				}
@@ -188,10 +188,10 @@ func TestErrorsAreInstructions(t *testing.T) {
 			}
 		}, func(int) error { return io.EOF }, result{2, false}, nil},
 		"own error handler panics": {func(c *harebus.Config) {
-			c.ErrorHandler = func(*harebus.Message, error, harebus.Decision) harebus.Decision { panic("oh") }
+			c.Handling.ErrorHandler = func(*harebus.Message, error, harebus.Decision) harebus.Decision { panic("oh") }
 		}, func(int) error { return io.EOF }, result{1, true}, int8(1)},
 		"handler timeout": {func(c *harebus.Config) {
-			c.Retry.MaxRetries, c.Consume.HandlerTimeout = -1, 30*time.Millisecond
+			c.Retry.MaxRetries, c.Handling.Timeout = -1, 30*time.Millisecond
 		}, nil, result{1, true}, int8(1)},
 	}
 	for name, c := range cases {
@@ -272,7 +272,7 @@ func TestErrorQueueDeletedMeanwhile(t *testing.T) {
 	bothTypes(t, func(t *testing.T, queueType topology.QueueType) {
 		p := shared(t)
 		cfg := p.config("a")
-		cfg.QueueType = queueType
+		cfg.QueueOptions.Type = queueType
 		s := p.setup(cfg)
 		s.HandleMessage(harebus.AnyType, func(context.Context, *harebus.Bus, *harebus.Message) error { return harebus.NoRetry(io.EOF) })
 		p.start(s)

@@ -59,12 +59,12 @@ func twoServices(t *testing.T, g generation, queueType topology.QueueType) {
 	b.bind("billing", "order.*", "PikaBusTopic")
 
 	cfg := harebus.Config{
-		URL: p.url, Queue: "orders", QueueType: queueType, Subscriptions: []string{"payment.*"},
+		URL: p.url, Queue: "orders", QueueOptions: harebus.QueueOptions{Type: queueType}, Subscriptions: []string{"payment.*"},
 		Retry:      harebus.RetryConfig{BackOff: pauses(20 * time.Millisecond)},
 		ErrorQueue: harebus.ErrorQueueConfig{Type: topology.Classic}, // PikaBus shares it
 	}
 	if g == pika1 {
-		cfg.TimeFormat = harebus.TimeLegacy
+		cfg.Payload.TimeFormat = harebus.TimeLegacy
 	}
 	orders := p.setup(cfg)
 	replies, events, deferred := newInbox(), newInbox(), newInbox()
@@ -252,7 +252,7 @@ func TestCapturesAreRead(t *testing.T) {
 	t.Parallel()
 	p := shared(t)
 	cfg := p.config("a")
-	cfg.DirectExchange, cfg.TopicExchange = "PikaBusDirect", "PikaBusTopic"
+	cfg.Exchanges.Direct, cfg.Exchanges.Topic = "PikaBusDirect", "PikaBusTopic"
 	cfg.Subscriptions = []string{p.name + ".topic"}
 	_, in := p.service(cfg)
 	b := p.broker()

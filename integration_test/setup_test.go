@@ -57,7 +57,7 @@ func TestInitDeclaresWithoutConsuming(t *testing.T) {
 	cfg.Subscriptions = []string{"some.#"}
 	s := p.setup(cfg)
 	b := p.broker()
-	t.Cleanup(func() { b.deleteExchange(cfg.DirectExchange); b.deleteExchange(cfg.TopicExchange) })
+	t.Cleanup(func() { b.deleteExchange(cfg.Exchanges.Direct); b.deleteExchange(cfg.Exchanges.Topic) })
 	for range 2 { // a deployment may be repeated
 		p.try(s.Init(p.within(patience)))
 	}
@@ -72,8 +72,8 @@ func TestInitDeclaresWithoutConsuming(t *testing.T) {
 			t.Errorf("queue %q does not exist after Init", q.Name)
 		}
 	}
-	b.publish(cfg.DirectExchange, cfg.Queue, amqp.Publishing{MessageId: "command"})
-	b.publish(cfg.TopicExchange, "some.thing", amqp.Publishing{MessageId: "event"})
+	b.publish(cfg.Exchanges.Direct, cfg.Queue, amqp.Publishing{MessageId: "command"})
+	b.publish(cfg.Exchanges.Topic, "some.thing", amqp.Publishing{MessageId: "event"})
 	got := b.take(cfg.Queue, 2)
 	if got[0].MessageId != "command" || got[1].MessageId != "event" {
 		t.Errorf("got %q and %q", got[0].MessageId, got[1].MessageId)
@@ -88,7 +88,7 @@ func TestCheckOnly(t *testing.T) {
 	p := shared(t)
 	cfg := p.config("a")
 	check := cfg
-	check.Declare = harebus.CheckOnly
+	check.Declare.Mode = harebus.CheckOnly
 	checking := p.setup(check)
 	in := newInbox()
 	checking.HandleMessage(harebus.AnyType, in.take)
@@ -125,13 +125,13 @@ func TestCheckOnlyNeedsNoConfigurePermission(t *testing.T) {
 	})
 	p.ctl("set_permissions", "-p", p.name, user, "^$", ".*", ".*")
 
-	cfg.URL, cfg.Declare = p.withUser(user, "secret"), harebus.CheckOnly
+	cfg.URL, cfg.Declare.Mode = p.withUser(user, "secret"), harebus.CheckOnly
 	s, in := p.service(cfg)
 	p.try(s.Bus().Send(p.within(patience), cfg.Queue, note{1}))
 	p.try(s.Bus().Defer(p.within(patience), cfg.Queue, 20*time.Millisecond, note{2}))
 	in.await(p, 2)
 
-	cfg.Declare, cfg.Queue = harebus.DeclareAll, p.queue("new")
+	cfg.Declare.Mode, cfg.Queue = harebus.DeclareAll, p.queue("new")
 	declaring := p.setup(cfg)
 	declaring.HandleMessage(harebus.AnyType, in.take)
 	started := time.Now()
@@ -159,9 +159,9 @@ func TestRefusalsAreReturnedAtOnce(t *testing.T) {
 		{"queue type", func(c *harebus.Config) { c.Queue = p.queue("classic") },
 			[]string{p.queue("classic"), "quorum", "queue type"}, false},
 		{"queue arguments", func(c *harebus.Config) {
-			c.Queue, c.QueueType, c.QueueArguments = p.queue("short"), topology.Classic, map[string]any{"x-max-length": 5}
+			c.Queue, c.QueueOptions.Type, c.QueueOptions.Arguments = p.queue("short"), topology.Classic, map[string]any{"x-max-length": 5}
 		}, []string{p.queue("short"), "x-max-length=5", "change Arguments"}, false},
-		{"exchange kind", func(c *harebus.Config) { c.TopicExchange = p.name + ".topics" },
+		{"exchange kind", func(c *harebus.Config) { c.Exchanges.Topic = p.name + ".topics" },
 			[]string{p.name + ".topics", "topic", "choose the other kind"}, true},
 	}
 	for _, c := range cases {
@@ -275,7 +275,7 @@ func TestSeveralAddresses(t *testing.T) {
 	p.try(way.allow())
 	cfg := p.config("a")
 	cfg.URL = ""
-	cfg.URLs = []string{p.over(p.road()), p.over(way), p.over(p.road())} // the others lead nowhere
+	cfg.Connect.URLs = []string{p.over(p.road()), p.over(way), p.over(p.road())} // the others lead nowhere
 	s, in := p.service(cfg)
 	p.try(s.Bus().Send(p.within(patience), cfg.Queue, note{1}))
 	in.await(p, 1)
@@ -288,13 +288,13 @@ func TestConnectionNameIsVisible(t *testing.T) {
 	t.Parallel()
 	p := vhosted(t)
 	cfg := p.config("a")
-	cfg.ConnectionName = p.name + " under test"
+	cfg.Connect.Name = p.name + " under test"
 	s, in := p.service(cfg)
 	p.try(s.Bus().Send(p.within(patience), cfg.Queue, note{1}))
 	in.await(p, 1)
 	p.eventually(patience, func() error {
 		list := p.ctl("list_connections", "client_properties")
-		for _, name := range []string{cfg.ConnectionName + " publish", cfg.ConnectionName + " consume"} {
+		for _, name := range []string{cfg.Connect.Name + " publish", cfg.Connect.Name + " consume"} {
 			if !strings.Contains(list, name) {
 				return errors.New("no connection named " + name)
 			}
@@ -310,7 +310,7 @@ func TestTLS(t *testing.T) {
 		cfg := p.config(queue)
 		cfg.URL = p.node.TLSURL()
 		var err error
-		cfg.TLS, err = p.node.Authority().ClientConfig(name)
+		cfg.Connect.TLS, err = p.node.Authority().ClientConfig(name)
 		p.try(err)
 		return cfg
 	}
@@ -338,7 +338,7 @@ func TestTLS(t *testing.T) {
 	t.Run("server certificate", func(t *testing.T) { works(t, secure(p, "server", "")) })
 	t.Run("client certificate and EXTERNAL", func(t *testing.T) {
 		cfg := secure(p, "external", "service-x")
-		cfg.ExternalAuth = true
+		cfg.Connect.ExternalAuth = true
 		works(t, cfg)
 		if list := p.ctl("list_connections", "user", "auth_mechanism"); strings.Contains(list, "service-x\tPLAIN") {
 			t.Errorf("it did not log in by its certificate: %s", list)
@@ -346,20 +346,20 @@ func TestTLS(t *testing.T) {
 	})
 	t.Run("certificate of a user who does not exist", func(t *testing.T) {
 		cfg := secure(p, "stranger", "stranger")
-		cfg.ExternalAuth = true
+		cfg.Connect.ExternalAuth = true
 		refused(t, cfg, nil, "username or password")
 	})
 	t.Run("authority that is not trusted", func(t *testing.T) {
 		other, err := rabbit.NewAuthority()
 		p.try(err)
 		cfg := secure(p, "untrusting", "")
-		cfg.TLS, err = other.ClientConfig("")
+		cfg.Connect.TLS, err = other.ClientConfig("")
 		p.try(err)
 		refused(t, cfg, new(*tls.CertificateVerificationError))
 	})
 	t.Run("old protocol", func(t *testing.T) {
 		cfg := secure(p, "old", "")
-		cfg.TLS.MinVersion, cfg.TLS.MaxVersion = tls.VersionTLS10, tls.VersionTLS11
+		cfg.Connect.TLS.MinVersion, cfg.Connect.TLS.MaxVersion = tls.VersionTLS10, tls.VersionTLS11
 		s, err := harebus.New(cfg)
 		if err == nil {
 			s.HandleMessage(harebus.AnyType, newInbox().take)
@@ -387,9 +387,9 @@ func TestCredentialsAreAskedForAtEveryConnect(t *testing.T) {
 	p.try(err)
 	cfg := p.config("a")
 	cfg.URL = p.over(way)
-	cfg.Username, cfg.Password = "nobody", "wrong"
+	cfg.Connect.Username, cfg.Connect.Password = "nobody", "wrong"
 	var asked atomic.Int32
-	cfg.Credentials = func(context.Context) (string, string, error) {
+	cfg.Connect.Credentials = func(context.Context) (string, string, error) {
 		if asked.Add(1) == 2 {
 			return "", "", errors.New("the vault is sealed")
 		}
@@ -465,7 +465,7 @@ func TestRunDrains(t *testing.T) {
 	bothTypes(t, func(t *testing.T, queueType topology.QueueType) {
 		p := shared(t)
 		cfg := p.config("a")
-		cfg.QueueType = queueType
+		cfg.QueueOptions.Type = queueType
 		cfg.Consume.Concurrency, cfg.Consume.Prefetch = 10, 50
 		s := p.setup(cfg)
 		in := newInbox()

@@ -104,7 +104,7 @@ func TestClassicQueueTakesOverAnExistingOne(t *testing.T) {
 			t.Parallel()
 			p := shared(t)
 			cfg := p.config("a")
-			cfg.QueueType = topology.Classic
+			cfg.QueueOptions.Type = topology.Classic
 			b := p.broker()
 			b.declareQueue(cfg.Queue, args)
 			b.publish("", cfg.Queue, amqp.Publishing{MessageId: "old", DeliveryMode: amqp.Persistent})
@@ -121,7 +121,7 @@ func TestQueueArguments(t *testing.T) {
 	t.Parallel()
 	p := shared(t)
 	cfg := p.config("a")
-	cfg.QueueArguments = map[string]any{"x-max-length": 1000, "x-delivery-limit": 7, "x-dead-letter-strategy": nil}
+	cfg.QueueOptions.Arguments = map[string]any{"x-max-length": 1000, "x-delivery-limit": 7, "x-dead-letter-strategy": nil}
 	p.service(cfg)
 	b := p.broker()
 	if code := b.refusal(func(ch *amqp.Channel) error {
@@ -163,7 +163,7 @@ func TestConfigTopologyIsDeclared(t *testing.T) {
 	t.Parallel()
 	p := shared(t)
 	cfg := p.config("a")
-	cfg.Topology = topology.Topology{
+	cfg.Declare.Topology = topology.Topology{
 		Exchanges: []topology.Exchange{{Name: p.name + ".match", Kind: topology.Headers}},
 		Queues:    []topology.Queue{{Name: p.queue("audit"), Type: topology.Classic}},
 		Bindings: []topology.Binding{
@@ -225,17 +225,17 @@ func TestSubscribeWithArguments(t *testing.T) {
 	t.Parallel()
 	p := shared(t)
 	cfg := p.config("a")
-	cfg.DirectExchange, cfg.TopicExchange = p.name+".direct", p.name+".topic"
+	cfg.Exchanges.Direct, cfg.Exchanges.Topic = p.name+".direct", p.name+".topic"
 	s, in := p.service(cfg)
 	b := p.broker()
-	t.Cleanup(func() { b.deleteExchange(cfg.DirectExchange); b.deleteExchange(cfg.TopicExchange) })
+	t.Cleanup(func() { b.deleteExchange(cfg.Exchanges.Direct); b.deleteExchange(cfg.Exchanges.Topic) })
 	ctx := p.within(patience)
 	p.try(s.SubscribeWith(ctx, map[string]any{"x-some": "argument"}, "a.topic"))
 	p.try(s.Bus().Publish(ctx, "a.topic", note{1}))
 	in.await(p, 1)
 	// Only the same arguments unbind it.
 	b.must(func(ch *amqp.Channel) error {
-		return ch.QueueUnbind(cfg.Queue, "a.topic", cfg.TopicExchange, amqp.Table{"x-some": "argument"})
+		return ch.QueueUnbind(cfg.Queue, "a.topic", cfg.Exchanges.Topic, amqp.Table{"x-some": "argument"})
 	})
 	p.is(s.Bus().Publish(ctx, "a.topic", note{2}), harebus.ErrUnroutable)
 }
@@ -246,11 +246,11 @@ func TestVanishedTopologyIsDeclaredAgain(t *testing.T) {
 	bothTypes(t, func(t *testing.T, queueType topology.QueueType) {
 		deletions := map[string]func(b *broker, cfg harebus.Config){
 			"queue":           func(b *broker, cfg harebus.Config) { b.deleteQueue(cfg.Queue) },
-			"direct exchange": func(b *broker, cfg harebus.Config) { b.deleteExchange(cfg.DirectExchange) },
-			"topic exchange":  func(b *broker, cfg harebus.Config) { b.deleteExchange(cfg.TopicExchange) },
+			"direct exchange": func(b *broker, cfg harebus.Config) { b.deleteExchange(cfg.Exchanges.Direct) },
+			"topic exchange":  func(b *broker, cfg harebus.Config) { b.deleteExchange(cfg.Exchanges.Topic) },
 			"everything": func(b *broker, cfg harebus.Config) {
-				b.deleteExchange(cfg.DirectExchange)
-				b.deleteExchange(cfg.TopicExchange)
+				b.deleteExchange(cfg.Exchanges.Direct)
+				b.deleteExchange(cfg.Exchanges.Topic)
 				b.deleteQueue(cfg.Queue)
 			},
 		}
@@ -259,11 +259,11 @@ func TestVanishedTopologyIsDeclaredAgain(t *testing.T) {
 				t.Parallel()
 				p := shared(t)
 				cfg := p.ownExchanges(p.config("a"))
-				cfg.QueueType = queueType
+				cfg.QueueOptions.Type = queueType
 				cfg.Subscriptions = []string{"news.#"}
 				s, in := p.service(cfg)
 				b := p.broker()
-				t.Cleanup(func() { b.deleteExchange(cfg.DirectExchange); b.deleteExchange(cfg.TopicExchange) })
+				t.Cleanup(func() { b.deleteExchange(cfg.Exchanges.Direct); b.deleteExchange(cfg.Exchanges.Topic) })
 				ctx := p.within(4 * patience)
 				p.try(s.Bus().Send(ctx, cfg.Queue, note{1}))
 				p.try(s.Bus().Publish(ctx, "news.today", note{2}))
@@ -305,10 +305,10 @@ func TestVanishedBindings(t *testing.T) {
 	cfg.Subscriptions = []string{"news.#"}
 	s, in := p.service(cfg)
 	b := p.broker()
-	t.Cleanup(func() { b.deleteExchange(cfg.DirectExchange); b.deleteExchange(cfg.TopicExchange) })
+	t.Cleanup(func() { b.deleteExchange(cfg.Exchanges.Direct); b.deleteExchange(cfg.Exchanges.Topic) })
 	b.must(func(ch *amqp.Channel) error {
-		return errors.Join(ch.QueueUnbind(cfg.Queue, cfg.Queue, cfg.DirectExchange, nil),
-			ch.QueueUnbind(cfg.Queue, "news.#", cfg.TopicExchange, nil))
+		return errors.Join(ch.QueueUnbind(cfg.Queue, cfg.Queue, cfg.Exchanges.Direct, nil),
+			ch.QueueUnbind(cfg.Queue, "news.#", cfg.Exchanges.Topic, nil))
 	})
 	ctx := p.within(patience)
 	p.try(s.Bus().Send(ctx, cfg.Queue, note{1}, harebus.WithMessageID("command")))
@@ -316,7 +316,7 @@ func TestVanishedBindings(t *testing.T) {
 	way.hiccup()
 	p.eventually(soon, func() error { return s.Bus().Publish(ctx, "news.today", note{2}, harebus.WithMessageID("event")) })
 	in.awaitID(p, "event")
-	b.publish(cfg.DirectExchange, cfg.Queue, amqp.Publishing{MessageId: "from a peer"})
+	b.publish(cfg.Exchanges.Direct, cfg.Queue, amqp.Publishing{MessageId: "from a peer"})
 	in.awaitID(p, "from a peer")
 }
 

@@ -21,7 +21,7 @@ func TestTransactionKeepsTheOrder(t *testing.T) {
 	bothTypes(t, func(t *testing.T, queueType topology.QueueType) {
 		p := shared(t)
 		cfg := p.config("a")
-		cfg.QueueType = queueType
+		cfg.QueueOptions.Type = queueType
 		cfg.Consume.Concurrency = 1
 		cfg.Publish.Window, cfg.Publish.Channels = 64, 3 // smaller than the transaction, and not one channel only
 		cfg.Subscriptions = []string{p.name + ".#"}
@@ -277,7 +277,7 @@ func TestDeterministicIDsAcrossARedelivery(t *testing.T) {
 		var once sync.Once
 		run := func(name, url string, tracer harebus.Tracer) *inbox {
 			cfg := p.config(name)
-			cfg.QueueType = queueType
+			cfg.QueueOptions.Type = queueType
 			cfg.Subscriptions = []string{p.name + ".event"}
 			cfg.URL, cfg.Tracer = url, tracer
 			s := p.setup(cfg)

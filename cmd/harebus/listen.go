@@ -114,12 +114,12 @@ func runListen(ctx context.Context, args []string, std stdio) int {
 		return std.misuse(flags, err.Error())
 	}
 	l.broker.Apply(&cfg)
-	cfg.Queue, cfg.Subscriptions, cfg.QueueType = flags.Arg(0), topics, topology.QueueType(*kind)
+	cfg.Queue, cfg.Subscriptions, cfg.QueueOptions.Type = flags.Arg(0), topics, topology.QueueType(*kind)
 	if *count > 0 {
 		cfg.Consume.Concurrency = min(cfg.Consume.Concurrency, *count)
 	}
 	cfg.Retry.BackOff = func() backoff.BackOff { return retryBackOff(*base) }
-	cfg.Codecs = []harebus.Codec{verbatim{}}
+	cfg.Payload.Codecs = []harebus.Codec{verbatim{}}
 	cfg.Logger, cfg.Tracer, cfg.ShutdownTimeout = l.log, l.quota, drainTimeout
 	setup, err := harebus.New(cfg)
 	if err != nil {

@@ -88,7 +88,7 @@ func runOutgoing(ctx context.Context, flags *flag.FlagSet, args []string, std st
 	if err != nil {
 		return std.misuse(flags, err.Error())
 	}
-	cfg := harebus.Config{Codecs: []harebus.Codec{verbatim{}}, Logger: newLogger(std.err, zapcore.WarnLevel)}
+	cfg := harebus.Config{Payload: harebus.PayloadConfig{Codecs: []harebus.Codec{verbatim{}}}, Logger: newLogger(std.err, zapcore.WarnLevel)}
 	broker.Apply(&cfg)
 	setup, err := harebus.New(cfg)
 	if err != nil {

@@ -52,7 +52,7 @@ func runSoak(ctx context.Context, args []string, std stdio) int {
 	if err != nil {
 		return std.misuse(flags, err.Error())
 	}
-	cfg := harebus.Config{ConnectionName: "harebus soak"}
+	cfg := harebus.Config{Connect: harebus.ConnectConfig{Name: "harebus soak"}}
 	broker.Apply(&cfg)
 	if *verbose {
 		cfg.Logger = newLogger(std.err, zapcore.DebugLevel)

@@ -6,7 +6,7 @@
 // From then on every [proto.Message] that is sent is encoded in the binary wire
 // format, and every handler of a generated type, which takes a pointer, reads
 // it. Give the type its wire name with harebus.WithType and
-// harebus.WithMessageType: [Name] returns the one of its .proto file.
+// harebus.WithType: [Name] returns the one of its .proto file.
 package protobuf
 
 import (

@@ -103,7 +103,7 @@ func TestOnTheBus(t *testing.T) {
 	broker := brokertest.New()
 	defer broker.Close()
 	setup, err := harebus.New(harebus.Config{
-		URL: broker.URL(), Dial: broker.Dial, Queue: "timers", Codecs: []harebus.Codec{protobuf.Codec{}},
+		URL: broker.URL(), Dial: broker.Dial, Queue: "timers", Payload: harebus.PayloadConfig{Codecs: []harebus.Codec{protobuf.Codec{}}},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -116,7 +116,7 @@ func TestOnTheBus(t *testing.T) {
 		}
 		got <- d.AsDuration()
 		return nil
-	}, harebus.WithMessageType(name))
+	}, harebus.WithType(name))
 	if err := setup.Start(ctx); err != nil {
 		t.Fatal(err)
 	}

@@ -78,7 +78,7 @@ func run(ctx context.Context, cfg harebus.Config, out io.Writer) error {
 
 	// The error queue is a queue like any other. This program reads it to show its
 	// messages; usually a person reads them, and `harebus redrive` moves them back.
-	cfg.Queue, cfg.QueueType, cfg.ErrorQueue.Name = errorQueue, topology.Classic, "examples.errors.unreadable"
+	cfg.Queue, cfg.QueueOptions.Type, cfg.ErrorQueue.Name = errorQueue, topology.Classic, "examples.errors.unreadable"
 	morgue, err := harebus.New(cfg)
 	if err != nil {
 		return err

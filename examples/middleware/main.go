@@ -63,8 +63,8 @@ func report(out io.Writer) harebus.Middleware {
 func run(ctx context.Context, cfg harebus.Config, out io.Writer) error {
 	const queue = "examples.counting"
 	cfg.Queue = queue
-	cfg.Middleware = []harebus.Middleware{readTenant, report(out)} // the first one is outermost
-	cfg.SendMiddleware = []harebus.SendMiddleware{carryTenant}
+	cfg.Handling.Middleware = []harebus.Middleware{readTenant, report(out)} // the first one is outermost
+	cfg.Publish.Middleware = []harebus.SendMiddleware{carryTenant}
 	setup, err := harebus.New(cfg)
 	if err != nil {
 		return err

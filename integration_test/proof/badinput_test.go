@@ -91,8 +91,8 @@ func beginBadInput(t *testing.T, node *rabbit.Node, tight bool) *badInput {
 	r.cfg = r.config()
 	r.cfg.Subscriptions = []string{badinput.Subscription}
 	r.cfg.ErrorQueue.Name = badinput.ErrorQueue
-	r.cfg.ErrorQueue.Type = topology.Classic // a quorum queue would add x-delivery-count to what is looked at
-	r.cfg.Unhandled = harebus.UnhandledPark  // the kinds of input say which are parked at once
+	r.cfg.ErrorQueue.Type = topology.Classic         // a quorum queue would add x-delivery-count to what is looked at
+	r.cfg.Handling.Unhandled = harebus.UnhandledPark // the kinds of input say which are parked at once
 	r.cfg.Retry = harebus.RetryConfig{MaxRetries: badinput.MaxRetries, BackOff: func() backoff.BackOff {
 		return backoff.NewConstantBackOff(soon)
 	}}
@@ -179,7 +179,7 @@ func (b *badInput) judge() int {
 		if c.Topic == "" {
 			p.publish(b.cfg.Queue, c)
 		} else {
-			p.send(b.cfg.TopicExchange, c.Topic, c.Message)
+			p.send(b.cfg.Exchanges.Topic, c.Topic, c.Message)
 		}
 		b.service.Book.Record(ledger.Event{Op: ledger.SendOK, ID: id})
 	}

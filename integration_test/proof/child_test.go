@@ -79,9 +79,9 @@ const (
 // config is that of the service, in the child as in the test that looks after it.
 func (a *assignment) config() harebus.Config {
 	return harebus.Config{
-		URL: a.URL, Queue: a.Name, QueueType: a.QueueType,
-		ErrorQueue:     harebus.ErrorQueueConfig{Name: a.Name + ".error"},
-		DirectExchange: a.Name + ".direct", TopicExchange: a.Name + ".topic",
+		URL: a.URL, Queue: a.Name, QueueOptions: harebus.QueueOptions{Type: a.QueueType}, Exchanges: harebus.ExchangeConfig{Direct: a.Name + ".direct", Topic: a.Name + ".topic"},
+		ErrorQueue: harebus.ErrorQueueConfig{Name: a.Name + ".error"},
+
 		Consume: a.Consume,
 		Retry: harebus.RetryConfig{MaxRetries: childRetries, BackOff: func() backoff.BackOff {
 			return backoff.NewConstantBackOff(childPause)
@@ -162,7 +162,7 @@ func (c *child) observe(cfg harebus.Config) error {
 
 // serve runs a service that can be killed at every step.
 func (c *child) serve(cfg harebus.Config) error {
-	cfg.Middleware = []harebus.Middleware{c.aroundHandler}
+	cfg.Handling.Middleware = []harebus.Middleware{c.aroundHandler}
 	cfg.Tracer = c
 	s, err := harebus.New(cfg)
 	if err != nil {

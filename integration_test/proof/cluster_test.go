@@ -84,7 +84,7 @@ func (c *trio) begin(t *testing.T, leader, home *rabbit.Node) *run {
 // declareOn declares a service's queues through one node, which then leads them.
 func (c *trio) declareOn(t *testing.T, node *rabbit.Node, cfg harebus.Config) {
 	t.Helper()
-	cfg.URLs = []string{node.URL()}
+	cfg.Connect.URLs = []string{node.URL()}
 	setup, err := harebus.New(cfg)
 	if err != nil {
 		t.Fatal(err)

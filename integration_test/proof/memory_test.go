@@ -34,7 +34,7 @@ func TestGiantBodies(t *testing.T) {
 	node := private(t, rabbit.Options{Config: []string{"max_message_size = 134217728"}})
 	p := newPlainClient(t, node.URL())
 	setup, err := harebus.New(harebus.Config{
-		URL: node.URL(), Queue: "orders", QueueType: "classic",
+		URL: node.URL(), Queue: "orders", QueueOptions: harebus.QueueOptions{Type: "classic"},
 		Consume: harebus.ConsumeConfig{Concurrency: handedOut, Prefetch: handedOut},
 	})
 	if err != nil {

@@ -97,8 +97,8 @@ func (p *permitted) url() string {
 
 // limit turns a config into that of the service the page describes, run by the user.
 func (p *permitted) limit(cfg *harebus.Config) {
-	cfg.URL, cfg.URLs = p.url(), nil
-	cfg.Queue, cfg.ErrorQueue.Name, cfg.DirectExchange, cfg.TopicExchange = "orders", "", "", ""
+	cfg.URL, cfg.Connect.URLs = p.url(), nil
+	cfg.Queue, cfg.ErrorQueue.Name, cfg.Exchanges.Direct, cfg.Exchanges.Topic = "orders", "", "", ""
 	cfg.ErrorQueue.Name = "error"
 	cfg.Subscriptions = []string{"order.*"}
 }
@@ -201,7 +201,7 @@ func (p *permitted) firstFailure(mode harebus.DeclareMode) (string, error) {
 	p.Helper()
 	var cfg harebus.Config
 	p.limit(&cfg)
-	cfg.Declare = mode
+	cfg.Declare.Mode = mode
 	cfg.Retry.BackOff = func() backoff.BackOff { return backoff.NewConstantBackOff(20 * time.Millisecond) }
 	cfg.Retry.MaxRetries = 1
 	setup, err := harebus.New(cfg)

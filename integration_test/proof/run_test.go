@@ -124,9 +124,9 @@ func (r *run) config() harebus.Config {
 		urls[i] = node.URL()
 	}
 	return harebus.Config{
-		URLs: urls, ConnectionName: r.name, Queue: r.name, QueueType: r.plan.queueType,
-		ErrorQueue:     harebus.ErrorQueueConfig{Name: r.name + ".error"},
-		DirectExchange: r.name + ".direct", TopicExchange: r.name + ".topic",
+		Connect: harebus.ConnectConfig{URLs: urls, Name: r.name}, QueueOptions: harebus.QueueOptions{Type: r.plan.queueType}, Exchanges: harebus.ExchangeConfig{Direct: r.name + ".direct", Topic: r.name + ".topic"}, Queue: r.name,
+		ErrorQueue: harebus.ErrorQueueConfig{Name: r.name + ".error"},
+
 		Consume: harebus.ConsumeConfig{Concurrency: 8, Prefetch: 50},
 		Retry: harebus.RetryConfig{MaxRetries: maxRetries, BackOff: func() backoff.BackOff {
 			return backoff.NewConstantBackOff(pause)

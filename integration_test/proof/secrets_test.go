@@ -213,7 +213,7 @@ func (s *secrets) address(password, vhost string) string {
 func (s *secrets) config(queue string) harebus.Config {
 	return harebus.Config{
 		URL: s.address(password, "/"), Queue: queue, Logger: s.w.logger(), Tracer: s.w,
-		Codecs: []harebus.Codec{harebus.JSON{Strict: true}},
+		Payload: harebus.PayloadConfig{Codecs: []harebus.Codec{harebus.JSON{Strict: true}}},
 		Retry: harebus.RetryConfig{MaxRetries: 1, BackOff: func() backoff.BackOff {
 			return backoff.NewConstantBackOff(10 * time.Millisecond)
 		}},
@@ -369,12 +369,14 @@ func (s *secrets) connectBadly() {
 		s.w.hear("redrive: "+name, err)
 	}
 	var attempts sync.WaitGroup
-	separate := func(cfg *harebus.Config) { cfg.URL, cfg.Username, cfg.Password = s.node.URL(), "app", "no "+password }
+	separate := func(cfg *harebus.Config) {
+		cfg.URL, cfg.Connect.Username, cfg.Connect.Password = s.node.URL(), "app", "no "+password
+	}
 	for name, change := range map[string]func(*harebus.Config){
 		"bad password":      func(cfg *harebus.Config) { cfg.URL = s.address("no "+password, "/") },
 		"separate password": separate,
 		"asked for": func(cfg *harebus.Config) {
-			cfg.Credentials = func(context.Context) (string, string, error) { return "app", "no " + password, nil }
+			cfg.Connect.Credentials = func(context.Context) (string, string, error) { return "app", "no " + password, nil }
 		},
 		"no vhost":    func(cfg *harebus.Config) { cfg.URL = s.address(password, "/nowhere") },
 		"no listener": func(cfg *harebus.Config) { cfg.URL = "amqp://app:" + inPassword + "@127.0.0.1:1/" },
@@ -412,9 +414,9 @@ func (s *secrets) failToConnect(name string, change func(*harebus.Config)) {
 // show prints what holds a password, in every way in which Go prints a value.
 func (s *secrets) show() {
 	cfg := s.config("secrets")
-	cfg.URLs, cfg.Username, cfg.Password = []string{cfg.URL, "amqp://" + inPassword + "%zz"}, "app", password
+	cfg.Connect.URLs, cfg.Connect.Username, cfg.Connect.Password = []string{cfg.URL, "amqp://" + inPassword + "%zz"}, "app", password
 	shown := []any{cfg, &cfg, []harebus.Config{cfg}, struct{ C harebus.Config }{cfg}, map[string]any{"c": &cfg}}
-	cfg.URLs = cfg.URLs[:1]
+	cfg.Connect.URLs = cfg.Connect.URLs[:1]
 	setup := s.setup(cfg)
 	bus := setup.Bus()
 	shown = append(shown, setup, bus, *bus, bus.Begin(), struct{ S *harebus.Setup }{setup})

@@ -77,12 +77,12 @@ func exchangeDeleted(t *testing.T, node *rabbit.Node) {
 	r := begin(t, plan{nodes: []*rabbit.Node{node}})
 	r.fault("exchange deleted", func() {
 		for range 3 {
-			r.plainly(node, func(ch *amqp.Channel) error { return ch.ExchangeDelete(r.cfg.DirectExchange, false, false) })
+			r.plainly(node, func(ch *amqp.Channel) error { return ch.ExchangeDelete(r.cfg.Exchanges.Direct, false, false) })
 			r.confirmed(2 * r.plan.rate)
 		}
 	})
 	r.plainly(node, func(ch *amqp.Channel) error {
-		return ch.ExchangeDeclarePassive(r.cfg.DirectExchange, amqp.ExchangeDirect, true, false, false, false, nil)
+		return ch.ExchangeDeclarePassive(r.cfg.Exchanges.Direct, amqp.ExchangeDirect, true, false, false, false, nil)
 	})
 	r.allConfirmed(r.end())
 }
@@ -115,7 +115,7 @@ func queueFull(t *testing.T, node *rabbit.Node) {
 	var valve sync.RWMutex // held for writing while handlers stand still
 	r := begin(t, plan{
 		nodes:  []*rabbit.Node{node},
-		change: func(cfg *harebus.Config) { cfg.QueueArguments = map[string]any{"x-max-length": room} },
+		change: func(cfg *harebus.Config) { cfg.QueueOptions.Arguments = map[string]any{"x-max-length": room} },
 		gate: func(proof.Work) {
 			valve.RLock()
 			defer valve.RUnlock()
@@ -178,7 +178,7 @@ func credentialsRevoked(t *testing.T, node *rabbit.Node) {
 	}
 	r := begin(t, plan{nodes: []*rabbit.Node{node}, change: func(cfg *harebus.Config) {
 		admit(&run{T: t}, cfg.Queue)
-		cfg.Username, cfg.Password = cfg.Queue, password
+		cfg.Connect.Username, cfg.Connect.Password = cfg.Queue, password
 		way.guard(cfg)
 	}})
 	r.fault("credentials revoked", func() {
@@ -203,8 +203,8 @@ func othersInTrouble(t *testing.T, node *rabbit.Node) {
 	r := begin(t, plan{
 		nodes: []*rabbit.Node{node}, key: key, kinds: []proof.Kind{proof.Plain},
 		change: func(cfg *harebus.Config) {
-			cfg.MaxBody = 1 << 20
-			cfg.Topology = topology.Topology{Queues: []topology.Queue{{Name: cfg.Queue + ".taken", Type: topology.Classic}}}
+			cfg.Payload.MaxBody = 1 << 20
+			cfg.Declare.Topology = topology.Topology{Queues: []topology.Queue{{Name: cfg.Queue + ".taken", Type: topology.Classic}}}
 		},
 	})
 	taken, fragile := r.name+".taken", r.name+".fragile"

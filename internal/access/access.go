@@ -34,7 +34,7 @@ type Broker struct {
 
 // Apply sets the fields of a setup's config so that it connects in the same way.
 func (b Broker) Apply(cfg *harebus.Config) {
-	cfg.URLs, cfg.ExternalAuth, cfg.TLS, cfg.Dial = b.URLs, b.ExternalAuth, b.TLS, b.Dial
+	cfg.Connect.URLs, cfg.Connect.ExternalAuth, cfg.Connect.TLS, cfg.Dial = b.URLs, b.ExternalAuth, b.TLS, b.Dial
 }
 
 // Logger is Log, or a logger that logs nothing.

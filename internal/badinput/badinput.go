@@ -76,10 +76,10 @@ const MaxRetries = 5
 
 // Tighten sets stricter limits than the defaults for a service.
 func Tighten(c *harebus.Config) {
-	c.Codecs = append(c.Codecs, harebus.JSON{Strict: true})
-	c.MaxBody = MaxBody
-	c.QueueType = "classic"
-	c.ReplyPolicy = harebus.RepliesTo("friend")
+	c.Payload.Codecs = append(c.Payload.Codecs, harebus.JSON{Strict: true})
+	c.Payload.MaxBody = MaxBody
+	c.QueueOptions.Type = "classic"
+	c.Reply.Policy = harebus.RepliesTo("friend")
 }
 
 // CheckCopy checks what is in the error queue: all of the original, and why.

@@ -45,7 +45,7 @@ func Handle(s *harebus.Setup, saw func(*harebus.Message, error)) {
 	harebus.Handle(s, func(ctx context.Context, _ *harebus.Bus, _ []byte) error {
 		saw(harebus.Incoming(ctx), nil)
 		return nil
-	}, harebus.WithMessageType("Bytes"))
+	}, harebus.WithType("Bytes"))
 	for name, run := range map[string]func(ctx context.Context, bus *harebus.Bus) error{
 		"Raw":      func(context.Context, *harebus.Bus) error { return nil },
 		"Hopeless": func(context.Context, *harebus.Bus) error { return harebus.NoRetry(errors.New("no use")) },

@@ -26,6 +26,7 @@ var bars = []bar{
 	{"lines, in hundreds", 77, 52, (*house).lines},
 	{"files that hold *Setup", 15, 5, (*house).holdSetup},
 	{"files that read Config.Queue", 15, 1, (*house).readQueue},
+	{"fields of Config", 18, 18, (*house).fields},
 	{"files that import amqp091-go", 10, 3, (*house).importClient},
 	{"lines of go.sum", 25, 25, (*house).sums},
 	{"lines of a function, median", 8, 8, (*house).median},

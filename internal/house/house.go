@@ -78,6 +78,28 @@ func (h *house) lines() (int, []string) {
 	return (sum + unit - 1) / unit, nil
 }
 
+// fields counts the exported fields of Config.
+func (h *house) fields() (int, []string) {
+	var names []string
+	for _, s := range h.source {
+		ast.Inspect(s.file, func(n ast.Node) bool {
+			t, ok := n.(*ast.TypeSpec)
+			if !ok || t.Name.Name != "Config" {
+				return true
+			}
+			for _, f := range t.Type.(*ast.StructType).Fields.List { //nolint:forcetypeassert // Config is a struct
+				for _, name := range f.Names {
+					if name.IsExported() {
+						names = append(names, name.Name)
+					}
+				}
+			}
+			return false
+		})
+	}
+	return len(names), names
+}
+
 func (h *house) sums() (int, []string) { return h.goSum, nil }
 
 // where counts the files with a node that a function accepts.

@@ -23,6 +23,7 @@ func TestFigures(t *testing.T) {
 		"lines, in hundreds":               {2, nil},
 		"files that hold *Setup":           {1, []string{"setup.go"}},
 		"files that read Config.Queue":     {1, []string{"setup.go"}},
+		"fields of Config":                 {1, []string{"Queue"}},
 		"files that import amqp091-go":     {1, []string{"setup.go"}},
 		"lines of go.sum":                  {2, nil},
 		"lines of a function, median":      {1, nil},

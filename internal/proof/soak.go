@@ -56,9 +56,9 @@ const (
 func (s Soak) Run(ctx context.Context) (verdict *ledger.Verdict, err error) {
 	name := fmt.Sprintf("harebus.soak.%d", time.Now().UnixNano())
 	cfg := s.Config
-	cfg.Queue, cfg.QueueType = name, s.QueueType
+	cfg.Queue, cfg.QueueOptions.Type = name, s.QueueType
 	cfg.ErrorQueue = harebus.ErrorQueueConfig{Name: name + ".error"}
-	cfg.DirectExchange, cfg.TopicExchange = name+".direct", name+".topic"
+	cfg.Exchanges.Direct, cfg.Exchanges.Topic = name+".direct", name+".topic"
 	cfg.Consume.Consumers = s.Consumers
 	cfg.Retry = harebus.RetryConfig{MaxRetries: soakRetries, BackOff: func() backoff.BackOff {
 		return backoff.NewConstantBackOff(soakPause)
@@ -141,7 +141,7 @@ func (s Soak) cleanUp(ctx context.Context, cfg harebus.Config, delays bool) erro
 	for _, q := range gone.Queues {
 		queues = append(queues, q.Name)
 	}
-	exchanges := []string{cfg.DirectExchange, cfg.TopicExchange}
+	exchanges := []string{cfg.Exchanges.Direct, cfg.Exchanges.Topic}
 	for _, e := range gone.Exchanges {
 		exchanges = append(exchanges, e.Name)
 	}

@@ -243,7 +243,7 @@ func loginFault(err error) error {
 	var broker *amqp.Error
 	switch {
 	case errors.Is(err, amqp.ErrSASL):
-		return fmt.Errorf("%w: the broker offers neither of PLAIN and EXTERNAL that was asked for; see its auth_mechanisms and Config.ExternalAuth", err)
+		return fmt.Errorf("%w: the broker offers neither of PLAIN and EXTERNAL that was asked for; see its auth_mechanisms and Config.Connect.ExternalAuth", err)
 	case errors.Is(err, amqp.ErrCredentials), errors.As(err, &broker) && broker.Code == amqp.AccessRefused:
 		return fmt.Errorf("%w; check the user name and password (guest may log in from the broker's own host only)", err)
 	default:

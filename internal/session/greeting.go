@@ -86,11 +86,11 @@ func tlsFault(err error) error {
 	var notTLS tls.RecordHeaderError
 	switch {
 	case errors.As(err, &untrusted):
-		return fmt.Errorf("%w; put the authority of the broker's certificate into Config.TLS.RootCAs, and the name in it into ServerName", err)
+		return fmt.Errorf("%w; put the authority of the broker's certificate into Config.Connect.TLS.RootCAs, and the name in it into ServerName", err)
 	case errors.As(err, &notTLS):
 		return fmt.Errorf("%w; the port does not speak TLS: write amqp:// instead of amqps://, or use the TLS port, usually 5671", err)
 	case isAlert(err):
-		return fmt.Errorf("%w; the broker refuses our side of TLS: put a client certificate that it trusts into Config.TLS.Certificates", err)
+		return fmt.Errorf("%w; the broker refuses our side of TLS: put a client certificate that it trusts into Config.Connect.TLS.Certificates", err)
 	default:
 		return err
 	}

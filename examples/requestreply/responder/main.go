@@ -34,7 +34,7 @@ func (Price) MessageType() string { return "Price" }
 
 func run(ctx context.Context, cfg harebus.Config, out io.Writer) error {
 	cfg.Queue = "examples.prices"
-	cfg.ReplyPolicy = harebus.RepliesTo("examples.requester") // a message can name any address
+	cfg.Reply.Policy = harebus.RepliesTo("examples.requester") // a message can name any address
 	setup, err := harebus.New(cfg)
 	if err != nil {
 		return err
