@@ -141,16 +141,9 @@ func (s *sender) emit(ctx context.Context, op Operation, key string, message any
 	if op == OpDefer && o.expiration != 0 {
 		return refuse("defer", "a deferred message cannot expire: it would expire while it waits")
 	}
-	var carrier map[string]any
-	if s.setup.trace.Tracer != nil {
-		carrier = map[string]any{}
-	}
-	ctx, end := s.setup.trace.start(ctx, TraceEvent{Operation: op, Exchange: exchange, RoutingKey: key, Headers: carrier})
-	if len(carrier) > 0 {
-		WithHeaders(carrier).forSending(&o)
-	}
+	ctx, o.observed = s.setup.observe(ctx, Observation{Operation: op, Exchange: exchange, RoutingKey: key})
 	err := s.within(ctx).dispatch(ctx, op, exchange, key, message, due, &o)
-	end(err)
+	o.observed.End(err)
 	return err
 }
 
@@ -167,6 +160,7 @@ func (s *sender) dispatch(ctx context.Context, op Operation, exchange, key strin
 	if err != nil {
 		return err
 	}
+	s.setup.carry(o.observed, out)
 	if op == OpDefer {
 		out.Due = due
 		out.Publishing.Headers[s.setup.dialect.names.deferredTime] = s.setup.dialect.time(out.Due)

@@ -66,8 +66,9 @@ type Config struct {
 	// Reply is about answers to received messages.
 	Reply ReplyConfig
 
-	// Tracer observes operations. Default: none.
-	Tracer Tracer
+	// Observers are told of all operations, in this order at their start and in reverse
+	// order at their end. Default: none.
+	Observers []Observer
 	// Logger is the log; [SlogLogger] makes one from a slog.Handler. Default:
 	// nothing is logged, with one exception: when the setup waits for something for
 	// more than five seconds, it says so on standard error. [zap.NewNop] silences
@@ -531,6 +532,11 @@ func (c *Config) validateParts() []error {
 	for i, m := range c.Publish.Middleware {
 		if m == nil {
 			missing("Publish.Middleware", i)
+		}
+	}
+	for i, o := range c.Observers {
+		if o == nil {
+			missing("Observers", i)
 		}
 	}
 	return faults

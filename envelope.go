@@ -183,11 +183,11 @@ func (b *Bus) Forward(ctx context.Context, envelopes []Envelope) []error {
 	if err != nil {
 		return fail(fmt.Errorf("harebus: forward: %w", err))
 	}
-	ctx, end := b.setup.trace.start(ctx, TraceEvent{Operation: OpForward, Messages: len(outs)})
+	ctx, op := b.setup.observe(ctx, Observation{Operation: OpForward, Messages: len(outs)})
 	for k, err := range eng.publisher.PublishAll(ctx, outs) {
 		errs[places[k]] = err
 	}
-	end(errors.Join(errs...))
+	op.End(errors.Join(errs...))
 	return errs
 }
 

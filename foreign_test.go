@@ -73,7 +73,7 @@ func TestForeignErrors(t *testing.T) {
 				cfg.Retry = harebus.RetryConfig{MaxRetries: 1, BackOff: steady, Rules: []harebus.RetryRule{
 					{Match: harebus.MatchIs(errNo), MaxRetries: 5}, {Match: harebus.MatchAs[*pointerError](), MaxRetries: 5},
 				}}
-				cfg.Tracer = looking{}
+				cfg.Observers = []harebus.Observer{looking{}}
 				cfg.Logger = zap.New(discarding{})
 				s := r.setup(cfg)
 				var n atomic.Int64
@@ -98,17 +98,17 @@ func TestForeignErrors(t *testing.T) {
 	}
 }
 
-// looking is a tracer that looks at every error, and panics.
+// looking is an observer that looks at every error, and panics.
 type looking struct{}
 
-func (looking) TraceStart(_ context.Context, e harebus.TraceEvent) context.Context {
+func (looking) ObserveStart(_ context.Context, e harebus.Observation) context.Context {
 	if e.Err != nil && errors.Is(e.Err, errNo) {
 		panic("start")
 	}
 	return nil
 }
 
-func (looking) TraceEnd(_ context.Context, _ harebus.TraceEvent, err error) {
+func (looking) ObserveEnd(_ context.Context, _ harebus.Observation, err error) {
 	if err != nil {
 		panic(err.Error())
 	}

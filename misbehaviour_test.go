@@ -90,8 +90,8 @@ var foreigns = []foreign{
 		c.Handling.ErrorHandler = func(*harebus.Message, error, harebus.Decision) harebus.Decision { bad(); return harebus.Discard() }
 		return func(context.Context, *harebus.Bus, *harebus.Message) error { return errNo }
 	}},
-	{name: "tracer of a retry", handled: true, configure: func(c *harebus.Config, bad func()) harebus.HandlerFunc {
-		c.Tracer = &badTracer{bad: bad, on: harebus.OpRetry}
+	{name: "observer of a retry", handled: true, configure: func(c *harebus.Config, bad func()) harebus.HandlerFunc {
+		c.Observers = []harebus.Observer{&badObserver{bad: bad, on: harebus.OpRetry}}
 		return func(_ context.Context, _ *harebus.Bus, m *harebus.Message) error {
 			if m.Attempt == 1 {
 				return errNo
@@ -144,20 +144,20 @@ func (c badAccepts) Accepts(value any) bool {
 	return false
 }
 
-// badTracer misbehaves at the start and at the end of one operation.
-type badTracer struct {
+// badObserver misbehaves at the start and at the end of one operation.
+type badObserver struct {
 	bad func()
 	on  harebus.Operation
 }
 
-func (b *badTracer) TraceStart(_ context.Context, e harebus.TraceEvent) context.Context {
+func (b *badObserver) ObserveStart(_ context.Context, e harebus.Observation) context.Context {
 	if e.Operation == b.on {
 		b.bad()
 	}
 	return nil
 }
 
-func (b *badTracer) TraceEnd(_ context.Context, e harebus.TraceEvent, _ error) {
+func (b *badObserver) ObserveEnd(_ context.Context, e harebus.Observation, _ error) {
 	if e.Operation == b.on {
 		b.bad()
 	}
@@ -243,7 +243,9 @@ func TestForeignConnecting(t *testing.T) {
 			dial := c.Dial
 			c.Dial = func(network, address string) (net.Conn, error) { bad(); return dial(network, address) }
 		},
-		"tracer": func(c *harebus.Config, bad func()) { c.Tracer = &badTracer{bad: bad, on: harebus.OpConnect} },
+		"observer": func(c *harebus.Config, bad func()) {
+			c.Observers = []harebus.Observer{&badObserver{bad: bad, on: harebus.OpConnect}}
+		},
 		"back-off": func(c *harebus.Config, bad func()) {
 			dial, first := c.Dial, true
 			c.Dial = func(network, address string) (net.Conn, error) {

@@ -27,6 +27,7 @@ type sendOptions struct {
 	expiration    time.Duration
 	optional      bool
 	now           bool
+	observed      *operation
 }
 
 func newSendOptions(opts []SendOption) sendOptions {

@@ -127,7 +127,7 @@ func (r *receipt) putOff(out *publish.Message, cause error) bool {
 		r.consumer.log.Error("the error queue takes no messages; they wait in a delay and will be parked later",
 			append(r.fields(), zap.Int("put_off", count), zap.Error(s.parking.trouble()), zap.NamedError("failure", cause))...)
 	}
-	out.Op, out.Key, out.Single, out.ViaDefault = int8(OpDefer), s.cfg.Queue, false, true
+	out.Op, out.Key, out.Single, out.ViaDefault = int8(OpPostpone), s.cfg.Queue, false, true
 	out.Due = time.Now().Add(wait)
 	out.Publishing.Headers[s.dialect.names.parking] = true
 	out.Publishing.Headers[s.dialect.names.deferredTime] = s.dialect.time(out.Due)
@@ -138,8 +138,9 @@ func (r *receipt) putOff(out *publish.Message, cause error) bool {
 // again.
 func (r *receipt) tryParking(out *publish.Message, cause error) (err error) {
 	s := r.setup
-	ctx, end := s.trace.start(r.consumer.hard, TraceEvent{Operation: OpPark, Incoming: r.message, Exchange: out.Exchange, RoutingKey: out.Key, Err: cause})
-	defer func() { end(err) }()
+	ctx, op := s.observe(r.consumer.hard, Observation{Operation: OpPark, Incoming: r.message, Exchange: out.Exchange, RoutingKey: out.Key, Err: cause})
+	defer func() { op.End(err) }()
+	s.carry(op, out)
 	eng, err := s.engine()
 	if err != nil {
 		return err

@@ -230,12 +230,12 @@ func (r *receipt) handle(h *handler) (err error) {
 	if t := h.transactor(&s.cfg); t != nil {
 		return r.handleIn(t, h)
 	}
-	ctx, end := s.trace.start(r.consumer.hard, TraceEvent{Operation: OpHandle, Incoming: r.message})
+	ctx, op := s.observe(r.consumer.hard, Observation{Operation: OpHandle, Incoming: r.message})
 	scope := &scope{incoming: r.message, origin: h.origin}
 	err = ErrGoexit // unless the handler returns
 	defer func() {
 		_, _ = scope.end()
-		end(err)
+		op.End(err)
 	}()
 	r.shown.Store(r.message)
 	if err = h.invoke(ctx, &Bus{sender{s, scope}}, r.message); err != nil {
@@ -301,19 +301,19 @@ func (r *receipt) retry(cause *failure, decision Decision) bool {
 	s := r.setup
 	op, after := OpRetry, decision.after
 	if decision.action == actionPostpone {
-		op = OpDefer
+		op = OpPostpone
 	}
 	out := r.copyFor(op, s.cfg.Queue, cause)
 	out.Due = time.Now().Add(after)
 	out.Publishing.Headers[s.dialect.names.deferredTime] = s.dialect.time(out.Due)
-	if op == OpDefer {
+	if op == OpPostpone {
 		out.Publishing.Headers[s.dialect.names.errorRetries] = field.SmallestInt(r.failures)
 	}
 	if !r.resend(out, cause) {
 		return r.deadly && r.park(cause)
 	}
 	fields := append(r.fields(), zap.Duration("after", after), zap.Error(cause))
-	if op == OpDefer {
+	if op == OpPostpone {
 		s.counters.postponed.Add(1)
 		r.consumer.log.Info("message postponed by its handler", fields...)
 		return true
@@ -328,7 +328,7 @@ func (r *receipt) retry(cause *failure, decision Decision) bool {
 // receiver.
 func (r *receipt) postpone() bool {
 	before := r.deadly
-	out := r.copyOf(OpDefer, r.setup.cfg.Queue)
+	out := r.copyOf(OpPostpone, r.setup.cfg.Queue)
 	out.Due = r.message.DeferredUntil
 	if !r.resend(out, nil) {
 		return r.deadly != before && r.postpone() // without the headers that may have ended the connection
@@ -343,10 +343,11 @@ func (r *receipt) postpone() bool {
 func (r *receipt) resend(out *publish.Message, cause error) bool {
 	const tries = 5
 	s := r.setup
-	ctx, end := s.trace.startApart(r.consumer.hard, TraceEvent{Operation: Operation(out.Op), Incoming: r.message, Exchange: out.Exchange, RoutingKey: out.Key, Err: cause})
+	ctx, op := s.observe(r.consumer.hard, Observation{Operation: Operation(out.Op), Incoming: r.message, Exchange: out.Exchange, RoutingKey: out.Key, Err: cause})
+	s.carry(op, out)
 	eng, err := s.engine()
 	if err != nil {
-		end(err)
+		op.End(err)
 		return false
 	}
 	pauses := wait.NewPauses(r.consumer.log, s.cfg.Connect.BackOff)
@@ -360,7 +361,7 @@ func (r *receipt) resend(out *publish.Message, cause error) bool {
 			break
 		}
 	}
-	end(err)
+	op.End(err)
 	switch {
 	case endsConnections(err) && !r.deadly:
 		r.deadly = true

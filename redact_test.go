@@ -36,26 +36,26 @@ func TestPrintingHidesPasswords(t *testing.T) {
 	}
 }
 
-// eavesdropper keeps the texts of all errors that a tracer gets.
+// eavesdropper keeps the texts of all errors that an observer gets.
 type eavesdropper struct{ heard chan string }
 
-func (e eavesdropper) TraceStart(ctx context.Context, event harebus.TraceEvent) context.Context {
+func (e eavesdropper) ObserveStart(ctx context.Context, event harebus.Observation) context.Context {
 	e.heard <- fmt.Sprint(event.Err)
 	return ctx
 }
 
-func (e eavesdropper) TraceEnd(_ context.Context, _ harebus.TraceEvent, err error) {
+func (e eavesdropper) ObserveEnd(_ context.Context, _ harebus.Observation, err error) {
 	e.heard <- fmt.Sprint(err)
 }
 
 // TestRejectedIsNotQuoted: an error about a message that cannot be handled quotes
-// it. The error queue gets the text, the log and the tracer only the reason.
+// it. The error queue gets the text, the log and the observer only the reason.
 func TestRejectedIsNotQuoted(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
 		core, logs := observer.New(zap.DebugLevel)
-		tracer := eavesdropper{make(chan string, 1000)}
+		ear := eavesdropper{make(chan string, 1000)}
 		cfg := r.config("orders")
-		cfg.Logger, cfg.Tracer = zap.New(core), tracer
+		cfg.Logger, cfg.Observers = zap.New(core), []harebus.Observer{ear}
 		cfg.Payload.Codecs = []harebus.Codec{harebus.JSON{Strict: true}}
 		s := r.setup(cfg)
 		harebus.Handle(s, func(context.Context, *harebus.Bus, order) error { return nil })
@@ -66,8 +66,8 @@ func TestRejectedIsNotQuoted(t *testing.T) {
 		}
 		r.quiet("error")
 		var heard []string
-		for len(tracer.heard) > 0 {
-			heard = append(heard, <-tracer.heard)
+		for len(ear.heard) > 0 {
+			heard = append(heard, <-ear.heard)
 		}
 		for _, entry := range logs.All() {
 			heard = append(heard, fmt.Sprint(entry.Message, entry.ContextMap()))

@@ -12,6 +12,7 @@ import (
 
 	"github.com/harebus/harebus/internal/declare"
 	"github.com/harebus/harebus/internal/guard"
+	"github.com/harebus/harebus/internal/observe"
 	"github.com/harebus/harebus/internal/publish"
 	"github.com/harebus/harebus/internal/session"
 	"github.com/harebus/harebus/internal/wait"
@@ -26,7 +27,7 @@ type Setup struct {
 	codecs    *codecs
 	dialect   dialect
 	sendChain SendFunc
-	trace     tracer
+	observers *observe.Group[Observation]
 	log       *zap.Logger
 	waits     wait.Teller
 	counters  counters
@@ -104,13 +105,13 @@ func New(cfg Config) (*Setup, error) {
 		codecs:    registry,
 		dialect:   dialect{cfg.Payload.HeaderPrefix, newHeaderNames(cfg.Payload.HeaderPrefix), cfg.Payload.TimeFormat},
 		sendChain: sendChain,
-		trace:     tracer{cfg.Tracer, safeLogger(cfg.Logger)},
 		log:       safeLogger(cfg.Logger),
 		subs:      slices.Clone(cfg.Subscriptions),
 	}
 	s.retries.Store(int64(cfg.Retry.most()))
 	s.handlers.Store(&map[string]*handler{})
 	s.waits = teller(logger)
+	s.observers = s.newObservers()
 	s.dialer = session.NewDialer(s.dialing(addresses))
 	s.declarer = declare.New(s.declaring())
 	return s, nil

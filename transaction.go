@@ -124,9 +124,9 @@ func (s *scope) deriveID(exchange, key, messageType string) string {
 
 // commit publishes buffered messages and reports on each if one of them failed.
 func (e *engine) commit(ctx context.Context, outs []*publish.Message) error {
-	ctx, end := e.setup.trace.start(ctx, TraceEvent{Operation: OpCommit, Messages: len(outs)})
+	ctx, op := e.setup.observe(ctx, Observation{Operation: OpCommit, Messages: len(outs)})
 	err := e.publishAll(ctx, outs)
-	end(err)
+	op.End(err)
 	return err
 }
 

@@ -51,9 +51,9 @@ func (h *handler) transactor(cfg *Config) Transactor {
 
 // handleIn runs the handler inside the transaction of t, which stores what it sent.
 func (r *receipt) handleIn(t Transactor, h *handler) (err error) {
-	ctx, end := r.setup.trace.start(r.consumer.hard, TraceEvent{Operation: OpHandle, Incoming: r.message})
+	ctx, op := r.setup.observe(r.consumer.hard, Observation{Operation: OpHandle, Incoming: r.message})
 	err = ErrGoexit // unless Transact returns
-	defer func() { end(err) }()
+	defer func() { op.End(err) }()
 	r.shown.Store(r.message)
 	err = r.transact(ctx, t, func(ctx context.Context) ([]Envelope, error) {
 		outs, err := r.run(ctx, h, &scope{incoming: r.message, origin: h.origin})

@@ -370,7 +370,7 @@ func TestRefusingBrokerIsNotStormed(t *testing.T) {
 	cfg := p.config("a")
 	cfg.URL = p.withUser(user, "secret")
 	attempts := &counter{of: harebus.OpConnect}
-	cfg.Tracer = attempts
+	cfg.Observers = []harebus.Observer{attempts}
 	s, in := p.service(cfg)
 	p.try(s.Bus().Send(p.within(patience), cfg.Queue, note{1}))
 	in.await(p, 1)

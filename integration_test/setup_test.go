@@ -26,9 +26,9 @@ type counter struct {
 	atomic.Int32
 }
 
-func (*counter) TraceStart(ctx context.Context, _ harebus.TraceEvent) context.Context { return ctx }
+func (*counter) ObserveStart(ctx context.Context, _ harebus.Observation) context.Context { return ctx }
 
-func (c *counter) TraceEnd(_ context.Context, e harebus.TraceEvent, _ error) {
+func (c *counter) ObserveEnd(_ context.Context, e harebus.Observation, _ error) {
 	if e.Operation == c.of {
 		c.Add(1)
 	}
@@ -208,7 +208,7 @@ func TestStartWaitsForTheBroker(t *testing.T) {
 	log := p.journal(cfg.Queue)
 	cfg.Logger = log.logger()
 	attempts := &counter{of: harebus.OpConnect}
-	cfg.Tracer = attempts
+	cfg.Observers = []harebus.Observer{attempts}
 	s := p.setup(cfg)
 	in := newInbox()
 	s.HandleMessage(harebus.AnyType, in.take)

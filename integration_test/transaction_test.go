@@ -255,9 +255,9 @@ type cutter struct {
 	cut       func()
 }
 
-func (c *cutter) TraceStart(ctx context.Context, _ harebus.TraceEvent) context.Context { return ctx }
+func (c *cutter) ObserveStart(ctx context.Context, _ harebus.Observation) context.Context { return ctx }
 
-func (c *cutter) TraceEnd(_ context.Context, e harebus.TraceEvent, _ error) {
+func (c *cutter) ObserveEnd(_ context.Context, e harebus.Observation, _ error) {
 	if e.Operation == c.operation {
 		c.cut()
 	}
@@ -275,11 +275,11 @@ func TestDeterministicIDsAcrossARedelivery(t *testing.T) {
 		out := p.queue("out")
 		b.declareQueue(out, nil)
 		var once sync.Once
-		run := func(name, url string, tracer harebus.Tracer) *inbox {
+		run := func(name, url string, observers ...harebus.Observer) *inbox {
 			cfg := p.config(name)
 			cfg.QueueOptions.Type = queueType
 			cfg.Subscriptions = []string{p.name + ".event"}
-			cfg.URL, cfg.Tracer = url, tracer
+			cfg.URL, cfg.Observers = url, observers
 			s := p.setup(cfg)
 			in := newInbox()
 			s.HandleMessage(harebus.AnyType, func(ctx context.Context, bus *harebus.Bus, m *harebus.Message) error {
@@ -293,7 +293,7 @@ func TestDeterministicIDsAcrossARedelivery(t *testing.T) {
 			return in
 		}
 		in := run("a", p.over(way), &cutter{harebus.OpCommit, func() { once.Do(way.hiccup) }})
-		run("b", p.url, nil)
+		run("b", p.url)
 		p.try(p.bus().Publish(p.within(patience), p.name+".event", note{1}))
 		again := in.await(p, 2)
 		if !again[1].Redelivered || again[0].ID != again[1].ID {

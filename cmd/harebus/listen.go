@@ -120,7 +120,7 @@ func runListen(ctx context.Context, args []string, std stdio) int {
 	}
 	cfg.Retry.BackOff = func() backoff.BackOff { return retryBackOff(*base) }
 	cfg.Payload.Codecs = []harebus.Codec{verbatim{}}
-	cfg.Logger, cfg.Tracer, cfg.ShutdownTimeout = l.log, l.quota, drainTimeout
+	cfg.Logger, cfg.Observers, cfg.ShutdownTimeout = l.log, []harebus.Observer{l.quota}, drainTimeout
 	setup, err := harebus.New(cfg)
 	if err != nil {
 		return std.misuse(flags, err.Error())

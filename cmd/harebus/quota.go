@@ -12,7 +12,7 @@ import (
 // were handled or parked. It admits at most -count messages; further ones wait
 // until the service stops, and then go back.
 //
-// It sees what happens to a message after its handler as a harebus.Tracer.
+// It sees what happens to a message after its handler as a harebus.Observer.
 type quota struct {
 	limit   int           // 0: none
 	reached chan struct{} // closed when limit messages are done
@@ -109,13 +109,13 @@ func (q *quota) empty(ctx context.Context) {
 	}
 }
 
-// TraceStart does nothing.
-func (q *quota) TraceStart(ctx context.Context, _ harebus.TraceEvent) context.Context { return ctx }
+// ObserveStart does nothing.
+func (q *quota) ObserveStart(ctx context.Context, _ harebus.Observation) context.Context { return ctx }
 
-// TraceEnd notes how the handling of a message ended. A failed attempt says nothing
+// ObserveEnd notes how the handling of a message ended. A failed attempt says nothing
 // yet: a retry or the error queue follows, or the connection is gone and the
 // message comes again.
-func (q *quota) TraceEnd(_ context.Context, e harebus.TraceEvent, err error) {
+func (q *quota) ObserveEnd(_ context.Context, e harebus.Observation, err error) {
 	switch {
 	case e.Operation == harebus.OpHandle && err == nil:
 		q.release(e.Incoming.ID, true)

@@ -1,5 +1,5 @@
-// Command tracing follows one message through two services with a Tracer, the
-// interface for OpenTelemetry and metrics. This tracer passes an id from sender to
+// Command tracing follows one message through two services with an Observer, the
+// interface for OpenTelemetry and metrics. This one passes an id from sender to
 // receiver in a header, and records what it sees.
 //
 //	go run ./examples/tracing     (AMQP_URL names another broker than the local one)
@@ -42,9 +42,9 @@ type recorder struct {
 	traces map[string][]string
 }
 
-// TraceStart puts the trace of an incoming message into the context, and the
+// ObserveStart puts the trace of an incoming message into the context, and the
 // trace of the context into an outgoing message.
-func (r *recorder) TraceStart(ctx context.Context, event harebus.TraceEvent) context.Context {
+func (r *recorder) ObserveStart(ctx context.Context, event harebus.Observation) context.Context {
 	if event.Incoming != nil {
 		return context.WithValue(ctx, traceKey{}, event.Incoming.Headers[traceHeader])
 	}
@@ -54,8 +54,8 @@ func (r *recorder) TraceStart(ctx context.Context, event harebus.TraceEvent) con
 	return ctx
 }
 
-// TraceEnd notes the operation.
-func (r *recorder) TraceEnd(ctx context.Context, event harebus.TraceEvent, err error) {
+// ObserveEnd notes the operation.
+func (r *recorder) ObserveEnd(ctx context.Context, event harebus.Observation, err error) {
 	trace, ok := ctx.Value(traceKey{}).(string)
 	if !ok {
 		return // connecting belongs to no message
@@ -74,7 +74,7 @@ func (r *recorder) TraceEnd(ctx context.Context, event harebus.TraceEvent, err e
 
 func run(ctx context.Context, cfg harebus.Config, out io.Writer) error {
 	rec := &recorder{traces: map[string][]string{}}
-	cfg.Tracer = rec
+	cfg.Observers = []harebus.Observer{rec}
 
 	cfg.Queue = "examples.pong"
 	ponger, err := harebus.New(cfg)

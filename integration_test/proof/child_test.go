@@ -163,7 +163,7 @@ func (c *child) observe(cfg harebus.Config) error {
 // serve runs a service that can be killed at every step.
 func (c *child) serve(cfg harebus.Config) error {
 	cfg.Handling.Middleware = []harebus.Middleware{c.aroundHandler}
-	cfg.Tracer = c
+	cfg.Observers = []harebus.Observer{c}
 	s, err := harebus.New(cfg)
 	if err != nil {
 		return err
@@ -236,16 +236,16 @@ func childrenOf(id string) []string {
 	return ids
 }
 
-// TraceStart takes note of attempts to connect.
-func (c *child) TraceStart(ctx context.Context, e harebus.TraceEvent) context.Context {
+// ObserveStart takes note of attempts to connect.
+func (c *child) ObserveStart(ctx context.Context, e harebus.Observation) context.Context {
 	if e.Operation == harebus.OpConnect {
 		c.record(ledger.Event{Op: ledger.Crash, Err: "connect " + e.Connection})
 	}
 	return ctx
 }
 
-// TraceEnd takes note that what a handler sent is confirmed.
-func (c *child) TraceEnd(_ context.Context, e harebus.TraceEvent, err error) {
+// ObserveEnd takes note that what a handler sent is confirmed.
+func (c *child) ObserveEnd(_ context.Context, e harebus.Observation, err error) {
 	if e.Operation != harebus.OpHandle || err != nil || !strings.Contains(e.Incoming.ID, "/"+string(proof.Parent)+"/") {
 		return
 	}

@@ -38,7 +38,7 @@ const (
 // password is the user's: it is hard on parsers of addresses.
 const password = inPassword + "/%@:#? &x"
 
-// A witness keeps all that the library says: its log, twice, the errors of all calls, what a tracer is told, and what
+// A witness keeps all that the library says: its log, twice, the errors of all calls, what an observer is told, and what
 // Config and Setup show of themselves.
 type witness struct {
 	mu    sync.Mutex // guards what follows
@@ -83,14 +83,14 @@ func (w *witness) hear(from string, err error) {
 	}
 }
 
-// TraceStart keeps the reason why a message is retried or parked.
-func (w *witness) TraceStart(ctx context.Context, e harebus.TraceEvent) context.Context {
+// ObserveStart keeps the reason why a message is retried or parked.
+func (w *witness) ObserveStart(ctx context.Context, e harebus.Observation) context.Context {
 	w.hear("trace event of "+e.Operation.String(), e.Err)
 	return ctx
 }
 
-// TraceEnd keeps the error of an operation.
-func (w *witness) TraceEnd(_ context.Context, e harebus.TraceEvent, err error) {
+// ObserveEnd keeps the error of an operation.
+func (w *witness) ObserveEnd(_ context.Context, e harebus.Observation, err error) {
 	w.hear("trace of "+e.Operation.String(), err)
 }
 
@@ -136,7 +136,7 @@ type secrets struct {
 	w    *witness
 }
 
-// Nothing of a message's body or headers, and no password, is in a log, in an error of any call, in what a tracer gets
+// Nothing of a message's body or headers, and no password, is in a log, in an error of any call, in what an observer gets
 // or in what Config and Setup print. Only the error queue holds bodies, and a handler's own words are logged as they
 // are.
 func TestSecrets(t *testing.T) {
@@ -176,8 +176,8 @@ func TestSecretsAreFound(t *testing.T) {
 		"error":       func(w *witness) { w.hear("call", fmt.Errorf("outer: %w", errors.New(inBody))) },
 		"bytes":       func(w *witness) { w.hear("call", fmt.Errorf("%v", []byte(inBody))) },
 		"hex":         func(w *witness) { w.hear("call", fmt.Errorf("%x", inBody)) },
-		"trace":       func(w *witness) { w.TraceEnd(t.Context(), harebus.TraceEvent{}, errors.New(inBody)) },
-		"event":       func(w *witness) { w.TraceStart(t.Context(), harebus.TraceEvent{Err: errors.New(inBody)}) },
+		"trace":       func(w *witness) { w.ObserveEnd(t.Context(), harebus.Observation{}, errors.New(inBody)) },
+		"event":       func(w *witness) { w.ObserveStart(t.Context(), harebus.Observation{Err: errors.New(inBody)}) },
 	} {
 		w := newWitness()
 		leak(w)
@@ -212,7 +212,7 @@ func (s *secrets) address(password, vhost string) string {
 
 func (s *secrets) config(queue string) harebus.Config {
 	return harebus.Config{
-		URL: s.address(password, "/"), Queue: queue, Logger: s.w.logger(), Tracer: s.w,
+		URL: s.address(password, "/"), Queue: queue, Logger: s.w.logger(), Observers: []harebus.Observer{s.w},
 		Payload: harebus.PayloadConfig{Codecs: []harebus.Codec{harebus.JSON{Strict: true}}},
 		Retry: harebus.RetryConfig{MaxRetries: 1, BackOff: func() backoff.BackOff {
 			return backoff.NewConstantBackOff(10 * time.Millisecond)

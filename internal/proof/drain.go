@@ -116,4 +116,4 @@ func (s *Service) Expect() ledger.Expect {
 	return ledger.Expect{Fails: MeantToFail, MaxAttempts: s.attempts, Slack: time.Millisecond}
 }
 
-var _ harebus.Tracer = observer{}
+var _ harebus.Observer = observer{}

@@ -65,7 +65,7 @@ type Service struct {
 	pause         time.Duration // the least before a second attempt
 	linger        time.Duration
 	gate          func(Work) // called when a handler begins
-	trace         func(harebus.Operation)
+	observe       func(harebus.Operation)
 	republished   atomic.Uint64 // as last seen
 	children      sync.Map      // incoming id → child id, between effect and commit
 }
@@ -78,15 +78,15 @@ type Options struct {
 	Linger time.Duration
 	// Gate, if not nil, is called when a handler begins.
 	Gate func(Work)
-	// Trace, if any, is called by the service's tracer, and may panic.
-	Trace func(harebus.Operation)
+	// Observe, if any, is called by the service's observer, and may panic.
+	Observe func(harebus.Operation)
 }
 
 // NewService makes a service of cfg, which must set Queue, ErrorQueue.Name and
 // Retry.MaxRetries.
 func NewService(cfg harebus.Config, book *ledger.Book, o Options) (*Service, error) {
-	s := &Service{Book: book, queue: cfg.Queue, errors: cfg.ErrorQueue.Name, attempts: cfg.Retry.MaxRetries + 1, pause: o.Pause, linger: o.Linger, gate: o.Gate, trace: o.Trace}
-	cfg.Tracer = observer{s}
+	s := &Service{Book: book, queue: cfg.Queue, errors: cfg.ErrorQueue.Name, attempts: cfg.Retry.MaxRetries + 1, pause: o.Pause, linger: o.Linger, gate: o.Gate, observe: o.Observe}
+	cfg.Observers = []harebus.Observer{observer{s}}
 	var err error
 	if s.Setup, err = harebus.New(cfg); err != nil {
 		return nil, err
@@ -271,18 +271,18 @@ func (s *Service) noteRepublished() {
 // of the messages that a handler sent.
 type observer struct{ s *Service }
 
-func (o observer) TraceStart(ctx context.Context, e harebus.TraceEvent) context.Context {
+func (o observer) ObserveStart(ctx context.Context, e harebus.Observation) context.Context {
 	if e.Operation == harebus.OpConnect {
 		o.s.Book.Record(ledger.Event{Op: ledger.Crash, Err: "connect " + e.Connection})
 	}
 	if e.Operation != harebus.OpHandle { // whose end must be seen
-		o.s.traced(e.Operation)
+		o.s.observed(e.Operation)
 	}
 	return ctx
 }
 
-func (o observer) TraceEnd(_ context.Context, e harebus.TraceEvent, err error) {
-	defer o.s.traced(e.Operation)
+func (o observer) ObserveEnd(_ context.Context, e harebus.Observation, err error) {
+	defer o.s.observed(e.Operation)
 	if e.Operation != harebus.OpHandle {
 		return
 	}
@@ -295,9 +295,9 @@ func (o observer) TraceEnd(_ context.Context, e harebus.TraceEvent, err error) {
 	}
 }
 
-func (s *Service) traced(op harebus.Operation) {
-	if s.trace != nil {
-		s.trace(op)
+func (s *Service) observed(op harebus.Operation) {
+	if s.observe != nil {
+		s.observe(op)
 	}
 }
 

@@ -355,17 +355,17 @@ func newSimulation(t *testing.T, seed uint64, loud bool, changes ...func(*harebu
 	var err error
 	s.service, err = proof.NewService(cfg, ledger.NewBook(), proof.Options{Pause: time.Second, Linger: 3 * time.Minute, Gate: func(w proof.Work) {
 		time.Sleep(s.slow + time.Duration(10+w.Seq%3*150)*time.Millisecond) // virtual: some handlers outlive a reconnect
-	}, Trace: s.observe})
+	}, Observe: s.observe})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return s
 }
 
-// observe is a tracer that panics now and then.
+// observe is an observer that panics now and then.
 func (s *simulation) observe(harebus.Operation) {
 	if s.observed.Add(1)%17 == 0 {
-		panic("the tracer panics")
+		panic("the observer panics")
 	}
 }
 

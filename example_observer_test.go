@@ -15,23 +15,23 @@ type stopwatch struct{ handled chan time.Duration }
 
 type startedKey struct{}
 
-func (stopwatch) TraceStart(ctx context.Context, _ harebus.TraceEvent) context.Context {
+func (stopwatch) ObserveStart(ctx context.Context, _ harebus.Observation) context.Context {
 	return context.WithValue(ctx, startedKey{}, time.Now())
 }
 
-func (s stopwatch) TraceEnd(ctx context.Context, event harebus.TraceEvent, _ error) {
+func (s stopwatch) ObserveEnd(ctx context.Context, event harebus.Observation, _ error) {
 	if event.Operation == harebus.OpHandle {
 		s.handled <- time.Since(ctx.Value(startedKey{}).(time.Time))
 	}
 }
 
-// A Tracer sees the start and the end of every operation.
-func ExampleTracer() {
+// An Observer sees the start and the end of every operation.
+func ExampleObserver() {
 	broker := brokertest.New()
 	defer broker.Close()
 	ctx := context.Background()
 	watch := stopwatch{make(chan time.Duration, 1)}
-	setup, err := harebus.New(harebus.Config{Dial: broker.Dial, Queue: "orders", Tracer: watch})
+	setup, err := harebus.New(harebus.Config{Dial: broker.Dial, Queue: "orders", Observers: []harebus.Observer{watch}})
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -11,7 +11,7 @@ import (
 	"github.com/harebus/harebus"
 )
 
-// recorder is a tracer that writes down what it sees.
+// recorder is an observer that writes down what it sees.
 type recorder struct {
 	mu     sync.Mutex // guards what follows
 	open   map[int]string
@@ -21,7 +21,7 @@ type recorder struct {
 
 type spanKey struct{}
 
-func (r *recorder) TraceStart(ctx context.Context, e harebus.TraceEvent) context.Context {
+func (r *recorder) ObserveStart(ctx context.Context, e harebus.Observation) context.Context {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.next++
@@ -35,7 +35,7 @@ func (r *recorder) TraceStart(ctx context.Context, e harebus.TraceEvent) context
 	return context.WithValue(ctx, spanKey{}, r.next)
 }
 
-func (r *recorder) TraceEnd(ctx context.Context, e harebus.TraceEvent, err error) {
+func (r *recorder) ObserveEnd(ctx context.Context, e harebus.Observation, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	id, _ := ctx.Value(spanKey{}).(int)
@@ -63,19 +63,19 @@ func (r *recorder) TraceEnd(ctx context.Context, e harebus.TraceEvent, err error
 	r.events = append(r.events, about)
 }
 
-// TestTracer: every operation is seen from start to end, with what it is about,
+// TestObserver: every operation is seen from start to end, with what it is about,
 // and can put headers on what leaves.
-func TestTracer(t *testing.T) {
+func TestObserver(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
 		r.bound(r.channel(), "out")
 		rec := &recorder{}
 		cfg := r.config("orders")
-		cfg.Tracer = rec
+		cfg.Observers = []harebus.Observer{rec}
 		cfg.Retry = harebus.RetryConfig{MaxRetries: 1, BackOff: steady}
 		s := r.setup(cfg)
 		harebus.Handle(s, func(ctx context.Context, bus *harebus.Bus, o order) error {
 			if ctx.Value(spanKey{}) == nil {
-				t.Error("the context of the handler is not the tracer's")
+				t.Error("the context of the handler is not the observer's")
 			}
 			if o.ID == 2 {
 				return errNo
