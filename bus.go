@@ -141,7 +141,7 @@ func (s *sender) emit(ctx context.Context, op Operation, key string, message any
 	if op == OpDefer && o.expiration != 0 {
 		return refuse("defer", "a deferred message cannot expire: it would expire while it waits")
 	}
-	ctx, o.observed = s.setup.observe(ctx, Observation{Operation: op, Exchange: exchange, RoutingKey: key})
+	ctx, o.observed = s.setup.observers.start(ctx, Observation{Operation: op, Exchange: exchange, RoutingKey: key})
 	err := s.within(ctx).dispatch(ctx, op, exchange, key, message, due, &o)
 	o.observed.End(err)
 	return err
@@ -160,7 +160,7 @@ func (s *sender) dispatch(ctx context.Context, op Operation, exchange, key strin
 	if err != nil {
 		return err
 	}
-	s.setup.carry(o.observed, out)
+	s.setup.observers.carry(o.observed, out)
 	if op == OpDefer {
 		out.Due = due
 		out.Publishing.Headers[s.setup.dialect.names.deferredTime] = s.setup.dialect.time(out.Due)
@@ -170,6 +170,7 @@ func (s *sender) dispatch(ctx context.Context, op Operation, exchange, key strin
 	}
 	if s.scope != nil {
 		if !o.now {
+			buffered(o.observed)
 			return s.scope.add(out)
 		}
 		if top := s.scope.outermost(); top.rehearsal {

@@ -31,7 +31,7 @@ func (s *Setup) dialing(addresses []amqp.URI) session.Config {
 		Heartbeat: connect.Heartbeat, HeartbeatAlways: cfg.ownHeartbeat, BackOff: connect.BackOff,
 		Log: s.log, Waits: s.waits,
 		Connecting: func(ctx context.Context, link string) (context.Context, func(error)) {
-			ctx, op := s.observe(ctx, Observation{Operation: OpConnect, Connection: link})
+			ctx, op := s.observers.start(ctx, Observation{Operation: OpConnect, Connection: link})
 			return ctx, op.End
 		},
 		Connected: func(on *session.Session) {

@@ -183,7 +183,7 @@ func (b *Bus) Forward(ctx context.Context, envelopes []Envelope) []error {
 	if err != nil {
 		return fail(fmt.Errorf("harebus: forward: %w", err))
 	}
-	ctx, op := b.setup.observe(ctx, Observation{Operation: OpForward, Messages: len(outs)})
+	ctx, op := b.setup.observers.start(ctx, Observation{Operation: OpForward, Messages: len(outs)})
 	for k, err := range eng.publisher.PublishAll(ctx, outs) {
 		errs[places[k]] = err
 	}

@@ -50,7 +50,7 @@ func (r *receipt) runGivenUp(cause *failure) error {
 	}
 	scope := &scope{incoming: r.message, origin: h.origin + "\x00given up"}
 	bus := &Bus{sender{r.setup, scope}}
-	ctx := newHandlerContext(r.consumer.hard, bus, timeout)
+	ctx := newHandlerContext(r.ctx, bus, timeout)
 	defer ctx.end()
 	_, err := guard.Apart(ctx, func() (struct{}, error) {
 		return struct{}{}, h.givenUp(ctx, bus, r.message, cause.shown())

@@ -1,8 +1,10 @@
 package harebus
 
 import (
+	"cmp"
 	"context"
 	"maps"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -65,8 +67,21 @@ type Observation struct {
 	// context. They replace headers of the same name. The bus leaves out those that
 	// [WithHeaders] would refuse, and all of them if the message has no room for them.
 	Headers map[string]any
+	// MessageID, CorrelationID and Type are those of an outgoing message, at the end, if
+	// it could be composed. Size is the length of its body, or of that of Incoming.
+	MessageID, CorrelationID, Type string
+	Size                           int
+	// Buffered says, at the end, that an outgoing message waits for a commit.
+	Buffered bool
 	// Incoming is the message that is handled, retried, postponed or parked.
 	Incoming *Message
+	// Outcome is what has become of the message of an OpHandle, at the end.
+	Outcome AttemptOutcome
+	// HandlingTime of an OpHandle is from the delivery until the handler has returned
+	// and what it sent is confirmed; 0 if no handler was called. CriticalTime is from
+	// Incoming.TimeSent until then, if the attempt was a success; 0 if that time is
+	// unknown, or later by this machine's clock. Both are set at the end.
+	HandlingTime, CriticalTime time.Duration
 	// Messages is the number of messages of a commit, or of a Forward.
 	Messages int
 	// Connection is "publish", "consume" or "init".
@@ -93,10 +108,53 @@ type Observer interface {
 	ObserveEnd(ctx context.Context, o Observation, err error)
 }
 
+// AttemptOutcome is what has become of a message by an attempt to handle it.
+type AttemptOutcome int8
+
+// The outcomes.
+const (
+	// AttemptHandled: the handler has succeeded, and what it sent is confirmed.
+	AttemptHandled AttemptOutcome = iota + 1
+	// AttemptIgnored: the message has no handler and was dropped (UnhandledIgnore).
+	AttemptIgnored
+	// AttemptRetried: it will be handled again, and the attempt counts as a failure.
+	AttemptRetried
+	// AttemptPostponed: it will be handled again, and the attempt does not count.
+	AttemptPostponed
+	// AttemptParked: it is in the error queue. While that takes nothing, it is in the
+	// delay queues, and an OpPark without an OpHandle follows.
+	AttemptParked
+	// AttemptDiscarded: an error handler has dropped it.
+	AttemptDiscarded
+	// AttemptLost: it goes back to its queue, and the broker delivers it again: the
+	// connection was lost, the setup was stopped, or the message could not be sent on.
+	AttemptLost
+)
+
+var attemptOutcomeNames = [...]string{"", "handled", "ignored", "retried", "postponed", "parked", "discarded", "lost"}
+
+// String returns the outcome in lower case: "handled".
+func (o AttemptOutcome) String() string {
+	if o < 0 || int(o) >= len(attemptOutcomeNames) {
+		return ""
+	}
+	return attemptOutcomeNames[o]
+}
+
 type operation = observe.Operation[Observation]
 
-func (s *Setup) newObservers() *observe.Group[Observation] {
-	return observe.New(s.cfg.Observers, observe.Config[Observation]{Log: s.log, Carrier: carrier, Headers: s.sendable, Shown: withoutQuotes})
+// observers are those of a setup.
+type observers struct {
+	group    *observe.Group[Observation]
+	dialect  *dialect
+	frameMax func() int
+	log      *zap.Logger
+}
+
+func newObservers(list []Observer, d *dialect, frameMax func() int, log *zap.Logger) *observers {
+	o := &observers{dialect: d, frameMax: frameMax, log: log}
+	o.group = observe.New(list, observe.Config[Observation]{Log: log, Carrier: carrier, Headers: o.sendable, Shown: withoutQuotes})
+	return o
 }
 
 // carrier gives an observer a map for headers, if the operation has a message for them.
@@ -110,12 +168,12 @@ func carrier(o *Observation) map[string]any {
 }
 
 // sendable are the headers of an observer that the bus can send.
-func (s *Setup) sendable(left map[string]any) map[string]any {
+func (o *observers) sendable(left map[string]any) map[string]any {
 	headers := make(map[string]any, len(left))
 	for key, value := range left {
-		one, err := (&sender{setup: s}).customHeaders(map[string]any{key: value})
+		one, err := o.dialect.sendable(map[string]any{key: value})
 		if err != nil {
-			s.log.Warn("a header of an observer is left out", zap.Error(err))
+			o.log.Warn("a header of an observer is left out", zap.Error(err))
 			continue
 		}
 		maps.Copy(headers, one)
@@ -123,27 +181,56 @@ func (s *Setup) sendable(left map[string]any) map[string]any {
 	return headers
 }
 
-// observe starts an operation. Without observers the operation is nil.
-func (s *Setup) observe(ctx context.Context, o Observation) (context.Context, *operation) {
-	if o.Err != nil && s.observers.Any() {
-		o.Err = withoutQuotes(o.Err)
+// start tells the observers of the start of an operation. Without observers the operation
+// is nil.
+func (o *observers) start(ctx context.Context, seen Observation) (context.Context, *operation) {
+	if seen.Err != nil && o.group.Any() {
+		seen.Err = withoutQuotes(seen.Err)
 	}
-	return s.observers.Start(ctx, o)
+	return o.group.Start(ctx, seen)
 }
 
-// carry adds the headers of the observers to an outgoing message, if there is room. A
-// quarter of the frame is left for the way through the delay queues.
-func (s *Setup) carry(op *operation, out *publish.Message) {
-	if op == nil || len(op.Headers) == 0 {
+// carry notes what an outgoing message is, and adds the headers of the observers to it if
+// there is room. A quarter of the frame is left for the way through the delay queues.
+func (o *observers) carry(op *operation, out *publish.Message) {
+	if op == nil {
 		return
 	}
 	msg := &out.Publishing
+	op.Event.MessageID, op.Event.Size = msg.MessageId, len(msg.Body)
+	if op.Event.Incoming == nil {
+		op.Event.CorrelationID, op.Event.Type = msg.CorrelationId, msg.Type
+	}
+	if len(op.Headers) == 0 {
+		return
+	}
 	before := msg.Headers
 	msg.Headers = maps.Clone(before)
 	maps.Copy(msg.Headers, op.Headers)
-	room := s.frameMax() / 4
-	if publish.HeaderFrame(msg)+room > publish.HeaderLimit(s.frameMax(), out.Exchange, out.Key) || len(msg.Headers) > maxEntries {
-		s.log.Warn("the headers of observers are left out: the message has no room for them", zap.Stringer("operation", op.Event))
+	frameMax := o.frameMax()
+	limit := publish.HeaderLimit(frameMax, out.Exchange, out.Key) - frameMax/4
+	if publish.HeaderFrame(msg) > limit || len(msg.Headers) > maxEntries {
+		o.log.Warn("the headers of observers are left out: the message has no room for them", zap.Stringer("operation", op.Event))
 		msg.Headers = before
 	}
+}
+
+// buffered notes that an outgoing message waits for a commit.
+func buffered(op *operation) {
+	if op != nil {
+		op.Event.Buffered = true
+	}
+}
+
+// conclude tells the observers what has become of an attempt. Only the first call of it
+// has an effect.
+func (r *receipt) conclude() {
+	op := r.observed
+	if op == nil {
+		return
+	}
+	r.observed = nil
+	op.Event.Outcome = cmp.Or(r.outcome, AttemptLost)
+	op.Event.HandlingTime, op.Event.CriticalTime = r.handling, r.critical
+	op.End(r.failure)
 }

@@ -178,11 +178,16 @@ func (s *sender) customHeaders(in map[string]any) (amqp.Table, error) {
 		}
 		return make(amqp.Table, 12), nil
 	}
+	return s.setup.dialect.sendable(in)
+}
+
+// sendable copies headers that are not the bus's or the broker's own.
+func (d *dialect) sendable(in map[string]any) (amqp.Table, error) {
 	for key := range in {
 		if brokerHeader(key) {
 			return nil, fmt.Errorf("header %q belongs to the broker", key)
 		}
-		if strings.HasPrefix(key, s.setup.cfg.Payload.HeaderPrefix) {
+		if strings.HasPrefix(key, d.prefix) {
 			return nil, fmt.Errorf("header %q is a standard header; use the option for it", key)
 		}
 	}

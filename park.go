@@ -101,6 +101,7 @@ func (r *receipt) bury(out *publish.Message, cause error) bool {
 		if err == nil {
 			s.parking.open()
 			s.counters.parked.Add(1)
+			r.outcome = AttemptParked
 			r.consumer.log.Error("message moved to the error queue",
 				append(r.fields(), zap.String("error_queue", s.cfg.ErrorQueue.Name), zap.Error(cause))...)
 			return true
@@ -131,16 +132,20 @@ func (r *receipt) putOff(out *publish.Message, cause error) bool {
 	out.Due = time.Now().Add(wait)
 	out.Publishing.Headers[s.dialect.names.parking] = true
 	out.Publishing.Headers[s.dialect.names.deferredTime] = s.dialect.time(out.Due)
-	return r.resend(out, cause)
+	if !r.resend(out, cause) {
+		return false
+	}
+	r.outcome = AttemptParked
+	return true
 }
 
 // tryParking publishes the copy, and once more if the error queue could be declared
 // again.
 func (r *receipt) tryParking(out *publish.Message, cause error) (err error) {
 	s := r.setup
-	ctx, op := s.observe(r.consumer.hard, Observation{Operation: OpPark, Incoming: r.message, Exchange: out.Exchange, RoutingKey: out.Key, Err: cause})
+	ctx, op := s.observers.start(r.ctx, Observation{Operation: OpPark, Incoming: r.message, Size: len(out.Publishing.Body), Exchange: out.Exchange, RoutingKey: out.Key, Err: cause})
 	defer func() { op.End(err) }()
-	s.carry(op, out)
+	s.observers.carry(op, out)
 	eng, err := s.engine()
 	if err != nil {
 		return err

@@ -39,6 +39,13 @@ type receipt struct {
 	shown    atomic.Pointer[Message] // message, once the handler has been given it
 	returned bool                    // handleDelivery has returned
 	settled  bool                    // the delivery can be acknowledged
+
+	// The attempt to handle the message, and what observers are told at its end.
+	ctx                context.Context // of the attempt; before it, of the consumer
+	observed           *operation
+	outcome            AttemptOutcome // zero while it has none
+	failure            error
+	handling, critical time.Duration
 }
 
 // handleDelivery does everything that has to be done before a delivery is
@@ -63,28 +70,43 @@ func (c *consumer) handleDelivery(r *receipt) bool {
 	s.counters.inFlight.Add(1)
 	defer s.counters.inFlight.Add(-1)
 
-	if err := r.read(); err != nil {
-		return r.fail(err)
-	}
-	if time.Until(r.message.DeferredUntil) > 0 && !r.served() {
+	r.ctx = c.hard
+	err = r.read()
+	switch {
+	case err != nil:
+	case time.Until(r.message.DeferredUntil) > 0 && !r.served():
 		return r.postpone()
-	}
-	if r.marked() {
+	case r.marked():
 		return r.parkNow()
 	}
-	err = r.choose()
+	r.ctx, r.observed = s.observers.start(c.hard, Observation{Operation: OpHandle, Incoming: r.message, Size: len(r.message.Body)})
+	settled := r.try(err)
+	r.conclude()
+	return settled
+}
+
+// try is an attempt to handle the message. unreadable is why it cannot be read.
+func (r *receipt) try(unreadable error) bool {
+	if unreadable != nil {
+		return r.fail(unreadable)
+	}
+	err := r.choose()
 	if err == nil {
 		err = r.handle(r.handler)
+		r.clock(err)
 	}
+	r.failure = err
 	switch {
 	case err == nil:
-		s.counters.handled.Add(1)
+		r.setup.counters.handled.Add(1)
+		r.outcome = AttemptHandled
 		return true
 	case r.ignored(err):
-		s.counters.ignored.Add(1)
-		c.log.Debug("message without a handler ignored", append(r.fields(), zap.Error(err))...)
+		r.setup.counters.ignored.Add(1)
+		r.outcome = AttemptIgnored
+		r.consumer.log.Debug("message without a handler ignored", append(r.fields(), zap.Error(err))...)
 		return true
-	case c.hard.Err() != nil || !r.connected():
+	case r.consumer.hard.Err() != nil || !r.connected():
 		// Whatever the error is, it may come from being cut off. The broker
 		// delivers the message again, as if this attempt had not been.
 		return false
@@ -93,10 +115,23 @@ func (c *consumer) handleDelivery(r *receipt) bool {
 	}
 }
 
+// clock measures how long a handler took.
+func (r *receipt) clock(err error) {
+	now := time.Now()
+	r.handling = now.Sub(r.began)
+	if sent := r.message.TimeSent; err == nil && !sent.IsZero() {
+		r.critical = max(now.Sub(sent), 0)
+	}
+}
+
 // goexit is deferred. If a handler, or other code of the user, has ended the
 // goroutine, the attempt has failed, and goexit finishes the work on the message.
 func (r *receipt) goexit() {
-	if r.returned || r.message == nil || r.consumer.hard.Err() != nil || !r.connected() {
+	if r.returned || r.message == nil {
+		return
+	}
+	defer r.conclude()
+	if r.failure = ErrGoexit; r.consumer.hard.Err() != nil || !r.connected() {
 		return
 	}
 	r.returned = true
@@ -225,20 +260,15 @@ func (r *receipt) connected() bool {
 }
 
 // handle runs the handler and publishes what it sent.
-func (r *receipt) handle(h *handler) (err error) {
+func (r *receipt) handle(h *handler) error {
 	s := r.setup
 	if t := h.transactor(&s.cfg); t != nil {
 		return r.handleIn(t, h)
 	}
-	ctx, op := s.observe(r.consumer.hard, Observation{Operation: OpHandle, Incoming: r.message})
 	scope := &scope{incoming: r.message, origin: h.origin}
-	err = ErrGoexit // unless the handler returns
-	defer func() {
-		_, _ = scope.end()
-		op.End(err)
-	}()
+	defer func() { _, _ = scope.end() }()
 	r.shown.Store(r.message)
-	if err = h.invoke(ctx, &Bus{sender{s, scope}}, r.message); err != nil {
+	if err := h.invoke(r.ctx, &Bus{sender{s, scope}}, r.message); err != nil {
 		return failed(r.consumer.hard, err)
 	}
 	outs, err := scope.end()
@@ -254,7 +284,7 @@ func (r *receipt) handle(h *handler) (err error) {
 	if err != nil {
 		return err
 	}
-	return eng.commit(ctx, outs)
+	return eng.commit(r.ctx, outs)
 }
 
 // fail carries out what the retry policy and the error handler decide.
@@ -262,6 +292,7 @@ func (r *receipt) fail(err error) bool {
 	s := r.setup
 	s.counters.failed.Add(1)
 	f := failed(r.consumer.hard, err)
+	r.failure = f
 	decision := r.decide(f)
 	if r.consumer.hard.Err() != nil { // its end may have interrupted the decision
 		return false
@@ -271,6 +302,7 @@ func (r *receipt) fail(err error) bool {
 		return r.retry(f, decision)
 	case actionDiscard:
 		s.counters.discarded.Add(1)
+		r.outcome = AttemptDiscarded
 		r.consumer.log.Error("message discarded by the error handler", append(r.fields(), zap.Error(f))...)
 		return true
 	default:
@@ -315,10 +347,12 @@ func (r *receipt) retry(cause *failure, decision Decision) bool {
 	fields := append(r.fields(), zap.Duration("after", after), zap.Error(cause))
 	if op == OpPostpone {
 		s.counters.postponed.Add(1)
+		r.outcome = AttemptPostponed
 		r.consumer.log.Info("message postponed by its handler", fields...)
 		return true
 	}
 	s.counters.retried.Add(1)
+	r.outcome = AttemptRetried
 	r.consumer.log.Warn("message failed; will be handled again", fields...)
 	return true
 }
@@ -343,8 +377,8 @@ func (r *receipt) postpone() bool {
 func (r *receipt) resend(out *publish.Message, cause error) bool {
 	const tries = 5
 	s := r.setup
-	ctx, op := s.observe(r.consumer.hard, Observation{Operation: Operation(out.Op), Incoming: r.message, Exchange: out.Exchange, RoutingKey: out.Key, Err: cause})
-	s.carry(op, out)
+	ctx, op := s.observers.start(r.ctx, Observation{Operation: Operation(out.Op), Incoming: r.message, Size: len(out.Publishing.Body), Exchange: out.Exchange, RoutingKey: out.Key, Err: cause})
+	s.observers.carry(op, out)
 	eng, err := s.engine()
 	if err != nil {
 		op.End(err)

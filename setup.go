@@ -12,7 +12,6 @@ import (
 
 	"github.com/harebus/harebus/internal/declare"
 	"github.com/harebus/harebus/internal/guard"
-	"github.com/harebus/harebus/internal/observe"
 	"github.com/harebus/harebus/internal/publish"
 	"github.com/harebus/harebus/internal/session"
 	"github.com/harebus/harebus/internal/wait"
@@ -27,7 +26,7 @@ type Setup struct {
 	codecs    *codecs
 	dialect   dialect
 	sendChain SendFunc
-	observers *observe.Group[Observation]
+	observers *observers
 	log       *zap.Logger
 	waits     wait.Teller
 	counters  counters
@@ -111,7 +110,7 @@ func New(cfg Config) (*Setup, error) {
 	s.retries.Store(int64(cfg.Retry.most()))
 	s.handlers.Store(&map[string]*handler{})
 	s.waits = teller(logger)
-	s.observers = s.newObservers()
+	s.observers = newObservers(cfg.Observers, &s.dialect, s.frameMax, s.log)
 	s.dialer = session.NewDialer(s.dialing(addresses))
 	s.declarer = declare.New(s.declaring())
 	return s, nil

@@ -124,7 +124,7 @@ func (s *scope) deriveID(exchange, key, messageType string) string {
 
 // commit publishes buffered messages and reports on each if one of them failed.
 func (e *engine) commit(ctx context.Context, outs []*publish.Message) error {
-	ctx, op := e.setup.observe(ctx, Observation{Operation: OpCommit, Messages: len(outs)})
+	ctx, op := e.setup.observers.start(ctx, Observation{Operation: OpCommit, Messages: len(outs)})
 	err := e.publishAll(ctx, outs)
 	op.End(err)
 	return err

@@ -50,12 +50,9 @@ func (h *handler) transactor(cfg *Config) Transactor {
 }
 
 // handleIn runs the handler inside the transaction of t, which stores what it sent.
-func (r *receipt) handleIn(t Transactor, h *handler) (err error) {
-	ctx, op := r.setup.observe(r.consumer.hard, Observation{Operation: OpHandle, Incoming: r.message})
-	err = ErrGoexit // unless Transact returns
-	defer func() { op.End(err) }()
+func (r *receipt) handleIn(t Transactor, h *handler) error {
 	r.shown.Store(r.message)
-	err = r.transact(ctx, t, func(ctx context.Context) ([]Envelope, error) {
+	err := r.transact(r.ctx, t, func(ctx context.Context) ([]Envelope, error) {
 		outs, err := r.run(ctx, h, &scope{incoming: r.message, origin: h.origin})
 		if err == nil && len(outs) > 0 && !r.connected() {
 			// The broker gives the message to another consumer.

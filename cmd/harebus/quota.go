@@ -112,16 +112,14 @@ func (q *quota) empty(ctx context.Context) {
 // ObserveStart does nothing.
 func (q *quota) ObserveStart(ctx context.Context, _ harebus.Observation) context.Context { return ctx }
 
-// ObserveEnd notes how the handling of a message ended. A failed attempt says nothing
-// yet: a retry or the error queue follows, or the connection is gone and the
-// message comes again.
-func (q *quota) ObserveEnd(_ context.Context, e harebus.Observation, err error) {
-	switch {
-	case e.Operation == harebus.OpHandle && err == nil:
-		q.release(e.Incoming.ID, true)
-	case e.Operation == harebus.OpPark:
-		q.release(e.Incoming.ID, err == nil)
-	case e.Operation == harebus.OpRetry:
-		q.release(e.Incoming.ID, false)
+// ObserveEnd notes how the handling of a message ended. A message that goes back to its
+// queue comes again.
+func (q *quota) ObserveEnd(_ context.Context, o harebus.Observation, _ error) {
+	switch o.Outcome {
+	case harebus.AttemptHandled, harebus.AttemptIgnored, harebus.AttemptParked, harebus.AttemptDiscarded:
+		q.release(o.Incoming.ID, true)
+	case harebus.AttemptRetried, harebus.AttemptPostponed:
+		q.release(o.Incoming.ID, false)
+	case harebus.AttemptLost:
 	}
 }

@@ -67,7 +67,7 @@ type Service struct {
 	gate          func(Work) // called when a handler begins
 	observe       func(harebus.Operation)
 	republished   atomic.Uint64 // as last seen
-	children      sync.Map      // incoming id → child id, between effect and commit
+	children      sync.Map      // attempt → child id, between effect and commit
 }
 
 // Options change a Service.
@@ -157,7 +157,7 @@ func (s *Service) sendChildren(ctx context.Context, bus *harebus.Bus, w Work) er
 	}
 	id := childOf(w.ID)
 	s.Book.Record(ledger.Event{Op: ledger.SendInvoke, ID: id, Parent: w.ID})
-	s.children.Store(w.ID, id)
+	s.children.Store(attemptOf(harebus.Incoming(ctx)), id)
 	return bus.Send(ctx, s.queue, Child{id})
 }
 
@@ -275,6 +275,10 @@ func (o observer) ObserveStart(ctx context.Context, e harebus.Observation) conte
 	if e.Operation == harebus.OpConnect {
 		o.s.Book.Record(ledger.Event{Op: ledger.Crash, Err: "connect " + e.Connection})
 	}
+	switch e.Operation {
+	case harebus.OpRetry, harebus.OpPark, harebus.OpPostpone: // known before another attempt can begin
+		o.handled(e.Incoming, e.Err)
+	}
 	if e.Operation != harebus.OpHandle { // whose end must be seen
 		o.s.observed(e.Operation)
 	}
@@ -283,10 +287,16 @@ func (o observer) ObserveStart(ctx context.Context, e harebus.Observation) conte
 
 func (o observer) ObserveEnd(_ context.Context, e harebus.Observation, err error) {
 	defer o.s.observed(e.Operation)
-	if e.Operation != harebus.OpHandle {
-		return
+	if e.Operation == harebus.OpHandle {
+		o.handled(e.Incoming, err)
 	}
-	child, ok := o.s.children.LoadAndDelete(e.Incoming.ID)
+}
+
+func attemptOf(m *harebus.Message) string { return fmt.Sprint(m.ID, " ", m.Attempt) }
+
+// handled writes down whether what a handler sent is confirmed. err is that of its attempt.
+func (o observer) handled(m *harebus.Message, err error) {
+	child, ok := o.s.children.LoadAndDelete(attemptOf(m))
 	switch {
 	case ok && err != nil: // the effect took place, and the attempt failed all the same
 		o.s.Book.Record(ledger.Event{Op: ledger.Crash, Err: "commit failed: " + err.Error()})
