@@ -14,7 +14,7 @@ SUITES ?= trixie sid
 SUITE ?=
 export HAREBUS_REQUIRE_BROKER ?= 1
 
-.PHONY: proof proof-simulated proof-real proof-network test test-installed test-suite test-all race vet lint fmt tidy fuzz bench broker help
+.PHONY: proof proof-simulated proof-real proof-network test test-installed test-suite test-all race vet lint fmt tidy fuzz bench broker databases help
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,7 +26,7 @@ test: test-installed ## all tests but the proof, on a private broker of the inst
 		fi; \
 	done
 
-test-installed: broker
+test-installed: broker databases
 	@echo "== tests of all modules; installed: $$(basename /usr/lib/rabbitmq/lib/rabbitmq_server-*)"
 	scripts/each-module $(CURDIR)/scripts/go-test -count=1 -timeout $(TIMEOUT) $(TESTFLAGS)
 
@@ -42,7 +42,10 @@ test-all: test-installed ## the same, and RabbitMQ 4.x is fetched where it is mi
 broker: ## what the tests need of RabbitMQ: an installed server, unless AMQP_URL names a running one
 	@[ -n "$$AMQP_URL" ] || scripts/install-rabbitmq
 
-race: broker ## all tests under the race detector (slow)
+databases: ## what the tests of the outbox need: PostgreSQL and MariaDB, installed
+	@scripts/install-databases
+
+race: broker databases ## all tests under the race detector (slow)
 	scripts/each-module $(CURDIR)/scripts/go-test -race -timeout $(TIMEOUT) $(TESTFLAGS)
 
 vet: ## go vet of all modules

@@ -114,7 +114,7 @@ func (e *engine) operate(ctx context.Context) {
 		defer close(e.operator.done)
 		pauses := wait.NewPauses(e.setup.log, e.setup.cfg.Connect.BackOff)
 		for {
-			_, err := guard.Apart(context.Background(), func() (struct{}, error) {
+			_, err := guard.Apart(context.WithoutCancel(ctx), func() (struct{}, error) {
 				return struct{}{}, t.Run(ctx, e.setup.Bus())
 			})
 			if ctx.Err() != nil {

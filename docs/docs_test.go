@@ -164,6 +164,8 @@ var (
 	setup *harebus.Setup
 	bus *harebus.Bus
 	broker *brokertest.Broker
+	db *sql.DB
+	ob *outbox.Outbox
 	cmd PlaceOrder
 	errNoMoney, errNoSuchAccount error
 )
@@ -171,8 +173,8 @@ var (
 
 // imports are those that snippets may use; unused ones are not complained about.
 var imports = []string{
-	"context", "errors", "net", "net/http", "os", "os/signal", "syscall", "time",
-	"github.com/harebus/harebus", "github.com/harebus/harebus/service", "github.com/harebus/harebus/brokertest", "github.com/harebus/harebus/topology",
+	"context", "database/sql", "errors", "net", "net/http", "os", "os/signal", "syscall", "time",
+	"github.com/harebus/harebus", "github.com/harebus/harebus/service", "github.com/harebus/harebus/brokertest", "github.com/harebus/harebus/outbox", "github.com/harebus/harebus/topology",
 }
 
 // program makes something that compiles of a block: a package that is not main, so

@@ -1,0 +1,149 @@
+package database
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	_ "github.com/go-sql-driver/mysql" // the driver "mysql"
+	_ "github.com/jackc/pgx/v5/stdlib" // the driver "pgx"
+	_ "modernc.org/sqlite"             // the driver "sqlite"
+
+	"github.com/harebus/harebus/outbox"
+)
+
+// Kinds are the databases that there are tests for.
+var Kinds = []string{"sqlite", "postgres", "mariadb"}
+
+// A Database is an empty one.
+type Database struct {
+	Kind    string
+	Dialect outbox.Dialect
+	// Driver and DSN are for processes that the test starts.
+	Driver, DSN string
+
+	server *server
+}
+
+// shared are the servers of this process, by kind.
+var shared struct {
+	mu      sync.Mutex
+	servers map[string]*server
+	errs    map[string]error
+	count   atomic.Int64
+}
+
+// Need makes a database for a test, on the server that all tests share.
+func Need(t testing.TB, kind string) *Database {
+	t.Helper()
+	if kind == "sqlite" {
+		return &Database{Kind: kind, Dialect: outbox.SQLite, Driver: "sqlite", DSN: SQLiteDSN(filepath.Join(t.TempDir(), "test.db"))}
+	}
+	s, err := sharedServer(kind)
+	skipOrFail(t, err)
+	return s.database(t)
+}
+
+// SQLiteDSN opens a file as the outbox wants it: transactions begin with the lock for
+// writing, wait for it, and do not disturb readers.
+func SQLiteDSN(path string) string {
+	return "file:" + path + "?_txlock=immediate&_pragma=busy_timeout(20000)&_pragma=journal_mode(WAL)&_pragma=synchronous(NORMAL)"
+}
+
+// Own is Need with a server that the test may kill.
+func Own(t testing.TB, kind string) *Database {
+	t.Helper()
+	s, err := start(programs()[kind])
+	skipOrFail(t, err)
+	t.Cleanup(s.stop)
+	return s.database(t)
+}
+
+func programs() map[string]*program {
+	return map[string]*program{"postgres": postgres(), "mariadb": mariadb()}
+}
+
+func sharedServer(kind string) (*server, error) {
+	shared.mu.Lock()
+	defer shared.mu.Unlock()
+	if shared.servers == nil {
+		shared.servers, shared.errs = map[string]*server{}, map[string]error{}
+	}
+	if shared.servers[kind] == nil && shared.errs[kind] == nil {
+		shared.servers[kind], shared.errs[kind] = start(programs()[kind])
+	}
+	return shared.servers[kind], shared.errs[kind]
+}
+
+// Stop ends the shared servers. It belongs at the end of TestMain.
+func Stop() {
+	shared.mu.Lock()
+	defer shared.mu.Unlock()
+	for _, s := range shared.servers {
+		if s != nil {
+			s.stop()
+		}
+	}
+}
+
+func (s *server) database(t testing.TB) *Database {
+	t.Helper()
+	name := fmt.Sprintf("test%d", shared.count.Add(1))
+	db, err := sql.Open(s.program.driver, s.program.dsn(s.port, ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if _, err := db.ExecContext(context.Background(), "create database "+name); err != nil {
+		t.Fatal(err)
+	}
+	d := &Database{Kind: s.program.name, Driver: s.program.driver, DSN: s.program.dsn(s.port, name), server: s, Dialect: outbox.Postgres}
+	if d.Kind == "mariadb" {
+		d.Dialect = outbox.MariaDB
+	}
+	return d
+}
+
+// Open opens the database until the test ends.
+func (d *Database) Open(t testing.TB) *sql.DB {
+	t.Helper()
+	db, err := sql.Open(d.Driver, d.DSN)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := db.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	const most = 20
+	db.SetMaxOpenConns(most)
+	db.SetMaxIdleConns(most)
+	return db
+}
+
+// Restart kills the server of [Own] and starts it again.
+func (d *Database) Restart(t testing.TB) {
+	t.Helper()
+	d.server.kill()
+	if err := d.server.launch(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func skipOrFail(t testing.TB, err error) {
+	t.Helper()
+	switch {
+	case err == nil:
+	case errors.Is(err, errMissing) && os.Getenv("HAREBUS_REQUIRE_BROKER") != "1" && os.Getenv("CI") != "true":
+		t.Skip(err)
+	default:
+		t.Fatal(err)
+	}
+}

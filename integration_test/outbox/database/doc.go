@@ -1,0 +1,8 @@
+// Package database gives tests a SQL database of their own: SQLite in a file, or a private
+// server of the installed PostgreSQL or MariaDB. A server listens on 127.0.0.1 on a free port,
+// keeps its data in a temporary folder, and ends with the process that started it, also if that
+// is killed. The service of the Debian package is never used. Every test gets an empty database.
+//
+// A test is skipped if its server is not installed, unless HAREBUS_REQUIRE_BROKER is 1 or CI is
+// true: then it fails. scripts/install-databases installs both.
+package database
