@@ -4,7 +4,7 @@
 // at all. Then the incoming message is acknowledged and the others are published.
 //
 //	ob, err := outbox.New(outbox.Config{DB: db, Dialect: outbox.Postgres})
-//	setup, err := harebus.New(harebus.Config{Queue: "orders", Transactor: ob})
+//	setup, err := harebus.New(harebus.Config{Queue: "orders", Handling: harebus.HandlingConfig{Transactor: ob}})
 //	harebus.Handle(setup, func(ctx context.Context, bus *harebus.Bus, cmd PlaceOrder) error {
 //		if _, err := outbox.SQL(ctx).ExecContext(ctx, `insert into orders (id) values ($1)`, cmd.ID); err != nil {
 //			return err

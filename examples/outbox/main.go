@@ -95,7 +95,7 @@ func run(ctx context.Context, cfg harebus.Config, db *sql.DB, out io.Writer) err
 
 // service places orders.
 func service(cfg harebus.Config, ob *outbox.Outbox) (*harebus.Setup, error) {
-	cfg.Queue, cfg.Transactor = "examples.orders", ob
+	cfg.Queue, cfg.Handling.Transactor = "examples.orders", ob
 	cfg.Consume.Concurrency = 1
 	setup, err := harebus.New(cfg)
 	if err != nil {

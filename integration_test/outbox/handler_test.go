@@ -210,7 +210,7 @@ func TestTwoQueues(t *testing.T) {
 	onEach(t, func(t *testing.T, r *rig) {
 		for _, queue := range []string{"one", "two"} {
 			ob := r.outbox(outbox.Config{})
-			s, err := harebus.New(harebus.Config{URL: r.broker.URL(), Dial: r.broker.Dial, Queue: queue, Subscriptions: []string{"placed"}, Transactor: ob})
+			s, err := harebus.New(harebus.Config{URL: r.broker.URL(), Dial: r.broker.Dial, Queue: queue, Subscriptions: []string{"placed"}, Handling: harebus.HandlingConfig{Transactor: ob}})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -125,7 +125,7 @@ func (r *rig) outbox(cfg outbox.Config) *outbox.Outbox {
 // setup makes a service with an outbox. It is not started.
 func (r *rig) setup(ob *outbox.Outbox, queue string) *harebus.Setup {
 	r.t.Helper()
-	s, err := harebus.New(harebus.Config{URL: r.broker.URL(), Dial: r.broker.Dial, Queue: queue, Transactor: ob})
+	s, err := harebus.New(harebus.Config{URL: r.broker.URL(), Dial: r.broker.Dial, Queue: queue, Handling: harebus.HandlingConfig{Transactor: ob}})
 	if err != nil {
 		r.t.Fatal(err)
 	}
