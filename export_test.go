@@ -7,6 +7,7 @@ import (
 
 	amqp "github.com/rabbitmq/amqp091-go"
 
+	"github.com/harebus/harebus/internal/field"
 	"github.com/harebus/harebus/internal/publish"
 	"github.com/harebus/harebus/internal/session"
 )
@@ -20,7 +21,7 @@ const (
 
 // The functions are pure.
 var (
-	ParseTime    = parseTime
+	ParseTime    = field.ParseTime
 	ParseCount   = parseCount
 	ErrorDetails = errorDetails
 	DerivedID    = derivedID

@@ -2,7 +2,6 @@ package harebus
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"reflect"
 	"time"
@@ -72,8 +71,8 @@ func readError(err error) *failure {
 	if trouble != nil {
 		f.text, f.err = unreadable(err, trouble), nil
 	}
-	trouble = eachError(err, func(e error) bool {
-		switch e := e.(type) { //nolint:errorlint // eachError unwraps
+	trouble = guard.EachError(err, func(e error) bool {
+		switch e := e.(type) { //nolint:errorlint // EachError unwraps
 		case *RejectError:
 			if f.rejected == nil {
 				f.rejected = e
@@ -113,51 +112,11 @@ func unreadable(err, trouble error) string {
 	return fmt.Sprintf("the methods of the error, a %T, cannot be called: %s", err, guard.Text(trouble))
 }
 
-var errEndless = errors.New("the error wraps too many others, or itself")
-
-// eachError calls visit for an error and those it wraps, outermost first, until
-// visit returns false. Unlike [errors.As] it comes to an end in a circle, calls
-// no methods but Unwrap, and survives their panics.
-func eachError(err error, visit func(error) bool) error {
-	const most = 1000
-	left, endless := most, false
-	var walk func(error) bool
-	walk = func(err error) bool {
-		if left--; left < 0 {
-			endless = true
-			return false
-		}
-		if err == nil {
-			return true
-		}
-		if !visit(err) {
-			return false
-		}
-		switch e := err.(type) { //nolint:errorlint // this is what unwraps
-		case interface{ Unwrap() error }:
-			return walk(e.Unwrap())
-		case interface{ Unwrap() []error }:
-			for _, wrapped := range e.Unwrap() {
-				if !walk(wrapped) {
-					return false
-				}
-			}
-		}
-		return true
-	}
-	return guard.Call(func() error {
-		if walk(err); endless {
-			return errEndless
-		}
-		return nil
-	})
-}
-
 // rejection returns the RejectError in an error, or nil.
 func rejection(err error) *RejectError {
 	var rejected *RejectError
-	_ = eachError(err, func(e error) bool { // an unreadable error is no RejectError
-		r, ok := e.(*RejectError) //nolint:errorlint // eachError unwraps
+	_ = guard.EachError(err, func(e error) bool { // an unreadable error is no RejectError
+		r, ok := e.(*RejectError) //nolint:errorlint // EachError unwraps
 		if ok {
 			rejected = r
 		}

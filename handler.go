@@ -181,6 +181,9 @@ func (s *Setup) register(h *handler, err error) error {
 		h.origin = s.cfg.Queue + "\x00" + h.messageType
 		all := maps.Clone(*s.handlers.Load())
 		all[h.messageType] = h
+		if h.messageType != AnyType {
+			s.counters.queue.Type(h.messageType) // before strangers fill the list
+		}
 		s.handlers.Store(&all)
 	}
 	return err

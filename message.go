@@ -219,19 +219,19 @@ func (d *dialect) differences(m *Message) []string {
 // invalid DeferredTime, which has.
 func (d *dialect) readTimes(m *Message) error {
 	if value, ok := m.Headers[d.names.timeSent]; ok {
-		m.TimeSent, _ = parseTime(value)
+		m.TimeSent, _ = field.ParseTime(value)
 	}
 	if m.TimeSent.IsZero() {
 		m.TimeSent = m.Properties.Timestamp
 	}
 	if value, ok := m.Headers[d.names.firstFailed]; ok {
-		m.FirstFailed, _ = parseTime(value) // an invalid one is ignored
+		m.FirstFailed, _ = field.ParseTime(value) // an invalid one is ignored
 	}
 	value, ok := m.Headers[d.names.deferredTime]
 	if !ok {
 		return nil
 	}
-	due, err := parseTime(value)
+	due, err := field.ParseTime(value)
 	if err != nil {
 		return reject("bad-time", "header %s: %w", d.names.deferredTime, err)
 	}

@@ -220,9 +220,9 @@ func misbehave(t *testing.T, r *rig, place foreign, bad func()) {
 		r.publish(ch, "orders", m)
 	}
 	r.quiet("error")
-	want := harebus.Stats{Handled: 2, Parked: 1}
+	want := harebus.MessageStats{Handled: 2, Parked: 1}
 	if place.handled {
-		want = harebus.Stats{Handled: 3}
+		want = harebus.MessageStats{Handled: 3}
 	}
 	if got := s.Stats(); got.Handled != want.Handled || got.Parked != want.Parked || got.InFlight != 0 || got.Connections != 2 {
 		t.Errorf("counts %+v", got)

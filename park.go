@@ -100,7 +100,7 @@ func (r *receipt) bury(out *publish.Message, cause error) bool {
 		err := r.tryParking(out, cause)
 		if err == nil {
 			s.parking.open()
-			s.counters.parked.Add(1)
+			r.counts().Parked.Add(1)
 			r.outcome = AttemptParked
 			r.consumer.log.Error("message moved to the error queue",
 				append(r.fields(), zap.String("error_queue", s.cfg.ErrorQueue.Name), zap.Error(cause))...)

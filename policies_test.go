@@ -57,12 +57,12 @@ func TestUnhandledIsRetried(t *testing.T) {
 func TestUnhandledMode(t *testing.T) {
 	for name, c := range map[string]struct {
 		mode     harebus.UnhandledMode
-		want     harebus.Stats
+		want     harebus.MessageStats
 		proposed []string
 	}{
-		"retry":  {harebus.UnhandledRetry, harebus.Stats{Retried: 2, Parked: 1}, []string{"retry in 1s", "retry in 1s", "park"}},
-		"park":   {harebus.UnhandledPark, harebus.Stats{Parked: 1}, []string{"park"}},
-		"ignore": {harebus.UnhandledIgnore, harebus.Stats{Ignored: 1}, nil},
+		"retry":  {harebus.UnhandledRetry, harebus.MessageStats{Retried: 2, Parked: 1}, []string{"retry in 1s", "retry in 1s", "park"}},
+		"park":   {harebus.UnhandledPark, harebus.MessageStats{Parked: 1}, []string{"park"}},
+		"ignore": {harebus.UnhandledIgnore, harebus.MessageStats{Ignored: 1}, nil},
 	} {
 		for _, kind := range []string{"Invoice", ""} {
 			t.Run(name+" "+kind, func(t *testing.T) {
@@ -342,19 +342,19 @@ func TestBackOffFields(t *testing.T) {
 func TestReceive(t *testing.T) {
 	for name, c := range map[string]struct {
 		receive func(m *harebus.Message) error
-		want    harebus.Stats
+		want    harebus.MessageStats
 		details string
 	}{
 		"sets": {func(m *harebus.Message) error {
 			m.Type, m.ID, m.CorrelationID, m.ReplyTo, m.ContentType, m.Body = "Order", "id", "c", "out", "application/json", []byte(`{"ID":7}`)
 			return nil
-		}, harebus.Stats{Handled: 1, Retried: 1}, ""},
-		"does nothing":      {func(*harebus.Message) error { return nil }, harebus.Stats{Retried: 1, Parked: 1}, "no-type"},
-		"fails":             {func(*harebus.Message) error { return errNo }, harebus.Stats{Retried: 1, Parked: 1}, "no"},
-		"understands not":   {func(*harebus.Message) error { return harebus.NoRetry(errNo) }, harebus.Stats{Parked: 1}, "no"},
-		"sets too long":     {func(m *harebus.Message) error { m.ID = strings.Repeat("x", 256); return nil }, harebus.Stats{Parked: 1}, "bad-header"},
-		"sets what is none": {func(m *harebus.Message) error { m.Type = "\xff"; return nil }, harebus.Stats{Parked: 1}, "bad-header"},
-		"sets too much":     {func(m *harebus.Message) error { m.Body = make([]byte, 2000); return nil }, harebus.Stats{Parked: 1}, "too-large"},
+		}, harebus.MessageStats{Handled: 1, Retried: 1}, ""},
+		"does nothing":      {func(*harebus.Message) error { return nil }, harebus.MessageStats{Retried: 1, Parked: 1}, "no-type"},
+		"fails":             {func(*harebus.Message) error { return errNo }, harebus.MessageStats{Retried: 1, Parked: 1}, "no"},
+		"understands not":   {func(*harebus.Message) error { return harebus.NoRetry(errNo) }, harebus.MessageStats{Parked: 1}, "no"},
+		"sets too long":     {func(m *harebus.Message) error { m.ID = strings.Repeat("x", 256); return nil }, harebus.MessageStats{Parked: 1}, "bad-header"},
+		"sets what is none": {func(m *harebus.Message) error { m.Type = "\xff"; return nil }, harebus.MessageStats{Parked: 1}, "bad-header"},
+		"sets too much":     {func(m *harebus.Message) error { m.Body = make([]byte, 2000); return nil }, harebus.MessageStats{Parked: 1}, "too-large"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T, r *rig) {

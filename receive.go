@@ -13,6 +13,7 @@ import (
 	"github.com/harebus/harebus/internal/field"
 	"github.com/harebus/harebus/internal/guard"
 	"github.com/harebus/harebus/internal/publish"
+	"github.com/harebus/harebus/internal/tally"
 	"github.com/harebus/harebus/internal/wait"
 	"github.com/harebus/harebus/internal/wire"
 	"github.com/harebus/harebus/topology"
@@ -46,6 +47,7 @@ type receipt struct {
 	outcome            AttemptOutcome // zero while it has none
 	failure            error
 	handling, critical time.Duration
+	counted            *tally.Type // by counts
 }
 
 // handleDelivery does everything that has to be done before a delivery is
@@ -63,12 +65,12 @@ func (c *consumer) handleDelivery(r *receipt) bool {
 		f.session.Abort()
 		return false
 	}
-	s.counters.delivered.Add(1)
+	s.counters.queue.Delivered.Add(1)
 	if d.Redelivered {
-		s.counters.redelivered.Add(1)
+		s.counters.queue.Redelivered.Add(1)
 	}
-	s.counters.inFlight.Add(1)
-	defer s.counters.inFlight.Add(-1)
+	s.counters.queue.InFlight.Add(1)
+	defer s.counters.queue.InFlight.Add(-1)
 
 	r.ctx = c.hard
 	err = r.read()
@@ -91,6 +93,7 @@ func (r *receipt) try(unreadable error) bool {
 		return r.fail(unreadable)
 	}
 	err := r.choose()
+	r.counts() // before a handler can change the type
 	if err == nil {
 		err = r.handle(r.handler)
 		r.clock(err)
@@ -98,11 +101,11 @@ func (r *receipt) try(unreadable error) bool {
 	r.failure = err
 	switch {
 	case err == nil:
-		r.setup.counters.handled.Add(1)
+		r.counts().Handled.Add(1)
 		r.outcome = AttemptHandled
 		return true
 	case r.ignored(err):
-		r.setup.counters.ignored.Add(1)
+		r.counts().Ignored.Add(1)
 		r.outcome = AttemptIgnored
 		r.consumer.log.Debug("message without a handler ignored", append(r.fields(), zap.Error(err))...)
 		return true
@@ -119,9 +122,19 @@ func (r *receipt) try(unreadable error) bool {
 func (r *receipt) clock(err error) {
 	now := time.Now()
 	r.handling = now.Sub(r.began)
-	if sent := r.message.TimeSent; err == nil && !sent.IsZero() {
-		r.critical = max(now.Sub(sent), 0)
+	r.counts().HandlingTime.Add(r.handling)
+	if sent := r.message.TimeSent; err == nil && !sent.IsZero() && now.After(sent) {
+		r.critical = now.Sub(sent)
+		r.counts().CriticalTime.Add(r.critical)
 	}
+}
+
+// counts are those of the message's type.
+func (r *receipt) counts() *tally.Type {
+	if r.counted == nil {
+		r.counted = r.setup.counters.queue.Type(r.message.Type)
+	}
+	return r.counted
 }
 
 // goexit is deferred. If a handler, or other code of the user, has ended the
@@ -289,8 +302,7 @@ func (r *receipt) handle(h *handler) error {
 
 // fail carries out what the retry policy and the error handler decide.
 func (r *receipt) fail(err error) bool {
-	s := r.setup
-	s.counters.failed.Add(1)
+	r.counts().Failed.Add(1)
 	f := failed(r.consumer.hard, err)
 	r.failure = f
 	decision := r.decide(f)
@@ -301,7 +313,7 @@ func (r *receipt) fail(err error) bool {
 	case actionRetry, actionPostpone:
 		return r.retry(f, decision)
 	case actionDiscard:
-		s.counters.discarded.Add(1)
+		r.counts().Discarded.Add(1)
 		r.outcome = AttemptDiscarded
 		r.consumer.log.Error("message discarded by the error handler", append(r.fields(), zap.Error(f))...)
 		return true
@@ -346,12 +358,12 @@ func (r *receipt) retry(cause *failure, decision Decision) bool {
 	}
 	fields := append(r.fields(), zap.Duration("after", after), zap.Error(cause))
 	if op == OpPostpone {
-		s.counters.postponed.Add(1)
+		r.counts().Postponed.Add(1)
 		r.outcome = AttemptPostponed
 		r.consumer.log.Info("message postponed by its handler", fields...)
 		return true
 	}
-	s.counters.retried.Add(1)
+	r.counts().Retried.Add(1)
 	r.outcome = AttemptRetried
 	r.consumer.log.Warn("message failed; will be handled again", fields...)
 	return true
@@ -367,7 +379,7 @@ func (r *receipt) postpone() bool {
 	if !r.resend(out, nil) {
 		return r.deadly != before && r.postpone() // without the headers that may have ended the connection
 	}
-	r.setup.counters.postponed.Add(1)
+	r.counts().Postponed.Add(1)
 	return true
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -123,7 +124,7 @@ func TestRefusedLocally(t *testing.T) {
 		if err := tx.Commit(r.ctx); err != nil {
 			t.Errorf("commit of what was refused: %v", err)
 		}
-		if r.tap.dialed() != 0 || s.Stats() != (harebus.Stats{}) {
+		if r.tap.dialed() != 0 || !reflect.DeepEqual(s.Stats(), harebus.Stats{}) {
 			t.Errorf("%d connections, counts %+v", r.tap.dialed(), s.Stats())
 		}
 	})

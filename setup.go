@@ -406,7 +406,7 @@ func (e *engine) stop(ctx context.Context) error {
 
 // busy returns the number of messages that are being handled.
 func (e *engine) busy() error {
-	return fmt.Errorf("%d messages are being handled", e.setup.counters.inFlight.Load())
+	return fmt.Errorf("%d messages are being handled", e.setup.counters.queue.InFlight.Load())
 }
 
 // drain ends the consumers of an engine that was started.
