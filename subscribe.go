@@ -16,7 +16,8 @@ import (
 // one until ctx ends.
 //
 // A call that fails changes nothing: topics that it has bound are unbound
-// again, and none is bound later.
+// again, and none is bound later. If the connection is lost before that, a
+// service that consumes does it on the next one.
 func (s *Setup) Subscribe(ctx context.Context, topics ...string) error {
 	return s.changeBindings(ctx, "subscribe", topics, &declare.Change{
 		Bindings: s.topicBindings(topics, nil), Undo: s.unlisted, Keep: func() { s.addTopics(topics) },

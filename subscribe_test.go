@@ -89,20 +89,50 @@ func TestSubscribeRefused(t *testing.T) {
 	})
 }
 
+// TestOneStaysBound: when the broker refuses to unbind one topic of a failed call, the others
+// are unbound and the log names that one.
+func TestOneStaysBound(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		cfg := r.config("orders")
+		logger, logs := observed()
+		cfg.Logger = logger
+		s, _ := counting(r, cfg)
+		r.start(s)
+		r.refuses("queue.bind", secret)
+		r.refuses("queue.unbind", func(f brokertest.Frame) bool { return f.RoutingKey == "a" })
+		if err := s.Subscribe(r.ctx, "a", "b", "c", "secret.d"); err == nil {
+			t.Error("subscribed")
+		}
+		if bound := r.boundTopics(); bound != "a" {
+			t.Errorf("bound to %q", bound)
+		}
+		lines := logs.FilterMessageSnippet("cannot take back").All()
+		if len(lines) != 1 || fmt.Sprint(lines[0].ContextMap()["topics"]) != "[a]" {
+			t.Errorf("logged %v", lines)
+		}
+	})
+}
+
 // TestUnsubscribeRefused: what cannot be unbound stays bound and kept.
 func TestUnsubscribeRefused(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
 		cfg := r.config("orders")
 		cfg.Subscriptions = []string{"a", "secret.b", "c"}
+		logger, logs := observed()
+		cfg.Logger = logger
 		s, got := counting(r, cfg)
 		r.start(s)
-		r.refuses("queue.unbind", secret)
-		if err := s.Unsubscribe(r.ctx, "a", "secret.b"); err == nil {
+		both := []*brokertest.Injection{r.refuses("queue.unbind", secret), r.refuses("queue.bind", secret)}
+		if err := s.Unsubscribe(r.ctx, "a", "secret.b", "c"); err == nil {
 			t.Error("unsubscribed")
 		}
 		if bound := r.boundTopics(); bound != "a c secret.b" {
 			t.Errorf("bound to %q", bound)
 		}
+		if n := logs.Len(); n > 0 {
+			t.Errorf("logged: %v", logs.All())
+		}
+		both[1].Remove()
 		if err := r.broker.DeleteQueue("orders"); err != nil {
 			t.Fatal(err)
 		}
@@ -159,6 +189,59 @@ func TestSubscribeWaitsOutALostConnection(t *testing.T) {
 			t.Error(err)
 		}
 		if bound := r.boundTopics(); bound != "a b" {
+			t.Errorf("bound to %q", bound)
+		}
+	})
+}
+
+// TestSubscribeCutOff: a call whose connection is lost after the broker has changed a
+// binding, and whose context ends before there is another one, takes no effect later.
+func TestSubscribeCutOff(t *testing.T) {
+	for method, change := range map[string]func(*harebus.Setup, context.Context, ...string) error{
+		"queue.bind": (*harebus.Setup).Subscribe, "queue.unbind": (*harebus.Setup).Unsubscribe,
+	} {
+		t.Run(method, func(t *testing.T) {
+			bubble(t, func(t *testing.T, r *rig) {
+				cfg := r.config("orders")
+				cfg.Subscriptions = []string{"a", "b"}
+				s, got := counting(r, cfg)
+				r.start(s)
+				if err := s.Subscribe(r.ctx, "a"); err != nil { // which connects
+					t.Fatal(err)
+				}
+				r.broker.Refuse(time.Minute)
+				r.broker.Inject(brokertest.Fault{On: method, Nth: 3, Do: brokertest.CutAfter})
+				short, cancel := context.WithTimeout(r.ctx, 5*time.Second)
+				defer cancel()
+				if err := change(s, short, "a", "b", "c", "d"); !errors.Is(err, context.DeadlineExceeded) {
+					t.Error(err)
+				}
+				<-time.After(3 * time.Minute)
+				if bound := r.boundTopics(); bound != "a b" {
+					t.Errorf("bound to %q", bound)
+				}
+				r.works(s, got, 1)
+			})
+		})
+	}
+}
+
+// TestSubscribeRefusedAfterACut: what the broker has bound before the connection was lost is
+// unbound when it refuses the next attempt.
+func TestSubscribeRefusedAfterACut(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		s, _ := counting(r, r.config("orders"))
+		r.start(s)
+		r.broker.Inject(brokertest.Fault{On: "queue.bind", Match: func(f brokertest.Frame) bool { return f.RoutingKey == "b" }, Do: brokertest.CutAfter})
+		r.broker.Inject(brokertest.Fault{
+			On: "queue.bind", Match: func(f brokertest.Frame) bool { return f.RoutingKey == "a" },
+			Nth: 2, Times: -1, Do: brokertest.Raise, Code: 403, Text: "ACCESS_REFUSED",
+		})
+		var refusal *amqp.Error
+		if err := s.Subscribe(r.ctx, "a", "b", "c"); !errors.As(err, &refusal) || refusal.Code != 403 {
+			t.Error(err)
+		}
+		if bound := r.boundTopics(); bound != "" {
 			t.Errorf("bound to %q", bound)
 		}
 	})
@@ -293,7 +376,7 @@ func TestThousandsOfTopics(t *testing.T) {
 			t.Errorf("bound to %d topics", n)
 		}
 	})
-	t.Run("one is refused", func(t *testing.T) {
+	t.Run("one is refused at the start", func(t *testing.T) {
 		bubble(t, func(t *testing.T, r *rig) {
 			cfg := r.config("orders")
 			for n := range 1000 {
@@ -308,6 +391,50 @@ func TestThousandsOfTopics(t *testing.T) {
 			}
 			contains(t, err.Error(), "403", `"secret.777"`)
 		})
+	})
+}
+
+// TestChangesOfThousandsOfTopics: Subscribe does not wait for the answer to each binding. If
+// one topic of thousands is refused, Subscribe and Unsubscribe change nothing.
+func TestChangesOfThousandsOfTopics(t *testing.T) {
+	const many, answer = 2000, 100 * time.Millisecond
+	topics := make([]string, many)
+	for n := range topics {
+		topics[n] = fmt.Sprintf("customer.%04d", n)
+	}
+	bubble(t, func(t *testing.T, r *rig) {
+		cfg := r.config("orders")
+		cfg.Subscriptions = []string{"a", topics[300]}
+		s, got := counting(r, cfg)
+		r.start(s)
+		before := r.boundTopics()
+		r.broker.Inject(brokertest.Fault{On: "queue.bind-ok", From: brokertest.FromBroker, Times: -1, Do: brokertest.Delay, For: answer})
+		change := func(what string, call func(context.Context, ...string) error, topics []string, refused bool, want string) {
+			t.Helper()
+			began := time.Now()
+			if err := call(r.ctx, topics...); (err != nil) != refused {
+				t.Errorf("%s: %v", what, err)
+			}
+			// Each of the group with the refused topic is sent again alone.
+			if took := time.Since(began); took > many*answer/50+128*answer {
+				t.Errorf("%s: took %v", what, took)
+			}
+			if bound := r.boundTopics(); bound != want {
+				t.Errorf("%s: bound to %d topics", what, len(strings.Fields(bound)))
+			}
+		}
+		mixed := slices.Concat(topics[:700], []string{"secret.1"}, topics[700:])
+		all := strings.Join(slices.Concat([]string{"a"}, topics, []string{"secret.1"}), " ")
+		refused := []*brokertest.Injection{r.refuses("queue.bind", secret)}
+		change("subscribe with one that is refused", s.Subscribe, mixed, true, before)
+		refused[0].Remove()
+		change("subscribe", s.Subscribe, mixed, false, all)
+		refused = []*brokertest.Injection{r.refuses("queue.bind", secret), r.refuses("queue.unbind", secret)}
+		change("unsubscribe with one that is refused", s.Unsubscribe, mixed, true, all)
+		refused[0].Remove()
+		refused[1].Remove()
+		change("unsubscribe", s.Unsubscribe, mixed, false, "a")
+		r.works(s, got, 1)
 	})
 }
 

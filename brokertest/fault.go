@@ -354,9 +354,12 @@ func (c *connection) outgoing(m method, channel uint16, msg *message, header []b
 		c.doom()
 	case Hold, Delay:
 		c.broker.holding++
+		ch := c.openChannel(channel)
 		resume := func() {
 			c.broker.holding--
-			send()
+			if ch == nil || ch.state != channelClosing {
+				send()
+			}
 		}
 		if i.fault.Do == Hold {
 			i.held = append(i.held, resume)
@@ -369,6 +372,15 @@ func (c *connection) outgoing(m method, channel uint16, msg *message, header []b
 	case Poison:
 		c.encode(channel, m, msg, poisoned(msg.props))
 	}
+}
+
+// openChannel returns a channel that the broker has not closed. Nothing that is held for it follows
+// its channel.close.
+func (c *connection) openChannel(number uint16) *channel {
+	if ch := c.channels[number]; ch != nil && ch.state != channelClosing {
+		return ch
+	}
+	return nil
 }
 
 // poisoned encodes properties with a header no amqp091-go client can read.

@@ -140,6 +140,29 @@ func TestHoldOfACutConnection(t *testing.T) {
 	})
 }
 
+// What is held for a channel does not follow its channel.close: RabbitMQ sends the frames of
+// a channel in order, and the client would take an old answer for that to its next request.
+func TestHoldOfAClosedChannel(t *testing.T) {
+	for _, method := range []string{"queue.bind-ok", "channel.close"} {
+		faulty(t, func(t *testing.T, b *brokertest.Broker, c *client) {
+			f := b.Inject(brokertest.Fault{On: method, From: brokertest.FromBroker, Do: brokertest.Hold})
+			bound, declared := make(chan error, 1), make(chan error, 1)
+			go func() { bound <- c.ch.QueueBind("q", "key", "amq.topic", false, nil) }()
+			synctest.Wait()
+			go func() { declared <- c.ch.ExchangeDeclarePassive("none", "topic", true, false, false, false, nil) }()
+			synctest.Wait()
+			f.Release()
+			equal(t, "fired", f.Fired(), 1)
+			<-bound
+			<-declared
+			equal(t, "closed", c.ch.IsClosed(), true)
+			ch, err := c.conn.Channel()
+			c.ok(err)
+			c.ok(ch.QueueBind("q", "key", "amq.topic", false, nil))
+		})
+	}
+}
+
 func TestHoldOfAClientsMethodHoldsWhatFollows(t *testing.T) {
 	faulty(t, func(t *testing.T, b *brokertest.Broker, c *client) {
 		f := b.Inject(brokertest.Fault{On: "basic.publish", Do: brokertest.Hold})

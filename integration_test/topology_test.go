@@ -221,6 +221,52 @@ func TestSubscribeWhileRunning(t *testing.T) {
 	in.awaitID(p, topic("two.z"))
 }
 
+// If the broker refuses one topic of hundreds, Subscribe and Unsubscribe change nothing.
+func TestOneOfManyTopicsIsRefused(t *testing.T) {
+	t.Parallel()
+	p := vhosted(t)
+	cfg := p.config("a")
+	user := p.name
+	p.ctl("add_user", user, "secret")
+	t.Cleanup(func() {
+		if _, err := p.node.Ctl(context.Background(), "delete_user", user); err != nil {
+			t.Error(err)
+		}
+	})
+	p.ctl("set_permissions", "-p", p.name, user, ".*", ".*", ".*")
+	may := func(read string) {
+		p.ctl("set_topic_permissions", "-p", p.name, user, "PikaBusTopic", ".*", read)
+	}
+	cfg.URL, cfg.Subscriptions = p.withUser(user, "secret"), []string{"open.7"}
+	s, _ := p.service(cfg)
+	topics := make([]string, 400)
+	for n := range topics {
+		topics[n] = fmt.Sprint("open.", n)
+	}
+	topics[150] = "closed"
+	bound := func(want int) {
+		t.Helper()
+		list := p.ctl("list_bindings", "-q", "-p", p.name, "source_name", "routing_key")
+		if n := strings.Count(list, "PikaBusTopic"); n != want {
+			t.Errorf("%d topics are bound, want %d", n, want)
+		}
+	}
+	ctx := p.within(4 * patience)
+
+	may("^open")
+	p.mentions(s.Subscribe(ctx, topics...), "ACCESS_REFUSED", "closed")
+	bound(1)
+	may(".*")
+	p.try(s.Subscribe(ctx, topics...))
+	bound(400)
+	may("^open")
+	p.mentions(s.Unsubscribe(ctx, topics...), "ACCESS_REFUSED", "closed")
+	bound(400)
+	may(".*")
+	p.try(s.Unsubscribe(ctx, topics...))
+	bound(0)
+}
+
 func TestSubscribeWithArguments(t *testing.T) {
 	t.Parallel()
 	p := shared(t)

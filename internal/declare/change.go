@@ -2,6 +2,8 @@ package declare
 
 import (
 	"context"
+	"errors"
+	"slices"
 	"sync/atomic"
 
 	amqp "github.com/rabbitmq/amqp091-go"
@@ -26,13 +28,14 @@ type Change struct {
 	// has begun. It updates what Config.Queues returns.
 	Keep func()
 
-	made    int         // bindings that the broker has changed
+	changed int         // how many of the first bindings the broker has changed, or may have changed
 	decided atomic.Bool // set by the first of two: the broker's answer, or the end of the caller's context
 }
 
 // Change makes a change on the broker and returns when that is done. When the connection
 // is lost, it waits for the next one until ctx ends. A call that fails changes nothing: what
-// the broker has changed is changed back.
+// the broker has changed is changed back, with the next declaration if that is not possible
+// at once.
 func (d *Declarer) Change(ctx context.Context, link *session.Link, c *Change) error {
 	pauses := d.cfg.BackOff()
 	for {
@@ -57,9 +60,9 @@ func (c *Change) give() bool { return c.decided.CompareAndSwap(false, true) }
 // continues, so that it learns what the broker did, and undoes that. The caller has the turn.
 func (d *Declarer) change(ctx context.Context, on *session.Session, c *Change) error {
 	asking := context.WithoutCancel(ctx)
+	d.failed = slices.DeleteFunc(d.failed, func(other *Change) bool { return other == c }) // by a lost connection
 	err := c.make(asking, on)
 	if refusal.Missing(err) && !session.Unreachable(err) { // the queue or the exchange: bindings come last
-		c.made = 0
 		if err = d.objects(asking, on, nil); err == nil {
 			err = c.make(asking, on)
 		}
@@ -68,63 +71,94 @@ func (d *Declarer) change(ctx context.Context, on *session.Session, c *Change) e
 		c.Keep()
 		return nil
 	}
-	if undone := c.takeBack(asking, on); undone != nil && on.Alive() {
-		d.cfg.Log.Warn("cannot take back a change of bindings; call Unsubscribe or Subscribe again",
-			zap.Strings("topics", c.keys()), zap.Error(undone))
-	}
+	d.failed = append(d.failed, c)
+	d.takeBackFailed(asking, on)
 	if err == nil {
 		err = context.Cause(ctx)
 	}
 	return err
 }
 
-// make changes one binding after the other, and counts them.
-func (c *Change) make(ctx context.Context, on *session.Session) (err error) {
-	c.made, err = each(ctx, on, c.Bindings, c.Remove)
+// make makes or removes the bindings, and notes which of them the broker has changed.
+func (c *Change) make(ctx context.Context, on *session.Session) error {
+	done, asked, err := bind(ctx, on, c.Bindings, c.Remove)
+	if !refusedOne(on, err) {
+		done = asked // the broker may have changed what it did not answer
+	}
+	c.changed = max(c.changed, done) // an earlier attempt may have come further
 	return err
 }
 
-// takeBack undoes the part of a failed change that was made.
-func (c *Change) takeBack(ctx context.Context, on *session.Session) error {
-	if c.Undo == nil || c.made == 0 {
-		return nil
-	}
-	_, err := each(ctx, on, c.Undo(c.Bindings[:c.made]), !c.Remove)
-	return err
+// refusedOne says whether the broker has refused one binding and the connection is still there.
+func refusedOne(on *session.Session, err error) bool {
+	var broker *amqp.Error
+	return errors.As(err, &broker) && broker.Server && on.Alive()
 }
 
-func (c *Change) keys() []string {
-	keys := make([]string, len(c.Bindings))
-	for i, b := range c.Bindings {
-		keys[i] = b.Key
+// takeBackFailed takes back the changes that have failed. When the connection is lost, the
+// next declaration does it. The caller has the turn.
+func (d *Declarer) takeBackFailed(ctx context.Context, on *session.Session) {
+	for len(d.failed) > 0 && d.takeBack(context.WithoutCancel(ctx), on, d.failed[0]) {
+		d.failed = d.failed[1:]
 	}
-	return keys
 }
 
-// each makes or removes bindings in their order, and says how many. ctx must not end.
-func each(ctx context.Context, on *session.Session, bindings []topology.Binding, remove bool) (done int, err error) {
-	err = on.RPCs(ctx, func(next func()) error {
-		ch, err := on.Channel()
-		if err != nil {
-			return err
+// takeBack undoes the part of a failed change that was made. It returns false when the
+// connection is lost before it has finished.
+func (d *Declarer) takeBack(ctx context.Context, on *session.Session, c *Change) bool {
+	var left []topology.Binding
+	if c.Undo != nil {
+		left = c.Undo(c.Bindings[:c.changed])
+	}
+	var topics []string
+	var list []refused
+	for len(left) > 0 {
+		done, _, err := bind(ctx, on, left, !c.Remove)
+		if err == nil {
+			break
 		}
-		defer func() { _ = ch.Close() }()
-		for _, b := range bindings {
-			next()
-			if err := one(ch, b, remove); err != nil {
-				return err
-			}
-			done++
+		if !refusedOne(on, err) {
+			return false
 		}
-		next()
-		return nil
+		topics, list = append(topics, left[done].Key), append(list, refused{err: err})
+		left = left[done+1:]
+	}
+	if len(list) > 0 {
+		d.cfg.Log.Warn("cannot take back a change of bindings; call Unsubscribe or Subscribe again",
+			zap.Strings("topics", topics), zap.Error(joined(list)))
+	}
+	return true
+}
+
+// bind makes or removes bindings in their order, and says how many are done and how many it
+// has asked the broker for. ctx must not end.
+func bind(ctx context.Context, on *session.Session, bindings []topology.Binding, remove bool) (done, asked int, err error) {
+	err = on.RPCs(ctx, func(next func()) (err error) {
+		if remove {
+			done, asked, err = unbind(on, bindings, next)
+		} else {
+			done, asked, err = declareSteps(ctx, on, steps(topology.Topology{Bindings: bindings}), next)
+		}
+		return err
 	})
-	return done, err
+	return done, asked, err
 }
 
-func one(ch *amqp.Channel, b topology.Binding, remove bool) error {
-	if remove {
-		return ch.QueueUnbind(b.Queue, b.Key, b.Exchange, b.Arguments)
+// unbind removes one binding after the other, because AMQP has no queue.unbind without an
+// answer.
+func unbind(on *session.Session, bindings []topology.Binding, next func()) (done, asked int, err error) {
+	ch, err := on.Channel()
+	if err != nil {
+		return 0, 0, err
 	}
-	return topology.Topology{Bindings: []topology.Binding{b}}.Declare(ch)
+	defer func() { _ = ch.Close() }()
+	for _, b := range bindings {
+		next()
+		if err := ch.QueueUnbind(b.Queue, b.Key, b.Exchange, b.Arguments); err != nil {
+			return done, done + 1, err
+		}
+		done++
+	}
+	next()
+	return done, done, nil
 }

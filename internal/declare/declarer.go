@@ -52,6 +52,8 @@ type Declarer struct {
 	began time.Time
 	// quiet is until when refusals are not logged again. Guarded by turn.
 	quiet time.Time
+	// failed are changes that have failed and were not taken back yet. Guarded by turn.
+	failed []*Change
 
 	doubts doubts
 }
@@ -101,6 +103,7 @@ func (d *Declarer) since(ctx context.Context, on *session.Session, since time.Ti
 		}
 		d.on, d.began = on, began
 		d.note(r)
+		d.takeBackFailed(ctx, on)
 		return nil
 	}, nil)
 }

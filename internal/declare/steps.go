@@ -19,7 +19,7 @@ func declare(ctx context.Context, on *session.Session, t topology.Topology) erro
 
 // declareOn declares on a channel of its own, and calls next before each request.
 func declareOn(ctx context.Context, on *session.Session, t topology.Topology, next func()) error {
-	_, err := declareSteps(ctx, on, steps(t), next)
+	_, _, err := declareSteps(ctx, on, steps(t), next)
 	return err
 }
 
@@ -28,7 +28,7 @@ func declareEach(ctx context.Context, on *session.Session, t topology.Topology, 
 	return on.RPCs(ctx, func(next func()) error {
 		left := steps(t)
 		for len(left) > 0 && ctx.Err() == nil {
-			done, err := declareSteps(ctx, on, left, next)
+			done, _, err := declareSteps(ctx, on, left, next)
 			if err == nil {
 				return nil
 			}
@@ -72,41 +72,42 @@ func queueOf(t topology.Topology) string {
 // bindingsAtATime is how many bindings are sent before the broker's answer is awaited.
 const bindingsAtATime = 128
 
-// declareSteps is declareOn for parts, and says how many it has declared. It ends with
-// ctx. Bindings go together, without an answer to each: a service may have thousands.
-// The broker does not say which of them it refuses, so then they are sent again one by
-// one, which changes nothing for those that it has made.
-func declareSteps(ctx context.Context, on *session.Session, parts []topology.Topology, next func()) (done int, err error) {
+// declareSteps is declareOn for parts, and says how many it has declared and how many it has
+// asked the broker for. It ends with ctx. Bindings go together, without an answer to each: a
+// service may have thousands. The broker does not say which of them it refuses, so then they
+// are sent again one by one, which changes nothing for those that it has made.
+func declareSteps(ctx context.Context, on *session.Session, parts []topology.Topology, next func()) (done, asked int, err error) {
 	ch, err := on.Channel()
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	defer func() { _ = ch.Close() }()
 	most := bindingsAtATime
 	for done < len(parts) {
 		if ctx.Err() != nil {
-			return done, context.Cause(ctx)
+			return done, asked, context.Cause(ctx)
 		}
 		next()
 		some := parts[done : done+together(parts[done:], most)]
+		asked = max(asked, done+len(some))
 		err := declareTogether(ch, some)
 		switch {
 		case err == nil:
 			done += len(some)
 		case len(some) == 1:
-			return done, err
+			return done, asked, err
 		default:
 			most = 1
 			_ = ch.Close() // nearly always the broker has done so
 			again, err := on.Channel()
 			if err != nil {
-				return done, err
+				return done, asked, err
 			}
 			ch = again
 		}
 	}
 	next()
-	return done, nil
+	return done, asked, nil
 }
 
 // together is how many of the first parts can be declared with one answer: one, or
