@@ -2,10 +2,12 @@ package harebus
 
 import (
 	"context"
+	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
 	"go.uber.org/zap"
 
+	"github.com/harebus/harebus/internal/consume"
 	"github.com/harebus/harebus/internal/declare"
 	"github.com/harebus/harebus/internal/publish"
 	"github.com/harebus/harebus/internal/session"
@@ -109,4 +111,26 @@ func (s *Setup) frameMax() int {
 		return int(n)
 	}
 	return session.MaxFrame
+}
+
+// consumption is the configuration of the consumers on the listener queue.
+func (s *Setup) consumption(link *session.Link) consume.Config {
+	cfg, queue := &s.cfg, s.cfg.Queue
+	single, _ := cfg.QueueOptions.Arguments["x-single-active-consumer"].(bool)
+	return consume.Config{
+		Queue:     queue,
+		Consumers: cfg.Consume.Consumers, Workers: cfg.Consume.Concurrency, Prefetch: cfg.Consume.Prefetch,
+		OneByOne: cfg.QueueOptions.Type == topology.Quorum, Single: single, DeliveryLimit: cfg.deliveryLimit(),
+		Link: link, BackOff: cfg.Connect.BackOff, Log: s.log, Waits: s.waits, Stopped: ErrStopped,
+		Declare: func(ctx context.Context, on *session.Session, since time.Time, first bool) error {
+			if first {
+				return s.declarer.First(ctx, on, since)
+			}
+			return s.declarer.Again(ctx, on, since)
+		},
+		Doubt:      func() { s.declarer.Doubt(queue) },
+		Undeclared: func() error { return s.declarer.UndeclaredOf(queue) },
+		Renew:      s.renew,
+		Task:       func() consume.Task { return &delivery{setup: s} },
+	}
 }

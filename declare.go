@@ -123,3 +123,14 @@ func (c *Config) errorTopologies() []topology.Topology {
 func (c *Config) ownTopology(topics []string) topology.Topology {
 	return topology.Join(append([]topology.Topology{c.exchangeTopology(), c.queueTopology(topics), c.Declare.Topology}, c.errorTopologies()...)...)
 }
+
+// deliveryLimit is the number of deliveries after which the broker moves a message
+// away, as far as the setup knows.
+func (c *Config) deliveryLimit() int {
+	if limit, ok := c.queueArguments()["x-delivery-limit"]; ok {
+		if n, err := parseCount(limit); err == nil {
+			return n
+		}
+	}
+	return defaultDeliveryLimit // RabbitMQ 4 has the same default
+}

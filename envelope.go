@@ -217,13 +217,13 @@ func (m *Message) Envelope(exchange, routingKey string) (Envelope, error) {
 	if m.packed == nil {
 		return Envelope{}, refuse("envelope", "message %q was not delivered by a broker", m.ID)
 	}
-	again := amqp.Delivery{Body: m.packed}
-	if err := wire.Unpack(&again); err != nil {
+	p, err := asItCame(m.packed)
+	if err != nil {
 		return Envelope{}, refuse("envelope", "message %q: %w", m.ID, err)
 	}
 	out := &publish.Message{
 		Op: int8(OpForward), Exchange: exchange, Key: routingKey, Mandatory: true,
-		Foreign: exchange != "", Several: exchange != "", Publishing: asItCame(&again),
+		Foreign: exchange != "", Several: exchange != "", Publishing: p,
 	}
 	if err := errors.Join(addressFaults(out)...); err != nil {
 		return Envelope{}, refuse("envelope", "%w", err)

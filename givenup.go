@@ -25,44 +25,44 @@ func WithGivenUp(fn func(ctx context.Context, bus *Bus, m *Message, err error) e
 
 // giveUp calls the function of WithGivenUp and publishes what it sent. It returns
 // false when nothing can be sent now; then the message must be delivered again.
-func (r *receipt) giveUp(cause *failure) bool {
-	if r.handler == nil || r.handler.givenUp == nil {
+func (d *delivery) giveUp(cause *failure) bool {
+	if d.handler == nil || d.handler.givenUp == nil {
 		return true
 	}
-	err := r.runGivenUp(cause)
+	err := d.runGivenUp(cause)
 	switch {
 	case err == nil:
 		return true
-	case r.consumer.hard.Err() != nil || !r.connected():
+	case d.Context().Err() != nil || !d.Connected():
 		return false
 	default:
-		r.consumer.log.Error("the function of WithGivenUp failed; parking the message without what it sent",
-			append(r.fields(), zap.Error(err))...)
+		d.Log().Error("the function of WithGivenUp failed; parking the message without what it sent",
+			append(d.fields(), zap.Error(err))...)
 		return true
 	}
 }
 
-func (r *receipt) runGivenUp(cause *failure) error {
+func (d *delivery) runGivenUp(cause *failure) error {
 	const long = 5 * time.Minute
-	h, timeout := r.handler, r.handler.timeout
+	h, timeout := d.handler, d.handler.timeout
 	if timeout <= 0 {
 		timeout = long
 	}
-	scope := &scope{incoming: r.message, origin: h.origin + "\x00given up"}
-	bus := &Bus{sender{r.setup, scope}}
-	ctx := newHandlerContext(r.ctx, bus, timeout)
+	scope := &scope{incoming: d.message, origin: h.origin + "\x00given up"}
+	bus := &Bus{sender{d.setup, scope}}
+	ctx := newHandlerContext(d.ctx, bus, timeout)
 	defer ctx.end()
 	_, err := guard.Apart(ctx, func() (struct{}, error) {
-		return struct{}{}, h.givenUp(ctx, bus, r.message, cause.shown())
+		return struct{}{}, h.givenUp(ctx, bus, d.message, cause.shown())
 	})
 	outs, ended := scope.end()
 	switch {
 	case err != nil:
-		return failed(r.consumer.hard, err)
+		return failed(d.Context(), err)
 	case ended != nil || len(outs) == 0:
 		return ended
 	}
-	eng, err := r.setup.engine()
+	eng, err := d.setup.engine()
 	if err != nil {
 		return err
 	}

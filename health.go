@@ -68,14 +68,12 @@ func (s *Setup) Ready() error {
 		if err := s.parking.trouble(); err != nil {
 			faults = append(faults, err)
 		}
-		if err := e.stuck(); err != nil {
-			faults = append(faults, err)
+		for _, g := range e.groups {
+			faults = append(faults, g.Stuck(s.cfg.Handling.Timeout))
 		}
 		faults = append(faults, health(e.consume))
-		for _, c := range e.consumers {
-			if err := c.state(); err != nil {
-				faults = append(faults, fmt.Errorf("consumer %d: %w", c.index, err))
-			}
+		for _, g := range e.groups {
+			faults = append(faults, g.Faults()...)
 		}
 	}
 	if err := errors.Join(faults...); err != nil {

@@ -56,15 +56,16 @@ func (s *Setup) Invoke(ctx context.Context, message any, opts ...SendOption) (*I
 	if faults != nil {
 		return fail(faults)
 	}
-	r := &receipt{setup: s, consumer: &consumer{setup: s, hard: ctx, soft: ctx, log: s.log}}
-	if err := r.rehearse(ctx, message, opts); err != nil {
+	d := &delivery{setup: s}
+	d.Rehearse(ctx, s.log)
+	if err := d.rehearse(ctx, message, opts); err != nil {
 		return fail(err)
 	}
-	i := &Invocation{Message: r.message}
-	outs, scope, err := r.attempt()
-	if err != nil && !r.ignored(err) {
+	i := &Invocation{Message: d.message}
+	outs, scope, err := d.rehearsed()
+	if err != nil && !d.ignored(err) {
 		f := failed(ctx, err)
-		i.Err, i.Decision = f.shown(), r.decide(f)
+		i.Err, i.Decision = f.shown(), d.decide(f)
 	}
 	for _, out := range outs {
 		if sent, err := s.received(out); err != nil {
@@ -76,9 +77,9 @@ func (s *Setup) Invoke(ctx context.Context, message any, opts ...SendOption) (*I
 	return i, nil
 }
 
-// rehearse makes the receipt's message.
-func (r *receipt) rehearse(ctx context.Context, message any, opts []SendOption) error {
-	s := r.setup
+// rehearse makes the delivery's message.
+func (d *delivery) rehearse(ctx context.Context, message any, opts []SendOption) error {
+	s := d.setup
 	if m, ok := message.(*Message); ok {
 		given := *m
 		fill(&given.ID, NewMessageID())
@@ -86,7 +87,7 @@ func (r *receipt) rehearse(ctx context.Context, message any, opts []SendOption) 
 		fill(&given.Attempt, 1)
 		fill(&given.ContentType, "application/json")
 		given.prefix = s.dialect.prefix
-		r.message = &given
+		d.message = &given
 		return nil
 	}
 	o := newSendOptions(opts)
@@ -94,32 +95,32 @@ func (r *receipt) rehearse(ctx context.Context, message any, opts []SendOption) 
 	if err != nil {
 		return err
 	}
-	r.delivery = out.Delivery()
-	return r.read()
+	d.Raw = *out.Delivery()
+	return d.read()
 }
 
-// attempt runs the handler and returns what it sent, also when it failed.
-func (r *receipt) attempt() ([]*publish.Message, *scope, error) {
-	if err := r.choose(); err != nil {
+// rehearsed runs the handler and returns what it sent, also when it failed.
+func (d *delivery) rehearsed() ([]*publish.Message, *scope, error) {
+	if err := d.choose(); err != nil {
 		return nil, nil, err
 	}
-	s, ctx := r.setup, r.consumer.hard
+	s, ctx := d.setup, d.Context()
 	run := func(ctx context.Context) (outs []*publish.Message, sc *scope, err error) {
-		sc = &scope{incoming: r.message, origin: r.handler.origin, rehearsal: true}
-		err = r.handler.invoke(ctx, &Bus{sender{s, sc}}, r.message)
+		sc = &scope{incoming: d.message, origin: d.handler.origin, rehearsal: true}
+		err = d.handler.invoke(ctx, &Bus{sender{s, sc}}, d.message)
 		outs, ended := sc.end()
 		if err == nil {
 			err = ended
 		}
 		return outs, sc, err
 	}
-	t := r.handler.transactor(&s.cfg)
+	t := d.handler.transactor(&s.cfg)
 	if t == nil {
 		return run(ctx)
 	}
 	var outs []*publish.Message
 	sc := &scope{}
-	err := r.transact(ctx, t, func(ctx context.Context) (none []Envelope, err error) {
+	err := d.transact(ctx, t, func(ctx context.Context) (none []Envelope, err error) {
 		outs, sc, err = run(ctx)
 		return nil, err
 	})

@@ -224,13 +224,13 @@ func buffered(op *operation) {
 
 // conclude tells the observers what has become of an attempt. Only the first call of it
 // has an effect.
-func (r *receipt) conclude() {
-	op := r.observed
+func (d *delivery) conclude() {
+	op := d.observed
 	if op == nil {
 		return
 	}
-	r.observed = nil
-	op.Event.Outcome = cmp.Or(r.outcome, AttemptLost)
-	op.Event.HandlingTime, op.Event.CriticalTime = r.handling, r.critical
-	op.End(r.failure)
+	d.observed = nil
+	op.Event.Outcome = cmp.Or(d.outcome, AttemptLost)
+	op.Event.HandlingTime, op.Event.CriticalTime = d.handling, d.critical
+	op.End(d.failure)
 }

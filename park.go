@@ -78,72 +78,72 @@ func (p *parking) trouble() error {
 }
 
 // park moves the message to the error queue.
-func (r *receipt) park(cause *failure) bool {
-	return r.giveUp(cause) && r.bury(r.copyFor(OpPark, r.setup.cfg.ErrorQueue.Name, cause), cause)
+func (d *delivery) park(cause *failure) {
+	if d.giveUp(cause) {
+		d.bury(d.copyFor(OpPark, d.setup.cfg.ErrorQueue.Name, cause), cause)
+	}
 }
 
 // parkNow moves a message to the error queue that could not be moved there when it had
 // failed. No handler sees it again.
-func (r *receipt) parkNow() bool {
-	out := r.copyOf(OpPark, r.setup.cfg.ErrorQueue.Name)
-	delete(out.Publishing.Headers, r.setup.dialect.names.parking)
-	return r.bury(out, errors.New(r.message.ErrorDetails))
+func (d *delivery) parkNow() {
+	out := d.copyOf(OpPark, d.setup.cfg.ErrorQueue.Name)
+	delete(out.Publishing.Headers, d.setup.dialect.names.parking)
+	d.bury(out, errors.New(d.message.ErrorDetails))
 }
 
 // bury publishes a copy to the error queue. While that takes nothing (its node is
 // down, it is full, or it is missing and cannot be declared), the copy waits in the
 // delay queues, because a delivery that is held would keep others from being
 // handled.
-func (r *receipt) bury(out *publish.Message, cause error) bool {
-	s := r.setup
+func (d *delivery) bury(out *publish.Message, cause error) {
+	s := d.setup
 	if !s.parking.closed() {
-		err := r.tryParking(out, cause)
+		err := d.tryParking(out, cause)
 		if err == nil {
 			s.parking.open()
-			r.counts().Parked.Add(1)
-			r.outcome = AttemptParked
-			r.consumer.log.Error("message moved to the error queue",
-				append(r.fields(), zap.String("error_queue", s.cfg.ErrorQueue.Name), zap.Error(cause))...)
-			return true
+			d.counts().Parked.Add(1)
+			d.Log().Error("message moved to the error queue",
+				append(d.fields(), zap.String("error_queue", s.cfg.ErrorQueue.Name), zap.Error(cause))...)
+			d.end(AttemptParked)
+			return
 		}
-		if r.consumer.hard.Err() != nil || !r.connected() {
-			return false
+		if d.Context().Err() != nil || !d.Connected() {
+			return
 		}
 		if errors.Is(err, ErrRefused) { // it is the message, not the error queue
-			r.complain("the broker refuses a message that is to be parked; it goes back to its queue", err)
-			wait.Sleep(r.consumer.soft, time.Second) // the broker would deliver it again at once
-			return false
+			d.complain("the broker refuses a message that is to be parked; it goes back to its queue", err)
+			wait.Sleep(d.Stopping(), time.Second) // the broker would deliver it again at once
+			return
 		}
 		s.parking.close(err)
 	}
-	return r.putOff(out, cause)
+	d.putOff(out, cause)
 }
 
 // putOff sends the copy to the delay queues, with the header Parking. It is parked
 // when it comes back.
-func (r *receipt) putOff(out *publish.Message, cause error) bool {
-	s := r.setup
+func (d *delivery) putOff(out *publish.Message, cause error) {
+	s := d.setup
 	wait, count, say := s.parking.putOff()
 	if say {
-		r.consumer.log.Error("the error queue takes no messages; they wait in a delay and will be parked later",
-			append(r.fields(), zap.Int("put_off", count), zap.Error(s.parking.trouble()), zap.NamedError("failure", cause))...)
+		d.Log().Error("the error queue takes no messages; they wait in a delay and will be parked later",
+			append(d.fields(), zap.Int("put_off", count), zap.Error(s.parking.trouble()), zap.NamedError("failure", cause))...)
 	}
 	out.Op, out.Key, out.Single, out.ViaDefault = int8(OpPostpone), s.cfg.Queue, false, true
 	out.Due = time.Now().Add(wait)
 	out.Publishing.Headers[s.dialect.names.parking] = true
 	out.Publishing.Headers[s.dialect.names.deferredTime] = s.dialect.time(out.Due)
-	if !r.resend(out, cause) {
-		return false
+	if d.resend(out, cause) {
+		d.end(AttemptParked)
 	}
-	r.outcome = AttemptParked
-	return true
 }
 
 // tryParking publishes the copy, and once more if the error queue could be declared
 // again.
-func (r *receipt) tryParking(out *publish.Message, cause error) (err error) {
-	s := r.setup
-	ctx, op := s.observers.start(r.ctx, Observation{Operation: OpPark, Incoming: r.message, Size: len(out.Publishing.Body), Exchange: out.Exchange, RoutingKey: out.Key, Err: cause})
+func (d *delivery) tryParking(out *publish.Message, cause error) (err error) {
+	s := d.setup
+	ctx, op := s.observers.start(d.ctx, Observation{Operation: OpPark, Incoming: d.message, Size: len(out.Publishing.Body), Exchange: out.Exchange, RoutingKey: out.Key, Err: cause})
 	defer func() { op.End(err) }()
 	s.observers.carry(op, out)
 	eng, err := s.engine()
@@ -151,23 +151,23 @@ func (r *receipt) tryParking(out *publish.Message, cause error) (err error) {
 		return err
 	}
 	err = eng.publisher.Publish(ctx, out)
-	if endsConnections(err) && !r.deadly {
-		r.strip(out)
-		r.consumer.log.Error("a copy of a message ended the connection whenever it was sent; parking one without its custom headers",
-			append(r.fields(), zap.Error(err))...)
+	if endsConnections(err) && !d.deadly {
+		d.strip(out)
+		d.Log().Error("a copy of a message ended the connection whenever it was sent; parking one without its custom headers",
+			append(d.fields(), zap.Error(err))...)
 		err = eng.publisher.Publish(ctx, out)
 	}
-	if err == nil || errors.Is(err, ErrRefused) || ctx.Err() != nil || !r.connected() {
+	if err == nil || errors.Is(err, ErrRefused) || ctx.Err() != nil || !d.Connected() {
 		return err
 	}
-	if restored := s.declarer.ErrorQueue(ctx, r.feed.session, s.cfg.errorTopology()); restored != nil {
+	if restored := s.declarer.ErrorQueue(ctx, d.Session(), s.cfg.errorTopology()); restored != nil {
 		return errors.Join(err, restored)
 	}
 	return eng.publisher.Publish(ctx, out)
 }
 
 // marked says whether the message has the header Parking.
-func (r *receipt) marked() bool {
-	_, ok := r.message.Headers[r.setup.dialect.names.parking]
+func (d *delivery) marked() bool {
+	_, ok := d.message.Headers[d.setup.dialect.names.parking]
 	return ok
 }

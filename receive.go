@@ -10,36 +10,29 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 	"go.uber.org/zap"
 
+	"github.com/harebus/harebus/internal/consume"
 	"github.com/harebus/harebus/internal/field"
 	"github.com/harebus/harebus/internal/guard"
 	"github.com/harebus/harebus/internal/publish"
 	"github.com/harebus/harebus/internal/tally"
 	"github.com/harebus/harebus/internal/wait"
-	"github.com/harebus/harebus/internal/wire"
 	"github.com/harebus/harebus/topology"
 )
 
-// receipt is one delivery that is being handled, with its message, handler and
-// result.
-type receipt struct {
-	consumer *consumer
-	setup    *Setup
-	feed     *feed
-	delivery *amqp.Delivery
-	packed   []byte // the properties and the body of the delivery, as they came
-	// unreadable is set when the headers cannot be read.
-	unreadable *wire.UnreadableError
-	message    *Message
-	handler    *handler // nil until it is chosen
+// delivery is a received message on its way to its handler: it ends by Ack, when its
+// message is handled or stored somewhere else, or goes back to its queue.
+type delivery struct {
+	consume.Delivery
+	setup   *Setup
+	message *Message
+	handler *handler // nil until it is chosen
 	// deadly says that a copy of the message ended the connection whenever it was sent.
 	deadly bool
 	// failures is how often the message has failed before.
 	failures int
 
-	began    time.Time
 	shown    atomic.Pointer[Message] // message, once the handler has been given it
-	returned bool                    // handleDelivery has returned
-	settled  bool                    // the delivery can be acknowledged
+	returned bool                    // Handle has returned
 
 	// The attempt to handle the message, and what observers are told at its end.
 	ctx                context.Context // of the attempt; before it, of the consumer
@@ -50,130 +43,139 @@ type receipt struct {
 	counted            *tally.Type // by counts
 }
 
-// handleDelivery does everything that has to be done before a delivery is
-// acknowledged. It returns false if the delivery must go back to its queue:
-// because it could be neither handled nor put anywhere else.
+// Handle does everything that has to be done before a delivery is acknowledged. It ends
+// without an Ack if the delivery must go back to its queue: because it could be neither
+// handled nor put anywhere else.
 //
 // The order is always the same: publish, wait for the confirm, acknowledge. A
 // crash in between repeats something; nothing is lost.
-func (c *consumer) handleDelivery(r *receipt) bool {
-	s, f, d := c.setup, r.feed, r.delivery
-	r.packed = d.Body
-	err := wire.Unpack(d)
-	if !errors.As(err, &r.unreadable) && err != nil { // it was never packed
-		c.log.Error("a delivery cannot be read; reconnecting", zap.Error(err))
-		f.session.Abort()
-		return false
-	}
+func (d *delivery) Handle() {
+	s := d.setup
 	s.counters.queue.Delivered.Add(1)
-	if d.Redelivered {
+	if d.Raw.Redelivered {
 		s.counters.queue.Redelivered.Add(1)
 	}
 	s.counters.queue.InFlight.Add(1)
 	defer s.counters.queue.InFlight.Add(-1)
-
-	r.ctx = c.hard
-	err = r.read()
+	defer d.goexit()
+	d.ctx = d.Context()
+	err := d.read()
 	switch {
-	case err != nil:
-	case time.Until(r.message.DeferredUntil) > 0 && !r.served():
-		return r.postpone()
-	case r.marked():
-		return r.parkNow()
+	case err == nil && time.Until(d.message.DeferredUntil) > 0 && !d.served():
+		d.postpone()
+	case err == nil && d.marked():
+		d.parkNow()
+	default:
+		d.ctx, d.observed = s.observers.start(d.Context(), Observation{Operation: OpHandle, Incoming: d.message, Size: len(d.message.Body)})
+		d.try(err)
+		d.conclude()
 	}
-	r.ctx, r.observed = s.observers.start(c.hard, Observation{Operation: OpHandle, Incoming: r.message, Size: len(r.message.Body)})
-	settled := r.try(err)
-	r.conclude()
-	return settled
+	d.returned = true
+}
+
+// Handling is what a log says about the message, and the timeout of its handler.
+func (d *delivery) Handling() ([]zap.Field, time.Duration, bool) {
+	m := d.shown.Load()
+	if m == nil {
+		return nil, 0, false
+	}
+	return logFields(m), d.handler.timeout, true
 }
 
 // try is an attempt to handle the message. unreadable is why it cannot be read.
-func (r *receipt) try(unreadable error) bool {
+func (d *delivery) try(unreadable error) {
 	if unreadable != nil {
-		return r.fail(unreadable)
+		d.fail(unreadable)
+		return
 	}
-	err := r.choose()
-	r.counts() // before a handler can change the type
+	err := d.choose()
+	d.counts() // before a handler can change the type
 	if err == nil {
-		err = r.handle(r.handler)
-		r.clock(err)
+		err = d.handle(d.handler)
+		d.clock(err)
 	}
-	r.failure = err
+	d.failure = err
 	switch {
 	case err == nil:
-		r.counts().Handled.Add(1)
-		r.outcome = AttemptHandled
-		return true
-	case r.ignored(err):
-		r.counts().Ignored.Add(1)
-		r.outcome = AttemptIgnored
-		r.consumer.log.Debug("message without a handler ignored", append(r.fields(), zap.Error(err))...)
-		return true
-	case r.consumer.hard.Err() != nil || !r.connected():
+		d.counts().Handled.Add(1)
+		d.end(AttemptHandled)
+	case d.ignored(err):
+		d.counts().Ignored.Add(1)
+		d.Log().Debug("message without a handler ignored", append(d.fields(), zap.Error(err))...)
+		d.end(AttemptIgnored)
+	case d.Context().Err() != nil || !d.Connected():
 		// Whatever the error is, it may come from being cut off. The broker
 		// delivers the message again, as if this attempt had not been.
-		return false
 	default:
-		return r.fail(err)
+		d.fail(err)
 	}
 }
 
+// end acknowledges the delivery: this has become of its message.
+func (d *delivery) end(outcome AttemptOutcome) {
+	d.outcome = outcome
+	d.Ack()
+}
+
 // clock measures how long a handler took.
-func (r *receipt) clock(err error) {
+func (d *delivery) clock(err error) {
 	now := time.Now()
-	r.handling = now.Sub(r.began)
-	r.counts().HandlingTime.Add(r.handling)
-	if sent := r.message.TimeSent; err == nil && !sent.IsZero() && now.After(sent) {
-		r.critical = now.Sub(sent)
-		r.counts().CriticalTime.Add(r.critical)
+	d.handling = now.Sub(d.Began)
+	d.counts().HandlingTime.Add(d.handling)
+	if sent := d.message.TimeSent; err == nil && !sent.IsZero() && now.After(sent) {
+		d.critical = now.Sub(sent)
+		d.counts().CriticalTime.Add(d.critical)
 	}
 }
 
 // counts are those of the message's type.
-func (r *receipt) counts() *tally.Type {
-	if r.counted == nil {
-		r.counted = r.setup.counters.queue.Type(r.message.Type)
+func (d *delivery) counts() *tally.Type {
+	if d.counted == nil {
+		d.counted = d.setup.counters.queue.Type(d.message.Type)
 	}
-	return r.counted
+	return d.counted
 }
 
 // goexit is deferred. If a handler, or other code of the user, has ended the
 // goroutine, the attempt has failed, and goexit finishes the work on the message.
-func (r *receipt) goexit() {
-	if r.returned || r.message == nil {
+func (d *delivery) goexit() {
+	if d.returned || d.message == nil {
 		return
 	}
-	defer r.conclude()
-	if r.failure = ErrGoexit; r.consumer.hard.Err() != nil || !r.connected() {
+	defer d.conclude()
+	if d.Ended() {
 		return
 	}
-	r.returned = true
-	r.settled = r.fail(ErrGoexit)
+	if d.failure = ErrGoexit; d.Context().Err() != nil || !d.Connected() {
+		return
+	}
+	d.returned = true
+	d.fail(ErrGoexit)
 }
 
 // read reads everything except the body. Its error is a *RejectError.
-func (r *receipt) read() error {
-	s := r.setup
+func (d *delivery) read() error {
+	s := d.setup
 	var err error
-	r.message, err = s.dialect.readMessage(s.cfg.Queue, s.cfg.Exchanges.Topic, r.delivery)
-	m := r.message
-	m.codecs, m.packed = s.codecs, r.packed
+	d.message, err = s.dialect.readMessage(s.cfg.Queue, s.cfg.Exchanges.Topic, &d.Raw)
+	m := d.message
+	m.codecs, m.packed = s.codecs, d.Packed
 	if err != nil {
 		return err
 	}
-	if r.unreadable != nil {
-		return reject("bad-header", "the headers cannot be read: %w", r.unreadable)
+	if d.Unreadable != nil {
+		return reject("bad-header", "the headers cannot be read: %w", d.Unreadable)
 	}
-	if r.marked() {
+	if d.marked() {
 		return nil
 	}
-	if r.failures, err = s.failuresOf(m); err != nil {
+	if d.failures, err = s.failuresOf(m); err != nil {
 		return err
 	}
-	m.Attempt = r.failures + 1
-	if r.consumer.log.Core().Enabled(zap.DebugLevel) {
+	m.Attempt = d.failures + 1
+	if d.Log().Core().Enabled(zap.DebugLevel) {
 		if differing := s.dialect.differences(m); differing != nil {
-			r.consumer.log.Debug("headers and properties of a message differ; the headers count", append(r.fields(), zap.Strings("differing", differing))...)
+			d.Log().Debug("headers and properties of a message differ; the headers count", append(d.fields(), zap.Strings("differing", differing))...)
 		}
 	}
 	switch {
@@ -181,7 +183,7 @@ func (r *receipt) read() error {
 		return reject("too-large", "the body has %d bytes, more than %d", len(m.Body), s.cfg.Payload.MaxBody)
 	case m.hops > s.cfg.Reply.MaxHops:
 		return reject("loop", "the message answers %d replies in a row", m.hops)
-	case time.Until(m.DeferredUntil) > topology.MaxDelay && !r.served():
+	case time.Until(m.DeferredUntil) > topology.MaxDelay && !d.served():
 		return reject("bad-time", "deferred until %v, longer than %v", m.DeferredUntil, topology.MaxDelay)
 	}
 	return nil
@@ -190,9 +192,9 @@ func (r *receipt) read() error {
 // served says whether the message comes out of the delay queues. Then the broker
 // has kept it for as long as its sender wanted, whatever the clock of this
 // process says about the time in its header.
-func (r *receipt) served() bool {
-	exit := topology.Delays{}.Exit(r.delivery.Exchange, r.delivery.RoutingKey).Queues[0].Name
-	deaths, _ := r.delivery.Headers["x-death"].([]any)
+func (d *delivery) served() bool {
+	exit := topology.Delays{}.Exit(d.Raw.Exchange, d.Raw.RoutingKey).Queues[0].Name
+	deaths, _ := d.Raw.Headers["x-death"].([]any)
 	return slices.ContainsFunc(deaths, func(death any) bool {
 		entry, _ := death.(amqp.Table)
 		return entry["queue"] == exit && entry["reason"] == "expired"
@@ -201,30 +203,30 @@ func (r *receipt) served() bool {
 
 // choose finds the handler, and says whether its retry policy allows no further
 // attempt.
-func (r *receipt) choose() error {
-	if err := r.translate(); err != nil {
+func (d *delivery) choose() error {
+	if err := d.translate(); err != nil {
 		return err
 	}
-	h, err := r.setup.handlerFor(r.message)
+	h, err := d.setup.handlerFor(d.message)
 	if err != nil {
 		return err
 	}
-	r.handler = h
-	r.message.LastAttempt = r.policy().ends(r.message)
+	d.handler = h
+	d.message.LastAttempt = d.policy().ends(d.message)
 	return nil
 }
 
 // policy is the retry policy of the handler, or the setup's.
-func (r *receipt) policy() *RetryConfig {
-	if r.handler != nil && r.handler.retry != nil {
-		return r.handler.retry
+func (d *delivery) policy() *RetryConfig {
+	if d.handler != nil && d.handler.retry != nil {
+		return d.handler.retry
 	}
-	return &r.setup.cfg.Retry
+	return &d.setup.cfg.Retry
 }
 
 // ignored says whether the message has no handler and is to be dropped for that.
-func (r *receipt) ignored(err error) bool {
-	if r.handler != nil || r.setup.cfg.Handling.Unhandled != UnhandledIgnore {
+func (d *delivery) ignored(err error) bool {
+	if d.handler != nil || d.setup.cfg.Handling.Unhandled != UnhandledIgnore {
 		return false
 	}
 	rejected := rejection(err)
@@ -267,28 +269,23 @@ func (s *Setup) mostFailures() int {
 	return int(s.retries.Load())
 }
 
-// connected says whether the delivery can still be acknowledged.
-func (r *receipt) connected() bool {
-	return r.feed.session.Alive() && !r.feed.ch.IsClosed()
-}
-
 // handle runs the handler and publishes what it sent.
-func (r *receipt) handle(h *handler) error {
-	s := r.setup
+func (d *delivery) handle(h *handler) error {
+	s := d.setup
 	if t := h.transactor(&s.cfg); t != nil {
-		return r.handleIn(t, h)
+		return d.handleIn(t, h)
 	}
-	scope := &scope{incoming: r.message, origin: h.origin}
+	scope := &scope{incoming: d.message, origin: h.origin}
 	defer func() { _, _ = scope.end() }()
-	r.shown.Store(r.message)
-	if err := h.invoke(r.ctx, &Bus{sender{s, scope}}, r.message); err != nil {
-		return failed(r.consumer.hard, err)
+	d.shown.Store(d.message)
+	if err := h.invoke(d.ctx, &Bus{sender{s, scope}}, d.message); err != nil {
+		return failed(d.Context(), err)
 	}
 	outs, err := scope.end()
 	if err != nil || len(outs) == 0 {
 		return err
 	}
-	if !r.connected() {
+	if !d.Connected() {
 		// The broker gives the message to another consumer, which would send all of
 		// it again.
 		return errors.New("the connection was lost while the handler ran")
@@ -297,148 +294,168 @@ func (r *receipt) handle(h *handler) error {
 	if err != nil {
 		return err
 	}
-	return eng.commit(r.ctx, outs)
+	return eng.commit(d.ctx, outs)
 }
 
 // fail carries out what the retry policy and the error handler decide.
-func (r *receipt) fail(err error) bool {
-	r.counts().Failed.Add(1)
-	f := failed(r.consumer.hard, err)
-	r.failure = f
-	decision := r.decide(f)
-	if r.consumer.hard.Err() != nil { // its end may have interrupted the decision
-		return false
+func (d *delivery) fail(err error) {
+	d.counts().Failed.Add(1)
+	f := failed(d.Context(), err)
+	d.failure = f
+	decision := d.decide(f)
+	if d.Context().Err() != nil { // its end may have interrupted the decision
+		return
 	}
 	switch decision.action {
 	case actionRetry, actionPostpone:
-		return r.retry(f, decision)
+		d.retry(f, decision)
 	case actionDiscard:
-		r.counts().Discarded.Add(1)
-		r.outcome = AttemptDiscarded
-		r.consumer.log.Error("message discarded by the error handler", append(r.fields(), zap.Error(f))...)
-		return true
+		d.counts().Discarded.Add(1)
+		d.Log().Error("message discarded by the error handler", append(d.fields(), zap.Error(f))...)
+		d.end(AttemptDiscarded)
 	default:
-		return r.park(f)
+		d.park(f)
 	}
 }
 
 // decide asks the retry policy and the error handler; when one of them panics or
 // does not answer, the message is parked.
-func (r *receipt) decide(f *failure) Decision {
-	ctx, cancel := context.WithTimeoutCause(r.consumer.hard, patience, errImpatient)
+func (d *delivery) decide(f *failure) Decision {
+	ctx, cancel := context.WithTimeoutCause(d.Context(), patience, errImpatient)
 	defer cancel()
 	decision, err := guard.Apart(ctx, func() (Decision, error) {
-		proposed := r.policy().decide(r.message, f)
-		if ask := r.setup.cfg.Handling.ErrorHandler; ask != nil {
-			return ask(r.message, f.shown(), proposed), nil
+		proposed := d.policy().decide(d.message, f)
+		if ask := d.setup.cfg.Handling.ErrorHandler; ask != nil {
+			return ask(d.message, f.shown(), proposed), nil
 		}
 		return proposed, nil
 	})
-	if err != nil && r.consumer.hard.Err() == nil {
-		r.consumer.log.Error("the retry policy or the error handler failed; parking the message", append(r.fields(), zap.Error(err))...)
+	if err != nil && d.Context().Err() == nil {
+		d.Log().Error("the retry policy or the error handler failed; parking the message", append(d.fields(), zap.Error(err))...)
 	}
 	return decision
 }
 
 // retry sends the message to its own queue again, by way of the delay queues.
-func (r *receipt) retry(cause *failure, decision Decision) bool {
-	s := r.setup
+func (d *delivery) retry(cause *failure, decision Decision) {
+	s := d.setup
 	op, after := OpRetry, decision.after
 	if decision.action == actionPostpone {
 		op = OpPostpone
 	}
-	out := r.copyFor(op, s.cfg.Queue, cause)
+	out := d.copyFor(op, s.cfg.Queue, cause)
 	out.Due = time.Now().Add(after)
 	out.Publishing.Headers[s.dialect.names.deferredTime] = s.dialect.time(out.Due)
 	if op == OpPostpone {
-		out.Publishing.Headers[s.dialect.names.errorRetries] = field.SmallestInt(r.failures)
+		out.Publishing.Headers[s.dialect.names.errorRetries] = field.SmallestInt(d.failures)
 	}
-	if !r.resend(out, cause) {
-		return r.deadly && r.park(cause)
+	if !d.resend(out, cause) {
+		if d.deadly {
+			d.park(cause)
+		}
+		return
 	}
-	fields := append(r.fields(), zap.Duration("after", after), zap.Error(cause))
+	fields := append(d.fields(), zap.Duration("after", after), zap.Error(cause))
 	if op == OpPostpone {
-		r.counts().Postponed.Add(1)
-		r.outcome = AttemptPostponed
-		r.consumer.log.Info("message postponed by its handler", fields...)
-		return true
+		d.counts().Postponed.Add(1)
+		d.Log().Info("message postponed by its handler", fields...)
+		d.end(AttemptPostponed)
+		return
 	}
-	r.counts().Retried.Add(1)
-	r.outcome = AttemptRetried
-	r.consumer.log.Warn("message failed; will be handled again", fields...)
-	return true
+	d.counts().Retried.Add(1)
+	d.Log().Warn("message failed; will be handled again", fields...)
+	d.end(AttemptRetried)
 }
 
 // postpone puts a message that comes before its time into the delay queues. A
 // PikaBus service sends deferred messages at once and leaves the waiting to the
 // receiver.
-func (r *receipt) postpone() bool {
-	before := r.deadly
-	out := r.copyOf(OpPostpone, r.setup.cfg.Queue)
-	out.Due = r.message.DeferredUntil
-	if !r.resend(out, nil) {
-		return r.deadly != before && r.postpone() // without the headers that may have ended the connection
+func (d *delivery) postpone() {
+	before := d.deadly
+	out := d.copyOf(OpPostpone, d.setup.cfg.Queue)
+	out.Due = d.message.DeferredUntil
+	switch {
+	case d.resend(out, nil):
+		d.counts().Postponed.Add(1)
+		d.end(AttemptPostponed)
+	case d.deadly != before:
+		d.postpone() // without the headers that may have ended the connection
 	}
-	r.counts().Postponed.Add(1)
-	return true
 }
 
 // resend publishes a copy of the message and tries again for some time. Until the
 // copy is confirmed the original must not be acknowledged, and if it were given
-// back, the broker would deliver it again at once.
-func (r *receipt) resend(out *publish.Message, cause error) bool {
+// back, the broker would deliver it again at once. True means that the copy is
+// confirmed.
+func (d *delivery) resend(out *publish.Message, cause error) bool {
 	const tries = 5
-	s := r.setup
-	ctx, op := s.observers.start(r.ctx, Observation{Operation: Operation(out.Op), Incoming: r.message, Size: len(out.Publishing.Body), Exchange: out.Exchange, RoutingKey: out.Key, Err: cause})
+	s := d.setup
+	ctx, op := s.observers.start(d.ctx, Observation{Operation: Operation(out.Op), Incoming: d.message, Size: len(out.Publishing.Body), Exchange: out.Exchange, RoutingKey: out.Key, Err: cause})
 	s.observers.carry(op, out)
 	eng, err := s.engine()
 	if err != nil {
 		op.End(err)
 		return false
 	}
-	pauses := wait.NewPauses(r.consumer.log, s.cfg.Connect.BackOff)
+	pauses := wait.NewPauses(d.Log(), s.cfg.Connect.BackOff)
 	for try := 1; ; try++ {
 		err = eng.publisher.Publish(ctx, out)
-		if err == nil || try == tries || endsConnections(err) || ctx.Err() != nil || !r.connected() {
+		if err == nil || try == tries || endsConnections(err) || ctx.Err() != nil || !d.Connected() {
 			break
 		}
-		r.complain("cannot "+Operation(out.Op).String()+" a message; trying again", err)
-		if !wait.Sleep(r.consumer.soft, wait.Next(pauses)) {
+		d.complain("cannot "+Operation(out.Op).String()+" a message; trying again", err)
+		if !wait.Sleep(d.Stopping(), wait.Next(pauses)) {
 			break
 		}
 	}
 	op.End(err)
 	switch {
-	case endsConnections(err) && !r.deadly:
-		r.deadly = true
-		r.consumer.log.Error("a copy of a message ended the connection whenever it was sent; parking one without its custom headers",
-			append(r.fields(), zap.Error(err))...)
+	case endsConnections(err) && !d.deadly:
+		d.deadly = true
+		d.Log().Error("a copy of a message ended the connection whenever it was sent; parking one without its custom headers",
+			append(d.fields(), zap.Error(err))...)
 		return false
 	case err != nil:
-		r.complain("cannot "+Operation(out.Op).String()+" a message; it goes back to its queue", err)
+		d.complain("cannot "+Operation(out.Op).String()+" a message; it goes back to its queue", err)
 		// Not at once: the broker would deliver it again at once.
-		wait.Sleep(r.consumer.soft, wait.Next(pauses))
-		return r.renew()
+		wait.Sleep(d.Stopping(), wait.Next(pauses))
+		d.renew()
 	}
-	return true
+	return err == nil
 }
 
 // complain logs an error that many messages can have at the same time, at most once
 // in a certain time.
-func (r *receipt) complain(text string, err error) {
+func (d *delivery) complain(text string, err error) {
 	now := time.Now().UnixNano()
-	last := r.setup.complained.Load()
-	if now-last < int64(quiet) || !r.setup.complained.CompareAndSwap(last, now) {
+	last := d.setup.complained.Load()
+	if now-last < int64(quiet) || !d.setup.complained.CompareAndSwap(last, now) {
 		return
 	}
-	r.consumer.log.Error(text, append(r.fields(), zap.Error(err))...)
+	d.Log().Error(text, append(d.fields(), zap.Error(err))...)
 }
 
-// fields identify the message in a log. They hold nothing of the body.
-func (r *receipt) fields() []zap.Field {
-	return []zap.Field{
-		zap.String("message_id", r.message.ID),
-		zap.String("message_type", r.message.Type),
-		zap.Int("attempt", r.message.Attempt),
+// renew is for a message that failed and can be neither retried nor parked now, for
+// example because a declaration is refused. It goes back to its queue. If its
+// delivery count is so high that this would use up the limit, it is published to the
+// queue again instead.
+func (d *delivery) renew() {
+	if !d.WornOut() {
+		return
 	}
+	ctx, cancel := context.WithTimeout(d.Context(), consume.Grace)
+	defer cancel()
+	if err := d.setup.renew(ctx, []*consume.Delivery{&d.Delivery})[0]; err != nil {
+		d.Log().Warn("cannot publish a message again to reset its delivery count; giving it back", append(d.fields(), zap.Error(err))...)
+		return
+	}
+	d.Ack()
+}
+
+// fields identify the message in a log.
+func (d *delivery) fields() []zap.Field { return logFields(d.message) }
+
+// logFields hold nothing of the body.
+func logFields(m *Message) []zap.Field {
+	return []zap.Field{zap.String("message_id", m.ID), zap.String("message_type", m.Type), zap.Int("attempt", m.Attempt)}
 }

@@ -2,6 +2,7 @@ package harebus
 
 import (
 	"cmp"
+	"context"
 	"maps"
 	"slices"
 	"strings"
@@ -9,6 +10,8 @@ import (
 	"unicode/utf8"
 
 	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/harebus/harebus/internal/consume"
 
 	"github.com/harebus/harebus/internal/field"
 	"github.com/harebus/harebus/internal/publish"
@@ -20,23 +23,23 @@ import (
 // the copy would expire inside the delay queues, the user id, which only the
 // original sender may set, the headers of the broker, and headers that would end
 // the connection.
-func (r *receipt) copyOf(op Operation, queue string) *publish.Message {
-	in, names := r.delivery, &r.setup.dialect.names
-	headers := r.originalHeaders()
+func (d *delivery) copyOf(op Operation, queue string) *publish.Message {
+	in, names := &d.Raw, &d.setup.dialect.names
+	headers := d.originalHeaders()
 	maps.DeleteFunc(headers, func(key string, _ any) bool { return brokerHeader(key) })
 	id := in.MessageId
 	if id == "" {
-		id = r.message.ID
+		id = d.message.ID
 	}
 	if _, ok := headers[names.messageID]; !ok {
-		headers[names.messageID] = r.message.ID
+		headers[names.messageID] = d.message.ID
 	}
-	if dropped := r.disarm(headers); len(dropped) > 0 {
+	if dropped := d.disarm(headers); len(dropped) > 0 {
 		earlier, _ := text(headers[names.leftOut])
 		headers[names.leftOut] = leftOut(earlier, dropped, maxLeftOut)
 	}
 	out := &publish.Message{
-		Op: int8(op), Rough: op == OpRetry, Exchange: r.setup.cfg.Exchanges.Direct, Key: queue, Mandatory: true, ViaDefault: true, Copied: true,
+		Op: int8(op), Rough: op == OpRetry, Exchange: d.setup.cfg.Exchanges.Direct, Key: queue, Mandatory: true, ViaDefault: true, Copied: true,
 		Publishing: wire.FromDelivery(in),
 	}
 	msg := &out.Publishing
@@ -46,9 +49,9 @@ func (r *receipt) copyOf(op Operation, queue string) *publish.Message {
 
 // disarm removes the headers that end a connection, and returns their names. If a
 // copy has ended connections all the same, it removes every foreign header.
-func (r *receipt) disarm(headers amqp.Table) (dropped []string) {
+func (d *delivery) disarm(headers amqp.Table) (dropped []string) {
 	for key, value := range headers {
-		if field.Deadly(value) || r.deadly && !strings.HasPrefix(key, r.setup.dialect.prefix) {
+		if field.Deadly(value) || d.deadly && !strings.HasPrefix(key, d.setup.dialect.prefix) {
 			delete(headers, key)
 			dropped = append(dropped, quote(key))
 		}
@@ -58,23 +61,23 @@ func (r *receipt) disarm(headers amqp.Table) (dropped []string) {
 }
 
 // strip removes the custom headers of a copy that has ended connections.
-func (r *receipt) strip(out *publish.Message) {
-	r.deadly = true
-	d, headers := &r.setup.dialect, out.Publishing.Headers
-	if dropped := r.disarm(headers); len(dropped) > 0 {
-		earlier, _ := text(headers[d.names.leftOut])
-		d.nameLeftOut(headers, leftOut(earlier, dropped, maxLeftOut))
+func (d *delivery) strip(out *publish.Message) {
+	d.deadly = true
+	dialect, headers := &d.setup.dialect, out.Publishing.Headers
+	if dropped := d.disarm(headers); len(dropped) > 0 {
+		earlier, _ := text(headers[dialect.names.leftOut])
+		dialect.nameLeftOut(headers, leftOut(earlier, dropped, maxLeftOut))
 	}
 }
 
 // originalHeaders decodes the headers again: those of the delivery were handed out
 // to middleware and handlers, which may have changed them. Headers that cannot be read
 // are one header, in bytes.
-func (r *receipt) originalHeaders() amqp.Table {
-	if r.unreadable != nil {
-		return amqp.Table{r.setup.dialect.names.rawHeaders: r.unreadable.Raw}
+func (d *delivery) originalHeaders() amqp.Table {
+	if d.Unreadable != nil {
+		return amqp.Table{d.setup.dialect.names.rawHeaders: d.Unreadable.Raw}
 	}
-	again := amqp.Delivery{Body: r.packed}
+	again := amqp.Delivery{Body: d.Packed}
 	if err := wire.Unpack(&again); err != nil || again.Headers == nil {
 		return amqp.Table{} // it could be unpacked before
 	}
@@ -83,21 +86,21 @@ func (r *receipt) originalHeaders() amqp.Table {
 
 // copyFor makes the copy of a message that has failed, which says how often,
 // where and why.
-func (r *receipt) copyFor(op Operation, queue string, cause error) *publish.Message {
-	out := r.copyOf(op, queue)
-	names, headers := &r.setup.dialect.names, out.Publishing.Headers
-	headers[names.errorRetries] = field.SmallestInt(r.failures + 1)
+func (d *delivery) copyFor(op Operation, queue string, cause error) *publish.Message {
+	out := d.copyOf(op, queue)
+	names, headers := &d.setup.dialect.names, out.Publishing.Headers
+	headers[names.errorRetries] = field.SmallestInt(d.failures + 1)
 	headers[names.errorDetails] = errorDetails(cause)
 	if earlier, _ := text(headers[names.leftOut]); earlier != "" {
-		r.setup.dialect.nameLeftOut(headers, leftOut(earlier, nil, maxLeftOut))
+		d.setup.dialect.nameLeftOut(headers, leftOut(earlier, nil, maxLeftOut))
 	}
-	first := r.message.FirstFailed
+	first := d.message.FirstFailed
 	if first.IsZero() {
 		first = time.Now()
 	}
 	headers[names.firstFailed] = TimeISO.format(first) // only harebus reads it
-	if r.message.SourceQueue == "" {
-		headers[names.sourceQueue] = r.setup.cfg.Queue
+	if d.message.SourceQueue == "" {
+		headers[names.sourceQueue] = d.setup.cfg.Queue
 	}
 	return out
 }
@@ -216,4 +219,46 @@ func (d *dialect) expendable(headers amqp.Table) []string {
 		return cmp.Or(cmp.Compare(field.EntrySize(b, headers[b]), field.EntrySize(a, headers[a])), cmp.Compare(a, b))
 	})
 	return keys
+}
+
+// asItCame is the content of a copy of a message exactly as it came: packed are its
+// properties and its body. A copy has a new delivery count, no user id, which only its
+// owner may set, and no CC, because the message has been sent to these queues already.
+func asItCame(packed []byte) (amqp.Publishing, error) {
+	again := amqp.Delivery{Body: packed}
+	if err := wire.Unpack(&again); err != nil {
+		return amqp.Publishing{}, err
+	}
+	p := wire.FromDelivery(&again)
+	maps.DeleteFunc(p.Headers, func(key string, _ any) bool { return wire.OfOneDelivery(key) })
+	return p, nil
+}
+
+// renew publishes deliveries to their queue again, as they came, and returns an error for
+// each.
+func (s *Setup) renew(ctx context.Context, ds []*consume.Delivery) []error {
+	errs := make([]error, len(ds))
+	var outs []*publish.Message
+	var places []int
+	for i, d := range ds {
+		p, err := asItCame(d.Packed)
+		if err != nil {
+			errs[i] = err
+			continue
+		}
+		outs, places = append(outs, &publish.Message{
+			Op: int8(OpRetry), Exchange: s.cfg.Exchanges.Direct, Key: s.cfg.Queue, Mandatory: true, ViaDefault: true, Publishing: p,
+		}), append(places, i)
+	}
+	eng, err := s.engine()
+	if err != nil {
+		for _, i := range places {
+			errs[i] = err
+		}
+		return errs
+	}
+	for k, err := range eng.publisher.PublishAll(ctx, outs) {
+		errs[places[k]] = err
+	}
+	return errs
 }

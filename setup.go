@@ -7,9 +7,11 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"go.uber.org/zap"
 
+	"github.com/harebus/harebus/internal/consume"
 	"github.com/harebus/harebus/internal/declare"
 	"github.com/harebus/harebus/internal/guard"
 	"github.com/harebus/harebus/internal/publish"
@@ -68,8 +70,8 @@ type engine struct {
 	publish   *session.Link
 	consume   *session.Link
 	publisher *publish.Publisher
-	consumers []*consumer
-	group     sync.WaitGroup          // the consumers and the goroutines that serve them all
+	groups    []*consume.Group        // the consumers
+	group     sync.WaitGroup          // the goroutines that serve them all
 	halt      context.CancelFunc      // ends the latter
 	abandon   context.CancelCauseFunc // ends the contexts of the handlers
 	operator  *operator               // nil without a Transactor
@@ -206,8 +208,8 @@ func (s *Setup) Start(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("harebus: start: %w", err)
 	}
-	for _, c := range e.consumers {
-		if err := c.awaitStart(ctx); err != nil {
+	for _, g := range e.groups {
+		if err := g.Await(ctx); err != nil {
 			return fmt.Errorf("harebus: start: %w", errors.Join(err, s.Stop(context.Background())))
 		}
 	}
@@ -240,12 +242,7 @@ func (s *Setup) begin(ctx context.Context) (*engine, error) {
 		return e, nil
 	}
 	e.group.Go(func() { s.declarer.Refresh(serving, e.consume.Up, e.keepExit) })
-	for i := range s.cfg.Consume.Consumers {
-		c := newConsumer(handling, s, e.consume, i)
-		e.consumers = append(e.consumers, c)
-		e.group.Go(c.run)
-	}
-	e.group.Go(func() { e.watch(serving) })
+	e.groups = append(e.groups, consume.Start(handling, s.consumption(e.consume)))
 	return e, nil
 }
 
@@ -254,27 +251,6 @@ func (s *Setup) consumes() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.started && s.cfg.Queue != ""
-}
-
-// awaitStart waits until the consumer consumes or cannot.
-func (c *consumer) awaitStart(ctx context.Context) error {
-	var last error // why the latest attempt failed
-	for {
-		select {
-		case latest := <-c.ready:
-			switch last = latest.err; {
-			case last == nil:
-				return nil
-			case session.Permanent(last) || errors.Is(last, ErrStopped):
-				return last
-			}
-		case <-ctx.Done():
-			if _, err := c.link.Up(); err == nil && last != nil {
-				return fmt.Errorf("consumer %d does not consume: %w: %w", c.index, context.Cause(ctx), last)
-			}
-			return c.link.NotConnected(ctx)
-		}
-	}
 }
 
 // Run starts, consumes until ctx ends, then stops within the shutdown timeout. It
@@ -305,20 +281,17 @@ func (s *Setup) Pause(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("harebus: pause: %w", err)
 	}
-	rested := make([]<-chan struct{}, len(e.consumers))
-	for i, c := range e.consumers {
-		rested[i] = c.pause()
+	for _, g := range e.groups {
+		err = errors.Join(err, g.Pause(ctx))
 	}
-	for i, c := range e.consumers {
-		select {
-		case <-rested[i]:
-		case <-c.soft.Done():
-			return fmt.Errorf("harebus: pause: %w", ErrStopped)
-		case <-ctx.Done():
-			return fmt.Errorf("harebus: pause: %w: %w", e.busy(), context.Cause(ctx))
-		}
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return fmt.Errorf("harebus: pause: %w: %w", e.busy(), err)
+	default:
+		return fmt.Errorf("harebus: pause: %w", err)
 	}
-	return nil
 }
 
 // Resume ends a pause. It returns at once: consuming begins as soon as the connection
@@ -329,8 +302,8 @@ func (s *Setup) Resume() error {
 	if err != nil && !errors.Is(err, ErrInHandler) {
 		return fmt.Errorf("harebus: resume: %w", err)
 	}
-	for _, c := range e.consumers {
-		c.resume()
+	for _, g := range e.groups {
+		g.Resume()
 	}
 	return nil
 }
@@ -419,20 +392,49 @@ func (e *engine) drain(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() { e.abandon(context.Cause(ctx)) })
 	defer stop()
 	e.halt()
-	for _, c := range e.consumers {
-		c.halt()
+	for _, g := range e.groups {
+		g.Halt()
 	}
 	tell := e.setup.waits.While("handlers to return before stopping", e.busy)
+	for _, g := range e.groups {
+		g.Wait()
+	}
 	e.group.Wait()
 	tell()
 	e.abandon(ErrStopped)
 	ended := e.operator.end(ctx)
 	var abandoned int64
-	for _, c := range e.consumers {
-		abandoned += c.busy.Load()
+	for _, g := range e.groups {
+		abandoned += g.Busy()
 	}
 	if abandoned > 0 {
 		return errors.Join(fmt.Errorf("harebus: stop: %d handlers have not returned; their messages will be delivered again", abandoned), ended)
 	}
 	return ended
+}
+
+// inHandler says whether the caller is inside a handler of this engine: ctx carries
+// a message that is being handled, or the goroutine is that of a busy worker. The
+// goroutine is needed because Close has no context.
+func (e *engine) inHandler(ctx context.Context) bool {
+	m := Incoming(ctx)
+	handles := func(t consume.Task) bool {
+		d, ok := t.(*delivery)
+		return ok && m != nil && d.shown.Load() == m
+	}
+	return slices.ContainsFunc(e.groups, func(g *consume.Group) bool { return g.Inside(handles) })
+}
+
+// paused says whether a pause was asked for.
+func (e *engine) paused() bool {
+	return slices.ContainsFunc(e.groups, (*consume.Group).Paused)
+}
+
+// oldest is the age of the message that has been in a handler for longest.
+func (e *engine) oldest() time.Duration {
+	var oldest time.Duration
+	for _, g := range e.groups {
+		oldest = max(oldest, g.Oldest())
+	}
+	return oldest
 }

@@ -50,11 +50,11 @@ func (h *handler) transactor(cfg *Config) Transactor {
 }
 
 // handleIn runs the handler inside the transaction of t, which stores what it sent.
-func (r *receipt) handleIn(t Transactor, h *handler) error {
-	r.shown.Store(r.message)
-	err := r.transact(r.ctx, t, func(ctx context.Context) ([]Envelope, error) {
-		outs, err := r.run(ctx, h, &scope{incoming: r.message, origin: h.origin})
-		if err == nil && len(outs) > 0 && !r.connected() {
+func (d *delivery) handleIn(t Transactor, h *handler) error {
+	d.shown.Store(d.message)
+	err := d.transact(d.ctx, t, func(ctx context.Context) ([]Envelope, error) {
+		outs, err := d.run(ctx, h, &scope{incoming: d.message, origin: h.origin})
+		if err == nil && len(outs) > 0 && !d.Connected() {
 			// The broker gives the message to another consumer.
 			err = errors.New("the connection was lost while the handler ran")
 		}
@@ -64,23 +64,23 @@ func (r *receipt) handleIn(t Transactor, h *handler) error {
 		return envelopes(outs), nil
 	})
 	if err != nil {
-		return failed(r.consumer.hard, err)
+		return failed(d.Context(), err)
 	}
 	return nil
 }
 
 // transact calls t. Each further run gets the message as it came, in case that the handler
 // has changed it.
-func (r *receipt) transact(ctx context.Context, t Transactor, run func(context.Context) ([]Envelope, error)) error {
-	first, runs := *r.message, 0
+func (d *delivery) transact(ctx context.Context, t Transactor, run func(context.Context) ([]Envelope, error)) error {
+	first, runs := *d.message, 0
 	first.Headers = maps.Clone(first.Headers)
 	return guard.Call(func() error {
-		return t.Transact(ctx, r.message, func(ctx context.Context) ([]Envelope, error) {
+		return t.Transact(ctx, d.message, func(ctx context.Context) ([]Envelope, error) {
 			if runs++; runs > 1 {
 				again := first
 				again.Headers = maps.Clone(first.Headers)
-				r.message = &again
-				r.shown.Store(r.message)
+				d.message = &again
+				d.shown.Store(d.message)
 			}
 			return run(ctx)
 		})
@@ -88,9 +88,9 @@ func (r *receipt) transact(ctx context.Context, t Transactor, run func(context.C
 }
 
 // run calls the handler and returns what it sent.
-func (r *receipt) run(ctx context.Context, h *handler, scope *scope) ([]*publish.Message, error) {
+func (d *delivery) run(ctx context.Context, h *handler, scope *scope) ([]*publish.Message, error) {
 	defer func() { _, _ = scope.end() }()
-	if err := h.invoke(ctx, &Bus{sender{r.setup, scope}}, r.message); err != nil {
+	if err := h.invoke(ctx, &Bus{sender{d.setup, scope}}, d.message); err != nil {
 		return nil, err
 	}
 	return scope.end()

@@ -20,14 +20,14 @@ import (
 type ReceiveFunc func(ctx context.Context, m *Message) error
 
 // translate calls Config.Handling.Receive and checks what it has set.
-func (r *receipt) translate() error {
-	receive, m := r.setup.cfg.Handling.Receive, r.message
+func (d *delivery) translate() error {
+	receive, m := d.setup.cfg.Handling.Receive, d.message
 	if receive == nil {
 		return nil
 	}
 	id := m.ID
-	if err := guard.Call(func() error { return receive(r.consumer.hard, m) }); err != nil {
-		return failed(r.consumer.hard, err)
+	if err := guard.Call(func() error { return receive(d.Context(), m) }); err != nil {
+		return failed(d.Context(), err)
 	}
 	translated := m.ID
 	if m.ID == "" || len(m.ID) > maxShortString || !utf8.ValidString(m.ID) {
@@ -42,7 +42,7 @@ func (r *receipt) translate() error {
 				short.name, quote(short.value), maxShortString)
 		}
 	}
-	if limit := r.setup.cfg.Payload.MaxBody; len(m.Body) > limit {
+	if limit := d.setup.cfg.Payload.MaxBody; len(m.Body) > limit {
 		return reject("too-large", "Config.Handling.Receive set a body of %d bytes, more than %d", len(m.Body), limit)
 	}
 	return nil

@@ -15,9 +15,9 @@ func TestMutantIsNoticed(t *testing.T) {
 		t.Fatal(err)
 	}
 	m := mutant.Mutant{
-		Name: "close without cancelling the consumer", File: "giveback.go",
-		Old:    "\terr := u.cancel()\n\tu.consumer.setFeed(nil, ErrStopped, true)\n",
-		New:    "\terr := error(nil)\n\tif u.ch != nil {\n\t\treturn nil\n\t}\n\tu.consumer.setFeed(nil, ErrStopped, true)\n",
+		Name: "close without cancelling the consumer", File: "internal/consume/drain.go",
+		Old:    "\terr := u.cancel()\n\tc.setFeed(nil, c.cfg.Stopped, true)\n",
+		New:    "\terr := error(nil)\n\tif u.ch != nil {\n\t\treturn nil\n\t}\n\tc.setFeed(nil, c.cfg.Stopped, true)\n",
 		Breaks: "NODUP",
 	}
 	err = m.Run(t.Context(), root, "..", "./proof", "-run", "^TestStopWithMessagesInHand$/quorum", "-timeout", "3m")

@@ -22,15 +22,15 @@ type bar struct {
 // endpoint and the observer have their own packages or files; the features that come with them may bring it to 30 files and
 // 7,000 lines.
 var bars = []bar{
-	{"source files", 41, 24, (*house).files},
-	{"lines, in hundreds", 77, 52, (*house).lines},
-	{"files that hold *Setup", 15, 5, (*house).holdSetup},
-	{"files that read Config.Queue", 15, 1, (*house).readQueue},
+	{"source files", 36, 24, (*house).files},
+	{"lines, in hundreds", 68, 52, (*house).lines},
+	{"files that hold *Setup", 14, 5, (*house).holdSetup},
+	{"files that read Config.Queue", 13, 1, (*house).readQueue},
 	{"fields of Config", 18, 18, (*house).fields},
-	{"files that import amqp091-go", 10, 3, (*house).importClient},
+	{"files that import amqp091-go", 8, 3, (*house).importClient},
 	{"lines of go.sum", 25, 25, (*house).sums},
 	{"lines of a function, median", 8, 8, (*house).median},
-	{"lines of a function, 90 of 100", 22, 21, (*house).ninety},
+	{"lines of a function, 90 of 100", 21, 21, (*house).ninety},
 	{"functions over 60 lines", 0, 0, (*house).long},
 	{"exported names without a comment", 0, 0, (*house).undocumented},
 }

@@ -15,9 +15,9 @@ var mutations = flag.Bool("mutations", false, "check that the simulation notices
 // must fail, naming the promise.
 var mutants = []mutant.Mutant{
 	{
-		Name: "acknowledge before handling", File: "consumer.go",
-		Old:    "\tdefer c.settle(r, at)\n",
-		New:    "\tc.settle(&receipt{feed: f, delivery: d, settled: true}, at)\n",
+		Name: "acknowledge before handling", File: "internal/consume/worker.go",
+		Old:    "\tif d.unpack() {\n",
+		New:    "\td.Ack()\n\tif d.unpack() {\n",
 		Breaks: "NOLOSS",
 	},
 	{
@@ -42,13 +42,13 @@ var mutants = []mutant.Mutant{
 		Breaks: "NOPHANTOM",
 	},
 	{
-		Name: "acknowledge on the next connection", File: "consumer.go",
-		Old: "\t\tf.acks.Done(d.DeliveryTag)\n", New: "\t\tif next, _, _ := c.current(); next != nil {\n\t\t\tf = next\n\t\t}\n\t\tf.acks.Done(d.DeliveryTag)\n",
+		Name: "acknowledge on the next connection", File: "internal/consume/delivery.go",
+		Old: "\td.feed.acks.Done(d.Raw.DeliveryTag)\n", New: "\tif next, _, _ := d.consumer.current(); next != nil {\n\t\td.feed = next\n\t}\n\td.feed.acks.Done(d.Raw.DeliveryTag)\n",
 		Breaks: "NOLOSS",
 	},
 	{
 		Name: "forget the number of failures", File: "resend.go",
-		Old: "field.SmallestInt(r.failures + 1)", New: "field.SmallestInt(1)",
+		Old: "field.SmallestInt(d.failures + 1)", New: "field.SmallestInt(1)",
 		Breaks: "RETRY",
 	},
 	{
@@ -84,7 +84,7 @@ var mutants = []mutant.Mutant{
 	},
 	{
 		Name: "commit although the handler failed", File: "receive.go",
-		Old: "\t\treturn failed(r.consumer.hard, err)\n", New: "\t\tif outs, _ := scope.end(); len(outs) > 0 {\n\t\t\teng, _ := s.engine()\n\t\t\t_ = eng.commit(ctx, outs)\n\t\t}\n\t\treturn failed(r.consumer.hard, err)\n",
+		Old: "\t\treturn failed(d.Context(), err)\n", New: "\t\tif outs, _ := scope.end(); len(outs) > 0 {\n\t\t\teng, _ := s.engine()\n\t\t\t_ = eng.commit(ctx, outs)\n\t\t}\n\t\treturn failed(d.Context(), err)\n",
 		Breaks: "TXN",
 	},
 	{
@@ -93,8 +93,8 @@ var mutants = []mutant.Mutant{
 		Breaks: "ORDER",
 	},
 	{
-		Name: "let stops use up the deliveries", File: "giveback.go",
-		Old: "return count >= limit/2", New: "return false",
+		Name: "let stops use up the deliveries", File: "internal/consume/delivery.go",
+		Old: "return count >= int64(limit/2)", New: "return false",
 		Breaks: "INNOCENT",
 	},
 	{
@@ -110,7 +110,7 @@ var mutants = []mutant.Mutant{
 	},
 	{
 		Name: "the receiver's clock decides", File: "receive.go",
-		Old: "> 0 && !r.served() {", New: "> 0 {",
+		Old: "> 0 && !d.served():", New: "> 0:",
 		Breaks: "TIMER",
 	},
 	{
@@ -134,13 +134,13 @@ var targeted = []mutant.Mutant{
 		Breaks: "TestSubscribeRefused",
 	},
 	{
-		Name: "give back in any order", File: "giveback.go",
-		Old: "\tif left := u.left.take(); len(u.renew(left)) < len(left) {\n", New: "\tleft := u.left.take()\n\tfor _, d := range slices.Backward(left) {\n\t\tu.acks.GiveBack(d.DeliveryTag)\n\t}\n\tif len(left) < 0 {\n",
+		Name: "give back in any order", File: "internal/consume/drain.go",
+		Old: "\tif left := u.left.take(); len(u.renew(left)) < len(left) {\n", New: "\tleft := u.left.take()\n\tfor _, d := range slices.Backward(left) {\n\t\tu.acks.GiveBack(d.Raw.DeliveryTag)\n\t}\n\tif len(left) < 0 {\n",
 		Breaks: "TestRestartsKeepTheOrder",
 	},
 	{
-		Name: "let stops use up the delivery limit", File: "giveback.go",
-		Old: "return count >= limit/2", New: "return false",
+		Name: "let stops use up the delivery limit", File: "internal/consume/delivery.go",
+		Old: "return count >= int64(limit/2)", New: "return false",
 		Breaks: "TestRestartsUseUpNothing",
 	},
 }

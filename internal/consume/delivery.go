@@ -1,0 +1,124 @@
+package consume
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+	"go.uber.org/zap"
+
+	"github.com/harebus/harebus/internal/session"
+	"github.com/harebus/harebus/internal/wire"
+)
+
+// Task is the work on one delivery. An implementation embeds Delivery.
+type Task interface {
+	// Handle does the work. The delivery is acknowledged if Handle has called Ack; otherwise
+	// it goes back to the queue, also when Handle has ended its goroutine.
+	Handle()
+	// Handling is what a log says of the message, and how long its handler may take (0: no
+	// limit); false while no handler has begun.
+	Handling() (fields []zap.Field, limit time.Duration, ok bool)
+
+	base() *Delivery
+}
+
+// Delivery is a message under way: from the broker until it is acknowledged or given back,
+// once.
+type Delivery struct {
+	Raw amqp.Delivery
+	// Packed are the properties and the body, as they came; Unreadable is not nil when the
+	// headers cannot be read.
+	Packed     []byte
+	Unreadable *wire.UnreadableError
+	// Began is when a worker began with it.
+	Began time.Time
+
+	consumer *consumer
+	feed     *feed
+	task     Task
+	ended    atomic.Bool
+}
+
+func (d *Delivery) base() *Delivery { return d }
+
+// Rehearse makes a delivery that no broker has sent: for work that is tried without one.
+func (d *Delivery) Rehearse(ctx context.Context, log *zap.Logger) {
+	d.consumer = &consumer{hard: ctx, soft: ctx, log: log}
+}
+
+// Context is that of the handlers: it ends when a stop takes too long.
+func (d *Delivery) Context() context.Context { return d.consumer.hard }
+
+// Stopping ends when a stop begins.
+func (d *Delivery) Stopping() context.Context { return d.consumer.soft }
+
+// Log names the queue and the consumer.
+func (d *Delivery) Log() *zap.Logger { return d.consumer.log }
+
+// Age is how long a worker has had it.
+func (d *Delivery) Age() time.Duration { return time.Since(d.Began) }
+
+// Session is the session that it came from.
+func (d *Delivery) Session() *session.Session { return d.feed.session }
+
+// Connected says whether it can still be acknowledged.
+func (d *Delivery) Connected() bool { return d.feed.session.Alive() && !d.feed.ch.IsClosed() }
+
+// Ended says whether it was acknowledged or given back.
+func (d *Delivery) Ended() bool { return d.ended.Load() }
+
+// Ack acknowledges it. After Ack or GiveBack it does nothing.
+func (d *Delivery) Ack() {
+	if !d.ended.CompareAndSwap(false, true) {
+		return
+	}
+	d.feed.acks.Done(d.Raw.DeliveryTag)
+	if d.feed.trial != nil && !d.Raw.Redelivered {
+		d.feed.trial.End()
+	}
+}
+
+// GiveBack puts it back into its queue: at once, or together with others, in their order,
+// when the consumer is about to end. After Ack or GiveBack it does nothing.
+func (d *Delivery) GiveBack() {
+	if !d.ended.CompareAndSwap(false, true) {
+		return
+	}
+	if d.consumer.ending(d.feed) {
+		d.feed.left.add(d)
+		return
+	}
+	d.feed.acks.GiveBack(d.Raw.DeliveryTag)
+}
+
+// WornOut says whether the broker has counted half of the deliveries that a message may
+// have. One with a user id counts as such only when it has none left: a copy would lose
+// the id, which is the sender's.
+func (d *Delivery) WornOut() bool {
+	limit := d.consumer.cfg.DeliveryLimit
+	count, counted := d.Raw.Headers["x-delivery-count"].(int64)
+	switch {
+	case !counted || count <= 0:
+		return false
+	case d.Raw.UserId != "":
+		return count >= int64(limit)
+	default:
+		return count >= int64(limit/2)
+	}
+}
+
+// unpack decodes properties and headers. False means that the delivery cannot be read at
+// all, because it was never packed.
+func (d *Delivery) unpack() bool {
+	d.Packed = d.Raw.Body
+	err := wire.Unpack(&d.Raw)
+	if errors.As(err, &d.Unreadable) || err == nil {
+		return true
+	}
+	d.consumer.log.Error("a delivery cannot be read; reconnecting", zap.Error(err))
+	d.feed.session.Abort()
+	return false
+}

@@ -1,0 +1,118 @@
+package consume
+
+import (
+	"slices"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+const (
+	// unbegun is how long deliveries may wait for a worker while all workers are
+	// busy with the same messages. Then they go back, so that other instances can
+	// handle them. Otherwise the broker's consumer timeout would raise their
+	// delivery counts again and again.
+	unbegun = 10 * time.Minute
+	// trying stands for the prefetch of a trial, which nudge does not change.
+	trying = -1
+)
+
+// resize changes the number of workers and the prefetch. Workers that are too many finish
+// their message first, and new ones begin only when those have ended.
+func (c *consumer) resize(workers, prefetch int) {
+	c.mu.Lock()
+	c.size, c.prefetch = workers, prefetch
+	c.retireLocked()
+	c.hireLocked()
+	c.mu.Unlock()
+	c.nudge()
+	c.log.Info("changed", zap.Int("concurrency", workers), zap.Int("prefetch", prefetch))
+}
+
+// retireLocked retires the workers that are too many, the latest first. mu is held.
+func (c *consumer) retireLocked() {
+	active := 0
+	for _, w := range c.workers {
+		switch {
+		case w.retired():
+		case active < c.size:
+			active++
+		default:
+			close(w.retire)
+		}
+	}
+}
+
+// hireLocked adds workers until there are as many as wanted, unless the consumer has
+// ended. mu is held.
+func (c *consumer) hireLocked() {
+	for len(c.workers) < c.size && !c.ended {
+		w := &worker{retire: make(chan struct{})}
+		c.workers = append(slices.Clip(c.workers), w) // all hands out the slice
+		c.crew.Go(func() { c.work(w) })
+	}
+}
+
+// leave notes that a worker has ended.
+func (c *consumer) leave(w *worker) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.workers = slices.DeleteFunc(slices.Clone(c.workers), func(other *worker) bool { return other == w })
+	c.hireLocked()
+	c.noteRestLocked()
+}
+
+// all are the workers, also those that retire after their message.
+func (c *consumer) all() []*worker {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.workers
+}
+
+// wanted is the prefetch when nothing is stuck or paused.
+func (c *consumer) wanted() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.prefetch
+}
+
+// inOrder says whether the order of the queue is promised now.
+func (c *consumer) inOrder() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.cfg.inOrder(c.size)
+}
+
+// capacity is the prefetch for the free workers. Normally it is the wanted one;
+// when all workers are stuck it is 0; after that, until none is stuck, it is the
+// number of free workers. Where order is kept it is always the wanted one.
+func (c *consumer) capacity() int {
+	wanted, taking, workers := c.wanted(), c.taking.Load(), c.all()
+	switch {
+	case c.isPaused():
+		return 0
+	case c.inOrder():
+		return wanted
+	case taking == trying:
+		return trying
+	}
+	stuck := 0
+	for _, w := range workers {
+		if d := w.hand.Load(); d != nil && d.Age() >= unbegun {
+			stuck++
+		}
+	}
+	free := len(workers) - stuck
+	if stuck == 0 || (free > 0 && int(taking) == wanted) {
+		return wanted
+	}
+	return free
+}
+
+// adjust asks for another prefetch when the present one does not fit the number of
+// free workers.
+func (c *consumer) adjust() {
+	if int64(c.capacity()) != c.taking.Load() {
+		c.nudge()
+	}
+}

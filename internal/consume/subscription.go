@@ -1,0 +1,272 @@
+package consume
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+	"go.uber.org/zap"
+
+	"github.com/harebus/harebus/internal/session"
+	"github.com/harebus/harebus/internal/wait"
+)
+
+// subscription is a channel that consumes. Only the goroutine in consumer.consume uses it.
+type subscription struct {
+	consumer *consumer
+	session  *session.Session
+	ch       *amqp.Channel
+	acks     *session.Acker
+	inOrder  bool // the order of the queue is promised
+	closes   chan *amqp.Error
+	cancels  chan string
+	turn     chan<- struct{} // the turn in the session's trial; nil when this consumer has it or no longer needs it
+	over     <-chan struct{} // likewise
+	first    bool            // it has the turn
+	tag      string          // empty while it stands by
+	left     leftovers
+	// feed and deliveries of the latest basic.consume; nil while it stands by
+	feed       *feed
+	deliveries <-chan amqp.Delivery
+}
+
+func (c *consumer) subscribe(s *session.Session) (*subscription, error) {
+	u := &subscription{consumer: c, session: s, inOrder: c.inOrder(), turn: s.Trial().Turn, over: s.Trial().Over}
+	opened := make(chan *amqp.Channel, 1)
+	err := s.RPC(c.hard, func() error {
+		ch, err := s.Channel()
+		opened <- ch
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	u.ch = <-opened
+	u.closes = u.ch.NotifyClose(make(chan *amqp.Error, 1))
+	u.cancels = u.ch.NotifyCancel(make(chan string, 8))
+	u.acks = session.NewAcker(u.ch, c.wanted())
+	return u, nil
+}
+
+// begin starts to consume: with the whole prefetch, or as the session's trial
+// allows.
+func (u *subscription) begin() error {
+	if u.inOrder || u.session.Trial().Ended() {
+		_, err := u.widen() // on this channel, where nothing was consumed yet
+		return err
+	}
+	select {
+	case u.turn <- struct{}{}:
+		return u.goFirst()
+	default:
+		u.standBy()
+		return nil
+	}
+}
+
+// goFirst consumes one message at a time, while the other consumers of the session
+// wait.
+func (u *subscription) goFirst() error {
+	u.turn, u.first = nil, true
+	return u.open(1, u.session.Trial())
+}
+
+// standBy lets the workers wait without deliveries: for their turn, or for the end of a
+// pause or of what keeps them busy.
+func (u *subscription) standBy() {
+	u.consumer.taking.Store(0)
+	if u.turn != nil {
+		u.consumer.taking.Store(trying)
+	}
+	none := make(chan amqp.Delivery)
+	close(none)
+	u.consumer.setFeed(&feed{session: u.session, ch: u.ch, deliveries: none, acks: u.acks, standing: true}, nil, false)
+}
+
+// request makes a request on the channel. It does not end when a stop begins,
+// because the client would give the answer to the next request.
+func (u *subscription) request(fn func() error) error {
+	return u.session.RPC(u.consumer.hard, fn)
+}
+
+// open starts to consume with a prefetch and hands the feed to the workers,
+// unless stopping or a pause has begun.
+func (u *subscription) open(prefetch int, on *session.Trial) error {
+	c := u.consumer
+	if c.soft.Err() != nil {
+		return nil //nolint:nilerr // stopping ends the subscription in another place
+	}
+	if !c.mayOpen() {
+		u.standBy()
+		return nil
+	}
+	defer c.opened()
+	tag := fmt.Sprintf("harebus-%d", c.index)
+	opened := make(chan (<-chan amqp.Delivery), 1)
+	err := u.request(func() error {
+		if err := u.ch.Qos(prefetch, 0, false); err != nil {
+			return err
+		}
+		deliveries, err := u.ch.Consume(c.cfg.Queue, tag, false, c.cfg.Exclusive, false, false, c.cfg.Arguments)
+		opened <- deliveries
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	u.tag, u.deliveries = tag, <-opened
+	u.acks.Limit(prefetch)
+	c.taking.Store(int64(prefetch))
+	if on != nil {
+		c.taking.Store(trying)
+	}
+	u.feed = &feed{session: u.session, ch: u.ch, deliveries: u.deliveries, acks: u.acks, left: &u.left, trial: on}
+	c.setFeed(u.feed, nil, false)
+	return nil
+}
+
+// widen consumes with the wanted prefetch and returns the subscription that
+// does: this one if it has not consumed yet, else a new one on its own channel. The
+// old channel stays open for the acks of its deliveries. A new channel is needed:
+// if both consumers used one channel and a quorum queue was deleted between them,
+// the broker might not report it.
+func (u *subscription) widen() (*subscription, error) {
+	u.turn, u.over = nil, nil
+	prefetch := u.consumer.wanted()
+	if u.tag == "" {
+		return u, u.open(prefetch, nil)
+	}
+	if prefetch == 1 {
+		u.consumer.taking.Store(1)
+		return u, nil
+	}
+	wide, err := u.consumer.subscribe(u.session)
+	if err != nil {
+		return nil, err
+	}
+	wide.turn, wide.over = nil, nil
+	if err = u.cancel(); err == nil {
+		err = wide.open(prefetch, nil)
+	}
+	if err != nil {
+		wide.close()
+		return nil, err
+	}
+	return wide, nil
+}
+
+// adapt consumes with the prefetch that is right now, on a new channel, or stops consuming
+// for now. Deliveries whose handler has not begun go back. The old channel stays open for
+// the acks of the others.
+func (u *subscription) adapt() (*subscription, error) {
+	c := u.consumer
+	prefetch, inOrder := c.capacity(), c.inOrder()
+	switch {
+	case c.soft.Err() != nil: // stopping ends the subscription in another place
+		return u, nil //nolint:nilerr // likewise
+	case u.inOrder || inOrder:
+		return u, u.adaptInOrder(prefetch, inOrder)
+	case int64(prefetch) == c.taking.Load() && (prefetch != 0 || c.isPaused()):
+		return u, nil
+	}
+	if err := u.cancel(); err != nil {
+		return nil, err
+	}
+	if u.deliveries != nil {
+		for d := range u.deliveries {
+			c.keep(u.feed, d)
+		}
+		u.giveBack()
+	}
+	if !c.isPaused() && prefetch != c.wanted() {
+		c.log.Warn("the prefetch was changed to the number of free workers, because handlers are or were stuck", zap.Int("prefetch", prefetch))
+	}
+	if prefetch == 0 {
+		u.standBy()
+		return u, nil
+	}
+	return u.again(prefetch)
+}
+
+// again consumes on a new channel, as the first of the session if this subscription was
+// that and its trial is not over.
+func (u *subscription) again(prefetch int) (*subscription, error) {
+	next, err := u.consumer.subscribe(u.session)
+	if err != nil {
+		return nil, err
+	}
+	next.turn = nil
+	if u.first && !u.session.Trial().Ended() {
+		next.first, u.first = true, false
+		err = next.open(1, u.session.Trial())
+	} else {
+		next.over = nil
+		err = next.open(prefetch, nil)
+	}
+	if err != nil {
+		next.close()
+		return nil, err
+	}
+	return next, nil
+}
+
+// adaptInOrder is adapt where the order of the queue is or will be kept: for a pause, or
+// for another prefetch, it ends the subscription as a stop does, and after a pause it
+// begins to consume.
+func (u *subscription) adaptInOrder(prefetch int, inOrder bool) error {
+	c := u.consumer
+	standing := u.feed == nil
+	switch {
+	case standing && c.isPaused(), !standing && int64(prefetch) == c.taking.Load() && inOrder == u.inOrder:
+		return nil
+	case standing && inOrder && u.inOrder:
+		_, err := u.widen()
+		return err
+	case standing:
+		return errChanging
+	}
+	u.feed.ending.Store(true)
+	c.setFeed(nil, errChanging, false)
+	u.drainInOrder()
+	return errChanging
+}
+
+func (u *subscription) cancel() error {
+	tag := u.tag
+	if tag == "" {
+		return nil
+	}
+	u.tag = ""
+	return u.request(func() error { return u.ch.Cancel(tag, false) })
+}
+
+func (u *subscription) close() {
+	if !u.inOrder {
+		u.giveBack()
+	}
+	u.acks.Close()
+	_ = u.request(u.ch.Close)
+	if u.first {
+		<-u.session.Trial().Turn
+	}
+}
+
+// awaitAcks gives the broker time to pass acks on to the queue. The broker's channel
+// passes a few dozen at a time to a quorum queue, and loses the rest when the
+// channel is closed. Then those messages are handled twice. So it waits also after
+// a stop that took too long.
+func (u *subscription) awaitAcks() {
+	const least, atATime = 10, 32
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(u.consumer.hard), Grace)
+	defer cancel()
+	for range least + u.consumer.wanted()/atATime {
+		err := u.session.RPC(ctx, func() error {
+			_, err := u.ch.QueueDeclarePassive(u.consumer.cfg.Queue, true, false, false, false, nil)
+			return err
+		})
+		if err != nil || !wait.Sleep(ctx, 5*time.Millisecond) {
+			return
+		}
+	}
+}

@@ -1,0 +1,163 @@
+package consume
+
+import (
+	"bytes"
+	"runtime"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/harebus/harebus/internal/session"
+)
+
+// survived is how long after its first delivery a trial ends by itself. Without
+// this limit a slow message, or one that always comes back, would hold up the
+// others.
+const survived = 5 * time.Second
+
+// feed is one basic.consume: its deliveries, and the acker for them.
+type feed struct {
+	session    *session.Session
+	ch         *amqp.Channel
+	deliveries <-chan amqp.Delivery
+	acks       *session.Acker
+	left       *leftovers
+	trial      *session.Trial // nil when the trial is over
+	first      sync.Once
+	standing   bool        // nothing is consumed for now
+	ending     atomic.Bool // no handler begins with what it still has
+}
+
+// worker handles one message at a time. Workers live as long as their consumer, and each
+// session gives them a new feed. So a handler that outlives a connection still counts
+// against the concurrency.
+type worker struct {
+	hand      atomic.Pointer[Delivery] // what it handles
+	goroutine atomic.Int64
+	retire    chan struct{} // closed when there are to be fewer workers
+
+	warnAt time.Duration // the age at which hand is logged next; only logSlow uses it
+	warned *Delivery     // likewise
+}
+
+// next is the dispatcher: it waits for the delivery of a feed that this worker is to
+// handle. False means that the feed has ended, or that the worker retires.
+func (w *worker) next(f *feed) (d amqp.Delivery, ok bool) {
+	select {
+	case <-w.retire: // first, because select chooses at random
+		return d, false
+	default:
+	}
+	select {
+	case d, ok = <-f.deliveries:
+		return d, ok
+	case <-w.retire:
+		return d, false
+	}
+}
+
+func (w *worker) retired() bool {
+	select {
+	case <-w.retire:
+		return true
+	default:
+		return false
+	}
+}
+
+// work handles deliveries until no feed follows or the worker retires. If a handler ends
+// the goroutine (runtime.Goexit), a new goroutine replaces it.
+func (c *consumer) work(w *worker) {
+	ended := false
+	defer func() {
+		if !ended {
+			c.crew.Go(func() { c.work(w) })
+		}
+	}()
+	w.goroutine.Store(goroutine())
+	var last *feed
+	for !w.retired() {
+		f, changed, over := c.current()
+		if f != nil && f != last {
+			last = f
+			for d, ok := w.next(f); ok; d, ok = w.next(f) {
+				c.handle(f, d, w)
+			}
+			continue
+		}
+		if over {
+			break
+		}
+		c.rest(w, changed)
+	}
+	c.leave(w)
+	ended = true
+}
+
+// rest waits for another feed.
+func (c *consumer) rest(w *worker, changed <-chan struct{}) {
+	c.resting.Add(1)
+	c.noteRest()
+	select {
+	case <-changed:
+	case <-w.retire:
+	}
+	c.resting.Add(-1)
+}
+
+// handle handles one delivery, or keeps it for giving back when the consumer is about to
+// end.
+func (c *consumer) handle(f *feed, raw amqp.Delivery, w *worker) {
+	c.busy.Add(1)
+	defer c.free(f)
+	if c.ending(f) {
+		c.keep(f, raw)
+		return
+	}
+	if f.trial != nil {
+		f.first.Do(func() { time.AfterFunc(survived, f.trial.End) })
+	}
+	task := c.cfg.Task()
+	d := task.base()
+	d.Raw, d.consumer, d.feed, d.task, d.Began = raw, c, f, task, time.Now()
+	w.hand.Store(d)
+	defer func() {
+		w.hand.Store(nil)
+		d.GiveBack() // unless it is acknowledged
+	}()
+	if d.unpack() {
+		task.Handle()
+	}
+}
+
+// ending says that no handler begins any more with what a feed has.
+func (c *consumer) ending(f *feed) bool { return c.soft.Err() != nil || f.ending.Load() }
+
+// free notes that a worker handles no message.
+func (c *consumer) free(f *feed) {
+	c.busy.Add(-1)
+	if c.ending(f) {
+		select {
+		case c.moved <- struct{}{}:
+		default: // it has been signalled already
+		}
+	}
+}
+
+// goroutine is the number of the calling goroutine, from the first line of its
+// stack. It is slow, so it is for rare calls only.
+func goroutine() int64 {
+	var stack [64]byte
+	fields := bytes.Fields(stack[:runtime.Stack(stack[:], false)])
+	if len(fields) < 2 {
+		return 0
+	}
+	n, err := strconv.ParseInt(string(fields[1]), 10, 64)
+	if err != nil {
+		return 0 // no goroutine has it
+	}
+	return n
+}
