@@ -3,6 +3,7 @@ package harebus
 import (
 	"cmp"
 	"context"
+	"errors"
 	"maps"
 	"time"
 
@@ -10,6 +11,7 @@ import (
 
 	"github.com/harebus/harebus/internal/observe"
 	"github.com/harebus/harebus/internal/publish"
+	"github.com/harebus/harebus/internal/session"
 )
 
 // Operation is something that takes time and that an [Observer] is told of. The number of
@@ -41,10 +43,19 @@ const (
 	// came before its time, its handler returned [Postpone], or the error queue takes no
 	// messages now.
 	OpPostpone
+	// OpConnection lasts as long as a connection. It ends with an error if the connection
+	// was lost.
+	OpConnection
+	// OpBlocked lasts as long as the broker blocks the publishers of a connection.
+	OpBlocked
+	// OpConsume lasts as long as a consumer consumes on one connection. It ends with an
+	// error if the broker cancelled the consumer, or the channel or the connection was lost.
+	OpConsume
 )
 
 var operationNames = [...]string{
 	"", "send", "publish", "defer", "reply", "commit", "handle", "retry", "park", "connect", "forward", "postpone",
+	"connection", "blocked", "consume",
 }
 
 // String returns the operation in lower case: "send".
@@ -84,9 +95,13 @@ type Observation struct {
 	HandlingTime, CriticalTime time.Duration
 	// Messages is the number of messages of a commit, or of a Forward.
 	Messages int
-	// Connection is "publish", "consume" or "init".
-	Connection string
-	// Err is why a message is retried or parked. For a [RejectError] it has the
+	// Connection is "publish", "consume" or "init", of OpConnect, OpConnection, OpBlocked and
+	// OpConsume. A message that is suspected of ending connections has one of its own, with
+	// a longer name. Address is the host and port of the broker.
+	Connection, Address string
+	// Queue is that of OpConsume.
+	Queue string
+	// Err is why a message is retried or parked, or the broker blocks publishers. For a [RejectError] it has the
 	// reason only, because the rest can quote the message.
 	Err error
 }
@@ -213,6 +228,41 @@ func (o *observers) carry(op *operation, out *publish.Message) {
 		o.log.Warn("the headers of observers are left out: the message has no room for them", zap.Stringer("operation", op.Event))
 		msg.Headers = before
 	}
+}
+
+// follow tells the observers of a connection for as long as it lasts.
+func (o *observers) follow(on *session.Session) {
+	if !o.group.Any() {
+		return
+	}
+	on.Spawn(func() {
+		about := Observation{Operation: OpConnection, Connection: on.Name(), Address: on.HostPort()}
+		ctx, connection := o.start(context.Background(), about)
+		var blocked *operation
+		for {
+			select {
+			case <-on.Blocks():
+				blocked = o.block(ctx, on, about, blocked)
+			case <-on.Done():
+				blocked.End(nil)
+				connection.End(on.Lost())
+				return
+			}
+		}
+	})
+}
+
+// block starts or ends the operation of a connection on which publishers are blocked.
+func (o *observers) block(ctx context.Context, on *session.Session, about Observation, blocked *operation) *operation {
+	switch reason, now := on.Blocked(); {
+	case now && blocked == nil:
+		about.Operation, about.Err = OpBlocked, errors.New(reason)
+		_, blocked = o.start(ctx, about)
+	case !now:
+		blocked.End(nil)
+		blocked = nil
+	}
+	return blocked
 }
 
 // buffered notes that an outgoing message waits for a commit.

@@ -97,7 +97,7 @@ func TestObserver(t *testing.T) {
 			t.Fatal(err)
 		}
 		want := []string{
-			"connect consume", "connect publish", "send PikaBusDirect/orders", "send PikaBusDirect/out", "commit 1", "handle attempt 1",
+			"connect consume", "connect publish", "connection consume", "connection publish", "consume consume", "send PikaBusDirect/orders", "send PikaBusDirect/out", "commit 1", "handle attempt 1",
 			"send PikaBusDirect/orders", "handle attempt 1 failed", "retry attempt 1 because no", "handle attempt 2 failed", "park attempt 2 because no",
 			"send PikaBusDirect/nowhere failed",
 		}

@@ -50,8 +50,18 @@ type Config struct {
 	Undeclared func() error
 	// Renew publishes deliveries to the queue again and returns an error for each.
 	Renew func(ctx context.Context, ds []*Delivery) []error
+	// Consuming, if any, is called when a consumer has begun to consume on a session, and
+	// end when it no longer does, with the reason; nil if it was asked to stop.
+	Consuming func(on *session.Session) (end func(error))
 	// Task makes the work for a delivery.
 	Task func() Task
+}
+
+func (c *Config) consuming(on *session.Session) (end func(error)) {
+	if c.Consuming == nil {
+		return func(error) {}
+	}
+	return c.Consuming(on)
 }
 
 // inOrder says whether the order of the queue is promised when each consumer has so many

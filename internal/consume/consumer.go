@@ -167,7 +167,14 @@ func (c *consumer) consume(ctx context.Context) error {
 	if !c.isPaused() {
 		c.log.Info("consuming", zap.String("broker", s.Version()))
 	}
-	return c.follow(ctx, sub)
+	end := c.cfg.consuming(s)
+	err = c.follow(ctx, sub)
+	if errors.Is(err, errChanging) {
+		end(nil)
+		return err
+	}
+	end(err)
+	return err
 }
 
 // follow consumes with sub, and then with the subscriptions that replace it, until

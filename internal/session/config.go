@@ -50,18 +50,18 @@ type Config struct {
 
 	Log   *zap.Logger
 	Waits wait.Teller
-	// Connecting, if any, is called before each attempt to connect of a link, and end
-	// with its error. The context it returns is that of the attempt.
-	Connecting func(ctx context.Context, link string) (attempt context.Context, end func(error))
+	// Connecting, if any, is called before each attempt to connect to an address
+	// (host:port), and end with its error. The context it returns is that of the attempt.
+	Connecting func(ctx context.Context, name, address string) (attempt context.Context, end func(error))
 	// Connected, if any, is called with each new session.
 	Connected func(*Session)
 }
 
-func (c *Config) connecting(ctx context.Context, link string) (context.Context, func(error)) {
+func (c *Config) connecting(ctx context.Context, name, address string) (context.Context, func(error)) {
 	if c.Connecting == nil {
 		return ctx, func(error) {}
 	}
-	return c.Connecting(ctx, link)
+	return c.Connecting(ctx, name, address)
 }
 
 func (c *Config) connected(s *Session) {

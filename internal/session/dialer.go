@@ -48,7 +48,9 @@ const distrust = 3 * time.Minute
 func (d *Dialer) dial(ctx context.Context, name string) (*Session, error) {
 	var errs []error
 	for _, i := range d.order() {
-		s, err := d.dialOne(ctx, d.cfg.Addresses[i], name)
+		attempt, end := d.cfg.connecting(ctx, name, HostPort(d.cfg.Addresses[i]))
+		s, err := d.dialOne(attempt, d.cfg.Addresses[i], name)
+		end(err)
 		if err == nil {
 			s.address = i
 			d.had(i, trouble{})
@@ -168,6 +170,7 @@ func (d *Dialer) dialOne(ctx context.Context, uri amqp.URI, name string) (*Sessi
 		return nil, loginFault(err)
 	}
 	s := newSession(conn, sock, d.cfg.RequestTimeout, d.cfg.Waits)
+	s.name, s.hostPort = name, HostPort(uri)
 	if login, ok := sasl[0].(*amqp.PlainAuth); ok {
 		s.user = login.Username
 	}

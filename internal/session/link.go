@@ -221,12 +221,10 @@ func (l *Link) reason() error {
 }
 
 func (l *Link) connect() (*Session, error) {
-	ctx, end := l.dialer.cfg.connecting(l.ctx, l.name)
-	s, err := l.dialer.dial(ctx, l.name)
+	s, err := l.dialer.dial(l.ctx, l.name)
 	if err == nil {
 		err = l.enough(s)
 	}
-	end(err)
 	if err != nil {
 		return nil, err
 	}

@@ -19,6 +19,8 @@ type Session struct {
 	conn     *amqp.Connection
 	sock     *wire.Conn
 	address  int    // its place among those configured
+	name     string // of the connection: that of the link, or longer
+	hostPort string // of the broker
 	user     string // who has logged in; empty if only the broker knows
 	waits    wait.Teller
 	frameMax int           // as negotiated
@@ -26,10 +28,12 @@ type Session struct {
 	closed   chan struct{} // closed when the connection has ended
 	watched  chan struct{} // closed when watch has ended
 	calls    sync.WaitGroup
-	trial    *Trial // of the messages that come first
+	trial    *Trial        // of the messages that come first
+	blocks   chan struct{} // signalled when the broker begins or ends to block publishers
 
 	mu        sync.Mutex // guards what follows
 	err       error      // why it ended
+	lost      bool       // it ended before Close was called
 	closing   bool       // no new goroutines
 	blocked   string     // the broker's reason, while it blocks publishers
 	unblocked chan struct{}
@@ -40,7 +44,7 @@ func newSession(conn *amqp.Connection, sock *wire.Conn, timeout time.Duration, w
 	s := &Session{
 		conn: conn, sock: sock, frameMax: conn.Config.FrameSize, timeout: timeout, waits: waits,
 		closed: make(chan struct{}), watched: make(chan struct{}),
-		trial: newTrial(),
+		trial: newTrial(), blocks: make(chan struct{}, 1),
 	}
 	closes := conn.NotifyClose(make(chan *amqp.Error, 1))
 	blocks := conn.NotifyBlocked(make(chan amqp.Blocking, 16))
@@ -71,6 +75,7 @@ func (s *Session) ended(err *amqp.Error) {
 	if err != nil {
 		s.err = err
 	}
+	s.lost = !s.closing
 	s.unblock()
 	close(s.closed)
 	s.mu.Unlock()
@@ -80,6 +85,10 @@ func (s *Session) ended(err *amqp.Error) {
 func (s *Session) setBlocked(b amqp.Blocking) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	select {
+	case s.blocks <- struct{}{}:
+	default: // it has been signalled already
+	}
 	if b.Active {
 		s.blocked = b.Reason
 		if s.unblocked == nil {
@@ -119,6 +128,27 @@ func (s *Session) Cause() error {
 		return errors.New("the connection is being closed")
 	}
 	return s.err
+}
+
+// Lost is why the connection has ended, or nil if its owner has closed it.
+func (s *Session) Lost() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.lost {
+		return nil
+	}
+	return s.err
+}
+
+// Blocks signals that the broker has begun or ended to block publishers. It is for one
+// reader.
+func (s *Session) Blocks() <-chan struct{} { return s.blocks }
+
+// Blocked says whether the broker blocks publishers, and why.
+func (s *Session) Blocked() (reason string, blocked bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.blocked, s.unblocked != nil
 }
 
 // BlockedReason is why the broker blocks publishers; empty while it does not.
@@ -248,6 +278,12 @@ func (s *Session) Version() string {
 // User is the name that has logged in. It is empty if only the broker knows it, which
 // reads it out of a client certificate.
 func (s *Session) User() string { return s.user }
+
+// Name is the name of the connection: that of its link, or longer.
+func (s *Session) Name() string { return s.name }
+
+// HostPort is the address of the broker, without the rest of its URL.
+func (s *Session) HostPort() string { return s.hostPort }
 
 // FrameMax is the largest frame that was negotiated.
 func (s *Session) FrameMax() int { return s.frameMax }
