@@ -32,10 +32,7 @@ func (s *Setup) dialing(addresses []amqp.URI) session.Config {
 		Timeout: connect.Timeout, RequestTimeout: connect.RequestTimeout, WriteTimeout: connect.WriteTimeout,
 		Heartbeat: connect.Heartbeat, HeartbeatAlways: cfg.ownHeartbeat, BackOff: connect.BackOff,
 		Log: s.log, Waits: s.waits,
-		Connecting: func(ctx context.Context, name, address string) (context.Context, func(error)) {
-			ctx, op := s.observers.start(ctx, Observation{Operation: OpConnect, Connection: name, Address: address})
-			return ctx, op.End
-		},
+		Connecting: s.observers.connecting,
 		Connected: func(on *session.Session) {
 			s.counters.connections.Add(1)
 			s.observers.follow(on)
@@ -132,10 +129,7 @@ func (s *Setup) consumption(link *session.Link) consume.Config {
 		Doubt:      func() { s.declarer.Doubt(queue) },
 		Undeclared: func() error { return s.declarer.UndeclaredOf(queue) },
 		Renew:      s.renew,
-		Consuming: func(on *session.Session) func(error) {
-			_, op := s.observers.start(context.Background(), Observation{Operation: OpConsume, Queue: queue, Connection: on.Name(), Address: on.HostPort()})
-			return op.End
-		},
-		Task: func() consume.Task { return &delivery{setup: s} },
+		Consuming:  s.observers.consuming(queue),
+		Task:       func() consume.Task { return &delivery{setup: s} },
 	}
 }

@@ -49,7 +49,7 @@ func ExampleObserver() {
 	setup, err := harebus.New(harebus.Config{
 		Dial: broker.Dial, Queue: "orders", Consume: harebus.ConsumeConfig{Concurrency: 1},
 		Observers: []harebus.Observer{follow},
-		Retry: harebus.RetryConfig{BackOff: func() backoff.BackOff { return backoff.NewConstantBackOff(time.Millisecond) }},
+		Retry:     harebus.RetryConfig{BackOff: func() backoff.BackOff { return backoff.NewConstantBackOff(time.Millisecond) }},
 	})
 	if err != nil {
 		log.Fatal(err)

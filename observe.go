@@ -206,7 +206,7 @@ func (o *observers) start(ctx context.Context, seen Observation) (context.Contex
 }
 
 // carry notes what an outgoing message is, and adds the headers of the observers to it if
-// there is room. A quarter of the frame is left for the way through the delay queues.
+// there is room.
 func (o *observers) carry(op *operation, out *publish.Message) {
 	if op == nil {
 		return
@@ -222,11 +222,31 @@ func (o *observers) carry(op *operation, out *publish.Message) {
 	before := msg.Headers
 	msg.Headers = maps.Clone(before)
 	maps.Copy(msg.Headers, op.Headers)
-	frameMax := o.frameMax()
-	limit := publish.HeaderLimit(frameMax, out.Exchange, out.Key) - frameMax/4
-	if publish.HeaderFrame(msg) > limit || len(msg.Headers) > maxEntries {
+	if !o.roomy(out) {
 		o.log.Warn("the headers of observers are left out: the message has no room for them", zap.Stringer("operation", op.Event))
 		msg.Headers = before
+	}
+}
+
+// roomy says whether the headers of a message leave a quarter of the frame for the way
+// through the delay queues.
+func (o *observers) roomy(out *publish.Message) bool {
+	frameMax := o.frameMax()
+	limit := publish.HeaderLimit(frameMax, out.Exchange, out.Key) - frameMax/4
+	return publish.HeaderFrame(&out.Publishing) <= limit && len(out.Publishing.Headers) <= maxEntries
+}
+
+// connecting tells the observers of an attempt to connect.
+func (o *observers) connecting(ctx context.Context, name, address string) (context.Context, func(error)) {
+	ctx, op := o.start(ctx, Observation{Operation: OpConnect, Connection: name, Address: address})
+	return ctx, op.End
+}
+
+// consuming returns what tells the observers that a consumer of the queue consumes.
+func (o *observers) consuming(queue string) func(*session.Session) func(error) {
+	return func(on *session.Session) func(error) {
+		_, op := o.start(context.Background(), Observation{Operation: OpConsume, Queue: queue, Connection: on.Name(), Address: on.HostPort()})
+		return op.End
 	}
 }
 

@@ -341,6 +341,34 @@ func TestAttemptLost(t *testing.T) {
 	}
 }
 
+// TestAttemptEndsBeforeAck: while observers are told of the end of an attempt, the broker has its message.
+func TestAttemptEndsBeforeAck(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		cfg := r.config("orders")
+		held := make(chan int, 1)
+		cfg.Observers = []harebus.Observer{ender(func(o harebus.Observation) {
+			if o.Operation == harebus.OpHandle {
+				<-time.After(time.Second)
+				queue, _ := r.broker.Queue("orders")
+				held <- queue.Unacked
+			}
+		})}
+		s := r.setup(cfg)
+		harebus.Handle(s, func(context.Context, *harebus.Bus, order) error { return nil })
+		r.start(s)
+		r.publish(r.channel(), "orders", plain(`{"ID":1}`))
+		if n := receive(r, held); n != 1 {
+			t.Errorf("%d messages are not acknowledged, want 1", n)
+		}
+	})
+}
+
+// ender is an observer of ends.
+type ender func(harebus.Observation)
+
+func (ender) ObserveStart(context.Context, harebus.Observation) context.Context { return nil }
+func (e ender) ObserveEnd(_ context.Context, o harebus.Observation, _ error)    { e(o) }
+
 // TestAttemptTimes: handling time is that of the handler and its commit, critical time begins when the message was sent.
 func TestAttemptTimes(t *testing.T) {
 	sent := func(after time.Duration) amqp.Publishing {

@@ -88,13 +88,7 @@ func (d *delivery) try(unreadable error) {
 		d.fail(unreadable)
 		return
 	}
-	err := d.choose()
-	d.counts() // before a handler can change the type
-	if err == nil {
-		err = d.handle(d.handler)
-		d.clock(err)
-	}
-	d.failure = err
+	err := d.work()
 	switch {
 	case err == nil:
 		d.counts().Handled.Add(1)
@@ -111,9 +105,23 @@ func (d *delivery) try(unreadable error) {
 	}
 }
 
-// end acknowledges the delivery: this has become of its message.
+// work chooses the handler and runs it.
+func (d *delivery) work() error {
+	err := d.choose()
+	d.counts() // before a handler can change the type
+	if err == nil {
+		err = d.handle(d.handler)
+		d.clock(err)
+	}
+	d.failure = err
+	return err
+}
+
+// end acknowledges the delivery: this has become of its message. Observers are told before
+// that, because afterwards the process may die without telling them.
 func (d *delivery) end(outcome AttemptOutcome) {
 	d.outcome = outcome
+	d.conclude()
 	d.Ack()
 }
 
