@@ -315,6 +315,23 @@ func TestTransactorAlone(t *testing.T) {
 	})
 }
 
+// TestNoQueueNoErrorQueue: a setup that is started without a queue declares the exchanges and
+// no error queue.
+func TestNoQueueNoErrorQueue(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		cfg := r.config("")
+		cfg.Handling.Transactor = newLedger()
+		s := r.setup(cfg)
+		r.start(s)
+		if err := s.Bus().Publish(r.ctx, "topic", order{1}); !errors.Is(err, harebus.ErrUnroutable) {
+			t.Error(err)
+		}
+		if queues := r.broker.Queues(); len(queues) != 0 {
+			t.Errorf("queues: %v", queues)
+		}
+	})
+}
+
 // TestTransactorInvoke: Invoke runs the handler in a transaction, without what it sent.
 func TestTransactorInvoke(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
