@@ -58,8 +58,21 @@ func (s *Setup) declaring() declare.Config {
 		Queues: func() topology.Topology {
 			return topology.Join(s.cfg.queueTopology(s.topics()), s.cfg.Declare.Topology)
 		},
-		Consuming: s.consumes, BackOff: s.cfg.Connect.BackOff, Log: s.log,
+		Consuming: s.consumes, BackOff: s.cfg.Connect.BackOff, Extra: s.extra, Log: s.log,
 	}
+}
+
+// extra opens a connection for declarations alone.
+func (s *Setup) extra(ctx context.Context) (*session.Session, error) {
+	e, err := s.engine()
+	if err != nil {
+		return nil, err
+	}
+	link := e.publish
+	if s.consumes() {
+		link = e.consume
+	}
+	return link.Extra(ctx, "declare")
 }
 
 // keepExit keeps the exit of delays to the listener queue from expiring.

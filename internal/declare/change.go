@@ -3,6 +3,7 @@ package declare
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"sync/atomic"
 
@@ -28,29 +29,52 @@ type Change struct {
 	// has begun. It updates what Config.Queues returns.
 	Keep func()
 
-	changed int         // how many of the first bindings the broker has changed, or may have changed
-	decided atomic.Bool // set by the first of two: the broker's answer, or the end of the caller's context
+	weight  atomic.Int64 // how suspicious it is of ending connections
+	changed int          // how many of the first bindings the broker has changed, or may have changed
+	undoing int          // how suspicious its undoing is
+	decided atomic.Bool  // set by the first of two: the broker's answer, or the end of the caller's context
 }
 
 // Change makes a change on the broker and returns when that is done. When the connection
 // is lost, it waits for the next one until ctx ends. A call that fails changes nothing: what
 // the broker has changed is changed back, with the next declaration if that is not possible
-// at once.
+// at once. When the connection has ended with the change, the next attempt is made on a
+// connection of its own; a change that seems to end connections is an error.
 func (d *Declarer) Change(ctx context.Context, link *session.Link, c *Change) error {
 	pauses := d.cfg.BackOff()
 	for {
-		on, err := link.Session(ctx)
-		if err == nil {
-			err = d.inTurn(ctx, on, func() error { return d.change(ctx, on, c) }, c.give)
-		}
-		if err == nil {
+		ended, err := d.attempt(ctx, link, c)
+		switch {
+		case err == nil:
 			return nil
-		}
+		case c.weight.Load() >= session.Suspicious:
+			return fmt.Errorf("the connection ended at each attempt, so it is given up; see the broker's log for the reason: %w", err)
 		// If the connection ends before the answer, the change is not decided yet.
-		if on == nil || on.Alive() || c.decided.Load() || session.Permanent(err) || !wait.Sleep(ctx, wait.Next(pauses)) {
+		case !ended || c.decided.Load() || session.Permanent(err) || !wait.Sleep(ctx, wait.Next(pauses)):
 			return err
 		}
 	}
+}
+
+// attempt makes a change on the link's session, or on a connection of its own. It says
+// whether there was no connection, or it has ended.
+func (d *Declarer) attempt(ctx context.Context, link *session.Link, c *Change) (ended bool, err error) {
+	alone := c.weight.Load() > 0
+	on, err := link.Session(ctx)
+	if err != nil {
+		return false, err
+	}
+	if alone {
+		if on, err = link.Extra(ctx, "bind"); err != nil {
+			return true, err
+		}
+		defer link.Spawn(on.Close)
+	}
+	err = d.inTurn(ctx, on, func() error { return d.change(ctx, on, c) }, c.give)
+	if c.weight.Load() >= session.Suspicious {
+		err = on.Cause()
+	}
+	return !on.Alive(), err
 }
 
 // give lets the caller stop waiting, unless the broker has answered already.
@@ -62,7 +86,7 @@ func (d *Declarer) change(ctx context.Context, on *session.Session, c *Change) e
 	asking := context.WithoutCancel(ctx)
 	d.failed = slices.DeleteFunc(d.failed, func(other *Change) bool { return other == c }) // by a lost connection
 	err := c.make(asking, on)
-	if refusal.Missing(err) && !session.Unreachable(err) { // the queue or the exchange: bindings come last
+	if refusal.Missing(err) && !session.Unreachable(err) && !d.seclusion.needed.Load() { // the queue or the exchange: bindings come last
 		if err = d.objects(asking, on, nil); err == nil {
 			err = c.make(asking, on)
 		}
@@ -85,6 +109,9 @@ func (c *Change) make(ctx context.Context, on *session.Session) error {
 	if !refusedOne(on, err) {
 		done = asked // the broker may have changed what it did not answer
 	}
+	if err != nil && !on.Alive() {
+		c.weight.Add(int64(suspicion(on)))
+	}
 	c.changed = max(c.changed, done) // an earlier attempt may have come further
 	return err
 }
@@ -98,7 +125,7 @@ func refusedOne(on *session.Session, err error) bool {
 // takeBackFailed takes back the changes that have failed. When the connection is lost, the
 // next declaration does it. The caller has the turn.
 func (d *Declarer) takeBackFailed(ctx context.Context, on *session.Session) {
-	for len(d.failed) > 0 && d.takeBack(context.WithoutCancel(ctx), on, d.failed[0]) {
+	for len(d.failed) > 0 && on.Alive() && d.takeBack(context.WithoutCancel(ctx), on, d.failed[0]) {
 		d.failed = d.failed[1:]
 	}
 }
@@ -118,7 +145,17 @@ func (d *Declarer) takeBack(ctx context.Context, on *session.Session, c *Change)
 			break
 		}
 		if !refusedOne(on, err) {
-			return false
+			if on.Alive() {
+				return false
+			}
+			if c.undoing += suspicion(on); c.undoing < session.Suspicious {
+				return false
+			}
+			for _, b := range left[done:] {
+				topics = append(topics, b.Key)
+			}
+			list = append(list, refused{err: err})
+			break
 		}
 		topics, list = append(topics, left[done].Key), append(list, refused{err: err})
 		left = left[done+1:]

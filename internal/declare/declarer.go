@@ -6,6 +6,7 @@ package declare
 
 import (
 	"context"
+	"sync/atomic"
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
@@ -31,7 +32,9 @@ type Config struct {
 	Consuming func() bool
 	// BackOff makes the pauses between attempts to change bindings.
 	BackOff func() backoff.BackOff
-	Log     *zap.Logger
+	// Extra opens a connection for declarations alone.
+	Extra func(ctx context.Context) (*session.Session, error)
+	Log   *zap.Logger
 }
 
 // all is everything that a Config names.
@@ -50,12 +53,13 @@ type Declarer struct {
 	// The latest complete declaration: its session, and when it began. Guarded by turn.
 	on    *session.Session
 	began time.Time
-	// quiet is until when refusals are not logged again. Guarded by turn.
-	quiet time.Time
+	// quiet is until when refusals are not logged again, in nanoseconds.
+	quiet atomic.Int64
 	// failed are changes that have failed and were not taken back yet. Guarded by turn.
 	failed []*Change
 
-	doubts doubts
+	doubts    doubts
+	seclusion seclusion
 }
 
 // New makes a Declarer.
@@ -87,13 +91,19 @@ func (d *Declarer) First(ctx context.Context, on *session.Session, since time.Ti
 
 // Again is First for a consumer that has consumed before: objects that the broker refuses
 // are logged and remembered, and are no error. They may exist, as when somebody takes away
-// the configure permission, so a refusal must not end consuming.
+// the configure permission, so a refusal must not end consuming. When a declaration has ended
+// the connection, Again leaves the next one to Refresh, which makes it apart.
 func (d *Declarer) Again(ctx context.Context, on *session.Session, since time.Time) error {
+	if d.seclusion.needed.Load() {
+		d.Soon()
+		return nil
+	}
 	return d.since(ctx, on, since, &refusals{})
 }
 
 func (d *Declarer) since(ctx context.Context, on *session.Session, since time.Time, r *refusals) error {
-	return d.inTurn(ctx, on, func() error {
+	return d.inTurn(ctx, on, func() (err error) {
+		defer func() { d.watch(ctx, on, err) }()
 		if d.on == on && d.began.After(since) {
 			return nil
 		}

@@ -5,8 +5,6 @@ import (
 	"math/rand/v2"
 	"time"
 
-	"go.uber.org/zap"
-
 	"github.com/harebus/harebus/internal/session"
 )
 
@@ -14,17 +12,25 @@ import (
 // have deleted a binding, and the broker does not report that. The pauses differ, so that a
 // hundred instances of a service do not declare at the same time. up returns the session
 // that is up; an error means that there is none, which others report. then is called on
-// the session after each declaration.
+// the session after each declaration. When a declaration has ended its connection, the
+// next ones are made apart, and the pauses grow to some minutes.
 func (d *Declarer) Refresh(ctx context.Context, up func() (*session.Session, error), then func(context.Context, *session.Session)) {
-	const most = time.Minute
-	for d.pause(ctx, most/2+rand.N(most/2)) {
+	for p := new(pace); ; {
+		most := p.next(d.seclusion.needed.Load())
+		if !d.pause(ctx, most/2+rand.N(most/2)) {
+			return
+		}
 		on, err := up()
 		if err != nil {
 			continue
 		}
-		err = d.Again(ctx, on, time.Now())
+		if d.seclusion.needed.Load() {
+			err = d.apart(ctx)
+		} else {
+			err = d.Again(ctx, on, time.Now())
+		}
 		if err != nil && ctx.Err() == nil && on.Alive() {
-			d.cfg.Log.Warn("cannot declare the topology again; consuming goes on", zap.Error(err))
+			d.warn("cannot declare the topology again; consuming goes on", err)
 		}
 		then(ctx, on)
 	}

@@ -20,29 +20,47 @@ type refused struct {
 
 // refusals collects the objects that the broker refuses to declare. A nil one collects
 // nothing: then the first refusal is an error.
-type refusals struct{ list []refused }
+type refusals struct {
+	list  []refused
+	ended int // connections that a declaration has ended
+}
 
 func (r *refusals) take(queue string, err error) error {
 	if r == nil || err == nil || (!session.Permanent(err) && !session.Unreachable(err)) {
 		return err
 	}
+	return r.add(queue, err)
+}
+
+func (r *refusals) add(queue string, err error) error {
 	r.list = append(r.list, refused{queue, err})
 	return nil
 }
 
 // note logs and remembers what was refused. The caller has the turn.
 func (d *Declarer) note(r *refusals) {
-	const pause = time.Minute
 	var list []refused
 	if r != nil {
 		list = r.list
 	}
 	d.doubts.note(list)
-	if err := joined(list); err != nil && time.Now().After(d.quiet) {
-		d.quiet = time.Now().Add(pause - time.Second)
-		d.cfg.Log.Warn("the broker refuses to declare objects of this service; it continues to consume from the existing ones,"+
-			" and tries to declare again every minute. Give the user the permissions back, or remove the refused objects from Config",
-			zap.Error(err))
+	text := "the broker refuses to declare objects of this service; it continues to consume from the existing ones," +
+		" and tries to declare again every minute. Give the user the permissions back, or remove the refused objects from Config"
+	if r != nil && r.ended > 0 {
+		text = "the connection ends when objects of this service are declared; it continues with the existing ones, and declares" +
+			" on connections of their own, after growing pauses. See the broker's log for the reason, and remove these objects from Config or repair the broker"
+	}
+	if err := joined(list); err != nil {
+		d.warn(text, err)
+	}
+}
+
+// warn logs once a minute at most.
+func (d *Declarer) warn(text string, err error) {
+	const pause = time.Minute
+	now := time.Now()
+	if until := d.quiet.Load(); now.UnixNano() > until && d.quiet.CompareAndSwap(until, now.Add(pause-time.Second).UnixNano()) {
+		d.cfg.Log.Warn(text, zap.Error(err))
 	}
 }
 

@@ -14,8 +14,22 @@ import (
 // ForSending declares what sending needs: the exchanges. A service that also
 // consumes declares its other objects too, because the bindings of a deleted
 // exchange are gone with it. If that fails, sending goes on and the consumers
-// report it.
+// report it. When a declaration has ended the connection, the next ones are made apart.
 func (d *Declarer) ForSending(ctx context.Context, on *session.Session) error {
+	switch {
+	case !d.seclusion.needed.Load():
+		err := d.forSending(ctx, on)
+		d.watch(ctx, on, err)
+		return err
+	case d.cfg.Consuming():
+		d.Soon()
+	default:
+		on.Spawn(func() { d.keepApart(context.WithoutCancel(ctx), on) })
+	}
+	return nil
+}
+
+func (d *Declarer) forSending(ctx context.Context, on *session.Session) error {
 	consuming := d.cfg.Consuming()
 	err := d.Establish(ctx, on, d.cfg.Exchanges)
 	if err != nil && consuming && !d.cfg.CheckOnly {

@@ -460,7 +460,7 @@ func (c *ConfirmChannel) lost(f Flight) Result {
 	err := c.reason()
 	broker := errors.As(err, new(*amqp.Error))
 	if !c.session.Alive() {
-		return Result{Verdict: Unknown, Err: err, Ended: suspicion(err)}
+		return Result{Verdict: Unknown, Err: err, Ended: Suspicion(err)}
 	}
 	// All before it were answered, and none came after it.
 	lone := c.settled.Load() == f.confirm.DeliveryTag-1 && c.ch.GetNextPublishSeqNo() == f.confirm.DeliveryTag+1

@@ -62,9 +62,9 @@ const (
 	Suspicious = 6
 )
 
-// suspicion is what the end of a connection with err adds to the suspicion of the
+// Suspicion is what the end of a connection with err adds to the suspicion of the
 // messages that were unconfirmed on it.
-func suspicion(err error) int {
+func Suspicion(err error) int {
 	var broker *amqp.Error
 	switch {
 	case !errors.As(err, &broker) || !broker.Server:
