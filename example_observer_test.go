@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log"
+	"os"
 	"slices"
 	"sync"
 	"time"
@@ -33,7 +34,7 @@ func (*follower) ObserveStart(ctx context.Context, o harebus.Observation) contex
 
 func (f *follower) ObserveEnd(ctx context.Context, o harebus.Observation, err error) {
 	if o.Operation == harebus.OpHandle {
-		fmt.Printf("%v: attempt %d of %s was %v, error %v\n", ctx.Value(traceKey{}), o.Incoming.Attempt, o.Incoming.Type, o.Outcome, err)
+		fmt.Fprintf(os.Stdout, "%v: attempt %d of %s was %v, error %v\n", ctx.Value(traceKey{}), o.Incoming.Attempt, o.Incoming.Type, o.Outcome, err)
 		f.done.Done()
 	}
 }

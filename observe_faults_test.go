@@ -3,6 +3,7 @@ package harebus_test
 import (
 	"context"
 	"errors"
+	"maps"
 	"math"
 	"runtime"
 	"strings"
@@ -21,9 +22,7 @@ type tagger struct {
 
 func (g tagger) ObserveStart(ctx context.Context, o harebus.Observation) context.Context {
 	if o.Headers != nil {
-		for name, value := range g.headers {
-			o.Headers[name] = value
-		}
+		maps.Copy(o.Headers, g.headers)
 	}
 	if g.start != nil {
 		return g.start(ctx, o)

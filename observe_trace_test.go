@@ -41,9 +41,8 @@ func (s *spans) ObserveStart(ctx context.Context, o harebus.Observation) context
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	parent, _ := ctx.Value(spanKey{}).(int)
-	if from, ok := parent, o.Incoming != nil && parent == 0; ok {
-		from, _ = fromHeader(o.Incoming)
-		parent = from
+	if parent == 0 && o.Incoming != nil {
+		parent, _ = fromHeader(o.Incoming)
 	}
 	n := len(s.all) + 1
 	s.all = append(s.all, span{o.String(), parent, " has not ended"})

@@ -60,7 +60,7 @@ func (g *Group[E]) call(observer int, j job[E]) (own context.Context, left map[s
 	case <-c.timer.C:
 		err = errLate
 		s.late.Add(1)
-		go func() { <-c.ended; s.late.Add(-1) }()
+		go func() { _ = <-c.ended; s.late.Add(-1) }()
 	}
 	g.how.Log.Error("an observer failed", zap.Bool("end", j.end), zap.Stringer("operation", j.event), zap.Error(err))
 	return nil, nil, false
@@ -68,7 +68,7 @@ func (g *Group[E]) call(observer int, j job[E]) (own context.Context, left map[s
 
 func (c *call[E]) run() { guard.Conclude(c.tell, c.conclude) }
 
-func (c *call[E]) tell() error {
+func (c *call[E]) tell() error { //nolint:unparam // as guard wants it
 	if c.end {
 		c.observer.ObserveEnd(c.ctx, c.event, c.how.Shown(c.err))
 		return nil

@@ -100,7 +100,7 @@ func (g *Group[E]) start(ctx context.Context, event E) (context.Context, *Operat
 			own = ctx
 		}
 		if o.contexts[i] = own; own != ctx {
-			ctx = valued{ctx, context.WithoutCancel(own)}
+			ctx = valued{ctx, context.WithoutCancel(own)} //nolint:fatcontext // one for each observer
 		}
 		o.add(left)
 	}

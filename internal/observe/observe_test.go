@@ -98,9 +98,7 @@ func TestHeaders(t *testing.T) {
 			if len(e.headers) > 0 {
 				t.Errorf("found %v", e.headers)
 			}
-			for name, value := range headers {
-				e.headers[name] = value
-			}
+			maps.Copy(e.headers, headers)
 			return ctx
 		}
 	}
