@@ -100,7 +100,7 @@ func BenchmarkCompose(b *testing.B) {
 	})
 	b.Run("handler", func(b *testing.B) {
 		s, _ := benchSetup(b, Config{Queue: "orders"})
-		scope := &scope{incoming: &Message{ID: NewMessageID(), CorrelationID: NewMessageID()}, origin: "orders\x00Order"}
+		scope := &scope{id: NewMessageID(), incoming: &Message{CorrelationID: NewMessageID()}, origin: "orders\x00Order"}
 		compose(b, &sender{s, scope})
 	})
 }

@@ -48,12 +48,13 @@ func (d *delivery) runGivenUp(cause *failure) error {
 	if timeout <= 0 {
 		timeout = long
 	}
-	scope := &scope{incoming: d.message, origin: h.origin + "\x00given up"}
+	m := d.seen()
+	scope := &scope{incoming: m, id: d.came.id, origin: h.origin + "\x00given up"}
 	bus := &Bus{sender{d.setup, scope}}
 	ctx := newHandlerContext(d.ctx, bus, timeout)
 	defer ctx.end()
 	_, err := guard.Apart(ctx, func() (struct{}, error) {
-		return struct{}{}, h.givenUp(ctx, bus, d.message, cause.shown())
+		return struct{}{}, h.givenUp(ctx, bus, m, cause.shown())
 	})
 	outs, ended := scope.end()
 	switch {

@@ -61,6 +61,7 @@ func (s *Setup) Invoke(ctx context.Context, message any, opts ...SendOption) (*I
 	if err := d.rehearse(ctx, message, opts); err != nil {
 		return fail(err)
 	}
+	d.came = factsOf(d.message)
 	i := &Invocation{Message: d.message}
 	outs, scope, err := d.rehearsed()
 	if err != nil && !d.ignored(err) {
@@ -106,7 +107,7 @@ func (d *delivery) rehearsed() ([]*publish.Message, *scope, error) {
 	}
 	s, ctx := d.setup, d.Context()
 	run := func(ctx context.Context) (outs []*publish.Message, sc *scope, err error) {
-		sc = &scope{incoming: d.message, origin: d.handler.origin, rehearsal: true}
+		sc = &scope{incoming: d.message, id: d.came.id, origin: d.handler.origin, rehearsal: true}
 		err = d.handler.invoke(ctx, &Bus{sender{s, sc}}, d.message)
 		outs, ended := sc.end()
 		if err == nil {

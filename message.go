@@ -17,7 +17,9 @@ import (
 
 // Message is one received message with its headers and properties. Handlers and
 // middleware may keep it and change it, because retries and parked copies are made
-// from what came from the broker. Only the bytes of Body are not copied: set Body
+// from what came from the broker. The retry policy, the ErrorHandler, logs and observers
+// see ID, Type, CorrelationID, ReplyTo, Attempt, the times and the queues as they came,
+// too. Only the bytes of Body are not copied: set Body
 // to another slice instead of writing into it.
 type Message struct {
 	// ID is the MessageId header, else the message_id property. A message that

@@ -300,6 +300,7 @@ func (d *delivery) conclude() {
 		return
 	}
 	d.observed = nil
+	op.Event.Incoming = d.seen()
 	op.Event.Outcome = cmp.Or(d.outcome, AttemptLost)
 	op.Event.HandlingTime, op.Event.CriticalTime = d.handling, d.critical
 	op.End(d.failure)

@@ -89,7 +89,7 @@ func (d *delivery) park(cause *failure) {
 func (d *delivery) parkNow() {
 	out := d.copyOf(OpPark, d.setup.cfg.ErrorQueue.Name)
 	delete(out.Publishing.Headers, d.setup.dialect.names.parking)
-	d.bury(out, errors.New(d.message.ErrorDetails))
+	d.bury(out, errors.New(d.came.errorDetails))
 }
 
 // bury publishes a copy to the error queue. While that takes nothing (its node is
@@ -143,7 +143,7 @@ func (d *delivery) putOff(out *publish.Message, cause error) {
 // again.
 func (d *delivery) tryParking(out *publish.Message, cause error) (err error) {
 	s := d.setup
-	ctx, op := s.observers.start(d.ctx, Observation{Operation: OpPark, Incoming: d.message, Size: len(out.Publishing.Body), Exchange: out.Exchange, RoutingKey: out.Key, Err: cause})
+	ctx, op := s.observers.start(d.ctx, Observation{Operation: OpPark, Incoming: d.seen(), Size: len(out.Publishing.Body), Exchange: out.Exchange, RoutingKey: out.Key, Err: cause})
 	defer func() { op.End(err) }()
 	s.observers.carry(op, out)
 	eng, err := s.engine()

@@ -24,7 +24,8 @@ import (
 type delivery struct {
 	consume.Delivery
 	setup   *Setup
-	message *Message
+	message *Message // the handler's, which may change it
+	came    facts    // what counts of it
 	handler *handler // nil until it is chosen
 	// deadly says that a copy of the message ended the connection whenever it was sent.
 	deadly bool
@@ -60,8 +61,9 @@ func (d *delivery) Handle() {
 	defer d.goexit()
 	d.ctx = d.Context()
 	err := d.read()
+	d.came = factsOf(d.message)
 	switch {
-	case err == nil && time.Until(d.message.DeferredUntil) > 0 && !d.served():
+	case err == nil && time.Until(d.came.deferredUntil) > 0 && !d.served():
 		d.postpone()
 	case err == nil && d.marked():
 		d.parkNow()
@@ -75,11 +77,10 @@ func (d *delivery) Handle() {
 
 // Handling is what a log says about the message, and the timeout of its handler.
 func (d *delivery) Handling() ([]zap.Field, time.Duration, bool) {
-	m := d.shown.Load()
-	if m == nil {
+	if d.shown.Load() == nil {
 		return nil, 0, false
 	}
-	return logFields(m), d.handler.timeout, true
+	return d.fields(), d.handler.timeout, true
 }
 
 // try is an attempt to handle the message. unreadable is why it cannot be read.
@@ -108,7 +109,6 @@ func (d *delivery) try(unreadable error) {
 // work chooses the handler and runs it.
 func (d *delivery) work() error {
 	err := d.choose()
-	d.counts() // before a handler can change the type
 	if err == nil {
 		err = d.handle(d.handler)
 		d.clock(err)
@@ -130,7 +130,7 @@ func (d *delivery) clock(err error) {
 	now := time.Now()
 	d.handling = now.Sub(d.Began)
 	d.counts().HandlingTime.Add(d.handling)
-	if sent := d.message.TimeSent; err == nil && !sent.IsZero() && now.After(sent) {
+	if sent := d.came.timeSent; err == nil && !sent.IsZero() && now.After(sent) {
 		d.critical = now.Sub(sent)
 		d.counts().CriticalTime.Add(d.critical)
 	}
@@ -139,7 +139,7 @@ func (d *delivery) clock(err error) {
 // counts are those of the message's type.
 func (d *delivery) counts() *tally.Type {
 	if d.counted == nil {
-		d.counted = d.setup.counters.queue.Type(d.message.Type)
+		d.counted = d.setup.counters.queue.Type(d.came.messageType)
 	}
 	return d.counted
 }
@@ -183,7 +183,8 @@ func (d *delivery) read() error {
 	m.Attempt = d.failures + 1
 	if d.Log().Core().Enabled(zap.DebugLevel) {
 		if differing := s.dialect.differences(m); differing != nil {
-			d.Log().Debug("headers and properties of a message differ; the headers count", append(d.fields(), zap.Strings("differing", differing))...)
+			came := factsOf(m)
+			d.Log().Debug("headers and properties of a message differ; the headers count", append(came.fields(), zap.Strings("differing", differing))...)
 		}
 	}
 	switch {
@@ -221,6 +222,7 @@ func (d *delivery) choose() error {
 	}
 	d.handler = h
 	d.message.LastAttempt = d.policy().ends(d.message)
+	d.came.lastAttempt = d.message.LastAttempt
 	return nil
 }
 
@@ -283,7 +285,7 @@ func (d *delivery) handle(h *handler) error {
 	if t := h.transactor(&s.cfg); t != nil {
 		return d.handleIn(t, h)
 	}
-	scope := &scope{incoming: d.message, origin: h.origin}
+	scope := &scope{incoming: d.message, id: d.came.id, origin: h.origin}
 	defer func() { _, _ = scope.end() }()
 	d.shown.Store(d.message)
 	if err := h.invoke(d.ctx, &Bus{sender{s, scope}}, d.message); err != nil {
@@ -331,10 +333,11 @@ func (d *delivery) fail(err error) {
 func (d *delivery) decide(f *failure) Decision {
 	ctx, cancel := context.WithTimeoutCause(d.Context(), patience, errImpatient)
 	defer cancel()
+	m := d.seen()
 	decision, err := guard.Apart(ctx, func() (Decision, error) {
-		proposed := d.policy().decide(d.message, f)
+		proposed := d.policy().decide(m, f)
 		if ask := d.setup.cfg.Handling.ErrorHandler; ask != nil {
-			return ask(d.message, f.shown(), proposed), nil
+			return ask(m, f.shown(), proposed), nil
 		}
 		return proposed, nil
 	})
@@ -381,7 +384,7 @@ func (d *delivery) retry(cause *failure, decision Decision) {
 func (d *delivery) postpone() {
 	before := d.deadly
 	out := d.copyOf(OpPostpone, d.setup.cfg.Queue)
-	out.Due = d.message.DeferredUntil
+	out.Due = d.came.deferredUntil
 	switch {
 	case d.resend(out, nil):
 		d.counts().Postponed.Add(1)
@@ -398,7 +401,7 @@ func (d *delivery) postpone() {
 func (d *delivery) resend(out *publish.Message, cause error) bool {
 	const tries = 5
 	s := d.setup
-	ctx, op := s.observers.start(d.ctx, Observation{Operation: Operation(out.Op), Incoming: d.message, Size: len(out.Publishing.Body), Exchange: out.Exchange, RoutingKey: out.Key, Err: cause})
+	ctx, op := s.observers.start(d.ctx, Observation{Operation: Operation(out.Op), Incoming: d.seen(), Size: len(out.Publishing.Body), Exchange: out.Exchange, RoutingKey: out.Key, Err: cause})
 	s.observers.carry(op, out)
 	eng, err := s.engine()
 	if err != nil {
@@ -461,9 +464,4 @@ func (d *delivery) renew() {
 }
 
 // fields identify the message in a log.
-func (d *delivery) fields() []zap.Field { return logFields(d.message) }
-
-// logFields hold nothing of the body.
-func logFields(m *Message) []zap.Field {
-	return []zap.Field{zap.String("message_id", m.ID), zap.String("message_type", m.Type), zap.Int("attempt", m.Attempt)}
-}
+func (d *delivery) fields() []zap.Field { return d.came.fields() }

@@ -29,10 +29,10 @@ func (d *delivery) copyOf(op Operation, queue string) *publish.Message {
 	maps.DeleteFunc(headers, func(key string, _ any) bool { return brokerHeader(key) })
 	id := in.MessageId
 	if id == "" {
-		id = d.message.ID
+		id = d.came.id
 	}
 	if _, ok := headers[names.messageID]; !ok {
-		headers[names.messageID] = d.message.ID
+		headers[names.messageID] = d.came.id
 	}
 	if dropped := d.disarm(headers); len(dropped) > 0 {
 		earlier, _ := text(headers[names.leftOut])
@@ -94,12 +94,12 @@ func (d *delivery) copyFor(op Operation, queue string, cause error) *publish.Mes
 	if earlier, _ := text(headers[names.leftOut]); earlier != "" {
 		d.setup.dialect.nameLeftOut(headers, leftOut(earlier, nil, maxLeftOut))
 	}
-	first := d.message.FirstFailed
+	first := d.came.firstFailed
 	if first.IsZero() {
 		first = time.Now()
 	}
 	headers[names.firstFailed] = TimeISO.format(first) // only harebus reads it
-	if d.message.SourceQueue == "" {
+	if d.came.sourceQueue == "" {
 		headers[names.sourceQueue] = d.setup.cfg.Queue
 	}
 	return out

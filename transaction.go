@@ -14,7 +14,9 @@ import (
 // the order of the calls.
 type scope struct {
 	incoming *Message // what the handler handles; nil in a transaction
-	origin   string   // the listener queue and the handler, for derived ids
+	// id is that of incoming as it came, and origin the listener queue and the handler: for
+	// derived ids.
+	id, origin string
 	// rehearsal says that nothing is published: see Setup.Invoke.
 	rehearsal bool
 
@@ -119,7 +121,7 @@ func (s *scope) deriveID(exchange, key, messageType string) string {
 	}
 	n := s.made[kind]
 	s.made[kind]++
-	return derivedID(s.incoming.ID, s.origin, kind, strconv.Itoa(n))
+	return derivedID(s.id, s.origin, kind, strconv.Itoa(n))
 }
 
 // commit publishes buffered messages and reports on each if one of them failed.

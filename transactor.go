@@ -53,7 +53,7 @@ func (h *handler) transactor(cfg *Config) Transactor {
 func (d *delivery) handleIn(t Transactor, h *handler) error {
 	d.shown.Store(d.message)
 	err := d.transact(d.ctx, t, func(ctx context.Context) ([]Envelope, error) {
-		outs, err := d.run(ctx, h, &scope{incoming: d.message, origin: h.origin})
+		outs, err := d.run(ctx, h, &scope{incoming: d.message, id: d.came.id, origin: h.origin})
 		if err == nil && len(outs) > 0 && !d.Connected() {
 			// The broker gives the message to another consumer.
 			err = errors.New("the connection was lost while the handler ran")

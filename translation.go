@@ -25,13 +25,11 @@ func (d *delivery) translate() error {
 	if receive == nil {
 		return nil
 	}
-	id := m.ID
-	if err := guard.Call(func() error { return receive(d.Context(), m) }); err != nil {
-		return failed(d.Context(), err)
-	}
+	err := guard.Call(func() error { return receive(d.Context(), m) })
 	translated := m.ID
-	if m.ID == "" || len(m.ID) > maxShortString || !utf8.ValidString(m.ID) {
-		m.ID = id // the copies need one
+	d.came.translate(m)
+	if err != nil {
+		return failed(d.Context(), err)
 	}
 	for _, short := range []struct{ name, value string }{
 		{"ID", translated}, {"Type", m.Type}, {"CorrelationID", m.CorrelationID}, {"ReplyTo", m.ReplyTo},
