@@ -92,16 +92,16 @@ func BenchmarkCompose(b *testing.B) {
 	}
 	b.Run("outside", func(b *testing.B) {
 		s, _ := benchSetup(b, Config{})
-		compose(b, &sender{setup: s})
+		compose(b, &sender{endpoint: s.endpoint})
 	})
 	b.Run("headers", func(b *testing.B) {
 		s, _ := benchSetup(b, Config{})
-		compose(b, &sender{setup: s}, WithHeaders(map[string]any{"tenant": "a", "priority": 7}))
+		compose(b, &sender{endpoint: s.endpoint}, WithHeaders(map[string]any{"tenant": "a", "priority": 7}))
 	})
 	b.Run("handler", func(b *testing.B) {
 		s, _ := benchSetup(b, Config{Queue: "orders"})
 		scope := &scope{id: NewMessageID(), incoming: &Message{CorrelationID: NewMessageID()}, origin: "orders\x00Order"}
-		compose(b, &sender{s, scope})
+		compose(b, &sender{s.endpoint, scope})
 	})
 }
 
@@ -109,7 +109,7 @@ func BenchmarkCompose(b *testing.B) {
 func BenchmarkReadMessage(b *testing.B) {
 	s, _ := benchSetup(b, Config{Queue: "orders"})
 	o := newSendOptions(nil)
-	out, err := (&sender{setup: s}).compose(b.Context(), OpSend, defaultDirectExchange, "orders", benchParcel, &o)
+	out, err := (&sender{endpoint: s.endpoint}).compose(b.Context(), OpSend, defaultDirectExchange, "orders", benchParcel, &o)
 	if err != nil {
 		b.Fatal(err)
 	}

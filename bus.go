@@ -46,8 +46,8 @@ var (
 
 // sender has the methods that Bus and Tx share.
 type sender struct {
-	setup *Setup
-	scope *scope // where messages are buffered; nil sends at once
+	endpoint *endpoint
+	scope    *scope // where messages are buffered; nil sends at once
 }
 
 // handlingKey is the key of the handler's bus in the handler's context.
@@ -58,14 +58,16 @@ type handlingKey struct{}
 func (s *sender) within(ctx context.Context) *sender {
 	bus, ok := ctx.Value(handlingKey{}).(*Bus)
 	switch {
-	case !ok || bus.setup != s.setup || bus.scope == nil:
+	case !ok || bus.endpoint.setup != s.endpoint.setup || bus.scope == nil:
 		return s
 	case s.scope == nil:
 		return &bus.sender
-	default:
-		s.scope.join(bus.scope)
+	}
+	s.scope.join(bus.scope)
+	if s.endpoint == bus.endpoint {
 		return s
 	}
+	return &sender{bus.endpoint, s.scope} // replies go to the queue of the handler
 }
 
 // Send sends a command to a queue. It goes to the direct exchange with the queue's
@@ -119,7 +121,7 @@ func (s *sender) Reply(ctx context.Context, message any, opts ...SendOption) err
 	if m.ReplyTo == "" {
 		return NoRetry(fmt.Errorf("harebus: reply to message %q: %w", m.ID, ErrNoReplyAddress))
 	}
-	if err := s.setup.cfg.allowReply(m); err != nil {
+	if err := s.allowReply(m); err != nil {
 		return NoRetry(refuse("reply", "address %s: %w", quote(m.ReplyTo), err))
 	}
 	return s.emit(ctx, OpReply, m.ReplyTo, message, time.Time{}, opts)
@@ -128,9 +130,9 @@ func (s *sender) Reply(ctx context.Context, message any, opts ...SendOption) err
 // emit composes a message and buffers or publishes it.
 func (s *sender) emit(ctx context.Context, op Operation, key string, message any, due time.Time, opts []SendOption) error {
 	o := newSendOptions(opts)
-	exchange := s.setup.cfg.Exchanges.Direct
+	exchange := s.endpoint.setup.cfg.Exchanges.Direct
 	if op == OpPublish {
-		exchange = s.setup.cfg.Exchanges.Topic
+		exchange = s.endpoint.setup.cfg.Exchanges.Topic
 	}
 	if op == OpReply && reservedAddress(key) {
 		exchange = "" // such an address is bound to no other exchange
@@ -141,7 +143,7 @@ func (s *sender) emit(ctx context.Context, op Operation, key string, message any
 	if op == OpDefer && o.expiration != 0 {
 		return refuse("defer", "a deferred message cannot expire: it would expire while it waits")
 	}
-	ctx, o.observed = s.setup.observers.start(ctx, Observation{Operation: op, Exchange: exchange, RoutingKey: key})
+	ctx, o.observed = s.endpoint.setup.observers.start(ctx, Observation{Operation: op, Exchange: exchange, RoutingKey: key})
 	err := s.within(ctx).dispatch(ctx, op, exchange, key, message, due, &o)
 	o.observed.End(err)
 	return err
@@ -160,13 +162,13 @@ func (s *sender) dispatch(ctx context.Context, op Operation, exchange, key strin
 	if err != nil {
 		return err
 	}
-	s.setup.observers.carry(o.observed, out)
+	s.endpoint.setup.observers.carry(o.observed, out)
 	if op == OpDefer {
 		out.Due = due
-		out.Publishing.Headers[s.setup.dialect.names.deferredTime] = s.setup.dialect.time(out.Due)
+		out.Publishing.Headers[s.endpoint.setup.dialect.names.deferredTime] = s.endpoint.setup.dialect.time(out.Due)
 	}
 	if op == OpReply {
-		out.Publishing.Headers[s.setup.dialect.names.hops] = field.SmallestInt(s.scope.message().hops + 1)
+		out.Publishing.Headers[s.endpoint.setup.dialect.names.hops] = field.SmallestInt(s.scope.message().hops + 1)
 	}
 	if s.scope != nil {
 		if !o.now {
@@ -177,7 +179,7 @@ func (s *sender) dispatch(ctx context.Context, op Operation, exchange, key strin
 			return top.addNow(out)
 		}
 	}
-	eng, err := s.setup.engine()
+	eng, err := s.endpoint.setup.engine()
 	if err != nil {
 		return fmt.Errorf("harebus: %s: %w", op, err)
 	}
@@ -191,7 +193,7 @@ func (s *sender) dispatch(ctx context.Context, op Operation, exchange, key strin
 // Inside a handler the transaction joins the handler's buffer: its messages are
 // published with the others, after the handler has returned.
 func (b *Bus) Transaction(ctx context.Context, fn func(ctx context.Context, tx *Tx) error) error {
-	tx := &Tx{sender{b.setup, newScope(b.within(ctx).scope)}}
+	tx := &Tx{sender{b.endpoint, newScope(b.within(ctx).scope)}}
 	defer tx.Rollback() // without effect after a commit
 	if err := fn(ctx, tx); err != nil {
 		return err
@@ -203,7 +205,7 @@ func (b *Bus) Transaction(ctx context.Context, fn func(ctx context.Context, tx *
 // or Rollback. It joins the buffer of a handler as [Bus.Transaction] does when the
 // context of a call on it is the handler's.
 func (b *Bus) Begin() *Tx {
-	return &Tx{sender{b.setup, newScope(b.scope)}}
+	return &Tx{sender{b.endpoint, newScope(b.scope)}}
 }
 
 // Commit publishes what was buffered, in order, and returns when every outcome is
@@ -222,7 +224,7 @@ func (t *Tx) Commit(ctx context.Context) error {
 	if len(outs) == 0 {
 		return nil
 	}
-	eng, err := t.setup.engine()
+	eng, err := t.endpoint.setup.engine()
 	if err != nil {
 		return fmt.Errorf("harebus: commit: %w", err)
 	}

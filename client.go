@@ -2,12 +2,11 @@ package harebus
 
 import (
 	"context"
-	"time"
+	"slices"
 
 	amqp "github.com/rabbitmq/amqp091-go"
 	"go.uber.org/zap"
 
-	"github.com/harebus/harebus/internal/consume"
 	"github.com/harebus/harebus/internal/declare"
 	"github.com/harebus/harebus/internal/publish"
 	"github.com/harebus/harebus/internal/session"
@@ -45,8 +44,8 @@ func (s *Setup) dialing(addresses []amqp.URI) session.Config {
 func (s *Setup) publishing(link *session.Link) publish.Config {
 	return publish.Config{
 		Link: link, Dialer: s.dialer, Channels: s.cfg.Publish.Channels, Confirms: s.confirms(),
-		Queue: s.cfg.Queue, QueueExpires: s.cfg.queueLife() > 0, CheckOnly: s.cfg.Declare.Mode == CheckOnly,
-		Declare: s.declarer.ForSending, Establish: s.declarer.Establish, Exit: s.cfg.exitTopology, Fit: s.dialect.fit,
+		Expires: s.expires, CheckOnly: s.cfg.Declare.Mode == CheckOnly,
+		Declare: s.declarer.ForSending, Establish: s.declarer.Establish, Exit: s.exitTopology, Fit: s.dialect.fit,
 		Failed: notConfirmed, Counts: &s.counters.publishing,
 	}
 }
@@ -54,11 +53,8 @@ func (s *Setup) publishing(link *session.Link) publish.Config {
 // declaring is the configuration of what declares the setup's objects.
 func (s *Setup) declaring() declare.Config {
 	return declare.Config{
-		CheckOnly: s.cfg.Declare.Mode == CheckOnly, Exchanges: s.cfg.exchangeTopology(), ErrorQueues: s.cfg.errorTopologies,
-		Queues: func() topology.Topology {
-			return topology.Join(s.cfg.queueTopology(s.topics()), s.cfg.Declare.Topology)
-		},
-		Consuming: s.consumes, BackOff: s.cfg.Connect.BackOff, Extra: s.extra, Log: s.log,
+		CheckOnly: s.cfg.Declare.Mode == CheckOnly, Exchanges: s.cfg.exchangeTopology(), ErrorQueues: s.errorTopologies,
+		Queues: s.queueTopologies, Consuming: s.consumes, BackOff: s.cfg.Connect.BackOff, Extra: s.extra, Log: s.log,
 	}
 }
 
@@ -75,10 +71,37 @@ func (s *Setup) extra(ctx context.Context) (*session.Session, error) {
 	return link.Extra(ctx, "declare")
 }
 
-// keepExit keeps the exit of delays to the listener queue from expiring.
+// queueTopologies are the listener queues, and what else the config names.
+func (s *Setup) queueTopologies() topology.Topology {
+	var all []topology.Topology
+	for _, e := range s.all() {
+		all = append(all, e.cfg.queueTopology(s.cfg.Exchanges, e.topics()))
+	}
+	return topology.Join(append(all, s.cfg.Declare.Topology)...)
+}
+
+// errorTopologies are the error queues, each once.
+func (s *Setup) errorTopologies() (all []topology.Topology) {
+	names := map[string]struct{}{}
+	for _, e := range s.all() {
+		if _, known := names[e.cfg.ErrorQueue.Name]; known || !e.consumes() {
+			continue
+		}
+		names[e.cfg.ErrorQueue.Name] = struct{}{}
+		all = append(all, e.cfg.errorTopology(s.cfg.Exchanges))
+	}
+	return all
+}
+
+// expires says whether a queue is one of the setup's that goes when nobody uses it.
+func (s *Setup) expires(queue string) bool {
+	return slices.ContainsFunc(s.all(), func(e *endpoint) bool { return e.queue == queue && e.cfg.queueLife() > 0 })
+}
+
+// keepExit keeps the exits of delays to the listener queues from expiring.
 func (e *engine) keepExit(ctx context.Context, on *session.Session) {
-	if err := e.publisher.KeepExit(ctx, on); err != nil && ctx.Err() == nil && on.Alive() {
-		e.setup.log.Warn("cannot keep the exit of delays to this queue from expiring", zap.Error(err))
+	if err := e.publisher.KeepExits(ctx, on); err != nil && ctx.Err() == nil && on.Alive() {
+		e.setup.log.Warn("cannot keep the exits of delays to the queues of this service from expiring", zap.Error(err))
 	}
 }
 
@@ -122,27 +145,4 @@ func (s *Setup) frameMax() int {
 		return int(n)
 	}
 	return session.MaxFrame
-}
-
-// consumption is the configuration of the consumers on the listener queue.
-func (s *Setup) consumption(link *session.Link) consume.Config {
-	cfg, queue := &s.cfg, s.cfg.Queue
-	single, _ := cfg.QueueOptions.Arguments["x-single-active-consumer"].(bool)
-	return consume.Config{
-		Queue:     queue,
-		Consumers: cfg.Consume.Consumers, Workers: cfg.Consume.Concurrency, Prefetch: cfg.Consume.Prefetch,
-		OneByOne: cfg.QueueOptions.Type == topology.Quorum, Single: single, DeliveryLimit: cfg.deliveryLimit(),
-		Link: link, BackOff: cfg.Connect.BackOff, Log: s.log, Waits: s.waits, Stopped: ErrStopped,
-		Declare: func(ctx context.Context, on *session.Session, since time.Time, first bool) error {
-			if first {
-				return s.declarer.First(ctx, on, since)
-			}
-			return s.declarer.Again(ctx, on, since)
-		},
-		Doubt:      func() { s.declarer.Doubt(queue) },
-		Undeclared: func() error { return s.declarer.UndeclaredOf(queue) },
-		Renew:      s.renew,
-		Consuming:  s.observers.consuming(queue),
-		Task:       func() consume.Task { return &delivery{setup: s} },
-	}
 }

@@ -328,21 +328,14 @@ func (c Config) withDefaults() Config {
 		c.Connect.URLs = append([]string{c.URL}, c.Connect.URLs...)
 	}
 	c.Connect.URLs = slices.Clone(c.Connect.URLs)
-	c.Subscriptions = slices.Clone(c.Subscriptions)
-	c.QueueOptions.Arguments = maps.Clone(c.QueueOptions.Arguments)
-	c.ErrorQueue.Arguments = maps.Clone(c.ErrorQueue.Arguments)
+	e := c.first().withDefaults()
+	c.Queue, c.QueueOptions, c.Subscriptions, c.Consume, c.Handling, c.Retry, c.ErrorQueue =
+		e.Queue, e.QueueOptions, e.Subscriptions, e.Consume, e.Handling, e.Retry, e.ErrorQueue
 	c.Payload.TypeCodecs = maps.Clone(c.Payload.TypeCodecs)
 	fill(&c.Exchanges.Direct, defaultDirectExchange)
 	fill(&c.Exchanges.Topic, defaultTopicExchange)
-	fill(&c.ErrorQueue.Name, defaultErrorQueue)
-	fill(&c.ErrorQueue.Type, topology.Quorum)
-	fill(&c.QueueOptions.Type, topology.Quorum)
 	fill(&c.Payload.HeaderPrefix, defaultHeaderPrefix)
 	fill(&c.Connect.Name, connectionName(c.Queue))
-	fill(&c.Consume.Concurrency, 10)
-	fill(&c.Consume.Prefetch, min(5*c.Consume.Concurrency, maxPrefetch))
-	fill(&c.Consume.Consumers, 1)
-	fill(&c.Handling.Timeout, 5*time.Minute)
 	fill(&c.Publish.Channels, 1)
 	fill(&c.Publish.Window, 1000)
 	fill(&c.Publish.ConfirmTimeout, 30*time.Second)
@@ -357,7 +350,6 @@ func (c Config) withDefaults() Config {
 	if c.Connect.BackOff == nil {
 		c.Connect.BackOff = wait.Default
 	}
-	c.Retry = c.Retry.withDefaults(defaultRetry())
 	if c.Logger == nil {
 		c.Logger = zap.NewNop()
 	}
@@ -401,28 +393,12 @@ func (c *Config) validate() error {
 	if c.Connect.Username == "" && c.Connect.Password != "" {
 		fault("Connect.Password is set without Connect.Username")
 	}
-	if c.Queue == "" && (len(c.Subscriptions) > 0 || len(c.QueueOptions.Arguments) > 0) {
-		fault("Subscriptions and QueueOptions.Arguments need a Queue")
-	}
-	if c.Queue == c.ErrorQueue.Name {
-		fault("Queue and ErrorQueue.Name are both %q: what fails there would go round in circles", c.Queue)
-	}
-	if c.Queue == "" && c.QueueOptions.PerInstance {
-		fault("QueueOptions.PerInstance needs a Queue")
-	}
-	for _, topic := range c.Subscriptions {
-		if err := topology.ValidTopic(topic); err != nil {
-			faults = append(faults, err)
-		}
-	}
 	faults = append(faults, c.validateQueues()...)
-	if err := c.ownTopology(c.Subscriptions).Validate(); err != nil {
-		faults = append(faults, err)
-	}
+	first := c.first()
+	faults = append(faults, first.validate(c)...)
 	faults = append(faults, c.validateValues()...)
 	faults = append(faults, c.validateNumbers()...)
-	faults = append(faults, c.validateParts()...)
-	return errors.Join(append(faults, c.Retry.validate("Retry")...)...)
+	return errors.Join(append(faults, c.validateParts()...)...)
 }
 
 // validateValues finds values outside of what their fields may have.
@@ -442,9 +418,6 @@ func (c *Config) validateValues() []error {
 	if c.Declare.Mode != DeclareAll && c.Declare.Mode != CheckOnly {
 		fault("Declare.Mode %d is neither DeclareAll nor CheckOnly", c.Declare.Mode)
 	}
-	if c.Handling.Unhandled < UnhandledRetry || c.Handling.Unhandled > UnhandledIgnore {
-		fault("Handling.Unhandled %d is none of UnhandledRetry, UnhandledPark and UnhandledIgnore", c.Handling.Unhandled)
-	}
 	if err := wait.TryBackOff(c.Connect.BackOff); err != nil {
 		fault("Connect.BackOff %w", err)
 	}
@@ -455,7 +428,7 @@ func (c *Config) validateValues() []error {
 // connection only.
 func (c *Config) validateQueues() []error {
 	var faults []error
-	names := []string{c.Queue, c.ErrorQueue.Name}
+	var names []string
 	for _, q := range c.Declare.Topology.Queues {
 		names = append(names, q.Name)
 		if q.Exclusive {
@@ -463,6 +436,11 @@ func (c *Config) validateQueues() []error {
 				"let it end by x-expires instead, or give each instance a listener queue of its own with QueueOptions.PerInstance", quote(q.Name)))
 		}
 	}
+	return append(faults, unroutable(names...)...)
+}
+
+// unroutable finds names of queues that no message can be sent to.
+func unroutable(names ...string) (faults []error) {
 	for _, name := range names {
 		if err := topology.ValidRoutingKey(name); name != "" && err != nil {
 			faults = append(faults, fmt.Errorf("queue %s: no message can be sent to it: %w", quote(name), err))
@@ -471,23 +449,28 @@ func (c *Config) validateQueues() []error {
 	return faults
 }
 
+// quantity is a number in a config, and between what it must be.
+type quantity struct {
+	name             string
+	value, low, high int
+}
+
+func (n quantity) faults() []error {
+	if n.value < n.low || n.value > n.high {
+		return []error{fmt.Errorf("%s %d is not between %d and %d", n.name, n.value, n.low, n.high)}
+	}
+	return nil
+}
+
 func (c *Config) validateNumbers() []error {
 	var faults []error
-	for _, n := range []struct {
-		name             string
-		value, low, high int
-	}{
-		{"Consume.Concurrency", c.Consume.Concurrency, 1, maxPrefetch},
-		{"Consume.Prefetch", c.Consume.Prefetch, c.Consume.Concurrency, maxPrefetch},
-		{"Consume.Consumers", c.Consume.Consumers, 1, 1000},
+	for _, n := range []quantity{
 		{"Publish.Channels", c.Publish.Channels, 1, 100},
 		{"Publish.Window", c.Publish.Window, 1, 100_000},
 		{"Payload.MaxBody", c.Payload.MaxBody, 1, 512 << 20},
 		{"Reply.MaxHops", c.Reply.MaxHops, 1, 1_000_000},
 	} {
-		if n.value < n.low || n.value > n.high {
-			faults = append(faults, fmt.Errorf("%s %d is not between %d and %d", n.name, n.value, n.low, n.high))
-		}
+		faults = append(faults, n.faults()...)
 	}
 	for _, d := range []struct {
 		name       string
@@ -522,11 +505,6 @@ func (c *Config) validateParts() []error {
 	for name, codec := range c.Payload.TypeCodecs {
 		if codec == nil {
 			missing("Payload.TypeCodecs", name)
-		}
-	}
-	for i, m := range c.Handling.Middleware {
-		if m == nil {
-			missing("Handling.Middleware", i)
 		}
 	}
 	for i, m := range c.Publish.Middleware {

@@ -179,11 +179,11 @@ func (b *Bus) Forward(ctx context.Context, envelopes []Envelope) []error {
 	if scope := b.within(ctx).scope; scope != nil {
 		return fail(scope.add(outs...))
 	}
-	eng, err := b.setup.engine()
+	eng, err := b.endpoint.setup.engine()
 	if err != nil {
 		return fail(fmt.Errorf("harebus: forward: %w", err))
 	}
-	ctx, op := b.setup.observers.start(ctx, Observation{Operation: OpForward, Messages: len(outs)})
+	ctx, op := b.endpoint.setup.observers.start(ctx, Observation{Operation: OpForward, Messages: len(outs)})
 	for k, err := range eng.publisher.PublishAll(ctx, outs) {
 		errs[places[k]] = err
 	}

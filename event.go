@@ -38,25 +38,26 @@ func (s *sender) PublishEvent(ctx context.Context, event any, opts ...SendOption
 // that are published from then on; [Setup.Subscribe] returns when the broker has bound it.
 //
 // Faults, such as a T without a topic, are reported by Start.
-func HandleEvent[T any](s *Setup, fn func(ctx context.Context, bus *Bus, event T) error, opts ...HandlerOption) {
+func HandleEvent[T any](on Registrar, fn func(ctx context.Context, bus *Bus, event T) error, opts ...HandlerOption) {
 	topic, err := topicOf(fresh[T]())
 	if err != nil {
-		s.addHandler(nil, fmt.Errorf("handler of event %v: %w", reflect.TypeFor[T](), err))
+		on.registrar().addHandler(nil, fmt.Errorf("handler of event %v: %w", reflect.TypeFor[T](), err))
 		return
 	}
-	s.keepTopic(topic)
-	Handle(s, fn, opts...)
+	on.registrar().keepTopic(topic)
+	Handle(on, fn, opts...)
 }
 
 // keepTopic adds a topic to the list; the next declaration binds it. A setup that has started
 // declares at once.
-func (s *Setup) keepTopic(topic string) {
+func (e *endpoint) keepTopic(topic string) {
+	s := e.setup
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if slices.Contains(s.subs, topic) {
+	if slices.Contains(e.subs, topic) {
 		return
 	}
-	s.subs = append(s.subs, topic)
+	e.subs = append(e.subs, topic)
 	if s.started {
 		s.declarer.Soon()
 	}

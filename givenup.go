@@ -50,7 +50,7 @@ func (d *delivery) runGivenUp(cause *failure) error {
 	}
 	m := d.seen()
 	scope := &scope{incoming: m, id: d.came.id, origin: h.origin + "\x00given up"}
-	bus := &Bus{sender{d.setup, scope}}
+	bus := &Bus{sender{d.endpoint, scope}}
 	ctx := newHandlerContext(d.ctx, bus, timeout)
 	defer ctx.end()
 	_, err := guard.Apart(ctx, func() (struct{}, error) {
@@ -63,7 +63,7 @@ func (d *delivery) runGivenUp(cause *failure) error {
 	case ended != nil || len(outs) == 0:
 		return ended
 	}
-	eng, err := d.setup.engine()
+	eng, err := d.endpoint.setup.engine()
 	if err != nil {
 		return err
 	}

@@ -71,7 +71,7 @@ type handler struct {
 	givenUp      func(context.Context, *Bus, *Message, error) error // nil: nothing
 }
 
-// Handle registers a handler for the messages of one type on s. After Start it
+// Handle registers a handler for the messages of one type on a [Setup] or an [Endpoint]. After Start it
 // applies to messages that are received from then on. The wire name is that of T's
 // MessageType method or of [WithType]. It is not derived from the Go type,
 // because such a name would change when the type is renamed. The body is decoded by
@@ -81,8 +81,9 @@ type handler struct {
 // Faults, such as a second handler for a type, are reported by Start; those of a
 // handler registered after Start by the log and by [Setup.Ready], and that handler
 // is not used.
-func Handle[T any](s *Setup, fn func(ctx context.Context, bus *Bus, message T) error, opts ...HandlerOption) {
-	h := &handler{timeout: max(s.cfg.Handling.Timeout, 0)}
+func Handle[T any](on Registrar, fn func(ctx context.Context, bus *Bus, message T) error, opts ...HandlerOption) {
+	e := on.registrar()
+	h := &handler{timeout: max(e.cfg.Handling.Timeout, 0)}
 	err := errors.New("the type has no wire name; give it a method MessageType() string, or pass WithType")
 	if named, ok := fresh[T]().(Named); ok {
 		h.messageType, err = messageType(named)
@@ -90,27 +91,27 @@ func Handle[T any](s *Setup, fn func(ctx context.Context, bus *Bus, message T) e
 	}
 	h.apply(opts)
 	if !h.named {
-		s.addHandler(nil, fmt.Errorf("handler of %v: %w", reflect.TypeFor[T](), err))
+		e.addHandler(nil, fmt.Errorf("handler of %v: %w", reflect.TypeFor[T](), err))
 		return
 	}
 	if fn != nil {
 		h.run = func(ctx context.Context, bus *Bus, m *Message) error {
-			message, err := decode[T](s.codecs, m)
+			message, err := decode[T](e.setup.codecs, m)
 			if err != nil {
 				return err
 			}
 			return fn(ctx, bus, message)
 		}
 	}
-	s.addHandler(h, nil)
+	e.addHandler(h, nil)
 }
 
 // HandleMessage registers a handler that gets the whole message, undecoded, for
 // one wire name, [NoType] or [AnyType].
-func (s *Setup) HandleMessage(messageType string, fn HandlerFunc, opts ...HandlerOption) {
-	h := &handler{messageType: messageType, named: true, timeout: max(s.cfg.Handling.Timeout, 0), run: fn}
+func (e *endpoint) HandleMessage(messageType string, fn HandlerFunc, opts ...HandlerOption) {
+	h := &handler{messageType: messageType, named: true, timeout: max(e.cfg.Handling.Timeout, 0), run: fn}
 	h.apply(opts)
-	s.addHandler(h, nil)
+	e.addHandler(h, nil)
 }
 
 func (h *handler) apply(opts []HandlerOption) {
@@ -122,7 +123,7 @@ func (h *handler) apply(opts []HandlerOption) {
 }
 
 // complete wraps the handler in the middleware and fills in its retry policy.
-func (h *handler) complete(cfg *Config) error {
+func (h *handler) complete(cfg *EndpointConfig) error {
 	if h.run == nil {
 		return fmt.Errorf("handler of %s is nil", quote(h.messageType))
 	}
@@ -143,32 +144,32 @@ func (h *handler) complete(cfg *Config) error {
 
 // addHandler registers a handler, or notes the fault. A fault while the service runs
 // is logged and reported by Ready, and not by the next Start.
-func (s *Setup) addHandler(h *handler, err error) {
+func (e *endpoint) addHandler(h *handler, err error) {
 	if err == nil {
-		err = h.complete(&s.cfg) // which calls foreign code, so without the lock
+		err = h.complete(&e.cfg) // which calls foreign code, so without the lock
 	}
-	s.mu.Lock()
-	if err = s.register(h, err); err == nil {
-		s.mu.Unlock()
+	e.setup.mu.Lock()
+	if err = e.register(h, err); err == nil {
+		e.setup.mu.Unlock()
 		return
 	}
-	started := s.started
+	started := e.setup.started
 	if started {
-		s.late = append(s.late, err)
+		e.late = append(e.late, err)
 	} else {
-		s.faults = append(s.faults, err)
+		e.faults = append(e.faults, err)
 	}
-	s.mu.Unlock()
+	e.setup.mu.Unlock()
 	if started {
-		s.log.Error("cannot register a handler", zap.Error(err))
+		e.setup.log.Error("cannot register a handler", zap.Error(err))
 	}
 }
 
-// register is called with s.mu held.
-func (s *Setup) register(h *handler, err error) error {
+// register is called with the setup's mu held.
+func (e *endpoint) register(h *handler, err error) error {
 	switch {
 	case err != nil:
-	case (*s.handlers.Load())[h.messageType] != nil:
+	case (*e.handlers.Load())[h.messageType] != nil:
 		err = fmt.Errorf("handler of %q: there is one already", h.messageType)
 	case h.timeout < 0:
 		err = fmt.Errorf("handler of %q: timeout %v is negative", h.messageType, h.timeout)
@@ -176,23 +177,23 @@ func (s *Setup) register(h *handler, err error) error {
 		err = fmt.Errorf("handler of %s: the name is longer than %d bytes", quote(h.messageType), maxShortString)
 	default:
 		if h.retry != nil {
-			s.retries.Store(max(s.retries.Load(), int64(h.retry.most())))
+			e.retries.Store(max(e.retries.Load(), int64(h.retry.most())))
 		}
-		h.origin = s.cfg.Queue + "\x00" + h.messageType
-		all := maps.Clone(*s.handlers.Load())
+		h.origin = e.queue + "\x00" + h.messageType
+		all := maps.Clone(*e.handlers.Load())
 		all[h.messageType] = h
 		if h.messageType != AnyType {
-			s.counters.queue.Type(h.messageType) // before strangers fill the list
+			e.counts.Type(h.messageType) // before strangers fill the list
 		}
-		s.handlers.Store(&all)
+		e.handlers.Store(&all)
 	}
 	return err
 }
 
 // handlerFor finds the handler of a message, by a look-up and nothing else:
 // type names come from the network.
-func (s *Setup) handlerFor(m *Message) (*handler, error) {
-	handlers := *s.handlers.Load()
+func (e *endpoint) handlerFor(m *Message) (*handler, error) {
+	handlers := *e.handlers.Load()
 	if h, ok := handlers[m.Type]; ok && m.Type != AnyType {
 		return h, nil
 	}
@@ -200,14 +201,14 @@ func (s *Setup) handlerFor(m *Message) (*handler, error) {
 		return h, nil
 	}
 	if m.Type == NoType {
-		return nil, s.unhandled("no-type", "the message has no type and there is no handler for NoType or AnyType")
+		return nil, e.unhandled("no-type", "the message has no type and there is no handler for NoType or AnyType")
 	}
-	return nil, s.unhandled("unknown-type", "no handler for messages of type %s", quote(m.Type))
+	return nil, e.unhandled("unknown-type", "no handler for messages of type %s", quote(m.Type))
 }
 
 // unhandled makes the error for a message that has no handler here.
-func (s *Setup) unhandled(reason, format string, args ...any) error {
-	return &RejectError{Reason: reason, Err: fmt.Errorf(format, args...), curable: s.cfg.Handling.Unhandled != UnhandledPark}
+func (e *endpoint) unhandled(reason, format string, args ...any) error {
+	return &RejectError{Reason: reason, Err: fmt.Errorf(format, args...), curable: e.cfg.Handling.Unhandled != UnhandledPark}
 }
 
 // invoke runs a handler and turns panics into errors. What it returns after its

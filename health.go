@@ -42,44 +42,56 @@ func (s *Setup) Live() error {
 // connected.
 func (s *Setup) Ready() error {
 	s.mu.Lock()
-	e, started, stopping, stopped := s.eng, s.started, s.stopping != nil, s.stopped
-	late := slices.Clone(s.late)
+	eng, started, stopping, stopped, endpoints := s.eng, s.started, s.stopping != nil, s.stopped, s.endpoints
 	s.mu.Unlock()
+	consumes := slices.ContainsFunc(endpoints, (*endpoint).consumes)
 	switch {
 	case stopping:
 		return errors.New("harebus: health: stopping")
 	case stopped:
 		return fmt.Errorf("harebus: health: %w", ErrStopped)
-	case s.cfg.Queue != "" && !started:
+	case consumes && !started:
 		return errors.New("harebus: health: not started")
-	case s.cfg.Queue == "":
+	case !consumes:
 		var err error
-		if e, err = s.engine(); err != nil { // stopped just now
+		if eng, err = s.engine(); err != nil { // stopped just now
 			return fmt.Errorf("harebus: health: %w", err)
 		}
-		e.publish.Use()
+		eng.publish.Use()
 	}
-	faults := []error{health(e.publish)}
+	faults := []error{health(eng.publish)}
 	if started {
 		if err := s.declarer.Undeclared(); err != nil {
 			faults = append(faults, fmt.Errorf("the broker refuses to declare objects that may be missing: %w", err))
 		}
-		faults = append(faults, late...)
-		if err := s.parking.trouble(); err != nil {
-			faults = append(faults, err)
-		}
-		for _, g := range e.groups {
-			faults = append(faults, g.Stuck(s.cfg.Handling.Timeout))
-		}
-		faults = append(faults, health(e.consume))
-		for _, g := range e.groups {
-			faults = append(faults, g.Faults()...)
+		faults = append(faults, health(eng.consume))
+		for _, e := range endpoints {
+			faults = append(faults, e.troubles(len(endpoints) > 1)...)
 		}
 	}
 	if err := errors.Join(faults...); err != nil {
 		return fmt.Errorf("harebus: health: %w", err)
 	}
 	return nil
+}
+
+// troubles are why the endpoint cannot do its work. They name its queue if there are
+// several.
+func (e *endpoint) troubles(several bool) []error {
+	e.setup.mu.Lock()
+	faults, group := slices.Clone(e.late), e.group
+	e.setup.mu.Unlock()
+	faults = append(faults, e.parking.trouble())
+	if group != nil {
+		faults = append(append(faults, group.Stuck(e.cfg.Handling.Timeout)), group.Faults()...)
+	}
+	faults = slices.DeleteFunc(faults, func(err error) bool { return err == nil })
+	if several {
+		for i, err := range faults {
+			faults[i] = fmt.Errorf("queue %s: %w", quote(e.queue), err)
+		}
+	}
+	return faults
 }
 
 // health says what is wrong with a link that has been used.

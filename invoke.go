@@ -45,19 +45,19 @@ type Sent struct {
 // Messages that the handler sends by a bus of another setup, or with
 // context.Background(), are really sent. Invoke returns an error if the message
 // could not be made, or if a registration is faulty.
-func (s *Setup) Invoke(ctx context.Context, message any, opts ...SendOption) (*Invocation, error) {
+func (e *endpoint) Invoke(ctx context.Context, message any, opts ...SendOption) (*Invocation, error) {
 	fail := func(err error) (*Invocation, error) { return nil, fmt.Errorf("harebus: invoke: %w", err) }
-	if s.cfg.Queue == "" {
+	if e.queue == "" {
 		return fail(ErrNoQueue)
 	}
-	s.mu.Lock()
-	faults := errors.Join(s.faults...)
-	s.mu.Unlock()
+	e.setup.mu.Lock()
+	faults := errors.Join(e.faults...)
+	e.setup.mu.Unlock()
 	if faults != nil {
 		return fail(faults)
 	}
-	d := &delivery{setup: s}
-	d.Rehearse(ctx, s.log)
+	d := &delivery{endpoint: e}
+	d.Rehearse(ctx, e.setup.log)
 	if err := d.rehearse(ctx, message, opts); err != nil {
 		return fail(err)
 	}
@@ -69,7 +69,7 @@ func (s *Setup) Invoke(ctx context.Context, message any, opts ...SendOption) (*I
 		i.Err, i.Decision = f.shown(), d.decide(f)
 	}
 	for _, out := range outs {
-		if sent, err := s.received(out); err != nil {
+		if sent, err := e.received(out); err != nil {
 			return fail(err)
 		} else if i.Err == nil || scope.immediate[out] {
 			i.Sent = append(i.Sent, Sent{Operation(out.Op), sent})
@@ -80,11 +80,11 @@ func (s *Setup) Invoke(ctx context.Context, message any, opts ...SendOption) (*I
 
 // rehearse makes the delivery's message.
 func (d *delivery) rehearse(ctx context.Context, message any, opts []SendOption) error {
-	s := d.setup
+	s := d.endpoint.setup
 	if m, ok := message.(*Message); ok {
 		given := *m
 		fill(&given.ID, NewMessageID())
-		fill(&given.Queue, s.cfg.Queue)
+		fill(&given.Queue, d.endpoint.queue)
 		fill(&given.Attempt, 1)
 		fill(&given.ContentType, "application/json")
 		given.prefix = s.dialect.prefix
@@ -92,7 +92,7 @@ func (d *delivery) rehearse(ctx context.Context, message any, opts []SendOption)
 		return nil
 	}
 	o := newSendOptions(opts)
-	out, err := (&sender{setup: s}).compose(ctx, OpSend, s.cfg.Exchanges.Direct, s.cfg.Queue, message, &o)
+	out, err := (&sender{endpoint: d.endpoint}).compose(ctx, OpSend, s.cfg.Exchanges.Direct, d.endpoint.queue, message, &o)
 	if err != nil {
 		return err
 	}
@@ -105,17 +105,17 @@ func (d *delivery) rehearsed() ([]*publish.Message, *scope, error) {
 	if err := d.choose(); err != nil {
 		return nil, nil, err
 	}
-	s, ctx := d.setup, d.Context()
+	ctx := d.Context()
 	run := func(ctx context.Context) (outs []*publish.Message, sc *scope, err error) {
 		sc = &scope{incoming: d.message, id: d.came.id, origin: d.handler.origin, rehearsal: true}
-		err = d.handler.invoke(ctx, &Bus{sender{s, sc}}, d.message)
+		err = d.handler.invoke(ctx, &Bus{sender{d.endpoint, sc}}, d.message)
 		outs, ended := sc.end()
 		if err == nil {
 			err = ended
 		}
 		return outs, sc, err
 	}
-	t := d.handler.transactor(&s.cfg)
+	t := d.handler.transactor(&d.endpoint.cfg)
 	if t == nil {
 		return run(ctx)
 	}
@@ -129,6 +129,6 @@ func (d *delivery) rehearsed() ([]*publish.Message, *scope, error) {
 }
 
 // received is the message as its receiver sees it.
-func (s *Setup) received(out *publish.Message) (*Message, error) {
-	return s.dialect.readMessage("", s.cfg.Exchanges.Topic, out.Delivery())
+func (e *endpoint) received(out *publish.Message) (*Message, error) {
+	return e.setup.dialect.readMessage("", e.setup.cfg.Exchanges.Topic, out.Delivery())
 }

@@ -47,9 +47,9 @@ func wrap[F HandlerFunc | SendFunc, M ~func(F) F](name string, middleware []M, i
 	return inner, nil
 }
 
-func (s *Setup) runSendMiddleware(ctx context.Context, m *Outgoing) error {
+func (s *sender) runSendMiddleware(ctx context.Context, m *Outgoing) error {
 	if m.Headers == nil {
 		m.Headers = map[string]any{}
 	}
-	return s.sendChain(ctx, m)
+	return s.endpoint.setup.sendChain(ctx, m)
 }

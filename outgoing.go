@@ -45,7 +45,7 @@ func (s *sender) compose(ctx context.Context, op Operation, exchange, key string
 	if err != nil {
 		return nil, refuse(verb, "%w", err)
 	}
-	codec, err := s.setup.codecs.forSending(o.contentType, messageType, value)
+	codec, err := s.endpoint.setup.codecs.forSending(o.contentType, messageType, value)
 	if err != nil {
 		return nil, refuse(verb, "%w", err)
 	}
@@ -57,16 +57,16 @@ func (s *sender) compose(ctx context.Context, op Operation, exchange, key string
 		Operation: op, Exchange: exchange, RoutingKey: key, Type: messageType,
 		Headers: o.headers, Body: body, ContentType: codec.ContentType(),
 	}
-	if len(s.setup.cfg.Publish.Middleware) > 0 {
+	if len(s.endpoint.setup.cfg.Publish.Middleware) > 0 {
 		seen := draft // only this one escapes
-		if err := s.setup.runSendMiddleware(ctx, &seen); err != nil {
+		if err := s.runSendMiddleware(ctx, &seen); err != nil {
 			return nil, fmt.Errorf("harebus: %s: middleware: %w", verb, err)
 		}
 		draft = seen
 	}
 	out := &publish.Message{Op: int8(op), Exchange: exchange, Key: key, Mandatory: !o.optional, Foreign: o.exchange != ""}
 	if op == OpPublish && out.Mandatory {
-		needless, err := s.setup.cfg.needless(value)
+		needless, err := s.endpoint.setup.cfg.needless(value)
 		if err != nil {
 			return nil, refuse(verb, "%T: %w", value, err)
 		}
@@ -88,7 +88,7 @@ func (s *sender) compose(ctx context.Context, op Operation, exchange, key string
 
 // stamp writes headers and mirrors them into properties, as the peers do.
 func (s *sender) stamp(out *publish.Message, draft *Outgoing, o *sendOptions) error {
-	names := &s.setup.dialect.names
+	names := &s.endpoint.setup.dialect.names
 	headers, err := s.customHeaders(draft.Headers)
 	if err != nil {
 		return err
@@ -111,7 +111,7 @@ func (s *sender) stamp(out *publish.Message, draft *Outgoing, o *sendOptions) er
 	msg := &out.Publishing
 	headers[names.messageID] = msg.MessageId
 	headers[names.correlationID] = msg.CorrelationId
-	headers[names.timeSent] = s.setup.dialect.time(now)
+	headers[names.timeSent] = s.endpoint.setup.dialect.time(now)
 	headers[names.intent] = boxed(string(s.intent(out)))
 	headers[names.contentType] = boxed(msg.ContentType)
 	if msg.ContentEncoding != "" {
@@ -120,7 +120,7 @@ func (s *sender) stamp(out *publish.Message, draft *Outgoing, o *sendOptions) er
 	if msg.Type != "" {
 		headers[names.messageType] = msg.Type
 	}
-	if queue := s.setup.cfg.Queue; queue != "" {
+	if queue := s.endpoint.queue; queue != "" {
 		headers[names.originatingAddress] = queue
 		if msg.ReplyTo == "" {
 			msg.ReplyTo = queue
@@ -139,7 +139,7 @@ func (s *sender) stamp(out *publish.Message, draft *Outgoing, o *sendOptions) er
 
 // intent is event for messages to the topic exchange, also if they are deferred.
 func (s *sender) intent(out *publish.Message) Intent {
-	if Operation(out.Op) == OpPublish || out.Exchange == s.setup.cfg.Exchanges.Topic {
+	if Operation(out.Op) == OpPublish || out.Exchange == s.endpoint.setup.cfg.Exchanges.Topic {
 		return IntentEvent
 	}
 	return IntentCommand
@@ -173,12 +173,12 @@ func (s *sender) customHeaders(in map[string]any) (amqp.Table, error) {
 	if len(in) == 0 {
 		// Up to eight entries a map is one block. A sender without a queue
 		// writes seven, and an eighth when it defers or replies.
-		if s.setup.cfg.Queue == "" {
+		if s.endpoint.queue == "" {
 			return make(amqp.Table, 8), nil
 		}
 		return make(amqp.Table, 12), nil
 	}
-	return s.setup.dialect.sendable(in)
+	return s.endpoint.setup.dialect.sendable(in)
 }
 
 // sendable copies headers that are not the bus's or the broker's own.
@@ -240,10 +240,10 @@ func (s *sender) check(out *publish.Message) error {
 		}
 	}
 	faults = append(faults, addressFaults(out)...)
-	if err := s.setup.fits(out); err != nil {
+	if err := s.fits(out); err != nil {
 		faults = append(faults, err)
 	}
-	if limit := s.setup.cfg.Payload.MaxBody; len(msg.Body) > limit {
+	if limit := s.endpoint.setup.cfg.Payload.MaxBody; len(msg.Body) > limit {
 		faults = append(faults, fmt.Errorf("the body has %d bytes, more than Config.Payload.MaxBody %d", len(msg.Body), limit))
 	}
 	return errors.Join(faults...)
@@ -275,11 +275,11 @@ const maxEntries = field.MaxElements - 32
 
 // fits refuses a message whose headers would close the connection, or could not
 // be read where they arrive.
-func (s *Setup) fits(out *publish.Message) error {
+func (s *sender) fits(out *publish.Message) error {
 	if n := len(out.Publishing.Headers); n > maxEntries {
 		return fmt.Errorf("the message has %d headers with the standard ones, more than %d", n, maxEntries)
 	}
-	frameMax := s.frameMax()
+	frameMax := s.endpoint.setup.frameMax()
 	limit := publish.HeaderLimit(frameMax, out.Exchange, out.Key)
 	if size := publish.HeaderFrame(&out.Publishing); size > limit {
 		return session.TooLong(size, limit, frameMax)

@@ -80,15 +80,15 @@ func (p *parking) trouble() error {
 // park moves the message to the error queue.
 func (d *delivery) park(cause *failure) {
 	if d.giveUp(cause) {
-		d.bury(d.copyFor(OpPark, d.setup.cfg.ErrorQueue.Name, cause), cause)
+		d.bury(d.copyFor(OpPark, d.endpoint.cfg.ErrorQueue.Name, cause), cause)
 	}
 }
 
 // parkNow moves a message to the error queue that could not be moved there when it had
 // failed. No handler sees it again.
 func (d *delivery) parkNow() {
-	out := d.copyOf(OpPark, d.setup.cfg.ErrorQueue.Name)
-	delete(out.Publishing.Headers, d.setup.dialect.names.parking)
+	out := d.copyOf(OpPark, d.endpoint.cfg.ErrorQueue.Name)
+	delete(out.Publishing.Headers, d.endpoint.setup.dialect.names.parking)
 	d.bury(out, errors.New(d.came.errorDetails))
 }
 
@@ -97,14 +97,13 @@ func (d *delivery) parkNow() {
 // delay queues, because a delivery that is held would keep others from being
 // handled.
 func (d *delivery) bury(out *publish.Message, cause error) {
-	s := d.setup
-	if !s.parking.closed() {
+	if !d.endpoint.parking.closed() {
 		err := d.tryParking(out, cause)
 		if err == nil {
-			s.parking.open()
+			d.endpoint.parking.open()
 			d.counts().Parked.Add(1)
 			d.Log().Error("message moved to the error queue",
-				append(d.fields(), zap.String("error_queue", s.cfg.ErrorQueue.Name), zap.Error(cause))...)
+				append(d.fields(), zap.String("error_queue", d.endpoint.cfg.ErrorQueue.Name), zap.Error(cause))...)
 			d.end(AttemptParked)
 			return
 		}
@@ -116,7 +115,7 @@ func (d *delivery) bury(out *publish.Message, cause error) {
 			wait.Sleep(d.Stopping(), time.Second) // the broker would deliver it again at once
 			return
 		}
-		s.parking.close(err)
+		d.endpoint.parking.close(err)
 	}
 	d.putOff(out, cause)
 }
@@ -124,13 +123,13 @@ func (d *delivery) bury(out *publish.Message, cause error) {
 // putOff sends the copy to the delay queues, with the header Parking. It is parked
 // when it comes back.
 func (d *delivery) putOff(out *publish.Message, cause error) {
-	s := d.setup
-	wait, count, say := s.parking.putOff()
+	s := d.endpoint.setup
+	wait, count, say := d.endpoint.parking.putOff()
 	if say {
 		d.Log().Error("the error queue takes no messages; they wait in a delay and will be parked later",
-			append(d.fields(), zap.Int("put_off", count), zap.Error(s.parking.trouble()), zap.NamedError("failure", cause))...)
+			append(d.fields(), zap.Int("put_off", count), zap.Error(d.endpoint.parking.trouble()), zap.NamedError("failure", cause))...)
 	}
-	out.Op, out.Key, out.Single, out.ViaDefault = int8(OpPostpone), s.cfg.Queue, false, true
+	out.Op, out.Key, out.Single, out.ViaDefault = int8(OpPostpone), d.endpoint.queue, false, true
 	out.Due = time.Now().Add(wait)
 	out.Publishing.Headers[s.dialect.names.parking] = true
 	out.Publishing.Headers[s.dialect.names.deferredTime] = s.dialect.time(out.Due)
@@ -142,7 +141,7 @@ func (d *delivery) putOff(out *publish.Message, cause error) {
 // tryParking publishes the copy, and once more if the error queue could be declared
 // again.
 func (d *delivery) tryParking(out *publish.Message, cause error) (err error) {
-	s := d.setup
+	s := d.endpoint.setup
 	ctx, op := s.observers.start(d.ctx, Observation{Operation: OpPark, Incoming: d.seen(), Size: len(out.Publishing.Body), Exchange: out.Exchange, RoutingKey: out.Key, Err: cause})
 	defer func() { op.End(err) }()
 	s.observers.carry(op, out)
@@ -160,7 +159,7 @@ func (d *delivery) tryParking(out *publish.Message, cause error) (err error) {
 	if err == nil || errors.Is(err, ErrRefused) || ctx.Err() != nil || !d.Connected() {
 		return err
 	}
-	if restored := s.declarer.ErrorQueue(ctx, d.Session(), s.cfg.errorTopology()); restored != nil {
+	if restored := s.declarer.ErrorQueue(ctx, d.Session(), d.endpoint.cfg.errorTopology(s.cfg.Exchanges)); restored != nil {
 		return errors.Join(err, restored)
 	}
 	return eng.publisher.Publish(ctx, out)
@@ -168,6 +167,6 @@ func (d *delivery) tryParking(out *publish.Message, cause error) (err error) {
 
 // marked says whether the message has the header Parking.
 func (d *delivery) marked() bool {
-	_, ok := d.message.Headers[d.setup.dialect.names.parking]
+	_, ok := d.message.Headers[d.endpoint.setup.dialect.names.parking]
 	return ok
 }

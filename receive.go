@@ -23,10 +23,10 @@ import (
 // message is handled or stored somewhere else, or goes back to its queue.
 type delivery struct {
 	consume.Delivery
-	setup   *Setup
-	message *Message // the handler's, which may change it
-	came    facts    // what counts of it
-	handler *handler // nil until it is chosen
+	endpoint *endpoint
+	message  *Message // the handler's, which may change it
+	came     facts    // what counts of it
+	handler  *handler // nil until it is chosen
 	// deadly says that a copy of the message ended the connection whenever it was sent.
 	deadly bool
 	// failures is how often the message has failed before.
@@ -51,13 +51,13 @@ type delivery struct {
 // The order is always the same: publish, wait for the confirm, acknowledge. A
 // crash in between repeats something; nothing is lost.
 func (d *delivery) Handle() {
-	s := d.setup
-	s.counters.queue.Delivered.Add(1)
+	s := d.endpoint.setup
+	d.endpoint.counts.Delivered.Add(1)
 	if d.Raw.Redelivered {
-		s.counters.queue.Redelivered.Add(1)
+		d.endpoint.counts.Redelivered.Add(1)
 	}
-	s.counters.queue.InFlight.Add(1)
-	defer s.counters.queue.InFlight.Add(-1)
+	d.endpoint.counts.InFlight.Add(1)
+	defer d.endpoint.counts.InFlight.Add(-1)
 	defer d.goexit()
 	d.ctx = d.Context()
 	err := d.read()
@@ -139,7 +139,7 @@ func (d *delivery) clock(err error) {
 // counts are those of the message's type.
 func (d *delivery) counts() *tally.Type {
 	if d.counted == nil {
-		d.counted = d.setup.counters.queue.Type(d.came.messageType)
+		d.counted = d.endpoint.counts.Type(d.came.messageType)
 	}
 	return d.counted
 }
@@ -163,9 +163,9 @@ func (d *delivery) goexit() {
 
 // read reads everything except the body. Its error is a *RejectError.
 func (d *delivery) read() error {
-	s := d.setup
+	s := d.endpoint.setup
 	var err error
-	d.message, err = s.dialect.readMessage(s.cfg.Queue, s.cfg.Exchanges.Topic, &d.Raw)
+	d.message, err = s.dialect.readMessage(d.endpoint.queue, s.cfg.Exchanges.Topic, &d.Raw)
 	m := d.message
 	m.codecs, m.packed = s.codecs, d.Packed
 	if err != nil {
@@ -177,7 +177,7 @@ func (d *delivery) read() error {
 	if d.marked() {
 		return nil
 	}
-	if d.failures, err = s.failuresOf(m); err != nil {
+	if d.failures, err = d.endpoint.failuresOf(m); err != nil {
 		return err
 	}
 	m.Attempt = d.failures + 1
@@ -216,7 +216,7 @@ func (d *delivery) choose() error {
 	if err := d.translate(); err != nil {
 		return err
 	}
-	h, err := d.setup.handlerFor(d.message)
+	h, err := d.endpoint.handlerFor(d.message)
 	if err != nil {
 		return err
 	}
@@ -231,12 +231,12 @@ func (d *delivery) policy() *RetryConfig {
 	if d.handler != nil && d.handler.retry != nil {
 		return d.handler.retry
 	}
-	return &d.setup.cfg.Retry
+	return &d.endpoint.cfg.Retry
 }
 
 // ignored says whether the message has no handler and is to be dropped for that.
 func (d *delivery) ignored(err error) bool {
-	if d.handler != nil || d.setup.cfg.Handling.Unhandled != UnhandledIgnore {
+	if d.handler != nil || d.endpoint.cfg.Handling.Unhandled != UnhandledIgnore {
 		return false
 	}
 	rejected := rejection(err)
@@ -250,8 +250,8 @@ const maxFailures = 1000
 // failuresOf reads how often a message has failed before. If the count is higher
 // than a retried message can have, somebody has moved the message back from the
 // error queue, and it starts again.
-func (s *Setup) failuresOf(m *Message) (int, error) {
-	name := s.dialect.names.errorRetries
+func (e *endpoint) failuresOf(m *Message) (int, error) {
+	name := e.setup.dialect.names.errorRetries
 	value, ok := m.Headers[name]
 	if !ok {
 		return 0, nil
@@ -260,7 +260,7 @@ func (s *Setup) failuresOf(m *Message) (int, error) {
 	switch {
 	case err != nil:
 		return 0, reject("bad-retry-count", "header %s: %w", name, err)
-	case n <= s.mostFailures():
+	case n <= e.mostFailures():
 		return n, nil
 	case n <= maxFailures+1 && m.SourceQueue != "":
 		m.FirstFailed = time.Time{}
@@ -272,23 +272,23 @@ func (s *Setup) failuresOf(m *Message) (int, error) {
 
 // mostFailures is the largest failure count a retried message can carry. An
 // ErrorHandler knows no limit but maxFailures.
-func (s *Setup) mostFailures() int {
-	if s.cfg.Handling.ErrorHandler != nil {
+func (e *endpoint) mostFailures() int {
+	if e.cfg.Handling.ErrorHandler != nil {
 		return maxFailures
 	}
-	return int(s.retries.Load())
+	return int(e.retries.Load())
 }
 
 // handle runs the handler and publishes what it sent.
 func (d *delivery) handle(h *handler) error {
-	s := d.setup
-	if t := h.transactor(&s.cfg); t != nil {
+	s := d.endpoint.setup
+	if t := h.transactor(&d.endpoint.cfg); t != nil {
 		return d.handleIn(t, h)
 	}
 	scope := &scope{incoming: d.message, id: d.came.id, origin: h.origin}
 	defer func() { _, _ = scope.end() }()
 	d.shown.Store(d.message)
-	if err := h.invoke(d.ctx, &Bus{sender{s, scope}}, d.message); err != nil {
+	if err := h.invoke(d.ctx, &Bus{sender{d.endpoint, scope}}, d.message); err != nil {
 		return failed(d.Context(), err)
 	}
 	outs, err := scope.end()
@@ -336,7 +336,7 @@ func (d *delivery) decide(f *failure) Decision {
 	m := d.seen()
 	decision, err := guard.Apart(ctx, func() (Decision, error) {
 		proposed := d.policy().decide(m, f)
-		if ask := d.setup.cfg.Handling.ErrorHandler; ask != nil {
+		if ask := d.endpoint.cfg.Handling.ErrorHandler; ask != nil {
 			return ask(m, f.shown(), proposed), nil
 		}
 		return proposed, nil
@@ -349,12 +349,12 @@ func (d *delivery) decide(f *failure) Decision {
 
 // retry sends the message to its own queue again, by way of the delay queues.
 func (d *delivery) retry(cause *failure, decision Decision) {
-	s := d.setup
+	s := d.endpoint.setup
 	op, after := OpRetry, decision.after
 	if decision.action == actionPostpone {
 		op = OpPostpone
 	}
-	out := d.copyFor(op, s.cfg.Queue, cause)
+	out := d.copyFor(op, d.endpoint.queue, cause)
 	out.Due = time.Now().Add(after)
 	out.Publishing.Headers[s.dialect.names.deferredTime] = s.dialect.time(out.Due)
 	if op == OpPostpone {
@@ -383,7 +383,7 @@ func (d *delivery) retry(cause *failure, decision Decision) {
 // receiver.
 func (d *delivery) postpone() {
 	before := d.deadly
-	out := d.copyOf(OpPostpone, d.setup.cfg.Queue)
+	out := d.copyOf(OpPostpone, d.endpoint.queue)
 	out.Due = d.came.deferredUntil
 	switch {
 	case d.resend(out, nil):
@@ -400,7 +400,7 @@ func (d *delivery) postpone() {
 // confirmed.
 func (d *delivery) resend(out *publish.Message, cause error) bool {
 	const tries = 5
-	s := d.setup
+	s := d.endpoint.setup
 	ctx, op := s.observers.start(d.ctx, Observation{Operation: Operation(out.Op), Incoming: d.seen(), Size: len(out.Publishing.Body), Exchange: out.Exchange, RoutingKey: out.Key, Err: cause})
 	s.observers.carry(op, out)
 	eng, err := s.engine()
@@ -439,8 +439,8 @@ func (d *delivery) resend(out *publish.Message, cause error) bool {
 // in a certain time.
 func (d *delivery) complain(text string, err error) {
 	now := time.Now().UnixNano()
-	last := d.setup.complained.Load()
-	if now-last < int64(quiet) || !d.setup.complained.CompareAndSwap(last, now) {
+	last := d.endpoint.complained.Load()
+	if now-last < int64(quiet) || !d.endpoint.complained.CompareAndSwap(last, now) {
 		return
 	}
 	d.Log().Error(text, append(d.fields(), zap.Error(err))...)
@@ -456,7 +456,7 @@ func (d *delivery) renew() {
 	}
 	ctx, cancel := context.WithTimeout(d.Context(), consume.Grace)
 	defer cancel()
-	if err := d.setup.renew(ctx, []*consume.Delivery{&d.Delivery})[0]; err != nil {
+	if err := d.endpoint.renew(ctx, []*consume.Delivery{&d.Delivery})[0]; err != nil {
 		d.Log().Warn("cannot publish a message again to reset its delivery count; giving it back", append(d.fields(), zap.Error(err))...)
 		return
 	}

@@ -31,14 +31,8 @@ func (c Config) String() string {
 // a password.
 func (c Config) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, c.String()) }
 
-// String names the config of the setup, without anything that may be a secret.
-func (s *Setup) String() string { return "harebus.Setup of " + s.cfg.String() }
-
-// Format writes String for every verb.
-func (s *Setup) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, s.String()) }
-
 // String names the config of the setup that a Bus or Tx belongs to.
-func (s sender) String() string { return "harebus.Bus of " + s.setup.cfg.String() }
+func (s sender) String() string { return "harebus.Bus of " + s.endpoint.setup.cfg.String() }
 
 // Format writes String for every verb.
 func (s sender) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, s.String()) }

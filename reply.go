@@ -44,19 +44,20 @@ func reservedAddress(address string) bool {
 }
 
 // allowReply applies the rules that always hold, then the configured policy.
-func (c *Config) allowReply(m *Message) error {
+func (s *sender) allowReply(m *Message) error {
+	policy := &s.endpoint.setup.cfg.Reply
 	switch err := topology.ValidName("queue", m.ReplyTo); {
-	case m.ReplyTo == c.ErrorQueue.Name:
+	case s.endpoint.setup.parksIn(m.ReplyTo):
 		return fmt.Errorf("%q is the error queue", m.ReplyTo)
 	case reservedAddress(m.ReplyTo):
-		if !c.Reply.Reserved {
+		if !policy.Reserved {
 			return errors.New("the broker has named it; Config.Reply.Reserved allows such addresses")
 		}
 	case err != nil:
 		return err
 	}
-	if c.Reply.Policy == nil {
+	if policy.Policy == nil {
 		return nil
 	}
-	return guard.Call(func() error { return c.Reply.Policy(m) })
+	return guard.Call(func() error { return policy.Policy(m) })
 }

@@ -24,7 +24,7 @@ import (
 // original sender may set, the headers of the broker, and headers that would end
 // the connection.
 func (d *delivery) copyOf(op Operation, queue string) *publish.Message {
-	in, names := &d.Raw, &d.setup.dialect.names
+	in, names := &d.Raw, &d.endpoint.setup.dialect.names
 	headers := d.originalHeaders()
 	maps.DeleteFunc(headers, func(key string, _ any) bool { return brokerHeader(key) })
 	id := in.MessageId
@@ -39,7 +39,7 @@ func (d *delivery) copyOf(op Operation, queue string) *publish.Message {
 		headers[names.leftOut] = leftOut(earlier, dropped, maxLeftOut)
 	}
 	out := &publish.Message{
-		Op: int8(op), Rough: op == OpRetry, Exchange: d.setup.cfg.Exchanges.Direct, Key: queue, Mandatory: true, ViaDefault: true, Copied: true,
+		Op: int8(op), Rough: op == OpRetry, Exchange: d.endpoint.setup.cfg.Exchanges.Direct, Key: queue, Mandatory: true, ViaDefault: true, Copied: true,
 		Publishing: wire.FromDelivery(in),
 	}
 	msg := &out.Publishing
@@ -51,7 +51,7 @@ func (d *delivery) copyOf(op Operation, queue string) *publish.Message {
 // copy has ended connections all the same, it removes every foreign header.
 func (d *delivery) disarm(headers amqp.Table) (dropped []string) {
 	for key, value := range headers {
-		if field.Deadly(value) || d.deadly && !strings.HasPrefix(key, d.setup.dialect.prefix) {
+		if field.Deadly(value) || d.deadly && !strings.HasPrefix(key, d.endpoint.setup.dialect.prefix) {
 			delete(headers, key)
 			dropped = append(dropped, quote(key))
 		}
@@ -63,7 +63,7 @@ func (d *delivery) disarm(headers amqp.Table) (dropped []string) {
 // strip removes the custom headers of a copy that has ended connections.
 func (d *delivery) strip(out *publish.Message) {
 	d.deadly = true
-	dialect, headers := &d.setup.dialect, out.Publishing.Headers
+	dialect, headers := &d.endpoint.setup.dialect, out.Publishing.Headers
 	if dropped := d.disarm(headers); len(dropped) > 0 {
 		earlier, _ := text(headers[dialect.names.leftOut])
 		dialect.nameLeftOut(headers, leftOut(earlier, dropped, maxLeftOut))
@@ -75,7 +75,7 @@ func (d *delivery) strip(out *publish.Message) {
 // are one header, in bytes.
 func (d *delivery) originalHeaders() amqp.Table {
 	if d.Unreadable != nil {
-		return amqp.Table{d.setup.dialect.names.rawHeaders: d.Unreadable.Raw}
+		return amqp.Table{d.endpoint.setup.dialect.names.rawHeaders: d.Unreadable.Raw}
 	}
 	again := amqp.Delivery{Body: d.Packed}
 	if err := wire.Unpack(&again); err != nil || again.Headers == nil {
@@ -88,11 +88,11 @@ func (d *delivery) originalHeaders() amqp.Table {
 // where and why.
 func (d *delivery) copyFor(op Operation, queue string, cause error) *publish.Message {
 	out := d.copyOf(op, queue)
-	names, headers := &d.setup.dialect.names, out.Publishing.Headers
+	names, headers := &d.endpoint.setup.dialect.names, out.Publishing.Headers
 	headers[names.errorRetries] = field.SmallestInt(d.failures + 1)
 	headers[names.errorDetails] = errorDetails(cause)
 	if earlier, _ := text(headers[names.leftOut]); earlier != "" {
-		d.setup.dialect.nameLeftOut(headers, leftOut(earlier, nil, maxLeftOut))
+		d.endpoint.setup.dialect.nameLeftOut(headers, leftOut(earlier, nil, maxLeftOut))
 	}
 	first := d.came.firstFailed
 	if first.IsZero() {
@@ -100,7 +100,7 @@ func (d *delivery) copyFor(op Operation, queue string, cause error) *publish.Mes
 	}
 	headers[names.firstFailed] = TimeISO.format(first) // only harebus reads it
 	if d.came.sourceQueue == "" {
-		headers[names.sourceQueue] = d.setup.cfg.Queue
+		headers[names.sourceQueue] = d.endpoint.queue
 	}
 	return out
 }
@@ -236,7 +236,7 @@ func asItCame(packed []byte) (amqp.Publishing, error) {
 
 // renew publishes deliveries to their queue again, as they came, and returns an error for
 // each.
-func (s *Setup) renew(ctx context.Context, ds []*consume.Delivery) []error {
+func (e *endpoint) renew(ctx context.Context, ds []*consume.Delivery) []error {
 	errs := make([]error, len(ds))
 	var outs []*publish.Message
 	var places []int
@@ -247,10 +247,10 @@ func (s *Setup) renew(ctx context.Context, ds []*consume.Delivery) []error {
 			continue
 		}
 		outs, places = append(outs, &publish.Message{
-			Op: int8(OpRetry), Exchange: s.cfg.Exchanges.Direct, Key: s.cfg.Queue, Mandatory: true, ViaDefault: true, Publishing: p,
+			Op: int8(OpRetry), Exchange: e.setup.cfg.Exchanges.Direct, Key: e.queue, Mandatory: true, ViaDefault: true, Publishing: p,
 		}), append(places, i)
 	}
-	eng, err := s.engine()
+	eng, err := e.setup.engine()
 	if err != nil {
 		for _, i := range places {
 			errs[i] = err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -23,6 +24,8 @@ import (
 // Setup is one service on the bus: its topology, its connections, its handlers
 // and its consumers. Make one with [New] and, usually, one for each process.
 type Setup struct {
+	*endpoint // of Config.Queue
+
 	cfg       Config
 	dialer    *session.Dialer
 	codecs    *codecs
@@ -32,29 +35,17 @@ type Setup struct {
 	log       *zap.Logger
 	waits     wait.Teller
 	counters  counters
-	retries   atomic.Int64 // the largest number among the retry policies
-
-	declarer *declare.Declarer
-	parking  parking
-	// complained is when it was last logged that a message cannot be sent on, in
-	// nanoseconds.
-	complained atomic.Int64
+	declarer  *declare.Declarer
 
 	// latestFrameMax is the frame_max of the latest connection; 0 before the first.
 	latestFrameMax atomic.Int64
 
-	// handlers is replaced, with mu held, and never changed: messages are looked up
-	// without a lock.
-	handlers atomic.Pointer[map[string]*handler]
-
-	mu       sync.Mutex // guards what follows
-	faults   []error    // faults of registrations; Start reports them
-	late     []error    // faults of registrations after Start; Ready reports them
-	subs     []string
-	eng      *engine // what runs; nil before the first use and after Stop
-	started  bool
-	stopping *stopping // the Stop under way
-	stopped  bool
+	mu        sync.Mutex // guards what follows
+	endpoints []*endpoint
+	eng       *engine // what runs; nil before the first use and after Stop
+	started   bool
+	stopping  *stopping // the Stop under way
+	stopped   bool
 }
 
 // stopping is a Stop that others may wait for.
@@ -70,11 +61,11 @@ type engine struct {
 	publish   *session.Link
 	consume   *session.Link
 	publisher *publish.Publisher
-	groups    []*consume.Group        // the consumers
 	group     sync.WaitGroup          // the goroutines that serve them all
 	halt      context.CancelFunc      // ends the latter
 	abandon   context.CancelCauseFunc // ends the contexts of the handlers
-	operator  *operator               // nil without a Transactor
+	operators []*operator             // of the Transactors
+	groups    []*consume.Group        // the consumers of each endpoint
 }
 
 var errShutdownTimeout = errors.New("harebus: the shutdown timeout has passed")
@@ -107,10 +98,9 @@ func New(cfg Config) (*Setup, error) {
 		dialect:   dialect{cfg.Payload.HeaderPrefix, newHeaderNames(cfg.Payload.HeaderPrefix), cfg.Payload.TimeFormat},
 		sendChain: sendChain,
 		log:       safeLogger(cfg.Logger),
-		subs:      slices.Clone(cfg.Subscriptions),
 	}
-	s.retries.Store(int64(cfg.Retry.most()))
-	s.handlers.Store(&map[string]*handler{})
+	s.endpoint = newEndpoint(s, cfg.first())
+	s.endpoints = []*endpoint{s.endpoint}
 	s.waits = teller(logger)
 	s.observers = newObservers(cfg.Observers, &s.dialect, s.frameMax, s.log)
 	s.dialer = session.NewDialer(s.dialing(addresses))
@@ -120,7 +110,7 @@ func New(cfg Config) (*Setup, error) {
 
 // Bus returns the bus that sends at once. It connects when it is first used. A
 // setup that only sends need not be started; end it with Close.
-func (s *Setup) Bus() *Bus { return &Bus{sender{setup: s}} }
+func (s *Setup) Bus() *Bus { return &Bus{sender{endpoint: s.endpoint}} }
 
 // engine returns what runs, starting it if nothing has been used yet.
 func (s *Setup) engine() (*engine, error) {
@@ -136,10 +126,9 @@ func (s *Setup) engine() (*engine, error) {
 func (s *Setup) makeEngine() *engine {
 	if s.eng == nil {
 		// Beside the permanent channels these are needed: one for a message that is
-		// tried alone, one to declare, one to check, and one for a consumer that
-		// changes its prefetch.
+		// tried alone, one to declare, and one to check.
 		connection := session.NewLink("publish", s.dialer, s.cfg.Publish.Channels+3)
-		consume := session.NewLink("consume", s.dialer, s.cfg.Consume.Consumers+2)
+		consume := session.NewLink("consume", s.dialer, 0) // begin knows how many
 		s.eng = &engine{setup: s, publish: connection, consume: consume, publisher: publish.New(s.publishing(connection))}
 	}
 	return s.eng
@@ -187,8 +176,10 @@ func (s *Setup) declareForInit(ctx context.Context, on *session.Session) error {
 	}
 	var delays topology.Delays
 	t := delays.Topology()
-	if s.cfg.Queue != "" {
-		t = topology.Join(t, s.cfg.exitTopology("", s.cfg.Queue))
+	for _, one := range s.all() {
+		if one.queue != "" {
+			t = topology.Join(t, s.exitTopology("", one.queue))
+		}
 	}
 	cfg := s.publishing(nil)
 	return cfg.EstablishDelays(ctx, on, t)
@@ -201,7 +192,7 @@ func (s *Setup) declareForInit(ctx context.Context, on *session.Session) error {
 // is faulty, Start fails at once. After Start the end of ctx has no effect;
 // handlers see its values.
 func (s *Setup) Start(ctx context.Context) error {
-	if err := checkTransactor(ctx, s.cfg.Handling.Transactor); err != nil {
+	if err := checkTransactors(ctx, s.all()); err != nil {
 		return fmt.Errorf("harebus: start: %w", err)
 	}
 	e, err := s.begin(ctx)
@@ -222,35 +213,57 @@ func (s *Setup) begin(ctx context.Context) (*engine, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
-	case s.cfg.Queue == "" && s.cfg.Handling.Transactor == nil:
-		return nil, ErrNoQueue
 	case s.started || s.stopping != nil:
 		return nil, ErrStarted
-	case len(s.faults) > 0:
-		return nil, errors.Join(s.faults...)
-	case s.cfg.Queue != "" && len(*s.handlers.Load()) == 0:
-		return nil, errors.New("no handler is registered; use Handle or HandleMessage")
+	case !slices.ContainsFunc(s.endpoints, (*endpoint).works):
+		return nil, ErrNoQueue
+	}
+	var faults []error
+	for _, one := range s.endpoints {
+		faults = append(faults, one.registered())
+	}
+	if err := errors.Join(faults...); err != nil {
+		return nil, err
 	}
 	e := s.makeEngine()
-	s.started, s.stopped, s.late = true, false, nil
+	s.started, s.stopped = true, false
 	handling, abandon := context.WithCancelCause(context.WithoutCancel(ctx))
 	e.abandon = abandon
 	serving, halt := context.WithCancel(handling)
 	e.halt = halt
-	e.operate(context.WithoutCancel(ctx))
-	if s.cfg.Queue == "" {
-		return e, nil
+	e.operate(context.WithoutCancel(ctx), s.endpoints)
+	e.consumeFrom(handling, s.endpoints)
+	if len(e.groups) > 0 {
+		e.group.Go(func() { s.declarer.Refresh(serving, e.consume.Up, e.keepExit) })
 	}
-	e.group.Go(func() { s.declarer.Refresh(serving, e.consume.Up, e.keepExit) })
-	e.groups = append(e.groups, consume.Start(handling, s.consumption(e.consume)))
 	return e, nil
+}
+
+// consumeFrom starts the consumers. The setup's mu is held.
+func (e *engine) consumeFrom(handling context.Context, endpoints []*endpoint) {
+	// Beside those of the consumers these channels are needed: one to declare, and one for
+	// each consumer that changes its prefetch.
+	channels, queues := 1, 0
+	for _, one := range endpoints {
+		if one.late = nil; one.queue != "" {
+			queues++
+			channels += one.cfg.Consume.Consumers + 1
+		}
+	}
+	e.consume.Need(channels)
+	for _, one := range endpoints {
+		if one.queue != "" {
+			one.group = consume.Start(handling, one.consumption(e.consume, queues))
+			e.groups = append(e.groups, one.group)
+		}
+	}
 }
 
 // consumes says whether the setup has been started and has a queue to consume from.
 func (s *Setup) consumes() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.started && s.cfg.Queue != ""
+	return s.started && slices.ContainsFunc(s.endpoints, (*endpoint).consumes)
 }
 
 // Run starts, consumes until ctx ends, then stops within the shutdown timeout. It
@@ -276,50 +289,62 @@ func (s *Setup) Run(ctx context.Context) error {
 // [ErrNotStarted] when the setup is not started, and with [ErrInHandler] inside a
 // handler, for which it would have to wait. Pausing a setup that is paused waits for the
 // same.
-func (s *Setup) Pause(ctx context.Context) error {
-	e, err := s.consuming(ctx)
+func (s *Setup) Pause(ctx context.Context) error { return s.pause(ctx, s.all()...) }
+
+func (s *Setup) pause(ctx context.Context, of ...*endpoint) error {
+	groups, err := s.consuming(of)
+	if err == nil && inHandler(ctx, groups) {
+		err = ErrInHandler
+	}
 	if err != nil {
 		return fmt.Errorf("harebus: pause: %w", err)
 	}
-	for _, g := range e.groups {
-		err = errors.Join(err, g.Pause(ctx))
+	errs := make(chan error, len(groups))
+	for _, g := range groups {
+		go func() { errs <- g.Pause(ctx) }()
+	}
+	for range groups {
+		err = errors.Join(err, <-errs)
 	}
 	switch {
 	case err == nil:
 		return nil
 	case ctx.Err() != nil:
-		return fmt.Errorf("harebus: pause: %w: %w", e.busy(), err)
+		return fmt.Errorf("harebus: pause: %w: %w", busy(groups), context.Cause(ctx))
 	default:
-		return fmt.Errorf("harebus: pause: %w", err)
+		return fmt.Errorf("harebus: pause: %w", ErrStopped)
 	}
 }
 
 // Resume ends a pause. It returns at once: consuming begins as soon as the connection
 // allows. Resuming a setup that is not paused does nothing. It fails with
 // [ErrNotStarted] when the setup is not started.
-func (s *Setup) Resume() error {
-	e, err := s.consuming(context.Background())
-	if err != nil && !errors.Is(err, ErrInHandler) {
+func (s *Setup) Resume() error { return s.resume(s.all()...) }
+
+func (s *Setup) resume(of ...*endpoint) error {
+	groups, err := s.consuming(of)
+	if err != nil {
 		return fmt.Errorf("harebus: resume: %w", err)
 	}
-	for _, g := range e.groups {
+	for _, g := range groups {
 		g.Resume()
 	}
 	return nil
 }
 
-// consuming returns the engine of a setup that consumes. With ErrInHandler it returns
-// the engine as well.
-func (s *Setup) consuming(ctx context.Context) (*engine, error) {
+// consuming returns the consumers of endpoints, if the setup consumes.
+func (s *Setup) consuming(of []*endpoint) (groups []*consume.Group, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.eng == nil || !s.started || s.stopping != nil {
 		return nil, ErrNotStarted
 	}
-	if s.eng.inHandler(ctx) {
-		return s.eng, ErrInHandler
+	for _, one := range of {
+		if one.group != nil {
+			groups = append(groups, one.group)
+		}
 	}
-	return s.eng, nil
+	return groups, nil
 }
 
 // Stop ends consuming: consumers are cancelled, deliveries that no handler has
@@ -335,7 +360,7 @@ func (s *Setup) consuming(ctx context.Context) (*engine, error) {
 // returns [ErrInHandler].
 func (s *Setup) Stop(ctx context.Context) error {
 	s.mu.Lock()
-	if s.eng != nil && s.eng.inHandler(ctx) {
+	if s.eng != nil && inHandler(ctx, s.eng.groups) {
 		s.mu.Unlock()
 		return fmt.Errorf("harebus: stop: %w", ErrInHandler)
 	}
@@ -363,6 +388,9 @@ func (s *Setup) Stop(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.eng, s.started, s.stopping = nil, false, nil
+	for _, one := range s.endpoints {
+		one.group = nil
+	}
 	close(under.done)
 	return under.err
 }
@@ -377,9 +405,13 @@ func (e *engine) stop(ctx context.Context) error {
 	return err
 }
 
-// busy returns the number of messages that are being handled.
-func (e *engine) busy() error {
-	return fmt.Errorf("%d messages are being handled", e.setup.counters.queue.InFlight.Load())
+// busy says how many messages are being handled.
+func busy(groups []*consume.Group) error {
+	var n int64
+	for _, g := range groups {
+		n += g.Busy()
+	}
+	return fmt.Errorf("%d messages are being handled", n)
 }
 
 // drain ends the consumers of an engine that was started.
@@ -395,14 +427,17 @@ func (e *engine) drain(ctx context.Context) error {
 	for _, g := range e.groups {
 		g.Halt()
 	}
-	tell := e.setup.waits.While("handlers to return before stopping", e.busy)
+	tell := e.setup.waits.While("handlers to return before stopping", func() error { return busy(e.groups) })
 	for _, g := range e.groups {
 		g.Wait()
 	}
 	e.group.Wait()
 	tell()
 	e.abandon(ErrStopped)
-	ended := e.operator.end(ctx)
+	var ended error
+	for _, o := range e.operators {
+		ended = errors.Join(ended, o.end(ctx))
+	}
 	var abandoned int64
 	for _, g := range e.groups {
 		abandoned += g.Busy()
@@ -413,21 +448,21 @@ func (e *engine) drain(ctx context.Context) error {
 	return ended
 }
 
-// inHandler says whether the caller is inside a handler of this engine: ctx carries
+// inHandler says whether the caller is inside a handler of some consumers: ctx carries
 // a message that is being handled, or the goroutine is that of a busy worker. The
 // goroutine is needed because Close has no context.
-func (e *engine) inHandler(ctx context.Context) bool {
+func inHandler(ctx context.Context, groups []*consume.Group) bool {
 	m := Incoming(ctx)
 	handles := func(t consume.Task) bool {
 		d, ok := t.(*delivery)
 		return ok && m != nil && d.shown.Load() == m
 	}
-	return slices.ContainsFunc(e.groups, func(g *consume.Group) bool { return g.Inside(handles) })
+	return slices.ContainsFunc(groups, func(g *consume.Group) bool { return g.Inside(handles) })
 }
 
-// paused says whether a pause was asked for.
+// paused says whether everything is paused.
 func (e *engine) paused() bool {
-	return slices.ContainsFunc(e.groups, (*consume.Group).Paused)
+	return len(e.groups) > 0 && !slices.ContainsFunc(e.groups, func(g *consume.Group) bool { return !g.Paused() })
 }
 
 // oldest is the age of the message that has been in a handler for longest.
@@ -438,3 +473,9 @@ func (e *engine) oldest() time.Duration {
 	}
 	return oldest
 }
+
+// String names the config of the setup, without anything that may be a secret.
+func (s *Setup) String() string { return "harebus.Setup of " + s.cfg.String() }
+
+// Format writes String for every verb.
+func (s *Setup) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, s.String()) }

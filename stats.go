@@ -118,7 +118,6 @@ type counters struct {
 	connections, plain atomic.Uint64
 	warned             atomic.Bool // of plain
 	publishing         publish.Counts
-	queue              tally.Queue // what was received
 }
 
 // addQueue adds the counts of a queue.
@@ -144,7 +143,9 @@ func (s *Setup) Stats() Stats {
 		Connections: c.connections.Load(), Plain: c.plain.Load(),
 		Published: c.publishing.Published.Load(), Unpublished: c.publishing.Unpublished.Load(), Republished: c.publishing.Republished.Load(),
 	}
-	stats.addQueue(&c.queue)
+	for _, one := range s.all() {
+		stats.addQueue(&one.counts)
+	}
 	if e := s.running(); e != nil {
 		stats.OldestInFlight, stats.Paused = e.oldest(), e.paused()
 	}

@@ -18,9 +18,9 @@ import (
 // A call that fails changes nothing: topics that it has bound are unbound
 // again, and none is bound later. If the connection is lost before that, a
 // service that consumes does it on the next one.
-func (s *Setup) Subscribe(ctx context.Context, topics ...string) error {
-	return s.changeBindings(ctx, "subscribe", topics, &declare.Change{
-		Bindings: s.topicBindings(topics, nil), Undo: s.unlisted, Keep: func() { s.addTopics(topics) },
+func (e *endpoint) Subscribe(ctx context.Context, topics ...string) error {
+	return e.changeBindings(ctx, "subscribe", topics, &declare.Change{
+		Bindings: e.topicBindings(topics, nil), Undo: e.unlisted, Keep: func() { e.addTopics(topics) },
 	})
 }
 
@@ -28,31 +28,31 @@ func (s *Setup) Subscribe(ctx context.Context, topics ...string) error {
 // special types use. If somebody removes such a binding, it is not made again, and
 // it stays when a later topic of the call fails. To keep such a binding, put it
 // into Config.Topology.
-func (s *Setup) SubscribeWith(ctx context.Context, arguments map[string]any, topics ...string) error {
+func (e *endpoint) SubscribeWith(ctx context.Context, arguments map[string]any, topics ...string) error {
 	if arguments == nil {
-		return s.Subscribe(ctx, topics...)
+		return e.Subscribe(ctx, topics...)
 	}
-	return s.changeBindings(ctx, "subscribe", topics, &declare.Change{
-		Bindings: s.topicBindings(topics, arguments), Keep: func() { s.removeTopics(topics) },
+	return e.changeBindings(ctx, "subscribe", topics, &declare.Change{
+		Bindings: e.topicBindings(topics, arguments), Keep: func() { e.removeTopics(topics) },
 	})
 }
 
 // Unsubscribe removes the bindings of topics from the listener queue. Messages that
 // are already in the queue stay there. A topic that was not bound is no error. A
 // call that fails changes nothing, as with [Setup.Subscribe].
-func (s *Setup) Unsubscribe(ctx context.Context, topics ...string) error {
-	return s.changeBindings(ctx, "unsubscribe", topics, &declare.Change{
-		Bindings: s.topicBindings(topics, nil), Remove: true, Undo: s.listed, Keep: func() { s.removeTopics(topics) },
+func (e *endpoint) Unsubscribe(ctx context.Context, topics ...string) error {
+	return e.changeBindings(ctx, "unsubscribe", topics, &declare.Change{
+		Bindings: e.topicBindings(topics, nil), Remove: true, Undo: e.listed, Keep: func() { e.removeTopics(topics) },
 	})
 }
 
-func (s *Setup) changeBindings(ctx context.Context, verb string, topics []string, c *declare.Change) error {
-	if err := s.checkTopics(verb, topics); err != nil {
+func (e *endpoint) changeBindings(ctx context.Context, verb string, topics []string, c *declare.Change) error {
+	if err := e.checkTopics(verb, topics); err != nil {
 		return err
 	}
-	e, err := s.engine()
+	eng, err := e.setup.engine()
 	if err == nil {
-		err = s.declarer.Change(ctx, e.publish, c)
+		err = e.setup.declarer.Change(ctx, eng.publish, c)
 	}
 	if err != nil {
 		return fmt.Errorf("harebus: %s: %w", verb, err)
@@ -60,11 +60,11 @@ func (s *Setup) changeBindings(ctx context.Context, verb string, topics []string
 	return nil
 }
 
-func (s *Setup) checkTopics(verb string, topics []string) error {
+func (e *endpoint) checkTopics(verb string, topics []string) error {
 	switch {
-	case s.cfg.Queue == "":
+	case e.queue == "":
 		return fmt.Errorf("harebus: %s: %w", verb, ErrNoQueue)
-	case s.cfg.Declare.Mode == CheckOnly:
+	case e.setup.cfg.Declare.Mode == CheckOnly:
 		return refuse(verb, "this setup declares nothing (Config.Declare.Mode is CheckOnly)")
 	}
 	var faults []error
@@ -79,43 +79,43 @@ func (s *Setup) checkTopics(verb string, topics []string) error {
 	return nil
 }
 
-func (s *Setup) topicBindings(topics []string, arguments map[string]any) []topology.Binding {
+func (e *endpoint) topicBindings(topics []string, arguments map[string]any) []topology.Binding {
 	bindings := make([]topology.Binding, len(topics))
 	for i, topic := range topics {
-		bindings[i] = topology.Binding{Exchange: s.cfg.Exchanges.Topic, Key: topic, Queue: s.cfg.Queue, Arguments: arguments}
+		bindings[i] = topology.Binding{Exchange: e.setup.cfg.Exchanges.Topic, Key: topic, Queue: e.queue, Arguments: arguments}
 	}
 	return bindings
 }
 
 // listed returns those bindings whose topic is in the list.
-func (s *Setup) listed(bindings []topology.Binding) []topology.Binding {
-	in := contained(s.topics())
+func (e *endpoint) listed(bindings []topology.Binding) []topology.Binding {
+	in := contained(e.topics())
 	return slices.DeleteFunc(slices.Clone(bindings), func(b topology.Binding) bool { return !in(b.Key) })
 }
 
 // unlisted returns those bindings whose topic is not in the list.
-func (s *Setup) unlisted(bindings []topology.Binding) []topology.Binding {
-	in := contained(s.topics())
+func (e *endpoint) unlisted(bindings []topology.Binding) []topology.Binding {
+	in := contained(e.topics())
 	return slices.DeleteFunc(slices.Clone(bindings), func(b topology.Binding) bool { return in(b.Key) })
 }
 
 // topics are the subscriptions as they are now.
-func (s *Setup) topics() []string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return slices.Clone(s.subs)
+func (e *endpoint) topics() []string {
+	e.setup.mu.Lock()
+	defer e.setup.mu.Unlock()
+	return slices.Clone(e.subs)
 }
 
-func (s *Setup) addTopics(topics []string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.subs = append(without(s.subs, topics), topics...)
+func (e *endpoint) addTopics(topics []string) {
+	e.setup.mu.Lock()
+	defer e.setup.mu.Unlock()
+	e.subs = append(without(e.subs, topics), topics...)
 }
 
-func (s *Setup) removeTopics(topics []string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.subs = without(s.subs, topics)
+func (e *endpoint) removeTopics(topics []string) {
+	e.setup.mu.Lock()
+	defer e.setup.mu.Unlock()
+	e.subs = without(e.subs, topics)
 }
 
 func without(all, topics []string) []string { return slices.DeleteFunc(all, contained(topics)) }

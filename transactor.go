@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"reflect"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -42,7 +44,7 @@ func WithoutTransaction() HandlerOption {
 }
 
 // transactor is the one that the handler runs in, or nil.
-func (h *handler) transactor(cfg *Config) Transactor {
+func (h *handler) transactor(cfg *EndpointConfig) Transactor {
 	if h.untransacted {
 		return nil
 	}
@@ -90,7 +92,7 @@ func (d *delivery) transact(ctx context.Context, t Transactor, run func(context.
 // run calls the handler and returns what it sent.
 func (d *delivery) run(ctx context.Context, h *handler, scope *scope) ([]*publish.Message, error) {
 	defer func() { _, _ = scope.end() }()
-	if err := h.invoke(ctx, &Bus{sender{d.setup, scope}}, d.message); err != nil {
+	if err := h.invoke(ctx, &Bus{sender{d.endpoint, scope}}, d.message); err != nil {
 		return nil, err
 	}
 	return scope.end()
@@ -102,37 +104,50 @@ type operator struct {
 	done   chan struct{}
 }
 
-// operate starts to run the setup's Transactor, if there is one.
-func (e *engine) operate(ctx context.Context) {
-	t := e.setup.cfg.Handling.Transactor
-	if t == nil {
-		return
+// operate starts to run each Transactor of the endpoints.
+func (e *engine) operate(ctx context.Context, endpoints []*endpoint) {
+	for _, t := range transactors(endpoints) {
+		ctx, cancel := context.WithCancelCause(ctx)
+		o := &operator{cancel, make(chan struct{})}
+		e.operators = append(e.operators, o)
+		go func() {
+			defer close(o.done)
+			e.keepRunning(ctx, t)
+		}()
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	e.operator = &operator{cancel, make(chan struct{})}
-	go func() {
-		defer close(e.operator.done)
-		pauses := wait.NewPauses(e.setup.log, e.setup.cfg.Connect.BackOff)
-		for {
-			_, err := guard.Apart(context.WithoutCancel(ctx), func() (struct{}, error) {
-				return struct{}{}, t.Run(ctx, e.setup.Bus())
-			})
-			if ctx.Err() != nil {
-				return
-			}
-			e.setup.log.Error("the transactor has ended early; running it again", zap.Error(err))
-			if !wait.Sleep(ctx, wait.Next(pauses)) {
-				return
-			}
+}
+
+// transactors are those of the endpoints, each once.
+func transactors(endpoints []*endpoint) (all []Transactor) {
+	for _, one := range endpoints {
+		t := one.cfg.Handling.Transactor
+		known := func(other Transactor) bool { return reflect.TypeOf(t).Comparable() && other == t }
+		if t != nil && !slices.ContainsFunc(all, known) {
+			all = append(all, t)
 		}
-	}()
+	}
+	return all
+}
+
+// keepRunning runs a Transactor until ctx ends.
+func (e *engine) keepRunning(ctx context.Context, t Transactor) {
+	pauses := wait.NewPauses(e.setup.log, e.setup.cfg.Connect.BackOff)
+	for {
+		_, err := guard.Apart(context.WithoutCancel(ctx), func() (struct{}, error) {
+			return struct{}{}, t.Run(ctx, e.setup.Bus())
+		})
+		if ctx.Err() != nil {
+			return
+		}
+		e.setup.log.Error("the transactor has ended early; running it again", zap.Error(err))
+		if !wait.Sleep(ctx, wait.Next(pauses)) {
+			return
+		}
+	}
 }
 
 // end makes Run return, and waits for that until ctx ends, but for two seconds at least.
 func (o *operator) end(ctx context.Context) error {
-	if o == nil {
-		return nil
-	}
 	o.cancel(ErrStopped)
 	select {
 	case <-o.done:
@@ -150,11 +165,12 @@ func (o *operator) end(ctx context.Context) error {
 	}
 }
 
-// checkTransactor asks t, which may be nil, whether it can work.
-func checkTransactor(ctx context.Context, t Transactor) error {
-	if t == nil {
-		return nil
+// checkTransactors asks the Transactors of endpoints whether they can work.
+func checkTransactors(ctx context.Context, endpoints []*endpoint) error {
+	for _, t := range transactors(endpoints) {
+		if _, err := guard.Apart(ctx, func() (struct{}, error) { return struct{}{}, t.Check(ctx) }); err != nil {
+			return err
+		}
 	}
-	_, err := guard.Apart(ctx, func() (struct{}, error) { return struct{}{}, t.Check(ctx) })
-	return err
+	return nil
 }

@@ -21,7 +21,7 @@ type ReceiveFunc func(ctx context.Context, m *Message) error
 
 // translate calls Config.Handling.Receive and checks what it has set.
 func (d *delivery) translate() error {
-	receive, m := d.setup.cfg.Handling.Receive, d.message
+	receive, m := d.endpoint.cfg.Handling.Receive, d.message
 	if receive == nil {
 		return nil
 	}
@@ -40,7 +40,7 @@ func (d *delivery) translate() error {
 				short.name, quote(short.value), maxShortString)
 		}
 	}
-	if limit := d.setup.cfg.Payload.MaxBody; len(m.Body) > limit {
+	if limit := d.endpoint.setup.cfg.Payload.MaxBody; len(m.Body) > limit {
 		return reject("too-large", "Config.Handling.Receive set a body of %d bytes, more than %d", len(m.Body), limit)
 	}
 	return nil

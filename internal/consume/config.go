@@ -23,6 +23,8 @@ type Config struct {
 	Queue     string
 	Arguments amqp.Table
 	Exclusive bool
+	// Queues is from how many queues the session consumes, this one included.
+	Queues int
 
 	// Consumers is how many there are, each on its own channel. Each has Workers, and
 	// holds at most Prefetch deliveries.

@@ -151,6 +151,16 @@ func (c *consumer) consume(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := c.consumeOn(ctx, s); !errors.Is(err, errChanging) {
+		if c.cfg.Queues > 1 {
+			s.Trial().Pass(c.cfg.Queue, c.cfg.Queues) // other queues need not wait for this one
+		}
+		return err
+	}
+	return errChanging
+}
+
+func (c *consumer) consumeOn(ctx context.Context, s *session.Session) error {
 	if err := c.cfg.Declare(ctx, s, c.since, !c.began); err != nil {
 		return err
 	}
@@ -196,6 +206,8 @@ func (c *consumer) follow(ctx context.Context, sub *subscription) error {
 			sub.cancels = nil // the channel has ended; closes says why
 		case sub.turn <- struct{}{}:
 			err = sub.goFirst()
+		case <-sub.passed:
+			sub.yield()
 		case <-c.nudged:
 			next, err = sub.adapt()
 		case <-sub.over:

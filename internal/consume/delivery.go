@@ -77,7 +77,7 @@ func (d *Delivery) Ack() {
 	}
 	d.feed.acks.Done(d.Raw.DeliveryTag)
 	if d.feed.trial != nil && !d.Raw.Redelivered {
-		d.feed.trial.End()
+		d.feed.trial()
 	}
 }
 

@@ -23,6 +23,7 @@ type subscription struct {
 	cancels  chan string
 	turn     chan<- struct{} // the turn in the session's trial; nil when this consumer has it or no longer needs it
 	over     <-chan struct{} // likewise
+	passed   <-chan struct{} // closed when the trial of the queue is over; nil unless this consumer has the turn
 	first    bool            // it has the turn
 	tag      string          // empty while it stands by
 	left     leftovers
@@ -52,6 +53,9 @@ func (c *consumer) subscribe(s *session.Session) (*subscription, error) {
 // begin starts to consume: with the whole prefetch, or as the session's trial
 // allows.
 func (u *subscription) begin() error {
+	if u.inOrder {
+		u.pass() // nothing is tried
+	}
 	if u.inOrder || u.session.Trial().Ended() {
 		_, err := u.widen() // on this channel, where nothing was consumed yet
 		return err
@@ -65,11 +69,32 @@ func (u *subscription) begin() error {
 	}
 }
 
+// pass ends the trial of the queue.
+func (u *subscription) pass() {
+	u.session.Trial().Pass(u.consumer.cfg.Queue, u.consumer.cfg.Queues)
+}
+
 // goFirst consumes one message at a time, while the other consumers of the session
-// wait.
+// wait. If the trial of the queue is over, another queue has the turn.
 func (u *subscription) goFirst() error {
-	u.turn, u.first = nil, true
-	return u.open(1, u.session.Trial())
+	u.turn, u.first, u.passed = nil, true, u.session.Trial().Passed(u.consumer.cfg.Queue)
+	select {
+	case <-u.passed:
+		u.yield()
+		u.standBy()
+		u.consumer.taking.Store(trying)
+		return nil
+	default:
+		return u.open(1, true)
+	}
+}
+
+// yield lets another consumer have the turn.
+func (u *subscription) yield() {
+	if u.first {
+		<-u.session.Trial().Turn
+	}
+	u.first, u.passed = false, nil
 }
 
 // standBy lets the workers wait without deliveries: for their turn, or for the end of a
@@ -92,13 +117,16 @@ func (u *subscription) request(fn func() error) error {
 
 // open starts to consume with a prefetch and hands the feed to the workers,
 // unless stopping or a pause has begun.
-func (u *subscription) open(prefetch int, on *session.Trial) error {
+func (u *subscription) open(prefetch int, trial bool) error {
 	c := u.consumer
 	if c.soft.Err() != nil {
 		return nil //nolint:nilerr // stopping ends the subscription in another place
 	}
 	if !c.mayOpen() {
 		u.standBy()
+		if c.cfg.Queues > 1 {
+			u.pass() // others would wait for the end of the pause
+		}
 		return nil
 	}
 	defer c.opened()
@@ -118,11 +146,16 @@ func (u *subscription) open(prefetch int, on *session.Trial) error {
 	u.tag, u.deliveries = tag, <-opened
 	u.acks.Limit(prefetch)
 	c.taking.Store(int64(prefetch))
-	if on != nil {
+	f := &feed{session: u.session, ch: u.ch, deliveries: u.deliveries, acks: u.acks, left: &u.left}
+	if trial {
 		c.taking.Store(trying)
+		f.trial = u.pass
+		if c.cfg.Queues > 1 {
+			time.AfterFunc(silent, func() { f.first.Do(u.pass) })
+		}
 	}
-	u.feed = &feed{session: u.session, ch: u.ch, deliveries: u.deliveries, acks: u.acks, left: &u.left, trial: on}
-	c.setFeed(u.feed, nil, false)
+	u.feed = f
+	c.setFeed(f, nil, false)
 	return nil
 }
 
@@ -135,7 +168,7 @@ func (u *subscription) widen() (*subscription, error) {
 	u.turn, u.over = nil, nil
 	prefetch := u.consumer.wanted()
 	if u.tag == "" {
-		return u, u.open(prefetch, nil)
+		return u, u.open(prefetch, false)
 	}
 	if prefetch == 1 {
 		u.consumer.taking.Store(1)
@@ -147,7 +180,7 @@ func (u *subscription) widen() (*subscription, error) {
 	}
 	wide.turn, wide.over = nil, nil
 	if err = u.cancel(); err == nil {
-		err = wide.open(prefetch, nil)
+		err = wide.open(prefetch, false)
 	}
 	if err != nil {
 		wide.close()
@@ -197,12 +230,16 @@ func (u *subscription) again(prefetch int) (*subscription, error) {
 		return nil, err
 	}
 	next.turn = nil
-	if u.first && !u.session.Trial().Ended() {
-		next.first, u.first = true, false
-		err = next.open(1, u.session.Trial())
-	} else {
+	switch {
+	case u.session.Trial().Ended():
 		next.over = nil
-		err = next.open(prefetch, nil)
+		err = next.open(prefetch, false)
+	case u.first:
+		next.first, next.passed, u.first, u.passed = true, u.passed, false, nil
+		err = next.open(1, true)
+	default: // another queue is tried
+		next.standBy()
+		u.consumer.taking.Store(trying)
 	}
 	if err != nil {
 		next.close()
@@ -247,9 +284,7 @@ func (u *subscription) close() {
 	}
 	u.acks.Close()
 	_ = u.request(u.ch.Close)
-	if u.first {
-		<-u.session.Trial().Turn
-	}
+	u.yield()
 }
 
 // awaitAcks gives the broker time to pass acks on to the queue. The broker's channel

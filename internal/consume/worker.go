@@ -13,10 +13,15 @@ import (
 	"github.com/harebus/harebus/internal/session"
 )
 
-// survived is how long after its first delivery a trial ends by itself. Without
-// this limit a slow message, or one that always comes back, would hold up the
-// others.
-const survived = 5 * time.Second
+const (
+	// survived is how long after its first delivery a trial ends by itself. Without
+	// this limit a slow message, or one that always comes back, would hold up the
+	// others.
+	survived = 5 * time.Second
+	// silent is how long a queue has the turn while it delivers nothing and other queues
+	// wait for theirs.
+	silent = 100 * time.Millisecond
+)
 
 // feed is one basic.consume: its deliveries, and the acker for them.
 type feed struct {
@@ -25,7 +30,7 @@ type feed struct {
 	deliveries <-chan amqp.Delivery
 	acks       *session.Acker
 	left       *leftovers
-	trial      *session.Trial // nil when the trial is over
+	trial      func() // ends the trial of the queue; nil when it is over
 	first      sync.Once
 	standing   bool        // nothing is consumed for now
 	ending     atomic.Bool // no handler begins with what it still has
@@ -118,7 +123,7 @@ func (c *consumer) handle(f *feed, raw amqp.Delivery, w *worker) {
 		return
 	}
 	if f.trial != nil {
-		f.first.Do(func() { time.AfterFunc(survived, f.trial.End) })
+		f.first.Do(func() { time.AfterFunc(survived, f.trial) })
 	}
 	task := c.cfg.Task()
 	d := task.base()

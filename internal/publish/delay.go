@@ -5,9 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
@@ -26,10 +26,8 @@ type delayer struct {
 	declaring chan struct{} // held while declaring
 	full      time.Time     // until when a broker without room is left alone; of whoever holds declaring
 
-	ownExit atomic.Bool // the exit of the setup's own queue has been declared
-	unread  atomic.Bool // the user may not read that exit, and has been told
-
 	mu       sync.Mutex           // guards what follows
+	expiring map[string]bool      // own queues whose exits have been declared and expire; true: the user may not read it, and has been told
 	on       *session.Session     // the session everything below has been declared on
 	declared map[string]time.Time // until when it is believed to exist: delay queues by name, exits by exitKey, delayBase
 }
@@ -160,8 +158,8 @@ func (d *delayer) prepare(ctx context.Context, s *session.Session, out *Message,
 		return fmt.Errorf("delay queues: %w", err)
 	}
 	d.remember(s, names...)
-	if exchange == "" && key == d.cfg.Queue {
-		d.ownExit.Store(true)
+	if exchange == "" && d.cfg.Expires(key) {
+		d.keep(key)
 	}
 	return nil
 }
@@ -239,16 +237,50 @@ func (d *delayer) forget() {
 	d.on, d.declared = nil, nil
 }
 
-// KeepExit restarts the expiry (x-expires) of the exit of the setup's own queue. For a
-// quorum queue only a consumer or basic.get does that. An exit is nearly always empty;
-// a message that is in it is given back. If the user may not read the exit, it returns
-// an error once, and again only after it has worked in between.
-func (p *Publisher) KeepExit(ctx context.Context, s *session.Session) error {
-	d := p.delays
-	if !d.cfg.QueueExpires || !d.ownExit.Load() {
-		return nil
+// keep notes that the exit of an own queue exists, for KeepExits.
+func (d *delayer) keep(queue string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if _, known := d.expiring[queue]; known {
+		return
 	}
-	t := d.cfg.Exit("", d.cfg.Queue)
+	if d.expiring == nil {
+		d.expiring = map[string]bool{}
+	}
+	d.expiring[queue] = false
+}
+
+// kept are the queues that keep has noted.
+func (d *delayer) kept() []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Collect(maps.Keys(d.expiring))
+}
+
+// told notes whether the user may not read the exit of a queue, and returns what was noted
+// before.
+func (d *delayer) told(queue string, forbidden bool) (before bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	before = d.expiring[queue]
+	d.expiring[queue] = forbidden
+	return before
+}
+
+// KeepExits restarts the expiry (x-expires) of the exits of the service's own queues. For a
+// quorum queue only a consumer or basic.get does that. An exit is nearly always empty;
+// a message that is in it is given back. If the user may not read an exit, it returns
+// an error once, and again only after it has worked in between.
+func (p *Publisher) KeepExits(ctx context.Context, s *session.Session) error {
+	var faults []error
+	for _, queue := range p.delays.kept() {
+		faults = append(faults, p.delays.keepExit(ctx, s, queue))
+	}
+	return errors.Join(faults...)
+}
+
+func (d *delayer) keepExit(ctx context.Context, s *session.Session, queue string) error {
+	t := d.cfg.Exit("", queue)
 	err := s.WithChannel(ctx, func(ch *amqp.Channel) error {
 		m, ok, err := ch.Get(t.Queues[0].Name, false)
 		if ok {
@@ -260,12 +292,12 @@ func (p *Publisher) KeepExit(ctx context.Context, s *session.Session) error {
 		return d.cfg.Establish(ctx, s, t)
 	}
 	if refusal.Forbidden(err) {
-		if d.unread.Swap(true) {
+		if d.told(queue, true) {
 			return nil
 		}
 		return fmt.Errorf("%w: give the user the read permission on %q; without it that queue goes some minutes after x-expires of the listener queue",
 			err, t.Queues[0].Name)
 	}
-	d.unread.Store(false)
+	d.told(queue, false)
 	return err
 }

@@ -48,10 +48,9 @@ type Config struct {
 	Dialer   *session.Dialer
 	Channels int
 	Confirms session.ConfirmConfig
-	// Queue is the listener queue; QueueExpires says that it and its exit go when
-	// nobody uses them.
-	Queue        string
-	QueueExpires bool
+	// Expires says whether a queue is one of the service's own that goes, with its exit,
+	// when nobody uses it.
+	Expires func(queue string) bool
 	// CheckOnly says that nothing may be declared.
 	CheckOnly bool
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -24,7 +25,7 @@ type Link struct {
 	dialer *Dialer
 	log    *zap.Logger
 	waits  wait.Teller
-	needs  int // channels
+	needs  atomic.Int64 // channels
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -41,10 +42,14 @@ type Link struct {
 
 // NewLink makes a link whose connections need so many channels.
 func NewLink(name string, d *Dialer, needs int) *Link {
-	l := &Link{name: name, dialer: d, log: d.cfg.Log.Named(name), waits: d.cfg.Waits, needs: needs, changed: make(chan struct{})}
+	l := &Link{name: name, dialer: d, log: d.cfg.Log.Named(name), waits: d.cfg.Waits, changed: make(chan struct{})}
+	l.needs.Store(int64(needs))
 	l.ctx, l.cancel = context.WithCancel(context.Background())
 	return l
 }
+
+// Need changes how many channels the connections need that the link makes from now on.
+func (l *Link) Need(channels int) { l.needs.Store(int64(channels)) }
 
 // Session returns the session that is up, waiting for one if need be. It fails
 // when ctx ends, when the link is closed, and, before the first session, when
@@ -259,12 +264,12 @@ func (l *Link) Extra(ctx context.Context, name string) (*Session, error) {
 
 // enough returns an error if the session allows fewer channels than are needed.
 func (l *Link) enough(s *Session) error {
-	allowed := int(s.conn.Config.ChannelMax)
-	if allowed >= l.needs {
+	allowed, needed := int(s.conn.Config.ChannelMax), int(l.needs.Load())
+	if allowed >= needed {
 		return nil
 	}
 	s.Close()
-	return &channelsError{needed: l.needs, allowed: allowed}
+	return &channelsError{needed: needed, allowed: allowed}
 }
 
 // set publishes a new state and says whether run must end.

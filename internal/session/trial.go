@@ -6,21 +6,56 @@ import "sync"
 // be one that ends it, or the process. The broker then counts a delivery for
 // everything that was in hand, by all consumers of the connection together. So
 // one consumer takes messages, one at a time, and the others stand by, until
-// it is sure that it has not received such a message.
+// it is sure that it has not received such a message. A service that consumes from
+// several queues tries one after the other.
 type Trial struct {
-	Turn chan struct{} // held by the consumer that takes messages
-	Over chan struct{} // closed when all may
-	once sync.Once
+	// Turn is held by the consumer that takes messages.
+	Turn chan struct{}
+	// Over is closed when all may.
+	Over chan struct{}
+
+	mu     sync.Mutex // guards what follows
+	passed map[string]chan struct{}
+	done   int
 }
 
 func newTrial() *Trial {
-	return &Trial{Turn: make(chan struct{}, 1), Over: make(chan struct{})}
+	return &Trial{Turn: make(chan struct{}, 1), Over: make(chan struct{}), passed: map[string]chan struct{}{}}
 }
 
-// End lets all consumers of the connection take as many messages as configured.
-func (t *Trial) End() { t.once.Do(func() { close(t.Over) }) }
+// Passed is closed when the trial of a queue is over: then it is the turn of another one.
+func (t *Trial) Passed(queue string) <-chan struct{} {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.of(queue)
+}
 
-// Ended says whether all consumers may take as many messages as configured.
+// Pass ends the trial of one of so many queues.
+func (t *Trial) Pass(queue string, of int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	passed := t.of(queue)
+	select {
+	case <-passed:
+		return
+	default:
+	}
+	close(passed)
+	if t.done++; t.done == of {
+		close(t.Over)
+	}
+}
+
+// of is called with mu held.
+func (t *Trial) of(queue string) chan struct{} {
+	if t.passed[queue] == nil {
+		t.passed[queue] = make(chan struct{})
+	}
+	return t.passed[queue]
+}
+
+// Ended says whether all consumers of the connection may take as many messages as
+// configured.
 func (t *Trial) Ended() bool {
 	select {
 	case <-t.Over:

@@ -1,0 +1,308 @@
+package harebus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/harebus/harebus/internal/consume"
+	"github.com/harebus/harebus/internal/session"
+	"github.com/harebus/harebus/internal/tally"
+	"github.com/harebus/harebus/topology"
+)
+
+// EndpointConfig configures one more queue of a setup: see [Setup.Endpoint]. Its fields are
+// those of [Config] with the same names, and have the same defaults. Nothing is taken over
+// from the Config of the setup.
+type EndpointConfig struct {
+	Queue         string
+	QueueOptions  QueueOptions
+	Subscriptions []string
+	Consume       ConsumeConfig
+	Handling      HandlingConfig
+	Retry         RetryConfig
+	ErrorQueue    ErrorQueueConfig
+}
+
+// first is the endpoint of Config.Queue.
+func (c *Config) first() EndpointConfig {
+	return EndpointConfig{c.Queue, c.QueueOptions, c.Subscriptions, c.Consume, c.Handling, c.Retry, c.ErrorQueue}
+}
+
+// withDefaults returns a copy with every zero field filled in.
+func (c EndpointConfig) withDefaults() EndpointConfig {
+	c.Subscriptions = slices.Clone(c.Subscriptions)
+	c.QueueOptions.Arguments = maps.Clone(c.QueueOptions.Arguments)
+	c.ErrorQueue.Arguments = maps.Clone(c.ErrorQueue.Arguments)
+	fill(&c.QueueOptions.Type, topology.Quorum)
+	fill(&c.ErrorQueue.Name, defaultErrorQueue)
+	fill(&c.ErrorQueue.Type, topology.Quorum)
+	fill(&c.Consume.Concurrency, 10)
+	fill(&c.Consume.Prefetch, defaultPrefetch(c.Consume.Concurrency))
+	fill(&c.Consume.Consumers, 1)
+	fill(&c.Handling.Timeout, 5*time.Minute)
+	c.Retry = c.Retry.withDefaults(defaultRetry())
+	return c
+}
+
+func defaultPrefetch(concurrency int) int { return min(5*concurrency, maxPrefetch) }
+
+// validate reports everything that is wrong with a filled in endpoint of a setup.
+func (c *EndpointConfig) validate(of *Config) []error {
+	var faults []error
+	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
+	if c.Queue == "" && (len(c.Subscriptions) > 0 || len(c.QueueOptions.Arguments) > 0) {
+		fault("Subscriptions and QueueOptions.Arguments need a Queue")
+	}
+	if c.Queue == c.ErrorQueue.Name {
+		fault("Queue and ErrorQueue.Name are both %q: what fails there would go round in circles", c.Queue)
+	}
+	if c.Queue == "" && c.QueueOptions.PerInstance {
+		fault("QueueOptions.PerInstance needs a Queue")
+	}
+	for _, topic := range c.Subscriptions {
+		if err := topology.ValidTopic(topic); err != nil {
+			faults = append(faults, err)
+		}
+	}
+	faults = append(faults, unroutable(c.Queue, c.ErrorQueue.Name)...)
+	if err := c.ownTopology(of).Validate(); err != nil {
+		faults = append(faults, err)
+	}
+	if c.Handling.Unhandled < UnhandledRetry || c.Handling.Unhandled > UnhandledIgnore {
+		fault("Handling.Unhandled %d is none of UnhandledRetry, UnhandledPark and UnhandledIgnore", c.Handling.Unhandled)
+	}
+	for _, n := range append(c.Consume.quantities(), quantity{"Consume.Consumers", c.Consume.Consumers, 1, 1000}) {
+		faults = append(faults, n.faults()...)
+	}
+	for i, m := range c.Handling.Middleware {
+		if m == nil {
+			fault("Handling.Middleware[%d] is nil", i)
+		}
+	}
+	return append(faults, c.Retry.validate("Retry")...)
+}
+
+// quantities are those that can change at run time.
+func (c *ConsumeConfig) quantities() []quantity {
+	return []quantity{
+		{"Consume.Concurrency", c.Concurrency, 1, maxPrefetch},
+		{"Consume.Prefetch", c.Prefetch, c.Concurrency, maxPrefetch},
+	}
+}
+
+// ownTopology is everything that a setup with only this endpoint declares, but the delay
+// infrastructure.
+func (c *EndpointConfig) ownTopology(of *Config) topology.Topology {
+	t := topology.Join(of.exchangeTopology(), c.queueTopology(of.Exchanges, c.Subscriptions), of.Declare.Topology)
+	if c.Queue != "" {
+		t = topology.Join(t, c.errorTopology(of.Exchanges))
+	}
+	return t
+}
+
+// Registrar takes handlers: a [Setup], for the endpoint of Config.Queue, or an [Endpoint].
+type Registrar interface{ registrar() *endpoint }
+
+// Endpoint is one more listener queue of a setup, with handlers, retries and limits of its
+// own: see [Setup.Endpoint].
+type Endpoint struct{ *endpoint }
+
+// endpoint is a listener queue with what belongs to it. A setup without a queue has one as
+// well, which has no consumers.
+type endpoint struct {
+	setup *Setup
+	cfg   EndpointConfig
+	queue string // the name, with the digits of PerInstance; empty without a queue
+
+	retries atomic.Int64 // the largest number among the retry policies
+	counts  tally.Queue
+	parking parking
+	// complained is when it was last logged that a message cannot be sent on, in
+	// nanoseconds.
+	complained atomic.Int64
+
+	// handlers is replaced, with setup.mu held, and never changed: messages are looked up
+	// without a lock.
+	handlers atomic.Pointer[map[string]*handler]
+
+	// setup.mu guards what follows.
+	faults []error // of registrations; Start reports them
+	late   []error // of registrations after Start; Ready reports them
+	subs   []string
+	group  *consume.Group // nil while nothing is consumed
+}
+
+func newEndpoint(s *Setup, cfg EndpointConfig) *endpoint {
+	e := &endpoint{setup: s, cfg: cfg, queue: cfg.Queue, subs: slices.Clone(cfg.Subscriptions)}
+	e.retries.Store(int64(cfg.Retry.most()))
+	e.handlers.Store(&map[string]*handler{})
+	return e
+}
+
+func (e *endpoint) registrar() *endpoint { return e }
+
+func (e *endpoint) consumes() bool { return e.queue != "" }
+
+// works says whether there is something to start: consumers or a Transactor.
+func (e *endpoint) works() bool { return e.consumes() || e.cfg.Handling.Transactor != nil }
+
+// registered says what is wrong with the handlers. setup.mu is held.
+func (e *endpoint) registered() error {
+	switch {
+	case len(e.faults) > 0:
+		return errors.Join(e.faults...)
+	case e.consumes() && len(*e.handlers.Load()) == 0:
+		return fmt.Errorf("no handler is registered for the queue %s; use Handle or HandleMessage", quote(e.queue))
+	}
+	return nil
+}
+
+// consumption is the configuration of the consumers, whose session consumes from so many
+// queues. setup.mu is held.
+func (e *endpoint) consumption(link *session.Link, queues int) consume.Config {
+	s := e.setup
+	single, _ := e.cfg.QueueOptions.Arguments["x-single-active-consumer"].(bool)
+	return consume.Config{
+		Queue: e.queue, Queues: queues,
+		Consumers: e.cfg.Consume.Consumers, Workers: e.cfg.Consume.Concurrency, Prefetch: e.cfg.Consume.Prefetch,
+		OneByOne: e.cfg.QueueOptions.Type == topology.Quorum, Single: single, DeliveryLimit: e.cfg.deliveryLimit(),
+		Link: link, BackOff: s.cfg.Connect.BackOff, Log: s.log, Waits: s.waits, Stopped: ErrStopped,
+		Declare: func(ctx context.Context, on *session.Session, since time.Time, first bool) error {
+			if first {
+				return s.declarer.First(ctx, on, since)
+			}
+			return s.declarer.Again(ctx, on, since)
+		},
+		Doubt:      func() { s.declarer.Doubt(e.queue) },
+		Undeclared: func() error { return s.declarer.UndeclaredOf(e.queue) },
+		Renew:      e.renew,
+		Consuming:  s.observers.consuming(e.queue),
+		Task:       func() consume.Task { return &delivery{endpoint: e} },
+	}
+}
+
+// Queue is the name of the listener queue: that of the config, or with PerInstance one that
+// begins with it. It is empty for a setup without a queue.
+func (e *endpoint) Queue() string { return e.queue }
+
+// Endpoint adds a queue to the setup: its consumers use the same connections as the others,
+// and Start, Stop and the rest of Setup's methods are for all of them. [Handle], [HandleEvent]
+// and the methods of the Endpoint register handlers, and subscribe, for its queue. What
+// a handler sends names the queue of its endpoint as the reply address; what is sent outside
+// handlers names Config.Queue. Endpoints are added before Start; the call reports every fault
+// in cfg at once and does not connect.
+func (s *Setup) Endpoint(cfg EndpointConfig) (*Endpoint, error) {
+	cfg = cfg.withDefaults()
+	if cfg.QueueOptions.PerInstance && cfg.Queue != "" {
+		cfg.Queue = forInstance(cfg.Queue)
+	}
+	faults := cfg.validate(&s.cfg)
+	if cfg.Queue == "" {
+		faults = append(faults, ErrNoQueue)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.started || s.stopping != nil {
+		faults = append(faults, fmt.Errorf("add endpoints before Start: %w", ErrStarted))
+	}
+	for _, other := range s.endpoints {
+		faults = append(faults, clashes(&cfg, other)...)
+	}
+	if err := errors.Join(faults...); err != nil {
+		return nil, fmt.Errorf("harebus: new endpoint: %w", err)
+	}
+	e := newEndpoint(s, cfg)
+	s.endpoints = append(slices.Clip(s.endpoints), e) // all hands out the slice
+	return &Endpoint{e}, nil
+}
+
+// clashes are the reasons why an endpoint cannot stand beside another one.
+func clashes(cfg *EndpointConfig, other *endpoint) (faults []error) {
+	switch {
+	case other.queue == "":
+	case cfg.Queue == other.queue:
+		faults = append(faults, fmt.Errorf("the setup has an endpoint of the queue %s already", quote(cfg.Queue)))
+	case cfg.ErrorQueue.Name == other.queue, cfg.Queue == other.cfg.ErrorQueue.Name:
+		faults = append(faults, fmt.Errorf("a queue of the setup would be the error queue of another one: %s and %s", quote(cfg.Queue), quote(other.queue)))
+	}
+	if cfg.ErrorQueue.Name == other.cfg.ErrorQueue.Name && other.queue != "" {
+		x := ExchangeConfig{Direct: defaultDirectExchange}
+		if err := topology.Join(cfg.errorTopology(x), other.cfg.errorTopology(x)).Validate(); err != nil {
+			faults = append(faults, fmt.Errorf("the error queue is declared with other properties for the queue %s: %w", quote(other.queue), err))
+		}
+	}
+	return faults
+}
+
+// all are the endpoints. The first one is that of Config.Queue.
+func (s *Setup) all() []*endpoint {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.endpoints
+}
+
+// parksIn says whether a queue is an error queue of the setup.
+func (s *Setup) parksIn(queue string) bool {
+	return slices.ContainsFunc(s.all(), func(e *endpoint) bool { return e.cfg.ErrorQueue.Name == queue })
+}
+
+// Pause stops consuming from the queue of this endpoint, as [Setup.Pause] does for all.
+func (e *Endpoint) Pause(ctx context.Context) error { return e.setup.pause(ctx, e.endpoint) }
+
+// Resume ends a pause of this endpoint, as [Setup.Resume] does for all.
+func (e *Endpoint) Resume() error { return e.setup.resume(e.endpoint) }
+
+// SetConcurrency changes how many messages each consumer handles at once, and how many
+// unacknowledged ones it may hold: Consume.Concurrency and Consume.Prefetch, with the same
+// limits; a prefetch of 0 is five times the concurrency. It holds from now on, also for
+// consumers that a later Start makes. Handlers that run are not disturbed: with a lower
+// concurrency the ones that are too many finish their message first. Where the order of the
+// queue is kept, or will be, the consumer first waits for its handlers. SetConcurrency
+// returns at once.
+func (e *endpoint) SetConcurrency(concurrency, prefetch int) error {
+	consume := ConsumeConfig{Concurrency: concurrency, Prefetch: prefetch}
+	fill(&consume.Prefetch, defaultPrefetch(concurrency))
+	var faults []error
+	for _, n := range consume.quantities() {
+		faults = append(faults, n.faults()...)
+	}
+	if e.queue == "" {
+		faults = append(faults, ErrNoQueue)
+	}
+	if err := errors.Join(faults...); err != nil {
+		return fmt.Errorf("harebus: set concurrency: %w", err)
+	}
+	e.setup.mu.Lock()
+	defer e.setup.mu.Unlock()
+	e.cfg.Consume.Concurrency, e.cfg.Consume.Prefetch = consume.Concurrency, consume.Prefetch
+	if e.group != nil {
+		e.group.Resize(consume.Concurrency, consume.Prefetch)
+	}
+	return nil
+}
+
+// Stats returns the counts of this endpoint: what was received, and not what the setup has
+// sent. It may be called at any time.
+func (e *Endpoint) Stats() Stats {
+	var stats Stats
+	stats.addQueue(&e.counts)
+	e.setup.mu.Lock()
+	group := e.group
+	e.setup.mu.Unlock()
+	if group != nil {
+		stats.OldestInFlight, stats.Paused = group.Oldest(), group.Paused()
+	}
+	return stats
+}
+
+// String names the queue.
+func (e *Endpoint) String() string { return fmt.Sprintf("harebus.Endpoint of %q", e.queue) }
+
+// Format writes String for every verb, so that nothing of the setup is printed.
+func (e *Endpoint) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, e.String()) }

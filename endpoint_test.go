@@ -1,0 +1,406 @@
+package harebus_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/harebus/harebus"
+	"github.com/harebus/harebus/brokertest"
+	"github.com/harebus/harebus/topology"
+)
+
+// endpoint adds a queue to a setup.
+func (r *rig) endpoint(s *harebus.Setup, cfg harebus.EndpointConfig) *harebus.Endpoint {
+	r.t.Helper()
+	e, err := s.Endpoint(cfg)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return e
+}
+
+// TestEndpoints: a setup consumes from several queues on two connections. Each has its own
+// handlers, topics, retries and error queue; what a handler sends names the queue of its
+// endpoint for replies; one Stop ends all.
+func TestEndpoints(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		cfg := r.config("orders")
+		cfg.Retry.MaxRetries = -1
+		s := r.setup(cfg)
+		billing := r.endpoint(s, harebus.EndpointConfig{
+			Queue: "billing", Subscriptions: []string{"order.#"},
+			Retry:      harebus.RetryConfig{MaxRetries: 1},
+			ErrorQueue: harebus.ErrorQueueConfig{Name: "billing.error"},
+		})
+		replies := make(chan string, 10)
+		s.HandleMessage("Answer", func(_ context.Context, _ *harebus.Bus, m *harebus.Message) error {
+			replies <- m.Queue
+			return nil
+		})
+		harebus.Handle(s, func(ctx context.Context, bus *harebus.Bus, o order) error {
+			if o.ID == 13 {
+				return errors.New("no orders of this number")
+			}
+			return bus.Publish(ctx, "order.placed", o)
+		})
+		attempts := 0
+		billing.HandleMessage("Answer", func(_ context.Context, _ *harebus.Bus, m *harebus.Message) error {
+			replies <- m.Queue
+			return nil
+		})
+		harebus.Handle(billing, func(ctx context.Context, bus *harebus.Bus, o order) error {
+			if o.ID == 14 {
+				attempts++
+				return errors.New("no bills of this number")
+			}
+			if harebus.Incoming(ctx).Queue != "billing" || harebus.Incoming(ctx).ReplyTo != "orders" {
+				t.Errorf("received from %q, replies to %q", harebus.Incoming(ctx).Queue, harebus.Incoming(ctx).ReplyTo)
+			}
+			if err := bus.Send(ctx, "echo", order{o.ID}); err != nil {
+				return err
+			}
+			return s.Bus().Send(ctx, "echo", order{o.ID}) // joins the handler's transaction
+		})
+		echo := r.setup(r.config("echo"))
+		harebus.Handle(echo, func(ctx context.Context, bus *harebus.Bus, o order) error { return bus.Reply(ctx, answer(o)) })
+		r.start(echo)
+		r.start(s)
+		if err := s.Ready(); err != nil {
+			t.Error(err)
+		}
+		for _, id := range []int{7, 13, 14} {
+			if err := s.Bus().Send(r.ctx, "orders", order{id}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for range 2 {
+			if queue := receive(r, replies); queue != "billing" {
+				t.Errorf("a reply came to %q", queue)
+			}
+		}
+		r.quiet("error", "billing.error")
+		if n := len(r.await("error", 1)); n != 1 || attempts != 2 {
+			t.Errorf("%d parked of the first endpoint, %d attempts of the second", n, attempts)
+		}
+		if parked := r.await("billing.error", 1)[0]; parked.Headers["PikaBus.SourceQueue"] != "billing" {
+			t.Errorf("parked with %v", parked.Headers)
+		}
+		all, one := s.Stats(), billing.Stats()
+		if all.Handled != 5 || one.Handled != 3 || all.Parked != 2 || one.Parked != 1 || one.Retried != 1 || all.Types["Order"].Failed != 3 {
+			t.Errorf("%+v\n%+v", all, one)
+		}
+		if n := len(r.broker.Connections()); n != 4 { // two of each setup
+			t.Errorf("%d connections", n)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		for _, queue := range []string{"orders", "billing"} {
+			if q, _ := r.broker.Queue(queue); len(q.Consumers) > 0 {
+				t.Errorf("%s: consumers after the stop: %+v", queue, q.Consumers)
+			}
+		}
+		r.start(s)
+		if q, _ := r.broker.Queue("billing"); len(q.Consumers) != 1 {
+			t.Errorf("consumers after the second start: %+v", q.Consumers)
+		}
+	})
+}
+
+// TestEndpointWithoutAFirst: a setup may have endpoints and no queue of its own.
+func TestEndpointWithoutAFirst(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		cfg := r.config("")
+		s := r.setup(cfg)
+		if err := s.Start(r.ctx); !errors.Is(err, harebus.ErrNoQueue) {
+			t.Errorf("start without any queue: %v", err)
+		}
+		got := make(chan int, 1)
+		e := r.endpoint(s, harebus.EndpointConfig{Queue: "work"})
+		if err := s.Start(r.ctx); err == nil || !strings.Contains(err.Error(), `"work"`) {
+			t.Errorf("start without a handler: %v", err)
+		}
+		harebus.Handle(e, func(_ context.Context, _ *harebus.Bus, o order) error { got <- o.ID; return nil })
+		r.start(s)
+		if err := s.Bus().Send(r.ctx, e.Queue(), order{1}); err != nil {
+			t.Fatal(err)
+		}
+		receive(r, got)
+		if _, err := s.Endpoint(harebus.EndpointConfig{Queue: "late"}); !errors.Is(err, harebus.ErrStarted) {
+			t.Errorf("an endpoint after the start: %v", err)
+		}
+	})
+}
+
+// TestEndpointFaults: all faults of an endpoint are reported at once, by name.
+func TestEndpointFaults(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		cfg  harebus.EndpointConfig
+		want []string
+	}{
+		"no queue":         {harebus.EndpointConfig{}, []string{"queue"}},
+		"same queue":       {harebus.EndpointConfig{Queue: "orders"}, []string{`"orders" already`}},
+		"an error queue":   {harebus.EndpointConfig{Queue: "error"}, []string{"error queue"}},
+		"parks in another": {harebus.EndpointConfig{Queue: "a", ErrorQueue: harebus.ErrorQueueConfig{Name: "orders"}}, []string{"error queue of another"}},
+		"parks in itself":  {harebus.EndpointConfig{Queue: "a", ErrorQueue: harebus.ErrorQueueConfig{Name: "a"}}, []string{"round in circles"}},
+		"other error queue": {
+			harebus.EndpointConfig{Queue: "a", ErrorQueue: harebus.ErrorQueueConfig{Name: "error", Type: topology.Classic}}, []string{"error"},
+		},
+		"several": {
+			harebus.EndpointConfig{
+				Queue: "a", Subscriptions: []string{"a*"}, Consume: harebus.ConsumeConfig{Concurrency: -1, Consumers: 2000},
+				Handling: harebus.HandlingConfig{Unhandled: 7, Middleware: []harebus.Middleware{nil}},
+			},
+			[]string{`"a*"`, "Consume.Concurrency", "Consume.Consumers", "Handling.Unhandled", "Handling.Middleware[0]"},
+		},
+	} {
+		s, err := harebus.New(harebus.Config{Queue: "orders"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		e, err := s.Endpoint(test.cfg)
+		if err == nil || e != nil {
+			t.Errorf("%s: no error", name)
+			continue
+		}
+		for _, want := range append(test.want, "harebus: new endpoint: ") {
+			if !strings.Contains(err.Error(), want) {
+				t.Errorf("%s: %q does not contain %q", name, err, want)
+			}
+		}
+	}
+}
+
+// TestEndpointThatCannotConsume: when the queue of one endpoint is gone and cannot be
+// declared, the others go on with their whole prefetch, and Ready names the queue.
+func TestEndpointThatCannotConsume(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		got := make(chan int, 100)
+		s := r.setup(r.config("orders"))
+		harebus.Handle(s, func(_ context.Context, _ *harebus.Bus, o order) error { got <- o.ID; return nil })
+		other := r.endpoint(s, harebus.EndpointConfig{Queue: "other"})
+		harebus.Handle(other, func(_ context.Context, _ *harebus.Bus, o order) error { got <- -o.ID; return nil })
+		r.start(s)
+		refused := r.refuses("queue.declare", func(f brokertest.Frame) bool { return f.Queue == "other" })
+		if err := r.broker.DeleteQueue("other"); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(5 * time.Second)
+		for _, cut := range []bool{false, true} {
+			if cut {
+				r.broker.CutConnections()
+			}
+			r.fill("orders", 20)
+			for range 20 {
+				receive(r, got)
+			}
+			time.Sleep(10 * time.Second)
+			for len(got) > 0 {
+				<-got // what was handled when the connection was cut
+			}
+			if q, _ := r.broker.Queue("orders"); len(q.Consumers) != 1 || q.Consumers[0].Prefetch != 50 {
+				t.Errorf("consumers (cut: %v): %+v", cut, q.Consumers)
+			}
+			if err := s.Ready(); err == nil || !strings.Contains(err.Error(), `queue "other"`) {
+				t.Errorf("ready: %v", err)
+			}
+		}
+		refused.Remove()
+		time.Sleep(2 * time.Minute)
+		if err := s.Ready(); err != nil {
+			t.Error(err)
+		}
+		r.fill("other", 1)
+		if id := receive(r, got); id != -1 {
+			t.Errorf("got %d", id)
+		}
+	})
+}
+
+// TestTrialOfEndpoints: after a reconnect one queue after the other is tried with one
+// message; an empty queue does not hold up the others.
+func TestTrialOfEndpoints(t *testing.T) {
+	for _, quiet := range []bool{false, true} {
+		t.Run(fmt.Sprint("the others are quiet: ", quiet), func(t *testing.T) {
+			bubble(t, func(t *testing.T, r *rig) {
+				s := r.setup(r.config("q0"))
+				on := []harebus.Registrar{s}
+				queues := []string{"q0", "q1", "q2", "q3"}
+				for _, queue := range queues[1:] {
+					on = append(on, r.endpoint(s, harebus.EndpointConfig{Queue: queue}))
+				}
+				var firsts, most, handled atomic.Int64
+				for _, e := range on {
+					first := true
+					harebus.Handle(e, func(context.Context, *harebus.Bus, order) error {
+						if first {
+							first = false
+							most.Store(max(most.Load(), firsts.Add(1)))
+							defer firsts.Add(-1)
+						}
+						time.Sleep(time.Second)
+						handled.Add(1)
+						return nil
+					})
+				}
+				want, within := int64(20), 5*time.Second
+				if quiet {
+					r.start(s)
+					r.fill("q3", 20)
+				} else {
+					want, within = 80, 20*time.Second
+					r.start(s) // declares the queues
+					if err := s.Stop(r.ctx); err != nil {
+						t.Fatal(err)
+					}
+					for _, queue := range queues {
+						r.fill(queue, 20)
+					}
+					r.start(s)
+				}
+				time.Sleep(within)
+				if n := handled.Load(); n != want {
+					t.Errorf("%d messages were handled in %v, want %d", n, within, want)
+				}
+				if n := most.Load(); n != 1 {
+					t.Errorf("the first messages of %d queues were in hand at the same time", n)
+				}
+			})
+		})
+	}
+}
+
+// TestPauseOfAnEndpoint: the others go on, and a handler may pause another endpoint, but not
+// its own.
+func TestPauseOfAnEndpoint(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		got := make(chan string, 10)
+		s := r.setup(r.config("orders"))
+		var other *harebus.Endpoint
+		harebus.Handle(s, func(ctx context.Context, _ *harebus.Bus, _ order) error {
+			got <- "orders"
+			return other.Pause(ctx)
+		})
+		other = r.endpoint(s, harebus.EndpointConfig{Queue: "other"})
+		harebus.Handle(other, func(ctx context.Context, _ *harebus.Bus, _ order) error {
+			if err := other.Pause(ctx); !errors.Is(err, harebus.ErrInHandler) {
+				t.Errorf("paused from inside: %v", err)
+			}
+			got <- "other"
+			return nil
+		})
+		r.start(s)
+		r.fill("other", 1)
+		receive(r, got)
+		r.fill("orders", 1)
+		receive(r, got)
+		time.Sleep(time.Second)
+		if !other.Stats().Paused || s.Stats().Paused || s.Ready() != nil {
+			t.Errorf("paused: %v, the whole setup: %v, ready: %v", other.Stats().Paused, s.Stats().Paused, s.Ready())
+		}
+		r.fill("other", 1)
+		r.fill("orders", 1)
+		if queue := receive(r, got); queue != "orders" {
+			t.Errorf("a message of %q was handled", queue)
+		}
+		time.Sleep(time.Minute)
+		if len(got) > 0 {
+			t.Error("the paused endpoint handled a message")
+		}
+		r.broker.CutConnections()
+		time.Sleep(10 * time.Second)
+		if len(got) > 0 {
+			t.Error("the paused endpoint handled a message after the reconnect")
+		}
+		if err := other.Resume(); err != nil {
+			t.Fatal(err)
+		}
+		if queue := receive(r, got); queue != "other" {
+			t.Errorf("a message of %q was handled", queue)
+		}
+	})
+}
+
+// TestSetConcurrency: changes under load lose and repeat nothing, whatever the queue, and
+// where the concurrency stays 1 the order of the queue is kept.
+func TestSetConcurrency(t *testing.T) {
+	for name, change := range pausable {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, r *rig) {
+				const messages = 60
+				p := r.pausing(change)
+				r.fill("orders", messages)
+				sizes := []int{1, 4, 2, 7, 1, 5}
+				if name == "ordered" {
+					sizes = []int{1}
+				}
+				for i := range 12 {
+					time.Sleep(time.Duration(337*i%1700) * time.Millisecond)
+					if err := p.SetConcurrency(sizes[i%len(sizes)], 5+i); err != nil {
+						t.Fatal(err)
+					}
+					if i == 6 {
+						r.broker.CutConnections()
+					}
+				}
+				r.quiet()
+				if n := len(p.got.seen); n != messages {
+					t.Errorf("%d messages were handled, want %d", n, messages)
+				}
+				if again := len(p.got.ids) - messages; again > 20 { // those that were in hand when the connection was cut
+					t.Errorf("%d messages were handled again", again)
+				}
+			})
+		})
+	}
+}
+
+// TestSetConcurrencyCounts: what was set counts: at once, after a reconnect and after
+// another start. A number that cannot be is refused.
+func TestSetConcurrencyCounts(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		p := r.pausing(func(c *harebus.Config) { c.Consume.Concurrency = 2 })
+		runs := func(want, prefetch int, when string) {
+			t.Helper()
+			r.fill("orders", 200)
+			time.Sleep(10 * time.Second)
+			most := 0
+			for range 30 { // one that has just ended makes room for the next
+				time.Sleep(37 * time.Millisecond)
+				most = max(most, int(p.running.Load()))
+			}
+			if most != want {
+				t.Errorf("%s: %d handlers run, want %d", when, most, want)
+			}
+			if q, _ := r.broker.Queue("orders"); len(q.Consumers) != 1 || q.Consumers[0].Prefetch != prefetch {
+				t.Errorf("%s: consumers %+v, want prefetch %d", when, q.Consumers, prefetch)
+			}
+		}
+		runs(2, 10, "at first")
+		for _, bad := range [][2]int{{0, 0}, {-1, 0}, {5, 4}, {1, 70000}} {
+			if err := p.SetConcurrency(bad[0], bad[1]); err == nil || !strings.Contains(err.Error(), "Consume.") {
+				t.Errorf("%v: %v", bad, err)
+			}
+		}
+		if err := p.SetConcurrency(6, 0); err != nil {
+			t.Fatal(err)
+		}
+		runs(6, 30, "after the change")
+		r.broker.CutConnections()
+		runs(6, 30, "after a reconnect")
+		if err := p.Stop(r.ctx); err != nil {
+			t.Fatal(err)
+		}
+		if err := p.SetConcurrency(3, 3); err != nil {
+			t.Fatal(err)
+		}
+		r.start(p.Setup)
+		runs(3, 3, "after another start")
+	})
+}
