@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/harebus/harebus"
+	"github.com/harebus/harebus/brokertest"
 )
 
 // TestHandlerEndsItsGoroutine: the attempt has failed, and the only worker goes on.
@@ -222,4 +223,79 @@ func TestUnbegunGoBack(t *testing.T) {
 			t.Errorf("counts %+v", c)
 		}
 	})
+}
+
+// TestHungInOrder: where the order is kept, messages behind handlers that ignore their
+// timeouts do not use up their deliveries, however long that lasts, and they are handled in
+// order when the handlers have returned. One consumer timeout of the broker passes 25 times.
+func TestHungInOrder(t *testing.T) {
+	for name, single := range map[string]bool{"one worker": false, "single active consumer": true} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, r *rig) {
+				cfg := r.config("orders")
+				cfg.Consume, cfg.ShutdownTimeout = harebus.ConsumeConfig{Concurrency: 1, Prefetch: 8}, time.Second
+				if single {
+					cfg.Consume.Concurrency = 3
+					cfg.QueueOptions.Arguments = map[string]any{"x-single-active-consumer": true}
+				}
+				hung := cfg.Consume.Concurrency
+				s := r.setup(cfg)
+				release := make(chan struct{})
+				var got journal
+				harebus.Handle(s, func(_ context.Context, _ *harebus.Bus, o order) error {
+					if o.ID <= hung {
+						<-release
+					} else {
+						got.note(o.ID)
+					}
+					return nil
+				})
+				r.start(s)
+				const messages = 20
+				r.fill("orders", messages)
+				for _, long := range []time.Duration{12 * time.Minute, 25 * 31 * time.Minute} {
+					<-time.After(long)
+					if q, _ := r.broker.Queue("orders"); q.Ready != messages {
+						t.Errorf("%d messages are ready", q.Ready)
+					}
+				}
+				for _, m := range r.broker.Messages("orders") {
+					if count, _ := m.Headers["x-delivery-count"].(int64); count > 1 {
+						t.Errorf("%s was delivered %d times", m.Body, count)
+					}
+				}
+				contains(t, s.Ready().Error(), "nothing is handled")
+				close(release)
+				<-time.After(time.Minute)
+				r.setClock(time.Now())
+				r.quiet()
+				if !single {
+					got.check(t, messages-hung)
+				}
+				if q, _ := r.broker.Queue("error"); q.Ready > 0 || len(got.seen) != messages-hung {
+					t.Errorf("%d messages in the error queue, handled %v", q.Ready, got.ids)
+				}
+			}, brokertest.WithConsumerTimeout(30*time.Minute))
+		})
+	}
+}
+
+// TestLongInOrder: a handler without a timeout may take as long as it needs where the order is
+// kept; its message is not taken from it.
+func TestLongInOrder(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		cfg := r.config("orders")
+		cfg.Consume, cfg.Handling.Timeout = harebus.ConsumeConfig{Concurrency: 1, Prefetch: 8}, -1
+		s := r.setup(cfg)
+		var got journal
+		harebus.Handle(s, func(_ context.Context, _ *harebus.Bus, o order) error {
+			<-time.After(20 * time.Minute)
+			got.note(o.ID)
+			return nil
+		})
+		r.start(s)
+		r.fill("orders", 5)
+		<-time.After(2 * time.Hour)
+		got.check(t, 5)
+	}, brokertest.WithConsumerTimeout(10*time.Hour))
 }

@@ -146,6 +146,9 @@ func (g *Group) Oldest() time.Duration {
 	return oldest
 }
 
+// grace is how long after its timeout a handler that heeds it has ended.
+const grace = 5 * time.Second
+
 // hopeless is the age after which a message without a time limit counts as stuck. By
 // default the broker takes it back after this time.
 const hopeless = 30 * time.Minute
@@ -153,7 +156,6 @@ const hopeless = 30 * time.Minute
 // Stuck says whether every worker has handled its message for longer than its limit, or
 // than limit if no handler has begun, so that no other message is handled.
 func (g *Group) Stuck(limit time.Duration) error {
-	const grace = 5 * time.Second // a handler that heeds its timeout has ended then
 	var youngest *Delivery
 	workers := 0
 	free := g.any(func(w *worker) bool {

@@ -85,11 +85,14 @@ func (c *consumer) inOrder() bool {
 
 // capacity is the prefetch for the free workers. Normally it is the wanted one;
 // when all workers are stuck it is 0; after that, until none is stuck, it is the
-// number of free workers. Where order is kept it is always the wanted one.
+// number of free workers. Where order is kept it is the wanted one, or 0 while all
+// workers are hung.
 func (c *consumer) capacity() int {
 	wanted, taking, workers := c.wanted(), c.taking.Load(), c.all()
 	switch {
 	case c.isPaused():
+		return 0
+	case c.inOrder() && c.hung():
 		return 0
 	case c.inOrder():
 		return wanted
@@ -107,6 +110,21 @@ func (c *consumer) capacity() int {
 		return wanted
 	}
 	return free
+}
+
+// hung says whether every worker has had its message for longer than unbegun, and for
+// longer than its handler may take. A handler without a limit is never hung: it may be
+// meant to take so long, and its message must not be taken from it.
+func (c *consumer) hung() bool {
+	workers := c.all()
+	return len(workers) > 0 && !slices.ContainsFunc(workers, func(w *worker) bool {
+		d := w.hand.Load()
+		if d == nil || d.Age() < unbegun {
+			return true
+		}
+		_, limit, begun := d.task.Handling()
+		return begun && (limit <= 0 || d.Age() < limit+grace)
+	})
 }
 
 // adjust asks for another prefetch when the present one does not fit the number of

@@ -122,7 +122,7 @@ func (u *subscription) open(prefetch int, trial bool) error {
 	if c.soft.Err() != nil {
 		return nil //nolint:nilerr // stopping ends the subscription in another place
 	}
-	if !c.mayOpen() {
+	if u.inOrder && c.hung() || !c.mayOpen() {
 		u.standBy()
 		if c.cfg.Queues > 1 {
 			u.pass() // others would wait for the end of the pause
@@ -250,12 +250,12 @@ func (u *subscription) again(prefetch int) (*subscription, error) {
 
 // adaptInOrder is adapt where the order of the queue is or will be kept: for a pause, or
 // for another prefetch, it ends the subscription as a stop does, and after a pause it
-// begins to consume.
+// begins to consume. While all workers are hung it does not wait for them.
 func (u *subscription) adaptInOrder(prefetch int, inOrder bool) error {
 	c := u.consumer
 	standing := u.feed == nil
 	switch {
-	case standing && c.isPaused(), !standing && int64(prefetch) == c.taking.Load() && inOrder == u.inOrder:
+	case standing && prefetch == 0, !standing && int64(prefetch) == c.taking.Load() && inOrder == u.inOrder:
 		return nil
 	case standing && inOrder && u.inOrder:
 		_, err := u.widen()
@@ -263,9 +263,17 @@ func (u *subscription) adaptInOrder(prefetch int, inOrder bool) error {
 	case standing:
 		return errChanging
 	}
+	hung := c.hung()
 	u.feed.ending.Store(true)
 	c.setFeed(nil, errChanging, false)
-	u.drainInOrder()
+	if !hung {
+		u.drainInOrder()
+		return errChanging
+	}
+	c.log.Warn("no handler has returned long after its timeout, so this consumer gives its messages back, and consumes again when one returns;" +
+		" have handlers return when their context ends")
+	u.acks.Flush()
+	u.awaitAcks()
 	return errChanging
 }
 
