@@ -1,10 +1,14 @@
 package harebus
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"time"
 
+	"github.com/harebus/harebus/internal/declare"
 	"github.com/harebus/harebus/topology"
 )
 
@@ -125,4 +129,126 @@ func (c *EndpointConfig) deliveryLimit() int {
 		}
 	}
 	return defaultDeliveryLimit // RabbitMQ 4 has the same default
+}
+
+// Subscribe binds topics to the listener queue, which is declared if it is missing,
+// and keeps them in its list: a binding that somebody removes is made again. It
+// returns when all are bound. When the connection is lost, it waits for the next
+// one until ctx ends.
+//
+// A call that fails changes nothing: topics that it has bound are unbound
+// again, and none is bound later. If the connection is lost before that, a
+// service that consumes does it on the next one.
+func (e *endpoint) Subscribe(ctx context.Context, topics ...string) error {
+	return e.changeBindings(ctx, "subscribe", topics, &declare.Change{
+		Bindings: e.topicBindings(topics, nil), Undo: e.unlisted, Keep: func() { e.addTopics(topics) },
+	})
+}
+
+// SubscribeWith is Subscribe with binding arguments, which only exchanges of
+// special types use. If somebody removes such a binding, it is not made again, and
+// it stays when a later topic of the call fails. To keep such a binding, put it
+// into Config.Topology.
+func (e *endpoint) SubscribeWith(ctx context.Context, arguments map[string]any, topics ...string) error {
+	if arguments == nil {
+		return e.Subscribe(ctx, topics...)
+	}
+	return e.changeBindings(ctx, "subscribe", topics, &declare.Change{
+		Bindings: e.topicBindings(topics, arguments), Keep: func() { e.removeTopics(topics) },
+	})
+}
+
+// Unsubscribe removes the bindings of topics from the listener queue. Messages that
+// are already in the queue stay there. A topic that was not bound is no error. A
+// call that fails changes nothing, as with [Setup.Subscribe].
+func (e *endpoint) Unsubscribe(ctx context.Context, topics ...string) error {
+	return e.changeBindings(ctx, "unsubscribe", topics, &declare.Change{
+		Bindings: e.topicBindings(topics, nil), Remove: true, Undo: e.listed, Keep: func() { e.removeTopics(topics) },
+	})
+}
+
+func (e *endpoint) changeBindings(ctx context.Context, verb string, topics []string, c *declare.Change) error {
+	if err := e.checkTopics(verb, topics); err != nil {
+		return err
+	}
+	eng, err := e.setup.engine()
+	if err == nil {
+		err = e.setup.declarer.Change(ctx, eng.publish, c)
+	}
+	if err != nil {
+		return fmt.Errorf("harebus: %s: %w", verb, err)
+	}
+	return nil
+}
+
+func (e *endpoint) checkTopics(verb string, topics []string) error {
+	switch {
+	case e.queue == "":
+		return fmt.Errorf("harebus: %s: %w", verb, ErrNoQueue)
+	case e.setup.cfg.Declare.Mode == CheckOnly:
+		return refuse(verb, "this setup declares nothing (Config.Declare.Mode is CheckOnly)")
+	}
+	var faults []error
+	for _, topic := range topics {
+		if err := topology.ValidTopic(topic); err != nil {
+			faults = append(faults, err)
+		}
+	}
+	if len(faults) > 0 {
+		return refuse(verb, "%w", errors.Join(faults...))
+	}
+	return nil
+}
+
+func (e *endpoint) topicBindings(topics []string, arguments map[string]any) []topology.Binding {
+	bindings := make([]topology.Binding, len(topics))
+	for i, topic := range topics {
+		bindings[i] = topology.Binding{Exchange: e.setup.cfg.Exchanges.Topic, Key: topic, Queue: e.queue, Arguments: arguments}
+	}
+	return bindings
+}
+
+// listed returns those bindings whose topic is in the list.
+func (e *endpoint) listed(bindings []topology.Binding) []topology.Binding {
+	in := contained(e.topics())
+	return slices.DeleteFunc(slices.Clone(bindings), func(b topology.Binding) bool { return !in(b.Key) })
+}
+
+// unlisted returns those bindings whose topic is not in the list.
+func (e *endpoint) unlisted(bindings []topology.Binding) []topology.Binding {
+	in := contained(e.topics())
+	return slices.DeleteFunc(slices.Clone(bindings), func(b topology.Binding) bool { return in(b.Key) })
+}
+
+// topics are the subscriptions as they are now.
+func (e *endpoint) topics() []string {
+	e.setup.mu.Lock()
+	defer e.setup.mu.Unlock()
+	return slices.Clone(e.subs)
+}
+
+func (e *endpoint) addTopics(topics []string) {
+	e.setup.mu.Lock()
+	defer e.setup.mu.Unlock()
+	e.subs = append(without(e.subs, topics), topics...)
+}
+
+func (e *endpoint) removeTopics(topics []string) {
+	e.setup.mu.Lock()
+	defer e.setup.mu.Unlock()
+	e.subs = without(e.subs, topics)
+}
+
+func without(all, topics []string) []string { return slices.DeleteFunc(all, contained(topics)) }
+
+// contained returns a function that says whether a topic is in the list.
+func contained(list []string) func(topic string) bool {
+	set := make(map[string]struct{}, len(list))
+	for _, topic := range list {
+		set[topic] = struct{}{}
+	}
+	return func(topic string) bool {
+		_, ok := set[topic]
+		return ok
+	}
 }

@@ -27,7 +27,7 @@
 // Config is in config.go, the life of a Setup in setup.go. An outgoing message
 // passes through bus.go, outgoing.go (headers, checks), transaction.go (buffering)
 // and internal/publish (attempts, outcomes, delays). A received one passes through
-// consumer.go, receive.go, handler.go, errorhandler.go and resend.go (retried and
+// internal/consume, receive.go, handler.go, errorhandler.go and resend.go (retried and
 // parked copies). client.go configures internal/session, the AMQP client, which
 // keeps the connections. Package topology describes exchanges, queues, bindings
 // and the delay queues; package brokertest is an in-process broker for tests.

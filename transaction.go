@@ -3,11 +3,18 @@ package harebus
 import (
 	"context"
 	"errors"
+	"maps"
+	"reflect"
 	"slices"
 	"strconv"
 	"sync"
+	"time"
 
+	"go.uber.org/zap"
+
+	"github.com/harebus/harebus/internal/guard"
 	"github.com/harebus/harebus/internal/publish"
+	"github.com/harebus/harebus/internal/wait"
 )
 
 // scope buffers the messages of a transaction or of one run of a handler, in
@@ -148,4 +155,164 @@ func (e *engine) publishAll(ctx context.Context, outs []*publish.Message) error 
 		}
 	}
 	return &TransactionError{Messages: messages}
+}
+
+// Transactor runs handlers inside a transaction of something else, such as a database,
+// and stores there what they send: what a handler changes and what it sends is kept
+// together or not at all. Package outbox has one for SQL databases. With a Transactor
+// in Config, a message is acknowledged when its transaction has been committed, and what
+// its handler sent is published after that.
+type Transactor interface {
+	// Check says whether the transactor can work. Start calls it before it connects, and
+	// fails with its error.
+	Check(ctx context.Context) error
+	// Transact handles one message. It calls run in a transaction, with a context made from
+	// ctx that leads to the transaction; run calls the handler and returns what it sent.
+	// Transact may call run again after a conflict of transactions: the handler then gets
+	// the message as it came. It may also leave run uncalled, if m was handled before. When
+	// Transact returns nil, effects and messages are stored, and m is acknowledged. Its
+	// error decides about m as one that the handler returned.
+	Transact(ctx context.Context, m *Message, run func(ctx context.Context) ([]Envelope, error)) error
+	// Run publishes what Transact has stored, with [Bus.Forward], until ctx ends. Start
+	// calls it in a goroutine of its own. Stop ends ctx when the last handler has returned,
+	// waits for Run, and then closes the connections. A Run that ends early is called again.
+	Run(ctx context.Context, bus *Bus) error
+}
+
+// WithoutTransaction runs one handler without Config.Handling.Transactor: what it sends is
+// published before its message is acknowledged, as in a setup that has no Transactor.
+func WithoutTransaction() HandlerOption {
+	return handlerOption(func(h *handler) { h.untransacted = true })
+}
+
+// transactor is the one that the handler runs in, or nil.
+func (h *handler) transactor(cfg *EndpointConfig) Transactor {
+	if h.untransacted {
+		return nil
+	}
+	return cfg.Handling.Transactor
+}
+
+// handleIn runs the handler inside the transaction of t, which stores what it sent.
+func (d *delivery) handleIn(t Transactor, h *handler) error {
+	d.shown.Store(d.message)
+	err := d.transact(d.ctx, t, func(ctx context.Context) ([]Envelope, error) {
+		outs, err := d.run(ctx, h, &scope{incoming: d.message, id: d.came.id, origin: h.origin})
+		if err == nil && len(outs) > 0 && !d.Connected() {
+			// The broker gives the message to another consumer.
+			err = errors.New("the connection was lost while the handler ran")
+		}
+		if err != nil {
+			return nil, err
+		}
+		return envelopes(outs), nil
+	})
+	if err != nil {
+		return failed(d.Context(), err)
+	}
+	return nil
+}
+
+// transact calls t. Each further run gets the message as it came, in case that the handler
+// has changed it.
+func (d *delivery) transact(ctx context.Context, t Transactor, run func(context.Context) ([]Envelope, error)) error {
+	first, runs := *d.message, 0
+	first.Headers = maps.Clone(first.Headers)
+	return guard.Call(func() error {
+		return t.Transact(ctx, d.message, func(ctx context.Context) ([]Envelope, error) {
+			if runs++; runs > 1 {
+				again := first
+				again.Headers = maps.Clone(first.Headers)
+				d.message = &again
+				d.shown.Store(d.message)
+			}
+			return run(ctx)
+		})
+	})
+}
+
+// run calls the handler and returns what it sent.
+func (d *delivery) run(ctx context.Context, h *handler, scope *scope) ([]*publish.Message, error) {
+	defer func() { _, _ = scope.end() }()
+	if err := h.invoke(ctx, &Bus{sender{d.endpoint, scope}}, d.message); err != nil {
+		return nil, err
+	}
+	return scope.end()
+}
+
+// operator runs a Transactor while the setup is started.
+type operator struct {
+	cancel context.CancelCauseFunc
+	done   chan struct{}
+}
+
+// operate starts to run each Transactor of the endpoints.
+func (e *engine) operate(ctx context.Context, endpoints []*endpoint) {
+	for _, t := range transactors(endpoints) {
+		ctx, cancel := context.WithCancelCause(ctx)
+		o := &operator{cancel, make(chan struct{})}
+		e.operators = append(e.operators, o)
+		go func() {
+			defer close(o.done)
+			e.keepRunning(ctx, t)
+		}()
+	}
+}
+
+// transactors are those of the endpoints, each once.
+func transactors(endpoints []*endpoint) (all []Transactor) {
+	for _, one := range endpoints {
+		t := one.cfg.Handling.Transactor
+		known := func(other Transactor) bool { return reflect.TypeOf(t).Comparable() && other == t }
+		if t != nil && !slices.ContainsFunc(all, known) {
+			all = append(all, t)
+		}
+	}
+	return all
+}
+
+// keepRunning runs a Transactor until ctx ends.
+func (e *engine) keepRunning(ctx context.Context, t Transactor) {
+	pauses := wait.NewPauses(e.setup.log, e.setup.cfg.Connect.BackOff)
+	for {
+		_, err := guard.Apart(context.WithoutCancel(ctx), func() (struct{}, error) {
+			return struct{}{}, t.Run(ctx, e.setup.Bus())
+		})
+		if ctx.Err() != nil {
+			return
+		}
+		e.setup.log.Error("the transactor has ended early; running it again", zap.Error(err))
+		if !wait.Sleep(ctx, wait.Next(pauses)) {
+			return
+		}
+	}
+}
+
+// end makes Run return, and waits for that until ctx ends, but for two seconds at least.
+func (o *operator) end(ctx context.Context) error {
+	o.cancel(ErrStopped)
+	select {
+	case <-o.done:
+		return nil
+	case <-ctx.Done():
+	}
+	const least = 2 * time.Second
+	t := time.NewTimer(least)
+	defer t.Stop()
+	select {
+	case <-o.done:
+		return nil
+	case <-t.C:
+		return errors.New("harebus: stop: the Run of Config.Handling.Transactor has not returned")
+	}
+}
+
+// checkTransactors asks the Transactors of endpoints whether they can work.
+func checkTransactors(ctx context.Context, endpoints []*endpoint) error {
+	for _, t := range transactors(endpoints) {
+		if _, err := guard.Apart(ctx, func() (struct{}, error) { return struct{}{}, t.Check(ctx) }); err != nil {
+			return err
+		}
+	}
+	return nil
 }
