@@ -54,7 +54,7 @@ func (s *Setup) publishing(link *session.Link) publish.Config {
 func (s *Setup) declaring() declare.Config {
 	return declare.Config{
 		CheckOnly: s.cfg.Declare.Mode == CheckOnly, Exchanges: s.cfg.exchangeTopology(), ErrorQueues: s.errorTopologies,
-		Queues: s.queueTopologies, Consuming: s.consumes, BackOff: s.cfg.Connect.BackOff, Extra: s.extra, Log: s.log,
+		Queues: s.queueTopologies, Exclusive: s.exclusiveQueues, Consuming: s.consumes, BackOff: s.cfg.Connect.BackOff, Extra: s.extra, Log: s.log,
 	}
 }
 
@@ -73,11 +73,20 @@ func (s *Setup) extra(ctx context.Context) (*session.Session, error) {
 
 // queueTopologies are the listener queues, and what else the config names.
 func (s *Setup) queueTopologies() topology.Topology {
+	return topology.Join(s.listenerQueues(false), s.cfg.Declare.Topology)
+}
+
+// exclusiveQueues are the listener queues that belong to the connection that consumes.
+func (s *Setup) exclusiveQueues() topology.Topology { return s.listenerQueues(true) }
+
+func (s *Setup) listenerQueues(exclusive bool) topology.Topology {
 	var all []topology.Topology
 	for _, e := range s.all() {
-		all = append(all, e.cfg.queueTopology(s.cfg.Exchanges, e.topics()))
+		if e.cfg.QueueOptions.Exclusive == exclusive {
+			all = append(all, e.cfg.queueTopology(s.cfg.Exchanges, e.topics()))
+		}
 	}
-	return topology.Join(append(all, s.cfg.Declare.Topology)...)
+	return topology.Join(all...)
 }
 
 // errorTopologies are the error queues, each once.

@@ -85,13 +85,27 @@ type Config struct {
 
 // QueueOptions are the properties of a listener queue.
 type QueueOptions struct {
-	// Type is topology.Quorum by default. Choose topology.Classic without Arguments
-	// to take over a queue that a PikaBus service declared.
+	// Type is topology.Quorum by default, and topology.Classic with Exclusive or
+	// AutoDelete. Choose topology.Classic without Arguments to take over a queue that a
+	// PikaBus service declared.
 	Type topology.QueueType
 	// Arguments are added to the queue's arguments, which for a quorum queue are a
 	// delivery limit of 20 and dead-lettering to the error queue, at least once. A
 	// nil value removes an argument.
 	Arguments map[string]any
+	// Exclusive is for a classic queue that belongs to the setup's connection: no other
+	// connection can use it, and the broker deletes it, with its messages, when the
+	// connection ends. After a reconnect it is declared again. Together with PerInstance it
+	// is for answers and events that matter only while this process runs.
+	Exclusive bool
+	// AutoDelete is for a classic queue that the broker deletes, with its messages, when its
+	// last consumer has ended.
+	AutoDelete bool
+	// AsFound uses a queue that somebody else declares, whatever its type and arguments: it
+	// is never declared, and Start fails if it does not exist. Its bindings are made. Type
+	// then only says what the queue is. Whether failed messages survive depends on it: give
+	// it dead-lettering, or no delivery limit.
+	AsFound bool
 	// PerInstance gives each setup a listener queue of its own, for events that every
 	// instance of a service must get: Queue is the beginning of its name, to which a
 	// dot and random digits are added. It keeps its name through reconnects and
@@ -240,6 +254,13 @@ type ConsumeConfig struct {
 	Prefetch int
 	// Consumers is the number of consumers, each on its own channel. Default: 1.
 	Consumers int
+	// Arguments are those of basic.consume, such as "x-priority": 10 for a consumer that
+	// gets messages before others.
+	Arguments map[string]any
+	// Exclusive refuses other consumers on the queue, and fails while there are some. After
+	// a lost connection the broker may take a while to notice that the old consumer is
+	// gone; until then consuming is tried again. It needs one consumer.
+	Exclusive bool
 }
 
 // PublishConfig is about sending.

@@ -161,7 +161,7 @@ func TestConfigCopied(t *testing.T) {
 		before.QueueOptions.Arguments = maps.Clone(cfg.QueueOptions.Arguments)
 		s := r.setup(cfg)
 		if !reflect.DeepEqual(cfg.Connect.URLs, before.Connect.URLs) || !reflect.DeepEqual(cfg.QueueOptions.Arguments, before.QueueOptions.Arguments) ||
-			cfg.Retry.Rules[0].MaxRetries != 0 || cfg.Queue != before.Queue || cfg.Consume != before.Consume {
+			cfg.Retry.Rules[0].MaxRetries != 0 || cfg.Queue != before.Queue || !reflect.DeepEqual(cfg.Consume, before.Consume) {
 			t.Errorf("New changed its argument: %+v", cfg)
 		}
 		cfg.Connect.URLs[0], cfg.Subscriptions[0], cfg.QueueOptions.Arguments["x-max-length"] = "http://", "x.y", 99

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/harebus/harebus/internal/declare"
+	"github.com/harebus/harebus/internal/session"
 	"github.com/harebus/harebus/topology"
 )
 
@@ -55,12 +56,18 @@ func (c *EndpointConfig) queueTopology(x ExchangeConfig, topics []string) topolo
 	if c.Queue == "" {
 		return topology.Topology{}
 	}
+	o := &c.QueueOptions
 	t := topology.Topology{
-		Queues:   []topology.Queue{{Name: c.Queue, Type: c.QueueOptions.Type, Arguments: c.queueArguments()}},
+		Queues: []topology.Queue{{
+			Name: c.Queue, Type: o.Type, Arguments: c.queueArguments(), Exclusive: o.Exclusive, AutoDelete: o.AutoDelete,
+		}},
 		Bindings: []topology.Binding{{Exchange: x.Direct, Key: c.Queue, Queue: c.Queue}},
 	}
 	for _, topic := range topics {
 		t.Bindings = append(t.Bindings, topology.Binding{Exchange: x.Topic, Key: topic, Queue: c.Queue})
+	}
+	if o.AsFound {
+		t.Queues = nil
 	}
 	return t
 }
@@ -79,7 +86,7 @@ func (c *EndpointConfig) queueArguments() map[string]any {
 			"x-overflow":                "reject-publish",
 		}
 	}
-	if c.QueueOptions.PerInstance {
+	if c.QueueOptions.PerInstance && !c.QueueOptions.Exclusive {
 		args["x-expires"] = instanceExpires.Milliseconds()
 	}
 	return merged(args, c.QueueOptions.Arguments)
@@ -111,10 +118,13 @@ func (s *Setup) exitTopology(exchange, key string) topology.Topology {
 	return t
 }
 
-// queueLife is the x-expires of the listener queue; 0 means that it stays.
+// queueLife is how long the listener queue stays when nobody uses it; 0 means for ever.
 func (c *EndpointConfig) queueLife() time.Duration {
+	if c.QueueOptions.Exclusive {
+		return instanceExpires // it goes at once, and comes back with the next connection
+	}
 	var ms int64
-	if _, err := fmt.Sscan(fmt.Sprint(c.QueueOptions.Arguments["x-expires"]), &ms); err != nil {
+	if _, err := fmt.Sscan(fmt.Sprint(c.queueArguments()["x-expires"]), &ms); err != nil {
 		return 0
 	}
 	return time.Duration(ms) * time.Millisecond
@@ -173,7 +183,7 @@ func (e *endpoint) changeBindings(ctx context.Context, verb string, topics []str
 	}
 	eng, err := e.setup.engine()
 	if err == nil {
-		err = e.setup.declarer.Change(ctx, eng.publish, c)
+		err = e.setup.declarer.Change(ctx, eng.owner(e), c)
 	}
 	if err != nil {
 		return fmt.Errorf("harebus: %s: %w", verb, err)
@@ -251,4 +261,12 @@ func contained(list []string) func(topic string) bool {
 		_, ok := set[topic]
 		return ok
 	}
+}
+
+// owner is the link of the connection that may use the queue of an endpoint.
+func (e *engine) owner(of *endpoint) *session.Link {
+	if of.cfg.QueueOptions.Exclusive {
+		return e.consume
+	}
+	return e.publish
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/harebus/harebus/internal/consume"
+	"github.com/harebus/harebus/internal/field"
 	"github.com/harebus/harebus/internal/session"
 	"github.com/harebus/harebus/internal/tally"
 	"github.com/harebus/harebus/topology"
@@ -39,7 +40,11 @@ func (c EndpointConfig) withDefaults() EndpointConfig {
 	c.Subscriptions = slices.Clone(c.Subscriptions)
 	c.QueueOptions.Arguments = maps.Clone(c.QueueOptions.Arguments)
 	c.ErrorQueue.Arguments = maps.Clone(c.ErrorQueue.Arguments)
+	if c.QueueOptions.Exclusive || c.QueueOptions.AutoDelete {
+		fill(&c.QueueOptions.Type, topology.Classic)
+	}
 	fill(&c.QueueOptions.Type, topology.Quorum)
+	c.Consume.Arguments = maps.Clone(c.Consume.Arguments)
 	fill(&c.ErrorQueue.Name, defaultErrorQueue)
 	fill(&c.ErrorQueue.Type, topology.Quorum)
 	fill(&c.Consume.Concurrency, 10)
@@ -64,6 +69,18 @@ func (c *EndpointConfig) validate(of *Config) []error {
 	}
 	if c.Queue == "" && c.QueueOptions.PerInstance {
 		fault("QueueOptions.PerInstance needs a Queue")
+	}
+	if o := &c.QueueOptions; o.AsFound && (o.Exclusive || o.AutoDelete || o.PerInstance || len(o.Arguments) > 0) {
+		fault("QueueOptions.AsFound uses the queue as it is: leave Exclusive, AutoDelete, PerInstance and Arguments out")
+	}
+	if c.QueueOptions.Exclusive && of.Declare.Mode == CheckOnly {
+		fault("QueueOptions.Exclusive needs Declare.Mode DeclareAll: only the connection that consumes can declare the queue")
+	}
+	if _, err := field.Table(c.Consume.Arguments); err != nil {
+		fault("Consume.Arguments: %w", err)
+	}
+	if c.Consume.Exclusive && c.Consume.Consumers > 1 {
+		fault("Consume.Exclusive allows one consumer, and Consume.Consumers is %d", c.Consume.Consumers)
 	}
 	for _, topic := range c.Subscriptions {
 		if err := topology.ValidTopic(topic); err != nil {
@@ -168,8 +185,9 @@ func (e *endpoint) registered() error {
 func (e *endpoint) consumption(link *session.Link, queues int) consume.Config {
 	s := e.setup
 	single, _ := e.cfg.QueueOptions.Arguments["x-single-active-consumer"].(bool)
+	arguments, _ := field.Table(e.cfg.Consume.Arguments) // validate has tried it
 	return consume.Config{
-		Queue: e.queue, Queues: queues,
+		Queue: e.queue, Queues: queues, Arguments: arguments, Exclusive: e.cfg.Consume.Exclusive,
 		Consumers: e.cfg.Consume.Consumers, Workers: e.cfg.Consume.Concurrency, Prefetch: e.cfg.Consume.Prefetch,
 		OneByOne: e.cfg.QueueOptions.Type == topology.Quorum, Single: single, DeliveryLimit: e.cfg.deliveryLimit(),
 		Link: link, BackOff: s.cfg.Connect.BackOff, Log: s.log, Waits: s.waits, Stopped: ErrStopped,

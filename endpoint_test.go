@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	amqp "github.com/rabbitmq/amqp091-go"
+
 	"github.com/harebus/harebus"
 	"github.com/harebus/harebus/brokertest"
 	"github.com/harebus/harebus/topology"
@@ -106,6 +108,7 @@ func TestEndpoints(t *testing.T) {
 			}
 		}
 		r.start(s)
+		time.Sleep(time.Second) // each queue has its turn
 		if q, _ := r.broker.Queue("billing"); len(q.Consumers) != 1 {
 			t.Errorf("consumers after the second start: %+v", q.Consumers)
 		}
@@ -402,5 +405,103 @@ func TestSetConcurrencyCounts(t *testing.T) {
 		}
 		r.start(p.Setup)
 		runs(3, 3, "after another start")
+	})
+}
+
+// TestKindsOfQueues: exclusive and auto-delete queues, and one that somebody else has
+// declared, handle, retry and reply as others do, also after the connection was lost.
+func TestKindsOfQueues(t *testing.T) {
+	for name, test := range map[string]struct {
+		options harebus.QueueOptions
+		check   func(q brokertest.Queue) bool
+	}{
+		"exclusive":              {harebus.QueueOptions{Exclusive: true}, func(q brokertest.Queue) bool { return q.Exclusive && q.Type == "classic" }},
+		"exclusive per instance": {harebus.QueueOptions{Exclusive: true, PerInstance: true}, func(q brokertest.Queue) bool { return q.Exclusive }},
+		"auto-delete":            {harebus.QueueOptions{AutoDelete: true}, func(q brokertest.Queue) bool { return q.AutoDelete && q.Type == "classic" }},
+		"as found": {
+			harebus.QueueOptions{AsFound: true},
+			func(q brokertest.Queue) bool { return q.Type == "classic" && q.Arguments["x-max-length"] != nil },
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, r *rig) {
+				if test.options.AsFound {
+					_, err := r.channel().QueueDeclare("work", true, false, false, false, amqp.Table{"x-max-length": 1000})
+					if err != nil {
+						t.Fatal(err)
+					}
+				}
+				s := r.setup(r.config("orders"))
+				answers := make(chan int, 10)
+				s.HandleMessage("Answer", func(_ context.Context, _ *harebus.Bus, m *harebus.Message) error {
+					var a answer
+					err := m.Decode(&a)
+					answers <- a.ID
+					return err
+				})
+				e := r.endpoint(s, harebus.EndpointConfig{
+					Queue: "work", QueueOptions: test.options, Subscriptions: []string{"work.#"},
+					Consume: harebus.ConsumeConfig{Arguments: map[string]any{"x-priority": 5}, Exclusive: true},
+				})
+				failed := map[int]bool{}
+				harebus.Handle(e, func(ctx context.Context, bus *harebus.Bus, o order) error {
+					if !failed[o.ID] {
+						failed[o.ID] = true
+						return errors.New("not at the first time")
+					}
+					return bus.Reply(ctx, answer(o))
+				})
+				r.start(s)
+				works := func(id int) {
+					t.Helper()
+					if err := s.Bus().Publish(r.ctx, "work.one", order{id}); err != nil {
+						t.Fatal(err)
+					}
+					if got := receive(r, answers); got != id {
+						t.Errorf("got the answer %d, want %d", got, id)
+					}
+					if q, ok := r.broker.Queue(e.Queue()); !ok || !test.check(q) || len(q.Consumers) != 1 || q.Consumers[0].Priority != 5 || !q.Consumers[0].Exclusive {
+						t.Errorf("the queue: %v %+v", ok, q)
+					}
+				}
+				works(1)
+				time.Sleep(time.Second) // for the acks
+				r.broker.CutConnections()
+				time.Sleep(10 * time.Second)
+				works(2)
+				if err := e.Subscribe(r.ctx, "more.*"); err != nil {
+					t.Fatal(err)
+				}
+				time.Sleep(3 * time.Minute) // several refreshes
+				works(3)
+				if err := s.Bus().Publish(r.ctx, "more.one", order{4}); err != nil {
+					t.Fatal(err)
+				}
+				if got := receive(r, answers); got != 4 {
+					t.Errorf("got the answer %d", got)
+				}
+				if err := s.Ready(); err != nil {
+					t.Error(err)
+				}
+			})
+		})
+	}
+}
+
+// TestQueueThatIsNotFound: a setup with AsFound does not declare the queue, and Start says
+// that it does not exist.
+func TestQueueThatIsNotFound(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		cfg := r.config("orders")
+		cfg.QueueOptions.AsFound = true
+		s := r.setup(cfg)
+		harebus.Handle(s, func(context.Context, *harebus.Bus, order) error { return nil })
+		err := s.Start(r.ctx)
+		if err == nil || !strings.Contains(err.Error(), "orders") || !strings.Contains(err.Error(), "404") {
+			t.Errorf("start: %v", err)
+		}
+		if _, ok := r.broker.Queue("orders"); ok {
+			t.Error("the queue was declared")
+		}
 	})
 }

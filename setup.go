@@ -186,7 +186,8 @@ func (s *Setup) declareForInit(ctx context.Context, on *session.Session) error {
 }
 
 // Start connects, declares the topology and begins to consume. It returns when
-// every consumer consumes. It waits for a broker that is not there yet, and logs
+// every consumer consumes, or stands by for its turn: the first messages come one at a
+// time (see ConsumeConfig.Prefetch). It waits for a broker that is not there yet, and logs
 // that, until ctx ends. If the broker refuses (wrong credentials, no such vhost, no
 // permission, an object that exists with other properties), or a registered handler
 // is faulty, Start fails at once. After Start the end of ctx has no effect;

@@ -27,6 +27,9 @@ type Config struct {
 	ErrorQueues func() []topology.Topology
 	// Queues are the listener queues with their bindings, and whatever else the service has.
 	Queues func() topology.Topology
+	// Exclusive are the listener queues, with their bindings, that belong to the connection
+	// that consumes. May be nil.
+	Exclusive func() topology.Topology
 	// Consuming says whether the service has been started to consume. One that only sends
 	// declares the exchanges and nothing else.
 	Consuming func() bool
@@ -110,6 +113,11 @@ func (d *Declarer) since(ctx context.Context, on *session.Session, since time.Ti
 		began := time.Now()
 		if err := d.objects(ctx, on, r); err != nil {
 			return err
+		}
+		if d.cfg.Exclusive != nil { // on is a connection that consumes
+			if err := declareEach(ctx, on, d.cfg.Exclusive(), r); err != nil {
+				return err
+			}
 		}
 		d.on, d.began = on, began
 		d.note(r)
