@@ -142,7 +142,7 @@ func (d *delivery) putOff(out *publish.Message, cause error) {
 // again.
 func (d *delivery) tryParking(out *publish.Message, cause error) (err error) {
 	s := d.endpoint.setup
-	ctx, op := s.observers.start(d.ctx, Observation{Operation: OpPark, Incoming: d.seen(), Size: len(out.Publishing.Body), Exchange: out.Exchange, RoutingKey: out.Key, Err: cause})
+	ctx, op := s.observers.start(d.lease(), Observation{Operation: OpPark, Incoming: d.seen(), Size: len(out.Publishing.Body), Exchange: out.Exchange, RoutingKey: out.Key, Err: cause})
 	defer func() { op.End(err) }()
 	s.observers.carry(op, out)
 	eng, err := s.engine()

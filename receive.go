@@ -304,7 +304,28 @@ func (d *delivery) handle(h *handler) error {
 	if err != nil {
 		return err
 	}
-	return eng.commit(d.ctx, outs)
+	return eng.commit(d.lease(), outs)
+}
+
+// leased is a lease with the values of the attempt, which observers have put there.
+type leased struct {
+	context.Context
+	values context.Context
+}
+
+func (l leased) Value(key any) any {
+	if v := l.Context.Value(key); v != nil {
+		return v
+	}
+	return l.values.Value(key)
+}
+
+// lease is the context of what is published before the ack.
+func (d *delivery) lease() context.Context {
+	if d.ctx == d.Context() {
+		return d.Lease()
+	}
+	return leased{d.Lease(), d.ctx}
 }
 
 // fail carries out what the retry policy and the error handler decide.
@@ -401,7 +422,7 @@ func (d *delivery) postpone() {
 func (d *delivery) resend(out *publish.Message, cause error) bool {
 	const tries = 5
 	s := d.endpoint.setup
-	ctx, op := s.observers.start(d.ctx, Observation{Operation: Operation(out.Op), Incoming: d.seen(), Size: len(out.Publishing.Body), Exchange: out.Exchange, RoutingKey: out.Key, Err: cause})
+	ctx, op := s.observers.start(d.lease(), Observation{Operation: Operation(out.Op), Incoming: d.seen(), Size: len(out.Publishing.Body), Exchange: out.Exchange, RoutingKey: out.Key, Err: cause})
 	s.observers.carry(op, out)
 	eng, err := s.engine()
 	if err != nil {

@@ -18,6 +18,7 @@ type subscription struct {
 	session  *session.Session
 	ch       *amqp.Channel
 	acks     *session.Acker
+	lease    *lease // of its channel
 	inOrder  bool // the order of the queue is promised
 	closes   chan *amqp.Error
 	cancels  chan string
@@ -47,6 +48,7 @@ func (c *consumer) subscribe(s *session.Session) (*subscription, error) {
 	u.closes = u.ch.NotifyClose(make(chan *amqp.Error, 1))
 	u.cancels = u.ch.NotifyCancel(make(chan string, 8))
 	u.acks = session.NewAcker(u.ch, c.wanted())
+	u.lease = newLease(c.hard)
 	return u, nil
 }
 
@@ -146,7 +148,7 @@ func (u *subscription) open(prefetch int, trial bool) error {
 	u.tag, u.deliveries = tag, <-opened
 	u.acks.Limit(prefetch)
 	c.taking.Store(int64(prefetch))
-	f := &feed{session: u.session, ch: u.ch, deliveries: u.deliveries, acks: u.acks, left: &u.left}
+	f := &feed{session: u.session, ch: u.ch, deliveries: u.deliveries, acks: u.acks, left: &u.left, lease: u.lease}
 	if trial {
 		c.taking.Store(trying)
 		f.trial = u.pass
@@ -287,6 +289,7 @@ func (u *subscription) cancel() error {
 }
 
 func (u *subscription) close() {
+	u.lease.end(errLost)
 	if !u.inOrder {
 		u.giveBack()
 	}

@@ -30,6 +30,7 @@ type feed struct {
 	deliveries <-chan amqp.Delivery
 	acks       *session.Acker
 	left       *leftovers
+	lease      *lease
 	trial      func() // ends the trial of the queue; nil when it is over
 	first      sync.Once
 	standing   bool        // nothing is consumed for now
