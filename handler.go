@@ -20,7 +20,8 @@ import (
 //
 // Messages sent with bus are buffered. They are published when the handler has
 // returned nil, before the incoming message is acknowledged, and discarded when the
-// handler fails. Do not use bus after the handler has returned. ctx ends after the
+// handler fails. The publishing takes at most six minutes, and ends when the message can no
+// longer be acknowledged; then the attempt has failed. Do not use bus after the handler has returned. ctx ends after the
 // handler timeout, or when a stop takes longer than the shutdown timeout.
 type HandlerFunc func(ctx context.Context, bus *Bus, m *Message) error
 
