@@ -9,15 +9,43 @@ import (
 	"go.uber.org/zap"
 )
 
+// firstLane leases the lane that this process has stored in so far. If another process has
+// taken it over, or it was given back by a stop, it leases a new one.
+func (r *relay) firstLane(ctx context.Context, own *lane) (*lane, error) {
+	o := r.outbox
+	o.mu.Lock()
+	lost := own.lost
+	o.mu.Unlock()
+	if !lost {
+		if leased, err := r.lease(ctx, own); err != nil || leased {
+			return own, err
+		}
+	}
+	return r.newLane(ctx)
+}
+
 // newLane leases a lane with a new number.
 func (r *relay) newLane(ctx context.Context) (*lane, error) {
-	o := r.outbox
-	l := newLane(o.nextID(1))
-	l.dirty = true
-	if _, err := r.exec(ctx, "insert into #lane (lane, owner, until) values (?, ?, "+o.cfg.Dialect.in()+")", l.number, o.owner, o.cfg.Lease.Milliseconds()); err != nil {
-		return nil, fmt.Errorf("open a lane: %w", err)
+	l := newLane(r.outbox.nextID(1))
+	leased, err := r.lease(ctx, l)
+	if err == nil && !leased {
+		err = fmt.Errorf("lane %d exists", l.number)
 	}
-	return l, nil
+	return l, err
+}
+
+// lease enters a lane in the table, and says whether it was not there yet.
+func (r *relay) lease(ctx context.Context, l *lane) (bool, error) {
+	o := r.outbox
+	insert, ignore := o.cfg.Dialect.insertNew()
+	n, err := r.exec(ctx, insert+"#lane (lane, owner, until) values (?, ?, "+o.cfg.Dialect.in()+")"+ignore, l.number, o.owner, o.cfg.Lease.Milliseconds())
+	if err != nil {
+		return false, fmt.Errorf("open a lane: %w", err)
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	l.dirty = true
+	return n > 0, nil
 }
 
 // keepLeases renews the leases, takes over lanes whose owner is gone, and looks after the

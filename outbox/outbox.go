@@ -254,7 +254,7 @@ func (o *Outbox) finish(ctx context.Context, tx transaction, envelopes []harebus
 
 // ended marks an error that says that the transaction has ended before.
 func ended(err error) error {
-	if errors.Is(err, sql.ErrTxDone) || err.Error() == "tx is closed" { // of pgx
+	if errors.Is(err, sql.ErrTxDone) || strings.HasSuffix(err.Error(), "tx is closed") { // of pgx
 		return fmt.Errorf("%w: %w", ErrEnded, err)
 	}
 	return err

@@ -88,12 +88,12 @@ func (o *Outbox) Run(ctx context.Context, bus *harebus.Bus) error {
 func (r *relay) open(ctx context.Context) error {
 	o := r.outbox
 	o.mu.Lock()
-	running := o.run != nil
+	running, own := o.run != nil, o.own
 	o.mu.Unlock()
 	if running {
 		return fmt.Errorf("harebus: outbox: run: %w", ErrRunning)
 	}
-	l, err := r.newLane(ctx)
+	l, err := r.firstLane(ctx, own)
 	if err != nil {
 		return fmt.Errorf("harebus: outbox: run: %w", err)
 	}

@@ -138,14 +138,13 @@ func listen(ctx context.Context, cfg harebus.Config, placed chan<- int) error {
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
 	folder, err := os.MkdirTemp("", "harebus-example-")
+	if err == nil {
+		err = errors.Join(runIn(ctx, folder, os.Stdout), os.RemoveAll(folder))
+	}
+	stop()
 	if err != nil {
 		log.Fatal(err)
-	}
-	defer os.RemoveAll(folder)
-	if err := runIn(ctx, folder, os.Stdout); err != nil {
-		log.Print(err)
 	}
 }
 

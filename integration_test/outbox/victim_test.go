@@ -118,12 +118,12 @@ const lease = 1500 * time.Millisecond
 func victim() {
 	var o orders
 	if err := json.Unmarshal([]byte(os.Getenv(victimEnv)), &o); err != nil {
-		fmt.Println(err)
+		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 	db, err := sql.Open(o.Driver, o.DSN)
 	if err != nil {
-		fmt.Println(err)
+		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 	s, _, err := o.service(db)
@@ -131,7 +131,7 @@ func victim() {
 		err = s.Start(context.Background())
 	}
 	if err != nil {
-		fmt.Println(err)
+		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 	if o.Step == "acknowledged" {
