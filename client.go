@@ -46,7 +46,7 @@ func (s *Setup) publishing(link *session.Link) publish.Config {
 		Link: link, Dialer: s.dialer, Channels: s.cfg.Publish.Channels, Confirms: s.confirms(),
 		Expires: s.expires, CheckOnly: s.cfg.Declare.Mode == CheckOnly,
 		Declare: s.declarer.ForSending, Establish: s.declarer.Establish, Exit: s.exitTopology, Fit: s.dialect.fit,
-		Failed: notConfirmed, Counts: &s.counters.publishing,
+		DueHeader: s.dialect.names.deferredTime, Failed: notConfirmed, Counts: &s.counters.publishing,
 	}
 }
 

@@ -1,11 +1,13 @@
 package harebus_test
 
 import (
+	"context"
 	"testing"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
 
+	"github.com/harebus/harebus"
 	"github.com/harebus/harebus/topology"
 )
 
@@ -77,6 +79,33 @@ func TestForwardedBeforeItsTime(t *testing.T) {
 		receive(r, got)
 		if early := time.Until(due); early > 0 {
 			t.Errorf("handled %v early", early)
+		}
+	})
+}
+
+// TestDueAtOnce: a copy that is sent straight says nothing about a time, because the clock
+// of the instance that gets it may be behind.
+func TestDueAtOnce(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		cfg := r.config("orders")
+		cfg.Handling.ErrorHandler = func(*harebus.Message, error, harebus.Decision) harebus.Decision { return harebus.RetryIn(0) }
+		s := r.setup(cfg)
+		seen := make(chan *harebus.Message, 2)
+		s.HandleMessage("Order", func(_ context.Context, _ *harebus.Bus, m *harebus.Message) error {
+			if seen <- m; m.Attempt == 1 {
+				return errNo
+			}
+			return nil
+		})
+		r.start(s)
+		if err := s.Bus().Defer(r.ctx, "orders", 0, order{1}); err != nil {
+			t.Fatal(err)
+		}
+		for attempt := 1; attempt <= 2; attempt++ {
+			m := receive(r, seen)
+			if _, ok := m.Headers[prefixed("DeferredTime")]; ok || m.Attempt != attempt {
+				t.Errorf("attempt %d of %d: headers %v", m.Attempt, attempt, m.Headers)
+			}
 		}
 	})
 }

@@ -54,6 +54,7 @@ func (d *delivery) runGivenUp(cause *failure) error {
 	ctx := newHandlerContext(d.ctx, bus, timeout)
 	defer ctx.end()
 	_, err := guard.Apart(ctx, func() (struct{}, error) {
+		d.Enter()
 		return struct{}{}, h.givenUp(ctx, bus, m, cause.shown())
 	})
 	outs, ended := scope.end()

@@ -356,6 +356,7 @@ func (d *delivery) decide(f *failure) Decision {
 	defer cancel()
 	m := d.seen()
 	decision, err := guard.Apart(ctx, func() (Decision, error) {
+		d.Enter()
 		proposed := d.policy().decide(m, f)
 		if ask := d.endpoint.cfg.Handling.ErrorHandler; ask != nil {
 			return ask(m, f.shown(), proposed), nil

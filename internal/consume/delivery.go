@@ -40,7 +40,11 @@ type Delivery struct {
 	feed     *feed
 	task     Task
 	ended    atomic.Bool
+	helper   atomic.Int64 // the goroutine that works on it apart from the worker
 }
+
+// Enter says that the calling goroutine works on the delivery, too, for [Group.Inside].
+func (d *Delivery) Enter() { d.helper.Store(goroutine()) }
 
 func (d *Delivery) base() *Delivery { return d }
 

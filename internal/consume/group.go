@@ -117,7 +117,7 @@ func (g *Group) Inside(match func(Task) bool) bool {
 	self := goroutine()
 	return g.any(func(w *worker) bool {
 		d := w.hand.Load()
-		return d != nil && (w.goroutine.Load() == self || match(d.task))
+		return d != nil && (w.goroutine.Load() == self || d.helper.Load() == self || match(d.task))
 	})
 }
 

@@ -60,6 +60,9 @@ type Config struct {
 	Establish func(context.Context, *session.Session, topology.Topology) error
 	// Exit is where what was delayed leaves the delay queues for its destination.
 	Exit func(exchange, key string) topology.Topology
+	// DueHeader says until when a receiver must wait. It is left out of a message that is
+	// due when it is sent.
+	DueHeader string
 	// Fit makes a copied message fit into a frame of frameMax bytes, with room for the
 	// broker.
 	Fit func(msg *amqp.Publishing, frameMax, room int)

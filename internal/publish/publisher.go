@@ -375,6 +375,9 @@ func (p *Publisher) route(ctx context.Context, s *session.Session, out *Message,
 			return r, err
 		}
 	}
+	if !out.Due.IsZero() { // it is due, whatever the clock of its receiver says
+		delete(out.Publishing.Headers, p.cfg.DueHeader)
+	}
 	if out.Foreign && out.Exchange != "" {
 		if err := p.checkExchange(ctx, s, out.Exchange); err != nil {
 			return routed{}, err
