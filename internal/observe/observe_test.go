@@ -7,6 +7,7 @@ import (
 	"maps"
 	"runtime"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -28,15 +29,33 @@ func (e event) String() string { return e.name }
 
 type key string
 
+// notes are what watchers have seen. A late watcher may write at any time.
+type notes struct {
+	mu    sync.Mutex // guards lines
+	lines []string
+}
+
+func (n *notes) add(line string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.lines = append(n.lines, line)
+}
+
+func (n *notes) all() []string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.Clone(n.lines)
+}
+
 // watcher notes what it sees, and does what a test wants.
 type watcher struct {
 	name       string
-	seen       *[]string
+	seen       *notes
 	start, end func(ctx context.Context, e event) context.Context
 }
 
 func (w watcher) ObserveStart(ctx context.Context, e event) context.Context {
-	*w.seen = append(*w.seen, w.name+" start "+e.name)
+	w.seen.add(w.name + " start " + e.name)
 	if w.start != nil {
 		return w.start(ctx, e)
 	}
@@ -44,7 +63,7 @@ func (w watcher) ObserveStart(ctx context.Context, e event) context.Context {
 }
 
 func (w watcher) ObserveEnd(ctx context.Context, e event, err error) {
-	*w.seen = append(*w.seen, fmt.Sprint(w.name, " end ", e.name, " ", ctx.Value(key(w.name)), " ", err))
+	w.seen.add(fmt.Sprint(w.name, " end ", e.name, " ", ctx.Value(key(w.name)), " ", err))
 	if w.end != nil {
 		w.end(ctx, e)
 	}
@@ -69,7 +88,7 @@ var errNo = errors.New("no")
 // error as it is to be shown, and what was learned meanwhile.
 func TestSeveral(t *testing.T) {
 	t.Parallel()
-	var seen []string
+	var seen notes
 	g := group(zap.NewNop(),
 		watcher{name: "a", seen: &seen}, watcher{name: "b", seen: &seen, start: func(ctx context.Context, _ event) context.Context {
 			if ctx.Value(key("a")) != "send" {
@@ -84,15 +103,15 @@ func TestSeveral(t *testing.T) {
 	op.Event.name = "sent"
 	op.End(errNo)
 	want := []string{"a start send", "b start send", "c start send", "c end sent send shown no", "b end sent <nil> shown no", "a end sent send shown no"}
-	if !slices.Equal(seen, want) {
-		t.Errorf("seen %q", seen)
+	if !slices.Equal(seen.all(), want) {
+		t.Errorf("seen %q", seen.all())
 	}
 }
 
 // TestHeaders: what observers leave is joined; none of them sees the map of another.
 func TestHeaders(t *testing.T) {
 	t.Parallel()
-	var seen []string
+	var seen notes
 	leave := func(headers map[string]any) func(context.Context, event) context.Context {
 		return func(ctx context.Context, e event) context.Context {
 			if len(e.headers) > 0 {
@@ -139,7 +158,7 @@ func TestFaults(t *testing.T) {
 
 func faulty(t *testing.T, bad func(), at string) {
 	core, logs := observer.New(zapcore.DebugLevel)
-	var good, ill []string
+	var good, ill notes
 	w := watcher{name: "ill", seen: &ill}
 	misbehave := func(ctx context.Context, _ event) context.Context { bad(); return ctx }
 	if w.end = misbehave; at == "start" {
@@ -151,8 +170,8 @@ func faulty(t *testing.T, bad func(), at string) {
 		_, op := g.Start(t.Context(), event{name: "send"})
 		op.End(nil)
 	}
-	if len(good) != 12 {
-		t.Errorf("the others saw %q", good)
+	if all := good.all(); len(all) != 12 {
+		t.Errorf("the others saw %q", all)
 	}
 	if took := time.Since(began); took > observe.Patience {
 		t.Errorf("it took %v", took)
@@ -165,10 +184,10 @@ func faulty(t *testing.T, bad func(), at string) {
 		t.Errorf("%d complaints about one call that hangs", len(entries))
 	}
 	time.Sleep(2 * time.Hour) // a call that was late has returned: the observer is told again
-	before := len(ill)
+	before := len(ill.all())
 	w.start, w.end = nil, nil
 	g.Start(t.Context(), event{name: "again"})
-	if len(ill) != before+1 {
+	if len(ill.all()) != before+1 {
 		t.Error("the observer is left out for ever")
 	}
 	time.Sleep(2 * time.Hour)
@@ -192,7 +211,7 @@ func TestContext(t *testing.T) {
 			return ctx
 		},
 	} {
-		var seen []string
+		var seen notes
 		g := group(zap.NewNop(), watcher{seen: &seen, start: func(ctx context.Context, _ event) context.Context { return start(ctx) }})
 		parent, cancel := context.WithCancelCause(context.WithValue(t.Context(), key("caller"), 2))
 		ctx, _ := g.Start(parent, event{})
