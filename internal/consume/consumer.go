@@ -37,6 +37,8 @@ type consumer struct {
 	moved   chan struct{} // signalled when busy changes while a feed is ending
 	taking  atomic.Int64  // the prefetch now; trying during a trial
 	nudged  chan struct{} // signalled when it should perhaps be another one
+	lost    atomic.Bool   // a channel has ended by itself, and no new message has come since
+	careful atomic.Bool   // it fetches only what the workers have in hand; see heed
 
 	mu       sync.Mutex // guards what follows
 	workers  []*worker  // all that have not ended
@@ -94,6 +96,7 @@ func (c *consumer) keepConsuming() {
 		if errors.Is(err, errChanging) {
 			continue
 		}
+		c.lost.Store(true)
 		c.setFeed(nil, err, false)
 		c.note(err)
 		switch {

@@ -106,16 +106,21 @@ func (d *Delivery) GiveBack() {
 // have. One with a user id counts as such only when it has none left: a copy would lose
 // the id, which is the sender's.
 func (d *Delivery) WornOut() bool {
-	limit := d.consumer.cfg.DeliveryLimit
-	count, counted := d.Raw.Headers["x-delivery-count"].(int64)
+	limit, count := d.consumer.cfg.DeliveryLimit, d.delivered()
 	switch {
-	case !counted || count <= 0:
+	case count <= 0:
 		return false
 	case d.Raw.UserId != "":
 		return count >= int64(limit)
 	default:
 		return count >= int64(limit/2)
 	}
+}
+
+// delivered is how often the broker has delivered it before, as far as it counts that.
+func (d *Delivery) delivered() int64 {
+	count, _ := d.Raw.Headers["x-delivery-count"].(int64)
+	return count
 }
 
 // unpack decodes properties and headers. False means that the delivery cannot be read at

@@ -73,7 +73,29 @@ func (c *consumer) all() []*worker {
 func (c *consumer) wanted() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.careful.Load() {
+		return min(c.prefetch, c.size)
+	}
 	return c.prefetch
+}
+
+// heed looks at the delivery count of what a worker begins with. When a message has used
+// half of its deliveries and connections were lost, the consumer fetches one message for
+// each worker, because the next loss would count a delivery for each that waits behind. Not
+// sooner, and not after stops and pauses, because one message that is fetched alone and comes
+// back is put behind others that came back before. When a message comes for the first time,
+// so do those behind it.
+func (c *consumer) heed(d *Delivery) {
+	switch {
+	case !d.Raw.Redelivered:
+		if c.lost.Load() {
+			c.lost.Store(false)
+			c.careful.Store(false)
+		}
+	case c.lost.Load() && d.delivered() >= int64(c.cfg.DeliveryLimit/2) && c.careful.CompareAndSwap(false, true):
+		c.log.Warn("connections were lost again and again, so this consumer fetches only one message for each worker until new ones come;" +
+			" the log of the broker and of the connections says why they end")
+	}
 }
 
 // inOrder says whether the order of the queue is promised now.

@@ -135,6 +135,7 @@ func (c *consumer) handle(f *feed, raw amqp.Delivery, w *worker) {
 		d.GiveBack() // unless it is acknowledged
 	}()
 	if d.unpack() {
+		c.heed(d)
 		task.Handle()
 	}
 }
