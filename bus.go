@@ -124,7 +124,7 @@ func (s *sender) Reply(ctx context.Context, message any, opts ...SendOption) err
 		return NoRetry(fmt.Errorf("harebus: reply to message %q: %w", m.ID, ErrNoReplyAddress))
 	}
 	if err := s.allowReply(m); err != nil {
-		return NoRetry(refuse("reply", "address %s: %w", quote(m.ReplyTo), err))
+		return NoRetry(refuse("reply", "address %s: %w", field.Quote(m.ReplyTo), err))
 	}
 	return s.emit(ctx, OpReply, m.ReplyTo, message, time.Time{}, opts)
 }
@@ -253,7 +253,7 @@ func RepliesTo(queues ...string) ReplyPolicy {
 	}
 	return func(m *Message) error {
 		if _, ok := allowed[m.ReplyTo]; !ok {
-			return fmt.Errorf("%s is not one of the allowed reply addresses", quote(m.ReplyTo))
+			return fmt.Errorf("%s is not one of the allowed reply addresses", field.Quote(m.ReplyTo))
 		}
 		return nil
 	}

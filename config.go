@@ -20,6 +20,7 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 	"go.uber.org/zap"
 
+	"github.com/harebus/harebus/internal/field"
 	"github.com/harebus/harebus/internal/wait"
 	"github.com/harebus/harebus/topology"
 )
@@ -454,7 +455,7 @@ func (c *Config) validateQueues() []error {
 		names = append(names, q.Name)
 		if q.Exclusive {
 			faults = append(faults, fmt.Errorf("exclusive queue %s in Declare.Topology: it would belong to one of the setup's connections, and the others could not use it; "+
-				"let it end by x-expires instead, or give each instance a listener queue of its own with QueueOptions.PerInstance", quote(q.Name)))
+				"let it end by x-expires instead, or give each instance a listener queue of its own with QueueOptions.PerInstance", field.Quote(q.Name)))
 		}
 	}
 	return append(faults, unroutable(names...)...)
@@ -464,7 +465,7 @@ func (c *Config) validateQueues() []error {
 func unroutable(names ...string) (faults []error) {
 	for _, name := range names {
 		if err := topology.ValidRoutingKey(name); name != "" && err != nil {
-			faults = append(faults, fmt.Errorf("queue %s: no message can be sent to it: %w", quote(name), err))
+			faults = append(faults, fmt.Errorf("queue %s: no message can be sent to it: %w", field.Quote(name), err))
 		}
 	}
 	return faults

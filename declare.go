@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/harebus/harebus/internal/declare"
+	"github.com/harebus/harebus/internal/field"
 	"github.com/harebus/harebus/internal/session"
 	"github.com/harebus/harebus/topology"
 )
@@ -134,7 +135,7 @@ func (c *EndpointConfig) queueLife() time.Duration {
 // away, as far as the setup knows.
 func (c *EndpointConfig) deliveryLimit() int {
 	if limit, ok := c.queueArguments()["x-delivery-limit"]; ok {
-		if n, err := parseCount(limit); err == nil {
+		if n, err := field.ParseCount(limit); err == nil {
 			return n
 		}
 	}

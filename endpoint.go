@@ -175,7 +175,7 @@ func (e *endpoint) registered() error {
 	case len(e.faults) > 0:
 		return errors.Join(e.faults...)
 	case e.consumes() && len(*e.handlers.Load()) == 0:
-		return fmt.Errorf("no handler is registered for the queue %s; use Handle or HandleMessage", quote(e.queue))
+		return fmt.Errorf("no handler is registered for the queue %s; use Handle or HandleMessage", field.Quote(e.queue))
 	}
 	return nil
 }
@@ -245,14 +245,14 @@ func clashes(cfg *EndpointConfig, other *endpoint) (faults []error) {
 	switch {
 	case other.queue == "":
 	case cfg.Queue == other.queue:
-		faults = append(faults, fmt.Errorf("the setup has an endpoint of the queue %s already", quote(cfg.Queue)))
+		faults = append(faults, fmt.Errorf("the setup has an endpoint of the queue %s already", field.Quote(cfg.Queue)))
 	case cfg.ErrorQueue.Name == other.queue, cfg.Queue == other.cfg.ErrorQueue.Name:
-		faults = append(faults, fmt.Errorf("a queue of the setup would be the error queue of another one: %s and %s", quote(cfg.Queue), quote(other.queue)))
+		faults = append(faults, fmt.Errorf("a queue of the setup would be the error queue of another one: %s and %s", field.Quote(cfg.Queue), field.Quote(other.queue)))
 	}
 	if cfg.ErrorQueue.Name == other.cfg.ErrorQueue.Name && other.queue != "" {
 		x := ExchangeConfig{Direct: defaultDirectExchange}
 		if err := topology.Join(cfg.errorTopology(x), other.cfg.errorTopology(x)).Validate(); err != nil {
-			faults = append(faults, fmt.Errorf("the error queue is declared with other properties for the queue %s: %w", quote(other.queue), err))
+			faults = append(faults, fmt.Errorf("the error queue is declared with other properties for the queue %s: %w", field.Quote(other.queue), err))
 		}
 	}
 	return faults

@@ -22,7 +22,7 @@ const (
 // The functions are pure.
 var (
 	ParseTime    = field.ParseTime
-	ParseCount   = parseCount
+	ParseCount   = field.ParseCount
 	ErrorDetails = errorDetails
 	DerivedID    = derivedID
 )

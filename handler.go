@@ -11,6 +11,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/harebus/harebus/internal/field"
 	"github.com/harebus/harebus/internal/guard"
 )
 
@@ -127,11 +128,11 @@ func (h *handler) apply(opts []HandlerOption) {
 // complete wraps the handler in the middleware and fills in its retry policy.
 func (h *handler) complete(cfg *EndpointConfig) error {
 	if h.run == nil {
-		return fmt.Errorf("handler of %s is nil", quote(h.messageType))
+		return fmt.Errorf("handler of %s is nil", field.Quote(h.messageType))
 	}
 	var err error
 	if h.run, err = chain(cfg.Handling.Middleware, h.run); err != nil {
-		return fmt.Errorf("handler of %s: %w", quote(h.messageType), err)
+		return fmt.Errorf("handler of %s: %w", field.Quote(h.messageType), err)
 	}
 	if h.retry != nil {
 		policy := h.retry.withDefaults(cfg.Retry)
@@ -139,7 +140,7 @@ func (h *handler) complete(cfg *EndpointConfig) error {
 		err = errors.Join(policy.validate("WithRetry")...)
 	}
 	if err != nil {
-		return fmt.Errorf("handler of %s: %w", quote(h.messageType), err)
+		return fmt.Errorf("handler of %s: %w", field.Quote(h.messageType), err)
 	}
 	return nil
 }
@@ -176,7 +177,7 @@ func (e *endpoint) register(h *handler, err error) error {
 	case h.timeout < 0:
 		err = fmt.Errorf("handler of %q: timeout %v is negative", h.messageType, h.timeout)
 	case len(h.messageType) > maxShortString:
-		err = fmt.Errorf("handler of %s: the name is longer than %d bytes", quote(h.messageType), maxShortString)
+		err = fmt.Errorf("handler of %s: the name is longer than %d bytes", field.Quote(h.messageType), maxShortString)
 	default:
 		if h.retry != nil {
 			e.retries.Store(max(e.retries.Load(), int64(h.retry.most())))
@@ -205,7 +206,7 @@ func (e *endpoint) handlerFor(m *Message) (*handler, error) {
 	if m.Type == NoType {
 		return nil, e.unhandled("no-type", "the message has no type and there is no handler for NoType or AnyType")
 	}
-	return nil, e.unhandled("unknown-type", "no handler for messages of type %s", quote(m.Type))
+	return nil, e.unhandled("unknown-type", "no handler for messages of type %s", field.Quote(m.Type))
 }
 
 // unhandled makes the error for a message that has no handler here.

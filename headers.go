@@ -1,7 +1,6 @@
 package harebus
 
 import (
-	"fmt"
 	"time"
 
 	"github.com/google/uuid"
@@ -158,13 +157,4 @@ func (f TimeFormat) format(t time.Time) string {
 		return t.Format(isoLayout) + "+00:00"
 	}
 	return t.Format(isoLayout+".000000") + "+00:00"
-}
-
-// quote makes any text safe and short for an error or a log.
-func quote(text string) string {
-	const shown = 80
-	if len(text) > shown {
-		return fmt.Sprintf("%q…", text[:shown])
-	}
-	return fmt.Sprintf("%q", text)
 }

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/harebus/harebus/internal/field"
 	"github.com/harebus/harebus/internal/session"
 )
 
@@ -88,7 +89,7 @@ func (e *endpoint) troubles(several bool) []error {
 	faults = slices.DeleteFunc(faults, func(err error) bool { return err == nil })
 	if several {
 		for i, err := range faults {
-			faults[i] = fmt.Errorf("queue %s: %w", quote(e.queue), err)
+			faults[i] = fmt.Errorf("queue %s: %w", field.Quote(e.queue), err)
 		}
 	}
 	return faults

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
-	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -118,7 +117,7 @@ func (m *Message) Decode(target any) error {
 	if c == nil { // a message that no setup has received
 		c = newCodecs(nil, nil)
 	}
-	return c.decode(m, target)
+	return decodeInto(c, m, target)
 }
 
 // Incoming returns the message that is being handled in ctx, or nil outside a
@@ -173,11 +172,11 @@ func (d *dialect) readIdentity(m *Message) error {
 	m.ReplyTo = lenientText(m.Headers, d.names.replyTo, m.Properties.ReplyTo)
 	m.OriginatingAddress = lenientText(m.Headers, d.names.originatingAddress, "")
 	m.SourceQueue = lenientText(m.Headers, d.names.sourceQueue, "")
-	if details, ok := text(m.Headers[d.names.errorDetails]); ok {
+	if details, ok := field.Text(m.Headers[d.names.errorDetails]); ok {
 		m.ErrorDetails = details
 	}
 	if value, ok := m.Headers[d.names.hops]; ok {
-		m.hops, _ = parseCount(value) // an invalid one is ignored
+		m.hops, _ = field.ParseCount(value) // an invalid one is ignored
 	}
 	return err
 }
@@ -187,7 +186,7 @@ func (d *dialect) readContent(m *Message, topicExchange string) error {
 	m.Type, typeErr = strictText(m.Headers, d.names.messageType, m.Properties.Type)
 	m.ContentType, contentErr = strictText(m.Headers, d.names.contentType, m.Properties.ContentType)
 	m.ContentEncoding, encodingErr = strictText(m.Headers, d.names.contentEncoding, m.Properties.ContentEncoding)
-	switch intent, _ := text(m.Headers[d.names.intent]); Intent(intent) {
+	switch intent, _ := field.Text(m.Headers[d.names.intent]); Intent(intent) {
 	case IntentCommand, IntentEvent:
 		m.Intent = Intent(intent)
 	default:
@@ -212,7 +211,7 @@ func (d *dialect) differences(m *Message) []string {
 		{d.names.contentEncoding, m.ContentEncoding, m.Properties.ContentEncoding},
 	} {
 		if pair.property != "" && pair.read != pair.property {
-			found = append(found, fmt.Sprintf("%s is %s, the property %s", pair.header, quote(pair.read), quote(pair.property)))
+			found = append(found, fmt.Sprintf("%s is %s, the property %s", pair.header, field.Quote(pair.read), field.Quote(pair.property)))
 		}
 	}
 	return found
@@ -249,7 +248,7 @@ func strictText(headers map[string]any, name, property string) (string, error) {
 	if !ok {
 		return property, nil
 	}
-	s, ok := text(value)
+	s, ok := field.Text(value)
 	if !ok {
 		return "", reject("bad-header", "%s is not text but a %T", name, value)
 	}
@@ -264,60 +263,11 @@ func strictText(headers map[string]any, name, property string) (string, error) {
 
 // lenientText reads a header that is not necessary.
 func lenientText(headers map[string]any, name, property string) string {
-	s, ok := text(headers[name])
+	s, ok := field.Text(headers[name])
 	if !ok || s == "" || len(s) > maxShortString {
 		return property
 	}
 	return s
-}
-
-// text returns a header value that is valid UTF-8 text.
-func text(value any) (string, bool) {
-	switch v := value.(type) {
-	case string:
-		return v, utf8.ValidString(v)
-	case []byte:
-		return string(v), utf8.Valid(v)
-	default:
-		return "", false
-	}
-}
-
-// parseCount reads the count of a header as any peer may have written it: any
-// integer width, or decimal text.
-func parseCount(value any) (int, error) {
-	const most = 1_000_000
-	var n int64
-	switch v := value.(type) {
-	case int8:
-		n = int64(v)
-	case uint8:
-		n = int64(v)
-	case int16:
-		n = int64(v)
-	case uint16:
-		n = int64(v)
-	case int32:
-		n = int64(v)
-	case uint32:
-		n = int64(v)
-	case int64:
-		n = v
-	case string:
-		parsed, err := strconv.ParseInt(strings.TrimSpace(v), 10, 32)
-		if err != nil {
-			return 0, fmt.Errorf("%s is not a count", quote(v))
-		}
-		n = parsed
-	case []byte:
-		return parseCount(string(v))
-	default:
-		return 0, fmt.Errorf("a %T is not a count", value)
-	}
-	if n < 0 || n > most {
-		return 0, fmt.Errorf("%d is out of range", n)
-	}
-	return int(n), nil
 }
 
 // brokerHeader says whether the broker writes the header key, or acts on it. CC and

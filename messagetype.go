@@ -2,6 +2,7 @@ package harebus
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"reflect"
@@ -10,6 +11,9 @@ import (
 	"github.com/harebus/harebus/internal/guard"
 	"github.com/harebus/harebus/topology"
 )
+
+// rawJSON is the only defined type that may be sent without a wire name.
+var rawJSON = reflect.TypeFor[json.RawMessage]()
 
 var errNoName = errors.New("the type has no wire name, so no handler would take it: give it a method MessageType() string, or pass WithType; WithType(NoType) sends it without a name")
 

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"unicode/utf8"
 
+	"github.com/harebus/harebus/internal/field"
 	"github.com/harebus/harebus/internal/guard"
 )
 
@@ -85,7 +86,7 @@ func (d *delivery) translate() error {
 	} {
 		if len(short.value) > maxShortString || !utf8.ValidString(short.value) {
 			return reject("bad-header", "Config.Handling.Receive set %s to %s, longer than %d bytes or not valid UTF-8",
-				short.name, quote(short.value), maxShortString)
+				short.name, field.Quote(short.value), maxShortString)
 		}
 	}
 	if limit := d.endpoint.setup.cfg.Payload.MaxBody; len(m.Body) > limit {

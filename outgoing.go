@@ -45,7 +45,7 @@ func (s *sender) compose(ctx context.Context, op Operation, exchange, key string
 	if err != nil {
 		return nil, refuse(verb, "%w", err)
 	}
-	codec, err := s.endpoint.setup.codecs.forSending(o.contentType, messageType, value)
+	codec, err := s.endpoint.setup.codecs.ForSending(o.contentType, messageType, value)
 	if err != nil {
 		return nil, refuse(verb, "%w", err)
 	}
@@ -252,7 +252,7 @@ func (s *sender) check(out *publish.Message) error {
 // checkShort refuses what is no short string of AMQP.
 func checkShort(name, value string) error {
 	if len(value) > maxShortString || !utf8.ValidString(value) {
-		return fmt.Errorf("%s %s is longer than %d bytes or not valid UTF-8", name, quote(value), maxShortString)
+		return fmt.Errorf("%s %s is longer than %d bytes or not valid UTF-8", name, field.Quote(value), maxShortString)
 	}
 	return nil
 }

@@ -256,7 +256,7 @@ func (e *endpoint) failuresOf(m *Message) (int, error) {
 	if !ok {
 		return 0, nil
 	}
-	n, err := parseCount(value)
+	n, err := field.ParseCount(value)
 	switch {
 	case err != nil:
 		return 0, reject("bad-retry-count", "header %s: %w", name, err)

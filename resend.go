@@ -35,7 +35,7 @@ func (d *delivery) copyOf(op Operation, queue string) *publish.Message {
 		headers[names.messageID] = d.came.id
 	}
 	if dropped := d.disarm(headers); len(dropped) > 0 {
-		earlier, _ := text(headers[names.leftOut])
+		earlier, _ := field.Text(headers[names.leftOut])
 		headers[names.leftOut] = leftOut(earlier, dropped, maxLeftOut)
 	}
 	out := &publish.Message{
@@ -53,7 +53,7 @@ func (d *delivery) disarm(headers amqp.Table) (dropped []string) {
 	for key, value := range headers {
 		if field.Deadly(value) || d.deadly && !strings.HasPrefix(key, d.endpoint.setup.dialect.prefix) {
 			delete(headers, key)
-			dropped = append(dropped, quote(key))
+			dropped = append(dropped, field.Quote(key))
 		}
 	}
 	slices.Sort(dropped)
@@ -65,7 +65,7 @@ func (d *delivery) strip(out *publish.Message) {
 	d.deadly = true
 	dialect, headers := &d.endpoint.setup.dialect, out.Publishing.Headers
 	if dropped := d.disarm(headers); len(dropped) > 0 {
-		earlier, _ := text(headers[dialect.names.leftOut])
+		earlier, _ := field.Text(headers[dialect.names.leftOut])
 		dialect.nameLeftOut(headers, leftOut(earlier, dropped, maxLeftOut))
 	}
 }
@@ -91,7 +91,7 @@ func (d *delivery) copyFor(op Operation, queue string, cause error) *publish.Mes
 	names, headers := &d.endpoint.setup.dialect.names, out.Publishing.Headers
 	headers[names.errorRetries] = field.SmallestInt(d.failures + 1)
 	headers[names.errorDetails] = errorDetails(cause)
-	if earlier, _ := text(headers[names.leftOut]); earlier != "" {
+	if earlier, _ := field.Text(headers[names.leftOut]); earlier != "" {
 		d.endpoint.setup.dialect.nameLeftOut(headers, leftOut(earlier, nil, maxLeftOut))
 	}
 	first := d.came.firstFailed
@@ -156,10 +156,10 @@ func (d *dialect) fit(msg *amqp.Publishing, frameMax, room int) {
 		excess -= field.EntrySize(key, headers[key])
 		surplus--
 		delete(headers, key)
-		dropped = append(dropped, quote(key))
+		dropped = append(dropped, field.Quote(key))
 	}
 	if len(dropped) > 0 {
-		earlier, _ := text(headers[d.names.leftOut])
+		earlier, _ := field.Text(headers[d.names.leftOut])
 		d.nameLeftOut(headers, leftOut(earlier, dropped, min(names, maxLeftOut)))
 	}
 }
@@ -187,7 +187,7 @@ func (d *dialect) nameLeftOut(headers amqp.Table, all string) {
 		return "(headers left out because they do not fit or cannot be sent: " + list + ")\n"
 	}
 	details, _ := headers[d.names.errorDetails].(string)
-	if earlier, _ := text(headers[d.names.leftOut]); earlier != "" {
+	if earlier, _ := field.Text(headers[d.names.leftOut]); earlier != "" {
 		details = strings.TrimPrefix(details, note(earlier))
 	}
 	headers[d.names.leftOut] = all

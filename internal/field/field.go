@@ -1,5 +1,5 @@
-// Package field converts Go values to AMQP 0-9-1 field tables and measures
-// them.
+// Package field converts Go values to AMQP 0-9-1 field tables, measures them, and
+// reads times, counts and texts of headers.
 //
 // The client library writes a Go int as 32 bits and drops the rest, writes values
 // that its own reader refuses, and closes the whole connection if a table does not

@@ -1,0 +1,66 @@
+package field
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+)
+
+// Quote makes any text safe and short for an error or a log.
+func Quote(text string) string {
+	const shown = 80
+	if len(text) > shown {
+		return fmt.Sprintf("%q…", text[:shown])
+	}
+	return fmt.Sprintf("%q", text)
+}
+
+// Text returns a header value that is valid UTF-8 text.
+func Text(value any) (string, bool) {
+	switch v := value.(type) {
+	case string:
+		return v, utf8.ValidString(v)
+	case []byte:
+		return string(v), utf8.Valid(v)
+	default:
+		return "", false
+	}
+}
+
+// ParseCount reads the count of a header as any peer may have written it: any
+// integer width, or decimal text.
+func ParseCount(value any) (int, error) {
+	const most = 1_000_000
+	var n int64
+	switch v := value.(type) {
+	case int8:
+		n = int64(v)
+	case uint8:
+		n = int64(v)
+	case int16:
+		n = int64(v)
+	case uint16:
+		n = int64(v)
+	case int32:
+		n = int64(v)
+	case uint32:
+		n = int64(v)
+	case int64:
+		n = v
+	case string:
+		parsed, err := strconv.ParseInt(strings.TrimSpace(v), 10, 32)
+		if err != nil {
+			return 0, fmt.Errorf("%s is not a count", Quote(v))
+		}
+		n = parsed
+	case []byte:
+		return ParseCount(string(v))
+	default:
+		return 0, fmt.Errorf("a %T is not a count", value)
+	}
+	if n < 0 || n > most {
+		return 0, fmt.Errorf("%d is out of range", n)
+	}
+	return int(n), nil
+}
