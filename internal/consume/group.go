@@ -3,6 +3,7 @@ package consume
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -122,14 +123,7 @@ func (g *Group) Inside(match func(Task) bool) bool {
 }
 
 func (g *Group) any(found func(*worker) bool) bool {
-	for _, c := range g.consumers {
-		for _, w := range c.all() {
-			if found(w) {
-				return true
-			}
-		}
-	}
-	return false
+	return slices.ContainsFunc(g.consumers, func(c *consumer) bool { return slices.ContainsFunc(c.all(), found) })
 }
 
 // Oldest is the age of the message that has been in a handler for longest.
