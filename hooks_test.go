@@ -87,3 +87,58 @@ func TestStopInsideHooks(t *testing.T) {
 		})
 	}
 }
+
+// TestReceiveHangs: a Receive hook that hangs is seen as a handler is: its context ends,
+// it is logged, and it counts as in flight.
+func TestReceiveHangs(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		logger, logs := observed()
+		cfg := r.config("orders")
+		cfg.Logger, cfg.Consume.Concurrency, cfg.Handling.Timeout = logger, 1, 2*time.Minute
+		ended, release := make(chan error, 1), make(chan struct{})
+		cfg.Handling.Receive = func(ctx context.Context, _ *harebus.Message) error {
+			<-ctx.Done()
+			ended <- context.Cause(ctx)
+			<-release
+			return nil
+		}
+		s, _ := counting(r, cfg)
+		start := time.Now()
+		r.start(s)
+		r.fill("orders", 1)
+		if err := receive(r, ended); err == nil || time.Since(start) > 3*time.Minute {
+			t.Errorf("the context ended with %v after %v", err, time.Since(start))
+		}
+		if age := s.Stats().OldestInFlight; age < 2*time.Minute {
+			t.Errorf("oldest: %v", age)
+		}
+		if logs.FilterMessageSnippet("running for long").Len() == 0 {
+			t.Error("nothing is logged")
+		}
+		close(release)
+		r.quiet()
+	})
+}
+
+// hanging is an error whose text never comes.
+type hanging struct{ until <-chan struct{} }
+
+func (h hanging) Error() string { <-h.until; return "late" }
+
+// TestPanicsOfHangingErrors: an error handler that panics with an error whose methods hang
+// holds no worker.
+func TestPanicsOfHangingErrors(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		until := make(chan struct{})
+		defer close(until)
+		logger, _ := observed()
+		cfg := r.config("orders")
+		cfg.Logger, cfg.Consume.Concurrency = logger, 1
+		cfg.Handling.ErrorHandler = func(*harebus.Message, error, harebus.Decision) harebus.Decision { panic(hanging{until}) }
+		s := r.setup(cfg)
+		harebus.Handle(s, func(context.Context, *harebus.Bus, order) error { return errNo })
+		r.start(s)
+		r.fill("orders", 2)
+		r.await("error", 2)
+	})
+}

@@ -65,7 +65,9 @@ func (s *sender) runSendMiddleware(ctx context.Context, m *Outgoing) error {
 //
 // Its error is treated as that of a handler: after nil the message is handled;
 // after an error it is retried by Config.Retry; return [NoRetry] for a message that
-// it cannot understand. It is called from many goroutines.
+// it cannot understand. ctx ends after Config.Handling.Timeout. A call that runs for long is
+// logged, and counts in Stats.OldestInFlight and for Ready, as a handler does. It is called
+// from many goroutines.
 type ReceiveFunc func(ctx context.Context, m *Message) error
 
 // translate calls Config.Handling.Receive and checks what it has set.
@@ -74,7 +76,7 @@ func (d *delivery) translate() error {
 	if receive == nil {
 		return nil
 	}
-	err := guard.Call(func() error { return receive(d.Context(), m) })
+	err := d.receive(receive, m)
 	translated := m.ID
 	d.came.translate(m)
 	if err != nil {
@@ -93,4 +95,18 @@ func (d *delivery) translate() error {
 		return reject("too-large", "Config.Handling.Receive set a body of %d bytes, more than %d", len(m.Body), limit)
 	}
 	return nil
+}
+
+// receive calls the hook, as a part of handling: with a timeout, and known to the watch.
+func (d *delivery) receive(hook ReceiveFunc, m *Message) error {
+	ctx := d.Context()
+	if timeout := d.endpoint.cfg.Handling.Timeout; timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, timeout, handlerTimeout(timeout))
+		defer cancel()
+	}
+	came := d.came
+	d.receiving.Store(&came)
+	defer d.receiving.Store(nil)
+	return guard.Call(func() error { return hook(ctx, m) })
 }

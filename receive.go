@@ -32,8 +32,10 @@ type delivery struct {
 	// failures is how often the message has failed before.
 	failures int
 
-	shown    atomic.Pointer[Message] // message, once the handler has been given it
-	returned bool                    // Handle has returned
+	shown atomic.Pointer[Message] // message, once the handler has been given it
+	// receiving are the facts while Config.Handling.Receive runs.
+	receiving atomic.Pointer[facts]
+	returned  bool // Handle has returned
 
 	// The attempt to handle the message, and what observers are told at its end.
 	ctx                context.Context // of the attempt; before it, of the consumer
@@ -77,10 +79,13 @@ func (d *delivery) Handle() {
 
 // Handling is what a log says about the message, and the timeout of its handler.
 func (d *delivery) Handling() ([]zap.Field, time.Duration, bool) {
-	if d.shown.Load() == nil {
-		return nil, 0, false
+	if d.shown.Load() != nil {
+		return d.fields(), d.handler.timeout, true
 	}
-	return d.fields(), d.handler.timeout, true
+	if came := d.receiving.Load(); came != nil {
+		return came.fields(), d.endpoint.cfg.Handling.Timeout, true
+	}
+	return nil, 0, false
 }
 
 // try is an attempt to handle the message. unreadable is why it cannot be read.
@@ -364,7 +369,8 @@ func (d *delivery) decide(f *failure) Decision {
 		return proposed, nil
 	})
 	if err != nil && d.Context().Err() == nil {
-		d.Log().Error("the retry policy or the error handler failed; parking the message", append(d.fields(), zap.Error(err))...)
+		d.Log().Error("the retry policy or the error handler failed; parking the message",
+			append(d.fields(), zap.Error(failed(d.Context(), err)))...) // a panic may hold an error that hangs
 	}
 	return decision
 }

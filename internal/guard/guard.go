@@ -48,6 +48,15 @@ func Text(trouble error) string {
 	}
 }
 
+// Report is [Text] with the stack of a panic, for a log.
+func Report(trouble error) string {
+	text := Text(trouble)
+	if p, ok := trouble.(*PanicError); ok { //nolint:errorlint // likewise
+		text += "\n\n" + string(p.Stack)
+	}
+	return text
+}
+
 // Call calls foreign code and returns its error; a panic is a [*PanicError]. A
 // call that ends its goroutine (runtime.Goexit) never comes back from Call: the
 // deferred functions of its callers still run, and Conclude is for them.

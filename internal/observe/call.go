@@ -62,7 +62,7 @@ func (g *Group[E]) call(observer int, j job[E]) (own context.Context, left map[s
 		s.late.Add(1)
 		go func() { _ = <-c.ended; s.late.Add(-1) }()
 	}
-	g.how.Log.Error("an observer failed", zap.Bool("end", j.end), zap.Stringer("operation", j.event), zap.Error(err))
+	g.how.Log.Error("an observer failed", zap.Bool("end", j.end), zap.Stringer("operation", j.event), zap.String("error", guard.Report(err)))
 	return nil, nil, false
 }
 

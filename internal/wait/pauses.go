@@ -58,7 +58,7 @@ func (p *Pauses) Reset() {
 }
 
 func (p *Pauses) replace(err error) {
-	p.log.Error("Connect.BackOff failed; the default takes its place", zap.Error(err))
+	p.log.Error("Connect.BackOff failed; the default takes its place", zap.String("error", guard.Report(err)))
 	p.policy = Default()
 }
 
