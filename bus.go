@@ -167,10 +167,10 @@ func (s *sender) dispatch(ctx context.Context, op Operation, exchange, key strin
 	s.endpoint.setup.observers.carry(o.observed, out)
 	if op == OpDefer {
 		out.Due = due
-		out.Publishing.Headers[s.endpoint.setup.dialect.names.deferredTime] = s.endpoint.setup.dialect.time(out.Due)
+		out.Publishing.Headers[s.endpoint.setup.dialect.Names.DeferredTime] = s.endpoint.setup.dialect.Time(out.Due)
 	}
 	if op == OpReply {
-		out.Publishing.Headers[s.endpoint.setup.dialect.names.hops] = field.SmallestInt(s.scope.message().hops + 1)
+		out.Publishing.Headers[s.endpoint.setup.dialect.Names.Hops] = field.SmallestInt(s.scope.message().hops + 1)
 	}
 	if s.scope != nil {
 		if !o.now {

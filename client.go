@@ -45,8 +45,8 @@ func (s *Setup) publishing(link *session.Link) publish.Config {
 	return publish.Config{
 		Link: link, Dialer: s.dialer, Channels: s.cfg.Publish.Channels, Confirms: s.confirms(),
 		Expires: s.expires, CheckOnly: s.cfg.Declare.Mode == CheckOnly,
-		Declare: s.declarer.ForSending, Establish: s.declarer.Establish, Exit: s.exitTopology, Fit: s.dialect.fit,
-		DueHeader: s.dialect.names.deferredTime, Failed: notConfirmed, Counts: &s.counters.publishing,
+		Declare: s.declarer.ForSending, Establish: s.declarer.Establish, Exit: s.exitTopology, Fit: s.dialect.Fit,
+		DueHeader: s.dialect.Names.DeferredTime, Failed: notConfirmed, Counts: &s.counters.publishing,
 	}
 }
 

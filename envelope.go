@@ -10,6 +10,7 @@ import (
 
 	amqp "github.com/rabbitmq/amqp091-go"
 
+	"github.com/harebus/harebus/internal/header"
 	"github.com/harebus/harebus/internal/publish"
 	"github.com/harebus/harebus/internal/wire"
 )
@@ -123,8 +124,8 @@ func OpenEnvelope(exchange, routingKey string, head, body []byte) (Envelope, err
 	}
 	m.Publishing = wire.FromDelivery(&d)
 	m.Publishing.Body = body
-	if n := len(m.Publishing.Headers); n > maxEntries {
-		return fail("the head has %d headers, more than %d", n, maxEntries)
+	if n := len(m.Publishing.Headers); n > header.MaxEntries {
+		return fail("the head has %d headers, more than %d", n, header.MaxEntries)
 	}
 	if err := errors.Join(addressFaults(m)...); err != nil {
 		return fail("%w", err)

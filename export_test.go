@@ -8,6 +8,7 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 
 	"github.com/harebus/harebus/internal/field"
+	"github.com/harebus/harebus/internal/header"
 	"github.com/harebus/harebus/internal/publish"
 	"github.com/harebus/harebus/internal/session"
 )
@@ -15,25 +16,27 @@ import (
 // What the tests of package harebus_test need of the inside.
 const (
 	MaxHeaderFrame  = session.MaxFrame - headerRoom
-	MaxEntries      = maxEntries
-	MaxErrorDetails = maxErrorDetails
+	MaxEntries      = header.MaxEntries
+	MaxErrorDetails = header.MaxErrorDetails
 )
 
 // The functions are pure.
 var (
 	ParseTime    = field.ParseTime
 	ParseCount   = field.ParseCount
-	ErrorDetails = errorDetails
+	ErrorDetails = header.ErrorDetails
 	DerivedID    = derivedID
 )
 
 // Format is how a time is written.
-func (f TimeFormat) Format(t time.Time) string { return f.format(t) }
+func (f TimeFormat) Format(t time.Time) string {
+	return newDialect(&PayloadConfig{TimeFormat: f}).Time(t)
+}
 
 // ReadMessage reads a delivery as a setup with the default prefix does.
 func ReadMessage(in *amqp.Delivery) (*Message, error) {
-	d := dialect{defaultHeaderPrefix, newHeaderNames(defaultHeaderPrefix), TimeISO}
-	return d.readMessage("queue", defaultTopicExchange, in)
+	d := newDialect(&PayloadConfig{HeaderPrefix: defaultHeaderPrefix})
+	return readMessage(&d, "queue", defaultTopicExchange, in)
 }
 
 // headerRoom is what Fit leaves for the broker.
@@ -44,8 +47,8 @@ func Fit(headers amqp.Table) { FitInto(session.MaxFrame, headerRoom, headers) }
 
 // FitInto makes headers fit into a frame and leaves room in it.
 func FitInto(frameMax, room int, headers amqp.Table) {
-	d := dialect{defaultHeaderPrefix, newHeaderNames(defaultHeaderPrefix), TimeISO}
-	d.fit(&amqp.Publishing{Headers: headers}, frameMax, room)
+	d := newDialect(&PayloadConfig{HeaderPrefix: defaultHeaderPrefix})
+	d.Fit(&amqp.Publishing{Headers: headers}, frameMax, room)
 }
 
 // HeaderFrame is the length of the frame that headers need.

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/harebus/harebus/internal/guard"
+	"github.com/harebus/harebus/internal/header"
 )
 
 // patience is how long foreign code that decides about a failed message may take.
@@ -67,7 +68,7 @@ func failed(ctx context.Context, err error) *failure {
 
 func readError(err error) *failure {
 	f := &failure{err: err}
-	trouble := guard.Call(func() error { f.text = errorDetails(bounded{err}); return nil })
+	trouble := guard.Call(func() error { f.text = header.ErrorDetails(bounded{err}); return nil })
 	if trouble != nil {
 		f.text, f.err = unreadable(err, trouble), nil
 	}
@@ -96,7 +97,7 @@ func readError(err error) *failure {
 type bounded struct{ error }
 
 func (b bounded) Error() string {
-	const most = 4 * maxErrorDetails
+	const most = 4 * header.MaxErrorDetails
 	text := b.error.Error()
 	if len(text) > most {
 		return text[:most] + " … (cut)"

@@ -1,9 +1,9 @@
 package harebus
 
 import (
-	"time"
-
 	"github.com/google/uuid"
+
+	"github.com/harebus/harebus/internal/header"
 )
 
 // The standard headers, without their prefix. On the wire they are
@@ -51,44 +51,35 @@ const (
 	IntentEvent Intent = "event"
 )
 
-// headerNames holds the full names of the standard headers, made once, so that
+// newDialect returns how a setup writes headers. The full names are made once, so that
 // stamping a message concatenates nothing.
-type headerNames struct {
-	messageID, correlationID, timeSent, replyTo, originatingAddress, intent, messageType,
-	contentType, contentEncoding, deferredTime, errorRetries, errorDetails, sourceQueue, hops, firstFailed, leftOut, parking, rawHeaders string
-}
-
-func newHeaderNames(prefix string) headerNames {
-	return headerNames{
-		messageID:          prefix + HeaderMessageID,
-		correlationID:      prefix + HeaderCorrelationID,
-		timeSent:           prefix + HeaderTimeSent,
-		replyTo:            prefix + HeaderReplyTo,
-		originatingAddress: prefix + HeaderOriginatingAddress,
-		intent:             prefix + HeaderIntent,
-		messageType:        prefix + HeaderMessageType,
-		contentType:        prefix + HeaderContentType,
-		contentEncoding:    prefix + HeaderContentEncoding,
-		deferredTime:       prefix + HeaderDeferredTime,
-		errorRetries:       prefix + HeaderErrorRetries,
-		errorDetails:       prefix + HeaderErrorDetails,
-		sourceQueue:        prefix + HeaderSourceQueue,
-		hops:               prefix + HeaderHops,
-		firstFailed:        prefix + HeaderFirstFailed,
-		leftOut:            prefix + HeaderLeftOut,
-		rawHeaders:         prefix + HeaderRawHeaders,
-		parking:            prefix + HeaderParking,
+func newDialect(cfg *PayloadConfig) header.Dialect {
+	prefix := cfg.HeaderPrefix
+	format := header.ISOTime
+	if cfg.TimeFormat == TimeLegacy {
+		format = header.LegacyTime
 	}
+	return header.Dialect{Prefix: prefix, Time: format, Names: header.Names{
+		MessageID:          prefix + HeaderMessageID,
+		CorrelationID:      prefix + HeaderCorrelationID,
+		TimeSent:           prefix + HeaderTimeSent,
+		ReplyTo:            prefix + HeaderReplyTo,
+		OriginatingAddress: prefix + HeaderOriginatingAddress,
+		Intent:             prefix + HeaderIntent,
+		MessageType:        prefix + HeaderMessageType,
+		ContentType:        prefix + HeaderContentType,
+		ContentEncoding:    prefix + HeaderContentEncoding,
+		DeferredTime:       prefix + HeaderDeferredTime,
+		ErrorRetries:       prefix + HeaderErrorRetries,
+		ErrorDetails:       prefix + HeaderErrorDetails,
+		SourceQueue:        prefix + HeaderSourceQueue,
+		Hops:               prefix + HeaderHops,
+		FirstFailed:        prefix + HeaderFirstFailed,
+		LeftOut:            prefix + HeaderLeftOut,
+		RawHeaders:         prefix + HeaderRawHeaders,
+		Parking:            prefix + HeaderParking,
+	}}
 }
-
-// dialect is how this setup writes headers: their names and the time format.
-type dialect struct {
-	prefix string
-	names  headerNames
-	format TimeFormat
-}
-
-func (d *dialect) time(t time.Time) string { return d.format.format(t) }
 
 // NewMessageID returns a new id as the bus makes them: UUID version 7 (RFC 9562),
 // which sorts by time and reveals nothing of the machine. Use it with
@@ -140,21 +131,3 @@ const (
 	// can read: 11/21/2026 08:46:59, in UTC, to the second.
 	TimeLegacy
 )
-
-const (
-	isoLayout    = "2006-01-02T15:04:05"
-	legacyLayout = "01/02/2006 15:04:05"
-)
-
-// format drops what the format cannot hold, so that a receiver never sees a
-// time that is later than t.
-func (f TimeFormat) format(t time.Time) string {
-	t = t.UTC()
-	if f == TimeLegacy {
-		return t.Format(legacyLayout)
-	}
-	if t.Nanosecond() < 1000 { // Python writes no fraction when there is none
-		return t.Format(isoLayout) + "+00:00"
-	}
-	return t.Format(isoLayout+".000000") + "+00:00"
-}

@@ -87,7 +87,7 @@ func (d *delivery) rehearse(ctx context.Context, message any, opts []SendOption)
 		fill(&given.Queue, d.endpoint.queue)
 		fill(&given.Attempt, 1)
 		fill(&given.ContentType, "application/json")
-		given.prefix = s.dialect.prefix
+		given.prefix = s.dialect.Prefix
 		d.message = &given
 		return nil
 	}
@@ -130,5 +130,5 @@ func (d *delivery) rehearsed() ([]*publish.Message, *scope, error) {
 
 // received is the message as its receiver sees it.
 func (e *endpoint) received(out *publish.Message) (*Message, error) {
-	return e.setup.dialect.readMessage("", e.setup.cfg.Exchanges.Topic, out.Delivery())
+	return readMessage(&e.setup.dialect, "", e.setup.cfg.Exchanges.Topic, out.Delivery())
 }

@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/harebus/harebus/internal/field"
+	"github.com/harebus/harebus/internal/header"
 )
 
 // Message is one received message with its headers and properties. Handlers and
@@ -99,7 +100,7 @@ type Properties struct {
 func (m *Message) CustomHeaders() map[string]any {
 	custom := make(map[string]any, len(m.Headers))
 	for key, value := range m.Headers {
-		if !brokerHeader(key) && !strings.HasPrefix(key, m.prefix) && field.Check(key, value) == nil {
+		if !header.OfBroker(key) && !strings.HasPrefix(key, m.prefix) && field.Check(key, value) == nil {
 			custom[key] = value
 		}
 	}
@@ -132,9 +133,9 @@ func Incoming(ctx context.Context) *Message {
 
 // readMessage makes a Message of a delivery. It always returns one; the error,
 // a [*RejectError], says that no handler must see it.
-func (d *dialect) readMessage(queue string, topicExchange string, in *amqp.Delivery) (*Message, error) {
+func readMessage(d *header.Dialect, queue, topicExchange string, in *amqp.Delivery) (*Message, error) {
 	m := &Message{
-		prefix:      d.prefix,
+		prefix:      d.Prefix,
 		Queue:       queue,
 		Exchange:    in.Exchange,
 		RoutingKey:  in.RoutingKey,
@@ -157,36 +158,36 @@ func (d *dialect) readMessage(queue string, topicExchange string, in *amqp.Deliv
 			AppID:           in.AppId,
 		},
 	}
-	return m, errors.Join(d.readIdentity(m), d.readContent(m, topicExchange), d.readTimes(m))
+	return m, errors.Join(readIdentity(d, m), readContent(d, m, topicExchange), readTimes(d, m))
 }
 
-func (d *dialect) readIdentity(m *Message) error {
+func readIdentity(d *header.Dialect, m *Message) error {
 	var err error
-	m.ID, err = strictText(m.Headers, d.names.messageID, m.Properties.MessageID)
+	m.ID, err = strictText(m.Headers, d.Names.MessageID, m.Properties.MessageID)
 	if m.ID == "" {
 		m.ID = NewMessageID()
 	} else {
 		m.ID = strings.Clone(m.ID) // a copy: a program that remembers ids must not keep all headers in memory
 	}
-	m.CorrelationID = lenientText(m.Headers, d.names.correlationID, m.Properties.CorrelationID)
-	m.ReplyTo = lenientText(m.Headers, d.names.replyTo, m.Properties.ReplyTo)
-	m.OriginatingAddress = lenientText(m.Headers, d.names.originatingAddress, "")
-	m.SourceQueue = lenientText(m.Headers, d.names.sourceQueue, "")
-	if details, ok := field.Text(m.Headers[d.names.errorDetails]); ok {
+	m.CorrelationID = lenientText(m.Headers, d.Names.CorrelationID, m.Properties.CorrelationID)
+	m.ReplyTo = lenientText(m.Headers, d.Names.ReplyTo, m.Properties.ReplyTo)
+	m.OriginatingAddress = lenientText(m.Headers, d.Names.OriginatingAddress, "")
+	m.SourceQueue = lenientText(m.Headers, d.Names.SourceQueue, "")
+	if details, ok := field.Text(m.Headers[d.Names.ErrorDetails]); ok {
 		m.ErrorDetails = details
 	}
-	if value, ok := m.Headers[d.names.hops]; ok {
+	if value, ok := m.Headers[d.Names.Hops]; ok {
 		m.hops, _ = field.ParseCount(value) // an invalid one is ignored
 	}
 	return err
 }
 
-func (d *dialect) readContent(m *Message, topicExchange string) error {
+func readContent(d *header.Dialect, m *Message, topicExchange string) error {
 	var typeErr, contentErr, encodingErr error
-	m.Type, typeErr = strictText(m.Headers, d.names.messageType, m.Properties.Type)
-	m.ContentType, contentErr = strictText(m.Headers, d.names.contentType, m.Properties.ContentType)
-	m.ContentEncoding, encodingErr = strictText(m.Headers, d.names.contentEncoding, m.Properties.ContentEncoding)
-	switch intent, _ := field.Text(m.Headers[d.names.intent]); Intent(intent) {
+	m.Type, typeErr = strictText(m.Headers, d.Names.MessageType, m.Properties.Type)
+	m.ContentType, contentErr = strictText(m.Headers, d.Names.ContentType, m.Properties.ContentType)
+	m.ContentEncoding, encodingErr = strictText(m.Headers, d.Names.ContentEncoding, m.Properties.ContentEncoding)
+	switch intent, _ := field.Text(m.Headers[d.Names.Intent]); Intent(intent) {
 	case IntentCommand, IntentEvent:
 		m.Intent = Intent(intent)
 	default:
@@ -200,15 +201,15 @@ func (d *dialect) readContent(m *Message, topicExchange string) error {
 
 // differences lists where a property says something else than the header that
 // counts. Such a difference is usually a mistake of the sender.
-func (d *dialect) differences(m *Message) []string {
+func differences(d *header.Dialect, m *Message) []string {
 	var found []string
 	for _, pair := range []struct{ header, read, property string }{
-		{d.names.messageID, m.ID, m.Properties.MessageID},
-		{d.names.correlationID, m.CorrelationID, m.Properties.CorrelationID},
-		{d.names.messageType, m.Type, m.Properties.Type},
-		{d.names.replyTo, m.ReplyTo, m.Properties.ReplyTo},
-		{d.names.contentType, m.ContentType, m.Properties.ContentType},
-		{d.names.contentEncoding, m.ContentEncoding, m.Properties.ContentEncoding},
+		{d.Names.MessageID, m.ID, m.Properties.MessageID},
+		{d.Names.CorrelationID, m.CorrelationID, m.Properties.CorrelationID},
+		{d.Names.MessageType, m.Type, m.Properties.Type},
+		{d.Names.ReplyTo, m.ReplyTo, m.Properties.ReplyTo},
+		{d.Names.ContentType, m.ContentType, m.Properties.ContentType},
+		{d.Names.ContentEncoding, m.ContentEncoding, m.Properties.ContentEncoding},
 	} {
 		if pair.property != "" && pair.read != pair.property {
 			found = append(found, fmt.Sprintf("%s is %s, the property %s", pair.header, field.Quote(pair.read), field.Quote(pair.property)))
@@ -219,23 +220,23 @@ func (d *dialect) differences(m *Message) []string {
 
 // readTimes ignores an invalid TimeSent, which has no effect, and refuses an
 // invalid DeferredTime, which has.
-func (d *dialect) readTimes(m *Message) error {
-	if value, ok := m.Headers[d.names.timeSent]; ok {
+func readTimes(d *header.Dialect, m *Message) error {
+	if value, ok := m.Headers[d.Names.TimeSent]; ok {
 		m.TimeSent, _ = field.ParseTime(value)
 	}
 	if m.TimeSent.IsZero() {
 		m.TimeSent = m.Properties.Timestamp
 	}
-	if value, ok := m.Headers[d.names.firstFailed]; ok {
+	if value, ok := m.Headers[d.Names.FirstFailed]; ok {
 		m.FirstFailed, _ = field.ParseTime(value) // an invalid one is ignored
 	}
-	value, ok := m.Headers[d.names.deferredTime]
+	value, ok := m.Headers[d.Names.DeferredTime]
 	if !ok {
 		return nil
 	}
 	due, err := field.ParseTime(value)
 	if err != nil {
-		return reject("bad-time", "header %s: %w", d.names.deferredTime, err)
+		return reject("bad-time", "header %s: %w", d.Names.DeferredTime, err)
 	}
 	m.DeferredUntil = due
 	return nil
@@ -268,24 +269,6 @@ func lenientText(headers map[string]any, name, property string) string {
 		return property
 	}
 	return s
-}
-
-// brokerHeader says whether the broker writes the header key, or acts on it. CC and
-// BCC make whoever publishes them write to any queue; a copied x-death makes a
-// second delay vanish on RabbitMQ 3.10; with x-received-from an event is not
-// federated a second time.
-func brokerHeader(key string) bool {
-	switch key {
-	case "CC", "BCC", "x-death", "x-delivery-count", "x-acquired-count", "x-delay", "x-match",
-		"x-received-from", "x-routed-by", "x-stream-offset":
-		return true
-	}
-	for _, family := range []string{"x-first-death-", "x-last-death-", "x-shovelled", "x-opt-"} {
-		if strings.HasPrefix(key, family) {
-			return true
-		}
-	}
-	return false
 }
 
 // facts are the fields of a message that decide what becomes of it, and those that

@@ -9,6 +9,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/harebus/harebus/internal/header"
 	"github.com/harebus/harebus/internal/observe"
 	"github.com/harebus/harebus/internal/publish"
 	"github.com/harebus/harebus/internal/session"
@@ -161,12 +162,12 @@ type operation = observe.Operation[Observation]
 // observers are those of a setup.
 type observers struct {
 	group    *observe.Group[Observation]
-	dialect  *dialect
+	dialect  *header.Dialect
 	frameMax func() int
 	log      *zap.Logger
 }
 
-func newObservers(list []Observer, d *dialect, frameMax func() int, log *zap.Logger) *observers {
+func newObservers(list []Observer, d *header.Dialect, frameMax func() int, log *zap.Logger) *observers {
 	o := &observers{dialect: d, frameMax: frameMax, log: log}
 	o.group = observe.New(list, observe.Config[Observation]{Log: log, Carrier: carrier, Headers: o.sendable, Shown: withoutQuotes})
 	return o
@@ -186,7 +187,7 @@ func carrier(o *Observation) map[string]any {
 func (o *observers) sendable(left map[string]any) map[string]any {
 	headers := make(map[string]any, len(left))
 	for key, value := range left {
-		one, err := o.dialect.sendable(map[string]any{key: value})
+		one, err := o.dialect.Sendable(map[string]any{key: value})
 		if err != nil {
 			o.log.Warn("a header of an observer is left out", zap.Error(err))
 			continue
@@ -233,7 +234,7 @@ func (o *observers) carry(op *operation, out *publish.Message) {
 func (o *observers) roomy(out *publish.Message) bool {
 	frameMax := o.frameMax()
 	limit := publish.HeaderLimit(frameMax, out.Exchange, out.Key) - frameMax/4
-	return publish.HeaderFrame(&out.Publishing) <= limit && len(out.Publishing.Headers) <= maxEntries
+	return publish.HeaderFrame(&out.Publishing) <= limit && len(out.Publishing.Headers) <= header.MaxEntries
 }
 
 // connecting tells the observers of an attempt to connect.

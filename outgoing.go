@@ -13,6 +13,7 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 
 	"github.com/harebus/harebus/internal/field"
+	"github.com/harebus/harebus/internal/header"
 	"github.com/harebus/harebus/internal/publish"
 	"github.com/harebus/harebus/internal/session"
 	"github.com/harebus/harebus/topology"
@@ -88,7 +89,7 @@ func (s *sender) compose(ctx context.Context, op Operation, exchange, key string
 
 // stamp writes headers and mirrors them into properties, as the peers do.
 func (s *sender) stamp(out *publish.Message, draft *Outgoing, o *sendOptions) error {
-	names := &s.endpoint.setup.dialect.names
+	names := &s.endpoint.setup.dialect.Names
 	headers, err := s.customHeaders(draft.Headers)
 	if err != nil {
 		return err
@@ -109,25 +110,25 @@ func (s *sender) stamp(out *publish.Message, draft *Outgoing, o *sendOptions) er
 		Body:            draft.Body,
 	}
 	msg := &out.Publishing
-	headers[names.messageID] = msg.MessageId
-	headers[names.correlationID] = msg.CorrelationId
-	headers[names.timeSent] = s.endpoint.setup.dialect.time(now)
-	headers[names.intent] = boxed(string(s.intent(out)))
-	headers[names.contentType] = boxed(msg.ContentType)
+	headers[names.MessageID] = msg.MessageId
+	headers[names.CorrelationID] = msg.CorrelationId
+	headers[names.TimeSent] = s.endpoint.setup.dialect.Time(now)
+	headers[names.Intent] = boxed(string(s.intent(out)))
+	headers[names.ContentType] = boxed(msg.ContentType)
 	if msg.ContentEncoding != "" {
-		headers[names.contentEncoding] = boxed(msg.ContentEncoding)
+		headers[names.ContentEncoding] = boxed(msg.ContentEncoding)
 	}
 	if msg.Type != "" {
-		headers[names.messageType] = msg.Type
+		headers[names.MessageType] = msg.Type
 	}
 	if queue := s.endpoint.queue; queue != "" {
-		headers[names.originatingAddress] = queue
+		headers[names.OriginatingAddress] = queue
 		if msg.ReplyTo == "" {
 			msg.ReplyTo = queue
 		}
 	}
 	if msg.ReplyTo != "" {
-		headers[names.replyTo] = msg.ReplyTo
+		headers[names.ReplyTo] = msg.ReplyTo
 	}
 	if o.expiration != 0 {
 		if msg.Expiration, err = expiration(o.expiration); err != nil {
@@ -178,24 +179,7 @@ func (s *sender) customHeaders(in map[string]any) (amqp.Table, error) {
 		}
 		return make(amqp.Table, 12), nil
 	}
-	return s.endpoint.setup.dialect.sendable(in)
-}
-
-// sendable copies headers that are not the bus's or the broker's own.
-func (d *dialect) sendable(in map[string]any) (amqp.Table, error) {
-	for key := range in {
-		if brokerHeader(key) {
-			return nil, fmt.Errorf("header %q belongs to the broker", key)
-		}
-		if strings.HasPrefix(key, d.prefix) {
-			return nil, fmt.Errorf("header %q is a standard header; use the option for it", key)
-		}
-	}
-	headers, err := field.Table(in)
-	if err != nil {
-		return nil, fmt.Errorf("header %w", err)
-	}
-	return headers, nil
+	return s.endpoint.setup.dialect.Sendable(in)
 }
 
 func (s *sender) correlationID(o *sendOptions) string {
@@ -269,15 +253,11 @@ func addressFaults(out *publish.Message) (faults []error) {
 	return faults
 }
 
-// maxEntries is how many headers a message may have. The broker adds its own on the
-// way, and no client reads more than field.MaxElements.
-const maxEntries = field.MaxElements - 32
-
 // fits refuses a message whose headers would close the connection, or could not
 // be read where they arrive.
 func (s *sender) fits(out *publish.Message) error {
-	if n := len(out.Publishing.Headers); n > maxEntries {
-		return fmt.Errorf("the message has %d headers with the standard ones, more than %d", n, maxEntries)
+	if n := len(out.Publishing.Headers); n > header.MaxEntries {
+		return fmt.Errorf("the message has %d headers with the standard ones, more than %d", n, header.MaxEntries)
 	}
 	frameMax := s.endpoint.setup.frameMax()
 	limit := publish.HeaderLimit(frameMax, out.Exchange, out.Key)

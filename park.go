@@ -88,7 +88,7 @@ func (d *delivery) park(cause *failure) {
 // failed. No handler sees it again.
 func (d *delivery) parkNow() {
 	out := d.copyOf(OpPark, d.endpoint.cfg.ErrorQueue.Name)
-	delete(out.Publishing.Headers, d.endpoint.setup.dialect.names.parking)
+	delete(out.Publishing.Headers, d.endpoint.setup.dialect.Names.Parking)
 	d.bury(out, errors.New(d.came.errorDetails))
 }
 
@@ -131,8 +131,8 @@ func (d *delivery) putOff(out *publish.Message, cause error) {
 	}
 	out.Op, out.Key, out.Single, out.ViaDefault = int8(OpPostpone), d.endpoint.queue, false, true
 	out.Due = time.Now().Add(wait)
-	out.Publishing.Headers[s.dialect.names.parking] = true
-	out.Publishing.Headers[s.dialect.names.deferredTime] = s.dialect.time(out.Due)
+	out.Publishing.Headers[s.dialect.Names.Parking] = true
+	out.Publishing.Headers[s.dialect.Names.DeferredTime] = s.dialect.Time(out.Due)
 	if d.resend(out, cause) {
 		d.end(AttemptParked)
 	}
@@ -167,6 +167,6 @@ func (d *delivery) tryParking(out *publish.Message, cause error) (err error) {
 
 // marked says whether the message has the header Parking.
 func (d *delivery) marked() bool {
-	_, ok := d.message.Headers[d.endpoint.setup.dialect.names.parking]
+	_, ok := d.message.Headers[d.endpoint.setup.dialect.Names.Parking]
 	return ok
 }

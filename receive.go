@@ -170,7 +170,7 @@ func (d *delivery) goexit() {
 func (d *delivery) read() error {
 	s := d.endpoint.setup
 	var err error
-	d.message, err = s.dialect.readMessage(d.endpoint.queue, s.cfg.Exchanges.Topic, &d.Raw)
+	d.message, err = readMessage(&s.dialect, d.endpoint.queue, s.cfg.Exchanges.Topic, &d.Raw)
 	m := d.message
 	m.codecs, m.packed = s.codecs, d.Packed
 	if err != nil {
@@ -187,7 +187,7 @@ func (d *delivery) read() error {
 	}
 	m.Attempt = d.failures + 1
 	if d.Log().Core().Enabled(zap.DebugLevel) {
-		if differing := s.dialect.differences(m); differing != nil {
+		if differing := differences(&s.dialect, m); differing != nil {
 			came := factsOf(m)
 			d.Log().Debug("headers and properties of a message differ; the headers count", append(came.fields(), zap.Strings("differing", differing))...)
 		}
@@ -256,7 +256,7 @@ const maxFailures = 1000
 // than a retried message can have, somebody has moved the message back from the
 // error queue, and it starts again.
 func (e *endpoint) failuresOf(m *Message) (int, error) {
-	name := e.setup.dialect.names.errorRetries
+	name := e.setup.dialect.Names.ErrorRetries
 	value, ok := m.Headers[name]
 	if !ok {
 		return 0, nil
@@ -384,9 +384,9 @@ func (d *delivery) retry(cause *failure, decision Decision) {
 	}
 	out := d.copyFor(op, d.endpoint.queue, cause)
 	out.Due = time.Now().Add(after)
-	out.Publishing.Headers[s.dialect.names.deferredTime] = s.dialect.time(out.Due)
+	out.Publishing.Headers[s.dialect.Names.DeferredTime] = s.dialect.Time(out.Due)
 	if op == OpPostpone {
-		out.Publishing.Headers[s.dialect.names.errorRetries] = field.SmallestInt(d.failures)
+		out.Publishing.Headers[s.dialect.Names.ErrorRetries] = field.SmallestInt(d.failures)
 	}
 	if !d.resend(out, cause) {
 		if d.deadly {

@@ -15,6 +15,7 @@ import (
 	"github.com/harebus/harebus/internal/consume"
 	"github.com/harebus/harebus/internal/declare"
 	"github.com/harebus/harebus/internal/guard"
+	"github.com/harebus/harebus/internal/header"
 	"github.com/harebus/harebus/internal/publish"
 	"github.com/harebus/harebus/internal/session"
 	"github.com/harebus/harebus/internal/wait"
@@ -29,7 +30,7 @@ type Setup struct {
 	cfg       Config
 	dialer    *session.Dialer
 	codecs    *codecs
-	dialect   dialect
+	dialect   header.Dialect
 	sendChain SendFunc
 	observers *observers
 	log       *zap.Logger
@@ -95,7 +96,7 @@ func New(cfg Config) (*Setup, error) {
 	s := &Setup{
 		cfg:       cfg,
 		codecs:    registry,
-		dialect:   dialect{cfg.Payload.HeaderPrefix, newHeaderNames(cfg.Payload.HeaderPrefix), cfg.Payload.TimeFormat},
+		dialect:   newDialect(&cfg.Payload),
 		sendChain: sendChain,
 		log:       safeLogger(cfg.Logger),
 	}

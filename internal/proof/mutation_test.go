@@ -53,7 +53,7 @@ var mutants = []mutant.Mutant{
 	},
 	{
 		Name: "copy the broker's headers", File: "resend.go",
-		Old: "return brokerHeader(key) })", New: "return brokerHeader(key) && false })",
+		Old: "return header.OfBroker(key) })", New: "return header.OfBroker(key) && false })",
 		Breaks: "NOLOSS",
 	},
 	{
@@ -62,9 +62,9 @@ var mutants = []mutant.Mutant{
 		Breaks: "LIVENESS",
 	},
 	{
-		Name: "do not cut error details", File: "resend.go",
-		Old:    "const maxErrorDetails = 8 << 10\n\n// shorten cuts valid UTF-8 to at most so many bytes, and says so.\nfunc shorten(text string, most int) string {\n\tif len(text) <= most {\n",
-		New:    "const maxErrorDetails = 8 << 20\n\nfunc shorten(text string, most int) string {\n\tif true {\n",
+		Name: "do not cut error details", File: "internal/header/fit.go",
+		Old:    "const MaxErrorDetails = 8 << 10\n\n// shorten cuts valid UTF-8 to at most so many bytes, and says so.\nfunc shorten(text string, most int) string {\n\tif len(text) <= most {\n",
+		New:    "const MaxErrorDetails = 8 << 20\n\nfunc shorten(text string, most int) string {\n\tif true {\n",
 		Breaks: "ACCOUNT",
 	},
 	{
