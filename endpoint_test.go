@@ -505,3 +505,49 @@ func TestQueueThatIsNotFound(t *testing.T) {
 		}
 	})
 }
+
+// TestToOneWorkerDuringAHandler: a consumer that has changed its channel since a handler
+// began, and is then to keep the order, goes on when that handler returns.
+func TestToOneWorkerDuringAHandler(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		cfg := r.config("orders")
+		cfg.Consume = harebus.ConsumeConfig{Concurrency: 3, Prefetch: 3}
+		s := r.setup(cfg)
+		got := make(chan int, 10)
+		harebus.Handle(s, func(_ context.Context, _ *harebus.Bus, o order) error {
+			if o.ID == 1 {
+				time.Sleep(10 * time.Second)
+			}
+			got <- o.ID
+			return nil
+		})
+		r.start(s)
+		if err := s.Bus().Send(r.ctx, "orders", order{0}); err != nil { // which ends the trial of the connection
+			t.Fatal(err)
+		}
+		receive(r, got)
+		time.Sleep(time.Second)
+		if err := s.Bus().Send(r.ctx, "orders", order{1}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second) // it is in its handler
+		for _, concurrency := range []int{5, 1} {
+			if err := s.SetConcurrency(concurrency, 5); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Second)
+			if err := s.SetConcurrency(concurrency, 9); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Second)
+		}
+		if err := s.Bus().Send(r.ctx, "orders", order{2}); err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range []int{1, 2} {
+			if id := receive(r, got); id != want {
+				t.Errorf("received %d; want %d", id, want)
+			}
+		}
+	})
+}

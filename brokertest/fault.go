@@ -303,6 +303,9 @@ func (c *connection) intercept(m method, channel uint16, p *properties, later fu
 	case Return:
 		return verdictReturn, nil
 	case Raise:
+		if ch := c.channels[channel]; ch != nil && ch.state == channelClosing {
+			return verdictPass, nil // a broker closes a channel once, and ignores what still comes
+		}
 		e := raised(i.fault.Code, i.fault.Text)
 		return verdictGone, e.at(m.id())
 	}

@@ -235,6 +235,19 @@ func TestRaise(t *testing.T) {
 	})
 }
 
+// TestRaiseOnce: a client that has sent two methods before it reads of the error of the first
+// one loses the channel, and not the connection.
+func TestRaiseOnce(t *testing.T) {
+	faulty(t, func(t *testing.T, b *brokertest.Broker, c *client) {
+		b.Inject(brokertest.Fault{On: "queue.bind", Do: brokertest.Raise, Code: 403, Text: "no", Times: -1})
+		equal(t, "first", c.ch.QueueBind("q", "a", "amq.topic", true, nil), nil)
+		equal(t, "second", c.ch.QueueBind("q", "b", "amq.topic", true, nil), nil)
+		synctest.Wait()
+		equal(t, "channel closed", c.ch.IsClosed(), true)
+		equal(t, "connection closed", c.conn.IsClosed(), false)
+	})
+}
+
 func TestPoisonBreaksTheClientEachTime(t *testing.T) {
 	faulty(t, func(t *testing.T, b *brokertest.Broker, c *client) {
 		b.Inject(brokertest.Fault{

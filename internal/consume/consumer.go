@@ -34,7 +34,7 @@ type consumer struct {
 
 	busy    atomic.Int64  // workers that handle a message
 	resting atomic.Int64  // workers that wait for the next feed
-	moved   chan struct{} // signalled when busy changes while a feed is ending
+	moved   chan struct{} // signalled when busy becomes 0
 	taking  atomic.Int64  // the prefetch now; trying during a trial
 	nudged  chan struct{} // signalled when it should perhaps be another one
 	lost    atomic.Bool   // a channel has ended by itself, and no new message has come since

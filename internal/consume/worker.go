@@ -118,7 +118,7 @@ func (c *consumer) rest(w *worker, changed <-chan struct{}) {
 // end.
 func (c *consumer) handle(f *feed, raw amqp.Delivery, w *worker) {
 	c.busy.Add(1)
-	defer c.free(f)
+	defer c.free()
 	if c.ending(f) {
 		c.keep(f, raw)
 		return
@@ -143,10 +143,10 @@ func (c *consumer) handle(f *feed, raw amqp.Delivery, w *worker) {
 // ending says that no handler begins any more with what a feed has.
 func (c *consumer) ending(f *feed) bool { return c.soft.Err() != nil || f.ending.Load() }
 
-// free notes that a worker handles no message.
-func (c *consumer) free(f *feed) {
-	c.busy.Add(-1)
-	if c.ending(f) {
+// free notes that a worker handles no message. The last one is always told of: its delivery
+// may be of a feed before the one that ends.
+func (c *consumer) free() {
+	if c.busy.Add(-1) == 0 {
 		select {
 		case c.moved <- struct{}{}:
 		default: // it has been signalled already

@@ -42,7 +42,7 @@ func Wait(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// Drain empties the service's queue and its error queue with a plain client and
+// Drain empties the service's queues and their error queues with a plain client and
 // writes down what it finds. The service must have been stopped.
 func (s *Service) Drain(conn *amqp.Connection) error {
 	return s.drainer()(conn.Channel, func() {})
@@ -55,25 +55,27 @@ func (s *Service) drainer() func(open func() (*amqp.Channel, error), next func()
 	s.noteRepublished()
 	seen := map[string]bool{}
 	return func(open func() (*amqp.Channel, error), next func()) error {
-		for queue, op := range map[string]ledger.Op{s.errors: ledger.Parked, s.queue: ledger.Drained} {
-			if err := drain(open, next, queue, func(d *amqp.Delivery) {
-				e := ledger.Event{Op: op, ID: identity(d), Queue: queue}
-				if d.Type == (Work{}).MessageType() {
-					e.Sum = ledger.Sum(d.Body)
+		for _, l := range s.lanes {
+			for queue, op := range map[string]ledger.Op{l.errors: ledger.Parked, l.queue: ledger.Drained} {
+				if err := drain(open, next, queue, func(d *amqp.Delivery) {
+					e := ledger.Event{Op: op, ID: identity(d, l.queue), Queue: queue}
+					if d.Type == (Work{}).MessageType() {
+						e.Sum = ledger.Sum(d.Body)
+					}
+					if key := queue + " " + e.ID; !seen[key] || !d.Redelivered {
+						seen[key] = true
+						s.Book.Record(e)
+					}
+				}); err != nil {
+					return fmt.Errorf("proof: drain %s: %w", queue, err)
 				}
-				if key := queue + " " + e.ID; !seen[key] || !d.Redelivered {
-					seen[key] = true
-					s.Book.Record(e)
-				}
-			}); err != nil {
-				return fmt.Errorf("proof: drain %s: %w", queue, err)
 			}
 		}
 		return nil
 	}
 }
 
-func drain(open func() (*amqp.Channel, error), next func(), queue string, found func(*amqp.Delivery)) error {
+func drain(open func() (*amqp.Channel, error), next func(), queue string, take func(*amqp.Delivery)) error {
 	next()
 	ch, err := open()
 	if err != nil {
@@ -90,25 +92,24 @@ func drain(open func() (*amqp.Channel, error), next func(), queue string, found 
 		if err != nil || !ok {
 			return err
 		}
-		found(&d)
+		take(&d)
 		if err := d.Ack(false); err != nil {
 			return err
 		}
 	}
 }
 
-// identity is the id a message has in the ledger: that of its body.
-func identity(d *amqp.Delivery) string {
-	var body struct {
-		ID string `json:"ID"`
-	}
+// identity is the id that a message has in the ledger: that of its body. queue is the
+// listener queue of the endpoint that it was found at.
+func identity(d *amqp.Delivery, queue string) string {
+	var body struct{ ID, To string }
 	if err := json.Unmarshal(d.Body, &body); err != nil || body.ID == "" {
 		return "unreadable " + d.MessageId
 	}
 	if d.Type == (Work{}).MessageType() && body.ID != d.MessageId {
 		return fmt.Sprintf("%s carrying %s", d.MessageId, body.ID)
 	}
-	return body.ID
+	return found(body.ID, body.To, queue)
 }
 
 // Expect is what a verdict on the service compares with.

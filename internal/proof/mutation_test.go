@@ -73,6 +73,11 @@ var mutants = []mutant.Mutant{
 		Breaks: "RETRY",
 	},
 	{
+		Name: "retry in the queue of another endpoint", File: "receive.go",
+		Old: "out := d.copyFor(op, d.endpoint.queue, cause)", New: "out := d.copyFor(op, d.endpoint.setup.all()[0].queue, cause)",
+		Breaks: "NOPHANTOM",
+	},
+	{
 		Name: "deliver deferred messages early", File: "bus.go",
 		Old: "time.Now().Add(delay)", New: "time.Now().Add(delay / 2)",
 		Breaks: "TIMER",

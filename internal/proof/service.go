@@ -38,6 +38,7 @@ type Work struct {
 	Key  string
 	Seq  int
 	Kind Kind
+	To   string `json:",omitempty"` // the queue that it was sent to; Send and SendTogether fill it in
 	Pad  string `json:",omitempty"`
 }
 
@@ -45,7 +46,7 @@ type Work struct {
 func (Work) MessageType() string { return "proof.Work" }
 
 // Child is what the handler of a Parent sends.
-type Child struct{ ID string }
+type Child struct{ ID, To string }
 
 // MessageType is the wire name.
 func (Child) MessageType() string { return "proof.Child" }
@@ -55,23 +56,31 @@ func (Child) MessageType() string { return "proof.Child" }
 func childOf(id string) string          { return id + "/child" }
 func discardedChildOf(id string) string { return id + "/discarded" }
 
-// Service is a harebus service under observation. It handles its own messages.
+// Service is a harebus service under observation. It handles its own messages. When it has
+// several endpoints, the number of a message chooses the one that it is sent to, and each
+// child goes to the endpoint after its parent's.
 type Service struct {
-	Setup *harebus.Setup
-	Book  *ledger.Book
+	Setup  *harebus.Setup
+	Others []*harebus.Endpoint // those of Options.Others
+	Book   *ledger.Book
 
-	queue, errors string
-	attempts      int
-	pause         time.Duration // the least before a second attempt
-	linger        time.Duration
-	gate          func(Work) // called when a handler begins
-	observe       func(harebus.Operation)
-	republished   atomic.Uint64 // as last seen
-	children      sync.Map      // attempt → child id, between effect and commit
+	lanes       []lane // the first is that of Config.Queue
+	attempts    int
+	pause       time.Duration // the least before a second attempt
+	linger      time.Duration
+	gate        func(Work) // called when a handler begins
+	observe     func(harebus.Operation)
+	republished atomic.Uint64 // as last seen
+	children    sync.Map      // attempt → child id, between effect and commit
 }
+
+// lane is a listener queue with its error queue.
+type lane struct{ queue, errors string }
 
 // Options change a Service.
 type Options struct {
+	// Others are more endpoints; they have the retry policy of the config.
+	Others []harebus.EndpointConfig
 	// Pause is the least pause that the retry policy of the config makes.
 	Pause time.Duration
 	// Linger is how long to wait at the end for what is being parked.
@@ -85,15 +94,58 @@ type Options struct {
 // NewService makes a service of cfg, which must set Queue, ErrorQueue.Name and
 // Retry.MaxRetries.
 func NewService(cfg harebus.Config, book *ledger.Book, o Options) (*Service, error) {
-	s := &Service{Book: book, queue: cfg.Queue, errors: cfg.ErrorQueue.Name, attempts: cfg.Retry.MaxRetries + 1, pause: o.Pause, linger: o.Linger, gate: o.Gate, observe: o.Observe}
+	s := &Service{Book: book, lanes: []lane{{cfg.Queue, cfg.ErrorQueue.Name}}, attempts: cfg.Retry.MaxRetries + 1, pause: o.Pause, linger: o.Linger, gate: o.Gate, observe: o.Observe}
 	cfg.Observers = []harebus.Observer{observer{s}}
 	var err error
 	if s.Setup, err = harebus.New(cfg); err != nil {
 		return nil, err
 	}
-	harebus.Handle(s.Setup, s.handleWork)
-	harebus.Handle(s.Setup, s.handleChild)
+	s.handle(s.Setup, cfg.Queue)
+	for _, other := range o.Others {
+		other.Retry = cfg.Retry
+		e, err := s.Setup.Endpoint(other)
+		if err != nil {
+			return nil, err
+		}
+		s.Others = append(s.Others, e)
+		s.lanes = append(s.lanes, lane{other.Queue, other.ErrorQueue.Name})
+		s.handle(e, other.Queue)
+	}
 	return s, nil
+}
+
+// handle registers the handlers of one endpoint. They know its queue from here, not from
+// the library, so that a message in the hands of another endpoint shows.
+func (s *Service) handle(on harebus.Registrar, queue string) {
+	harebus.Handle(on, func(ctx context.Context, bus *harebus.Bus, w Work) error {
+		return s.handleWork(ctx, bus, queue, w)
+	})
+	harebus.Handle(on, func(ctx context.Context, _ *harebus.Bus, c Child) error {
+		return s.handleChild(ctx, queue, c)
+	})
+}
+
+// Queues are the listener queues.
+func (s *Service) Queues() (names []string) {
+	for _, l := range s.lanes {
+		names = append(names, l.queue)
+	}
+	return names
+}
+
+// queueOf is the queue that a message is sent to.
+func (s *Service) queueOf(w Work) string { return s.lanes[w.Seq%len(s.lanes)].queue }
+
+// queueAfter is the queue that the children of a message are sent to.
+func (s *Service) queueAfter(w Work) string { return s.lanes[(w.Seq+1)%len(s.lanes)].queue }
+
+// found is the identity of a message that came to a queue. One that was sent to another
+// queue was never sent to this one: it is a phantom.
+func found(id, to, queue string) string {
+	if to == "" || to == queue {
+		return id
+	}
+	return fmt.Sprintf("%s for %s in %s", id, to, queue)
 }
 
 var (
@@ -102,13 +154,14 @@ var (
 	errLong = errors.New("meant to fail: " + strings.Repeat("x", 200<<10))
 )
 
-func (s *Service) handleWork(ctx context.Context, bus *harebus.Bus, w Work) error {
+func (s *Service) handleWork(ctx context.Context, bus *harebus.Bus, queue string, w Work) error {
 	m := harebus.Incoming(ctx)
 	s.noteRepublished()
 	id := m.ID
 	if id != w.ID {
 		id = fmt.Sprintf("%s carrying %s", id, w.ID) // never sent: a phantom
 	}
+	id = found(found(id, w.To, queue), m.Queue, queue)
 	s.Book.Record(ledger.Event{Op: ledger.Recv, ID: id, Attempt: m.Attempt, Redelivered: m.Redelivered, Sum: ledger.Sum(m.Body)})
 	if s.gate != nil {
 		s.gate(w)
@@ -138,7 +191,7 @@ func (s *Service) sendInVain(ctx context.Context, bus *harebus.Bus, w Work) erro
 	lost := discardedChildOf(w.ID)
 	s.Book.Record(ledger.Event{Op: ledger.SendInvoke, ID: lost, Parent: w.ID})
 	s.Book.Record(ledger.Event{Op: ledger.Discard, ID: lost})
-	return bus.Send(ctx, s.queue, Child{lost})
+	return bus.Send(ctx, s.queueAfter(w), Child{lost, s.queueAfter(w)})
 }
 
 // sendChildren sends one child, and another in a transaction that is rolled back.
@@ -147,7 +200,7 @@ func (s *Service) sendChildren(ctx context.Context, bus *harebus.Bus, w Work) er
 	s.Book.Record(ledger.Event{Op: ledger.SendInvoke, ID: lost, Parent: w.ID})
 	s.Book.Record(ledger.Event{Op: ledger.Discard, ID: lost})
 	err := bus.Transaction(ctx, func(ctx context.Context, tx *harebus.Tx) error {
-		if err := tx.Send(ctx, s.queue, Child{lost}); err != nil {
+		if err := tx.Send(ctx, s.queueAfter(w), Child{lost, s.queueAfter(w)}); err != nil {
 			return err
 		}
 		return errMeant
@@ -158,19 +211,21 @@ func (s *Service) sendChildren(ctx context.Context, bus *harebus.Bus, w Work) er
 	id := childOf(w.ID)
 	s.Book.Record(ledger.Event{Op: ledger.SendInvoke, ID: id, Parent: w.ID})
 	s.children.Store(attemptOf(harebus.Incoming(ctx)), id)
-	return bus.Send(ctx, s.queue, Child{id})
+	return bus.Send(ctx, s.queueAfter(w), Child{id, s.queueAfter(w)})
 }
 
-func (s *Service) handleChild(ctx context.Context, _ *harebus.Bus, c Child) error {
+func (s *Service) handleChild(ctx context.Context, queue string, c Child) error {
 	m := harebus.Incoming(ctx)
 	s.noteRepublished()
-	s.Book.Record(ledger.Event{Op: ledger.Recv, ID: c.ID, Attempt: m.Attempt, Redelivered: m.Redelivered})
-	s.Book.Record(ledger.Event{Op: ledger.Effect, ID: c.ID, Attempt: m.Attempt})
+	id := found(found(c.ID, c.To, queue), m.Queue, queue)
+	s.Book.Record(ledger.Event{Op: ledger.Recv, ID: id, Attempt: m.Attempt, Redelivered: m.Redelivered})
+	s.Book.Record(ledger.Event{Op: ledger.Effect, ID: id, Attempt: m.Attempt})
 	return nil
 }
 
 // Send sends a message and writes down how that went.
 func (s *Service) Send(ctx context.Context, w Work, delay time.Duration) error {
+	w.To = s.queueOf(w)
 	body, err := harebus.JSON{}.Encode(w)
 	if err != nil {
 		return err
@@ -181,10 +236,10 @@ func (s *Service) Send(ctx context.Context, w Work, delay time.Duration) error {
 	if delay > 0 {
 		e.Due = time.Now().Add(delay)
 		s.Book.Record(e)
-		err = bus.Defer(ctx, s.queue, delay, w, harebus.WithMessageID(w.ID))
+		err = bus.Defer(ctx, w.To, delay, w, harebus.WithMessageID(w.ID))
 	} else {
 		s.Book.Record(e)
-		err = bus.Send(ctx, s.queue, w, harebus.WithMessageID(w.ID))
+		err = bus.Send(ctx, w.To, w, harebus.WithMessageID(w.ID))
 	}
 	s.noteOutcome(w.ID, err)
 	return err
@@ -212,12 +267,13 @@ func (s *Service) SendTogether(ctx context.Context, ws []Work, commit bool) erro
 	tx := s.Setup.Bus().Begin()
 	defer tx.Rollback()
 	for _, w := range ws {
+		w.To = s.queueOf(w)
 		body, err := harebus.JSON{}.Encode(w)
 		if err != nil {
 			return err
 		}
 		s.Book.Record(ledger.Event{Op: ledger.SendInvoke, ID: w.ID, Key: w.Key, Seq: w.Seq, Sum: ledger.Sum(body)})
-		if err := tx.Send(ctx, s.queue, w, harebus.WithMessageID(w.ID)); err != nil {
+		if err := tx.Send(ctx, w.To, w, harebus.WithMessageID(w.ID)); err != nil {
 			return err
 		}
 	}

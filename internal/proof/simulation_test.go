@@ -353,13 +353,28 @@ func newSimulation(t *testing.T, seed uint64, loud bool, changes ...func(*harebu
 		change(&cfg)
 	}
 	var err error
-	s.service, err = proof.NewService(cfg, ledger.NewBook(), proof.Options{Pause: time.Second, Linger: 3 * time.Minute, Gate: func(w proof.Work) {
+	s.service, err = proof.NewService(cfg, ledger.NewBook(), proof.Options{Others: others(seed), Pause: time.Second, Linger: 3 * time.Minute, Gate: func(w proof.Work) {
 		time.Sleep(s.slow + time.Duration(10+w.Seq%3*150)*time.Millisecond) // virtual: some handlers outlive a reconnect
 	}, Observe: s.observe})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return s
+}
+
+// others are more endpoints: two of three seeds have one.
+func others(seed uint64) []harebus.EndpointConfig {
+	if seed%3 == 1 {
+		return nil
+	}
+	other := harebus.EndpointConfig{
+		Queue: "other", ErrorQueue: harebus.ErrorQueueConfig{Name: "other.error"},
+		Consume: harebus.ConsumeConfig{Concurrency: 1 + int(seed%4), Consumers: 1 + int(seed%7)/6}, //nolint:gosec // small
+	}
+	if seed%4 == 0 {
+		other.QueueOptions.Type = topology.Classic
+	}
+	return []harebus.EndpointConfig{other}
 }
 
 // observe is an observer that panics now and then.
@@ -387,6 +402,12 @@ func (s *simulation) run(t *testing.T) *ledger.Verdict {
 		producer := rand.New(rand.NewPCG(s.rng.Uint64(), uint64(p))) //nolint:gosec // repeatable on purpose
 		producers.Go(func() { s.produce(ctx, p, producer) })
 	}
+	var operators sync.WaitGroup
+	quiet := make(chan struct{})
+	for i, e := range s.service.Others {
+		operator := rand.New(rand.NewPCG(s.seed, uint64(1000+i))) //nolint:gosec // repeatable on purpose
+		operators.Go(func() { s.operate(ctx, e, operator, quiet) })
+	}
 	done := make(chan struct{})
 	go func() { // from here on the seed's source belongs to the faults
 		defer close(done)
@@ -394,6 +415,8 @@ func (s *simulation) run(t *testing.T) *ledger.Verdict {
 	}()
 	producers.Wait()
 	<-done
+	close(quiet)
+	operators.Wait()
 	s.checkLiveness(t)
 	expect := s.service.Expect()
 	expect.Innocent = true
@@ -457,6 +480,38 @@ func (s *simulation) produce(ctx context.Context, p int, rng *rand.Rand) {
 
 func (s *simulation) work(p, seq int, kind proof.Kind) proof.Work {
 	return proof.Work{ID: proof.NewID(fmt.Sprintf("s%d", s.seed), p, seq, kind), Key: fmt.Sprint(p), Seq: seq, Kind: kind}
+}
+
+// operate changes the concurrency of one endpoint and pauses it, again and again, until all
+// is quiet. The service may be stopped or without a connection meanwhile.
+func (s *simulation) operate(ctx context.Context, e *harebus.Endpoint, rng *rand.Rand, quiet <-chan struct{}) {
+	for {
+		select {
+		case <-quiet:
+			return
+		case <-time.After(time.Duration(rng.IntN(1500)) * time.Millisecond):
+		}
+		if rng.IntN(3) > 0 {
+			concurrency := 1 + rng.IntN(6)
+			if err := e.SetConcurrency(concurrency, concurrency+rng.IntN(20)); err != nil {
+				s.t.Errorf("LIVENESS: set concurrency: %v", err)
+			}
+			continue
+		}
+		s.pauseAWhile(ctx, e, time.Duration(rng.IntN(2000))*time.Millisecond)
+	}
+}
+
+// pauseAWhile pauses an endpoint. Its handlers may take longer to end than it waits for
+// them; the pause holds all the same.
+func (s *simulation) pauseAWhile(ctx context.Context, e *harebus.Endpoint, d time.Duration) {
+	short, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	_ = e.Pause(short) // the service may be stopped
+	time.Sleep(d)      // virtual
+	if err := e.Resume(); err != nil && !errors.Is(err, harebus.ErrNotStarted) {
+		s.t.Errorf("LIVENESS: resume: %v", err)
+	}
 }
 
 // disturb makes a few faults happen, one after the other, and takes them back.
@@ -550,7 +605,11 @@ var faults = []struct {
 		s.pause(3 * time.Minute)
 		refused()
 	}},
-	{"cancel consumers", func(s *simulation) { _ = s.broker.CancelConsumers("proof") }},
+	{"cancel consumers", func(s *simulation) {
+		for _, queue := range s.service.Queues() {
+			_ = s.broker.CancelConsumers(queue)
+		}
+	}},
 	{"cut before publish", func(s *simulation) { s.inject(brokertest.Fault{On: "basic.publish", Do: brokertest.CutBefore}) }},
 	{"cut after publish", func(s *simulation) { s.inject(brokertest.Fault{On: "basic.publish", Do: brokertest.CutAfter}) }},
 	{"cut before ack", func(s *simulation) { s.inject(brokertest.Fault{On: "basic.ack", Do: brokertest.CutBefore}) }},
