@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"mime"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -42,7 +43,7 @@ func NewRegistry[C Codec](fallback C, others, configured []C, byType map[string]
 		}
 		r.byContent[codec.ContentType()] = codec
 	}
-	for _, codec := range append(others[:len(others):len(others)], configured...) {
+	for _, codec := range append(slices.Clip(others), configured...) {
 		if v, ok := any(codec).(interface{ Accepts(value any) bool }); ok {
 			r.byValue = append(r.byValue, valueCodec[C]{codec, v})
 		}
