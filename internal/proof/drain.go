@@ -102,7 +102,10 @@ func drain(open func() (*amqp.Channel, error), next func(), queue string, take f
 // identity is the id that a message has in the ledger: that of its body. queue is the
 // listener queue of the endpoint that it was found at.
 func identity(d *amqp.Delivery, queue string) string {
-	var body struct{ ID, To string }
+	var body struct {
+		ID string `json:"ID"`
+		To string `json:"To"`
+	}
 	if err := json.Unmarshal(d.Body, &body); err != nil || body.ID == "" {
 		return "unreadable " + d.MessageId
 	}
