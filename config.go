@@ -100,7 +100,9 @@ type QueueOptions struct {
 	// is for answers and events that matter only while this process runs.
 	Exclusive bool
 	// AutoDelete is for a classic queue that the broker deletes, with its messages, when its
-	// last consumer has ended.
+	// last consumer has ended: after a lost connection, a stop or a pause. It is consumed
+	// from with the whole Prefetch at once, because the caution with the first message
+	// would end a consumer.
 	AutoDelete bool
 	// AsFound uses a queue that somebody else declares, whatever its type and arguments: it
 	// is never declared, and Start fails if it does not exist. Its bindings are made. Type

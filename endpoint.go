@@ -79,6 +79,9 @@ func (c *EndpointConfig) validate(of *Config) []error {
 	if _, err := field.Table(c.Consume.Arguments); err != nil {
 		fault("Consume.Arguments: %w", err)
 	}
+	if c.Consume.Exclusive && c.QueueOptions.AutoDelete {
+		fault("QueueOptions.AutoDelete excludes Consume.Exclusive: a change of the prefetch would leave the queue without a consumer, and the broker would delete it")
+	}
 	if c.Consume.Exclusive && c.Consume.Consumers > 1 {
 		fault("Consume.Exclusive allows one consumer, and Consume.Consumers is %d", c.Consume.Consumers)
 	}
@@ -187,7 +190,7 @@ func (e *endpoint) consumption(link *session.Link, queues int) consume.Config {
 	single, _ := e.cfg.QueueOptions.Arguments["x-single-active-consumer"].(bool)
 	arguments, _ := field.Table(e.cfg.Consume.Arguments) // validate has tried it
 	return consume.Config{
-		Queue: e.queue, Queues: queues, Arguments: arguments, Exclusive: e.cfg.Consume.Exclusive,
+		Queue: e.queue, Queues: queues, Arguments: arguments, Exclusive: e.cfg.Consume.Exclusive, AutoDelete: e.cfg.QueueOptions.AutoDelete,
 		Consumers: e.cfg.Consume.Consumers, Workers: e.cfg.Consume.Concurrency, Prefetch: e.cfg.Consume.Prefetch,
 		OneByOne: e.cfg.QueueOptions.Type == topology.Quorum, Single: single, DeliveryLimit: e.cfg.deliveryLimit(),
 		Link: link, BackOff: s.cfg.Connect.BackOff, Log: s.log, Waits: s.waits, Stopped: ErrStopped,

@@ -441,7 +441,7 @@ func TestKindsOfQueues(t *testing.T) {
 				})
 				e := r.endpoint(s, harebus.EndpointConfig{
 					Queue: "work", QueueOptions: test.options, Subscriptions: []string{"work.#"},
-					Consume: harebus.ConsumeConfig{Arguments: map[string]any{"x-priority": 5}, Exclusive: true},
+					Consume: harebus.ConsumeConfig{Arguments: map[string]any{"x-priority": 5}, Exclusive: !test.options.AutoDelete},
 				})
 				failed := map[int]bool{}
 				harebus.Handle(e, func(ctx context.Context, bus *harebus.Bus, o order) error {
@@ -460,11 +460,27 @@ func TestKindsOfQueues(t *testing.T) {
 					if got := receive(r, answers); got != id {
 						t.Errorf("got the answer %d, want %d", got, id)
 					}
-					if q, ok := r.broker.Queue(e.Queue()); !ok || !test.check(q) || len(q.Consumers) != 1 || q.Consumers[0].Priority != 5 || !q.Consumers[0].Exclusive {
+					if q, ok := r.broker.Queue(e.Queue()); !ok || !test.check(q) || len(q.Consumers) != 1 || q.Consumers[0].Priority != 5 || q.Consumers[0].Exclusive == test.options.AutoDelete {
 						t.Errorf("the queue: %v %+v", ok, q)
 					}
 				}
 				works(1)
+				if err := e.SetConcurrency(1, 0); err != nil {
+					t.Fatal(err)
+				}
+				for i := range 20 { // the queue stays, with its messages, when the consumer changes
+					if err := s.Bus().Publish(r.ctx, "work.one", order{100 + i}); err != nil {
+						t.Fatal(err)
+					}
+					if i == 10 {
+						if err := e.SetConcurrency(7, 9); err != nil {
+							t.Fatal(err)
+						}
+					}
+				}
+				for range 20 {
+					receive(r, answers)
+				}
 				time.Sleep(time.Second) // for the acks
 				r.broker.CutConnections()
 				time.Sleep(10 * time.Second)

@@ -23,6 +23,8 @@ type Config struct {
 	Queue     string
 	Arguments amqp.Table
 	Exclusive bool
+	// AutoDelete says that the queue goes with its last consumer.
+	AutoDelete bool
 	// Queues is from how many queues the session consumes, this one included.
 	Queues int
 

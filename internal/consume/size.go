@@ -116,7 +116,7 @@ func (c *consumer) capacity() int {
 		return 0
 	case c.inOrder() && c.hung():
 		return 0
-	case c.inOrder():
+	case c.inOrder(), c.cfg.AutoDelete:
 		return wanted
 	case taking == trying:
 		return trying

@@ -55,10 +55,11 @@ func (c *consumer) subscribe(s *session.Session) (*subscription, error) {
 // begin starts to consume: with the whole prefetch, or as the session's trial
 // allows.
 func (u *subscription) begin() error {
-	if u.inOrder {
+	whole := u.inOrder || u.consumer.cfg.AutoDelete // after a trial the consumer would be cancelled
+	if whole {
 		u.pass() // nothing is tried
 	}
-	if u.inOrder || u.session.Trial().Ended() {
+	if whole || u.session.Trial().Ended() {
 		_, err := u.widen() // on this channel, where nothing was consumed yet
 		return err
 	}
@@ -204,6 +205,8 @@ func (u *subscription) adapt() (*subscription, error) {
 		return u, u.adaptInOrder(prefetch, inOrder)
 	case int64(prefetch) == c.taking.Load() && (prefetch != 0 || c.isPaused()):
 		return u, nil
+	case c.cfg.AutoDelete && u.tag != "" && prefetch != 0:
+		return u.replace(prefetch)
 	}
 	if err := u.cancel(); err != nil {
 		return nil, err
@@ -222,6 +225,24 @@ func (u *subscription) adapt() (*subscription, error) {
 		return u, nil
 	}
 	return u.again(prefetch)
+}
+
+// replace consumes with another prefetch before it cancels the consumer, because the queue
+// goes with its last one.
+func (u *subscription) replace(prefetch int) (*subscription, error) {
+	next, err := u.again(prefetch)
+	if err != nil {
+		return nil, err
+	}
+	if err := u.cancel(); err != nil {
+		next.close()
+		return nil, err
+	}
+	for d := range u.deliveries {
+		u.consumer.keep(u.feed, d)
+	}
+	u.giveBack()
+	return next, nil
 }
 
 // again consumes on a new channel, as the first of the session if this subscription was
