@@ -567,3 +567,38 @@ func TestToOneWorkerDuringAHandler(t *testing.T) {
 		}
 	})
 }
+
+// TestAutoDeleteDuringATrial: a change of the concurrency leaves an auto-delete queue its
+// consumer while the first message of another queue is tried.
+func TestAutoDeleteDuringATrial(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		s := r.setup(r.config("orders"))
+		began := make(chan struct{}, 1)
+		harebus.Handle(s, func(context.Context, *harebus.Bus, order) error {
+			began <- struct{}{}
+			time.Sleep(4 * time.Second)
+			return nil
+		})
+		e := r.endpoint(s, harebus.EndpointConfig{Queue: "work", QueueOptions: harebus.QueueOptions{AutoDelete: true}})
+		got := make(chan int, 1)
+		harebus.Handle(e, func(_ context.Context, _ *harebus.Bus, o order) error { got <- o.ID; return nil })
+		r.start(s) // declares the queue
+		if err := s.Stop(r.ctx); err != nil {
+			t.Fatal(err)
+		}
+		r.fill("orders", 1)
+		r.start(s)
+		receive(r, began)
+		if err := e.SetConcurrency(3, 3); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		if q, ok := r.broker.Queue("work"); !ok || len(q.Consumers) != 1 || q.Consumers[0].Prefetch != 3 {
+			t.Errorf("the queue: %v %+v", ok, q)
+		}
+		if err := s.Bus().Send(r.ctx, "work", order{7}); err != nil {
+			t.Fatal(err)
+		}
+		receive(r, got)
+	})
+}

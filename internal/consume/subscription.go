@@ -254,7 +254,7 @@ func (u *subscription) again(prefetch int) (*subscription, error) {
 	}
 	next.turn = nil
 	switch {
-	case u.session.Trial().Ended():
+	case u.session.Trial().Ended(), u.consumer.cfg.AutoDelete:
 		next.over = nil
 		err = next.open(prefetch, false)
 	case u.first:
