@@ -300,10 +300,11 @@ func (e *endpoint) SetConcurrency(concurrency, prefetch int) error {
 		return fmt.Errorf("harebus: set concurrency: %w", err)
 	}
 	e.setup.mu.Lock()
-	defer e.setup.mu.Unlock()
 	e.cfg.Consume.Concurrency, e.cfg.Consume.Prefetch = consume.Concurrency, consume.Prefetch
-	if e.group != nil {
-		e.group.Resize(consume.Concurrency, consume.Prefetch)
+	group := e.group
+	e.setup.mu.Unlock()
+	if group != nil {
+		group.Resize(consume.Concurrency, consume.Prefetch) // logs, which may call the setup
 	}
 	return nil
 }

@@ -10,6 +10,9 @@ import (
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/harebus/harebus"
 	"github.com/harebus/harebus/brokertest"
@@ -600,5 +603,29 @@ func TestAutoDeleteDuringATrial(t *testing.T) {
 			t.Fatal(err)
 		}
 		receive(r, got)
+	})
+}
+
+// TestLoggerMayCallTheSetup: what a change or a pause logs may ask the setup for its counts.
+func TestLoggerMayCallTheSetup(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		var s *harebus.Setup
+		logged := 0
+		cfg := r.config("orders")
+		core, _ := observer.New(zap.InfoLevel)
+		cfg.Logger = zap.New(core, zap.Hooks(func(zapcore.Entry) error {
+			if logged++; s != nil {
+				s.Stats()
+				_ = s.Ready()
+			}
+			return nil
+		}))
+		setup := r.setup(cfg)
+		harebus.Handle(setup, func(context.Context, *harebus.Bus, order) error { return nil })
+		r.start(setup)
+		s, logged = setup, 0
+		if err := errors.Join(s.SetConcurrency(3, 3), s.Pause(r.ctx), s.Resume()); err != nil || logged < 3 {
+			t.Errorf("%v; %d lines in the log", err, logged)
+		}
 	})
 }
