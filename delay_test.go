@@ -221,3 +221,27 @@ func TestNoRoomForDelayQueues(t *testing.T) {
 		r.await("out", 2)
 	})
 }
+
+// TestDelayExchangeIsGone: somebody has deleted the exchange into the delay queues; the next
+// message that needs a queue which is not declared yet declares everything again.
+func TestDelayExchangeIsGone(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		got := make(chan int, 2)
+		s := r.setup(r.config("orders"))
+		harebus.Handle(s, func(_ context.Context, _ *harebus.Bus, o order) error { got <- o.ID; return nil })
+		r.start(s)
+		if err := s.Bus().Defer(r.ctx, "orders", 40*time.Millisecond, order{1}); err != nil {
+			t.Fatal(err)
+		}
+		receive(r, got)
+		if err := r.channel().ExchangeDelete("harebus.delay.in", false, false); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Bus().Defer(r.ctx, "orders", 90*time.Second, order{2}); err != nil {
+			t.Fatal(err)
+		}
+		if id := receive(r, got); id != 2 {
+			t.Errorf("got %d", id)
+		}
+	})
+}

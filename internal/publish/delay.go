@@ -129,27 +129,14 @@ func (d *delayer) prepare(ctx context.Context, s *session.Session, out *Message,
 			return err
 		}
 	}
-	var parts []topology.Topology
-	var names []string
-	need := func(name string, part func() topology.Topology) {
-		if !d.known(s, nil, name) {
-			parts, names = append(parts, part()), append(names, name)
-		}
-	}
-	need(delayBase, d.delays.Base)
-	for _, queue := range way.Queues {
-		need(queue, func() topology.Topology { return d.delays.Queue(queue) })
-	}
-	need(exitKey(exchange, key), func() topology.Topology { return d.cfg.Exit(exchange, key) })
 	if time.Now().Before(d.full) {
 		return &finalError{session.NotSent, errNoRoom}
 	}
-	all := topology.Join(parts...)
-	err := d.cfg.EstablishDelays(ctx, s, all)
-	if last := len(all.Queues) - 1; refusal.Differs(err) && !d.known(s, nil, exitKey(exchange, key)) {
-		// An exit that expires, or does not where we would have it: as it is.
-		all.Queues = all.Queues[:last]
-		err = d.cfg.EstablishDelays(ctx, s, all)
+	names, err := d.declare(ctx, s, exchange, key, way)
+	if refusal.Missing(err) && !session.Unreachable(err) {
+		// Something that was known to exist has been deleted: everything on the way again.
+		d.forget()
+		names, err = d.declare(ctx, s, exchange, key, way)
 	}
 	if errors.Is(err, errNoRoom) {
 		d.full = time.Now().Add(fullPause)
@@ -162,6 +149,29 @@ func (d *delayer) prepare(ctx context.Context, s *session.Session, out *Message,
 		d.keep(key)
 	}
 	return nil
+}
+
+// declare declares what is not known to exist, and returns its names.
+func (d *delayer) declare(ctx context.Context, s *session.Session, exchange, key string, way topology.Route) (names []string, err error) {
+	var parts []topology.Topology
+	need := func(name string, part func() topology.Topology) {
+		if !d.known(s, nil, name) {
+			parts, names = append(parts, part()), append(names, name)
+		}
+	}
+	need(delayBase, d.delays.Base)
+	for _, queue := range way.Queues {
+		need(queue, func() topology.Topology { return d.delays.Queue(queue) })
+	}
+	need(exitKey(exchange, key), func() topology.Topology { return d.cfg.Exit(exchange, key) })
+	all := topology.Join(parts...)
+	err = d.cfg.EstablishDelays(ctx, s, all)
+	if last := len(all.Queues) - 1; refusal.Differs(err) && !d.known(s, nil, exitKey(exchange, key)) {
+		// An exit that expires, or does not where we would have it: as it is.
+		all.Queues = all.Queues[:last]
+		err = d.cfg.EstablishDelays(ctx, s, all)
+	}
+	return names, err
 }
 
 // exitKey is the key of an exit in delayer.declared. No delay queue has it.
