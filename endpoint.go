@@ -70,21 +70,7 @@ func (c *EndpointConfig) validate(of *Config) []error {
 	if c.Queue == "" && c.QueueOptions.PerInstance {
 		fault("QueueOptions.PerInstance needs a Queue")
 	}
-	if o := &c.QueueOptions; o.AsFound && (o.Exclusive || o.AutoDelete || o.PerInstance || len(o.Arguments) > 0) {
-		fault("QueueOptions.AsFound uses the queue as it is: leave Exclusive, AutoDelete, PerInstance and Arguments out")
-	}
-	if c.QueueOptions.Exclusive && of.Declare.Mode == CheckOnly {
-		fault("QueueOptions.Exclusive needs Declare.Mode DeclareAll: only the connection that consumes can declare the queue")
-	}
-	if _, err := field.Table(c.Consume.Arguments); err != nil {
-		fault("Consume.Arguments: %w", err)
-	}
-	if c.Consume.Exclusive && c.QueueOptions.AutoDelete {
-		fault("QueueOptions.AutoDelete excludes Consume.Exclusive: a change of the prefetch would leave the queue without a consumer, and the broker would delete it")
-	}
-	if c.Consume.Exclusive && c.Consume.Consumers > 1 {
-		fault("Consume.Exclusive allows one consumer, and Consume.Consumers is %d", c.Consume.Consumers)
-	}
+	faults = append(faults, c.validateKind(of)...)
 	for _, topic := range c.Subscriptions {
 		if err := topology.ValidTopic(topic); err != nil {
 			faults = append(faults, err)
@@ -106,6 +92,28 @@ func (c *EndpointConfig) validate(of *Config) []error {
 		}
 	}
 	return append(faults, c.Retry.validate("Retry")...)
+}
+
+// validateKind finds properties of the queue and of its consumers that exclude each other.
+func (c *EndpointConfig) validateKind(of *Config) []error {
+	var faults []error
+	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
+	if o := &c.QueueOptions; o.AsFound && (o.Exclusive || o.AutoDelete || o.PerInstance || len(o.Arguments) > 0) {
+		fault("QueueOptions.AsFound uses the queue as it is: leave Exclusive, AutoDelete, PerInstance and Arguments out")
+	}
+	if c.QueueOptions.Exclusive && of.Declare.Mode == CheckOnly {
+		fault("QueueOptions.Exclusive needs Declare.Mode DeclareAll: only the connection that consumes can declare the queue")
+	}
+	if _, err := field.Table(c.Consume.Arguments); err != nil {
+		fault("Consume.Arguments: %w", err)
+	}
+	if c.Consume.Exclusive && c.QueueOptions.AutoDelete {
+		fault("QueueOptions.AutoDelete excludes Consume.Exclusive: a change of the prefetch would leave the queue without a consumer, and the broker would delete it")
+	}
+	if c.Consume.Exclusive && c.Consume.Consumers > 1 {
+		fault("Consume.Exclusive allows one consumer, and Consume.Consumers is %d", c.Consume.Consumers)
+	}
+	return faults
 }
 
 // quantities are those that can change at run time.
