@@ -60,7 +60,11 @@ func (g *Group[E]) call(observer int, j job[E]) (own context.Context, left map[s
 	case <-c.timer.C:
 		err = errLate
 		s.late.Add(1)
-		go func() { <-c.ended; s.late.Add(-1) }()
+		go func() {
+			failed := <-c.ended != nil
+			s.late.Add(-1)
+			g.how.Log.Info("an observer that did not answer has returned", zap.Bool("failed", failed))
+		}()
 	}
 	g.how.Log.Error("an observer failed", zap.Bool("end", j.end), zap.Stringer("operation", j.event), zap.String("error", guard.Report(err)))
 	return nil, nil, false
