@@ -53,14 +53,14 @@ func TestEndpoints(t *testing.T) {
 			}
 			return bus.Publish(ctx, "order.placed", o)
 		})
-		attempts := 0
+		var attempts atomic.Int64
 		billing.HandleMessage("Answer", func(_ context.Context, _ *harebus.Bus, m *harebus.Message) error {
 			replies <- m.Queue
 			return nil
 		})
 		harebus.Handle(billing, func(ctx context.Context, bus *harebus.Bus, o order) error {
 			if o.ID == 14 {
-				attempts++
+				attempts.Add(1)
 				return errors.New("no bills of this number")
 			}
 			if harebus.Incoming(ctx).Queue != "billing" || harebus.Incoming(ctx).ReplyTo != "orders" {
@@ -89,8 +89,8 @@ func TestEndpoints(t *testing.T) {
 			}
 		}
 		r.quiet("error", "billing.error")
-		if n := len(r.await("error", 1)); n != 1 || attempts != 2 {
-			t.Errorf("%d parked of the first endpoint, %d attempts of the second", n, attempts)
+		if n := len(r.await("error", 1)); n != 1 || attempts.Load() != 2 {
+			t.Errorf("%d parked of the first endpoint, %d attempts of the second", n, attempts.Load())
 		}
 		if parked := r.await("billing.error", 1)[0]; parked.Headers["PikaBus.SourceQueue"] != "billing" {
 			t.Errorf("parked with %v", parked.Headers)
@@ -243,10 +243,9 @@ func TestTrialOfEndpoints(t *testing.T) {
 				}
 				var firsts, most, handled atomic.Int64
 				for _, e := range on {
-					first := true
+					var later atomic.Bool
 					harebus.Handle(e, func(context.Context, *harebus.Bus, order) error {
-						if first {
-							first = false
+						if later.CompareAndSwap(false, true) {
 							most.Store(max(most.Load(), firsts.Add(1)))
 							defer firsts.Add(-1)
 						}
@@ -446,10 +445,8 @@ func TestKindsOfQueues(t *testing.T) {
 					Queue: "work", QueueOptions: test.options, Subscriptions: []string{"work.#"},
 					Consume: harebus.ConsumeConfig{Arguments: map[string]any{"x-priority": 5}, Exclusive: !test.options.AutoDelete},
 				})
-				failed := map[int]bool{}
 				harebus.Handle(e, func(ctx context.Context, bus *harebus.Bus, o order) error {
-					if !failed[o.ID] {
-						failed[o.ID] = true
+					if harebus.Incoming(ctx).Attempt == 1 {
 						return errors.New("not at the first time")
 					}
 					return bus.Reply(ctx, answer(o))
@@ -609,12 +606,13 @@ func TestAutoDeleteDuringATrial(t *testing.T) {
 // TestLoggerMayCallTheSetup: what a change or a pause logs may ask the setup for its counts.
 func TestLoggerMayCallTheSetup(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
-		var s *harebus.Setup
-		logged := 0
+		var s atomic.Pointer[harebus.Setup]
+		var logged atomic.Int64
 		cfg := r.config("orders")
 		core, _ := observer.New(zap.InfoLevel)
 		cfg.Logger = zap.New(core, zap.Hooks(func(zapcore.Entry) error {
-			if logged++; s != nil {
+			if s := s.Load(); s != nil {
+				logged.Add(1)
 				s.Stats()
 				_ = s.Ready()
 			}
@@ -623,9 +621,9 @@ func TestLoggerMayCallTheSetup(t *testing.T) {
 		setup := r.setup(cfg)
 		harebus.Handle(setup, func(context.Context, *harebus.Bus, order) error { return nil })
 		r.start(setup)
-		s, logged = setup, 0
-		if err := errors.Join(s.SetConcurrency(3, 3), s.Pause(r.ctx), s.Resume()); err != nil || logged < 3 {
-			t.Errorf("%v; %d lines in the log", err, logged)
+		s.Store(setup)
+		if err := errors.Join(setup.SetConcurrency(3, 3), setup.Pause(r.ctx), setup.Resume()); err != nil || logged.Load() < 3 {
+			t.Errorf("%v; %d lines in the log", err, logged.Load())
 		}
 	})
 }

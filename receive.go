@@ -36,6 +36,7 @@ type delivery struct {
 	// receiving are the facts while Config.Handling.Receive runs.
 	receiving atomic.Pointer[facts]
 	returned  bool // Handle has returned
+	landed    bool // it is not in flight any more
 
 	// The attempt to handle the message, and what observers are told at its end.
 	ctx                context.Context // of the attempt; before it, of the consumer
@@ -59,7 +60,7 @@ func (d *delivery) Handle() {
 		d.endpoint.counts.Redelivered.Add(1)
 	}
 	d.endpoint.counts.InFlight.Add(1)
-	defer d.endpoint.counts.InFlight.Add(-1)
+	defer d.land()
 	defer d.goexit()
 	d.ctx = d.Context()
 	err := d.read()
@@ -128,6 +129,20 @@ func (d *delivery) end(outcome AttemptOutcome) {
 	d.outcome = outcome
 	d.conclude()
 	d.Ack()
+}
+
+// Ack acknowledges the delivery. Whoever sees the ack sees that it is not in flight.
+func (d *delivery) Ack() {
+	d.land()
+	d.Delivery.Ack()
+}
+
+// land counts the delivery as one that is not in flight any more.
+func (d *delivery) land() {
+	if !d.landed {
+		d.landed = true
+		d.endpoint.counts.InFlight.Add(-1)
+	}
 }
 
 // clock measures how long a handler took.

@@ -189,7 +189,7 @@ func (d *delayer) checkDestination(ctx context.Context, s *session.Session, exch
 		_, err := ch.QueueDeclarePassive(key, true, false, false, false, nil)
 		return err
 	})
-	if session.Unreachable(err) || refusal.Forbidden(err) {
+	if session.Unreachable(err) || refusal.Forbidden(err) || refusal.Locked(err) {
 		return nil // it is there, or may be, and takes the message later
 	}
 	if refusal.Missing(err) {

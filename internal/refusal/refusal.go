@@ -11,6 +11,9 @@ import (
 // of reach. Both have the same reply code, see session.Unreachable.
 func Missing(err error) bool { return is(err, amqp.NotFound) }
 
+// Locked says that a queue belongs to another connection: it exists.
+func Locked(err error) bool { return is(err, amqp.ResourceLocked) }
+
 // Forbidden says whether the user may not check an object. RabbitMQ from 4.2.6 on
 // refuses a passive declare to users who have no permission on the name, whether the
 // object exists or not; older versions allow it to every user. So it does not say
