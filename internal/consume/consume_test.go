@@ -45,7 +45,7 @@ func bubble(t *testing.T, work func(*task), test func(t *testing.T, g *Group, s 
 			t.Fatal(err)
 		}
 		g := Start(t.Context(), Config{
-			Queue: "work", Queues: 1, Consumers: 1, Workers: 2, Prefetch: 10, DeliveryLimit: 20, OneByOne: true,
+			Queue: "work", Queues: 1, Consumers: 1, Workers: 2, Prefetch: 10, DeliveryLimit: 20,
 			Link: link, BackOff: wait.Default, Log: zap.NewNop(), Waits: wait.Teller{Log: zap.NewNop()}, Stopped: context.Canceled,
 			Declare: func(ctx context.Context, on *session.Session, _ time.Time, _ bool) error {
 				return on.WithChannel(ctx, func(ch *amqp.Channel) error {
