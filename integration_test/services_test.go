@@ -75,7 +75,7 @@ func twoServices(t *testing.T, g generation, queueType topology.QueueType) {
 			attempts <- m.Attempt
 			return errors.New("out of stock")
 		}
-		if cmd.ID == 3 { // without DeferredUntil, if it became due while its way was declared
+		if cmd.ID == 3 || !m.DeferredUntil.IsZero() { // 3 without DeferredUntil, if it became due while its way was declared
 			deferred.add(m)
 			return nil
 		}
