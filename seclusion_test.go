@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/harebus/harebus"
 	"github.com/harebus/harebus/brokertest"
 )
 
@@ -162,4 +163,30 @@ func TestDeadlySubscribe(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestExclusiveQueueBesideDeadly: an exclusive queue is declared again after a reconnect,
+// though declaring something else ends the connection.
+func TestExclusiveQueueBesideDeadly(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		cfg := r.config("orders")
+		cfg.Subscriptions = []string{"deadly"}
+		s, _ := counting(r, cfg)
+		own := r.endpoint(s, harebus.EndpointConfig{Queue: "own", QueueOptions: harebus.QueueOptions{Exclusive: true}})
+		got := make(chan int, 10)
+		harebus.Handle(own, func(_ context.Context, _ *harebus.Bus, o order) error { got <- o.ID; return nil })
+		r.start(s)
+		r.ends("queue.bind", 541, func(f brokertest.Frame) bool { return f.RoutingKey == "deadly" })
+		<-time.After(3 * time.Minute)
+		r.broker.CutConnections()
+		<-time.After(20 * time.Second)
+		ctx, cancel := context.WithTimeout(r.ctx, 20*time.Second)
+		defer cancel()
+		if err := s.Bus().Send(ctx, "own", order{7}); err != nil {
+			t.Fatal(err)
+		}
+		if id := receive(r, got); id != 7 {
+			t.Errorf("got %d", id)
+		}
+	})
 }

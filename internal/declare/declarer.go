@@ -95,11 +95,12 @@ func (d *Declarer) First(ctx context.Context, on *session.Session, since time.Ti
 // Again is First for a consumer that has consumed before: objects that the broker refuses
 // are logged and remembered, and are no error. They may exist, as when somebody takes away
 // the configure permission, so a refusal must not end consuming. When a declaration has ended
-// the connection, Again leaves the next one to Refresh, which makes it apart.
+// the connection, Again leaves the next one to Refresh, which makes it apart, but for the
+// exclusive queues: only the connection that consumes can declare them.
 func (d *Declarer) Again(ctx context.Context, on *session.Session, since time.Time) error {
 	if d.seclusion.needed.Load() {
 		d.Soon()
-		return nil
+		return d.inTurn(ctx, on, func() error { return d.exclusive(ctx, on, &refusals{}) }, nil)
 	}
 	return d.since(ctx, on, since, &refusals{})
 }
@@ -114,10 +115,8 @@ func (d *Declarer) since(ctx context.Context, on *session.Session, since time.Ti
 		if err := d.objects(ctx, on, r); err != nil {
 			return err
 		}
-		if d.cfg.Exclusive != nil { // on is a connection that consumes
-			if err := declareEach(ctx, on, d.cfg.Exclusive(), r); err != nil {
-				return err
-			}
+		if err := d.exclusive(ctx, on, r); err != nil {
+			return err
 		}
 		d.on, d.began = on, began
 		d.note(r)
@@ -140,6 +139,15 @@ func (d *Declarer) objects(ctx context.Context, on *session.Session, r *refusals
 		}
 	}
 	return declareEach(ctx, on, d.cfg.Queues(), r)
+}
+
+// exclusive declares the exclusive queues on the connection that consumes. The caller has
+// the turn.
+func (d *Declarer) exclusive(ctx context.Context, on *session.Session, r *refusals) error {
+	if d.cfg.Exclusive == nil {
+		return nil
+	}
+	return declareEach(ctx, on, d.cfg.Exclusive(), r)
 }
 
 // inTurn runs fn while no other goroutine declares the queues or changes their
