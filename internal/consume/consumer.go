@@ -154,13 +154,11 @@ func (c *consumer) consume(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := c.consumeOn(ctx, s); !errors.Is(err, errChanging) {
-		if c.cfg.Queues > 1 {
-			s.Trial().Pass(c.cfg.Queue, c.cfg.Queues) // other queues need not wait for this one
-		}
-		return err
+	err = c.consumeOn(ctx, s)
+	if c.cfg.Queues > 1 && !errors.Is(err, errChanging) {
+		s.Trial().Pass(c.cfg.Queue, c.cfg.Queues) // other queues need not wait for this one
 	}
-	return errChanging
+	return err
 }
 
 func (c *consumer) consumeOn(ctx context.Context, s *session.Session) error {

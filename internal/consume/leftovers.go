@@ -33,8 +33,13 @@ func (l *leftovers) take() []*Delivery {
 	defer l.mu.Unlock()
 	all := l.deliveries
 	l.deliveries = nil
-	slices.SortFunc(all, func(a, b *Delivery) int { return cmp.Compare(a.Raw.DeliveryTag, b.Raw.DeliveryTag) })
+	sortByTag(all)
 	return all
+}
+
+// sortByTag puts deliveries into the order in which the broker has delivered them.
+func sortByTag(all []*Delivery) {
+	slices.SortFunc(all, func(a, b *Delivery) int { return cmp.Compare(a.Raw.DeliveryTag, b.Raw.DeliveryTag) })
 }
 
 // keep keeps a delivery whose handler has not begun. One that cannot be read is given
@@ -83,6 +88,6 @@ func (u *subscription) renew(all []*Delivery) []*Delivery {
 			zap.String("message_id", d.Raw.MessageId), zap.Error(err))
 		rest = append(rest, d)
 	}
-	slices.SortFunc(rest, func(a, b *Delivery) int { return cmp.Compare(a.Raw.DeliveryTag, b.Raw.DeliveryTag) })
+	sortByTag(rest)
 	return rest
 }
