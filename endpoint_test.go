@@ -69,7 +69,12 @@ func TestEndpoints(t *testing.T) {
 			if err := bus.Send(ctx, "echo", order{o.ID}); err != nil {
 				return err
 			}
-			return s.Bus().Send(ctx, "echo", order{o.ID}) // joins the handler's transaction
+			if err := s.Bus().Send(ctx, "echo", order{o.ID}); err != nil { // joins the handler's transaction
+				return err
+			}
+			return s.Bus().Transaction(ctx, func(ctx context.Context, tx *harebus.Tx) error { // so does this
+				return tx.Send(ctx, "echo", order{o.ID})
+			})
 		})
 		echo := r.setup(r.config("echo"))
 		harebus.Handle(echo, func(ctx context.Context, bus *harebus.Bus, o order) error { return bus.Reply(ctx, answer(o)) })
@@ -83,7 +88,7 @@ func TestEndpoints(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		for range 2 {
+		for range 3 {
 			if queue := receive(r, replies); queue != "billing" {
 				t.Errorf("a reply came to %q", queue)
 			}
@@ -96,7 +101,7 @@ func TestEndpoints(t *testing.T) {
 			t.Errorf("parked with %v", parked.Headers)
 		}
 		all, one := s.Stats(), billing.Stats()
-		if all.Handled != 5 || one.Handled != 3 || all.Parked != 2 || one.Parked != 1 || one.Retried != 1 || all.Types["Order"].Failed != 3 {
+		if all.Handled != 6 || one.Handled != 4 || all.Parked != 2 || one.Parked != 1 || one.Retried != 1 || all.Types["Order"].Failed != 3 {
 			t.Errorf("%+v\n%+v", all, one)
 		}
 		if n := len(r.broker.Connections()); n != 4 { // two of each setup
