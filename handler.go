@@ -69,6 +69,8 @@ type handler struct {
 	retry       *RetryConfig // nil: the setup's
 	// untransacted says that it runs without Config.Handling.Transactor.
 	untransacted bool
+	// transacted says that it must not run without one.
+	transacted bool
 	origin       string // its part of derived ids
 	run          HandlerFunc
 	givenUp      func(context.Context, *Bus, *Message, error) error // nil: nothing
@@ -129,6 +131,9 @@ func (h *handler) apply(opts []HandlerOption) {
 func (h *handler) complete(cfg *EndpointConfig) error {
 	if h.run == nil {
 		return fmt.Errorf("handler of %s is nil", field.Quote(h.messageType))
+	}
+	if h.transacted && h.transactor(cfg) == nil {
+		return fmt.Errorf("handler of %s: it needs a transaction: set Handling.Transactor of its endpoint, for example to an outbox, and do not pass WithoutTransaction", field.Quote(h.messageType))
 	}
 	var err error
 	if h.run, err = chain(cfg.Handling.Middleware, h.run); err != nil {

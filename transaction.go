@@ -185,6 +185,12 @@ func WithoutTransaction() HandlerOption {
 	return handlerOption(func(h *handler) { h.untransacted = true })
 }
 
+// WithTransaction is for handlers that are wrong without Config.Handling.Transactor, such as
+// those of package saga: Start fails if there is none.
+func WithTransaction() HandlerOption {
+	return handlerOption(func(h *handler) { h.transacted = true })
+}
+
 // transactor is the one that the handler runs in, or nil.
 func (h *handler) transactor(cfg *EndpointConfig) Transactor {
 	if h.untransacted {

@@ -235,6 +235,31 @@ func TestWithoutTransaction(t *testing.T) {
 	})
 }
 
+// TestWithTransaction: Start refuses a handler that needs a transaction and has none.
+func TestWithTransaction(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		handle := func(context.Context, *harebus.Bus, order) error { return nil }
+		s := r.ledgered(newLedger(), handle, harebus.WithTransaction())
+		if i, err := s.Invoke(r.ctx, order{1}); err != nil || i.Err != nil {
+			t.Errorf("Invoke: %+v, %v", i, err)
+		}
+		for name, opts := range map[string][]harebus.HandlerOption{
+			"none": {harebus.WithTransaction()},
+			"both": {harebus.WithTransaction(), harebus.WithoutTransaction()},
+		} {
+			cfg := r.config(name)
+			if name == "both" {
+				cfg.Handling.Transactor = newLedger()
+			}
+			s := r.setup(cfg)
+			harebus.Handle(s, handle, opts...)
+			if err := s.Start(r.ctx); err == nil || !strings.Contains(err.Error(), "needs a transaction") {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+	})
+}
+
 // TestTransactorStop: Run works until the last handler has returned, and the connections are
 // there until it has returned itself.
 func TestTransactorStop(t *testing.T) {
