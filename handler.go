@@ -71,9 +71,9 @@ type handler struct {
 	untransacted bool
 	// transacted says that it must not run without one.
 	transacted bool
-	origin       string // its part of derived ids
-	run          HandlerFunc
-	givenUp      func(context.Context, *Bus, *Message, error) error // nil: nothing
+	origin     string // its part of derived ids
+	run        HandlerFunc
+	givenUp    func(context.Context, *Bus, *Message, error) error // nil: nothing
 }
 
 // Handle registers a handler for the messages of one type on a [Setup] or an [Endpoint]. After Start it
