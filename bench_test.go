@@ -85,7 +85,7 @@ func BenchmarkCompose(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
 			o := newSendOptions(opts)
-			if _, err := s.compose(ctx, OpSend, defaultDirectExchange, "queue", benchParcel, &o); err != nil {
+			if _, err := s.compose(ctx, address{op: OpSend, exchange: defaultDirectExchange, key: "queue"}, benchParcel, &o); err != nil {
 				b.Fatal(err)
 			}
 		}
@@ -109,7 +109,7 @@ func BenchmarkCompose(b *testing.B) {
 func BenchmarkReadMessage(b *testing.B) {
 	s, _ := benchSetup(b, Config{Queue: "orders"})
 	o := newSendOptions(nil)
-	out, err := (&sender{endpoint: s.endpoint}).compose(b.Context(), OpSend, defaultDirectExchange, "orders", benchParcel, &o)
+	out, err := (&sender{endpoint: s.endpoint}).compose(b.Context(), address{op: OpSend, exchange: defaultDirectExchange, key: "orders"}, benchParcel, &o)
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/harebus/harebus/internal/field"
 	"github.com/harebus/harebus/internal/guard"
 	"github.com/harebus/harebus/internal/publish"
+	"github.com/harebus/harebus/internal/routing"
 	"github.com/harebus/harebus/topology"
 )
 
@@ -129,48 +130,71 @@ func (s *sender) Reply(ctx context.Context, message any, opts ...SendOption) err
 	return s.emit(ctx, OpReply, m.ReplyTo, message, time.Time{}, opts)
 }
 
+// address is where a call sends its message, and when the message is due; zero is at once.
+type address struct {
+	op            Operation
+	exchange, key string
+	due           time.Time
+}
+
 // emit composes a message and buffers or publishes it.
 func (s *sender) emit(ctx context.Context, op Operation, key string, message any, due time.Time, opts []SendOption) error {
 	o := newSendOptions(opts)
-	exchange := s.endpoint.setup.cfg.Exchanges.Direct
-	if op == OpPublish {
-		exchange = s.endpoint.setup.cfg.Exchanges.Topic
-	}
-	if op == OpReply && reservedAddress(key) {
-		exchange = "" // such an address is bound to no other exchange
-	}
-	if o.exchange != "" {
-		exchange = o.exchange
-	}
 	if op == OpDefer && o.expiration != 0 {
 		return refuse("defer", "a deferred message cannot expire: it would expire while it waits")
 	}
-	ctx, o.observed = s.endpoint.setup.observers.start(ctx, Observation{Operation: op, Exchange: exchange, RoutingKey: key})
-	err := s.within(ctx).dispatch(ctx, op, exchange, key, message, due, &o)
+	to := address{op: op, exchange: s.exchange(op, key, &o), key: key, due: due}
+	ctx, o.observed = s.endpoint.setup.observers.start(ctx, Observation{Operation: op, Exchange: to.exchange, RoutingKey: key})
+	err := s.within(ctx).dispatch(ctx, to, message, &o)
 	o.observed.End(err)
 	return err
 }
 
-func (s *sender) dispatch(ctx context.Context, op Operation, exchange, key string, message any, due time.Time, o *sendOptions) error {
+// exchange is the one that a call publishes to.
+func (s *sender) exchange(op Operation, key string, o *sendOptions) string {
+	routing := &s.endpoint.setup.routing
+	switch {
+	case o.exchange != "":
+		return o.exchange
+	case op == OpPublish:
+		return routing.Topic
+	case op == OpReply:
+		return routing.Reply(key)
+	default:
+		return routing.Direct
+	}
+}
+
+// route says how a message goes to its address.
+func (s *sender) route(to address, value any, o *sendOptions) (*publish.Message, error) {
+	out := &publish.Message{Op: int8(to.op), Exchange: to.exchange, Key: to.key, Due: to.due, Mandatory: !o.optional, Foreign: o.exchange != ""}
+	switch {
+	case to.op == OpPublish && out.Mandatory:
+		needless, err := s.endpoint.setup.cfg.needless(value)
+		if err != nil {
+			return nil, fmt.Errorf("%T: %w", value, err)
+		}
+		out.Mandatory = !needless
+	case to.op == OpReply && strings.HasPrefix(to.key, routing.DirectReplyTo):
+		out.Mandatory = false // RabbitMQ returns what is: no queue takes it, but the requester
+	}
+	out.Several = to.op == OpPublish || out.Foreign
+	out.ViaDefault = !out.Several && to.exchange != ""
+	return out, nil
+}
+
+func (s *sender) dispatch(ctx context.Context, to address, message any, o *sendOptions) error {
 	var out *publish.Message
 	// Codecs, middleware and the methods of the message are foreign code.
 	err := guard.Call(func() (err error) {
-		out, err = s.compose(ctx, op, exchange, key, message, o)
+		out, err = s.compose(ctx, to, message, o)
 		return err
 	})
 	if p, ok := err.(*PanicError); ok { //nolint:errorlint // guard.Call returns it as it is
-		err = refuse(op.String(), "a %T: %w", message, p)
+		err = refuse(to.op.String(), "a %T: %w", message, p)
 	}
 	if err != nil {
 		return err
-	}
-	s.endpoint.setup.observers.carry(o.observed, out)
-	if op == OpDefer {
-		out.Due = due
-		out.Publishing.Headers[s.endpoint.setup.dialect.Names.DeferredTime] = s.endpoint.setup.dialect.Time(out.Due)
-	}
-	if op == OpReply {
-		out.Publishing.Headers[s.endpoint.setup.dialect.Names.Hops] = field.SmallestInt(s.scope.message().hops + 1)
 	}
 	if s.scope != nil {
 		if !o.now {
@@ -183,7 +207,7 @@ func (s *sender) dispatch(ctx context.Context, op Operation, exchange, key strin
 	}
 	eng, err := s.endpoint.setup.engine()
 	if err != nil {
-		return fmt.Errorf("harebus: %s: %w", op, err)
+		return fmt.Errorf("harebus: %s: %w", to.op, err)
 	}
 	return eng.publisher.Publish(ctx, out)
 }
@@ -259,27 +283,13 @@ func RepliesTo(queues ...string) ReplyPolicy {
 	}
 }
 
-const (
-	// directReplyTo starts the addresses that RabbitMQ makes for requesters who have
-	// no queue: those of the RPC clients of Spring, Nest and others.
-	directReplyTo = "amq.rabbitmq.reply-to."
-	// serverNamed starts the names of queues that were declared without one.
-	serverNamed = "amq.gen-"
-)
-
-// reservedAddress says whether an address is one that the broker has named for a
-// requester.
-func reservedAddress(address string) bool {
-	return strings.HasPrefix(address, directReplyTo) || strings.HasPrefix(address, serverNamed)
-}
-
 // allowReply applies the rules that always hold, then the configured policy.
 func (s *sender) allowReply(m *Message) error {
 	policy := &s.endpoint.setup.cfg.Reply
 	switch err := topology.ValidName("queue", m.ReplyTo); {
 	case s.endpoint.setup.parksIn(m.ReplyTo):
 		return fmt.Errorf("%q is the error queue", m.ReplyTo)
-	case reservedAddress(m.ReplyTo):
+	case routing.Reserved(m.ReplyTo):
 		if !policy.Reserved {
 			return errors.New("the broker has named it; Config.Reply.Reserved allows such addresses")
 		}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/harebus/harebus/internal/declare"
 	"github.com/harebus/harebus/internal/publish"
+	"github.com/harebus/harebus/internal/routing"
 	"github.com/harebus/harebus/internal/session"
 	"github.com/harebus/harebus/internal/wait"
 	"github.com/harebus/harebus/topology"
@@ -45,7 +46,7 @@ func (s *Setup) publishing(link *session.Link) publish.Config {
 	return publish.Config{
 		Link: link, Dialer: s.dialer, Channels: s.cfg.Publish.Channels, Confirms: s.confirms(),
 		Expires: s.expires, CheckOnly: s.cfg.Declare.Mode == CheckOnly,
-		Declare: s.declarer.ForSending, Establish: s.declarer.Establish, Exit: s.exitTopology, Fit: s.dialect.Fit,
+		Declare: s.declarer.ForSending, Establish: s.declarer.Establish, Exit: s.exit, Fit: s.dialect.Fit,
 		DueHeader: s.dialect.Names.DeferredTime, Failed: notConfirmed, Counts: &s.counters.publishing,
 	}
 }
@@ -53,7 +54,7 @@ func (s *Setup) publishing(link *session.Link) publish.Config {
 // declaring is the configuration of what declares the setup's objects.
 func (s *Setup) declaring() declare.Config {
 	return declare.Config{
-		CheckOnly: s.cfg.Declare.Mode == CheckOnly, Exchanges: s.cfg.exchangeTopology(), ErrorQueues: s.errorTopologies,
+		CheckOnly: s.cfg.Declare.Mode == CheckOnly, Exchanges: s.routing.Topology(), ErrorQueues: s.errorTopologies,
 		Queues: s.queueTopologies, Exclusive: s.exclusiveQueues, Consuming: s.consumes, BackOff: s.cfg.Connect.BackOff, Extra: s.extra, Log: s.log,
 	}
 }
@@ -83,7 +84,7 @@ func (s *Setup) listenerQueues(exclusive bool) topology.Topology {
 	var all []topology.Topology
 	for _, e := range s.all() {
 		if e.cfg.QueueOptions.Exclusive == exclusive {
-			all = append(all, e.cfg.queueTopology(s.cfg.Exchanges, e.topics()))
+			all = append(all, e.cfg.listener().Topology(s.routing, e.topics()))
 		}
 	}
 	return topology.Join(all...)
@@ -97,14 +98,23 @@ func (s *Setup) errorTopologies() (all []topology.Topology) {
 			continue
 		}
 		names[e.cfg.ErrorQueue.Name] = struct{}{}
-		all = append(all, e.cfg.errorTopology(s.cfg.Exchanges))
+		all = append(all, e.cfg.listener().ErrorQueue.Topology(s.routing))
 	}
 	return all
 }
 
+// exit is where what was delayed leaves the delay queues for a destination.
+func (s *Setup) exit(exchange, key string) topology.Topology {
+	var listeners []routing.Listener
+	for _, e := range s.all() {
+		listeners = append(listeners, *e.cfg.listener())
+	}
+	return routing.Exit(exchange, key, listeners)
+}
+
 // expires says whether a queue is one of the setup's that goes when nobody uses it.
 func (s *Setup) expires(queue string) bool {
-	return slices.ContainsFunc(s.all(), func(e *endpoint) bool { return e.queue == queue && e.cfg.queueLife() > 0 })
+	return slices.ContainsFunc(s.all(), func(e *endpoint) bool { return e.queue == queue && e.cfg.listener().Life() > 0 })
 }
 
 // keepExit keeps the exits of delays to the listener queues from expiring.

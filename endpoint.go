@@ -12,6 +12,7 @@ import (
 
 	"github.com/harebus/harebus/internal/consume"
 	"github.com/harebus/harebus/internal/field"
+	"github.com/harebus/harebus/internal/routing"
 	"github.com/harebus/harebus/internal/session"
 	"github.com/harebus/harebus/internal/tally"
 	"github.com/harebus/harebus/topology"
@@ -127,9 +128,9 @@ func (c *ConsumeConfig) quantities() []quantity {
 // ownTopology is everything that a setup with only this endpoint declares, but the delay
 // infrastructure.
 func (c *EndpointConfig) ownTopology(of *Config) topology.Topology {
-	t := topology.Join(of.exchangeTopology(), c.queueTopology(of.Exchanges, c.Subscriptions), of.Declare.Topology)
+	t := topology.Join(routing.Exchanges(of.Exchanges).Topology(), c.listener().Topology(routing.Exchanges(of.Exchanges), c.Subscriptions), of.Declare.Topology)
 	if c.Queue != "" {
-		t = topology.Join(t, c.errorTopology(of.Exchanges))
+		t = topology.Join(t, c.listener().ErrorQueue.Topology(routing.Exchanges(of.Exchanges)))
 	}
 	return t
 }
@@ -200,7 +201,7 @@ func (e *endpoint) consumption(link *session.Link, queues int) consume.Config {
 	return consume.Config{
 		Queue: e.queue, Queues: queues, Arguments: arguments, Exclusive: e.cfg.Consume.Exclusive, AutoDelete: e.cfg.QueueOptions.AutoDelete,
 		Consumers: e.cfg.Consume.Consumers, Workers: e.cfg.Consume.Concurrency, Prefetch: e.cfg.Consume.Prefetch,
-		OneByOne: e.cfg.QueueOptions.Type == topology.Quorum, Single: single, DeliveryLimit: e.cfg.deliveryLimit(),
+		OneByOne: e.cfg.QueueOptions.Type == topology.Quorum, Single: single, DeliveryLimit: e.cfg.listener().DeliveryLimit(),
 		Link: link, BackOff: s.cfg.Connect.BackOff, Log: s.log, Waits: s.waits, Stopped: ErrStopped,
 		Declare: func(ctx context.Context, on *session.Session, since time.Time, first bool) error {
 			if first {
@@ -261,8 +262,8 @@ func clashes(cfg *EndpointConfig, other *endpoint) (faults []error) {
 		faults = append(faults, fmt.Errorf("a queue of the setup would be the error queue of another one: %s and %s", field.Quote(cfg.Queue), field.Quote(other.queue)))
 	}
 	if cfg.ErrorQueue.Name == other.cfg.ErrorQueue.Name && other.queue != "" {
-		x := ExchangeConfig{Direct: defaultDirectExchange}
-		if err := topology.Join(cfg.errorTopology(x), other.cfg.errorTopology(x)).Validate(); err != nil {
+		x := routing.Exchanges{Direct: defaultDirectExchange}
+		if err := topology.Join(cfg.listener().ErrorQueue.Topology(x), other.cfg.listener().ErrorQueue.Topology(x)).Validate(); err != nil {
 			faults = append(faults, fmt.Errorf("the error queue is declared with other properties for the queue %s: %w", field.Quote(other.queue), err))
 		}
 	}

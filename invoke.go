@@ -92,7 +92,7 @@ func (d *delivery) rehearse(ctx context.Context, message any, opts []SendOption)
 		return nil
 	}
 	o := newSendOptions(opts)
-	out, err := (&sender{endpoint: d.endpoint}).compose(ctx, OpSend, s.cfg.Exchanges.Direct, d.endpoint.queue, message, &o)
+	out, err := (&sender{endpoint: d.endpoint}).compose(ctx, address{op: OpSend, exchange: s.routing.Direct, key: d.endpoint.queue}, message, &o)
 	if err != nil {
 		return err
 	}
@@ -130,5 +130,5 @@ func (d *delivery) rehearsed() ([]*publish.Message, *scope, error) {
 
 // received is the message as its receiver sees it.
 func (e *endpoint) received(out *publish.Message) (*Message, error) {
-	return readMessage(&e.setup.dialect, "", e.setup.cfg.Exchanges.Topic, out.Delivery())
+	return readMessage(&e.setup.dialect, "", e.setup.routing.Topic, out.Delivery())
 }

@@ -9,11 +9,11 @@ import (
 	"time"
 	"unicode/utf8"
 
-	amqp "github.com/rabbitmq/amqp091-go"
 	"go.uber.org/zap"
 
 	"github.com/harebus/harebus/internal/field"
 	"github.com/harebus/harebus/internal/header"
+	"github.com/harebus/harebus/internal/wire"
 )
 
 // Message is one received message with its headers and properties. Handlers and
@@ -133,16 +133,29 @@ func Incoming(ctx context.Context) *Message {
 
 // readMessage makes a Message of a delivery. It always returns one; the error,
 // a [*RejectError], says that no handler must see it.
-func readMessage(d *header.Dialect, queue, topicExchange string, in *amqp.Delivery) (*Message, error) {
+func readMessage(d *header.Dialect, queue, topicExchange string, in *wire.Delivery) (*Message, error) {
+	h, faults := d.Read(in)
 	m := &Message{
-		prefix:      d.Prefix,
-		Queue:       queue,
-		Exchange:    in.Exchange,
-		RoutingKey:  in.RoutingKey,
-		Redelivered: in.Redelivered,
-		Headers:     in.Headers,
-		Body:        in.Body,
-		Attempt:     1,
+		ID:                 h.ID,
+		CorrelationID:      h.CorrelationID,
+		Type:               h.Type,
+		Intent:             Intent(h.Intent),
+		ReplyTo:            h.ReplyTo,
+		OriginatingAddress: h.OriginatingAddress,
+		ContentType:        h.ContentType,
+		ContentEncoding:    h.ContentEncoding,
+		TimeSent:           h.TimeSent,
+		DeferredUntil:      h.DeferredUntil,
+		Attempt:            1,
+		FirstFailed:        h.FirstFailed,
+		SourceQueue:        h.SourceQueue,
+		ErrorDetails:       h.ErrorDetails,
+		Queue:              queue,
+		Exchange:           in.Exchange,
+		RoutingKey:         in.RoutingKey,
+		Redelivered:        in.Redelivered,
+		Headers:            in.Headers,
+		Body:               in.Body,
 		Properties: Properties{
 			ContentType:     in.ContentType,
 			ContentEncoding: in.ContentEncoding,
@@ -157,118 +170,28 @@ func readMessage(d *header.Dialect, queue, topicExchange string, in *amqp.Delive
 			UserID:          in.UserId,
 			AppID:           in.AppId,
 		},
+		hops:   h.Hops,
+		prefix: d.Prefix,
 	}
-	return m, errors.Join(readIdentity(d, m), readContent(d, m, topicExchange), readTimes(d, m))
-}
-
-func readIdentity(d *header.Dialect, m *Message) error {
-	var err error
-	m.ID, err = strictText(m.Headers, d.Names.MessageID, m.Properties.MessageID)
 	if m.ID == "" {
 		m.ID = NewMessageID()
-	} else {
-		m.ID = strings.Clone(m.ID) // a copy: a program that remembers ids must not keep all headers in memory
 	}
-	m.CorrelationID = lenientText(m.Headers, d.Names.CorrelationID, m.Properties.CorrelationID)
-	m.ReplyTo = lenientText(m.Headers, d.Names.ReplyTo, m.Properties.ReplyTo)
-	m.OriginatingAddress = lenientText(m.Headers, d.Names.OriginatingAddress, "")
-	m.SourceQueue = lenientText(m.Headers, d.Names.SourceQueue, "")
-	if details, ok := field.Text(m.Headers[d.Names.ErrorDetails]); ok {
-		m.ErrorDetails = details
-	}
-	if value, ok := m.Headers[d.Names.Hops]; ok {
-		m.hops, _ = field.ParseCount(value) // an invalid one is ignored
-	}
-	return err
-}
-
-func readContent(d *header.Dialect, m *Message, topicExchange string) error {
-	var typeErr, contentErr, encodingErr error
-	m.Type, typeErr = strictText(m.Headers, d.Names.MessageType, m.Properties.Type)
-	m.ContentType, contentErr = strictText(m.Headers, d.Names.ContentType, m.Properties.ContentType)
-	m.ContentEncoding, encodingErr = strictText(m.Headers, d.Names.ContentEncoding, m.Properties.ContentEncoding)
-	switch intent, _ := field.Text(m.Headers[d.Names.Intent]); Intent(intent) {
-	case IntentCommand, IntentEvent:
-		m.Intent = Intent(intent)
-	default:
+	if m.Intent == "" {
 		m.Intent = IntentCommand
 		if m.Exchange == topicExchange {
 			m.Intent = IntentEvent
 		}
 	}
-	return errors.Join(typeErr, contentErr, encodingErr)
+	return m, rejected(faults)
 }
 
-// differences lists where a property says something else than the header that
-// counts. Such a difference is usually a mistake of the sender.
-func differences(d *header.Dialect, m *Message) []string {
-	var found []string
-	for _, pair := range []struct{ header, read, property string }{
-		{d.Names.MessageID, m.ID, m.Properties.MessageID},
-		{d.Names.CorrelationID, m.CorrelationID, m.Properties.CorrelationID},
-		{d.Names.MessageType, m.Type, m.Properties.Type},
-		{d.Names.ReplyTo, m.ReplyTo, m.Properties.ReplyTo},
-		{d.Names.ContentType, m.ContentType, m.Properties.ContentType},
-		{d.Names.ContentEncoding, m.ContentEncoding, m.Properties.ContentEncoding},
-	} {
-		if pair.property != "" && pair.read != pair.property {
-			found = append(found, fmt.Sprintf("%s is %s, the property %s", pair.header, field.Quote(pair.read), field.Quote(pair.property)))
-		}
+// rejected is the error about a message that no handler must see.
+func rejected(faults []header.Fault) error {
+	var errs []error
+	for _, f := range faults {
+		errs = append(errs, &RejectError{Reason: f.Reason, Err: f.Err})
 	}
-	return found
-}
-
-// readTimes ignores an invalid TimeSent, which has no effect, and refuses an
-// invalid DeferredTime, which has.
-func readTimes(d *header.Dialect, m *Message) error {
-	if value, ok := m.Headers[d.Names.TimeSent]; ok {
-		m.TimeSent, _ = field.ParseTime(value)
-	}
-	if m.TimeSent.IsZero() {
-		m.TimeSent = m.Properties.Timestamp
-	}
-	if value, ok := m.Headers[d.Names.FirstFailed]; ok {
-		m.FirstFailed, _ = field.ParseTime(value) // an invalid one is ignored
-	}
-	value, ok := m.Headers[d.Names.DeferredTime]
-	if !ok {
-		return nil
-	}
-	due, err := field.ParseTime(value)
-	if err != nil {
-		return reject("bad-time", "header %s: %w", d.Names.DeferredTime, err)
-	}
-	m.DeferredUntil = due
-	return nil
-}
-
-// strictText reads a header that decides how the message is treated, or the
-// property that stands in for it.
-func strictText(headers map[string]any, name, property string) (string, error) {
-	value, ok := headers[name]
-	if !ok {
-		return property, nil
-	}
-	s, ok := field.Text(value)
-	if !ok {
-		return "", reject("bad-header", "%s is not text but a %T", name, value)
-	}
-	if len(s) > maxShortString {
-		return "", reject("bad-header", "%s has %d bytes, more than %d", name, len(s), maxShortString)
-	}
-	if s == "" {
-		return property, nil
-	}
-	return s, nil
-}
-
-// lenientText reads a header that is not necessary.
-func lenientText(headers map[string]any, name, property string) string {
-	s, ok := field.Text(headers[name])
-	if !ok || s == "" || len(s) > maxShortString {
-		return property
-	}
-	return s
+	return errors.Join(errs...)
 }
 
 // facts are the fields of a message that decide what becomes of it, and those that

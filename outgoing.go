@@ -6,11 +6,8 @@ import (
 	"fmt"
 	"math"
 	"strconv"
-	"strings"
 	"time"
 	"unicode/utf8"
-
-	amqp "github.com/rabbitmq/amqp091-go"
 
 	"github.com/harebus/harebus/internal/field"
 	"github.com/harebus/harebus/internal/header"
@@ -37,149 +34,96 @@ type Outgoing struct {
 	ContentType string
 }
 
-// compose encodes a call into an outgoing message. It checks everything that the
-// broker would refuse, because the broker then closes a channel that other messages
-// use.
-func (s *sender) compose(ctx context.Context, op Operation, exchange, key string, value any, o *sendOptions) (*publish.Message, error) {
-	verb := op.String()
-	messageType, err := o.typeOf(value)
+// A message goes out in three stages. It is drafted: encoded, and changed by the send
+// middleware. It is stamped: from then on it has all its headers and properties. It is
+// sealed: whatever protects or stores it sees it as it will be on the wire, and after that
+// it does not change.
+
+// compose makes a sealed message of a call. It checks everything that the broker would
+// refuse, because the broker then closes a channel that other messages use.
+func (s *sender) compose(ctx context.Context, to address, value any, o *sendOptions) (*publish.Message, error) {
+	verb := to.op.String()
+	draft, err := s.draft(ctx, to, value, o)
+	if err != nil {
+		return nil, err
+	}
+	out, err := s.route(to, value, o)
 	if err != nil {
 		return nil, refuse(verb, "%w", err)
 	}
-	codec, err := s.endpoint.setup.codecs.ForSending(o.contentType, messageType, value)
-	if err != nil {
+	if err := s.stamp(out, draft, to, o); err != nil {
 		return nil, refuse(verb, "%w", err)
 	}
-	body, err := codec.Encode(value)
-	if err != nil {
-		return nil, refuse(verb, "encode %T as %s: %w", value, codec.ContentType(), err)
-	}
-	draft := Outgoing{
-		Operation: op, Exchange: exchange, RoutingKey: key, Type: messageType,
-		Headers: o.headers, Body: body, ContentType: codec.ContentType(),
-	}
-	if len(s.endpoint.setup.cfg.Publish.Middleware) > 0 {
-		seen := draft // only this one escapes
-		if err := s.runSendMiddleware(ctx, &seen); err != nil {
-			return nil, fmt.Errorf("harebus: %s: middleware: %w", verb, err)
-		}
-		draft = seen
-	}
-	out := &publish.Message{Op: int8(op), Exchange: exchange, Key: key, Mandatory: !o.optional, Foreign: o.exchange != ""}
-	if op == OpPublish && out.Mandatory {
-		needless, err := s.endpoint.setup.cfg.needless(value)
-		if err != nil {
-			return nil, refuse(verb, "%T: %w", value, err)
-		}
-		out.Mandatory = !needless
-	}
-	if op == OpReply && strings.HasPrefix(key, directReplyTo) {
-		out.Mandatory = false // RabbitMQ returns what is: no queue takes it, but the requester
-	}
-	out.Several = op == OpPublish || out.Foreign
-	out.ViaDefault = !out.Several && exchange != ""
-	if err := s.stamp(out, &draft, o); err != nil {
-		return nil, refuse(verb, "%w", err)
-	}
-	if err := s.check(out); err != nil {
+	s.endpoint.setup.observers.carry(o.observed, out)
+	if err := s.seal(out); err != nil {
 		return nil, refuse(verb, "%w", err)
 	}
 	return out, nil
 }
 
-// stamp writes headers and mirrors them into properties, as the peers do.
-func (s *sender) stamp(out *publish.Message, draft *Outgoing, o *sendOptions) error {
-	names := &s.endpoint.setup.dialect.Names
-	headers, err := s.customHeaders(draft.Headers)
+// draft encodes the value of a call and runs the send middleware.
+func (s *sender) draft(ctx context.Context, to address, value any, o *sendOptions) (Outgoing, error) {
+	verb := to.op.String()
+	messageType, err := o.typeOf(value)
+	if err != nil {
+		return Outgoing{}, refuse(verb, "%w", err)
+	}
+	codec, err := s.endpoint.setup.codecs.ForSending(o.contentType, messageType, value)
+	if err != nil {
+		return Outgoing{}, refuse(verb, "%w", err)
+	}
+	body, err := codec.Encode(value)
+	if err != nil {
+		return Outgoing{}, refuse(verb, "encode %T as %s: %w", value, codec.ContentType(), err)
+	}
+	draft := Outgoing{
+		Operation: to.op, Exchange: to.exchange, RoutingKey: to.key, Type: messageType,
+		Headers: o.headers, Body: body, ContentType: codec.ContentType(),
+	}
+	if len(s.endpoint.setup.cfg.Publish.Middleware) == 0 {
+		return draft, nil
+	}
+	seen := draft // only this one escapes
+	if err := s.runSendMiddleware(ctx, &seen); err != nil {
+		return Outgoing{}, fmt.Errorf("harebus: %s: middleware: %w", verb, err)
+	}
+	return seen, nil
+}
+
+// stamp gives the message its headers and properties.
+func (s *sender) stamp(out *publish.Message, draft Outgoing, to address, o *sendOptions) error {
+	dialect := &s.endpoint.setup.dialect
+	headers, err := dialect.Custom(draft.Headers, s.endpoint.queue != "")
 	if err != nil {
 		return err
 	}
-	now := time.Now().UTC()
-	out.Publishing = amqp.Publishing{
-		Headers:         headers,
-		ContentType:     draft.ContentType,
-		ContentEncoding: charset(draft.ContentType),
-		DeliveryMode:    amqp.Persistent,
-		Priority:        o.priority,
-		CorrelationId:   s.correlationID(o),
-		ReplyTo:         o.replyTo,
-		MessageId:       s.messageID(out, draft, o),
-		Timestamp:       now,
-		Type:            draft.Type,
-		AppId:           o.appID,
-		Body:            draft.Body,
+	h := header.Head{
+		ID: s.messageID(out, draft.Type, o), CorrelationID: s.correlationID(o), Type: draft.Type, Intent: string(s.intent(out)),
+		ReplyTo: o.replyTo, OriginatingAddress: s.endpoint.queue,
+		ContentType: draft.ContentType, ContentEncoding: header.Charset(draft.ContentType),
+		TimeSent: time.Now().UTC(), DeferredUntil: to.due,
 	}
+	if h.ReplyTo == "" {
+		h.ReplyTo = s.endpoint.queue
+	}
+	if to.op == OpReply {
+		h.Hops = s.scope.message().hops + 1
+	}
+	out.Publishing = dialect.Stamp(&h, headers)
 	msg := &out.Publishing
-	headers[names.MessageID] = msg.MessageId
-	headers[names.CorrelationID] = msg.CorrelationId
-	headers[names.TimeSent] = s.endpoint.setup.dialect.Time(now)
-	headers[names.Intent] = boxed(string(s.intent(out)))
-	headers[names.ContentType] = boxed(msg.ContentType)
-	if msg.ContentEncoding != "" {
-		headers[names.ContentEncoding] = boxed(msg.ContentEncoding)
-	}
-	if msg.Type != "" {
-		headers[names.MessageType] = msg.Type
-	}
-	if queue := s.endpoint.queue; queue != "" {
-		headers[names.OriginatingAddress] = queue
-		if msg.ReplyTo == "" {
-			msg.ReplyTo = queue
-		}
-	}
-	if msg.ReplyTo != "" {
-		headers[names.ReplyTo] = msg.ReplyTo
-	}
+	msg.Priority, msg.AppId, msg.Body = o.priority, o.appID, draft.Body
 	if o.expiration != 0 {
-		if msg.Expiration, err = expiration(o.expiration); err != nil {
-			return err
-		}
+		msg.Expiration, err = expiration(o.expiration)
 	}
-	return nil
+	return err
 }
 
 // intent is event for messages to the topic exchange, also if they are deferred.
 func (s *sender) intent(out *publish.Message) Intent {
-	if Operation(out.Op) == OpPublish || out.Exchange == s.endpoint.setup.cfg.Exchanges.Topic {
+	if Operation(out.Op) == OpPublish || out.Exchange == s.endpoint.setup.routing.Topic {
 		return IntentEvent
 	}
 	return IntentCommand
-}
-
-// boxed is s as a header value, without an allocation for the usual ones.
-func boxed(s string) any {
-	switch s {
-	case "application/json":
-		return "application/json"
-	case "utf-8":
-		return "utf-8"
-	case string(IntentCommand):
-		return string(IntentCommand)
-	case string(IntentEvent):
-		return string(IntentEvent)
-	}
-	return s
-}
-
-// charset is what the peers call content encoding: binary formats have none.
-func charset(contentType string) string {
-	if contentType == "application/json" || strings.HasPrefix(contentType, "text/") || strings.HasSuffix(contentType, "+json") {
-		return "utf-8"
-	}
-	return ""
-}
-
-// customHeaders copies the caller's headers and leaves room for the standard ones.
-func (s *sender) customHeaders(in map[string]any) (amqp.Table, error) {
-	if len(in) == 0 {
-		// Up to eight entries a map is one block. A sender without a queue
-		// writes seven, and an eighth when it defers or replies.
-		if s.endpoint.queue == "" {
-			return make(amqp.Table, 8), nil
-		}
-		return make(amqp.Table, 12), nil
-	}
-	return s.endpoint.setup.dialect.Sendable(in)
 }
 
 func (s *sender) correlationID(o *sendOptions) string {
@@ -192,12 +136,12 @@ func (s *sender) correlationID(o *sendOptions) string {
 	return NewMessageID()
 }
 
-func (s *sender) messageID(out *publish.Message, draft *Outgoing, o *sendOptions) string {
+func (s *sender) messageID(out *publish.Message, messageType string, o *sendOptions) string {
 	switch {
 	case o.messageID != "":
 		return o.messageID
 	case s.scope.message() != nil:
-		return s.scope.deriveID(out.Exchange, out.Key, draft.Type)
+		return s.scope.deriveID(out.Exchange, out.Key, messageType)
 	default:
 		return NewMessageID()
 	}
@@ -211,8 +155,9 @@ func expiration(d time.Duration) (string, error) {
 	return strconv.FormatInt(ms, 10), nil
 }
 
-// check refuses messages that would close the channel or the whole connection.
-func (s *sender) check(out *publish.Message) error {
+// seal is the last stage of a message that goes out: what protects its content belongs
+// here. It refuses messages that would close the channel or the whole connection.
+func (s *sender) seal(out *publish.Message) error {
 	msg := &out.Publishing
 	var faults []error
 	for _, short := range []struct{ name, value string }{

@@ -159,7 +159,7 @@ func (d *delivery) tryParking(out *publish.Message, cause error) (err error) {
 	if err == nil || errors.Is(err, ErrRefused) || ctx.Err() != nil || !d.Connected() {
 		return err
 	}
-	if restored := s.declarer.ErrorQueue(ctx, d.Session(), d.endpoint.cfg.errorTopology(s.cfg.Exchanges)); restored != nil {
+	if restored := s.declarer.ErrorQueue(ctx, d.Session(), d.endpoint.cfg.listener().ErrorQueue.Topology(s.routing)); restored != nil {
 		return errors.Join(err, restored)
 	}
 	return eng.publisher.Publish(ctx, out)

@@ -3,16 +3,15 @@ package harebus
 import (
 	"context"
 	"errors"
-	"slices"
 	"sync/atomic"
 	"time"
 
-	amqp "github.com/rabbitmq/amqp091-go"
 	"go.uber.org/zap"
 
 	"github.com/harebus/harebus/internal/consume"
 	"github.com/harebus/harebus/internal/field"
 	"github.com/harebus/harebus/internal/guard"
+	"github.com/harebus/harebus/internal/header"
 	"github.com/harebus/harebus/internal/publish"
 	"github.com/harebus/harebus/internal/tally"
 	"github.com/harebus/harebus/internal/wait"
@@ -185,7 +184,7 @@ func (d *delivery) goexit() {
 func (d *delivery) read() error {
 	s := d.endpoint.setup
 	var err error
-	d.message, err = readMessage(&s.dialect, d.endpoint.queue, s.cfg.Exchanges.Topic, &d.Raw)
+	d.message, err = readMessage(&s.dialect, d.endpoint.queue, s.routing.Topic, &d.Raw)
 	m := d.message
 	m.codecs, m.packed = s.codecs, d.Packed
 	if err != nil {
@@ -202,7 +201,7 @@ func (d *delivery) read() error {
 	}
 	m.Attempt = d.failures + 1
 	if d.Log().Core().Enabled(zap.DebugLevel) {
-		if differing := differences(&s.dialect, m); differing != nil {
+		if differing := d.differences(); differing != nil {
 			came := factsOf(m)
 			d.Log().Debug("headers and properties of a message differ; the headers count", append(came.fields(), zap.Strings("differing", differing))...)
 		}
@@ -218,16 +217,19 @@ func (d *delivery) read() error {
 	return nil
 }
 
+// differences lists where headers and properties differ.
+func (d *delivery) differences() []string {
+	m := d.message
+	return d.endpoint.setup.dialect.Differences(&header.Head{
+		ID: m.ID, CorrelationID: m.CorrelationID, Type: m.Type, ReplyTo: m.ReplyTo, ContentType: m.ContentType, ContentEncoding: m.ContentEncoding,
+	}, &d.Raw)
+}
+
 // served says whether the message comes out of the delay queues. Then the broker
 // has kept it for as long as its sender wanted, whatever the clock of this
 // process says about the time in its header.
 func (d *delivery) served() bool {
-	exit := topology.Delays{}.Exit(d.Raw.Exchange, d.Raw.RoutingKey).Queues[0].Name
-	deaths, _ := d.Raw.Headers["x-death"].([]any)
-	return slices.ContainsFunc(deaths, func(death any) bool {
-		entry, _ := death.(amqp.Table)
-		return entry["queue"] == exit && entry["reason"] == "expired"
-	})
+	return d.ExpiredIn(topology.Delays{}.Exit(d.Raw.Exchange, d.Raw.RoutingKey).Queues[0].Name)
 }
 
 // choose finds the handler, and says whether its retry policy allows no further

@@ -37,7 +37,7 @@ func (d *delivery) copyOf(op Operation, queue string) *publish.Message {
 		headers[names.LeftOut] = header.LeftOut(earlier, dropped, header.MaxLeftOut)
 	}
 	out := &publish.Message{
-		Op: int8(op), Rough: op == OpRetry, Exchange: d.endpoint.setup.cfg.Exchanges.Direct, Key: queue, Mandatory: true, ViaDefault: true, Copied: true,
+		Op: int8(op), Rough: op == OpRetry, Exchange: d.endpoint.setup.routing.Direct, Key: queue, Mandatory: true, ViaDefault: true, Copied: true,
 		Publishing: wire.FromDelivery(in),
 	}
 	msg := &out.Publishing
@@ -129,7 +129,7 @@ func (e *endpoint) renew(ctx context.Context, ds []*consume.Delivery) []error {
 			continue
 		}
 		outs, places = append(outs, &publish.Message{
-			Op: int8(OpRetry), Exchange: e.setup.cfg.Exchanges.Direct, Key: e.queue, Mandatory: true, ViaDefault: true, Publishing: p,
+			Op: int8(OpRetry), Exchange: e.setup.routing.Direct, Key: e.queue, Mandatory: true, ViaDefault: true, Publishing: p,
 		}), append(places, i)
 	}
 	eng, err := e.setup.engine()

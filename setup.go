@@ -17,6 +17,7 @@ import (
 	"github.com/harebus/harebus/internal/guard"
 	"github.com/harebus/harebus/internal/header"
 	"github.com/harebus/harebus/internal/publish"
+	"github.com/harebus/harebus/internal/routing"
 	"github.com/harebus/harebus/internal/session"
 	"github.com/harebus/harebus/internal/wait"
 	"github.com/harebus/harebus/topology"
@@ -31,6 +32,7 @@ type Setup struct {
 	dialer    *session.Dialer
 	codecs    *codecs
 	dialect   header.Dialect
+	routing   routing.Exchanges
 	sendChain SendFunc
 	observers *observers
 	log       *zap.Logger
@@ -97,6 +99,7 @@ func New(cfg Config) (*Setup, error) {
 		cfg:       cfg,
 		codecs:    registry,
 		dialect:   newDialect(&cfg.Payload),
+		routing:   routing.Exchanges(cfg.Exchanges),
 		sendChain: sendChain,
 		log:       safeLogger(cfg.Logger),
 	}
@@ -179,7 +182,7 @@ func (s *Setup) declareForInit(ctx context.Context, on *session.Session) error {
 	t := delays.Topology()
 	for _, one := range s.all() {
 		if one.queue != "" {
-			t = topology.Join(t, s.exitTopology("", one.queue))
+			t = topology.Join(t, s.exit("", one.queue))
 		}
 	}
 	cfg := s.publishing(nil)

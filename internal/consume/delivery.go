@@ -3,6 +3,7 @@ package consume
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -100,6 +101,16 @@ func (d *Delivery) GiveBack() {
 		return
 	}
 	d.feed.acks.GiveBack(d.Raw.DeliveryTag)
+}
+
+// ExpiredIn says whether it was in a queue from which the broker moved it on when its time
+// was over.
+func (d *Delivery) ExpiredIn(queue string) bool {
+	deaths, _ := d.Raw.Headers["x-death"].([]any)
+	return slices.ContainsFunc(deaths, func(death any) bool {
+		entry, _ := death.(amqp.Table)
+		return entry["queue"] == queue && entry["reason"] == "expired"
+	})
 }
 
 // WornOut says whether the broker has counted half of the deliveries that a message may

@@ -2,6 +2,9 @@ package wire
 
 import amqp "github.com/rabbitmq/amqp091-go"
 
+// Delivery is a delivery of the client.
+type Delivery = amqp.Delivery
+
 // FromDelivery has the properties, headers and body of a delivery, but for the user id:
 // the broker lets nobody but that user set it.
 func FromDelivery(d *amqp.Delivery) amqp.Publishing {

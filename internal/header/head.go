@@ -1,0 +1,216 @@
+package header
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/harebus/harebus/internal/field"
+)
+
+// The intents of a message.
+const (
+	Command = "command"
+	Event   = "event"
+)
+
+// Head is what a message says of itself.
+type Head struct {
+	ID, CorrelationID, Type, Intent string
+	ReplyTo, OriginatingAddress     string
+	ContentType, ContentEncoding    string
+	TimeSent                        time.Time
+	// DeferredUntil is the time before which it must not be handled; zero if it was not
+	// deferred.
+	DeferredUntil time.Time
+	// FirstFailed, SourceQueue and ErrorDetails are those of a message that has failed.
+	FirstFailed               time.Time
+	SourceQueue, ErrorDetails string
+	// Hops is how many replies in a row have answered a reply.
+	Hops int
+}
+
+// Fault is a header with which a message must not be handled.
+type Fault struct {
+	Reason string // the code of a RejectError
+	Err    error
+}
+
+// Read reads the head of a delivery: headers first, then properties. Intent is empty if the
+// message names none that is known. The faults are those of the headers that decide how the
+// message is treated; an invalid value of any other one is ignored.
+func (d *Dialect) Read(in *amqp.Delivery) (h Head, faults []Fault) {
+	r := reader{headers: in.Headers}
+	n := &d.Names
+	h.ID = strings.Clone(r.strict(n.MessageID, in.MessageId)) // a program that remembers ids must not keep all headers in memory
+	h.Type = r.strict(n.MessageType, in.Type)
+	h.ContentType = r.strict(n.ContentType, in.ContentType)
+	h.ContentEncoding = r.strict(n.ContentEncoding, in.ContentEncoding)
+	h.CorrelationID = r.lenient(n.CorrelationID, in.CorrelationId)
+	h.ReplyTo = r.lenient(n.ReplyTo, in.ReplyTo)
+	h.OriginatingAddress = r.lenient(n.OriginatingAddress, "")
+	h.SourceQueue = r.lenient(n.SourceQueue, "")
+	if intent, _ := field.Text(in.Headers[n.Intent]); intent == Command || intent == Event {
+		h.Intent = intent
+	}
+	if details, ok := field.Text(in.Headers[n.ErrorDetails]); ok {
+		h.ErrorDetails = details
+	}
+	if value, ok := in.Headers[n.Hops]; ok {
+		h.Hops, _ = field.ParseCount(value)
+	}
+	h.TimeSent = r.time(n.TimeSent)
+	if h.TimeSent.IsZero() {
+		h.TimeSent = in.Timestamp
+	}
+	h.FirstFailed = r.time(n.FirstFailed)
+	if value, ok := in.Headers[n.DeferredTime]; ok {
+		var err error
+		if h.DeferredUntil, err = field.ParseTime(value); err != nil {
+			r.fault("bad-time", fmt.Errorf("header %s: %w", n.DeferredTime, err))
+			h.DeferredUntil = time.Time{}
+		}
+	}
+	return h, r.faults
+}
+
+// reader reads header values and collects the faults.
+type reader struct {
+	headers amqp.Table
+	faults  []Fault
+}
+
+func (r *reader) fault(reason string, err error) { r.faults = append(r.faults, Fault{reason, err}) }
+
+// strict reads a header that decides how the message is treated, or the property that
+// stands in for it.
+func (r *reader) strict(name, property string) string {
+	value, ok := r.headers[name]
+	if !ok {
+		return property
+	}
+	s, ok := field.Text(value)
+	switch {
+	case !ok:
+		r.fault("bad-header", fmt.Errorf("%s is not text but a %T", name, value))
+		return ""
+	case len(s) > field.MaxShortString:
+		r.fault("bad-header", fmt.Errorf("%s has %d bytes, more than %d", name, len(s), field.MaxShortString))
+		return ""
+	case s == "":
+		return property
+	}
+	return s
+}
+
+// lenient reads a header that is not necessary.
+func (r *reader) lenient(name, property string) string {
+	s, ok := field.Text(r.headers[name])
+	if !ok || s == "" || len(s) > field.MaxShortString {
+		return property
+	}
+	return s
+}
+
+// time reads a time that is not necessary.
+func (r *reader) time(name string) time.Time {
+	value, ok := r.headers[name]
+	if !ok {
+		return time.Time{}
+	}
+	t, err := field.ParseTime(value)
+	if err != nil {
+		return time.Time{}
+	}
+	return t
+}
+
+// Differences lists where a property says something else than the header that
+// counts. Such a difference is usually a mistake of the sender.
+func (d *Dialect) Differences(h *Head, in *amqp.Delivery) []string {
+	var found []string
+	for _, pair := range []struct{ header, read, property string }{
+		{d.Names.MessageID, h.ID, in.MessageId},
+		{d.Names.CorrelationID, h.CorrelationID, in.CorrelationId},
+		{d.Names.MessageType, h.Type, in.Type},
+		{d.Names.ReplyTo, h.ReplyTo, in.ReplyTo},
+		{d.Names.ContentType, h.ContentType, in.ContentType},
+		{d.Names.ContentEncoding, h.ContentEncoding, in.ContentEncoding},
+	} {
+		if pair.property != "" && pair.read != pair.property {
+			found = append(found, fmt.Sprintf("%s is %s, the property %s", pair.header, field.Quote(pair.read), field.Quote(pair.property)))
+		}
+	}
+	return found
+}
+
+// Stamp writes a head into headers and mirrors it into properties, as the peers do.
+func (d *Dialect) Stamp(h *Head, headers amqp.Table) amqp.Publishing {
+	n := &d.Names
+	headers[n.MessageID] = h.ID
+	headers[n.CorrelationID] = h.CorrelationID
+	headers[n.TimeSent] = d.Time(h.TimeSent)
+	headers[n.Intent] = boxed(h.Intent)
+	headers[n.ContentType] = boxed(h.ContentType)
+	if h.ContentEncoding != "" {
+		headers[n.ContentEncoding] = boxed(h.ContentEncoding)
+	}
+	if h.Type != "" {
+		headers[n.MessageType] = h.Type
+	}
+	if h.OriginatingAddress != "" {
+		headers[n.OriginatingAddress] = h.OriginatingAddress
+	}
+	if h.ReplyTo != "" {
+		headers[n.ReplyTo] = h.ReplyTo
+	}
+	if !h.DeferredUntil.IsZero() {
+		headers[n.DeferredTime] = d.Time(h.DeferredUntil)
+	}
+	if h.Hops > 0 {
+		headers[n.Hops] = field.SmallestInt(h.Hops)
+	}
+	return amqp.Publishing{
+		Headers: headers, ContentType: h.ContentType, ContentEncoding: h.ContentEncoding, DeliveryMode: amqp.Persistent,
+		CorrelationId: h.CorrelationID, ReplyTo: h.ReplyTo, MessageId: h.ID, Timestamp: h.TimeSent, Type: h.Type,
+	}
+}
+
+// boxed is s as a header value, without an allocation for the usual ones.
+func boxed(s string) any {
+	switch s {
+	case "application/json":
+		return "application/json"
+	case "utf-8":
+		return "utf-8"
+	case Command:
+		return Command
+	case Event:
+		return Event
+	}
+	return s
+}
+
+// Custom copies a caller's headers, and leaves room for the standard ones of a sender that
+// has a queue or not.
+func (d *Dialect) Custom(in map[string]any, queue bool) (amqp.Table, error) {
+	if len(in) > 0 {
+		return d.Sendable(in)
+	}
+	// Up to eight entries a map is one block. A sender without a queue writes seven, and an
+	// eighth when it defers or replies.
+	if !queue {
+		return make(amqp.Table, 8), nil
+	}
+	return make(amqp.Table, 12), nil
+}
+
+// Charset is what the peers call the content encoding: binary formats have none.
+func Charset(contentType string) string {
+	if contentType == "application/json" || strings.HasPrefix(contentType, "text/") || strings.HasSuffix(contentType, "+json") {
+		return "utf-8"
+	}
+	return ""
+}
