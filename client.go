@@ -4,7 +4,6 @@ import (
 	"context"
 	"slices"
 
-	amqp "github.com/rabbitmq/amqp091-go"
 	"go.uber.org/zap"
 
 	"github.com/harebus/harebus/internal/declare"
@@ -19,7 +18,7 @@ import (
 // the topology, and counts what they report.
 
 // dialing is the configuration of the setup's connections.
-func (s *Setup) dialing(addresses []amqp.URI) session.Config {
+func (s *Setup) dialing(addresses []session.Address) session.Config {
 	cfg, connect := &s.cfg, &s.cfg.Connect
 	note := ""
 	if cfg.defaultAddress {

@@ -17,10 +17,10 @@ import (
 	"unicode/utf8"
 
 	"github.com/cenkalti/backoff/v4"
-	amqp "github.com/rabbitmq/amqp091-go"
 	"go.uber.org/zap"
 
 	"github.com/harebus/harebus/internal/field"
+	"github.com/harebus/harebus/internal/session"
 	"github.com/harebus/harebus/internal/wait"
 	"github.com/harebus/harebus/topology"
 )
@@ -544,29 +544,9 @@ func (c *Config) validateParts() []error {
 	return faults
 }
 
-// addresses parses the URLs. Its errors never quote one: it may hold a password,
-// and the parser's own message may too.
-func (c *Config) addresses() ([]amqp.URI, error) {
-	var faults []error
-	uris := make([]amqp.URI, 0, len(c.Connect.URLs))
-	for i, address := range c.Connect.URLs {
-		if strings.Contains(address, "?") {
-			faults = append(faults, fmt.Errorf("address %d has parameters after a ?; use the fields of Connect instead", i+1))
-			continue
-		}
-		uri, err := amqp.ParseURI(address)
-		if err != nil {
-			faults = append(faults, fmt.Errorf("address %d is not of the form amqp://user:password@host:port/vhost"+
-				" (percent-encode special characters in the user name, password and vhost)", i+1))
-			continue
-		}
-		if uri.Port < 1 || uri.Port > math.MaxUint16 {
-			faults = append(faults, fmt.Errorf("address %d: the port %d is not between 1 and %d", i+1, uri.Port, math.MaxUint16))
-			continue
-		}
-		uris = append(uris, uri)
-	}
-	return uris, errors.Join(faults...)
+// addresses parses the URLs.
+func (c *Config) addresses() ([]session.Address, error) {
+	return session.ParseAddresses(c.Connect.URLs)
 }
 
 func programName() string {

@@ -6,9 +6,8 @@ import (
 	"strings"
 	"time"
 
-	amqp "github.com/rabbitmq/amqp091-go"
-
 	"github.com/harebus/harebus/internal/guard"
+	"github.com/harebus/harebus/internal/refusal"
 	"github.com/harebus/harebus/internal/session"
 )
 
@@ -279,6 +278,5 @@ func reject(reason, format string, args ...any) error {
 // endsConnections says whether err is about a message that was given up because the
 // broker answered it with an exception that ended the connection, each time.
 func endsConnections(err error) bool {
-	var broker *amqp.Error
-	return errors.Is(err, ErrRefused) && errors.Is(err, ErrUnknownOutcome) && errors.As(err, &broker) && broker.Server
+	return errors.Is(err, ErrRefused) && errors.Is(err, ErrUnknownOutcome) && refusal.ByBroker(err)
 }

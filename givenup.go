@@ -51,8 +51,8 @@ func (d *delivery) runGivenUp(cause *failure) error {
 	m := d.seen()
 	scope := &scope{incoming: m, id: d.came.id, origin: h.origin + "\x00given up"}
 	bus := &Bus{sender{d.endpoint, scope}}
-	ctx := newHandlerContext(d.ctx, bus, timeout)
-	defer ctx.end()
+	ctx := inHandlerOf(d.ctx, bus, timeout, handlerTimeout(timeout))
+	defer ctx.End()
 	_, err := guard.Apart(ctx, func() (struct{}, error) {
 		d.Enter()
 		return struct{}{}, h.givenUp(ctx, bus, m, cause.shown())

@@ -1,12 +1,13 @@
 package harebus
 
 import (
+	"github.com/harebus/harebus/internal/lazytimeout"
+
 	"context"
 	"errors"
 	"fmt"
 	"maps"
 	"reflect"
-	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -66,6 +67,7 @@ type handler struct {
 	messageType string
 	named       bool
 	timeout     time.Duration
+	expired     error        // the cause of its context's end by the timeout
 	retry       *RetryConfig // nil: the setup's
 	// untransacted says that it runs without Config.Handling.Transactor.
 	untransacted bool
@@ -135,6 +137,7 @@ func (h *handler) complete(cfg *EndpointConfig) error {
 	if h.transacted && h.transactor(cfg) == nil {
 		return fmt.Errorf("handler of %s: it needs a transaction: set Handling.Transactor of its endpoint, for example to an outbox, and do not pass WithoutTransaction", field.Quote(h.messageType))
 	}
+	h.expired = handlerTimeout(h.timeout)
 	var err error
 	if h.run, err = chain(cfg.Handling.Middleware, h.run); err != nil {
 		return fmt.Errorf("handler of %s: %w", field.Quote(h.messageType), err)
@@ -222,11 +225,11 @@ func (e *endpoint) unhandled(reason, format string, args ...any) error {
 // invoke runs a handler and turns panics into errors. What it returns after its
 // timeout says so.
 func (h *handler) invoke(parent context.Context, bus *Bus, m *Message) error {
-	ctx := newHandlerContext(parent, bus, h.timeout)
-	defer ctx.end()
+	ctx := inHandlerOf(parent, bus, h.timeout, h.expired)
+	defer ctx.End()
 	err := guard.Call(func() error { return h.run(ctx, bus, m) })
-	if err != nil && ctx.expired() {
-		return &timeoutError{err, ctx.timeout}
+	if err != nil && ctx.Expired() {
+		return &timeoutError{err, handlerTimeout(h.timeout)}
 	}
 	return err
 }
@@ -238,6 +241,12 @@ func (t handlerTimeout) Error() string {
 	return fmt.Sprintf("handler timeout of %v", time.Duration(t))
 }
 
+// inHandlerOf makes the context of one run of a handler: it leads to the handler's bus, and
+// ends with the timeout. The caller calls End.
+func inHandlerOf(parent context.Context, bus *Bus, timeout time.Duration, cause error) *lazytimeout.Context {
+	return lazytimeout.New(parent, handlingKey{}, bus, timeout, cause)
+}
+
 // timeoutError is the error of a handler whose timeout had passed.
 type timeoutError struct {
 	err     error
@@ -246,94 +255,3 @@ type timeoutError struct {
 
 func (e *timeoutError) Error() string   { return e.err.Error() + ": " + e.timeout.Error() }
 func (e *timeoutError) Unwrap() []error { return []error{e.err, e.timeout} }
-
-// handlerContext is the context of one run of a handler: it leads to the handler's bus
-// and ends with the timeout. The timer is made when the context is first asked whether
-// it has ended. Most handlers never ask, and a timer for each message would cost more
-// than all the rest of the context.
-type handlerContext struct {
-	context.Context // of the consumer; ends when stopping takes too long
-	bus             *Bus
-	timeout         handlerTimeout // none if it is not positive
-	deadline        time.Time
-
-	mu     sync.Mutex // guards what follows
-	timed  context.Context
-	cancel context.CancelFunc
-	over   bool
-}
-
-// newHandlerContext starts the time. The caller calls end.
-func newHandlerContext(parent context.Context, bus *Bus, timeout time.Duration) *handlerContext {
-	c := &handlerContext{Context: parent, bus: bus, timeout: handlerTimeout(timeout)}
-	if timeout > 0 {
-		c.deadline = time.Now().Add(timeout)
-	}
-	return c
-}
-
-// Deadline is that of the timeout, unless the parent's comes first.
-func (c *handlerContext) Deadline() (time.Time, bool) {
-	parent, ok := c.Context.Deadline()
-	if c.timeout > 0 && (!ok || c.deadline.Before(parent)) {
-		return c.deadline, true
-	}
-	return parent, ok
-}
-
-// Done is closed when the handler has returned, too.
-func (c *handlerContext) Done() <-chan struct{} { return c.running().Done() }
-
-// Err says whether the time has passed, also if nobody has asked for Done.
-func (c *handlerContext) Err() error { return c.running().Err() }
-
-// Value finds the bus of the handler. What package context keeps in its own contexts is
-// looked for in the one with the timer, so that [context.Cause] finds the cause.
-func (c *handlerContext) Value(key any) any {
-	if key == (handlingKey{}) {
-		return c.bus
-	}
-	c.mu.Lock()
-	timed := c.timed
-	c.mu.Unlock()
-	if timed != nil {
-		return timed.Value(key)
-	}
-	return c.Context.Value(key)
-}
-
-// running returns the context with the timer.
-func (c *handlerContext) running() context.Context {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.timed == nil {
-		if c.timeout > 0 {
-			c.timed, c.cancel = context.WithDeadlineCause(c.Context, c.deadline, c.timeout)
-		} else {
-			c.timed, c.cancel = context.WithCancel(c.Context)
-		}
-		if c.over {
-			c.cancel()
-		}
-	}
-	return c.timed
-}
-
-// expired says whether the handler's time has passed before end.
-func (c *handlerContext) expired() bool {
-	if c.timeout <= 0 || time.Now().Before(c.deadline) {
-		return false
-	}
-	return context.Cause(c.running()) == c.timeout //nolint:errorlint // this very one
-}
-
-// end stops the timer. After that the context has ended, for code that still has
-// it.
-func (c *handlerContext) end() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.over = true
-	if c.cancel != nil {
-		c.cancel()
-	}
-}

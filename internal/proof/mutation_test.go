@@ -124,8 +124,8 @@ var mutants = []mutant.Mutant{
 		Breaks: "TIMER",
 	},
 	{
-		Name: "no delivery limit on the error queue", File: "declare.go",
-		Old: "\tif c.ErrorQueue.Type == topology.Quorum {\n", New: "\tif c.ErrorQueue.Type == topology.Quorum && false {\n",
+		Name: "no delivery limit on the error queue", File: "internal/routing/routing.go",
+		Old: "\tif q.Type == topology.Quorum {\n", New: "\tif q.Type == topology.Quorum && false {\n",
 		Breaks: "NOLOSS",
 	},
 }

@@ -23,6 +23,12 @@ func Forbidden(err error) bool { return is(err, amqp.AccessRefused) }
 // Differs says whether something exists with other properties.
 func Differs(err error) bool { return is(err, amqp.PreconditionFailed) }
 
+// ByBroker says whether err holds an exception of the broker.
+func ByBroker(err error) bool {
+	var broker *amqp.Error
+	return errors.As(err, &broker) && broker.Server
+}
+
 func is(err error, code int) bool {
 	var broker *amqp.Error
 	return errors.As(err, &broker) && broker.Code == code
