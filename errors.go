@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/harebus/harebus/internal/guard"
@@ -240,6 +241,58 @@ type askedError struct {
 
 func (e *askedError) Error() string { return e.err.Error() }
 func (e *askedError) Unwrap() error { return e.err }
+
+// Hold is an error with which a handler keeps its message: unacknowledged, in this process, and
+// without a worker. When [Hold.Release] is called, the handler is called again with the same
+// message. Each Hold is for one message and one time. It is for a message that stands for
+// something that this instance holds, and that must pass to another one if this one dies; a
+// message that only has to wait is better off with [Postpone].
+//
+// What the handler has sent is discarded, as after a failure; [Message.Attempt] stays as it is.
+// A held message takes a place in Consume.Prefetch, and the broker takes it back after its
+// consumer timeout, 30 minutes by default. It also goes back to the queue when the connection is
+// lost, and when the setup stops or pauses: Release then does nothing. A Hold needs a queue whose
+// order is kept, which is one with a single active consumer, or a quorum queue with Concurrency 1
+// and one consumer. Elsewhere it is a failure like any other.
+type Hold struct {
+	mu       sync.Mutex // guards what follows
+	released bool
+	again    func()      // nil until the handler has returned
+	lives    func() bool // likewise
+}
+
+func (*Hold) Error() string {
+	return "the message is to be held, which needs a single active consumer, or a quorum queue with Concurrency 1"
+}
+
+// Release has the handler called again with the message. It returns at once, may be called
+// before the handler has returned the Hold, and has an effect once.
+func (h *Hold) Release() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.released && h.again != nil {
+		h.again()
+	}
+	h.released = true
+}
+
+// Holds says whether the message is held now. It is false before the handler has returned, after
+// Release, and when the message has gone back to its queue.
+func (h *Hold) Holds() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return !h.released && h.lives != nil && h.lives()
+}
+
+// keep begins to hold the message.
+func (h *Hold) keep(again func(), lives func() bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.again, h.lives = again, lives
+	if h.released {
+		again()
+	}
+}
 
 // PanicError is a panic of a handler, or of other code of yours. Value is what was
 // passed to panic; Unwrap returns it if it is an error. Stack is the stack of the

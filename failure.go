@@ -31,6 +31,7 @@ type failure struct {
 	hopeless bool // marked with NoRetry
 	// asked is the pause that the error asks for with RetryAfter or Postpone.
 	asked *askedError
+	hold  *Hold
 }
 
 // Error is the text, as it was read.
@@ -80,6 +81,8 @@ func readError(err error) *failure {
 			}
 		case *noRetryError:
 			f.hopeless = true
+		case *Hold:
+			f.hold = e
 		case *askedError:
 			if f.asked == nil {
 				f.asked = e

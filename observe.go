@@ -145,9 +145,11 @@ const (
 	// AttemptLost: it goes back to its queue, and the broker delivers it again: the
 	// connection was lost, the setup was stopped, or the message could not be sent on.
 	AttemptLost
+	// AttemptHeld: it stays here, unacknowledged, until its [Hold] is released.
+	AttemptHeld
 )
 
-var attemptOutcomeNames = [...]string{"", "handled", "ignored", "retried", "postponed", "parked", "discarded", "lost"}
+var attemptOutcomeNames = [...]string{"", "handled", "ignored", "retried", "postponed", "parked", "discarded", "lost", "held"}
 
 // String returns the outcome in lower case: "handled".
 func (o AttemptOutcome) String() string {

@@ -54,8 +54,10 @@ type delivery struct {
 // crash in between repeats something; nothing is lost.
 func (d *delivery) Handle() {
 	s := d.endpoint.setup
-	d.endpoint.counts.Delivered.Add(1)
-	if d.Raw.Redelivered {
+	if !d.Again {
+		d.endpoint.counts.Delivered.Add(1)
+	}
+	if d.Raw.Redelivered && !d.Again {
 		d.endpoint.counts.Redelivered.Add(1)
 	}
 	d.endpoint.counts.InFlight.Add(1)
@@ -103,12 +105,20 @@ func (d *delivery) try(unreadable error) {
 		d.counts().Ignored.Add(1)
 		d.Log().Debug("message without a handler ignored", append(d.fields(), zap.Error(err))...)
 		d.end(AttemptIgnored)
+	case d.hold(err):
+		d.outcome, d.failure = AttemptHeld, nil
 	case d.Context().Err() != nil || !d.Connected():
 		// Whatever the error is, it may come from being cut off. The broker
 		// delivers the message again, as if this attempt had not been.
 	default:
 		d.fail(err)
 	}
+}
+
+// hold says whether the error is a [Hold] that keeps the message here.
+func (d *delivery) hold(err error) bool {
+	f, ok := err.(*failure) //nolint:errorlint // work returns it as it is
+	return ok && f.hold != nil && d.Hold(f.hold.keep)
 }
 
 // work chooses the handler and runs it.

@@ -71,7 +71,7 @@ func TestUnreadableDelivery(t *testing.T) {
 	bubble(t, func(*task) { t.Error("it was handled") }, func(t *testing.T, g *Group, s *session.Session) {
 		c := g.consumers[0]
 		f, _, _ := c.current()
-		c.handle(f, amqp.Delivery{Body: []byte("{}")}, c.all()[0])
+		c.handle(f, amqp.Delivery{Body: []byte("{}")}, c.all()[0], false)
 		select {
 		case <-s.Done():
 		case <-time.After(10 * time.Second):

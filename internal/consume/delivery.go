@@ -34,14 +34,16 @@ type Delivery struct {
 	// headers cannot be read.
 	Packed     []byte
 	Unreadable *wire.UnreadableError
-	// Began is when a worker began with it.
+	// Began is when a worker began with it. Again says that it was held before.
 	Began time.Time
+	Again bool
 
 	consumer *consumer
 	feed     *feed
 	task     Task
 	ended    atomic.Bool
-	helper   atomic.Int64 // the goroutine that works on it apart from the worker
+	held     func(again func(), lives func() bool) // see Hold
+	helper   atomic.Int64                          // the goroutine that works on it apart from the worker
 }
 
 // Enter says that the calling goroutine works on the delivery, too, for [Group.Inside].

@@ -150,6 +150,9 @@ func (u *subscription) open(prefetch int, trial bool) error {
 	u.acks.Limit(prefetch)
 	c.taking.Store(int64(prefetch))
 	f := &feed{session: u.session, ch: u.ch, deliveries: u.deliveries, acks: u.acks, left: &u.left, lease: u.lease}
+	if u.inOrder {
+		f.again = make(chan *Delivery, prefetch)
+	}
 	if trial {
 		c.taking.Store(trying)
 		f.trial = u.pass

@@ -31,7 +31,8 @@ type feed struct {
 	acks       *session.Acker
 	left       *leftovers
 	lease      *lease
-	trial      func() // ends the trial of the queue; nil when it is over
+	again      chan *Delivery // held ones to be handled again; nil if the order is not promised
+	trial      func()         // ends the trial of the queue; nil when it is over
 	first      sync.Once
 	standing   bool        // nothing is consumed for now
 	ending     atomic.Bool // no handler begins with what it still has
@@ -50,18 +51,22 @@ type worker struct {
 }
 
 // next is the dispatcher: it waits for the delivery of a feed that this worker is to
-// handle. False means that the feed has ended, or that the worker retires.
-func (w *worker) next(f *feed) (d amqp.Delivery, ok bool) {
+// handle, perhaps again. ok is false when the feed has ended, or when the worker retires.
+func (w *worker) next(f *feed) (d amqp.Delivery, again, ok bool) {
 	select {
 	case <-w.retire: // first, because select chooses at random
-		return d, false
+		return d, false, false
 	default:
 	}
 	select {
 	case d, ok = <-f.deliveries:
-		return d, ok
+		return d, false, ok
+	case held := <-f.again:
+		d = held.Raw
+		d.Body = held.Packed
+		return d, true, true
 	case <-w.retire:
-		return d, false
+		return d, false, false
 	}
 }
 
@@ -89,8 +94,8 @@ func (c *consumer) work(w *worker) {
 		f, changed, over := c.current()
 		if f != nil && f != last {
 			last = f
-			for d, ok := w.next(f); ok; d, ok = w.next(f) {
-				c.handle(f, d, w)
+			for d, again, ok := w.next(f); ok; d, again, ok = w.next(f) {
+				c.handle(f, d, w, again)
 			}
 			continue
 		}
@@ -116,7 +121,7 @@ func (c *consumer) rest(w *worker, changed <-chan struct{}) {
 
 // handle handles one delivery, or keeps it for giving back when the consumer is about to
 // end.
-func (c *consumer) handle(f *feed, raw amqp.Delivery, w *worker) {
+func (c *consumer) handle(f *feed, raw amqp.Delivery, w *worker, again bool) {
 	c.busy.Add(1)
 	defer c.free()
 	if c.ending(f) {
@@ -128,11 +133,11 @@ func (c *consumer) handle(f *feed, raw amqp.Delivery, w *worker) {
 	}
 	task := c.cfg.Task()
 	d := task.base()
-	d.Raw, d.consumer, d.feed, d.task, d.Began = raw, c, f, task, time.Now()
+	d.Raw, d.consumer, d.feed, d.task, d.Began, d.Again = raw, c, f, task, time.Now(), again
 	w.hand.Store(d)
 	defer func() {
 		w.hand.Store(nil)
-		d.GiveBack() // unless it is acknowledged
+		d.leave()
 	}()
 	if d.unpack() {
 		c.heed(d)
