@@ -100,7 +100,7 @@ func BenchmarkCompose(b *testing.B) {
 	})
 	b.Run("handler", func(b *testing.B) {
 		s, _ := benchSetup(b, Config{Queue: "orders"})
-		scope := &scope{id: NewMessageID(), incoming: &Message{CorrelationID: NewMessageID()}, origin: "orders\x00Order"}
+		scope := &scope{ID: NewMessageID(), Incoming: &Message{CorrelationID: NewMessageID()}, Origin: "orders\x00Order"}
 		compose(b, &sender{s.endpoint, scope})
 	})
 }

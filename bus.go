@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/harebus/harebus/internal/buffer"
 	"github.com/harebus/harebus/internal/field"
 	"github.com/harebus/harebus/internal/guard"
 	"github.com/harebus/harebus/internal/publish"
@@ -66,7 +67,7 @@ func (s *sender) within(ctx context.Context) *sender {
 	case s.scope == nil:
 		return &bus.sender
 	}
-	s.scope.join(bus.scope)
+	s.scope.Join(bus.scope)
 	if s.endpoint == bus.endpoint {
 		return s
 	}
@@ -117,7 +118,7 @@ func (s *sender) DeferUntil(ctx context.Context, queue string, due time.Time, me
 // Config.Reply.Reserved), the error queue, or one that Config.Reply.Policy does not
 // allow. The last two are final, as if marked with [NoRetry].
 func (s *sender) Reply(ctx context.Context, message any, opts ...SendOption) error {
-	m := s.within(ctx).scope.message()
+	m := s.within(ctx).scope.Message()
 	if m == nil {
 		return fmt.Errorf("harebus: reply: %w", ErrReplyOutsideHandler)
 	}
@@ -199,10 +200,10 @@ func (s *sender) dispatch(ctx context.Context, to address, message any, o *sendO
 	if s.scope != nil {
 		if !o.now {
 			buffered(o.observed)
-			return s.scope.add(out)
+			return add(s.scope, out)
 		}
-		if top := s.scope.outermost(); top.rehearsal {
-			return top.addNow(out)
+		if top := s.scope.Outermost(); top.Rehearsal {
+			return afterEnd(top.AddNow(out))
 		}
 	}
 	eng, err := s.endpoint.setup.engine()
@@ -219,7 +220,7 @@ func (s *sender) dispatch(ctx context.Context, to address, message any, o *sendO
 // Inside a handler the transaction joins the handler's buffer: its messages are
 // published with the others, after the handler has returned.
 func (b *Bus) Transaction(ctx context.Context, fn func(ctx context.Context, tx *Tx) error) error {
-	tx := &Tx{sender{b.endpoint, newScope(b.within(ctx).scope)}}
+	tx := &Tx{sender{b.endpoint, buffer.New(b.within(ctx).scope)}}
 	defer tx.Rollback() // without effect after a commit
 	if err := fn(ctx, tx); err != nil {
 		return err
@@ -231,7 +232,7 @@ func (b *Bus) Transaction(ctx context.Context, fn func(ctx context.Context, tx *
 // or Rollback. It joins the buffer of a handler as [Bus.Transaction] does when the
 // context of a call on it is the handler's.
 func (b *Bus) Begin() *Tx {
-	return &Tx{sender{b.endpoint, newScope(b.scope)}}
+	return &Tx{sender{b.endpoint, buffer.New(b.scope)}}
 }
 
 // Commit publishes what was buffered, in order, and returns when every outcome is
@@ -240,12 +241,12 @@ func (b *Bus) Begin() *Tx {
 // one after Rollback, fails with [ErrHandlerReturned].
 func (t *Tx) Commit(ctx context.Context) error {
 	t.within(ctx)
-	outs, err := t.scope.end()
+	outs, err := t.scope.End()
 	if err != nil {
 		return fmt.Errorf("harebus: commit: %w", err)
 	}
-	if outer := t.scope.outer(); outer != nil {
-		return outer.add(outs...)
+	if outer := t.scope.Outer(); outer != nil {
+		return add(outer, outs...)
 	}
 	if len(outs) == 0 {
 		return nil
@@ -260,7 +261,7 @@ func (t *Tx) Commit(ctx context.Context) error {
 // Rollback discards the buffered messages. After a Commit it does nothing, so you
 // can call it with defer.
 func (t *Tx) Rollback() {
-	_, _ = t.scope.end() // it only fails if the transaction has ended
+	_, _ = t.scope.End() // it only fails if the transaction has ended
 }
 
 // ReplyPolicy decides whether a reply to m may go to m.ReplyTo. The address comes

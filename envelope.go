@@ -140,7 +140,7 @@ func OpenEnvelope(exchange, routingKey string, head, body []byte) (Envelope, err
 // that has ended fails with [ErrHandlerReturned]. Begin the transaction with [Bus.Begin]:
 // [Bus.Transaction] would commit it afterwards and fail.
 func (t *Tx) Detach() ([]Envelope, error) {
-	outs, err := t.scope.end()
+	outs, err := t.scope.End()
 	if err != nil {
 		return nil, fmt.Errorf("harebus: detach: %w", err)
 	}
@@ -178,7 +178,7 @@ func (b *Bus) Forward(ctx context.Context, envelopes []Envelope) []error {
 		return errs
 	}
 	if scope := b.within(ctx).scope; scope != nil {
-		return fail(scope.add(outs...))
+		return fail(add(scope, outs...))
 	}
 	eng, err := b.endpoint.setup.engine()
 	if err != nil {

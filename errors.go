@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/harebus/harebus/internal/buffer"
 	"github.com/harebus/harebus/internal/guard"
 	"github.com/harebus/harebus/internal/refusal"
 	"github.com/harebus/harebus/internal/session"
@@ -43,7 +44,7 @@ var (
 	ErrNoReplyAddress = errors.New("the message has no reply address")
 	// ErrHandlerReturned: a transaction, or the bus or the context of a handler,
 	// was used after its end.
-	ErrHandlerReturned = errors.New("the handler or transaction has ended")
+	ErrHandlerReturned = buffer.ErrEnded
 
 	// ErrStarted: Start or Run was called on a setup that is running.
 	ErrStarted = errors.New("already started")

@@ -9,6 +9,7 @@ import (
 
 	"github.com/harebus/harebus/internal/field"
 	"github.com/harebus/harebus/internal/header"
+	"github.com/harebus/harebus/internal/messageid"
 	"github.com/harebus/harebus/internal/publish"
 	"github.com/harebus/harebus/internal/session"
 )
@@ -25,7 +26,7 @@ var (
 	ParseTime    = field.ParseTime
 	ParseCount   = field.ParseCount
 	ErrorDetails = header.ErrorDetails
-	DerivedID    = derivedID
+	DerivedID    = messageid.Derive
 )
 
 // Format is how a time is written.

@@ -49,7 +49,7 @@ func (d *delivery) runGivenUp(cause *failure) error {
 		timeout = long
 	}
 	m := d.seen()
-	scope := &scope{incoming: m, id: d.came.id, origin: h.origin + "\x00given up"}
+	scope := &scope{Incoming: m, ID: d.came.id, Origin: h.origin + "\x00given up"}
 	bus := &Bus{sender{d.endpoint, scope}}
 	ctx := inHandlerOf(d.ctx, bus, timeout, handlerTimeout(timeout))
 	defer ctx.End()
@@ -57,7 +57,7 @@ func (d *delivery) runGivenUp(cause *failure) error {
 		d.Enter()
 		return struct{}{}, h.givenUp(ctx, bus, m, cause.shown())
 	})
-	outs, ended := scope.end()
+	outs, ended := scope.End()
 	switch {
 	case err != nil:
 		return failed(d.Context(), err)

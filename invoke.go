@@ -71,7 +71,7 @@ func (e *endpoint) Invoke(ctx context.Context, message any, opts ...SendOption) 
 	for _, out := range outs {
 		if sent, err := e.received(out); err != nil {
 			return fail(err)
-		} else if i.Err == nil || scope.immediate[out] {
+		} else if i.Err == nil || scope.SentNow(out) {
 			i.Sent = append(i.Sent, Sent{Operation(out.Op), sent})
 		}
 	}
@@ -107,9 +107,9 @@ func (d *delivery) rehearsed() ([]*publish.Message, *scope, error) {
 	}
 	ctx := d.Context()
 	run := func(ctx context.Context) (outs []*publish.Message, sc *scope, err error) {
-		sc = &scope{incoming: d.message, id: d.came.id, origin: d.handler.origin, rehearsal: true}
+		sc = &scope{Incoming: d.message, ID: d.came.id, Origin: d.handler.origin, Rehearsal: true}
 		err = d.handler.invoke(ctx, &Bus{sender{d.endpoint, sc}}, d.message)
-		outs, ended := sc.end()
+		outs, ended := sc.End()
 		if err == nil {
 			err = ended
 		}

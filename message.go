@@ -128,7 +128,7 @@ func Incoming(ctx context.Context) *Message {
 	if !ok {
 		return nil
 	}
-	return bus.scope.message()
+	return bus.scope.Message()
 }
 
 // readMessage makes a Message of a delivery. It always returns one; the error,

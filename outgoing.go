@@ -107,7 +107,7 @@ func (s *sender) stamp(out *publish.Message, draft Outgoing, to address, o *send
 		h.ReplyTo = s.endpoint.queue
 	}
 	if to.op == OpReply {
-		h.Hops = s.scope.message().hops + 1
+		h.Hops = s.scope.Message().hops + 1
 	}
 	out.Publishing = dialect.Stamp(&h, headers)
 	msg := &out.Publishing
@@ -130,7 +130,7 @@ func (s *sender) correlationID(o *sendOptions) string {
 	if o.correlationID != "" {
 		return o.correlationID
 	}
-	if m := s.scope.message(); m != nil && m.CorrelationID != "" {
+	if m := s.scope.Message(); m != nil && m.CorrelationID != "" {
 		return m.CorrelationID
 	}
 	return NewMessageID()
@@ -140,8 +140,8 @@ func (s *sender) messageID(out *publish.Message, messageType string, o *sendOpti
 	switch {
 	case o.messageID != "":
 		return o.messageID
-	case s.scope.message() != nil:
-		return s.scope.deriveID(out.Exchange, out.Key, messageType)
+	case s.scope.Message() != nil:
+		return s.scope.DeriveID(out.Exchange, out.Key, messageType)
 	default:
 		return NewMessageID()
 	}

@@ -317,13 +317,13 @@ func (d *delivery) handle(h *handler) error {
 	if t := h.transactor(&d.endpoint.cfg); t != nil {
 		return d.handleIn(t, h)
 	}
-	scope := &scope{incoming: d.message, id: d.came.id, origin: h.origin}
-	defer func() { _, _ = scope.end() }()
+	scope := &scope{Incoming: d.message, ID: d.came.id, Origin: h.origin}
+	defer func() { _, _ = scope.End() }()
 	d.shown.Store(d.message)
 	if err := h.invoke(d.ctx, &Bus{sender{d.endpoint, scope}}, d.message); err != nil {
 		return failed(d.Context(), err)
 	}
-	outs, err := scope.end()
+	outs, err := scope.End()
 	if err != nil || len(outs) == 0 {
 		return err
 	}

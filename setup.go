@@ -12,6 +12,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/harebus/harebus/internal/background"
 	"github.com/harebus/harebus/internal/consume"
 	"github.com/harebus/harebus/internal/declare"
 	"github.com/harebus/harebus/internal/guard"
@@ -67,7 +68,7 @@ type engine struct {
 	group     sync.WaitGroup          // the goroutines that serve them all
 	halt      context.CancelFunc      // ends the latter
 	abandon   context.CancelCauseFunc // ends the contexts of the handlers
-	operators []*operator             // of the Transactors
+	operators []*background.Task      // of the Transactors
 	groups    []*consume.Group        // the consumers of each endpoint
 }
 
@@ -441,7 +442,9 @@ func (e *engine) drain(ctx context.Context) error {
 	e.abandon(ErrStopped)
 	var ended error
 	for _, o := range e.operators {
-		ended = errors.Join(ended, o.end(ctx))
+		if !o.End(ctx, ErrStopped) {
+			ended = errors.Join(ended, errors.New("harebus: stop: the Run of Config.Handling.Transactor has not returned"))
+		}
 	}
 	var abandoned int64
 	for _, g := range e.groups {

@@ -6,129 +6,27 @@ import (
 	"maps"
 	"reflect"
 	"slices"
-	"strconv"
-	"sync"
-	"time"
 
-	"go.uber.org/zap"
-
+	"github.com/harebus/harebus/internal/background"
+	"github.com/harebus/harebus/internal/buffer"
 	"github.com/harebus/harebus/internal/guard"
 	"github.com/harebus/harebus/internal/publish"
-	"github.com/harebus/harebus/internal/wait"
 )
 
-// scope buffers the messages of a transaction or of one run of a handler, in
-// the order of the calls.
-type scope struct {
-	incoming *Message // what the handler handles; nil in a transaction
-	// id is that of incoming as it came, and origin the listener queue and the handler: for
-	// derived ids.
-	id, origin string
-	// rehearsal says that nothing is published: see Setup.Invoke.
-	rehearsal bool
-
-	mu     sync.Mutex // guards what follows
-	parent *scope     // joined at the commit; nil for an outermost one
-	outs   []*publish.Message
-	ended  bool
-	made   map[string]int // messages by what their ids derive from
-	// immediate are the messages of a rehearsal that have the option Immediately.
-	immediate map[*publish.Message]bool
-}
-
-// newScope makes a scope inside parent, which may be nil.
-func newScope(parent *scope) *scope { return &scope{parent: parent} }
-
-// outer returns the scope that this one joins at the commit, or nil.
-func (s *scope) outer() *scope {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.parent
-}
-
-func (s *scope) outermost() *scope {
-	for {
-		outer := s.outer()
-		if outer == nil {
-			return s
-		}
-		s = outer
-	}
-}
-
-// join makes a transaction that is in no handler yet a part of handler's buffer.
-func (s *scope) join(handler *scope) {
-	top := s.outermost()
-	if top.incoming != nil {
-		return
-	}
-	top.mu.Lock()
-	defer top.mu.Unlock()
-	if top.parent == nil {
-		top.parent = handler
-	}
-}
-
-// message returns the message that is being handled, or nil. s may be nil.
-func (s *scope) message() *Message {
-	if s == nil {
-		return nil
-	}
-	return s.outermost().incoming
-}
+// scope buffers the messages of a transaction or of one run of a handler.
+type scope = buffer.Scope[Message]
 
 // add buffers messages.
-func (s *scope) add(outs ...*publish.Message) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.ended {
-		return refuse("send", "%w; what a handler leaves behind, such as a goroutine, needs the option Immediately", ErrHandlerReturned)
-	}
-	s.outs = append(s.outs, outs...)
-	return nil
+func add(to *scope, outs ...*publish.Message) error {
+	return afterEnd(to.Add(outs...))
 }
 
-// addNow notes a message that is sent at once.
-func (s *scope) addNow(out *publish.Message) error {
-	if err := s.add(out); err != nil {
-		return err
+// afterEnd says what to do about a call after the end of a handler.
+func afterEnd(err error) error {
+	if err != nil {
+		err = refuse("send", "%w; what a handler leaves behind, such as a goroutine, needs the option Immediately", err)
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.immediate == nil {
-		s.immediate = map[*publish.Message]bool{}
-	}
-	s.immediate[out] = true
-	return nil
-}
-
-// end closes the scope and returns what it buffered.
-func (s *scope) end() ([]*publish.Message, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.ended {
-		return nil, ErrHandlerReturned
-	}
-	s.ended = true
-	outs := s.outs
-	s.outs = nil
-	return outs, nil
-}
-
-// deriveID makes the id of the next message of its kind: the same handler, given
-// the same incoming message, makes the same ids again, while two services that
-// handle one event make different ones.
-func (s *scope) deriveID(exchange, key, messageType string) string {
-	s = s.outermost()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	kind := exchange + "\x00" + key + "\x00" + messageType
-	if s.made == nil {
-		s.made = map[string]int{}
-	}
-	n := s.made[kind]
-	s.made[kind]++
-	return derivedID(s.id, s.origin, kind, strconv.Itoa(n))
+	return err
 }
 
 // commit publishes buffered messages and reports on each if one of them failed.
@@ -203,7 +101,7 @@ func (h *handler) transactor(cfg *EndpointConfig) Transactor {
 func (d *delivery) handleIn(t Transactor, h *handler) error {
 	d.shown.Store(d.message)
 	err := d.transact(d.ctx, t, func(ctx context.Context) ([]Envelope, error) {
-		outs, err := d.run(ctx, h, &scope{incoming: d.message, id: d.came.id, origin: h.origin})
+		outs, err := d.run(ctx, h, &scope{Incoming: d.message, ID: d.came.id, Origin: h.origin})
 		if err == nil && len(outs) > 0 && !d.Connected() {
 			// The broker gives the message to another consumer.
 			err = errors.New("the connection was lost while the handler ran")
@@ -239,29 +137,20 @@ func (d *delivery) transact(ctx context.Context, t Transactor, run func(context.
 
 // run calls the handler and returns what it sent.
 func (d *delivery) run(ctx context.Context, h *handler, scope *scope) ([]*publish.Message, error) {
-	defer func() { _, _ = scope.end() }()
+	defer func() { _, _ = scope.End() }()
 	if err := h.invoke(ctx, &Bus{sender{d.endpoint, scope}}, d.message); err != nil {
 		return nil, err
 	}
-	return scope.end()
-}
-
-// operator runs a Transactor while the setup is started.
-type operator struct {
-	cancel context.CancelCauseFunc
-	done   chan struct{}
+	return scope.End()
 }
 
 // operate starts to run each Transactor of the endpoints.
 func (e *engine) operate(ctx context.Context, endpoints []*endpoint) {
+	s := e.setup
 	for _, t := range transactors(endpoints) {
-		ctx, cancel := context.WithCancelCause(ctx)
-		o := &operator{cancel, make(chan struct{})}
-		e.operators = append(e.operators, o)
-		go func() {
-			defer close(o.done)
-			e.keepRunning(ctx, t)
-		}()
+		e.operators = append(e.operators, background.Keep(ctx, "the transactor", s.log, s.cfg.Connect.BackOff, func(ctx context.Context) error {
+			return t.Run(ctx, s.Bus())
+		}))
 	}
 }
 
@@ -275,42 +164,6 @@ func transactors(endpoints []*endpoint) (all []Transactor) {
 		}
 	}
 	return all
-}
-
-// keepRunning runs a Transactor until ctx ends.
-func (e *engine) keepRunning(ctx context.Context, t Transactor) {
-	pauses := wait.NewPauses(e.setup.log, e.setup.cfg.Connect.BackOff)
-	for {
-		_, err := guard.Apart(context.WithoutCancel(ctx), func() (struct{}, error) {
-			return struct{}{}, t.Run(ctx, e.setup.Bus())
-		})
-		if ctx.Err() != nil {
-			return
-		}
-		e.setup.log.Error("the transactor has ended early; running it again", zap.Error(err))
-		if !wait.Sleep(ctx, wait.Next(pauses)) {
-			return
-		}
-	}
-}
-
-// end makes Run return, and waits for that until ctx ends, but for two seconds at least.
-func (o *operator) end(ctx context.Context) error {
-	o.cancel(ErrStopped)
-	select {
-	case <-o.done:
-		return nil
-	case <-ctx.Done():
-	}
-	const least = 2 * time.Second
-	t := time.NewTimer(least)
-	defer t.Stop()
-	select {
-	case <-o.done:
-		return nil
-	case <-t.C:
-		return errors.New("harebus: stop: the Run of Config.Handling.Transactor has not returned")
-	}
 }
 
 // checkTransactors asks the Transactors of endpoints whether they can work.

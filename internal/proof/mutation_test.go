@@ -83,13 +83,13 @@ var mutants = []mutant.Mutant{
 		Breaks: "TIMER",
 	},
 	{
-		Name: "publish what a transaction discards", File: "transaction.go",
+		Name: "publish what a transaction discards", File: "internal/buffer/buffer.go",
 		Old: "\touts := s.outs\n\ts.outs = nil\n", New: "\touts := s.outs\n\ts.outs = nil\n\tif s.parent != nil {\n\t\ts.parent.outs = append(s.parent.outs, outs...)\n\t\treturn nil, nil\n\t}\n",
 		Breaks: "TXN",
 	},
 	{
 		Name: "commit although the handler failed", File: "receive.go",
-		Old: "\t\treturn failed(d.Context(), err)\n", New: "\t\tif outs, _ := scope.end(); len(outs) > 0 {\n\t\t\teng, _ := s.engine()\n\t\t\t_ = eng.commit(d.ctx, outs)\n\t\t}\n\t\treturn failed(d.Context(), err)\n",
+		Old: "\t\treturn failed(d.Context(), err)\n", New: "\t\tif outs, _ := scope.End(); len(outs) > 0 {\n\t\t\teng, _ := s.engine()\n\t\t\t_ = eng.commit(d.ctx, outs)\n\t\t}\n\t\treturn failed(d.Context(), err)\n",
 		Breaks: "TXN",
 	},
 	{
