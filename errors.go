@@ -262,6 +262,7 @@ type Hold struct {
 	lives    func() bool // likewise
 }
 
+// Error says what a Hold needs, for a queue that does not have it.
 func (*Hold) Error() string {
 	return "the message is to be held, which needs a single active consumer, or a quorum queue with Concurrency 1"
 }
