@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"time"
 
@@ -53,6 +54,12 @@ type sender struct {
 	endpoint *endpoint
 	scope    *scope // where messages are buffered; nil sends at once
 }
+
+// String names the config of the setup that a Bus or Tx belongs to.
+func (s sender) String() string { return "harebus.Bus of " + s.endpoint.setup.cfg.String() }
+
+// Format writes String for every verb.
+func (s sender) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, s.String()) }
 
 // handlingKey is the key of the handler's bus in the handler's context.
 type handlingKey struct{}

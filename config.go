@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"math"
 	"net"
@@ -380,6 +381,31 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
+// first is the endpoint of Config.Queue.
+func (c *Config) first() EndpointConfig {
+	return EndpointConfig{c.Queue, c.QueueOptions, c.Subscriptions, c.Consume, c.Handling, c.Retry, c.ErrorQueue}
+}
+
+// String names what the config is for: the hosts of its addresses, its queue and
+// its exchanges. Everything that may be a secret is left out.
+func (c Config) String() string {
+	c = c.withDefaults()
+	hosts := make([]string, len(c.Connect.URLs))
+	for i := range c.Connect.URLs {
+		hosts[i] = "(not valid)"
+		one := Config{Connect: ConnectConfig{URLs: c.Connect.URLs[i : i+1]}}
+		if uris, err := one.addresses(); err == nil {
+			hosts[i] = session.HostPort(uris[0])
+		}
+	}
+	return fmt.Sprintf("harebus.Config{hosts: %q, queue: %q, error queue: %q, exchanges: %q, subscriptions: %q}",
+		hosts, c.Queue, c.ErrorQueue.Name, []string{c.Exchanges.Direct, c.Exchanges.Topic}, c.Subscriptions)
+}
+
+// Format writes String for every verb, so that no way of printing a config shows
+// a password.
+func (c Config) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, c.String()) }
+
 // connectionName is the default; a long queue name is cut.
 func connectionName(queue string) string {
 	name := strings.TrimSpace(programName() + " " + queue)
@@ -390,11 +416,8 @@ func connectionName(queue string) string {
 	return strings.ToValidUTF8(name[:maxShortString-len(more)], "") + more
 }
 
-// forInstance returns the name of a listener queue that belongs to one setup alone.
-func forInstance(queue string) string {
-	id := NewMessageID()
-	return queue + "." + id[len(id)-12:] // random digits
-}
+// nameInstance gives the listener queue of an instance its name.
+func (c *Config) nameInstance() { c.Queue = c.first().instance() }
 
 func fill[T comparable](field *T, value T) {
 	var zero T

@@ -31,9 +31,13 @@ type EndpointConfig struct {
 	ErrorQueue    ErrorQueueConfig
 }
 
-// first is the endpoint of Config.Queue.
-func (c *Config) first() EndpointConfig {
-	return EndpointConfig{c.Queue, c.QueueOptions, c.Subscriptions, c.Consume, c.Handling, c.Retry, c.ErrorQueue}
+// instance is the name of the queue, for one instance alone if it is to have its own.
+func (c EndpointConfig) instance() string {
+	if !c.QueueOptions.PerInstance || c.Queue == "" {
+		return c.Queue
+	}
+	id := NewMessageID()
+	return c.Queue + "." + id[len(id)-12:] // random digits
 }
 
 // withDefaults returns a copy with every zero field filled in.
@@ -167,9 +171,9 @@ type endpoint struct {
 	group  *consume.Group // nil while nothing is consumed
 }
 
-func newEndpoint(s *Setup, cfg EndpointConfig) *endpoint {
-	e := &endpoint{setup: s, cfg: cfg, queue: cfg.Queue, subs: slices.Clone(cfg.Subscriptions)}
-	e.retries.Store(int64(cfg.Retry.most()))
+func newEndpoint(s *Setup, c EndpointConfig) *endpoint {
+	e := &endpoint{setup: s, cfg: c, queue: c.Queue, subs: slices.Clone(c.Subscriptions)}
+	e.retries.Store(int64(c.Retry.most()))
 	e.handlers.Store(&map[string]*handler{})
 	return e
 }
@@ -228,12 +232,10 @@ func (e *endpoint) Queue() string { return e.queue }
 // handlers names Config.Queue. Endpoints are added before Start; the call reports every fault
 // in cfg at once and does not connect.
 func (s *Setup) Endpoint(cfg EndpointConfig) (*Endpoint, error) {
-	cfg = cfg.withDefaults()
-	if cfg.QueueOptions.PerInstance && cfg.Queue != "" {
-		cfg.Queue = forInstance(cfg.Queue)
-	}
-	faults := cfg.validate(&s.cfg)
-	if cfg.Queue == "" {
+	c := cfg.withDefaults()
+	c.Queue = c.instance()
+	faults := c.validate(&s.cfg)
+	if c.Queue == "" {
 		faults = append(faults, ErrNoQueue)
 	}
 	s.mu.Lock()
@@ -242,28 +244,28 @@ func (s *Setup) Endpoint(cfg EndpointConfig) (*Endpoint, error) {
 		faults = append(faults, fmt.Errorf("add endpoints before Start: %w", ErrStarted))
 	}
 	for _, other := range s.endpoints {
-		faults = append(faults, clashes(&cfg, other)...)
+		faults = append(faults, clashes(&c, other)...)
 	}
 	if err := errors.Join(faults...); err != nil {
 		return nil, fmt.Errorf("harebus: new endpoint: %w", err)
 	}
-	e := newEndpoint(s, cfg)
+	e := newEndpoint(s, c)
 	s.endpoints = append(slices.Clip(s.endpoints), e) // all hands out the slice
 	return &Endpoint{e}, nil
 }
 
 // clashes are the reasons why an endpoint cannot stand beside another one.
-func clashes(cfg *EndpointConfig, other *endpoint) (faults []error) {
+func clashes(c *EndpointConfig, other *endpoint) (faults []error) {
 	switch {
 	case other.queue == "":
-	case cfg.Queue == other.queue:
-		faults = append(faults, fmt.Errorf("the setup has an endpoint of the queue %s already", field.Quote(cfg.Queue)))
-	case cfg.ErrorQueue.Name == other.queue, cfg.Queue == other.cfg.ErrorQueue.Name:
-		faults = append(faults, fmt.Errorf("a queue of the setup would be the error queue of another one: %s and %s", field.Quote(cfg.Queue), field.Quote(other.queue)))
+	case c.Queue == other.queue:
+		faults = append(faults, fmt.Errorf("the setup has an endpoint of the queue %s already", field.Quote(c.Queue)))
+	case c.ErrorQueue.Name == other.queue, c.Queue == other.cfg.ErrorQueue.Name:
+		faults = append(faults, fmt.Errorf("a queue of the setup would be the error queue of another one: %s and %s", field.Quote(c.Queue), field.Quote(other.queue)))
 	}
-	if cfg.ErrorQueue.Name == other.cfg.ErrorQueue.Name && other.queue != "" {
+	if c.ErrorQueue.Name == other.cfg.ErrorQueue.Name && other.queue != "" {
 		x := routing.Exchanges{Direct: defaultDirectExchange}
-		if err := topology.Join(cfg.listener().ErrorQueue.Topology(x), other.cfg.listener().ErrorQueue.Topology(x)).Validate(); err != nil {
+		if err := topology.Join(c.listener().ErrorQueue.Topology(x), other.cfg.listener().ErrorQueue.Topology(x)).Validate(); err != nil {
 			faults = append(faults, fmt.Errorf("the error queue is declared with other properties for the queue %s: %w", field.Quote(other.queue), err))
 		}
 	}

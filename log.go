@@ -2,14 +2,11 @@ package harebus
 
 import (
 	"errors"
-	"fmt"
-	"io"
 	"log/slog"
 
 	"go.uber.org/zap"
 
 	"github.com/harebus/harebus/internal/safelog"
-	"github.com/harebus/harebus/internal/session"
 	"github.com/harebus/harebus/internal/slogcore"
 )
 
@@ -25,32 +22,6 @@ func SlogLogger(handler slog.Handler) *zap.Logger {
 	}
 	return zap.New(slogcore.New(handler), zap.AddCaller())
 }
-
-// String names what the config is for: the hosts of its addresses, its queue and
-// its exchanges. Everything that may be a secret is left out.
-func (c Config) String() string {
-	c = c.withDefaults()
-	hosts := make([]string, len(c.Connect.URLs))
-	for i := range c.Connect.URLs {
-		hosts[i] = "(not valid)"
-		one := Config{Connect: ConnectConfig{URLs: c.Connect.URLs[i : i+1]}}
-		if uris, err := one.addresses(); err == nil {
-			hosts[i] = session.HostPort(uris[0])
-		}
-	}
-	return fmt.Sprintf("harebus.Config{hosts: %q, queue: %q, error queue: %q, exchanges: %q, subscriptions: %q}",
-		hosts, c.Queue, c.ErrorQueue.Name, []string{c.Exchanges.Direct, c.Exchanges.Topic}, c.Subscriptions)
-}
-
-// Format writes String for every verb, so that no way of printing a config shows
-// a password.
-func (c Config) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, c.String()) }
-
-// String names the config of the setup that a Bus or Tx belongs to.
-func (s sender) String() string { return "harebus.Bus of " + s.endpoint.setup.cfg.String() }
-
-// Format writes String for every verb.
-func (s sender) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, s.String()) }
 
 // errWithheld replaces a text that can quote a message.
 var errWithheld = errors.New("the error queue has the details")

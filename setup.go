@@ -79,9 +79,7 @@ var errShutdownTimeout = errors.New("harebus: the shutdown timeout has passed")
 func New(cfg Config) (*Setup, error) {
 	logger := cfg.Logger
 	cfg = cfg.withDefaults()
-	if cfg.QueueOptions.PerInstance && cfg.Queue != "" {
-		cfg.Queue = forInstance(cfg.Queue)
-	}
+	cfg.nameInstance()
 	if err := cfg.validate(); err != nil {
 		return nil, fmt.Errorf("harebus: new setup: %w", err)
 	}
