@@ -31,6 +31,8 @@ type consumer struct {
 	began   bool          // it has consumed once
 	since   time.Time     // when it last stopped consuming
 	crew    sync.WaitGroup
+	over    chan struct{}  // closed when run has waited for the workers
+	retired sync.WaitGroup // subscriptions that others have replaced, until they are closed
 
 	busy    atomic.Int64  // workers that handle a message
 	resting atomic.Int64  // workers that wait for the next feed
@@ -61,7 +63,7 @@ func newConsumer(ctx context.Context, cfg *Config, index int) *consumer {
 	c := &consumer{
 		cfg: cfg, index: index, hard: ctx,
 		log:     cfg.Log.Named("consumer").With(zap.String("queue", cfg.Queue), zap.Int("consumer", index)),
-		started: make(chan result, 1), idle: make(chan struct{}), changed: make(chan struct{}),
+		started: make(chan result, 1), idle: make(chan struct{}), over: make(chan struct{}), changed: make(chan struct{}),
 		moved: make(chan struct{}, 1), nudged: make(chan struct{}, 1),
 		size: cfg.Workers, prefetch: cfg.Prefetch,
 	}
@@ -81,6 +83,8 @@ func (c *consumer) run() {
 	c.keepConsuming()
 	c.setFeed(nil, c.cfg.Stopped, true)
 	c.waitIdle()
+	close(c.over)
+	c.retired.Wait()
 }
 
 // keepConsuming consumes on one session after the other.
@@ -169,8 +173,8 @@ func (c *consumer) consumeOn(ctx context.Context, s *session.Session) error {
 	if err != nil {
 		return err
 	}
-	defer sub.close()
 	if err := sub.begin(); err != nil {
+		sub.close()
 		return c.without(err)
 	}
 	c.began = true
@@ -189,9 +193,9 @@ func (c *consumer) consumeOn(ctx context.Context, s *session.Session) error {
 }
 
 // follow consumes with sub, and then with the subscriptions that replace it, until
-// the last one ends. Those that were replaced stay open until then, for the acks of
-// their deliveries, and the latest is closed first.
+// the last one ends.
 func (c *consumer) follow(ctx context.Context, sub *subscription) error {
+	defer func() { sub.close() }()
 	for {
 		next, err := sub, error(nil)
 		select {
@@ -213,14 +217,18 @@ func (c *consumer) follow(ctx context.Context, sub *subscription) error {
 			next, err = sub.adapt()
 		case <-sub.over:
 			next, err = sub.widen()
+		case sub.room <- struct{}{}:
+			sub.room, sub.claimed = nil, true
+			next, err = sub.then()
 		}
 		if err != nil {
 			return err
 		}
 		if next != sub {
-			defer next.close()
+			sub.retire()
 			sub = next
 		}
+		sub.unclaim() // nothing has replaced it
 	}
 }
 
@@ -243,14 +251,6 @@ func (c *consumer) without(err error) error {
 		return fmt.Errorf("%w; declaring it failed: %w", err, refused)
 	}
 	return err
-}
-
-// current returns the feed to read from, and the channel that is closed when the
-// next one is there.
-func (c *consumer) current() (f *feed, changed <-chan struct{}, ended bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.feed, c.changed, c.ended
 }
 
 func (c *consumer) setFeed(f *feed, err error, ended bool) {

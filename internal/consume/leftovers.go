@@ -55,7 +55,7 @@ func (c *consumer) keep(f *feed, raw amqp.Delivery) {
 // giveBack returns the leftovers to the queue, one by one and ascending, because a
 // quorum queue keeps returned messages in the order in which they come.
 func (u *subscription) giveBack() {
-	for _, d := range u.renew(u.left.take()) {
+	for _, d := range u.renew(u.remains.take()) {
 		u.acks.GiveBack(d.Raw.DeliveryTag)
 	}
 }

@@ -12,7 +12,8 @@ import (
 	"github.com/harebus/harebus/internal/wait"
 )
 
-// subscription is a channel that consumes. Only the goroutine in consumer.consume uses it.
+// subscription is a channel that consumes. Only the goroutine in consumer.consume uses it,
+// and that of retire when another has replaced it.
 type subscription struct {
 	consumer *consumer
 	session  *session.Session
@@ -27,14 +28,20 @@ type subscription struct {
 	passed   <-chan struct{} // closed when the trial of the queue is over; nil unless this consumer has the turn
 	first    bool            // it has the turn
 	tag      string          // empty while it stands by
-	left     leftovers
+	remains  leftovers
+	claimed  bool            // it has room for a channel beside it; see claim
+	room     chan<- struct{} // not nil while it waits for that
+	then     func() (*subscription, error)
+	replaced bool          // another has taken its place; the consumer's mu guards it
+	readers  int           // workers that read from its feeds; likewise
+	left     chan struct{} // closed when it is replaced and has no readers
 	// feed and deliveries of the latest basic.consume; nil while it stands by
 	feed       *feed
 	deliveries <-chan amqp.Delivery
 }
 
 func (c *consumer) subscribe(s *session.Session) (*subscription, error) {
-	u := &subscription{consumer: c, session: s, inOrder: c.inOrder(), turn: s.Trial().Turn, over: s.Trial().Over}
+	u := &subscription{consumer: c, session: s, inOrder: c.inOrder(), turn: s.Trial().Turn, over: s.Trial().Over, left: make(chan struct{})}
 	opened := make(chan *amqp.Channel, 1)
 	err := s.RPC(c.hard, func() error {
 		ch, err := s.Channel()
@@ -109,7 +116,7 @@ func (u *subscription) standBy() {
 	}
 	none := make(chan amqp.Delivery)
 	close(none)
-	u.consumer.setFeed(&feed{session: u.session, ch: u.ch, deliveries: none, acks: u.acks, standing: true}, nil, false)
+	u.consumer.setFeed(&feed{session: u.session, ch: u.ch, of: u, deliveries: none, acks: u.acks, standing: true}, nil, false)
 }
 
 // request makes a request on the channel. It does not end when a stop begins,
@@ -149,7 +156,7 @@ func (u *subscription) open(prefetch int, trial bool) error {
 	u.tag, u.deliveries = tag, <-opened
 	u.acks.Limit(prefetch)
 	c.taking.Store(int64(prefetch))
-	f := &feed{session: u.session, ch: u.ch, deliveries: u.deliveries, acks: u.acks, left: &u.left, lease: u.lease}
+	f := &feed{session: u.session, ch: u.ch, of: u, deliveries: u.deliveries, acks: u.acks, left: &u.remains, lease: u.lease}
 	if u.inOrder {
 		f.again = make(chan *Delivery, prefetch)
 	}
@@ -167,7 +174,7 @@ func (u *subscription) open(prefetch int, trial bool) error {
 
 // widen consumes with the wanted prefetch and returns the subscription that
 // does: this one if it has not consumed yet, else a new one on its own channel. The
-// old channel stays open for the acks of its deliveries. A new channel is needed:
+// old channel stays open for the acks of its deliveries (see retire). A new channel is needed:
 // if both consumers used one channel and a quorum queue was deleted between them,
 // the broker might not report it.
 func (u *subscription) widen() (*subscription, error) {
@@ -178,6 +185,9 @@ func (u *subscription) widen() (*subscription, error) {
 	}
 	if prefetch == 1 {
 		u.consumer.taking.Store(1)
+		return u, nil
+	}
+	if !u.claim(u.widen) {
 		return u, nil
 	}
 	wide, err := u.consumer.subscribe(u.session)
@@ -207,6 +217,8 @@ func (u *subscription) adapt() (*subscription, error) {
 	case u.inOrder || inOrder:
 		return u, u.adaptInOrder(prefetch, inOrder)
 	case int64(prefetch) == c.taking.Load() && (prefetch != 0 || c.isPaused()):
+		return u, nil
+	case prefetch != 0 && !u.claim(u.adapt):
 		return u, nil
 	case c.cfg.AutoDelete && u.tag != "" && prefetch != 0:
 		return u.replace(prefetch)
@@ -320,13 +332,14 @@ func (u *subscription) close() {
 	u.acks.Close()
 	_ = u.request(u.ch.Close)
 	u.yield()
+	u.unclaim()
 }
 
 // awaitAcks gives the broker time to pass acks on to the queue. The broker's channel
 // passes a few dozen at a time to a quorum queue, and loses the rest when the
 // channel is closed. Then those messages are handled twice. So it waits also after
-// a stop that took too long.
-func (u *subscription) awaitAcks() {
+// a stop that took too long. False means that the broker did not answer in time.
+func (u *subscription) awaitAcks() bool {
 	const least, atATime = 10, 32
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(u.consumer.hard), Grace)
 	defer cancel()
@@ -336,7 +349,8 @@ func (u *subscription) awaitAcks() {
 			return err
 		})
 		if err != nil || !wait.Sleep(ctx, 5*time.Millisecond) {
-			return
+			return false
 		}
 	}
+	return true
 }

@@ -27,6 +27,7 @@ const (
 type feed struct {
 	session    *session.Session
 	ch         *amqp.Channel
+	of         *subscription
 	deliveries <-chan amqp.Delivery
 	acks       *session.Acker
 	left       *leftovers
@@ -91,12 +92,10 @@ func (c *consumer) work(w *worker) {
 	w.goroutine.Store(goroutine())
 	var last *feed
 	for !w.retired() {
-		f, changed, over := c.current()
-		if f != nil && f != last {
+		f, changed, over := c.enter(last)
+		if f != nil {
 			last = f
-			for d, again, ok := w.next(f); ok; d, again, ok = w.next(f) {
-				c.handle(f, d, w, again)
-			}
+			c.read(f, w)
 			continue
 		}
 		if over {
@@ -106,6 +105,14 @@ func (c *consumer) work(w *worker) {
 	}
 	c.leave(w)
 	ended = true
+}
+
+// read handles the deliveries of a feed.
+func (c *consumer) read(f *feed, w *worker) {
+	defer c.exit(f)
+	for d, again, ok := w.next(f); ok; d, again, ok = w.next(f) {
+		c.handle(f, d, w, again)
+	}
 }
 
 // rest waits for another feed.

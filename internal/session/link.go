@@ -266,6 +266,7 @@ func (l *Link) Extra(ctx context.Context, name string) (*Session, error) {
 func (l *Link) enough(s *Session) error {
 	allowed, needed := int(s.conn.Config.ChannelMax), int(l.needs.Load())
 	if allowed >= needed {
+		s.spare = make(chan struct{}, max(allowed-needed-1, 1))
 		return nil
 	}
 	s.Close()

@@ -29,6 +29,7 @@ type Session struct {
 	watched  chan struct{} // closed when watch has ended
 	calls    sync.WaitGroup
 	trial    *Trial        // of the messages that come first
+	spare    chan struct{} // see Spare
 	blocks   chan struct{} // signalled when the broker begins or ends to block publishers
 
 	mu        sync.Mutex // guards what follows
@@ -274,6 +275,11 @@ func (s *Session) Version() string {
 	version, _ := s.conn.Properties["version"].(string)
 	return version
 }
+
+// Spare has room for as many values as the connection allows channels beside those that
+// its user needs all the time. Who opens one of these puts a value in first, and takes one
+// out when it has closed it.
+func (s *Session) Spare() chan struct{} { return s.spare }
 
 // User is the name that has logged in. It is empty if only the broker knows it, which
 // reads it out of a client certificate.
