@@ -53,7 +53,7 @@ func TestReplacedChannelsEnd(t *testing.T) {
 				if n := p.Stats().Connections; n != 1 {
 					t.Errorf("%d connections", n)
 				}
-				time.Sleep(10 * time.Second)
+				time.Sleep(time.Minute)
 				if n := r.channels(); n > 3 {
 					t.Errorf("%d channels are left", n)
 				}
@@ -105,10 +105,9 @@ func TestReplacedChannelsOfHungHandlers(t *testing.T) {
 		if n := handled.Load(); n != 15 {
 			t.Errorf("%d messages were handled, want 15", n)
 		}
-		time.Sleep(10 * time.Second)
+		time.Sleep(time.Minute)
 		if n := r.channels(); n > 2 {
 			t.Errorf("%d channels are left", n)
 		}
 	}, brokertest.WithChannelMax(10))
 }
-

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -194,7 +196,7 @@ func TestPausesUnderLoad(t *testing.T) {
 			t.Parallel()
 			p := shared(t)
 			cfg := p.config("a")
-			cfg.Consume = consume
+			cfg.Consume, cfg.Connect.Name = consume, p.name+" pausing"
 			s := p.setup(cfg)
 			in := newInbox()
 			var paused atomic.Bool
@@ -207,7 +209,8 @@ func TestPausesUnderLoad(t *testing.T) {
 			p.start(s)
 			const messages = 600
 			p.fill(s, cfg.Queue, messages)
-			for range 8 {
+			for i := range 8 {
+				in.until(p, patience, "some messages", func(got []arrival) bool { return len(got) > i*messages/16 })
 				p.try(s.Pause(p.within(patience)))
 				paused.Store(true)
 				p.ready(s, patience)
@@ -218,6 +221,29 @@ func TestPausesUnderLoad(t *testing.T) {
 			if n, different := len(in.all()), len(in.copies()); n != messages || different != messages {
 				t.Errorf("%d messages arrived %d times", different, n)
 			}
+			p.eventually(patience, func() error {
+				if n := p.channels(cfg.Connect.Name + " consume"); n < 1 || n > max(consume.Consumers, 1)+1 {
+					return fmt.Errorf("%d channels are open", n)
+				}
+				return nil
+			})
+			if n := s.Stats().Connections; n != 1 {
+				t.Errorf("%d connections", n)
+			}
 		})
 	}
+}
+
+// channels is the number of channels on the connection with a name.
+func (p *place) channels(name string) int {
+	p.Helper()
+	for line := range strings.Lines(p.ctl("list_connections", "channels", "client_properties")) {
+		if !strings.Contains(line, `"`+name+`"`) {
+			continue
+		}
+		n, err := strconv.Atoi(strings.Fields(line)[0])
+		p.try(err)
+		return n
+	}
+	return 0
 }

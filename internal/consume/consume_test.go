@@ -70,7 +70,8 @@ func bubble(t *testing.T, work func(*task), test func(t *testing.T, g *Group, s 
 func TestUnreadableDelivery(t *testing.T) {
 	bubble(t, func(*task) { t.Error("it was handled") }, func(t *testing.T, g *Group, s *session.Session) {
 		c := g.consumers[0]
-		f, _, _ := c.current()
+		f, _, _ := c.enter(nil)
+		defer c.exit(f)
 		c.handle(f, amqp.Delivery{Body: []byte("{}")}, c.all()[0], false)
 		select {
 		case <-s.Done():

@@ -1,6 +1,10 @@
 package consume
 
-import "github.com/harebus/harebus/internal/wait"
+import (
+	"time"
+
+	"github.com/harebus/harebus/internal/wait"
+)
 
 // A subscription that another has replaced stays open for the acks of what it has
 // delivered. It is closed when nothing of that is unacknowledged: its channel would
@@ -86,9 +90,13 @@ func (u *subscription) retire() {
 	})
 }
 
-// settle gives back what no worker has taken, sends the acks, and waits until the broker
-// has passed them on: acks that are followed by the end of their channel can be lost.
-// While the broker is slow to answer, so may the queue be to take them.
+// calm is how long a replaced channel stays open after its last ack, so that the queue has
+// the acks for certain, also when its leader was frozen for a while. While channels are short,
+// it is closed as soon as the broker's channel has had the time to pass them on.
+const calm = 15 * time.Second
+
+// settle gives back what no worker has taken, sends the acks, and waits until the queue
+// should have them.
 func (u *subscription) settle() {
 	if u.deliveries != nil {
 		for d := range u.deliveries {
@@ -97,9 +105,16 @@ func (u *subscription) settle() {
 	}
 	u.giveBack()
 	u.acks.Close()
-	for u.session.Alive() && !u.ch.IsClosed() && !u.awaitAcks() {
-		if !wait.Sleep(u.consumer.soft, Grace) {
-			return
+	const step = 50 * time.Millisecond
+	soft, spare := u.consumer.soft, u.session.Spare()
+	for range calm / step {
+		if len(spare) == cap(spare) || !u.session.Alive() || !wait.Sleep(soft, step) {
+			break
 		}
 	}
+	if soft.Err() != nil {
+		u.awaitAcks()
+		return
+	}
+	u.await(func() error { return u.ch.Qos(1, 0, false) }) // a declaration could end the connection
 }

@@ -338,19 +338,23 @@ func (u *subscription) close() {
 // awaitAcks gives the broker time to pass acks on to the queue. The broker's channel
 // passes a few dozen at a time to a quorum queue, and loses the rest when the
 // channel is closed. Then those messages are handled twice. So it waits also after
-// a stop that took too long. False means that the broker did not answer in time.
-func (u *subscription) awaitAcks() bool {
+// a stop that took too long.
+func (u *subscription) awaitAcks() {
+	u.await(func() error {
+		_, err := u.ch.QueueDeclarePassive(u.consumer.cfg.Queue, true, false, false, false, nil)
+		return err
+	})
+}
+
+// await makes a request again and again while the broker passes acks on.
+func (u *subscription) await(request func() error) {
 	const least, atATime = 10, 32
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(u.consumer.hard), Grace)
 	defer cancel()
 	for range least + u.consumer.wanted()/atATime {
-		err := u.session.RPC(ctx, func() error {
-			_, err := u.ch.QueueDeclarePassive(u.consumer.cfg.Queue, true, false, false, false, nil)
-			return err
-		})
+		err := u.session.RPC(ctx, request)
 		if err != nil || !wait.Sleep(ctx, 5*time.Millisecond) {
-			return false
+			return
 		}
 	}
-	return true
 }

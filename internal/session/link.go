@@ -266,7 +266,8 @@ func (l *Link) Extra(ctx context.Context, name string) (*Session, error) {
 func (l *Link) enough(s *Session) error {
 	allowed, needed := int(s.conn.Config.ChannelMax), int(l.needs.Load())
 	if allowed >= needed {
-		s.spare = make(chan struct{}, max(allowed-needed-1, 1))
+		const most = 128
+		s.spare = make(chan struct{}, min(max(allowed-needed-1, 1), most))
 		return nil
 	}
 	s.Close()

@@ -277,7 +277,7 @@ func (s *Session) Version() string {
 }
 
 // Spare has room for as many values as the connection allows channels beside those that
-// its user needs all the time. Who opens one of these puts a value in first, and takes one
+// its user needs all the time, and for 128 at most. Who opens one of these puts a value in first, and takes one
 // out when it has closed it.
 func (s *Session) Spare() chan struct{} { return s.spare }
 
