@@ -15,6 +15,7 @@ import (
 	"github.com/harebus/harebus/internal/routing"
 	"github.com/harebus/harebus/internal/session"
 	"github.com/harebus/harebus/internal/tally"
+	"github.com/harebus/harebus/internal/wait"
 	"github.com/harebus/harebus/topology"
 )
 
@@ -156,6 +157,8 @@ type endpoint struct {
 	retries atomic.Int64 // the largest number among the retry policies
 	counts  tally.Queue
 	parking parking
+	// resending is the trouble with copies for the delay queues.
+	resending wait.Trouble
 	// complained is when it was last logged that a message cannot be sent on, in
 	// nanoseconds.
 	complained atomic.Int64

@@ -28,6 +28,7 @@ type parking struct {
 	since time.Time  // when that began
 	probe time.Time  // there is no attempt before then
 	said  time.Time  // the last line in the log
+	last  time.Time  // when a message was put off last
 	count int        // messages put off since
 }
 
@@ -52,7 +53,8 @@ func (p *parking) close(err error) {
 	if p.err == nil {
 		p.since = time.Now()
 	}
-	p.err, p.probe = err, time.Now().Add(quiet)
+	now := time.Now()
+	p.err, p.probe, p.last = err, now.Add(quiet), now
 }
 
 // putOff counts a message that has to wait, and says for how long, and whether
@@ -60,7 +62,7 @@ func (p *parking) close(err error) {
 func (p *parking) putOff() (wait time.Duration, count int, say bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.count++
+	p.count, p.last = p.count+1, time.Now()
 	if say = time.Since(p.said) > quiet; say {
 		p.said = time.Now()
 	}
@@ -71,6 +73,9 @@ func (p *parking) putOff() (wait time.Duration, count int, say bool) {
 func (p *parking) trouble() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.err != nil && time.Since(p.last) > 2*longestParking {
+		p.err, p.count = nil, 0 // what waits comes back sooner, so nothing waits
+	}
 	if p.err == nil {
 		return nil
 	}

@@ -466,6 +466,9 @@ func (d *delivery) resend(out *publish.Message, cause error) bool {
 	pauses := wait.NewPauses(d.Log(), s.cfg.Connect.BackOff)
 	for try := 1; ; try++ {
 		err = eng.publisher.Publish(ctx, out)
+		if err == nil || !errors.Is(err, ErrRefused) && !endsConnections(err) && d.Connected() && d.Context().Err() == nil {
+			d.endpoint.resending.Note(err) // else it is the message, or the delivery is lost
+		}
 		if err == nil || try == tries || endsConnections(err) || ctx.Err() != nil || !d.Connected() {
 			break
 		}
