@@ -105,6 +105,34 @@ func TestDeliveryEndsOnce(t *testing.T) {
 	})
 }
 
+// TestWornOutReadsWhatCame: a handler that changes the headers of its message does not change
+// how often the broker has delivered it.
+func TestWornOutReadsWhatCame(t *testing.T) {
+	var worn chan bool
+	bubble(t, func(d *task) {
+		if d.Raw.Headers == nil {
+			d.Raw.Headers = amqp.Table{}
+		}
+		delete(d.Raw.Headers, "x-delivery-count")
+		if !d.Raw.Redelivered {
+			d.Raw.Headers["x-delivery-count"] = int64(1000)
+		}
+		worn <- d.WornOut()
+		if len(worn) == 12 {
+			d.Ack()
+		}
+	}, func(t *testing.T, _ *Group, s *session.Session) {
+		worn = make(chan bool, 20)
+		publish(t, s)
+		time.Sleep(time.Minute)
+		for i := range 12 { // half of the limit is 10
+			if got := <-worn; got != (i >= 10) {
+				t.Errorf("delivery %d: worn out %v", i, got)
+			}
+		}
+	})
+}
+
 func publish(t *testing.T, s *session.Session) {
 	t.Helper()
 	err := s.WithChannel(t.Context(), func(ch *amqp.Channel) error {

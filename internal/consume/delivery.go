@@ -42,8 +42,11 @@ type Delivery struct {
 	feed     *feed
 	task     Task
 	ended    atomic.Bool
-	held     func(again func(), lives func() bool) // see Hold
-	helper   atomic.Int64                          // the goroutine that works on it apart from the worker
+	// delivered is how often the broker has delivered it before, as far as it counts that. It
+	// is read once, because the headers are given to handlers, which may change them.
+	delivered int64
+	held      func(again func(), lives func() bool) // see Hold
+	helper    atomic.Int64                          // the goroutine that works on it apart from the worker
 }
 
 // Enter says that the calling goroutine works on the delivery, too, for [Group.Inside].
@@ -119,7 +122,7 @@ func (d *Delivery) ExpiredIn(queue string) bool {
 // have. One with a user id counts as such only when it has none left: a copy would lose
 // the id, which is the sender's.
 func (d *Delivery) WornOut() bool {
-	limit, count := d.consumer.cfg.DeliveryLimit, d.delivered()
+	limit, count := d.consumer.cfg.DeliveryLimit, d.delivered
 	switch {
 	case count <= 0:
 		return false
@@ -130,17 +133,12 @@ func (d *Delivery) WornOut() bool {
 	}
 }
 
-// delivered is how often the broker has delivered it before, as far as it counts that.
-func (d *Delivery) delivered() int64 {
-	count, _ := d.Raw.Headers["x-delivery-count"].(int64)
-	return count
-}
-
 // unpack decodes properties and headers. False means that the delivery cannot be read at
 // all, because it was never packed.
 func (d *Delivery) unpack() bool {
 	d.Packed = d.Raw.Body
 	err := wire.Unpack(&d.Raw)
+	d.delivered, _ = d.Raw.Headers["x-delivery-count"].(int64)
 	if errors.As(err, &d.Unreadable) || err == nil {
 		return true
 	}

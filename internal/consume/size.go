@@ -92,7 +92,7 @@ func (c *consumer) heed(d *Delivery) {
 			c.lost.Store(false)
 			c.careful.Store(false)
 		}
-	case c.lost.Load() && d.delivered() >= int64(c.cfg.DeliveryLimit/2) && c.careful.CompareAndSwap(false, true):
+	case c.lost.Load() && d.delivered >= int64(c.cfg.DeliveryLimit/2) && c.careful.CompareAndSwap(false, true):
 		c.log.Warn("connections were lost again and again, so this consumer fetches only one message for each worker until new ones come;" +
 			" the log of the broker and of the connections says why they end")
 	}
