@@ -1,6 +1,8 @@
 package harebus
 
 import (
+	"github.com/harebus/harebus/internal/resend"
+
 	"context"
 	"errors"
 	"fmt"
@@ -15,7 +17,6 @@ import (
 	"github.com/harebus/harebus/internal/routing"
 	"github.com/harebus/harebus/internal/session"
 	"github.com/harebus/harebus/internal/tally"
-	"github.com/harebus/harebus/internal/wait"
 	"github.com/harebus/harebus/topology"
 )
 
@@ -156,12 +157,7 @@ type endpoint struct {
 
 	retries atomic.Int64 // the largest number among the retry policies
 	counts  tally.Queue
-	parking parking
-	// resending is the trouble with copies for the delay queues.
-	resending wait.Trouble
-	// complained is when it was last logged that a message cannot be sent on, in
-	// nanoseconds.
-	complained atomic.Int64
+	copies  *resend.Queue
 
 	// handlers is replaced, with setup.mu held, and never changed: messages are looked up
 	// without a lock.
@@ -178,6 +174,13 @@ func newEndpoint(s *Setup, c EndpointConfig) *endpoint {
 	e := &endpoint{setup: s, cfg: c, queue: c.Queue, subs: slices.Clone(c.Subscriptions)}
 	e.retries.Store(int64(c.Retry.most()))
 	e.handlers.Store(&map[string]*handler{})
+	e.copies = &resend.Queue{
+		Name: c.Queue, ErrorQueue: c.ErrorQueue.Name, Exchange: s.routing.Direct, Dialect: &s.dialect, BackOff: s.cfg.Connect.BackOff,
+		Publisher: s.publisher, Final: endsConnections,
+		Restore: func(ctx context.Context, on *session.Session) error {
+			return s.declarer.ErrorQueue(ctx, on, e.cfg.listener().ErrorQueue.Topology(s.routing))
+		},
+	}
 	return e
 }
 
@@ -218,7 +221,7 @@ func (e *endpoint) consumption(link *session.Link, queues int) consume.Config {
 		},
 		Doubt:      func() { s.declarer.Doubt(e.queue) },
 		Undeclared: func() error { return s.declarer.UndeclaredOf(e.queue) },
-		Renew:      e.renew,
+		Renew:      e.copies.Renew,
 		Consuming:  s.observers.consuming(e.queue),
 		Task:       func() consume.Task { return &delivery{endpoint: e} },
 	}

@@ -1,6 +1,8 @@
 package harebus
 
 import (
+	"github.com/harebus/harebus/internal/resend"
+
 	"context"
 	"encoding/binary"
 	"errors"
@@ -218,7 +220,7 @@ func (m *Message) Envelope(exchange, routingKey string) (Envelope, error) {
 	if m.packed == nil {
 		return Envelope{}, refuse("envelope", "message %q was not delivered by a broker", m.ID)
 	}
-	p, err := asItCame(m.packed)
+	p, err := resend.AsItCame(m.packed)
 	if err != nil {
 		return Envelope{}, refuse("envelope", "message %q: %w", m.ID, err)
 	}

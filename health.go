@@ -82,7 +82,7 @@ func (e *endpoint) troubles(several bool) []error {
 	e.setup.mu.Lock()
 	faults, group := slices.Clone(e.late), e.group
 	e.setup.mu.Unlock()
-	faults = append(faults, e.parking.trouble(), e.unsendable())
+	faults = append(faults, e.copies.Troubles()...)
 	if group != nil {
 		faults = append(append(faults, group.Stuck(e.cfg.Handling.Timeout)), group.Faults()...)
 	}
@@ -93,17 +93,6 @@ func (e *endpoint) troubles(several bool) []error {
 		}
 	}
 	return faults
-}
-
-// unsendable is why failed messages can be neither retried nor put off. A message that
-// goes back to its queue for that comes again, and is tried again, within seconds.
-func (e *endpoint) unsendable() error {
-	const age = time.Minute
-	since, err := e.resending.Lasts(age)
-	if err == nil {
-		return nil
-	}
-	return fmt.Errorf("no failed message can be retried since %s, so they go back to their queue: %w", since.Format(time.RFC3339), err)
 }
 
 // health says what is wrong with a link that has been used.

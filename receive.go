@@ -1,6 +1,8 @@
 package harebus
 
 import (
+	"github.com/harebus/harebus/internal/resend"
+
 	"context"
 	"errors"
 	"sync/atomic"
@@ -14,7 +16,6 @@ import (
 	"github.com/harebus/harebus/internal/header"
 	"github.com/harebus/harebus/internal/publish"
 	"github.com/harebus/harebus/internal/tally"
-	"github.com/harebus/harebus/internal/wait"
 	"github.com/harebus/harebus/topology"
 )
 
@@ -26,8 +27,8 @@ type delivery struct {
 	message  *Message // the handler's, which may change it
 	came     facts    // what counts of it
 	handler  *handler // nil until it is chosen
-	// deadly says that a copy of the message ended the connection whenever it was sent.
-	deadly bool
+	// stored is what stores it somewhere else; nil before that is needed.
+	stored *resend.Case
 	// failures is how often the message has failed before.
 	failures int
 
@@ -404,25 +405,18 @@ func (d *delivery) decide(f *failure) Decision {
 
 // retry sends the message to its own queue again, by way of the delay queues.
 func (d *delivery) retry(cause *failure, decision Decision) {
-	s := d.endpoint.setup
-	op, after := OpRetry, decision.after
+	kind := resend.Retry
 	if decision.action == actionPostpone {
-		op = OpPostpone
+		kind = resend.Postpone
 	}
-	out := d.copyFor(op, d.endpoint.queue, cause)
-	out.Due = time.Now().Add(after)
-	out.Publishing.Headers[s.dialect.Names.DeferredTime] = s.dialect.Time(out.Due)
-	if op == OpPostpone {
-		out.Publishing.Headers[s.dialect.Names.ErrorRetries] = field.SmallestInt(d.failures)
-	}
-	if !d.resend(out, cause) {
-		if d.deadly {
+	if !d.elsewhere().Later(kind, decision.after, cause) {
+		if d.elsewhere().Deadly {
 			d.park(cause)
 		}
 		return
 	}
-	fields := append(d.fields(), zap.Duration("after", after), zap.Error(cause))
-	if op == OpPostpone {
+	fields := append(d.fields(), zap.Duration("after", decision.after), zap.Error(cause))
+	if kind == resend.Postpone {
 		d.counts().Postponed.Add(1)
 		d.Log().Info("message postponed by its handler", fields...)
 		d.end(AttemptPostponed)
@@ -437,88 +431,63 @@ func (d *delivery) retry(cause *failure, decision Decision) {
 // PikaBus service sends deferred messages at once and leaves the waiting to the
 // receiver.
 func (d *delivery) postpone() {
-	before := d.deadly
-	out := d.copyOf(OpPostpone, d.endpoint.queue)
-	out.Due = d.came.deferredUntil
-	switch {
-	case d.resend(out, nil):
+	if d.elsewhere().Until(d.came.deferredUntil) {
 		d.counts().Postponed.Add(1)
 		d.end(AttemptPostponed)
-	case d.deadly != before:
-		d.postpone() // without the headers that may have ended the connection
 	}
 }
 
-// resend publishes a copy of the message and tries again for some time. Until the
-// copy is confirmed the original must not be acknowledged, and if it were given
-// back, the broker would deliver it again at once. True means that the copy is
-// confirmed.
-func (d *delivery) resend(out *publish.Message, cause error) bool {
-	const tries = 5
-	s := d.endpoint.setup
-	ctx, op := s.observers.start(d.lease(), Observation{Operation: Operation(out.Op), Incoming: d.seen(), Size: len(out.Publishing.Body), Exchange: out.Exchange, RoutingKey: out.Key, Err: cause})
-	s.observers.carry(op, out)
-	eng, err := s.engine()
-	if err != nil {
-		op.End(err)
-		return false
+// park moves the message to the error queue.
+func (d *delivery) park(cause *failure) {
+	if d.giveUp(cause) {
+		d.parked(d.elsewhere().Park(cause), cause)
 	}
-	pauses := wait.NewPauses(d.Log(), s.cfg.Connect.BackOff)
-	for try := 1; ; try++ {
-		err = eng.publisher.Publish(ctx, out)
-		if err == nil || !errors.Is(err, ErrRefused) && !endsConnections(err) && d.Connected() && d.Context().Err() == nil {
-			d.endpoint.resending.Note(err) // else it is the message, or the delivery is lost
-		}
-		if err == nil || try == tries || endsConnections(err) || ctx.Err() != nil || !d.Connected() {
-			break
-		}
-		d.complain("cannot "+Operation(out.Op).String()+" a message; trying again", err)
-		if !wait.Sleep(d.Stopping(), wait.Next(pauses)) {
-			break
-		}
-	}
-	op.End(err)
-	switch {
-	case endsConnections(err) && !d.deadly:
-		d.deadly = true
-		d.Log().Error("a copy of a message ended the connection whenever it was sent; parking one without its custom headers",
-			append(d.fields(), zap.Error(err))...)
-		return false
-	case err != nil:
-		d.complain("cannot "+Operation(out.Op).String()+" a message; it goes back to its queue", err)
-		// Not at once: the broker would deliver it again at once.
-		wait.Sleep(d.Stopping(), wait.Next(pauses))
-		d.renew()
-	}
-	return err == nil
 }
 
-// complain logs an error that many messages can have at the same time, at most once
-// in a certain time.
-func (d *delivery) complain(text string, err error) {
-	now := time.Now().UnixNano()
-	last := d.endpoint.complained.Load()
-	if now-last < int64(quiet) || !d.endpoint.complained.CompareAndSwap(last, now) {
-		return
-	}
-	d.Log().Error(text, append(d.fields(), zap.Error(err))...)
+// parkNow moves a message to the error queue that could not be moved there when it had
+// failed. No handler sees it again.
+func (d *delivery) parkNow() {
+	cause := errors.New(d.came.errorDetails)
+	d.parked(d.elsewhere().ParkNow(cause), cause)
 }
 
-// renew is for a message that failed and can be neither retried nor parked now, for
-// example because a declaration is refused. It goes back to its queue. If its
-// delivery count is so high that this would use up the limit, it is published to the
-// queue again instead.
-func (d *delivery) renew() {
-	if !d.WornOut() {
+func (d *delivery) parked(result resend.Result, cause error) {
+	if result == resend.Stuck {
 		return
 	}
-	ctx, cancel := context.WithTimeout(d.Context(), consume.Grace)
-	defer cancel()
-	if err := d.endpoint.renew(ctx, []*consume.Delivery{&d.Delivery})[0]; err != nil {
-		d.Log().Warn("cannot publish a message again to reset its delivery count; giving it back", append(d.fields(), zap.Error(err))...)
-		return
+	if result == resend.Parked {
+		d.counts().Parked.Add(1)
+		d.Log().Error("message moved to the error queue",
+			append(d.fields(), zap.String("error_queue", d.endpoint.cfg.ErrorQueue.Name), zap.Error(cause))...)
 	}
-	d.Ack()
+	d.end(AttemptParked)
+}
+
+// marked says whether the message has the header Parking.
+func (d *delivery) marked() bool {
+	_, ok := d.message.Headers[d.endpoint.setup.dialect.Names.Parking]
+	return ok
+}
+
+// elsewhere is what stores the message somewhere else than here.
+func (d *delivery) elsewhere() *resend.Case {
+	if d.stored == nil {
+		d.stored = &resend.Case{
+			Queue: d.endpoint.copies, On: &d.Delivery, ID: d.came.id, SourceQueue: d.came.sourceQueue, FirstFailed: d.came.firstFailed,
+			Failures: d.failures, Fields: d.fields, Lease: d.lease, Begin: d.copying,
+		}
+	}
+	return d.stored
+}
+
+// copying tells the observers of a copy, and takes over their headers.
+func (d *delivery) copying(ctx context.Context, kind resend.Kind, out *publish.Message, cause error) (context.Context, func(error)) {
+	op := [...]Operation{resend.Retry: OpRetry, resend.Postpone: OpPostpone, resend.Park: OpPark}[kind]
+	out.Op = int8(op)
+	observers := d.endpoint.setup.observers
+	ctx, observed := observers.start(ctx, Observation{Operation: op, Incoming: d.seen(), Size: len(out.Publishing.Body), Exchange: out.Exchange, RoutingKey: out.Key, Err: cause})
+	observers.carry(observed, out)
+	return ctx, observed.End
 }
 
 // fields identify the message in a log.

@@ -125,6 +125,15 @@ func (s *Setup) engine() (*engine, error) {
 	return s.makeEngine(), nil
 }
 
+// publisher is that of the engine.
+func (s *Setup) publisher() (*publish.Publisher, error) {
+	e, err := s.engine()
+	if err != nil {
+		return nil, err
+	}
+	return e.publisher, nil
+}
+
 // makeEngine is called with s.mu held.
 func (s *Setup) makeEngine() *engine {
 	if s.eng == nil {

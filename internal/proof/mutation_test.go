@@ -47,12 +47,12 @@ var mutants = []mutant.Mutant{
 		Breaks: "NOLOSS",
 	},
 	{
-		Name: "forget the number of failures", File: "resend.go",
-		Old: "field.SmallestInt(d.failures + 1)", New: "field.SmallestInt(1)",
+		Name: "forget the number of failures", File: "internal/resend/copy.go",
+		Old: "field.SmallestInt(c.Failures + 1)", New: "field.SmallestInt(1)",
 		Breaks: "RETRY",
 	},
 	{
-		Name: "copy the broker's headers", File: "resend.go",
+		Name: "copy the broker's headers", File: "internal/resend/copy.go",
 		Old: "return header.OfBroker(key) })", New: "return header.OfBroker(key) && false })",
 		Breaks: "NOLOSS",
 	},
@@ -68,13 +68,13 @@ var mutants = []mutant.Mutant{
 		Breaks: "ACCOUNT",
 	},
 	{
-		Name: "retry without a pause", File: "receive.go",
+		Name: "retry without a pause", File: "internal/resend/resend.go",
 		Old: "out.Due = time.Now().Add(after)", New: "out.Due = time.Now().Add(after / 2)",
 		Breaks: "RETRY",
 	},
 	{
 		Name: "retry in the queue of another endpoint", File: "receive.go",
-		Old: "out := d.copyFor(op, d.endpoint.queue, cause)", New: "out := d.copyFor(op, d.endpoint.setup.all()[0].queue, cause)",
+		Old: "Queue: d.endpoint.copies, On:", New: "Queue: d.endpoint.setup.all()[0].copies, On:",
 		Breaks: "NOPHANTOM",
 	},
 	{

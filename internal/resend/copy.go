@@ -1,0 +1,114 @@
+package resend
+
+import (
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/harebus/harebus/internal/field"
+	"github.com/harebus/harebus/internal/header"
+	"github.com/harebus/harebus/internal/publish"
+	"github.com/harebus/harebus/internal/wire"
+)
+
+// copyTo makes a copy of the message as it came, to be published to a queue: body,
+// foreign headers and properties unchanged. Left out are the expiration, because
+// the copy would expire inside the delay queues, the user id, which only the
+// original sender may set, the headers of the broker, and headers that would end
+// the connection.
+func (c *Case) copyTo(queue string) *publish.Message {
+	in, names := &c.On.Raw, &c.Queue.Dialect.Names
+	headers := c.originalHeaders()
+	maps.DeleteFunc(headers, func(key string, _ any) bool { return header.OfBroker(key) })
+	id := in.MessageId
+	if id == "" {
+		id = c.ID
+	}
+	if _, ok := headers[names.MessageID]; !ok {
+		headers[names.MessageID] = c.ID
+	}
+	if dropped := c.disarm(headers); len(dropped) > 0 {
+		earlier, _ := field.Text(headers[names.LeftOut])
+		headers[names.LeftOut] = header.LeftOut(earlier, dropped, header.MaxLeftOut)
+	}
+	out := &publish.Message{
+		Exchange: c.Queue.Exchange, Key: queue, Mandatory: true, ViaDefault: true, Copied: true, Publishing: wire.FromDelivery(in),
+	}
+	msg := &out.Publishing
+	msg.Headers, msg.MessageId, msg.DeliveryMode, msg.Expiration = headers, id, amqp.Persistent, ""
+	return out
+}
+
+// disarm removes the headers that end a connection, and returns their names. If a
+// copy has ended connections all the same, it removes every foreign header.
+func (c *Case) disarm(headers amqp.Table) (dropped []string) {
+	for key, value := range headers {
+		if field.Deadly(value) || c.Deadly && !strings.HasPrefix(key, c.Queue.Dialect.Prefix) {
+			delete(headers, key)
+			dropped = append(dropped, field.Quote(key))
+		}
+	}
+	slices.Sort(dropped)
+	return dropped
+}
+
+// strip removes the custom headers of a copy that has ended connections.
+func (c *Case) strip(out *publish.Message) {
+	c.Deadly = true
+	dialect, headers := c.Queue.Dialect, out.Publishing.Headers
+	if dropped := c.disarm(headers); len(dropped) > 0 {
+		earlier, _ := field.Text(headers[dialect.Names.LeftOut])
+		dialect.NameLeftOut(headers, header.LeftOut(earlier, dropped, header.MaxLeftOut))
+	}
+}
+
+// originalHeaders decodes the headers again: those of the delivery were handed out
+// to middleware and handlers, which may have changed them. Headers that cannot be read
+// are one header, in bytes.
+func (c *Case) originalHeaders() amqp.Table {
+	if c.On.Unreadable != nil {
+		return amqp.Table{c.Queue.Dialect.Names.RawHeaders: c.On.Unreadable.Raw}
+	}
+	again := amqp.Delivery{Body: c.On.Packed}
+	if err := wire.Unpack(&again); err != nil || again.Headers == nil {
+		return amqp.Table{} // it could be unpacked before
+	}
+	return again.Headers
+}
+
+// failedCopy makes the copy of a message that has failed, which says how often, where and
+// why.
+func (c *Case) failedCopy(queue string, cause error) *publish.Message {
+	out := c.copyTo(queue)
+	names, headers := &c.Queue.Dialect.Names, out.Publishing.Headers
+	headers[names.ErrorRetries] = field.SmallestInt(c.Failures + 1)
+	headers[names.ErrorDetails] = header.ErrorDetails(cause)
+	if earlier, _ := field.Text(headers[names.LeftOut]); earlier != "" {
+		c.Queue.Dialect.NameLeftOut(headers, header.LeftOut(earlier, nil, header.MaxLeftOut))
+	}
+	first := c.FirstFailed
+	if first.IsZero() {
+		first = time.Now()
+	}
+	headers[names.FirstFailed] = header.ISOTime(first) // only harebus reads it
+	if c.SourceQueue == "" {
+		headers[names.SourceQueue] = c.Queue.Name
+	}
+	return out
+}
+
+// AsItCame is the content of a copy of a message exactly as it came: packed are its
+// properties and its body. A copy has a new delivery count, no user id, which only its
+// owner may set, and no CC, because the message has been sent to these queues already.
+func AsItCame(packed []byte) (amqp.Publishing, error) {
+	again := amqp.Delivery{Body: packed}
+	if err := wire.Unpack(&again); err != nil {
+		return amqp.Publishing{}, err
+	}
+	p := wire.FromDelivery(&again)
+	maps.DeleteFunc(p.Headers, func(key string, _ any) bool { return wire.OfOneDelivery(key) })
+	return p, nil
+}
