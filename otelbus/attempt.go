@@ -2,6 +2,7 @@ package otelbus
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -103,8 +104,7 @@ func (o *Observer) startAttempt(ctx context.Context, e *harebus.Observation) con
 	ctx = o.cfg.Propagator.Extract(ctx, carrier(m.Headers))
 	sent, before := trace.SpanContextFromContext(ctx), attemptBefore(m.Headers, m.ID)
 	s.attempt.known = sent.IsValid()
-	start := s.incoming.start
-	start = start[:len(start):len(start)]
+	start := slices.Clip(s.incoming.start)
 	if before.IsValid() {
 		start = append(start, trace.WithLinks(trace.Link{SpanContext: before}))
 	}
@@ -114,7 +114,7 @@ func (o *Observer) startAttempt(ctx context.Context, e *harebus.Observation) con
 			start = append(start, trace.WithLinks(trace.Link{SpanContext: sent}))
 		}
 	}
-	s.Context, s.span = o.tracer.Start(ctx, s.incoming.name, start...)
+	o.begin(ctx, s, s.incoming.name, start...)
 	s.attempt.ctx = s.Context
 	s.incoming.inFlight.Add(1)
 	return s

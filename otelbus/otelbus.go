@@ -124,6 +124,11 @@ type step struct {
 	attempt  *attempt // of OpHandle
 }
 
+// begin starts the span of a step. ObserveEnd ends it.
+func (o *Observer) begin(ctx context.Context, s *step, name string, start ...trace.SpanStartOption) {
+	s.Context, s.span = o.tracer.Start(ctx, name, start...) //nolint:spancheck // the end comes in another call
+}
+
 // attemptKey is the key of the attempt in the context of a handler.
 type attemptKey struct{}
 

@@ -3,6 +3,7 @@ package otelbus
 import (
 	"cmp"
 	"context"
+	"slices"
 	"strings"
 	"time"
 
@@ -87,7 +88,7 @@ func (o *Observer) route(e *harebus.Observation) outgoing {
 
 func (o *Observer) startSend(ctx context.Context, e *harebus.Observation) context.Context {
 	s := &step{began: time.Now(), outgoing: o.route(e)}
-	s.Context, s.span = o.tracer.Start(ctx, s.outgoing.name, s.outgoing.start...)
+	o.begin(ctx, s, s.outgoing.name, s.outgoing.start...)
 	o.cfg.Propagator.Inject(s.Context, carrier(e.Headers))
 	return s
 }
@@ -105,7 +106,7 @@ func (o *Observer) startCopy(ctx context.Context, e *harebus.Observation) contex
 			o.cfg.Propagator.Inject(tried.ctx, carrier(e.Headers))
 		}
 	}
-	s.Context, s.span = o.tracer.Start(ctx, s.outgoing.name, s.outgoing.start...)
+	o.begin(ctx, s, s.outgoing.name, s.outgoing.start...)
 	return s
 }
 
@@ -174,10 +175,10 @@ func (o *Observer) startBatch(ctx context.Context, e *harebus.Observation) conte
 	start := s.outgoing.start
 	if tried, _ := ctx.Value(attemptKey{}).(*attempt); tried != nil {
 		if made := tried.take(); len(made) > 0 {
-			start = append(start[:len(start):len(start)], trace.WithLinks(made...))
+			start = append(slices.Clip(start), trace.WithLinks(made...))
 		}
 	}
-	s.Context, s.span = o.tracer.Start(ctx, s.outgoing.name, start...)
+	o.begin(ctx, s, s.outgoing.name, start...)
 	return s
 }
 
