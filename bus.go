@@ -185,6 +185,10 @@ func (s *sender) route(to address, value any, o *sendOptions) (*publish.Message,
 		out.Mandatory = !needless
 	case to.op == OpReply && strings.HasPrefix(to.key, routing.DirectReplyTo):
 		out.Mandatory = false // RabbitMQ returns what is: no queue takes it, but the requester
+	case to.op == OpReply && s.scope.Message().awaited(&s.endpoint.setup.dialect):
+		out.Mandatory = false // when its sender has gone, nobody needs it
+	case to.op == OpRequest:
+		out.Once = true
 	}
 	out.Several = to.op == OpPublish || out.Foreign
 	out.ViaDefault = !out.Several && to.exchange != ""
@@ -277,14 +281,15 @@ func (t *Tx) Rollback() {
 // to any queue. If it returns an error, the reply is refused.
 type ReplyPolicy func(m *Message) error
 
-// RepliesTo is a policy that allows the given queues only.
+// RepliesTo is a policy that allows the given queues only, and the reply queues of the
+// requests that services with these listener queues make.
 func RepliesTo(queues ...string) ReplyPolicy {
 	allowed := make(map[string]struct{}, len(queues))
 	for _, q := range queues {
 		allowed[q] = struct{}{}
 	}
 	return func(m *Message) error {
-		if _, ok := allowed[m.ReplyTo]; !ok {
+		if _, ok := allowed[routing.Owner(m.ReplyTo)]; !ok {
 			return fmt.Errorf("%s is not one of the allowed reply addresses", field.Quote(m.ReplyTo))
 		}
 		return nil

@@ -8,6 +8,7 @@ import (
 
 	"github.com/harebus/harebus/internal/declare"
 	"github.com/harebus/harebus/internal/publish"
+	"github.com/harebus/harebus/internal/replies"
 	"github.com/harebus/harebus/internal/routing"
 	"github.com/harebus/harebus/internal/session"
 	"github.com/harebus/harebus/internal/wait"
@@ -163,4 +164,20 @@ func (s *Setup) frameMax() int {
 		return int(n)
 	}
 	return session.MaxFrame
+}
+
+// replying is the configuration of the reply queue.
+func (s *Setup) replying(link *session.Link) replies.Config {
+	owner := s.endpoint.queue
+	if owner == "" {
+		owner = programName()
+	}
+	return replies.Config{
+		Link: link, BackOff: s.cfg.Connect.BackOff, Log: s.log.Named("replies"), Late: &s.counters.lateReplies,
+		ID:   s.dialect.CorrelationIDOf,
+		Name: func() string { return routing.ReplyQueue(owner) },
+		Declare: func(ctx context.Context, on *session.Session, queue string) error {
+			return s.declarer.ForReplies(ctx, on, s.routing.Replies(queue))
+		},
+	}
 }

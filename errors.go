@@ -10,6 +10,7 @@ import (
 	"github.com/harebus/harebus/internal/buffer"
 	"github.com/harebus/harebus/internal/guard"
 	"github.com/harebus/harebus/internal/refusal"
+	"github.com/harebus/harebus/internal/replies"
 	"github.com/harebus/harebus/internal/session"
 )
 
@@ -45,6 +46,20 @@ var (
 	// ErrHandlerReturned: a transaction, or the bus or the context of a handler,
 	// was used after its end.
 	ErrHandlerReturned = buffer.ErrEnded
+
+	// ErrNoReply: a request was sent, and no reply came in time. It may have been handled,
+	// or may still be. It comes as a [RequestError].
+	ErrNoReply = errors.New("no reply came in time")
+	// ErrReplyLost: a request was sent, and its reply queue is gone: somebody deleted it, its
+	// node is down, or the broker was away for more than five minutes. The request may have
+	// been handled. It comes as a [RequestError].
+	ErrReplyLost = replies.ErrLost
+	// ErrUnexpectedReply: the reply to a request has another type than the one that was
+	// asked for. It comes as a [RequestError], which has the reply.
+	ErrUnexpectedReply = errors.New("the reply has another type")
+	// ErrRequestInHandler: Request was called in a handler, where messages wait until it has
+	// returned, without the option [Immediately].
+	ErrRequestInHandler = errors.New("request inside a handler")
 
 	// ErrStarted: Start or Run was called on a setup that is running.
 	ErrStarted = errors.New("already started")

@@ -65,3 +65,12 @@ func (r RetryConfig) Decide(m *Message, err error) Decision {
 
 // UnderClient has the AMQP client of every later connection write to what wrap makes of it.
 func (s *Setup) UnderClient(wrap func(net.Conn) net.Conn) { s.dialer.UnderClient = wrap }
+
+// Waiting is how many requests wait for their replies.
+func (s *Setup) Waiting() int {
+	eng, err := s.engine()
+	if err != nil {
+		return 0
+	}
+	return eng.replies.Waiting()
+}

@@ -7,6 +7,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/harebus/harebus/internal/guard"
+	"github.com/harebus/harebus/internal/header"
 )
 
 // WithGivenUp calls fn when a message of the handler is about to be moved to the
@@ -69,4 +70,55 @@ func (d *delivery) runGivenUp(cause *failure) error {
 		return err
 	}
 	return eng.commit(ctx, outs)
+}
+
+// fault is the body of the reply that says that a request was given up. The headers say all.
+type fault struct{}
+
+func (fault) MessageType() string { return "harebus.Fault" }
+
+// answer tells whoever waits for a reply to the message that it is given up. It returns
+// false when nothing can be sent now; then the message must be delivered again.
+func (d *delivery) answer(cause *failure) bool {
+	if d.elsewhere().ReplyBy().IsZero() || d.came.replyTo == "" {
+		return true
+	}
+	scope := &scope{Incoming: d.seen(), ID: d.came.id, Origin: d.endpoint.queue + "\x00fault"}
+	to := &sender{d.endpoint, scope}
+	err := to.Reply(d.lease(), fault{}, Immediately(), NonMandatory(), sendOption(func(o *sendOptions) { o.fault = cause }))
+	switch {
+	case err == nil:
+		return true
+	case d.Context().Err() != nil || !d.Connected():
+		return false
+	default:
+		d.Log().Warn("cannot tell the sender of a request that it is given up", append(d.fields(), zap.Error(err))...)
+		return true
+	}
+}
+
+// awaited says whether the sender of the message waits for a reply.
+func (m *Message) awaited(d *header.Dialect) bool {
+	_, ok := m.Headers[d.Names.ReplyBy]
+	return ok
+}
+
+// code is the reason for which a request was given up; empty in other replies.
+func (f *failure) code() string {
+	switch {
+	case f == nil:
+		return ""
+	case f.rejected != nil:
+		return f.rejected.Reason
+	default:
+		return "failed"
+	}
+}
+
+// details are the text that the parked message has, too.
+func (f *failure) details() string {
+	if f == nil {
+		return ""
+	}
+	return header.ErrorDetails(f)
 }

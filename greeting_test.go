@@ -158,8 +158,8 @@ func TestTooFewChannels(t *testing.T) {
 		if err == nil || time.Since(start) > time.Second {
 			t.Fatalf("after %v: %v", time.Since(start), err)
 		}
-		contains(t, err.Error(), "10 channels", "needs 11", "channel_max", "Consume.Consumers")
-		cfg.Consume.Consumers = 8
+		contains(t, err.Error(), "10 channels", "needs 12", "channel_max", "Consume.Consumers")
+		cfg.Consume.Consumers = 7
 		s, got := counting(r, cfg)
 		r.start(s)
 		r.works(s, got, 1)

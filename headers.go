@@ -37,6 +37,12 @@ const (
 	// HeaderRawHeaders has the bytes of the header table of a parked message whose
 	// headers could not be read. PikaBus does not know it.
 	HeaderRawHeaders = "RawHeaders"
+	// HeaderReplyBy says that the sender of a message waits for a reply, and until when:
+	// see [Request]. PikaBus does not know it.
+	HeaderReplyBy = "ReplyBy"
+	// HeaderFault marks a reply that says that a request was given up. It has the reason
+	// code, and HeaderErrorDetails the text. PikaBus does not know it.
+	HeaderFault = "Fault"
 )
 
 // Intent says whether a message is a command or an event.
@@ -77,6 +83,8 @@ func newDialect(cfg *PayloadConfig) header.Dialect {
 		LeftOut:            prefix + HeaderLeftOut,
 		RawHeaders:         prefix + HeaderRawHeaders,
 		Parking:            prefix + HeaderParking,
+		ReplyBy:            prefix + HeaderReplyBy,
+		Fault:              prefix + HeaderFault,
 	}}
 }
 

@@ -60,12 +60,11 @@ func (s *Setup) Ready() error {
 		}
 		eng.publish.Use()
 	}
-	faults := []error{health(eng.publish)}
+	faults := []error{health(eng.publish), health(eng.consume)}
 	if started {
 		if err := s.declarer.Undeclared(); err != nil {
 			faults = append(faults, fmt.Errorf("the broker refuses to declare objects that may be missing: %w", err))
 		}
-		faults = append(faults, health(eng.consume))
 		for _, e := range endpoints {
 			faults = append(faults, e.troubles(len(endpoints) > 1)...)
 		}

@@ -52,11 +52,13 @@ const (
 	// OpConsume lasts as long as a consumer consumes on one connection. It ends with an
 	// error if the broker cancelled the consumer, or the channel or the connection was lost.
 	OpConsume
+	// OpRequest is a call of [Request]: it ends when the reply has come and is decoded.
+	OpRequest
 )
 
 var operationNames = [...]string{
 	"", "send", "publish", "defer", "reply", "commit", "handle", "retry", "park", "connect", "forward", "postpone",
-	"connection", "blocked", "consume",
+	"connection", "blocked", "consume", "request",
 }
 
 // String returns the operation in lower case: "send".
@@ -178,7 +180,7 @@ func newObservers(list []Observer, d *header.Dialect, frameMax func() int, log *
 // carrier gives an observer a map for headers, if the operation has a message for them.
 func carrier(o *Observation) map[string]any {
 	switch o.Operation {
-	case OpSend, OpPublish, OpDefer, OpReply, OpRetry, OpPark, OpPostpone:
+	case OpSend, OpPublish, OpDefer, OpReply, OpRequest, OpRetry, OpPark, OpPostpone:
 		o.Headers = map[string]any{}
 	default: // no message
 	}

@@ -21,7 +21,7 @@ const maxShortString = field.MaxShortString
 // Outgoing is a message as send middleware sees it: encoded, but not yet
 // stamped with its times. Header and body changes take effect.
 type Outgoing struct {
-	// Operation is OpSend, OpPublish, OpDefer or OpReply.
+	// Operation is OpSend, OpPublish, OpDefer, OpReply or OpRequest.
 	Operation Operation
 	// Exchange and RoutingKey are where it will go.
 	Exchange, RoutingKey string
@@ -101,13 +101,14 @@ func (s *sender) stamp(out *publish.Message, draft Outgoing, to address, o *send
 		ID: s.messageID(out, draft.Type, o), CorrelationID: s.correlationID(o), Type: draft.Type, Intent: string(s.intent(out)),
 		ReplyTo: o.replyTo, OriginatingAddress: s.endpoint.queue,
 		ContentType: draft.ContentType, ContentEncoding: header.Charset(draft.ContentType),
-		TimeSent: time.Now().UTC(), DeferredUntil: to.due,
+		TimeSent: time.Now().UTC(), DeferredUntil: to.due, ReplyBy: o.replyBy,
 	}
 	if h.ReplyTo == "" {
 		h.ReplyTo = s.endpoint.queue
 	}
 	if to.op == OpReply {
 		h.Hops = s.scope.Message().hops + 1
+		h.GivenUp, h.ErrorDetails = o.fault.code(), o.fault.details()
 	}
 	out.Publishing = dialect.Stamp(&h, headers)
 	msg := &out.Publishing

@@ -103,6 +103,9 @@ func (d *delivery) try(unreadable error) {
 		d.counts().Handled.Add(1)
 		d.end(AttemptHandled)
 	case d.ignored(err):
+		if !d.answer(failed(d.Context(), err)) {
+			return
+		}
 		d.counts().Ignored.Add(1)
 		d.Log().Debug("message without a handler ignored", append(d.fields(), zap.Error(err))...)
 		d.end(AttemptIgnored)
@@ -374,6 +377,9 @@ func (d *delivery) fail(err error) {
 	case actionRetry, actionPostpone:
 		d.retry(f, decision)
 	case actionDiscard:
+		if !d.answer(f) {
+			return
+		}
 		d.counts().Discarded.Add(1)
 		d.Log().Error("message discarded by the error handler", append(d.fields(), zap.Error(f))...)
 		d.end(AttemptDiscarded)
@@ -390,7 +396,7 @@ func (d *delivery) decide(f *failure) Decision {
 	m := d.seen()
 	decision, err := guard.Apart(ctx, func() (Decision, error) {
 		d.Enter()
-		proposed := d.policy().decide(m, f)
+		proposed := d.inTime(d.policy().decide(m, f))
 		if ask := d.endpoint.cfg.Handling.ErrorHandler; ask != nil {
 			return ask(m, f.shown(), proposed), nil
 		}
@@ -401,6 +407,18 @@ func (d *delivery) decide(f *failure) Decision {
 			append(d.fields(), zap.Error(failed(d.Context(), err)))...) // a panic may hold an error that hangs
 	}
 	return decision
+}
+
+// inTime gives a request up whose next attempt would come when its sender no longer waits.
+func (d *delivery) inTime(proposed Decision) Decision {
+	after, retries := proposed.Retries()
+	if !retries {
+		return proposed
+	}
+	if by := d.elsewhere().ReplyBy(); !by.IsZero() && time.Until(by) < after {
+		return Park()
+	}
+	return proposed
 }
 
 // retry sends the message to its own queue again, by way of the delay queues.
@@ -439,7 +457,7 @@ func (d *delivery) postpone() {
 
 // park moves the message to the error queue.
 func (d *delivery) park(cause *failure) {
-	if d.giveUp(cause) {
+	if d.giveUp(cause) && d.answer(cause) {
 		d.parked(d.elsewhere().Park(cause), cause)
 	}
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/harebus/harebus/internal/guard"
 	"github.com/harebus/harebus/internal/header"
 	"github.com/harebus/harebus/internal/publish"
+	"github.com/harebus/harebus/internal/replies"
 	"github.com/harebus/harebus/internal/routing"
 	"github.com/harebus/harebus/internal/session"
 	"github.com/harebus/harebus/internal/wait"
@@ -65,6 +66,7 @@ type engine struct {
 	publish   *session.Link
 	consume   *session.Link
 	publisher *publish.Publisher
+	replies   *replies.Queue          // to requests
 	group     sync.WaitGroup          // the goroutines that serve them all
 	halt      context.CancelFunc      // ends the latter
 	abandon   context.CancelCauseFunc // ends the contexts of the handlers
@@ -141,7 +143,9 @@ func (s *Setup) makeEngine() *engine {
 		// tried alone, one to declare, and one to check.
 		connection := session.NewLink("publish", s.dialer, s.cfg.Publish.Channels+3)
 		consume := session.NewLink("consume", s.dialer, 0) // begin knows how many
-		s.eng = &engine{setup: s, publish: connection, consume: consume, publisher: publish.New(s.publishing(connection))}
+		s.eng = &engine{
+			setup: s, publish: connection, consume: consume, publisher: publish.New(s.publishing(connection)), replies: replies.New(s.replying(consume)),
+		}
 	}
 	return s.eng
 }
@@ -254,9 +258,9 @@ func (s *Setup) begin(ctx context.Context) (*engine, error) {
 
 // consumeFrom starts the consumers. The setup's mu is held.
 func (e *engine) consumeFrom(handling context.Context, endpoints []*endpoint) {
-	// Beside those of the consumers these channels are needed: one to declare, and one for
-	// each consumer that changes its prefetch.
-	channels, queues := 1, 0
+	// Beside those of the consumers these channels are needed: one to declare, one for replies
+	// to requests, and one for each consumer that changes its prefetch.
+	channels, queues := 2, 0
 	for _, one := range endpoints {
 		if one.late = nil; one.queue != "" {
 			queues++
@@ -413,6 +417,7 @@ func (s *Setup) Close() error { return s.Stop(context.Background()) }
 
 func (e *engine) stop(ctx context.Context) error {
 	err := e.drain(ctx)
+	e.replies.Close()
 	e.consume.Close()
 	e.publish.Close()
 	return err

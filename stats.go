@@ -22,6 +22,9 @@ type Stats struct {
 	// parked ones included. Unpublished is the number of messages that were not
 	// confirmed in the end, Republished the number of repeated attempts.
 	Published, Unpublished, Republished uint64
+	// LateReplies is the number of replies for which no [Request] waited any more: they
+	// came too late, or were the second to one request.
+	LateReplies uint64
 	// Plain is the number of messages that the AMQP client had to encode, which costs several
 	// times as much CPU. When several channels are busy, it is one in some thousands. If it
 	// grows as fast as Published, harebus does not know this version of the client.
@@ -116,6 +119,7 @@ func (h *Histogram) add(counted *tally.Histogram) {
 
 type counters struct {
 	connections, plain atomic.Uint64
+	lateReplies        atomic.Uint64
 	warned             atomic.Bool // of plain
 	publishing         publish.Counts
 }
@@ -140,7 +144,7 @@ func (s *Stats) addQueue(q *tally.Queue) {
 func (s *Setup) Stats() Stats {
 	c := &s.counters
 	stats := Stats{
-		Connections: c.connections.Load(), Plain: c.plain.Load(),
+		Connections: c.connections.Load(), Plain: c.plain.Load(), LateReplies: c.lateReplies.Load(),
 		Published: c.publishing.Published.Load(), Unpublished: c.publishing.Unpublished.Load(), Republished: c.publishing.Republished.Load(),
 	}
 	for _, one := range s.all() {

@@ -50,7 +50,7 @@ type Config struct {
 	NewTraceAfter time.Duration
 	// Destination is the name of a queue or a topic in spans and metrics. The function
 	// must give a few names only; at most 200 are told apart, and all others are
-	// [OtherName]. It is called with a queue for OpSend, OpDefer, OpHandle, OpConsume, OpRetry,
+	// [OtherName]. It is called with a queue for OpSend, OpDefer, OpRequest, OpHandle, OpConsume, OpRetry,
 	// OpPostpone and OpPark, and with a topic for OpPublish. Default: the name of the queue, without the digits of a queue
 	// of one instance, and the name of the exchange for a topic, because topics can hold ids.
 	Destination func(op harebus.Operation, name string) string
@@ -144,7 +144,7 @@ func (s *step) Value(key any) any {
 // that the operation sends.
 func (o *Observer) ObserveStart(ctx context.Context, e harebus.Observation) context.Context {
 	switch e.Operation {
-	case harebus.OpSend, harebus.OpPublish, harebus.OpDefer, harebus.OpReply:
+	case harebus.OpSend, harebus.OpPublish, harebus.OpDefer, harebus.OpReply, harebus.OpRequest:
 		return o.startSend(ctx, &e)
 	case harebus.OpCommit, harebus.OpForward:
 		return o.startBatch(ctx, &e)
@@ -166,7 +166,7 @@ func (o *Observer) ObserveEnd(ctx context.Context, e harebus.Observation, err er
 		o.endAttempt(s, &e, err)
 	case harebus.OpCommit, harebus.OpForward:
 		o.endBatch(s, &e, err)
-	case harebus.OpSend, harebus.OpPublish, harebus.OpDefer, harebus.OpReply, harebus.OpRetry, harebus.OpPostpone, harebus.OpPark:
+	case harebus.OpSend, harebus.OpPublish, harebus.OpDefer, harebus.OpReply, harebus.OpRequest, harebus.OpRetry, harebus.OpPostpone, harebus.OpPark:
 		o.endSend(s, &e, err)
 	default:
 		o.lasts(&e, -1)

@@ -29,6 +29,17 @@ func (d *Declarer) ForSending(ctx context.Context, on *session.Session) error {
 	return nil
 }
 
+// ForReplies declares a reply queue with its binding, and the exchanges before it: a service
+// that only sends may not have declared them yet.
+func (d *Declarer) ForReplies(ctx context.Context, on *session.Session, queue topology.Topology) error {
+	if err := d.Establish(ctx, on, d.cfg.Exchanges); err != nil {
+		if err := d.unlessThere(ctx, on, d.cfg.Exchanges, err); err != nil {
+			return err
+		}
+	}
+	return d.Establish(ctx, on, queue)
+}
+
 func (d *Declarer) forSending(ctx context.Context, on *session.Session) error {
 	consuming := d.cfg.Consuming()
 	err := d.Establish(ctx, on, d.cfg.Exchanges)

@@ -30,6 +30,10 @@ type Head struct {
 	SourceQueue, ErrorDetails string
 	// Hops is how many replies in a row have answered a reply.
 	Hops int
+	// ReplyBy is until when the sender waits for a reply, GivenUp the reason code in a reply
+	// that says that a request was given up. Read leaves them out: few messages have them.
+	ReplyBy time.Time
+	GivenUp string
 }
 
 // Fault is a header with which a message must not be handled.
@@ -74,6 +78,18 @@ func (d *Dialect) Read(in *amqp.Delivery) (h Head, faults []Fault) {
 		}
 	}
 	return h, r.faults
+}
+
+// CorrelationIDOf is the correlation id of a delivery, without the rest of its head.
+func (d *Dialect) CorrelationIDOf(in *amqp.Delivery) string {
+	r := reader{headers: in.Headers}
+	return r.lenient(d.Names.CorrelationID, in.CorrelationId)
+}
+
+// ReplyBy is until when the sender of a message waits for a reply; zero if it does not.
+func (d *Dialect) ReplyBy(headers amqp.Table) time.Time {
+	r := reader{headers: headers}
+	return r.time(d.Names.ReplyBy)
 }
 
 // reader reads header values and collects the faults.
@@ -171,6 +187,12 @@ func (d *Dialect) Stamp(h *Head, headers amqp.Table) amqp.Publishing {
 	}
 	if h.Hops > 0 {
 		headers[n.Hops] = field.SmallestInt(h.Hops)
+	}
+	if !h.ReplyBy.IsZero() {
+		headers[n.ReplyBy] = ISOTime(h.ReplyBy) // only harebus reads it
+	}
+	if h.GivenUp != "" {
+		headers[n.Fault], headers[n.ErrorDetails] = h.GivenUp, h.ErrorDetails
 	}
 	return amqp.Publishing{
 		Headers: headers, ContentType: h.ContentType, ContentEncoding: h.ContentEncoding, DeliveryMode: amqp.Persistent,

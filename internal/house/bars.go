@@ -22,8 +22,8 @@ type bar struct {
 // endpoint and the observer have their own packages or files; the features that come with them may bring it to 30 files and
 // 7,000 lines.
 var bars = []bar{
-	{"source files", 27, 24, (*house).files},
-	{"lines, in hundreds", 60, 52, (*house).lines},
+	{"source files", 28, 24, (*house).files},
+	{"lines, in hundreds", 63, 52, (*house).lines},
 	{"files that hold *Setup", 5, 5, (*house).holdSetup},
 	{"files that read Config.Queue", 1, 1, (*house).readQueue},
 	{"fields of Config", 18, 18, (*house).fields},

@@ -79,6 +79,9 @@ func (c *Case) originalHeaders() amqp.Table {
 	return again.Headers
 }
 
+// ReplyBy is until when the sender of the message waits for a reply; zero if it does not.
+func (c *Case) ReplyBy() time.Time { return c.Queue.Dialect.ReplyBy(c.originalHeaders()) }
+
 // failedCopy makes the copy of a message that has failed, which says how often, where and
 // why.
 func (c *Case) failedCopy(queue string, cause error) *publish.Message {

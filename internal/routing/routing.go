@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/harebus/harebus/internal/field"
+	"github.com/harebus/harebus/internal/messageid"
 	"github.com/harebus/harebus/topology"
 )
 
@@ -61,6 +62,36 @@ func (x Exchanges) Bindings(queue string, topics []string, arguments map[string]
 	return bindings
 }
 
+// Replies is a reply queue with its binding. It is not exclusive: a PikaBus service binds the
+// queue that it replies to, and the broker refuses that for the exclusive queue of another
+// connection.
+func (x Exchanges) Replies(queue string) topology.Topology {
+	return topology.Topology{
+		Queues:   []topology.Queue{{Name: queue, Type: topology.Classic, Arguments: map[string]any{"x-expires": repliesExpire.Milliseconds()}}},
+		Bindings: []topology.Binding{{Exchange: x.Direct, Key: queue, Queue: queue}},
+	}
+}
+
+// repliesMark stands in the name of a reply queue, between that of its owner and random
+// digits.
+const repliesMark = ".replies."
+
+// ReplyQueue makes the name of a reply queue. An owner with a long name is cut.
+func ReplyQueue(owner string) string {
+	id := messageid.New()
+	digits := repliesMark + id[len(id)-12:] // random
+	if most := field.MaxShortString - len(digits); len(owner) > most {
+		owner = strings.ToValidUTF8(owner[:most], "")
+	}
+	return owner + digits
+}
+
+// Owner is the owner of a reply queue. Any other address is its own.
+func Owner(address string) string {
+	owner, _, _ := strings.Cut(address, repliesMark)
+	return owner
+}
+
 // Options are the properties of a listener queue.
 type Options struct {
 	Type                                        topology.QueueType
@@ -91,6 +122,8 @@ const (
 	// exitGrace is how much longer than a listener queue with x-expires its exit lives:
 	// somebody may still use the queue shortly before it expires.
 	exitGrace = 5 * time.Minute
+	// repliesExpire is how long a reply queue stays when nobody consumes from it.
+	repliesExpire = 5 * time.Minute
 )
 
 // Topology is the listener queue with its bindings.

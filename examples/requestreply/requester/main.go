@@ -34,37 +34,23 @@ type Price struct {
 func (Price) MessageType() string { return "Price" }
 
 func run(ctx context.Context, cfg harebus.Config, out io.Writer, articles ...string) error {
-	cfg.Queue = "examples.requester" // replies come here
+	cfg.Queue = "examples.requester" // the reply queue's name begins with it; nothing is started or consumed
 	setup, err := harebus.New(cfg)
 	if err != nil {
 		return err
 	}
-	replies := make(chan Price, len(articles))
-	harebus.Handle(setup, func(_ context.Context, _ *harebus.Bus, p Price) error {
-		select {
-		case replies <- p:
-		default: // a reply to a request of an earlier run
-		}
-		return nil
-	})
-	if err := setup.Start(ctx); err != nil {
-		return err
-	}
 	for _, article := range articles {
-		err := setup.Bus().Send(ctx, "examples.prices", PriceRequest{Article: article})
-		if errors.Is(err, harebus.ErrUnroutable) {
+		price, err := harebus.Request[Price](ctx, setup.Bus(), "examples.prices", PriceRequest{Article: article})
+		var fault *harebus.FaultError
+		switch {
+		case errors.Is(err, harebus.ErrUnroutable):
 			return errors.Join(errors.New("start the responder first: go run ./examples/requestreply/responder"), setup.Close())
-		}
-		if err != nil {
+		case errors.As(err, &fault): // the responder's handler failed
+			fmt.Fprintf(out, "%s: no price: %s\n", article, fault.Details)
+		case err != nil:
 			return errors.Join(err, setup.Close())
-		}
-	}
-	for range articles {
-		select {
-		case p := <-replies:
-			fmt.Fprintf(out, "%s: %d.%02d\n", p.Article, p.Cents/100, p.Cents%100)
-		case <-ctx.Done():
-			return errors.Join(fmt.Errorf("no reply: %w", context.Cause(ctx)), setup.Close())
+		default:
+			fmt.Fprintf(out, "%s: %d.%02d\n", price.Article, price.Cents/100, price.Cents%100)
 		}
 	}
 	return setup.Close()

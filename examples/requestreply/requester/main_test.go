@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -23,6 +24,9 @@ func Example() {
 		return
 	}
 	harebus.Handle(responder, func(ctx context.Context, bus *harebus.Bus, r PriceRequest) error {
+		if r.Article == "ghost" {
+			return harebus.NoRetry(errors.New("there is no ghost"))
+		}
 		return bus.Reply(ctx, Price{Article: r.Article, Cents: 1995})
 	})
 	if err := responder.Start(ctx); err != nil {
@@ -30,11 +34,12 @@ func Example() {
 		return
 	}
 	defer responder.Close()
-	if err := run(ctx, harebus.Config{Dial: broker.Dial}, os.Stdout, "lamp"); err != nil {
+	if err := run(ctx, harebus.Config{Dial: broker.Dial}, os.Stdout, "lamp", "ghost"); err != nil {
 		fmt.Println(err)
 	}
 	// Output:
 	// lamp: 19.95
+	// ghost: no price: there is no ghost
 }
 
 func TestRunWithoutResponder(t *testing.T) {

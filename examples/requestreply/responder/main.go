@@ -6,6 +6,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -41,6 +42,9 @@ func run(ctx context.Context, cfg harebus.Config, out io.Writer) error {
 	}
 	harebus.Handle(setup, func(ctx context.Context, bus *harebus.Bus, r PriceRequest) error {
 		fmt.Fprintf(out, "asked for the price of %s\n", r.Article)
+		if r.Article == "" {
+			return harebus.NoRetry(errors.New("no article is named")) // the requester is told
+		}
 		// The reply goes to the address in the request, with its correlation id. It
 		// is sent when this function has returned nil.
 		return bus.Reply(ctx, Price{Article: r.Article, Cents: 100 * len(r.Article)})
