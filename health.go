@@ -35,8 +35,8 @@ func (s *Setup) Live() error {
 }
 
 // Ready returns nil while the setup can do its work: the connections that it uses
-// are up, the broker accepts messages, every consumer consumes, and not all
-// handlers have been stuck with their messages for longer than their timeout (or
+// are up, the broker accepts messages, every consumer consumes, the
+// Transactor publishes what it has stored, and not all handlers have been stuck with their messages for longer than their timeout (or
 // half an hour, where there is none). Otherwise it says what is missing. It sends
 // nothing to the broker and does not block, so it can be a probe. If a setup only
 // sends and has not sent yet, Ready makes it connect, and fails until it has
@@ -68,6 +68,7 @@ func (s *Setup) Ready() error {
 		for _, e := range endpoints {
 			faults = append(faults, e.troubles(len(endpoints) > 1)...)
 		}
+		faults = append(faults, transactorTroubles(endpoints)...)
 	}
 	if err := errors.Join(faults...); err != nil {
 		return fmt.Errorf("harebus: health: %w", err)

@@ -54,11 +54,14 @@ const (
 	OpConsume
 	// OpRequest is a call of [Request]: it ends when the reply has come and is decoded.
 	OpRequest
+	// OpBacklog is a look at what is stored and not published, by package outbox. It ends at
+	// once, with an error if too much waits, or for too long.
+	OpBacklog
 )
 
 var operationNames = [...]string{
 	"", "send", "publish", "defer", "reply", "commit", "handle", "retry", "park", "connect", "forward", "postpone",
-	"connection", "blocked", "consume", "request",
+	"connection", "blocked", "consume", "request", "backlog",
 }
 
 // String returns the operation in lower case: "send".
@@ -98,6 +101,8 @@ type Observation struct {
 	HandlingTime, CriticalTime time.Duration
 	// Messages is the number of messages of a commit, or of a Forward.
 	Messages int
+	// Backlog is what an OpBacklog has found; nil if it could not look.
+	Backlog *Backlog
 	// Connection is "publish", "consume" or "init", of OpConnect, OpConnection, OpBlocked and
 	// OpConsume. A message that is suspected of ending connections has one of its own, with
 	// a longer name. Address is the host and port of the broker.
@@ -107,6 +112,20 @@ type Observation struct {
 	// Err is why a message is retried or parked, or the broker blocks publishers. For a [RejectError] it has the
 	// reason only, because the rest can quote the message.
 	Err error
+}
+
+// Backlog is what one process has stored and not published.
+type Backlog struct {
+	// Name is that of the outbox.
+	Name string
+	// Waiting are the messages that wait, and Oldest is the age of the oldest.
+	Waiting int
+	Oldest  time.Duration
+	// Lag is the longest time from the storing of a message until its confirm, of those
+	// published since the last look.
+	Lag time.Duration
+	// Refused are the messages that the broker refused. One process counts those of all.
+	Refused int
 }
 
 // String names the operation.
@@ -239,6 +258,13 @@ func (o *observers) roomy(out *publish.Message) bool {
 	frameMax := o.frameMax()
 	limit := publish.HeaderLimit(frameMax, out.Exchange, out.Key) - frameMax/4
 	return publish.HeaderFrame(&out.Publishing) <= limit && len(out.Publishing.Headers) <= header.MaxEntries
+}
+
+// Observe tells the observers of the setup of an operation that has ended, with its error.
+// It is for packages on top of this one, such as outbox.
+func (b *Bus) Observe(ctx context.Context, o Observation, err error) {
+	_, op := b.endpoint.setup.observers.start(ctx, o)
+	op.End(err)
 }
 
 // connecting tells the observers of an attempt to connect.

@@ -59,7 +59,8 @@ func (e *engine) publishAll(ctx context.Context, outs []*publish.Message) error 
 // and stores there what they send: what a handler changes and what it sends is kept
 // together or not at all. Package outbox has one for SQL databases. With a Transactor
 // in Config, a message is acknowledged when its transaction has been committed, and what
-// its handler sent is published after that.
+// its handler sent is published after that. If it also has a method Ready() error, which must
+// not block, [Setup.Ready] fails with the error of that, too.
 type Transactor interface {
 	// Check says whether the transactor can work. Start calls it before it connects, and
 	// fails with its error.
@@ -164,6 +165,16 @@ func transactors(endpoints []*endpoint) (all []Transactor) {
 		}
 	}
 	return all
+}
+
+// transactorTroubles are why Transactors cannot publish what they have stored.
+func transactorTroubles(endpoints []*endpoint) (faults []error) {
+	for _, t := range transactors(endpoints) {
+		if t, ok := t.(interface{ Ready() error }); ok {
+			faults = append(faults, guard.Call(t.Ready))
+		}
+	}
+	return faults
 }
 
 // checkTransactors asks the Transactors of endpoints whether they can work.

@@ -394,3 +394,30 @@ func text(parked []brokertest.Message) string {
 	}
 	return all.String()
 }
+
+// waiter is a Transactor that may be behind.
+type waiter struct {
+	*ledger
+	behind error
+}
+
+func (w *waiter) Ready() error { return w.behind }
+
+// TestTransactorBehind: a Transactor that cannot publish what it has stored makes Ready fail.
+func TestTransactorBehind(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		w := &waiter{newLedger(), errNo}
+		cfg := r.config("orders")
+		cfg.Handling.Transactor = w
+		s := r.setup(cfg)
+		harebus.Handle(s, func(context.Context, *harebus.Bus, order) error { return nil })
+		r.start(s)
+		if err := s.Ready(); !errors.Is(err, errNo) {
+			t.Errorf("Ready: %v", err)
+		}
+		w.behind = nil
+		if err := s.Ready(); err != nil {
+			t.Error(err)
+		}
+	})
+}

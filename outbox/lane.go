@@ -226,17 +226,18 @@ func (r *relay) load(ctx context.Context, l *lane, wanted []row) ([]row, error) 
 	}
 	among, args := r.outbox.cfg.Dialect.among(ids)
 	var rows []row
-	err := r.query(ctx, "select id, exchange, routing_key, head, body from #outbox where lane = ? and "+among+" order by id", append([]any{l.number}, args...),
+	err := r.query(ctx, "select id, exchange, routing_key, head, body, "+r.outbox.cfg.Dialect.age("stored_at")+" from #outbox where lane = ? and "+among+" order by id", append([]any{l.number}, args...),
 		func(scan func(...any) error) error {
 			var (
 				found         row
 				exchange, key string
 				head, body    []byte
+				age           int64 // milliseconds
 			)
-			if err := scan(&found.id, &exchange, &key, &head, &body); err != nil {
+			if err := scan(&found.id, &exchange, &key, &head, &body, &age); err != nil {
 				return err
 			}
-			found.size = len(head) + len(body)
+			found.size, found.stored = len(head)+len(body), time.Now().Add(-time.Duration(age)*time.Millisecond)
 			found.envelope, found.damage = harebus.OpenEnvelope(exchange, key, head, body)
 			rows = append(rows, found)
 			return nil

@@ -40,6 +40,12 @@ type Config struct {
 	// Batch is how many messages are read and published at once, of at most 8 MiB in all.
 	// Default: 500.
 	Batch int
+	// Behind is the age of a waiting message from which on the outbox is behind: Ready fails
+	// until it is published. Default: 1 minute. Negative: never.
+	Behind time.Duration
+	// Name tells several outboxes of a process apart, in errors, in the log and for
+	// observers. Default: none.
+	Name string
 	// Logger is the log. Default: nothing is logged.
 	Logger *zap.Logger
 }
@@ -62,10 +68,11 @@ type Outbox struct {
 
 	counters counters
 
-	mu   sync.Mutex // guards what follows
-	own  *lane      // where this process stores
-	last int64      // the latest id
-	run  *relay     // nil unless Run is running
+	mu    sync.Mutex // guards what follows
+	own   *lane      // where this process stores
+	last  int64      // the latest id
+	run   *relay     // nil unless Run is running
+	watch watch
 }
 
 var _ harebus.Transactor = (*Outbox)(nil)
@@ -98,11 +105,12 @@ func newOutbox(cfg Config, db database) (*Outbox, error) {
 		{"Keep", &cfg.Keep, time.Minute, 7 * 24 * time.Hour},
 		{"Poll", &cfg.Poll, 10 * time.Millisecond, time.Second},
 		{"Lease", &cfg.Lease, 300 * time.Millisecond, 15 * time.Second},
+		{"Behind", &cfg.Behind, 100 * time.Millisecond, time.Minute},
 	} {
 		if *d.value == 0 {
 			*d.value = d.def
 		}
-		if *d.value < d.least {
+		if *d.value < d.least && (d.name != "Behind" || *d.value > 0) {
 			fault("%s %v is less than %v", d.name, *d.value, d.least)
 		}
 	}
@@ -117,6 +125,9 @@ func newOutbox(cfg Config, db database) (*Outbox, error) {
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = zap.NewNop()
+	}
+	if cfg.Name != "" {
+		cfg.Logger = cfg.Logger.With(zap.String("outbox", cfg.Name))
 	}
 	host, _ := os.Hostname() // only for whoever reads the table
 	o := &Outbox{cfg: cfg, db: db, log: cfg.Logger, owner: fmt.Sprintf("%.100s/%d/%s", host, os.Getpid(), harebus.NewMessageID())}

@@ -74,6 +74,7 @@ func (o *Outbox) Run(ctx context.Context, bus *harebus.Bus) error {
 	defer stop()
 	over, end := context.WithCancel(context.WithoutCancel(ctx))
 	var leases, eraser sync.WaitGroup
+	leases.Go(func() { r.keepWatching(over) })
 	leases.Go(func() { r.keepLeases(over) })
 	eraser.Go(func() { r.keepErasing(over) })
 	r.move(ctx)
@@ -95,6 +96,7 @@ func (r *relay) open(ctx context.Context) error {
 	}
 	l, err := r.firstLane(ctx, own)
 	if err != nil {
+		o.blind(err)
 		return fmt.Errorf("harebus: outbox: run: %w", err)
 	}
 	o.mu.Lock()
@@ -245,10 +247,11 @@ func (r *relay) fly(l *lane, rows []row) {
 	var gone []int64
 	var again []row
 	var last error
+	var longest time.Duration
 	for i, err := range r.bus.Forward(r.sending, envelopes) {
 		switch {
 		case err == nil:
-			gone = append(gone, sound[i].id)
+			gone, longest = append(gone, sound[i].id), max(longest, time.Since(sound[i].stored))
 		case hopeless(err):
 			if errors.Is(err, harebus.ErrNacked) {
 				r.setFull(sound[i].envelope)
@@ -259,7 +262,7 @@ func (r *relay) fly(l *lane, rows []row) {
 		}
 	}
 	r.outbox.counters.published.Add(uint64(len(gone)))
-	r.erase(l, gone)
+	r.erase(l, gone, longest)
 	if len(again) > 0 {
 		r.redo(l, again)
 		r.failed("cannot publish messages", last)
@@ -332,12 +335,13 @@ func (r *relay) drain() {
 	}
 }
 
-// erase has rows deleted soon.
-func (r *relay) erase(l *lane, ids []int64) {
+// erase has published rows deleted soon. The one that took longest has taken so long.
+func (r *relay) erase(l *lane, ids []int64, longest time.Duration) {
 	if len(ids) == 0 {
 		return
 	}
 	r.outbox.mu.Lock()
+	r.outbox.confirmed(longest)
 	l.gone = append(l.gone, ids...)
 	r.outbox.mu.Unlock()
 	r.pending(l)

@@ -128,5 +128,6 @@ func (o *Outbox) Check(ctx context.Context) error {
 	case versions[len(versions)-1] < schemaVersion:
 		return fmt.Errorf("harebus: outbox: check: the tables have version %d, this harebus needs %d; run the SQL of Schema, or call Migrate", versions[len(versions)-1], schemaVersion)
 	}
+	o.seen()
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/harebus/harebus"
@@ -16,6 +17,7 @@ type row struct {
 	id       int64
 	envelope harebus.Envelope
 	size     int
+	stored   time.Time
 	// damage says why the row is no message; then envelope is empty.
 	damage error
 }
@@ -46,14 +48,14 @@ func (o *Outbox) prepare(envelopes []harebus.Envelope) (*stored, error) {
 	if len(envelopes) == 0 {
 		return s, nil
 	}
-	id := o.nextID(len(envelopes))
+	id, now := o.nextID(len(envelopes)), time.Now()
 	for i, e := range envelopes {
 		head, err := e.Head()
 		if err != nil {
 			return nil, fmt.Errorf("harebus: outbox: store: %w", err)
 		}
 		s.heads = append(s.heads, head)
-		s.rows = append(s.rows, row{id: id + int64(i), envelope: e, size: len(head) + len(e.Body())})
+		s.rows = append(s.rows, row{id: id + int64(i), envelope: e, size: len(head) + len(e.Body()), stored: now})
 	}
 	return s, nil
 }

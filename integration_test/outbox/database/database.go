@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	_ "github.com/go-sql-driver/mysql" // the driver "mysql"
 	_ "github.com/jackc/pgx/v5/stdlib" // the driver "pgx"
@@ -128,13 +129,21 @@ func (d *Database) Open(t testing.TB) *sql.DB {
 	return db
 }
 
-// Restart kills the server of [Own] and starts it again.
+// Kill kills the server of [Own].
+func (d *Database) Kill() { d.server.kill() }
+
+// Restart kills the server of [Own], unless that has happened, and starts it again.
 func (d *Database) Restart(t testing.TB) {
 	t.Helper()
 	d.server.kill()
-	if err := d.server.launch(); err != nil {
-		t.Fatal(err)
+	var err error
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
+		if err = d.server.launch(); err == nil {
+			return
+		}
+		<-time.After(100 * time.Millisecond) // PostgreSQL does not start before the last process of the killed one has ended
 	}
+	t.Fatal(err)
 }
 
 func skipOrFail(t testing.TB, err error) {
