@@ -3,6 +3,7 @@
 //
 //	harebus send [flags] QUEUE BODY
 //	harebus publish [flags] TOPIC BODY
+//	harebus request [flags] QUEUE BODY
 //	harebus listen [flags] QUEUE
 //	harebus redrive [flags]
 //	harebus soak [flags]
@@ -32,6 +33,7 @@ const (
 	exitOK     = 0
 	exitFailed = 1 // the reason is on stderr
 	exitUsage  = 2 // the command line is wrong
+	exitFault  = 3 // a request was given up by the service
 )
 
 func main() {
@@ -49,6 +51,7 @@ type command struct {
 var commands = []command{
 	{"send", "send commands to a queue", runSend},
 	{"publish", "publish events to a topic", runPublish},
+	{"request", "send a command and print the reply", runRequest},
 	{"listen", "print the messages of a queue", runListen},
 	{"redrive", "move parked messages back to their source", runRedrive},
 	{"soak", "send for a while and account for every message", runSoak},

@@ -17,6 +17,7 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/harebus/harebus"
+	"github.com/harebus/harebus/internal/access"
 )
 
 // outbox is what Bus and Tx have in common.
@@ -88,9 +89,7 @@ func runOutgoing(ctx context.Context, flags *flag.FlagSet, args []string, std st
 	if err != nil {
 		return std.misuse(flags, err.Error())
 	}
-	cfg := harebus.Config{Payload: harebus.PayloadConfig{Codecs: []harebus.Codec{verbatim{}}}, Logger: newLogger(std.err, zapcore.WarnLevel)}
-	broker.Apply(&cfg)
-	setup, err := harebus.New(cfg)
+	setup, err := sender(broker, std)
 	if err != nil {
 		return std.misuse(flags, err.Error())
 	}
@@ -100,23 +99,32 @@ func runOutgoing(ctx context.Context, flags *flag.FlagSet, args []string, std st
 	} else {
 		err = o.sendOne(ctx, setup, flags.Arg(1))
 	}
-	if o.plain > 0 {
-		fmt.Fprintf(std.err, "harebus: note: %d of the bodies begin like JSON but are not, and went as text\n", o.plain)
-	}
+	o.notePlain()
 	if err != nil {
 		return o.report(err)
 	}
 	return exitOK
 }
 
+// sender is a setup that only sends.
+func sender(broker access.Broker, std stdio) (*harebus.Setup, error) {
+	cfg := harebus.Config{Payload: harebus.PayloadConfig{Codecs: []harebus.Codec{verbatim{}}}, Logger: newLogger(std.err, zapcore.WarnLevel)}
+	broker.Apply(&cfg)
+	return harebus.New(cfg)
+}
+
+// notePlain says that bodies are not what they look like.
+func (o *outgoing) notePlain() {
+	if o.plain > 0 {
+		fmt.Fprintf(o.std.err, "harebus: note: %d of the bodies begin like JSON but are not, and went as text\n", o.plain)
+	}
+}
+
 // sendOne sends one message and prints its id.
 func (o *outgoing) sendOne(ctx context.Context, setup *harebus.Setup, body string) error {
-	content := []byte(body)
-	if body == "-" {
-		var err error
-		if content, err = readBody(ctx, o.std.in); err != nil {
-			return err
-		}
+	content, err := o.body(ctx, body)
+	if err != nil {
+		return err
 	}
 	ctx, cancel := o.bounded(ctx)
 	defer cancel()
@@ -124,8 +132,16 @@ func (o *outgoing) sendOne(ctx context.Context, setup *harebus.Setup, body strin
 	if err := o.queue(ctx, setup.Bus(), id, content); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintln(o.std.out, id)
+	_, err = fmt.Fprintln(o.std.out, id)
 	return err
+}
+
+// body is the argument, or the input for the argument -.
+func (o *outgoing) body(ctx context.Context, argument string) ([]byte, error) {
+	if argument == "-" {
+		return readBody(ctx, o.std.in)
+	}
+	return []byte(argument), nil
 }
 
 // sendLines sends every line of the input in one transaction and prints the ids
@@ -171,6 +187,12 @@ func (o *outgoing) bounded(ctx context.Context) (context.Context, context.Cancel
 
 // queue hands one message to a bus or a transaction.
 func (o *outgoing) queue(ctx context.Context, bus outbox, id string, body []byte) error {
+	message, opts := o.message(id, body)
+	return o.emit(ctx, bus, o.to, o.delay, message, opts)
+}
+
+// message is what a body is sent as.
+func (o *outgoing) message(id string, body []byte) (any, []harebus.SendOption) {
 	content := contentType(body)
 	if start := bytes.TrimLeft(body, " \t\r\n"); content != jsonContent && len(start) > 0 && (start[0] == '{' || start[0] == '[') {
 		o.plain++
@@ -192,7 +214,7 @@ func (o *outgoing) queue(ctx context.Context, bus outbox, id string, body []byte
 	case textContent:
 		message = string(body)
 	}
-	return o.emit(ctx, bus, o.to, o.delay, message, opts)
+	return message, opts
 }
 
 // report prints the error; for a transaction, the outcome of each message that was
