@@ -217,11 +217,11 @@ func (s *sender) dispatch(ctx context.Context, to address, message any, o *sendO
 			return afterEnd(top.AddNow(out))
 		}
 	}
-	eng, err := s.endpoint.setup.engine()
+	publisher, err := s.endpoint.setup.publisher()
 	if err != nil {
 		return fmt.Errorf("harebus: %s: %w", to.op, err)
 	}
-	return eng.publisher.Publish(ctx, out)
+	return publisher.Publish(ctx, out)
 }
 
 // Transaction calls fn with a transaction, commits it when fn returns nil, and
@@ -262,11 +262,7 @@ func (t *Tx) Commit(ctx context.Context) error {
 	if len(outs) == 0 {
 		return nil
 	}
-	eng, err := t.endpoint.setup.engine()
-	if err != nil {
-		return fmt.Errorf("harebus: commit: %w", err)
-	}
-	return eng.commit(ctx, outs)
+	return t.endpoint.commit(ctx, outs)
 }
 
 // Rollback discards the buffered messages. After a Commit it does nothing, so you

@@ -65,9 +65,9 @@ func (s *Setup) extra(ctx context.Context) (*session.Session, error) {
 	if err != nil {
 		return nil, err
 	}
-	link := e.publish
+	link := e.Publish
 	if s.consumes() {
-		link = e.consume
+		link = e.Consume
 	}
 	return link.Extra(ctx, "declare")
 }
@@ -118,9 +118,11 @@ func (s *Setup) expires(queue string) bool {
 }
 
 // keepExit keeps the exits of delays to the listener queues from expiring.
-func (e *engine) keepExit(ctx context.Context, on *session.Session) {
-	if err := e.publisher.KeepExits(ctx, on); err != nil && ctx.Err() == nil && on.Alive() {
-		e.setup.log.Warn("cannot keep the exits of delays to the queues of this service from expiring", zap.Error(err))
+func (s *Setup) keepExit(p *publish.Publisher) func(context.Context, *session.Session) {
+	return func(ctx context.Context, on *session.Session) {
+		if err := p.KeepExits(ctx, on); err != nil && ctx.Err() == nil && on.Alive() {
+			s.log.Warn("cannot keep the exits of delays to the queues of this service from expiring", zap.Error(err))
+		}
 	}
 }
 

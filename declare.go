@@ -1,6 +1,8 @@
 package harebus
 
 import (
+	"github.com/harebus/harebus/internal/engine"
+
 	"context"
 	"errors"
 	"fmt"
@@ -59,7 +61,7 @@ func (e *endpoint) changeBindings(ctx context.Context, verb string, topics []str
 	}
 	eng, err := e.setup.engine()
 	if err == nil {
-		err = e.setup.declarer.Change(ctx, eng.owner(e), c)
+		err = e.setup.declarer.Change(ctx, e.owner(eng), c)
 	}
 	if err != nil {
 		return fmt.Errorf("harebus: %s: %w", verb, err)
@@ -135,10 +137,10 @@ func contained(list []string) func(topic string) bool {
 	}
 }
 
-// owner is the link of the connection that may use the queue of an endpoint.
-func (e *engine) owner(of *endpoint) *session.Link {
-	if of.cfg.QueueOptions.Exclusive {
-		return e.consume
+// owner is the link of the connection that may use the queue.
+func (e *endpoint) owner(of *engine.Engine) *session.Link {
+	if e.cfg.QueueOptions.Exclusive {
+		return of.Consume
 	}
-	return e.publish
+	return of.Publish
 }

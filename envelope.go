@@ -182,12 +182,12 @@ func (b *Bus) Forward(ctx context.Context, envelopes []Envelope) []error {
 	if scope := b.within(ctx).scope; scope != nil {
 		return fail(add(scope, outs...))
 	}
-	eng, err := b.endpoint.setup.engine()
+	publisher, err := b.endpoint.setup.publisher()
 	if err != nil {
 		return fail(fmt.Errorf("harebus: forward: %w", err))
 	}
 	ctx, op := b.endpoint.setup.observers.start(ctx, Observation{Operation: OpForward, Messages: len(outs)})
-	for k, err := range eng.publisher.PublishAll(ctx, outs) {
+	for k, err := range publisher.PublishAll(ctx, outs) {
 		errs[places[k]] = err
 	}
 	op.End(errors.Join(errs...))

@@ -72,5 +72,5 @@ func (s *Setup) Waiting() int {
 	if err != nil {
 		return 0
 	}
-	return eng.replies.Waiting()
+	return eng.Replies.Waiting()
 }

@@ -65,11 +65,7 @@ func (d *delivery) runGivenUp(cause *failure) error {
 	case ended != nil || len(outs) == 0:
 		return ended
 	}
-	eng, err := d.endpoint.setup.engine()
-	if err != nil {
-		return err
-	}
-	return eng.commit(ctx, outs)
+	return d.endpoint.commit(ctx, outs)
 }
 
 // fault is the body of the reply that says that a request was given up. The headers say all.

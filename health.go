@@ -26,7 +26,7 @@ func (s *Setup) Live() error {
 	if e == nil || limit == 0 {
 		return nil
 	}
-	for _, l := range []*session.Link{e.publish, e.consume} {
+	for _, l := range []*session.Link{e.Publish, e.Consume} {
 		if lasted, err := l.RefusedFor(); lasted >= limit {
 			return fmt.Errorf("harebus: health: the broker has refused the %s connection for %v: %w", l.Name(), lasted.Round(time.Second), err)
 		}
@@ -58,9 +58,9 @@ func (s *Setup) Ready() error {
 		if eng, err = s.engine(); err != nil { // stopped just now
 			return fmt.Errorf("harebus: health: %w", err)
 		}
-		eng.publish.Use()
+		eng.Publish.Use()
 	}
-	faults := []error{health(eng.publish), health(eng.consume)}
+	faults := []error{health(eng.Publish), health(eng.Consume)}
 	if started {
 		if err := s.declarer.Undeclared(); err != nil {
 			faults = append(faults, fmt.Errorf("the broker refuses to declare objects that may be missing: %w", err))

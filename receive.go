@@ -317,7 +317,6 @@ func (e *endpoint) mostFailures() int {
 
 // handle runs the handler and publishes what it sent.
 func (d *delivery) handle(h *handler) error {
-	s := d.endpoint.setup
 	if t := h.transactor(&d.endpoint.cfg); t != nil {
 		return d.handleIn(t, h)
 	}
@@ -336,11 +335,7 @@ func (d *delivery) handle(h *handler) error {
 		// it again.
 		return errors.New("the connection was lost while the handler ran")
 	}
-	eng, err := s.engine()
-	if err != nil {
-		return err
-	}
-	return eng.commit(d.lease(), outs)
+	return d.endpoint.commit(d.lease(), outs)
 }
 
 // leased is a lease with the values of the attempt, which observers have put there.

@@ -123,7 +123,7 @@ func (s *sender) request(ctx context.Context, queue string, message any, o sendO
 	if err != nil {
 		return fmt.Errorf("harebus: request: %w", err)
 	}
-	call, err := eng.replies.Expect(ctx, o.correlationID)
+	call, err := eng.Replies.Expect(ctx, o.correlationID)
 	if err != nil {
 		return fmt.Errorf("harebus: request: %w: %w", ErrNotSent, err)
 	}

@@ -1,6 +1,8 @@
 package harebus
 
 import (
+	"github.com/harebus/harebus/internal/engine"
+
 	"context"
 	"errors"
 	"fmt"
@@ -8,11 +10,9 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"go.uber.org/zap"
 
-	"github.com/harebus/harebus/internal/background"
 	"github.com/harebus/harebus/internal/consume"
 	"github.com/harebus/harebus/internal/declare"
 	"github.com/harebus/harebus/internal/guard"
@@ -47,7 +47,7 @@ type Setup struct {
 
 	mu        sync.Mutex // guards what follows
 	endpoints []*endpoint
-	eng       *engine // what runs; nil before the first use and after Stop
+	eng       *engine.Engine // what runs; nil before the first use and after Stop
 	started   bool
 	stopping  *stopping // the Stop under way
 	stopped   bool
@@ -58,23 +58,6 @@ type stopping struct {
 	done chan struct{}
 	err  error // set before done is closed
 }
-
-// engine holds connections, consumers and goroutines. It exists from the first use,
-// or Start, until Stop.
-type engine struct {
-	setup     *Setup
-	publish   *session.Link
-	consume   *session.Link
-	publisher *publish.Publisher
-	replies   *replies.Queue          // to requests
-	group     sync.WaitGroup          // the goroutines that serve them all
-	halt      context.CancelFunc      // ends the latter
-	abandon   context.CancelCauseFunc // ends the contexts of the handlers
-	operators []*background.Task      // of the Transactors
-	groups    []*consume.Group        // the consumers of each endpoint
-}
-
-var errShutdownTimeout = errors.New("harebus: the shutdown timeout has passed")
 
 // New checks cfg and returns a setup. It reports every fault at once and does
 // not connect.
@@ -118,7 +101,7 @@ func New(cfg Config) (*Setup, error) {
 func (s *Setup) Bus() *Bus { return &Bus{sender{endpoint: s.endpoint}} }
 
 // engine returns what runs, starting it if nothing has been used yet.
-func (s *Setup) engine() (*engine, error) {
+func (s *Setup) engine() (*engine.Engine, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.eng == nil && s.stopped {
@@ -133,18 +116,18 @@ func (s *Setup) publisher() (*publish.Publisher, error) {
 	if err != nil {
 		return nil, err
 	}
-	return e.publisher, nil
+	return e.Publisher, nil
 }
 
 // makeEngine is called with s.mu held.
-func (s *Setup) makeEngine() *engine {
+func (s *Setup) makeEngine() *engine.Engine {
 	if s.eng == nil {
 		// Beside the permanent channels these are needed: one for a message that is
 		// tried alone, one to declare, and one to check.
-		connection := session.NewLink("publish", s.dialer, s.cfg.Publish.Channels+3)
+		link := session.NewLink("publish", s.dialer, s.cfg.Publish.Channels+3)
 		consume := session.NewLink("consume", s.dialer, 0) // begin knows how many
-		s.eng = &engine{
-			setup: s, publish: connection, consume: consume, publisher: publish.New(s.publishing(connection)), replies: replies.New(s.replying(consume)),
+		s.eng = &engine.Engine{
+			Publish: link, Consume: consume, Publisher: publish.New(s.publishing(link)), Replies: replies.New(s.replying(consume)),
 		}
 	}
 	return s.eng
@@ -216,7 +199,7 @@ func (s *Setup) Start(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("harebus: start: %w", err)
 	}
-	for _, g := range e.groups {
+	for _, g := range e.Groups {
 		if err := g.Await(ctx); err != nil {
 			return fmt.Errorf("harebus: start: %w", errors.Join(err, s.Stop(context.Background())))
 		}
@@ -226,7 +209,7 @@ func (s *Setup) Start(ctx context.Context) error {
 
 // begin marks the setup as started and starts the consumers while it holds the
 // lock, so that a concurrent Stop sees both or neither.
-func (s *Setup) begin(ctx context.Context) (*engine, error) {
+func (s *Setup) begin(ctx context.Context) (*engine.Engine, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
@@ -244,34 +227,31 @@ func (s *Setup) begin(ctx context.Context) (*engine, error) {
 	}
 	e := s.makeEngine()
 	s.started, s.stopped = true, false
-	handling, abandon := context.WithCancelCause(context.WithoutCancel(ctx))
-	e.abandon = abandon
-	serving, halt := context.WithCancel(handling)
-	e.halt = halt
-	e.operate(context.WithoutCancel(ctx), s.endpoints)
-	e.consumeFrom(handling, s.endpoints)
-	if len(e.groups) > 0 {
-		e.group.Go(func() { s.declarer.Refresh(serving, e.consume.Up, e.keepExit) })
+	handling, serving := e.Begin(ctx)
+	e.Tasks = operators(context.WithoutCancel(ctx), s.endpoints)
+	s.consumeFrom(handling, e)
+	if len(e.Groups) > 0 {
+		e.Serve(func() { s.declarer.Refresh(serving, e.Consume.Up, s.keepExit(e.Publisher)) })
 	}
 	return e, nil
 }
 
-// consumeFrom starts the consumers. The setup's mu is held.
-func (e *engine) consumeFrom(handling context.Context, endpoints []*endpoint) {
+// consumeFrom starts the consumers. mu is held.
+func (s *Setup) consumeFrom(handling context.Context, e *engine.Engine) {
 	// Beside those of the consumers these channels are needed: one to declare, one for replies
 	// to requests, and one for each consumer that changes its prefetch.
 	channels, queues := 2, 0
-	for _, one := range endpoints {
+	for _, one := range s.endpoints {
 		if one.late = nil; one.queue != "" {
 			queues++
 			channels += one.cfg.Consume.Consumers + 1
 		}
 	}
-	e.consume.Need(channels)
-	for _, one := range endpoints {
+	e.Consume.Need(channels)
+	for _, one := range s.endpoints {
 		if one.queue != "" {
-			one.group = consume.Start(handling, one.consumption(e.consume, queues))
-			e.groups = append(e.groups, one.group)
+			one.group = consume.Start(handling, one.consumption(e.Consume, queues))
+			e.Groups = append(e.Groups, one.group)
 		}
 	}
 }
@@ -316,18 +296,11 @@ func (s *Setup) pause(ctx context.Context, of ...*endpoint) error {
 	if err != nil {
 		return fmt.Errorf("harebus: pause: %w", err)
 	}
-	errs := make(chan error, len(groups))
-	for _, g := range groups {
-		go func() { errs <- g.Pause(ctx) }()
-	}
-	for range groups {
-		err = errors.Join(err, <-errs)
-	}
-	switch {
+	switch err := groups.Pause(ctx); {
 	case err == nil:
 		return nil
 	case ctx.Err() != nil:
-		return fmt.Errorf("harebus: pause: %w: %w", busy(groups), context.Cause(ctx))
+		return fmt.Errorf("harebus: pause: %w: %w", groups.Handling(), context.Cause(ctx))
 	default:
 		return fmt.Errorf("harebus: pause: %w", ErrStopped)
 	}
@@ -343,14 +316,12 @@ func (s *Setup) resume(of ...*endpoint) error {
 	if err != nil {
 		return fmt.Errorf("harebus: resume: %w", err)
 	}
-	for _, g := range groups {
-		g.Resume()
-	}
+	groups.Resume()
 	return nil
 }
 
 // consuming returns the consumers of endpoints, if the setup consumes.
-func (s *Setup) consuming(of []*endpoint) (groups []*consume.Group, err error) {
+func (s *Setup) consuming(of []*endpoint) (groups engine.Groups, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.eng == nil || !s.started || s.stopping != nil {
@@ -377,7 +348,7 @@ func (s *Setup) consuming(of []*endpoint) (groups []*consume.Group, err error) {
 // returns [ErrInHandler].
 func (s *Setup) Stop(ctx context.Context) error {
 	s.mu.Lock()
-	if s.eng != nil && inHandler(ctx, s.eng.groups) {
+	if s.eng != nil && inHandler(ctx, s.eng.Groups) {
 		s.mu.Unlock()
 		return fmt.Errorf("harebus: stop: %w", ErrInHandler)
 	}
@@ -400,7 +371,7 @@ func (s *Setup) Stop(ctx context.Context) error {
 	s.stopping = under
 	s.mu.Unlock()
 
-	under.err = e.stop(ctx)
+	under.err = s.halt(ctx, e)
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -415,83 +386,29 @@ func (s *Setup) Stop(ctx context.Context) error {
 // Close is Stop with the shutdown timeout as its only limit.
 func (s *Setup) Close() error { return s.Stop(context.Background()) }
 
-func (e *engine) stop(ctx context.Context) error {
-	err := e.drain(ctx)
-	e.replies.Close()
-	e.consume.Close()
-	e.publish.Close()
-	return err
-}
-
-// busy says how many messages are being handled.
-func busy(groups []*consume.Group) error {
-	var n int64
-	for _, g := range groups {
-		n += g.Busy()
+// halt stops an engine, and says what has not ended.
+func (s *Setup) halt(ctx context.Context, e *engine.Engine) error {
+	var faults []error
+	handlers, ended := e.Stop(ctx, s.cfg.ShutdownTimeout, s.waits)
+	if handlers > 0 {
+		faults = append(faults, fmt.Errorf("harebus: stop: %d handlers have not returned; their messages will be delivered again", handlers))
 	}
-	return fmt.Errorf("%d messages are being handled", n)
-}
-
-// drain ends the consumers of an engine that was started.
-func (e *engine) drain(ctx context.Context) error {
-	if e.abandon == nil {
-		return nil
+	if !ended {
+		faults = append(faults, errors.New("harebus: stop: the Run of Config.Handling.Transactor has not returned"))
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, e.setup.cfg.ShutdownTimeout, errShutdownTimeout)
-	defer cancel()
-	stop := context.AfterFunc(ctx, func() { e.abandon(context.Cause(ctx)) })
-	defer stop()
-	e.halt()
-	for _, g := range e.groups {
-		g.Halt()
-	}
-	tell := e.setup.waits.While("handlers to return before stopping", func() error { return busy(e.groups) })
-	for _, g := range e.groups {
-		g.Wait()
-	}
-	e.group.Wait()
-	tell()
-	e.abandon(ErrStopped)
-	var ended error
-	for _, o := range e.operators {
-		if !o.End(ctx, ErrStopped) {
-			ended = errors.Join(ended, errors.New("harebus: stop: the Run of Config.Handling.Transactor has not returned"))
-		}
-	}
-	var abandoned int64
-	for _, g := range e.groups {
-		abandoned += g.Busy()
-	}
-	if abandoned > 0 {
-		return errors.Join(fmt.Errorf("harebus: stop: %d handlers have not returned; their messages will be delivered again", abandoned), ended)
-	}
-	return ended
+	return errors.Join(faults...)
 }
 
 // inHandler says whether the caller is inside a handler of some consumers: ctx carries
 // a message that is being handled, or the goroutine is that of a busy worker. The
 // goroutine is needed because Close has no context.
-func inHandler(ctx context.Context, groups []*consume.Group) bool {
+func inHandler(ctx context.Context, groups engine.Groups) bool {
 	m := Incoming(ctx)
 	handles := func(t consume.Task) bool {
 		d, ok := t.(*delivery)
 		return ok && m != nil && d.shown.Load() == m
 	}
-	return slices.ContainsFunc(groups, func(g *consume.Group) bool { return g.Inside(handles) })
-}
-
-// paused says whether everything is paused.
-func (e *engine) paused() bool {
-	return len(e.groups) > 0 && !slices.ContainsFunc(e.groups, func(g *consume.Group) bool { return !g.Paused() })
-}
-
-// oldest is the age of the message that has been in a handler for longest.
-func (e *engine) oldest() time.Duration {
-	var oldest time.Duration
-	for _, g := range e.groups {
-		oldest = max(oldest, g.Oldest())
-	}
-	return oldest
+	return groups.Inside(handles)
 }
 
 // String names the config of the setup, without anything that may be a secret.

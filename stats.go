@@ -1,6 +1,8 @@
 package harebus
 
 import (
+	"github.com/harebus/harebus/internal/engine"
+
 	"math"
 	"sync/atomic"
 	"time"
@@ -151,13 +153,13 @@ func (s *Setup) Stats() Stats {
 		stats.addQueue(&one.counts)
 	}
 	if e := s.running(); e != nil {
-		stats.OldestInFlight, stats.Paused = e.oldest(), e.paused()
+		stats.OldestInFlight, stats.Paused = e.Groups.Oldest(), e.Groups.Paused()
 	}
 	return stats
 }
 
 // running is the engine, if there is one.
-func (s *Setup) running() *engine {
+func (s *Setup) running() *engine.Engine {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.eng

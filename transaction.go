@@ -3,6 +3,7 @@ package harebus
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"reflect"
 	"slices"
@@ -30,15 +31,20 @@ func afterEnd(err error) error {
 }
 
 // commit publishes buffered messages and reports on each if one of them failed.
-func (e *engine) commit(ctx context.Context, outs []*publish.Message) error {
+func (e *endpoint) commit(ctx context.Context, outs []*publish.Message) error {
+	publisher, err := e.setup.publisher()
+	if err != nil {
+		return fmt.Errorf("harebus: commit: %w", err)
+	}
 	ctx, op := e.setup.observers.start(ctx, Observation{Operation: OpCommit, Messages: len(outs)})
-	err := e.publishAll(ctx, outs)
+	err = published(outs, publisher.PublishAll(ctx, outs))
 	op.End(err)
 	return err
 }
 
-func (e *engine) publishAll(ctx context.Context, outs []*publish.Message) error {
-	errs := e.publisher.PublishAll(ctx, outs)
+// published is the error of messages that were published together: nil if all are
+// confirmed.
+func published(outs []*publish.Message, errs []error) error {
 	if !slices.ContainsFunc(errs, func(err error) bool { return err != nil }) {
 		return nil
 	}
@@ -145,14 +151,15 @@ func (d *delivery) run(ctx context.Context, h *handler, scope *scope) ([]*publis
 	return scope.End()
 }
 
-// operate starts to run each Transactor of the endpoints.
-func (e *engine) operate(ctx context.Context, endpoints []*endpoint) {
-	s := e.setup
+// operators start to run each Transactor of the endpoints.
+func operators(ctx context.Context, endpoints []*endpoint) (tasks []*background.Task) {
+	s := endpoints[0].setup
 	for _, t := range transactors(endpoints) {
-		e.operators = append(e.operators, background.Keep(ctx, "the transactor", s.log, s.cfg.Connect.BackOff, func(ctx context.Context) error {
+		tasks = append(tasks, background.Keep(ctx, "the transactor", s.log, s.cfg.Connect.BackOff, func(ctx context.Context) error {
 			return t.Run(ctx, s.Bus())
 		}))
 	}
+	return tasks
 }
 
 // transactors are those of the endpoints, each once.

@@ -23,7 +23,7 @@ type bar struct {
 // 7,000 lines.
 var bars = []bar{
 	{"source files", 28, 24, (*house).files},
-	{"lines, in hundreds", 64, 52, (*house).lines},
+	{"lines, in hundreds", 63, 52, (*house).lines},
 	{"files that hold *Setup", 5, 5, (*house).holdSetup},
 	{"files that read Config.Queue", 1, 1, (*house).readQueue},
 	{"fields of Config", 18, 18, (*house).fields},
