@@ -43,7 +43,7 @@ var mutants = []mutant.Mutant{
 	},
 	{
 		Name: "acknowledge on the next connection", File: "internal/consume/delivery.go",
-		Old: "\td.feed.acks.Done(d.Raw.DeliveryTag)\n", New: "\tif next, _, _ := d.consumer.current(); next != nil {\n\t\td.feed = next\n\t}\n\td.feed.acks.Done(d.Raw.DeliveryTag)\n",
+		Old: "\td.feed.acks.Done(d.Raw.DeliveryTag)\n", New: "\td.consumer.mu.Lock()\n\tif next := d.consumer.feed; next != nil {\n\t\td.feed = next\n\t}\n\td.consumer.mu.Unlock()\n\td.feed.acks.Done(d.Raw.DeliveryTag)\n",
 		Breaks: "NOLOSS",
 	},
 	{
