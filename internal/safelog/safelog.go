@@ -2,39 +2,53 @@
 package safelog
 
 import (
+	"errors"
 	"strings"
 	"unicode"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
-
-	"github.com/harebus/harebus/internal/guard"
 )
 
 // New returns a logger into which texts from the network can be put as they are, in the
 // fields String and Error. describe makes the field of an error.
 func New(log *zap.Logger, describe func(key string, err error) zap.Field) *zap.Logger {
-	return log.WithOptions(zap.WrapCore(func(core zapcore.Core) zapcore.Core { return safeCore{core, describe} }))
+	return log.WithOptions(zap.WrapCore(func(core zapcore.Core) zapcore.Core {
+		return safeCore{core, describe, new(gate)}
+	}))
 }
 
 // safeCore makes every text printable before it is encoded, because encoders escape
-// line breaks but not the control sequences of a terminal.
+// line breaks but not the control sequences of a terminal. The core below is foreign code:
+// it may panic, end its goroutine, as that of package zaptest does after its test, or hang.
+// That loses entries and does no other harm.
 type safeCore struct {
 	zapcore.Core
 	describe func(key string, err error) zap.Field
+	gate     *gate
 }
 
 // With has the fields of a derived logger cleaned too.
 func (c safeCore) With(fields []zapcore.Field) zapcore.Core {
-	with := c.Core
-	_ = guard.Call(func() error { with = c.Core.With(c.clean(fields)); return nil }) // then without them
-	return safeCore{with, c.describe}
+	with, err := through(c.gate, func() (zapcore.Core, error) { return c.Core.With(c.clean(fields)), nil })
+	if err == nil && with != nil {
+		c.Core = with
+	}
+	return c // without the fields if need be
+}
+
+// Enabled asks the core below.
+func (c safeCore) Enabled(level zapcore.Level) bool {
+	enabled, err := through(c.gate, func() (bool, error) { return c.Core.Enabled(level), nil })
+	if errors.Is(err, errLost) {
+		return true // Write counts what is lost
+	}
+	return enabled
 }
 
 // Check adds this core, not the one below.
 func (c safeCore) Check(e zapcore.Entry, checked *zapcore.CheckedEntry) *zapcore.CheckedEntry {
-	enabled := false
-	if err := guard.Call(func() error { enabled = c.Enabled(e.Level); return nil }); err == nil && enabled {
+	if c.Enabled(e.Level) {
 		return checked.AddCore(e, c)
 	}
 	return checked
@@ -42,16 +56,34 @@ func (c safeCore) Check(e zapcore.Entry, checked *zapcore.CheckedEntry) *zapcore
 
 // Write cleans the fields; the message is always a constant. The core below is
 // asked again, because one that samples, or is several with levels of their own,
-// decides when it checks and not when it writes. One that panics, as that of
-// package zaptest does after its test, loses the entry and does no other harm: zap
-// writes the error to its ErrorOutput.
+// decides when it checks and not when it writes. zap writes an error to its ErrorOutput.
 func (c safeCore) Write(e zapcore.Entry, fields []zapcore.Field) error {
-	return guard.Call(func() error {
-		if checked := c.Core.Check(e, nil); checked != nil {
-			checked.Write(c.clean(fields)...)
+	_, err := through(c.gate, func() (struct{}, error) {
+		if lost := c.gate.lost.Swap(0); lost > 0 {
+			late := e
+			late.Level, late.Message = zapcore.WarnLevel, "entries of the log are lost, because the logger did not return"
+			c.pass(late, []zapcore.Field{zap.Int64("lost", lost)})
 		}
-		return nil
+		c.pass(e, c.clean(fields))
+		return struct{}{}, nil
 	})
+	if errors.Is(err, errLost) {
+		c.gate.lost.Add(1)
+		return nil // it was told of the first
+	}
+	return err
+}
+
+func (c safeCore) pass(e zapcore.Entry, fields []zapcore.Field) {
+	if checked := c.Core.Check(e, nil); checked != nil {
+		checked.Write(fields...)
+	}
+}
+
+// Sync is that of the core below.
+func (c safeCore) Sync() error {
+	_, err := through(c.gate, func() (struct{}, error) { return struct{}{}, c.Core.Sync() })
+	return err
 }
 
 // clean returns a copy of fields with printable texts. Only errors and stacks may
