@@ -149,13 +149,68 @@ func TestParkedCopyIsRefused(t *testing.T) {
 		if err := s.Ready(); err != nil {
 			t.Error(err)
 		}
-		if n := logs.FilterMessageSnippet("refuses a message that is to be parked").Len(); n == 0 {
+		if n := logs.FilterMessageSnippet("to be parked is refused").Len(); n == 0 {
 			t.Error("the log does not tell of the refusal")
 		}
 		if n := logs.FilterMessageSnippet("takes no messages").Len(); n > 0 {
 			t.Error("the log blames the error queue")
 		}
 	})
+}
+
+// TestParkedCopyIsRefusedAlways: a message whose copy is refused again and again is parked
+// without its custom headers. If that is refused, too, its handler is called more and more
+// rarely, the log says so twice, and other messages are handled.
+func TestParkedCopyIsRefusedAlways(t *testing.T) {
+	for name, always := range map[string]bool{"always": true, "because of a header": false} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, r *rig) {
+				logger, logs := observed()
+				cfg := r.config("orders")
+				cfg.Logger = logger
+				var calls int
+				s := r.setup(cfg)
+				got := make(chan int, 10)
+				harebus.Handle(s, func(_ context.Context, _ *harebus.Bus, o order) error {
+					if o.ID != 1 {
+						got <- o.ID
+						return nil
+					}
+					calls++
+					return harebus.NoRetry(errBoom)
+				})
+				r.start(s)
+				r.broker.Inject(brokertest.Fault{
+					On: "basic.publish", Times: -1, Do: brokertest.Raise, Code: 406, Text: "PRECONDITION_FAILED - no",
+					Match: func(f brokertest.Frame) bool {
+						return f.RoutingKey == "error" && (always || f.Headers["bad"] != nil)
+					},
+				})
+				if err := s.Bus().Send(r.ctx, "orders", order{1}, harebus.WithHeaders(map[string]any{"bad": "one"})); err != nil {
+					t.Fatal(err)
+				}
+				if !always {
+					m := r.await("error", 1)[0]
+					contains(t, fmt.Sprint(m.Headers[prefixed("ErrorDetails")]), "bad")
+					if calls > 5 {
+						t.Errorf("%d attempts", calls)
+					}
+					return
+				}
+				time.Sleep(3 * time.Minute)
+				r.works(s, got, 2)
+				if calls > 20 {
+					t.Errorf("the handler was called %d times in three minutes", calls)
+				}
+				if n := logs.FilterMessageSnippet("to be parked is refused").Len(); n != 2 {
+					t.Errorf("%d lines in the log, want 2", n)
+				}
+				if err := s.Ready(); err != nil {
+					t.Error(err)
+				}
+			})
+		})
+	}
 }
 
 // failing starts a service whose handler fails for good.

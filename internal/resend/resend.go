@@ -48,7 +48,8 @@ type Queue struct {
 	// Final says whether err is about the message itself, which nothing can store.
 	Final func(err error) bool
 
-	parking parking
+	parking  parking
+	refusals refusals
 	// sending is the trouble with copies for the delay queues.
 	sending    wait.Trouble
 	complained atomic.Int64 // when it was last logged that a message cannot be sent on, in nanoseconds
@@ -240,14 +241,14 @@ func (c *Case) bury(out *publish.Message, cause error) Result {
 		err := c.tryParking(out, cause)
 		if err == nil {
 			c.Queue.parking.open()
+			c.Queue.refusals.forget(c.ID)
 			return Parked
 		}
 		if d.Context().Err() != nil || !d.Connected() {
 			return Stuck
 		}
 		if errors.Is(err, session.ErrRefused) { // it is the message, not the error queue
-			c.complain("the broker refuses a message that is to be parked; it goes back to its queue", err)
-			wait.Sleep(d.Stopping(), time.Second) // the broker would deliver it again at once
+			c.refused(err)
 			return Stuck
 		}
 		c.Queue.parking.close(err)
@@ -281,6 +282,9 @@ func (c *Case) tryParking(out *publish.Message, cause error) (err error) {
 	publisher, err := c.Queue.Publisher()
 	if err != nil {
 		return err
+	}
+	if c.Queue.refusals.of(c.ID) >= stripAt && !c.Deadly {
+		c.strip(out)
 	}
 	err = publisher.Publish(ctx, out)
 	if err != nil && c.Queue.Final(err) && !c.Deadly {
