@@ -6,6 +6,7 @@
 //	harebus request [flags] QUEUE BODY
 //	harebus listen [flags] QUEUE
 //	harebus redrive [flags]
+//	harebus outbox schema|sql [flags] [TASK [ID...]]
 //	harebus soak [flags]
 //	harebus broker [flags]
 //	harebus version
@@ -54,6 +55,7 @@ var commands = []command{
 	{"request", "send a command and print the reply", runRequest},
 	{"listen", "print the messages of a queue", runListen},
 	{"redrive", "move parked messages back to their source", runRedrive},
+	{"outbox", "print SQL for the tables of package outbox", runOutbox},
 	{"soak", "send for a while and account for every message", runSoak},
 	{"broker", "run a broker in this process, for trying things out", runBroker},
 	{"version", "print the versions of this command, Go and the AMQP client", runVersion},
