@@ -221,7 +221,9 @@ func (s *sender) dispatch(ctx context.Context, to address, message any, o *sendO
 	if err != nil {
 		return fmt.Errorf("harebus: %s: %w", to.op, err)
 	}
-	return publisher.Publish(ctx, out)
+	err = publisher.Publish(ctx, out)
+	reached(o.observed, out)
+	return err
 }
 
 // Transaction calls fn with a transaction, commits it when fn returns nil, and

@@ -190,6 +190,7 @@ func (b *Bus) Forward(ctx context.Context, envelopes []Envelope) []error {
 	for k, err := range publisher.PublishAll(ctx, outs) {
 		errs[places[k]] = err
 	}
+	reached(op, outs...)
 	op.End(errors.Join(errs...))
 	return errs
 }

@@ -105,8 +105,11 @@ type Observation struct {
 	Backlog *Backlog
 	// Connection is "publish", "consume" or "init", of OpConnect, OpConnection, OpBlocked and
 	// OpConsume. A message that is suspected of ending connections has one of its own, with
-	// a longer name. Address is the host and port of the broker.
-	Connection, Address string
+	// a longer name.
+	Connection string
+	// Address is the host and port of the broker. That of outgoing messages is known at the
+	// end, and empty if they were not sent; of several it is the one that the last was sent to.
+	Address string
 	// Queue is that of OpConsume.
 	Queue string
 	// Err is why a message is retried or parked, or the broker blocks publishers. For a [RejectError] it has the
@@ -314,6 +317,16 @@ func (o *observers) block(ctx context.Context, on *session.Session, about Observ
 		blocked = nil
 	}
 	return blocked
+}
+
+// reached notes which broker outgoing messages were sent to.
+func reached(op *operation, outs ...*publish.Message) {
+	if op == nil {
+		return
+	}
+	for _, out := range outs {
+		op.Event.Address = cmp.Or(out.Broker, op.Event.Address)
+	}
 }
 
 // buffered notes that an outgoing message waits for a commit.

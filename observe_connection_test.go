@@ -151,3 +151,89 @@ func TestConnectingOperations(t *testing.T) {
 		sameLines(t, open, []string{"connection consume brokertest:5672", "consume consume orders brokertest:5672"})
 	})
 }
+
+// stations notes the broker's address of every operation on messages.
+type stations struct {
+	mu   sync.Mutex // guards seen
+	seen map[harebus.Operation][]string
+}
+
+func (p *stations) ObserveStart(ctx context.Context, o harebus.Observation) context.Context {
+	if o.Operation != harebus.OpHandle && o.Connection == "" && o.Address != "" {
+		p.add(o.Operation, "at the start: "+o.Address)
+	}
+	return ctx
+}
+
+func (p *stations) ObserveEnd(_ context.Context, o harebus.Observation, _ error) {
+	if o.Connection == "" && !o.Buffered {
+		p.add(o.Operation, o.Address)
+	}
+}
+
+func (p *stations) add(op harebus.Operation, address string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !slices.Contains(p.seen[op], address) {
+		p.seen[op] = append(p.seen[op], address)
+	}
+}
+
+// TestAddresses: operations on messages name the broker that they were sent to or came from; a message that was not sent has
+// been nowhere.
+func TestAddresses(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		p := &stations{seen: map[harebus.Operation][]string{}}
+		cfg := r.config("orders")
+		cfg.Observers, cfg.Retry = []harebus.Observer{p}, harebus.RetryConfig{MaxRetries: 1, BackOff: steady}
+		s := r.setup(cfg)
+		harebus.Handle(s, func(ctx context.Context, bus *harebus.Bus, o order) error {
+			if o.ID == 1 {
+				return errNo
+			}
+			return bus.Publish(ctx, "topic", o, harebus.NonMandatory())
+		})
+		r.start(s)
+		bus := s.Bus()
+		for id := range 2 {
+			if err := bus.Send(r.ctx, "orders", order{id}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := bus.Defer(r.ctx, "orders", time.Minute, order{3}); err != nil {
+			t.Fatal(err)
+		}
+		tx := bus.Begin()
+		if err := tx.Publish(r.ctx, "topic", order{4}, harebus.NonMandatory()); err != nil {
+			t.Fatal(err)
+		}
+		envelopes, err := tx.Detach()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, err := range bus.Forward(r.ctx, envelopes) {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		r.quiet("error")
+		if err := s.Stop(r.ctx); err != nil {
+			t.Fatal(err)
+		}
+		if err := bus.Publish(r.ctx, "topic", order{5}); err == nil {
+			t.Error("published by a setup that has stopped")
+		}
+		address := strings.TrimSuffix(r.broker.URL()[strings.LastIndexByte(r.broker.URL(), '@')+1:], "/")
+		want := map[harebus.Operation][]string{harebus.OpPublish: {""}}
+		for _, op := range []harebus.Operation{
+			harebus.OpSend, harebus.OpDefer, harebus.OpForward, harebus.OpHandle, harebus.OpCommit, harebus.OpRetry, harebus.OpPark,
+		} {
+			want[op] = []string{address}
+		}
+		for op, addresses := range want {
+			if !slices.Equal(p.seen[op], addresses) {
+				t.Errorf("%v has the addresses %q, not %q", op, p.seen[op], addresses)
+			}
+		}
+	})
+}

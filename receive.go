@@ -73,7 +73,9 @@ func (d *delivery) Handle() {
 	case err == nil && d.marked():
 		d.parkNow()
 	default:
-		d.ctx, d.observed = s.observers.start(d.Context(), Observation{Operation: OpHandle, Incoming: d.message, Size: len(d.message.Body)})
+		d.ctx, d.observed = s.observers.start(d.Context(), Observation{
+			Operation: OpHandle, Incoming: d.message, Size: len(d.message.Body), Address: d.Session().HostPort(),
+		})
 		d.try(err)
 		d.conclude()
 	}
@@ -500,7 +502,10 @@ func (d *delivery) copying(ctx context.Context, kind resend.Kind, out *publish.M
 	observers := d.endpoint.setup.observers
 	ctx, observed := observers.start(ctx, Observation{Operation: op, Incoming: d.seen(), Size: len(out.Publishing.Body), Exchange: out.Exchange, RoutingKey: out.Key, Err: cause})
 	observers.carry(observed, out)
-	return ctx, observed.End
+	return ctx, func(err error) {
+		reached(observed, out)
+		observed.End(err)
+	}
 }
 
 // fields identify the message in a log.

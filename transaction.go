@@ -38,6 +38,7 @@ func (e *endpoint) commit(ctx context.Context, outs []*publish.Message) error {
 	}
 	ctx, op := e.setup.observers.start(ctx, Observation{Operation: OpCommit, Messages: len(outs)})
 	err = published(outs, publisher.PublishAll(ctx, outs))
+	reached(op, outs...)
 	op.End(err)
 	return err
 }

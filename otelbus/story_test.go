@@ -434,20 +434,20 @@ func TestAttributes(t *testing.T) {
 		}{
 			{"send orders", trace.SpanKindProducer, attributes{
 				"messaging.system": "rabbitmq", "messaging.operation.name": "send", "messaging.operation.type": "send",
-				"messaging.destination.name": "orders", "messaging.message.id": "id-7",
+				"messaging.destination.name": "orders", "messaging.message.id": "id-7", "server.address": "brokertest", "server.port": "5672",
 				"messaging.message.conversation_id": "conversation-7", "harebus.message.type": "PlaceOrder",
 			}},
 			{"send nowhere", trace.SpanKindProducer, attributes{"error.type": "returned"}},
 			{"process orders", trace.SpanKindConsumer, attributes{
 				"messaging.system": "rabbitmq", "messaging.operation.name": "process", "messaging.operation.type": "process",
 				"messaging.destination.name": "orders", "messaging.message.id": "id-7", "messaging.message.conversation_id": "conversation-7",
-				"harebus.message.type": "PlaceOrder", "harebus.attempt": "1", "harebus.outcome": "handled",
+				"harebus.message.type": "PlaceOrder", "server.port": "5672", "harebus.attempt": "1", "harebus.outcome": "handled",
 			}},
 			{"publish PikaBusTopic", trace.SpanKindProducer, attributes{
 				"messaging.operation.type": "create", "messaging.destination.name": "PikaBusTopic",
 				"messaging.rabbitmq.destination.routing_key": "orders.placed.7", "harebus.message.type": "OrderPlaced",
 			}},
-			{"commit", trace.SpanKindClient, attributes{"messaging.operation.type": "send", "messaging.batch.message_count": "1"}},
+			{"commit", trace.SpanKindClient, attributes{"messaging.operation.type": "send", "messaging.batch.message_count": "1", "server.address": "brokertest"}},
 		} {
 			at := slices.IndexFunc(r.spans.Ended(), func(s sdk.ReadOnlySpan) bool { return s.Name() == want.name })
 			if at < 0 {

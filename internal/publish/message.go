@@ -29,6 +29,10 @@ type Message struct {
 	Once          bool      // do not try again what no queue takes
 	Due           time.Time // deliver not before; zero is at once
 	Publishing    amqp.Publishing
+
+	// Broker is the host and port of the node that the last attempt was made at; empty if
+	// there was none.
+	Broker string
 }
 
 // Delivery is the message as its receiver gets it.

@@ -59,6 +59,7 @@ func (l *pipeline) send(ctx context.Context) error {
 			return err
 		}
 	}
+	l.outs[at].Broker = c.Session().HostPort()
 	l.flights[at] = over(ctx, c, &r, func() bool { return l.land(ctx) })
 	l.next++
 	if !r.unsure {

@@ -289,6 +289,7 @@ func (p *Publisher) once(ctx context.Context, s *session.Session, c *session.Con
 	if err := c.Acquire(ctx); err != nil {
 		return unsent(err)
 	}
+	out.Broker = c.Session().HostPort()
 	f := over(ctx, c, &r, func() bool { return false })
 	return p.learn(s, out, f, c.Wait(ctx, f.Flight))
 }
