@@ -369,7 +369,7 @@ func (c *pipe) note(from side, u *unit) {
 		c.publishes[u.channel] = newTags()
 	case u.method == channelClose:
 		if t := c.publishes[u.channel]; t != nil {
-			c.forget(t.clear())
+			c.forget(t.clearPassed())
 		}
 	case from == client && u.method == basicPublish && c.publishes[u.channel] != nil:
 		t := c.publishes[u.channel]
@@ -491,6 +491,18 @@ func (t *tags) settle(confirm *unit) []*unit {
 func (t *tags) clear() []*unit {
 	units := slices.Collect(maps.Values(t.open))
 	clear(t.open)
+	return units
+}
+
+// clearPassed takes away what was not swallowed or refused. The rest stays: a confirm of several publishes can be on
+// its way when the client closes the channel, and must not be for one that was swallowed.
+func (t *tags) clearPassed() (units []*unit) {
+	for tag, u := range t.open {
+		if u.fate == pass {
+			units = append(units, u)
+			delete(t.open, tag)
+		}
+	}
 	return units
 }
 
