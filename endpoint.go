@@ -1,8 +1,6 @@
 package harebus
 
 import (
-	"github.com/harebus/harebus/internal/resend"
-
 	"context"
 	"errors"
 	"fmt"
@@ -12,8 +10,11 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.uber.org/zap"
+
 	"github.com/harebus/harebus/internal/consume"
 	"github.com/harebus/harebus/internal/field"
+	"github.com/harebus/harebus/internal/resend"
 	"github.com/harebus/harebus/internal/routing"
 	"github.com/harebus/harebus/internal/session"
 	"github.com/harebus/harebus/internal/tally"
@@ -206,6 +207,11 @@ func (e *endpoint) registered() error {
 // queues. setup.mu is held.
 func (e *endpoint) consumption(link *session.Link, queues int) consume.Config {
 	s := e.setup
+	if attempts := int(e.retries.Load()) + 1; e.cfg.listener().LowLimit(attempts) {
+		s.log.Warn("x-delivery-limit in QueueOptions.Arguments is lower than the number of attempts, so the broker moves a message whose"+
+			" process or connection ends again and again to the error queue before the retries are used up; remove it or raise it",
+			zap.String("queue", e.queue), zap.Int("x-delivery-limit", e.cfg.listener().DeliveryLimit()), zap.Int("attempts", attempts))
+	}
 	single, _ := e.cfg.QueueOptions.Arguments["x-single-active-consumer"].(bool)
 	arguments, _ := field.Table(e.cfg.Consume.Arguments) // validate has tried it
 	return consume.Config{

@@ -211,11 +211,19 @@ func Exit(exchange, key string, listeners []Listener) topology.Topology {
 	return t
 }
 
+// LowLimit says whether the queue is declared with a delivery limit below the number of
+// attempts that its messages may have.
+func (l *Listener) LowLimit(attempts int) bool {
+	limit, own := l.Options.Arguments["x-delivery-limit"]
+	return own && limit != nil && l.DeliveryLimit() < attempts
+}
+
 // DeliveryLimit is the number of deliveries after which the broker moves a message away, as
 // far as the service knows.
 func (l *Listener) DeliveryLimit() int {
 	if limit, ok := l.arguments()["x-delivery-limit"]; ok {
-		if n, err := field.ParseCount(limit); err == nil {
+		var n int // of any kind of number
+		if _, err := fmt.Sscan(fmt.Sprint(limit), &n); err == nil {
 			return n
 		}
 	}
