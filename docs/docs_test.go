@@ -147,6 +147,32 @@ func TestTestingPageQuotes(t *testing.T) {
 	}
 }
 
+// TestSagasPageQuotes compares the functions of sagas.md with what the tests of package saga run.
+func TestSagasPageQuotes(t *testing.T) {
+	t.Parallel()
+	paths, err := filepath.Glob("../saga/*_test.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var sources []byte
+	for _, path := range paths {
+		source, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sources = append(sources, source...)
+	}
+	found := blocks(pages(t)["sagas.md"])
+	if len(found) < 3 {
+		t.Errorf("%d pieces of code", len(found))
+	}
+	for _, block := range found {
+		if !bytes.Contains(sources, []byte(block)) {
+			t.Errorf("sagas.md has code that no test of package saga has:\n%s", block)
+		}
+	}
+}
+
 func blockOf(page, start string) string {
 	for _, block := range blocks(page) {
 		if strings.HasPrefix(block, start) {
@@ -209,7 +235,7 @@ func TestCodeCompiles(t *testing.T) {
 	t.Parallel()
 	for path, text := range pages(t) {
 		for i, block := range blocks(text) {
-			if path == "testing.md" && strings.Contains(block, "func ") {
+			if path == "sagas.md" || path == "testing.md" && strings.Contains(block, "func ") {
 				continue // compiled where it is quoted from
 			}
 			if strings.HasPrefix(block, "package main\n") {

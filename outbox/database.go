@@ -8,9 +8,13 @@ import (
 // database is what the outbox needs of one.
 type database interface {
 	execer
+	querier
+	begin(ctx context.Context) (transaction, error)
+}
+
+type querier interface {
 	// query calls each for every row.
 	query(ctx context.Context, text string, args []any, each func(scan func(dest ...any) error) error) error
-	begin(ctx context.Context) (transaction, error)
 }
 
 type execer interface {
@@ -20,6 +24,7 @@ type execer interface {
 
 type transaction interface {
 	execer
+	querier
 	commit(ctx context.Context) error
 	// rollback does nothing after the end.
 	rollback()
@@ -52,7 +57,15 @@ type sqlDatabase struct {
 }
 
 func (d sqlDatabase) query(ctx context.Context, text string, args []any, each func(scan func(dest ...any) error) error) error {
-	rows, err := d.db.QueryContext(ctx, text, args...)
+	return sqlQuery(ctx, d.db, text, args, each)
+}
+
+// sqlQuery is query for what has the method of database/sql.
+func sqlQuery(ctx context.Context, on interface {
+	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
+}, text string, args []any, each func(scan func(dest ...any) error) error,
+) error {
+	rows, err := on.QueryContext(ctx, text, args...)
 	if err != nil {
 		return err
 	}
@@ -76,6 +89,10 @@ func (d sqlDatabase) begin(ctx context.Context) (transaction, error) {
 type sqlTransaction struct {
 	joined
 	tx *sql.Tx
+}
+
+func (t *sqlTransaction) query(ctx context.Context, text string, args []any, each func(scan func(dest ...any) error) error) error {
+	return sqlQuery(ctx, t.tx, text, args, each)
 }
 
 func (t *sqlTransaction) commit(context.Context) error { return t.tx.Commit() }

@@ -203,7 +203,10 @@ func (r *relay) steward(ctx context.Context) error {
 		return nil
 	}
 	r.cleaned = time.Now()
-	return r.cleanInbox(ctx)
+	if err := r.clean(ctx, "#inbox", "handled_at"); err != nil {
+		return err
+	}
+	return r.clean(ctx, "#saga", "done_at")
 }
 
 // findLanes makes lanes of rows that belong to none: of processes that store and do not
@@ -246,19 +249,24 @@ func (r *relay) findLanes(ctx context.Context) error {
 	return nil
 }
 
-// cleanInbox removes rows that are older than Config.Keep.
-func (r *relay) cleanInbox(ctx context.Context) error {
+// clean removes rows of a table whose time in the given column is longer ago than
+// Config.Keep.
+func (r *relay) clean(ctx context.Context, table, column string) error {
 	const most = 5000
 	d := r.outbox.cfg.Dialect
-	text := "delete from #inbox where handled_at < " + d.before() + " limit ?"
+	old := column + " < " + d.before()
+	text := "delete from " + table + " where " + old + " limit ?"
 	switch d {
 	case Postgres:
-		text = "delete from #inbox where ctid = any(array(select ctid from #inbox where handled_at < " + d.before() + " limit ?))"
+		text = "delete from " + table + " where ctid = any(array(select ctid from " + table + " where " + old + " limit ?))"
 	case SQLite:
-		text = "delete from #inbox where rowid in (select rowid from #inbox where handled_at < " + d.before() + " limit ?)"
+		text = "delete from " + table + " where rowid in (select rowid from " + table + " where " + old + " limit ?)"
 	}
 	for {
 		n, err := r.exec(ctx, text, r.outbox.cfg.Keep.Milliseconds(), most)
+		if conflict(err) { // a handler uses one of the rows: next time
+			return nil
+		}
 		if err != nil || n < most {
 			return err
 		}

@@ -29,7 +29,8 @@ type Config struct {
 	TxOptions *sql.TxOptions
 	// NoInbox does not note which messages were handled: duplicates run their handler again.
 	NoInbox bool
-	// Keep is how long the inbox remembers a message. Default: 7 days.
+	// Keep is how long the inbox remembers a message, and how long the instance of a saga is
+	// remembered after its end. Default: 7 days.
 	Keep time.Duration
 	// Poll is how often the table is looked at for messages that were not handed over in
 	// memory: those of other processes and of [Outbox.Join]. Default: 1 s.

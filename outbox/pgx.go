@@ -22,22 +22,27 @@ type (
 		Exec(ctx context.Context, query string, args ...any) (C, error)
 	}
 
-	pgxTx[C pgxTag] interface {
+	pgxQuerier[R pgxRows] interface {
+		Query(ctx context.Context, query string, args ...any) (R, error)
+	}
+
+	pgxTx[R pgxRows, C pgxTag] interface {
 		pgxExecer[C]
+		pgxQuerier[R]
 		Commit(ctx context.Context) error
 		Rollback(ctx context.Context) error
 	}
 
-	pgxPool[T pgxTx[C], R pgxRows, C pgxTag] interface {
+	pgxPool[T pgxTx[R, C], R pgxRows, C pgxTag] interface {
 		pgxExecer[C]
-		Query(ctx context.Context, query string, args ...any) (R, error)
+		pgxQuerier[R]
 		Begin(ctx context.Context) (T, error)
 	}
 )
 
 // NewPgx is [New] for a *pgxpool.Pool of pgx, version 5. Config.DB stays nil, and the
 // dialect is PostgreSQL's. Handlers get their transaction with [Pgx].
-func NewPgx[T pgxTx[C], R pgxRows, C pgxTag](pool pgxPool[T, R, C], cfg Config) (*Outbox, error) {
+func NewPgx[T pgxTx[R, C], R pgxRows, C pgxTag](pool pgxPool[T, R, C], cfg Config) (*Outbox, error) {
 	if pool == nil {
 		return nil, errors.New("harebus: outbox: new: the pool is nil")
 	}
@@ -72,13 +77,18 @@ func (e pgxExec[C]) exec(ctx context.Context, text string, args ...any) (int64, 
 	return tag.RowsAffected(), nil
 }
 
-type pgxDatabase[T pgxTx[C], R pgxRows, C pgxTag] struct {
+type pgxDatabase[T pgxTx[R, C], R pgxRows, C pgxTag] struct {
 	pgxExec[C]
 	pool pgxPool[T, R, C]
 }
 
 func (d pgxDatabase[T, R, C]) query(ctx context.Context, text string, args []any, each func(scan func(dest ...any) error) error) error {
-	rows, err := d.pool.Query(ctx, text, args...)
+	return pgxQuery(ctx, d.pool, text, args, each)
+}
+
+// pgxQuery is query for what has the method of pgx.
+func pgxQuery[R pgxRows](ctx context.Context, on pgxQuerier[R], text string, args []any, each func(scan func(dest ...any) error) error) error {
+	rows, err := on.Query(ctx, text, args...)
 	if err != nil {
 		return err
 	}
@@ -96,17 +106,21 @@ func (d pgxDatabase[T, R, C]) begin(ctx context.Context) (transaction, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &pgxTransaction[T, C]{pgxExec[C]{tx}, tx}, nil
+	return &pgxTransaction[T, R, C]{pgxExec[C]{tx}, tx}, nil
 }
 
-type pgxTransaction[T pgxTx[C], C pgxTag] struct {
+type pgxTransaction[T pgxTx[R, C], R pgxRows, C pgxTag] struct {
 	pgxExec[C]
 	tx T
 }
 
-func (t *pgxTransaction[T, C]) commit(ctx context.Context) error { return t.tx.Commit(ctx) }
-func (t *pgxTransaction[T, C]) handle() any                      { return t.tx }
-func (t *pgxTransaction[T, C]) rollback() {
+func (t *pgxTransaction[T, R, C]) query(ctx context.Context, text string, args []any, each func(scan func(dest ...any) error) error) error {
+	return pgxQuery(ctx, t.tx, text, args, each)
+}
+
+func (t *pgxTransaction[T, R, C]) commit(ctx context.Context) error { return t.tx.Commit(ctx) }
+func (t *pgxTransaction[T, R, C]) handle() any                      { return t.tx }
+func (t *pgxTransaction[T, R, C]) rollback() {
 	// Its own context: that of the caller may have ended. It fails if the transaction has ended.
 	ctx, cancel := context.WithTimeout(context.Background(), rollbackTimeout)
 	defer cancel()

@@ -50,6 +50,11 @@ func statements(d Dialect, prefix string) []string {
 `},
 		{"#lane", "lane bigint not null primary key, owner @short not null, until @time not null"},
 		{"#inbox", "message_id @short not null, queue @short not null, handled_at @time not null, primary key (message_id, queue)" + inboxIndex(d)},
+		{"#saga", `
+	saga @short not null, instance @short not null, version bigint not null, run @short not null,
+	format int not null, done_at @time, state @bytes not null,
+	primary key (saga, instance)` + sagaKey(d) + `
+`},
 		{"#schema", "version int not null primary key"},
 	} {
 		text := "create table if not exists " + table.name + " (" + table.columns + ")" + tail[table.name]
@@ -62,12 +67,15 @@ func statements(d Dialect, prefix string) []string {
 	if !found {
 		name = prefix
 	}
-	index := name + "harebus_inbox_handled_at" // in the schema of its table
+	inbox, saga := name+"harebus_inbox_handled_at", name+"harebus_saga_done_at" // in the schemas of their tables
 	switch d {
 	case Postgres:
-		all = append(all, "create index if not exists "+index+" on #inbox using brin (handled_at)")
+		all = append(all, "create index if not exists "+inbox+" on #inbox using brin (handled_at)")
 	case SQLite:
-		all = append(all, "create index if not exists "+index+" on #inbox (handled_at)")
+		all = append(all, "create index if not exists "+inbox+" on #inbox (handled_at)")
+	}
+	if !d.mysql() {
+		all = append(all, "create index if not exists "+saga+" on #saga (done_at) where done_at is not null")
 	}
 	insert, ignore := d.insertNew()
 	all = append(all,
@@ -82,6 +90,13 @@ func statements(d Dialect, prefix string) []string {
 func inboxIndex(d Dialect) string {
 	if d.mysql() {
 		return ", key (handled_at)"
+	}
+	return ""
+}
+
+func sagaKey(d Dialect) string {
+	if d.mysql() {
+		return ", key (done_at)"
 	}
 	return ""
 }

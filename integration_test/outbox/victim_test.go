@@ -28,6 +28,8 @@ type orders struct {
 	// Step is where the process kills itself, when it gets there the After-th time.
 	Step  string
 	After int64
+	// Saga says that the commands are for instances of a saga.
+	Saga bool
 
 	count atomic.Int64
 }
@@ -103,6 +105,9 @@ func (o *orders) service(db *sql.DB) (*harebus.Setup, *outbox.Outbox, error) {
 	})
 	if err != nil {
 		return nil, nil, err
+	}
+	if o.Saga {
+		return s, ob, o.saga(s, ob)
 	}
 	harebus.Handle(s, func(ctx context.Context, bus *harebus.Bus, cmd order) error {
 		_, err := outbox.SQL(ctx).ExecContext(ctx, fmt.Sprintf("insert into effects (id) values (%d)", cmd.ID))

@@ -1,0 +1,106 @@
+package outbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+)
+
+// SagaRow is a row of the table of sagas. Package saga, for which it is, has the meaning of
+// its fields.
+type SagaRow struct {
+	// Version counts how often the row was saved; 0 is a row that does not exist, or that
+	// LoadSaga has just made.
+	Version int64
+	Run     string
+	Done    bool
+	Format  int
+	State   []byte
+}
+
+// ErrNoTransaction: the context leads to no transaction of this outbox.
+var ErrNoTransaction = errors.New("the context leads to no transaction of this outbox; use the context of a handler in whose endpoint Handling.Transactor is this outbox, or that of Transaction")
+
+// transaction is the one that ctx leads to.
+func (o *Outbox) transaction(ctx context.Context) (transaction, error) {
+	if in, ok := ctx.Value(transactionKey{}).(*inside); ok && in.outbox == o {
+		return in.tx, nil
+	}
+	return nil, ErrNoTransaction
+}
+
+// LoadSaga reads a row of the table of sagas, in the transaction that ctx leads to, and locks
+// it until the end of that transaction. With create it makes a row that does not exist.
+func (o *Outbox) LoadSaga(ctx context.Context, saga, key string, create bool) (SagaRow, error) {
+	tx, err := o.transaction(ctx)
+	const tries = 3 // a row can be removed between the statements, because it has expired
+	for range tries {
+		var row SagaRow
+		var found bool
+		if err == nil && create {
+			err = o.createSaga(ctx, tx, saga, key)
+		}
+		if err == nil {
+			row, found, err = o.selectSaga(ctx, tx, saga, key)
+		}
+		if err != nil {
+			return SagaRow{}, fmt.Errorf("harebus: outbox: load saga %q %q: %w", saga, key, err)
+		}
+		if found || !create {
+			return row, nil
+		}
+	}
+	return SagaRow{}, fmt.Errorf("harebus: outbox: load saga %q %q: the row vanishes again and again", saga, key)
+}
+
+// createSaga makes the row if there is none. It waits for a transaction that makes the same.
+func (o *Outbox) createSaga(ctx context.Context, tx transaction, saga, key string) error {
+	text := "insert into #saga (saga, instance, version, run, format, state) values (?, ?, 0, '', 0, ?)"
+	if o.cfg.Dialect.mysql() {
+		// It locks the row of somebody else for writing. After "insert ignore" two that wait would
+		// share a lock, and each would wait for the other to write: a deadlock.
+		text += " on duplicate key update version = version"
+	} else {
+		text += " on conflict do nothing"
+	}
+	_, err := tx.exec(ctx, o.sql(text), saga, key, []byte{})
+	return err
+}
+
+func (o *Outbox) selectSaga(ctx context.Context, tx transaction, saga, key string) (row SagaRow, found bool, err error) {
+	text := "select version, run, case when done_at is null then 0 else 1 end, format, state from #saga where saga = ? and instance = ?"
+	if o.cfg.Dialect != SQLite { // where one transaction writes at a time
+		text += " for update"
+	}
+	err = tx.query(ctx, o.sql(text), []any{saga, key}, func(scan func(...any) error) error {
+		var done int
+		found = true
+		err := scan(&row.Version, &row.Run, &done, &row.Format, &row.State)
+		row.Done = done == 1
+		return err
+	})
+	return row, found, err
+}
+
+// SaveSaga writes a row that LoadSaga has returned and raises its version. It returns false
+// and writes nothing if the version is not the same any more.
+func (o *Outbox) SaveSaga(ctx context.Context, saga, key string, row SagaRow) (bool, error) {
+	tx, err := o.transaction(ctx)
+	var n int64
+	if err == nil {
+		done := "null"
+		if row.Done {
+			done = o.cfg.Dialect.now()
+		}
+		state := row.State
+		if state == nil {
+			state = []byte{} // nil is null
+		}
+		n, err = tx.exec(ctx, o.sql("update #saga set version = version + 1, run = ?, format = ?, state = ?, done_at = "+done+
+			" where saga = ? and instance = ? and version = ?"), row.Run, row.Format, state, saga, key, row.Version)
+	}
+	if err != nil {
+		return false, fmt.Errorf("harebus: outbox: save saga %q %q: %w", saga, key, err)
+	}
+	return n == 1, nil
+}
