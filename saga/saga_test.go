@@ -108,7 +108,7 @@ func TestForgotten(t *testing.T) {
 		s.After(time.Hour + time.Minute)
 		s.Send(paid{"7", 5})
 		s.Finish() // also the timeout, a day later
-		contains(t, details(s), "there is no instance")
+		want(t, "parked", details(s), `saga: order: key "7": there is no instance with this key`)
 		want(t, "shop", bodies(s, "shop"), `{"Order":"7","Amount":100}`)
 	})
 }
