@@ -369,7 +369,8 @@ func (c *pipe) note(from side, u *unit) {
 		c.publishes[u.channel] = newTags()
 	case u.method == channelClose:
 		if t := c.publishes[u.channel]; t != nil {
-			c.forget(t.clearPassed())
+			c.forget(t.clear())
+			t.closed = true
 		}
 	case from == client && u.method == basicPublish && c.publishes[u.channel] != nil:
 		t := c.publishes[u.channel]
@@ -459,8 +460,9 @@ func (c *pipe) unsettled(d *unit) int {
 
 // tags are the units of a channel that wait for an ack.
 type tags struct {
-	last uint64
-	open map[uint64]*unit
+	last   uint64
+	open   map[uint64]*unit
+	closed bool // the end of the channel is on its way
 }
 
 func newTags() *tags { return &tags{open: map[uint64]*unit{}} }
@@ -491,18 +493,6 @@ func (t *tags) settle(confirm *unit) []*unit {
 func (t *tags) clear() []*unit {
 	units := slices.Collect(maps.Values(t.open))
 	clear(t.open)
-	return units
-}
-
-// clearPassed takes away what was not swallowed or refused. The rest stays: a confirm of several publishes can be on
-// its way when the client closes the channel, and must not be for one that was swallowed.
-func (t *tags) clearPassed() (units []*unit) {
-	for tag, u := range t.open {
-		if u.fate == pass {
-			units = append(units, u)
-			delete(t.open, tag)
-		}
-	}
 	return units
 }
 
@@ -569,13 +559,17 @@ func (l *lane) translate(u *unit) error {
 	if l.from != broker || u.method != basicAck && u.method != basicNack {
 		return l.send(u, u.frames)
 	}
-	special := false
+	special, closed := false, false
 	var covered []*unit
 	l.pipe.proxy.locked(func() {
+		closed = l.pipe.publishes[u.channel].closed
 		covered = l.pipe.publishes[u.channel].covered(u)
 		special = slices.ContainsFunc(covered, func(p *unit) bool { return p.fate != pass })
 	})
-	if !special {
+	switch {
+	case closed: // it may be for several, and for one that was swallowed
+		return nil
+	case !special:
 		return l.send(u, u.frames)
 	}
 	for _, p := range covered {
