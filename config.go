@@ -21,6 +21,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/harebus/harebus/internal/field"
+	"github.com/harebus/harebus/internal/guard"
 	"github.com/harebus/harebus/internal/session"
 	"github.com/harebus/harebus/internal/wait"
 	"github.com/harebus/harebus/topology"
@@ -177,6 +178,11 @@ type PayloadConfig struct {
 	MaxBody int
 	// HeaderPrefix starts the names of the standard headers. Default: "PikaBus.".
 	HeaderPrefix string
+	// Compress is about compressed bodies. Default: none is compressed.
+	Compress CompressConfig
+	// Guards encrypt or sign what is sent, in this order, and open or verify what is
+	// received, in reverse order. Default: none.
+	Guards []Guard
 	// TimeFormat is how times are written: TimeISO by default.
 	TimeFormat TimeFormat
 }
@@ -370,6 +376,9 @@ func (c Config) withDefaults() Config {
 	c.ownHeartbeat = c.Connect.Heartbeat != 0
 	fill(&c.Connect.Heartbeat, 5*time.Second)
 	fill(&c.Payload.MaxBody, 16<<20)
+	fill(&c.Payload.Compress.From, 4096)
+	c.Payload.Compress.Types = maps.Clone(c.Payload.Compress.Types)
+	c.Payload.Guards = slices.Clone(c.Payload.Guards)
 	fill(&c.Reply.MaxHops, 32)
 	fill(&c.ShutdownTimeout, 30*time.Second)
 	if c.Connect.BackOff == nil {
@@ -553,6 +562,14 @@ func (c *Config) validateParts() []error {
 		if codec == nil {
 			missing("Payload.TypeCodecs", name)
 		}
+	}
+	for i, g := range c.Payload.Guards {
+		if g == nil {
+			missing("Payload.Guards", i)
+		}
+	}
+	if err := guard.Call(func() error { return errors.Join(c.Payload.Compress.validate()...) }); err != nil {
+		faults = append(faults, err)
 	}
 	for i, m := range c.Publish.Middleware {
 		if m == nil {

@@ -2,6 +2,7 @@ package harebus
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"reflect"
 	"time"
@@ -39,6 +40,18 @@ func (f *failure) Error() string { return f.text }
 
 // Unwrap returns the error itself if its methods can be trusted.
 func (f *failure) Unwrap() error { return f.err }
+
+// withheld is the failure without its texts, which can quote a message.
+func (f *failure) withheld() *failure {
+	w := &failure{text: fmt.Sprintf("%T: %v", f.shown(), errConfidential), hopeless: f.hopeless, asked: f.asked, hold: f.hold}
+	if f.rejected != nil {
+		w.rejected = &RejectError{Reason: f.rejected.Reason, Err: errConfidential, curable: f.rejected.curable}
+		w.text = w.rejected.Error()
+	}
+	return w
+}
+
+var errConfidential = errors.New("the message is confidential, so the text is withheld")
 
 // shown is the error for the user's own functions.
 func (f *failure) shown() error {

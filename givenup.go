@@ -38,7 +38,7 @@ func (d *delivery) giveUp(cause *failure) bool {
 		return false
 	default:
 		d.Log().Error("the function of WithGivenUp failed; parking the message without what it sent",
-			append(d.fields(), zap.Error(err))...)
+			append(d.fields(), zap.Error(d.told(err)))...)
 		return true
 	}
 }

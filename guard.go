@@ -1,13 +1,23 @@
 package harebus
 
 import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/harebus/harebus/internal/coding"
+	"github.com/harebus/harebus/internal/field"
+	"github.com/harebus/harebus/internal/guard"
+	"github.com/harebus/harebus/internal/publish"
+	"github.com/harebus/harebus/internal/wire"
+
 	"context"
 	"time"
 )
 
 // Guard protects what a message carries: it encrypts or signs it as the last step on the way
-// out, and opens or verifies it as the first step on the way in. Package seal has guards. A
-// Guard is safe for concurrent use.
+// out, and opens or verifies it as the first step on the way in. A Guard
+// is safe for concurrent use.
 type Guard interface {
 	// Protect changes the payload of a message that is sent, or leaves it as it is. id and
 	// p are as the receiver will see them; compression is done. If Protect fails, the
@@ -56,4 +66,89 @@ type Payload struct {
 	// DueAt is set by Admit to the time before which the message must not be handled, if the
 	// guard knows it better than the headers.
 	DueAt time.Time
+}
+
+// identityOf is what a message on the wire says of itself.
+func (e *endpoint) identityOf(in *wire.Delivery) Identity {
+	h, _ := e.setup.dialect.Read(in) // a fault leaves the field empty, for both sides
+	return Identity{
+		ID: h.ID, CorrelationID: h.CorrelationID, Type: h.Type, Intent: Intent(h.Intent),
+		ReplyTo: h.ReplyTo, OriginatingAddress: h.OriginatingAddress, AppID: in.AppId,
+		TimeSent: h.TimeSent, Hops: h.Hops, Headers: in.Headers,
+	}
+}
+
+// protect has the guards protect an outgoing message.
+func (e *endpoint) protect(ctx context.Context, out *publish.Message) error {
+	guards := e.setup.cfg.Payload.Guards
+	if len(guards) == 0 {
+		return nil
+	}
+	id := e.identityOf(out.Delivery())
+	id.Exchange, id.RoutingKey, id.NotBefore = out.Exchange, out.Key, out.Due
+	msg := &out.Publishing
+	p := Payload{ContentType: msg.ContentType, ContentEncoding: msg.ContentEncoding, Body: msg.Body}
+	for _, g := range guards {
+		if err := g.Protect(ctx, &id, &p); err != nil {
+			return err
+		}
+	}
+	msg.Body = p.Body
+	e.setup.dialect.Describe(msg, p.ContentType, p.ContentEncoding, p.Signature)
+	return nil
+}
+
+// opened is what opening a message has shown.
+type opened struct {
+	confidential bool
+	dueAt        time.Time
+}
+
+// open undoes what the sender's guards and compression have done with a message. in is how
+// it came.
+func (e *endpoint) open(ctx context.Context, m *Message, in *wire.Delivery, queue string) (opened, error) {
+	guards := e.setup.cfg.Payload.Guards
+	var o opened
+	if len(guards) > 0 {
+		id := e.identityOf(in)
+		id.Queue = queue
+		p := Payload{ContentType: m.ContentType, ContentEncoding: m.ContentEncoding, Body: m.Body}
+		p.Signature, _ = field.Text(in.Headers[e.setup.dialect.Names.Signature])
+		for _, g := range slices.Backward(guards) {
+			if err := guard.Call(func() error { return g.Admit(ctx, &id, &p) }); err != nil {
+				return opened{confidential: p.Confidential}, err
+			}
+		}
+		m.ContentType, m.ContentEncoding, m.Body = p.ContentType, p.ContentEncoding, p.Body
+		o = opened{p.Confidential, p.DueAt}
+	}
+	return o, e.expand(m)
+}
+
+// expand decompresses the body of a message.
+func (e *endpoint) expand(m *Message) error {
+	if m.ContentEncoding == "" || m.ContentEncoding == "utf-8" {
+		return nil
+	}
+	name, charset := coding.Split(m.ContentEncoding, func(name string) bool { return e.setup.codings[name] != nil })
+	if name == "" {
+		return nil
+	}
+	limit := e.setup.cfg.Payload.MaxBody
+	var body []byte
+	err := guard.Call(func() (err error) {
+		body, err = e.setup.codings[name].Decompress(m.Body, limit)
+		return err
+	})
+	switch {
+	case err == nil && len(body) <= limit:
+		m.Body, m.ContentEncoding = body, charset
+		return nil
+	case err == nil, errors.Is(err, ErrBodyTooLarge):
+		return reject("too-large", "the %s body has more than %d bytes when it is decompressed", name, limit)
+	case errors.Is(err, ErrNoDictionary):
+		return fmt.Errorf("harebus: decompress the body with %s: %w", name, err)
+	default:
+		return reject("bad-payload", "decompress the body with %s: %w", name, err)
+	}
 }

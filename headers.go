@@ -37,6 +37,8 @@ const (
 	// HeaderRawHeaders has the bytes of the header table of a parked message whose
 	// headers could not be read. PikaBus does not know it.
 	HeaderRawHeaders = "RawHeaders"
+	// HeaderSignature is the proof of a [Guard] that signs. PikaBus ignores it.
+	HeaderSignature = "Signature"
 	// HeaderReplyBy says that the sender of a message waits for a reply, and until when:
 	// see [Request]. PikaBus does not know it.
 	HeaderReplyBy = "ReplyBy"
@@ -82,6 +84,7 @@ func newDialect(cfg *PayloadConfig) header.Dialect {
 		FirstFailed:        prefix + HeaderFirstFailed,
 		LeftOut:            prefix + HeaderLeftOut,
 		RawHeaders:         prefix + HeaderRawHeaders,
+		Signature:          prefix + HeaderSignature,
 		Parking:            prefix + HeaderParking,
 		ReplyBy:            prefix + HeaderReplyBy,
 		Fault:              prefix + HeaderFault,

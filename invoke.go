@@ -58,6 +58,7 @@ func (e *endpoint) Invoke(ctx context.Context, message any, opts ...SendOption) 
 	}
 	d := &delivery{endpoint: e}
 	d.Rehearse(ctx, e.setup.log)
+	d.ctx = ctx
 	if err := d.rehearse(ctx, message, opts); err != nil {
 		return fail(err)
 	}
@@ -88,6 +89,7 @@ func (d *delivery) rehearse(ctx context.Context, message any, opts []SendOption)
 		fill(&given.Attempt, 1)
 		fill(&given.ContentType, "application/json")
 		given.prefix = s.dialect.Prefix
+		d.plain = true
 		d.message = &given
 		return nil
 	}

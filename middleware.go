@@ -76,6 +76,7 @@ func (d *delivery) translate() error {
 	if receive == nil {
 		return nil
 	}
+	encoding := m.ContentEncoding
 	err := d.receive(receive, m)
 	translated := m.ID
 	d.came.translate(m)
@@ -93,6 +94,9 @@ func (d *delivery) translate() error {
 	}
 	if limit := d.endpoint.setup.cfg.Payload.MaxBody; len(m.Body) > limit {
 		return reject("too-large", "Config.Handling.Receive set a body of %d bytes, more than %d", len(m.Body), limit)
+	}
+	if m.ContentEncoding != encoding {
+		return d.endpoint.expand(m)
 	}
 	return nil
 }

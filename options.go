@@ -27,6 +27,8 @@ type sendOptions struct {
 	expiration    time.Duration
 	optional      bool
 	now           bool
+	compression   Compression
+	compressing   bool      // WithCompression was given
 	replyBy       time.Time // until when a request waits
 	fault         *failure  // of a reply that says that a request was given up
 	observed      *operation

@@ -1,6 +1,7 @@
 package harebus
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -55,8 +56,8 @@ func (s *sender) compose(ctx context.Context, to address, value any, o *sendOpti
 		return nil, refuse(verb, "%w", err)
 	}
 	s.endpoint.setup.observers.carry(o.observed, out)
-	if err := s.seal(out); err != nil {
-		return nil, refuse(verb, "%w", err)
+	if err := s.seal(ctx, out); err != nil {
+		return nil, fmt.Errorf("harebus: %s: %w", verb, err)
 	}
 	return out, nil
 }
@@ -92,7 +93,19 @@ func (s *sender) draft(ctx context.Context, to address, value any, o *sendOption
 
 // stamp gives the message its headers and properties.
 func (s *sender) stamp(out *publish.Message, draft Outgoing, to address, o *sendOptions) error {
-	dialect := &s.endpoint.setup.dialect
+	setup := s.endpoint.setup
+	dialect := &setup.dialect
+	if limit := setup.cfg.Payload.MaxBody; len(draft.Body) > limit {
+		return fmt.Errorf("the body has %d bytes, more than Config.Payload.MaxBody %d", len(draft.Body), limit)
+	}
+	encoding := header.Charset(draft.ContentType)
+	if !s.rehearses() {
+		coded, err := setup.cfg.Payload.Compress.compress(&draft, o)
+		if err != nil {
+			return err
+		}
+		encoding = cmp.Or(coded, encoding)
+	}
 	headers, err := dialect.Custom(draft.Headers, s.endpoint.queue != "")
 	if err != nil {
 		return err
@@ -100,7 +113,7 @@ func (s *sender) stamp(out *publish.Message, draft Outgoing, to address, o *send
 	h := header.Head{
 		ID: s.messageID(out, draft.Type, o), CorrelationID: s.correlationID(o), Type: draft.Type, Intent: string(s.intent(out)),
 		ReplyTo: o.replyTo, OriginatingAddress: s.endpoint.queue,
-		ContentType: draft.ContentType, ContentEncoding: header.Charset(draft.ContentType),
+		ContentType: draft.ContentType, ContentEncoding: encoding,
 		TimeSent: time.Now().UTC(), DeferredUntil: to.due, ReplyBy: o.replyBy,
 	}
 	if h.ReplyTo == "" {
@@ -118,6 +131,9 @@ func (s *sender) stamp(out *publish.Message, draft Outgoing, to address, o *send
 	}
 	return err
 }
+
+// rehearses says whether messages are composed and not sent: see Setup.Invoke.
+func (s *sender) rehearses() bool { return s.scope != nil && s.scope.Outermost().Rehearsal }
 
 // intent is event for messages to the topic exchange, also if they are deferred.
 func (s *sender) intent(out *publish.Message) Intent {
@@ -156,9 +172,14 @@ func expiration(d time.Duration) (string, error) {
 	return strconv.FormatInt(ms, 10), nil
 }
 
-// seal is the last stage of a message that goes out: what protects its content belongs
-// here. It refuses messages that would close the channel or the whole connection.
-func (s *sender) seal(out *publish.Message) error {
+// seal is the last stage of a message that goes out. The guards protect its content; then
+// it refuses messages that would close the channel or the whole connection.
+func (s *sender) seal(ctx context.Context, out *publish.Message) error {
+	if !s.rehearses() {
+		if err := s.endpoint.protect(ctx, out); err != nil {
+			return fmt.Errorf("protect the message: %w", err) // perhaps only now
+		}
+	}
 	msg := &out.Publishing
 	var faults []error
 	for _, short := range []struct{ name, value string }{
@@ -173,10 +194,10 @@ func (s *sender) seal(out *publish.Message) error {
 	if err := s.fits(out); err != nil {
 		faults = append(faults, err)
 	}
-	if limit := s.endpoint.setup.cfg.Payload.MaxBody; len(msg.Body) > limit {
-		faults = append(faults, fmt.Errorf("the body has %d bytes, more than Config.Payload.MaxBody %d", len(msg.Body), limit))
+	if len(faults) > 0 {
+		return fmt.Errorf("%w: %w", ErrRefused, errors.Join(faults...))
 	}
-	return errors.Join(faults...)
+	return nil
 }
 
 // checkShort refuses what is no short string of AMQP.

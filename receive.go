@@ -29,6 +29,10 @@ type delivery struct {
 	handler  *handler // nil until it is chosen
 	// stored is what stores it somewhere else; nil before that is needed.
 	stored *resend.Case
+	// plain says that it has no guard and no compression: the message of a test.
+	plain bool
+	// confidential says that errors must not reach anybody with their texts.
+	confidential bool
 	// failures is how often the message has failed before.
 	failures int
 
@@ -134,8 +138,16 @@ func (d *delivery) work() error {
 		err = d.handle(d.handler)
 		d.clock(err)
 	}
-	d.failure = err
+	d.failure = d.told(err)
 	return err
+}
+
+// told is an error for everybody but the user's own code of this process.
+func (d *delivery) told(err error) error {
+	if err == nil || !d.confidential {
+		return err
+	}
+	return failed(d.Context(), err).withheld()
 }
 
 // end acknowledges the delivery: this has become of its message. Observers are told before
@@ -251,6 +263,9 @@ func (d *delivery) served() bool {
 // choose finds the handler, and says whether its retry policy allows no further
 // attempt.
 func (d *delivery) choose() error {
+	if err := d.open(); err != nil {
+		return err
+	}
 	if err := d.translate(); err != nil {
 		return err
 	}
@@ -263,6 +278,24 @@ func (d *delivery) choose() error {
 	d.came.lastAttempt = d.message.LastAttempt
 	return nil
 }
+
+// open undoes what the sender's guards and compression have done.
+func (d *delivery) open() error {
+	if d.plain {
+		return nil
+	}
+	o, err := d.endpoint.open(d.ctx, d.message, &d.Raw, d.endpoint.queue)
+	d.confidential = o.confidential
+	if wait := time.Until(o.dueAt); err == nil && wait > 0 && !d.served() {
+		err = Postpone(wait, errEarly)
+	}
+	if err == nil {
+		return nil
+	}
+	return failed(d.Context(), err)
+}
+
+var errEarly = errors.New("the message came before the time that its sender has bound to it")
 
 // policy is the retry policy of the handler, or the setup's.
 func (d *delivery) policy() *RetryConfig {
@@ -365,8 +398,11 @@ func (d *delivery) lease() context.Context {
 func (d *delivery) fail(err error) {
 	d.counts().Failed.Add(1)
 	f := failed(d.Context(), err)
-	d.failure = f
 	decision := d.decide(f)
+	if d.confidential {
+		f = f.withheld()
+	}
+	d.failure = f
 	if d.Context().Err() != nil { // its end may have interrupted the decision
 		return
 	}
@@ -401,7 +437,7 @@ func (d *delivery) decide(f *failure) Decision {
 	})
 	if err != nil && d.Context().Err() == nil {
 		d.Log().Error("the retry policy or the error handler failed; parking the message",
-			append(d.fields(), zap.Error(failed(d.Context(), err)))...) // a panic may hold an error that hangs
+			append(d.fields(), zap.Error(d.told(failed(d.Context(), err))))...) // a panic may hold an error that hangs
 	}
 	return decision
 }

@@ -142,7 +142,7 @@ func (s *sender) request(ctx context.Context, queue string, message any, o sendO
 	failed := &RequestError{Queue: queue, MessageID: o.messageID}
 	switch {
 	case err == nil:
-		failed.Reply, failed.Err = s.readReply(reply)
+		failed.Reply, failed.Err = s.readReply(ctx, reply)
 		if failed.Err == nil {
 			failed.Err = read(failed.Reply)
 		}
@@ -191,7 +191,7 @@ func (s *sender) mayRequest(ctx context.Context, o *sendOptions) error {
 }
 
 // readReply makes a message of a reply. A fault is an error.
-func (s *sender) readReply(r *replies.Reply) (*Message, error) {
+func (s *sender) readReply(ctx context.Context, r *replies.Reply) (*Message, error) {
 	setup := s.endpoint.setup
 	m, err := readMessage(&setup.dialect, r.Raw.RoutingKey, setup.cfg.Exchanges.Topic, &r.Raw)
 	m.codecs, m.packed = setup.codecs, r.Packed
@@ -206,5 +206,6 @@ func (s *sender) readReply(r *replies.Reply) (*Message, error) {
 	case len(m.Body) > setup.cfg.Payload.MaxBody:
 		return m, reject("too-large", "the body has %d bytes, more than %d", len(m.Body), setup.cfg.Payload.MaxBody)
 	}
-	return m, nil
+	_, err = s.endpoint.open(ctx, m, &r.Raw, r.Raw.RoutingKey)
+	return m, err
 }

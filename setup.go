@@ -33,6 +33,7 @@ type Setup struct {
 	cfg       Config
 	dialer    *session.Dialer
 	codecs    *codecs
+	codings   map[string]Compression // that can be read
 	dialect   header.Dialect
 	routing   routing.Exchanges
 	sendChain SendFunc
@@ -82,6 +83,7 @@ func New(cfg Config) (*Setup, error) {
 	s := &Setup{
 		cfg:       cfg,
 		codecs:    registry,
+		codings:   cfg.Payload.Compress.all(),
 		dialect:   newDialect(&cfg.Payload),
 		routing:   routing.Exchanges(cfg.Exchanges),
 		sendChain: sendChain,

@@ -79,7 +79,7 @@ func TestBadInput(t *testing.T) {
 		{"content type with a charset", func(m *amqp.Publishing) { m.ContentType = "application/json; charset=utf-8" }, handled},
 		{"content type of Java", func(m *amqp.Publishing) { m.ContentType = "application/x-java-serialized-object" }, "unsupported-content"},
 		{"any content type", func(m *amqp.Publishing) { m.ContentType = "*/*" }, "unsupported-content"},
-		{"compressed", func(m *amqp.Publishing) { m.ContentEncoding = "gzip" }, "unsupported-content"},
+		{"not compressed", func(m *amqp.Publishing) { m.ContentEncoding = "gzip" }, "bad-payload"},
 		{"correlation is long", header("CorrelationId", strings.Repeat("x", 10<<10)), handled},
 		{"CC and BCC", func(m *amqp.Publishing) { plain("CC", []any{p.queue("cc")})(m); plain("BCC", []any{p.queue("cc")})(m) }, handled},
 		{"forged x-death", plain("x-death", []any{"a", "b"}), handled},

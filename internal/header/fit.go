@@ -104,7 +104,7 @@ func (d *Dialect) NameLeftOut(headers amqp.Table, all string) {
 // expendable lists the headers that may be left out of a failed message, in the
 // order in which they are left out.
 func (d *Dialect) expendable(headers amqp.Table) []string {
-	needed := []string{d.Names.MessageID, d.Names.ErrorRetries, d.Names.SourceQueue, d.Names.DeferredTime, d.Names.FirstFailed, d.Names.LeftOut, d.Names.Parking}
+	needed := []string{d.Names.MessageID, d.Names.ErrorRetries, d.Names.SourceQueue, d.Names.DeferredTime, d.Names.FirstFailed, d.Names.LeftOut, d.Names.Parking, d.Names.Signature}
 	keys := make([]string, 0, len(headers))
 	for key, value := range headers {
 		text, isText := value.(string)

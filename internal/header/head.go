@@ -200,6 +200,18 @@ func (d *Dialect) Stamp(h *Head, headers amqp.Table) amqp.Publishing {
 	}
 }
 
+// Describe writes what the body of a stamped message is, and the proof that travels with it.
+func (d *Dialect) Describe(msg *amqp.Publishing, contentType, contentEncoding, signature string) {
+	msg.ContentType, msg.ContentEncoding = contentType, contentEncoding
+	for name, value := range map[string]string{d.Names.ContentType: contentType, d.Names.ContentEncoding: contentEncoding, d.Names.Signature: signature} {
+		if value == "" {
+			delete(msg.Headers, name)
+		} else {
+			msg.Headers[name] = value
+		}
+	}
+}
+
 // boxed is s as a header value, without an allocation for the usual ones.
 func boxed(s string) any {
 	switch s {
@@ -207,6 +219,8 @@ func boxed(s string) any {
 		return "application/json"
 	case "utf-8":
 		return "utf-8"
+	case "gzip":
+		return "gzip"
 	case Command:
 		return Command
 	case Event:

