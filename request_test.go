@@ -311,6 +311,36 @@ func TestRequestInHandler(t *testing.T) {
 	})
 }
 
+// TestRequestOfAHandlerThatRunsAgain: each run asks anew, with another id, because a service
+// that remembers ids would not reply to the second request.
+func TestRequestOfAHandlerThatRunsAgain(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		var ids []string
+		plainServer(r, "rpc", func(d amqp.Delivery) []amqp.Publishing {
+			ids = append(ids, d.MessageId)
+			return []amqp.Publishing{{Body: []byte(`{}`)}}
+		})
+		s := r.setup(r.config("asking"))
+		harebus.Handle(s, func(ctx context.Context, bus *harebus.Bus, o order) error {
+			if _, err := harebus.Request[answer](ctx, bus, "rpc", o, harebus.Immediately()); err != nil {
+				return err
+			}
+			if len(ids) == 1 {
+				return errors.New("again")
+			}
+			return nil
+		})
+		r.start(s)
+		if err := s.Bus().Send(r.ctx, "asking", order{8}); err != nil {
+			t.Fatal(err)
+		}
+		r.quiet()
+		if len(ids) != 2 || ids[0] == ids[1] {
+			t.Errorf("the ids are %q", ids)
+		}
+	})
+}
+
 // TestRequestWithoutAnAnswer: nobody replies, and the request ends with its context, or after
 // 30 seconds; so does the message.
 func TestRequestWithoutAnAnswer(t *testing.T) {

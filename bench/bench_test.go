@@ -122,6 +122,7 @@ func TestEveryWorkloadRuns(t *testing.T) {
 		{"end-to-end", "quorum", small, 10, 1, onBothEnds},
 		{"saturated", "quorum", small, 4, 1, onBothEnds},
 		{"retry", "quorum", small, 0, 1, []string{"harebus"}},
+		{"request", "quorum", small, 4, 1, ours},
 		{"publish", "null", small, 10, 1, everybody},
 		{"consume", "null", small, 0, 1, ours},
 	} {

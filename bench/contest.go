@@ -208,6 +208,8 @@ func (c *contest) round(ctx context.Context, l *library) (figures, error) {
 			const after = 10 * time.Millisecond
 			return l.retry(ctx, c.place, c.place.queue(0), after, seen)
 		})
+	case "request":
+		return c.requestRound(ctx, l)
 	case "end-to-end":
 		return c.pacedRound(ctx, l)
 	case "saturated":

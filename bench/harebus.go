@@ -15,7 +15,7 @@ func harebusLibrary() *library {
 
 func harebusTuned(publish harebus.PublishConfig, consume harebus.ConsumeConfig) *library {
 	return &library{
-		name: "harebus",
+		name: "harebus", requester: harebusRequester,
 		publisher: func(_ context.Context, p *place) (publisher, error) {
 			s, err := harebus.New(harebus.Config{URL: p.url, Dial: p.dial, Publish: publish})
 			if err != nil {

@@ -20,6 +20,9 @@ type library struct {
 	// retry is consume, but every message fails once and comes again after a
 	// short delay; seen is called the second time.
 	retry func(ctx context.Context, p *place, queue string, after time.Duration, seen func(j *job)) (stopper, error)
+	// requester starts a service that answers what comes to a queue, and connects something
+	// that asks: its publish returns when the reply is decoded.
+	requester func(ctx context.Context, p *place, queue string) (publisher, error)
 }
 
 // publisher publishes persistent, mandatory messages and waits for confirms.

@@ -51,7 +51,7 @@ func parse(args []string, stderr io.Writer) (*options, error) {
 	f.BoolVar(&o.json, "json", false, "print JSON lines instead of a table")
 	f.BoolVar(&o.markdown, "markdown", false, "print a Markdown table, for the documentation")
 	f.StringVar(&o.shape, "shape", "", "measure how figures grow instead: all, or comma separated goroutines,queues,size,window,consumers,concurrency,prefetch,backlog,soak; takes -short, -json, -out, -svg, -from")
-	f.StringVar(&o.workloads, "workloads", "", "only these, comma separated: publish,transaction,consume,transform,end-to-end,saturated,retry")
+	f.StringVar(&o.workloads, "workloads", "", "only these, comma separated: publish,transaction,consume,transform,end-to-end,saturated,retry,request")
 	f.StringVar(&o.kinds, "kinds", "", "only these kinds of queue: classic,quorum,null")
 	f.StringVar(&o.impls, "impls", "", "only these libraries: harebus,raw,raw-coalesced,raw-multiple,watermill,watermill-x10,go-rabbitmq")
 	f.StringVar(&o.out, "out", "", "write JSON lines to this file too")

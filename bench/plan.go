@@ -62,6 +62,8 @@ func fullPlan() []spec {
 			spec{"end-to-end", kind, small, 100, 1, onBothEnds},
 			spec{"saturated", kind, small, 100, 1, onBothEnds},
 			spec{"retry", kind, small, 0, 1, []string{"harebus"}},
+			spec{"request", kind, small, 1, 1, ours},
+			spec{"request", kind, small, 50, 1, ours},
 		)
 	}
 	for _, goroutines := range []int{1, 100, 1000} {

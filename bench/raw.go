@@ -16,7 +16,7 @@ import (
 // rawLibrary is the plain client as one would use it who knows it well.
 func rawLibrary() *library {
 	return &library{
-		name: "raw",
+		name: "raw", requester: rawRequester,
 		publisher: func(_ context.Context, p *place) (publisher, error) {
 			return newRawPublisher(p, p.dial)
 		},
