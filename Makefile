@@ -68,6 +68,7 @@ proof: proof-simulated proof-real ## breaks brokers, networks and processes unde
 proof-simulated: # the part of the proof in virtual time, and the proof that it would notice
 	go test -count=1 $(TESTFLAGS) ./internal/ledger
 	go test -count=1 $(TESTFLAGS) -timeout 20m ./internal/proof -schedules $(SCHEDULES) -mutations
+	cd schedule && go test -count=1 $(TESTFLAGS) -timeout 10m -mutations .
 
 proof-real: broker # the part of the proof on real brokers; RUN is a pattern of tests
 	HAREBUS_RABBITMQ_ROOT="$(if $(SUITE),$$(scripts/rabbitmq-root $(SUITE)),$$HAREBUS_RABBITMQ_ROOT)" && export HAREBUS_RABBITMQ_ROOT && \

@@ -1,0 +1,297 @@
+package schedule
+
+import (
+	"time"
+
+	"github.com/harebus/harebus"
+)
+
+const (
+	// renewal is how long a token is held before it is published anew. The broker takes back what
+	// is held for longer than its consumer timeout, 30 minutes by default.
+	renewal = 5 * time.Minute
+	// orphaned is how long a token without a definition is kept.
+	orphaned = 30 * 24 * time.Hour
+	// overdue is after how long a token that should have come is taken as lost.
+	overdue = time.Minute
+)
+
+// keeper holds the message of a token: a [harebus.Hold].
+type keeper interface {
+	Release()
+	Holds() bool
+}
+
+// entry is the token of a schedule that counts.
+type entry struct {
+	token token
+	id    string    // of its message
+	since time.Time // when that came, or was confirmed if it is on its way
+	// hold is nil until the message has come. timer releases it; nil when it has.
+	hold  keeper
+	timer *time.Timer
+	kept  time.Time // when hold or timer changed
+
+	failures int       // to publish its successor
+	patience time.Time // there is no further attempt before then
+}
+
+// leader is what an instance knows of the tokens. It does nothing but decide: Schedules carries
+// out what it says and reports what was confirmed. Every instance has one, but only that of the
+// active consumer is given tokens.
+type leader struct {
+	definitions map[string]*definition
+	entries     map[string]*entry
+	// spent are the ids of messages whose successor is confirmed: they are to be acknowledged.
+	spent map[string]struct{}
+	ready []*entry // released by their timers
+	// complete says that every token that exists is among the entries. probing is the number of
+	// the mark that shows it when it comes back; 0 if none is on its way.
+	complete bool
+	probing  int
+	marks    int
+	newID    func() string
+}
+
+func newLeader() *leader {
+	return &leader{definitions: map[string]*definition{}, entries: map[string]*entry{}, spent: map[string]struct{}{}, newID: harebus.NewMessageID}
+}
+
+// step is the change of a token: the message for its due time, if any, is published and
+// confirmed, then the successor of the token. After that the token is acknowledged.
+type step struct {
+	entry      *entry
+	definition *definition // nil for a token that nobody defines
+	verdict    verdict
+	message    *dueMessage // nil if nothing is fired
+	fired      bool        // message is confirmed
+	next       token
+	id         string // of the message of next
+}
+
+// arrive notes the message of a token and says whether it is the one that counts. If not, it is
+// to be acknowledged.
+func (l *leader) arrive(t *token, id string, now time.Time) (*entry, bool) {
+	if _, ok := l.spent[id]; ok {
+		delete(l.spent, id)
+		return nil, false
+	}
+	e := l.entries[t.Name]
+	if e != nil && e.id == id {
+		if e.timer != nil && e.hold.Holds() {
+			return nil, false // the broker has the same message twice
+		}
+		return e, true
+	}
+	if e != nil && e.alive(now) {
+		if !t.beats(&e.token) {
+			return nil, false
+		}
+		l.retire(e)
+	}
+	e = &entry{token: *t, id: id, since: now}
+	l.entries[t.Name] = e
+	return e, true
+}
+
+// alive says whether the message of the token is held here, or on its way.
+func (e *entry) alive(now time.Time) bool {
+	if e.hold == nil {
+		return now.Sub(e.since) < overdue
+	}
+	return e.hold.Holds() || now.Sub(e.kept) < overdue && e.timer == nil
+}
+
+// retire has the held message of an entry acknowledged.
+func (l *leader) retire(e *entry) {
+	if e.hold == nil {
+		return
+	}
+	l.spent[e.id] = struct{}{}
+	e.stop()
+	e.hold.Release()
+}
+
+func (e *entry) stop() {
+	if e.timer != nil {
+		e.timer.Stop()
+		e.timer = nil
+	}
+}
+
+// look says what is to be done with a token now: a step, or nothing until wake. Of a redelivered
+// message the broker has counted a delivery, so it is published anew. gone says that the token is to be
+// acknowledged without a successor.
+func (l *leader) look(e *entry, redelivered bool, now time.Time) (s *step, wake time.Time, gone bool) {
+	if now.Before(e.patience) {
+		return nil, e.patience, false
+	}
+	s = &step{entry: e, definition: l.definitions[e.token.Name], next: e.token, id: l.newID()}
+	wake = e.since.Add(renewal)
+	again := redelivered || !now.Before(wake)
+	if s.definition == nil {
+		switch {
+		case e.token.Orphan == nil:
+			s.next.Orphan, again = &now, true
+		case now.Sub(*e.token.Orphan) > orphaned:
+			return nil, wake, true
+		}
+	} else {
+		if e.token.Orphan != nil {
+			s.next.Orphan, again = nil, true
+		}
+		s.verdict = s.definition.plan(&e.token, now)
+		if next := s.verdict.wake; !next.IsZero() {
+			wake = earlier(wake, next)
+		}
+		if !s.verdict.due.IsZero() {
+			s.move()
+			again = true
+		}
+		s.describe()
+	}
+	if !again {
+		return nil, wake, false
+	}
+	return s, wake, false
+}
+
+// move moves the watermark to the due time of the verdict.
+func (s *step) move() {
+	v, t := s.verdict, &s.next
+	due := v.due.UTC()
+	t.Last, t.Fresh, t.Revision = due, false, 0
+	if !v.fire {
+		t.Missed += v.missed + 1
+		return
+	}
+	s.message = &dueMessage{Schedule: t.Name, At: due, Previous: t.Fired, Missed: t.Missed + v.missed}
+	t.Missed, t.Fired, t.Running = 0, &due, nil
+	if s.definition.overlap == Skip {
+		t.Running = &due
+	}
+}
+
+// describe writes the definition into the token, for people.
+func (s *step) describe() {
+	t, d := &s.next, s.definition
+	t.Expression, t.Zone, t.Next = d.expression, d.zone.String(), nil
+	if next := d.after(t.Last); !next.IsZero() && !t.Paused {
+		next = next.UTC()
+		t.Next = &next
+	}
+}
+
+// confirmed notes that the successor of a token is in the queue.
+func (l *leader) confirmed(s *step, now time.Time) {
+	name := s.next.Name
+	if e := s.entry; e != nil && e == l.entries[name] && e.hold != nil {
+		l.spent[e.id] = struct{}{}
+	}
+	if s.entry == l.entries[name] { // nothing newer has come
+		l.entries[name] = &entry{token: s.next, id: s.id, since: now}
+	}
+}
+
+// replaced is confirmed for a change from outside: the token that is held is to be acknowledged.
+func (l *leader) replaced(s *step, now time.Time) {
+	if s.entry == l.entries[s.next.Name] {
+		l.retire(s.entry)
+		l.entries[s.next.Name] = &entry{token: s.next, id: s.id, since: now}
+	}
+}
+
+// failed notes that a step was not confirmed. It is tried again later and later.
+func (e *entry) failed(now time.Time) {
+	const longest = 30 * time.Second
+	pause := longest
+	if e.failures < 5 {
+		pause = time.Second << e.failures
+	}
+	e.failures++
+	e.patience = now.Add(pause)
+}
+
+// batch takes the other tokens whose time has come, so that many due times of one second take two
+// confirmations together, and not two for each.
+func (l *leader) batch(but *entry, now time.Time) (steps []*step) {
+	const most = 500
+	var rest []*entry
+	for i, e := range l.ready {
+		if len(steps) == most {
+			rest = append(rest, l.ready[i:]...)
+			break
+		}
+		if e == but || e != l.entries[e.token.Name] || e.failures > 0 {
+			continue // it is tried alone, so that it holds up no other
+		}
+		if s, _, _ := l.look(e, false, now); s != nil {
+			steps = append(steps, s)
+		}
+	}
+	l.ready = rest
+	return steps
+}
+
+// missing are the first tokens of the schedules that have none: their watermark is now.
+func (l *leader) missing(now time.Time) (steps []*step) {
+	if !l.complete {
+		return nil
+	}
+	for name, d := range l.definitions {
+		if l.entries[name] == nil {
+			s := &step{definition: d, next: token{Name: name, Last: now.UTC(), Fresh: true}, id: l.newID()}
+			s.describe()
+			steps = append(steps, s)
+		}
+	}
+	return steps
+}
+
+// mark is the next one of this instance.
+func (l *leader) mark(probe bool) mark {
+	l.marks++
+	if probe {
+		l.probing = l.marks
+	}
+	return mark{Number: l.marks, Probe: probe}
+}
+
+// returned notes that a mark has come back. It says whether every token is known since then, and
+// whether it was not before.
+func (l *leader) returned(m mark) (complete, changed bool) {
+	if !m.Probe || m.Number != l.probing {
+		return false, false
+	}
+	l.probing = 0
+	changed = !l.complete
+	l.complete = true
+	return true, changed
+}
+
+// tick forgets tokens that are held no longer. It returns true if there were some: then another
+// instance leads, or the queue was deleted.
+func (l *leader) tick(now time.Time) (lost bool) {
+	for name, e := range l.entries {
+		if now.Sub(e.kept) > overdue/6 && !e.alive(now) {
+			e.stop()
+			delete(l.entries, name)
+			lost = true
+		}
+	}
+	if lost {
+		l.complete, l.probing, l.ready = false, 0, nil
+		clear(l.spent)
+	}
+	return lost
+}
+
+// forget is for the end of consuming.
+func (l *leader) forget() {
+	for _, e := range l.entries {
+		e.stop()
+	}
+	clear(l.entries)
+	clear(l.spent)
+	l.complete, l.probing, l.ready = false, 0, nil
+}
