@@ -3,6 +3,7 @@ package harebus_test
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -189,4 +190,75 @@ func TestExclusiveQueueBesideDeadly(t *testing.T) {
 			t.Errorf("got %d", id)
 		}
 	})
+}
+
+// TestExclusiveQueueThatIsDeadly: when declaring an exclusive queue, or one of its bindings,
+// ends the connection that consumes, that is done more and more rarely. Without the binding it
+// consumes; other queues are consumed from in any case; Ready and the log say what is missing.
+func TestExclusiveQueueThatIsDeadly(t *testing.T) {
+	for method, match := range map[string]func(brokertest.Frame) bool{
+		"queue.bind":    func(f brokertest.Frame) bool { return f.RoutingKey == "deadly" },
+		"queue.declare": func(f brokertest.Frame) bool { return f.Queue == "own" },
+	} {
+		for _, code := range []int{541, 503, 530, 0} {
+			t.Run(fmt.Sprint(method, code), func(t *testing.T) {
+				bubble(t, func(t *testing.T, r *rig) { exclusiveIsDeadly(t, r, method, code, match) })
+			})
+		}
+	}
+}
+
+func exclusiveIsDeadly(t *testing.T, r *rig, method string, code int, match func(brokertest.Frame) bool) {
+	cfg := r.config("orders")
+	logger, logs := observed()
+	cfg.Logger = logger
+	s, got := counting(r, cfg)
+	own := r.endpoint(s, harebus.EndpointConfig{
+		Queue: "own", QueueOptions: harebus.QueueOptions{Exclusive: true}, Subscriptions: []string{"a", "deadly", "z"},
+	})
+	var events atomic.Int64
+	harebus.Handle(own, func(context.Context, *harebus.Bus, order) error {
+		events.Add(1)
+		return nil
+	})
+	r.start(s)
+	r.works(s, got, 1)
+	deadly := r.ends(method, code, match)
+	r.broker.CutConnections()
+	time.Sleep(30 * time.Second)
+	before := s.Stats().Connections
+	for id := range 12 * 9 {
+		r.works(s, got, id)
+		if method == "queue.bind" {
+			if err := s.Bus().Publish(r.ctx, "z", order{id}, harebus.NonMandatory()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(5 * time.Second)
+	}
+	if n := events.Load(); method == "queue.bind" && n < 100 { // the queue is away for a moment at each end
+		t.Errorf("%d events came, want nearly 108", n)
+	}
+	if n := s.Stats().Connections - before; n > 30 {
+		t.Errorf("%d connections in nine minutes", n)
+	}
+	if err := s.Ready(); err == nil {
+		t.Error("ready, though a binding or queue is missing")
+	} else {
+		contains(t, err.Error(), "own", "the connection ends when")
+	}
+	if n := logs.FilterMessageSnippet("the connection ends when objects").Len(); n == 0 || n > 12 {
+		t.Errorf("%d warnings", n)
+	}
+	deadly.Remove()
+	r.setClock(time.Now())
+	time.Sleep(9 * time.Minute)
+	r.setClock(time.Now())
+	time.Sleep(9 * time.Minute)
+	if bound := r.boundTo("own"); bound != "a deadly z" {
+		t.Errorf("bound to %q", bound)
+	}
+	if err := s.Ready(); err != nil {
+		t.Error(err)
+	}
 }

@@ -96,7 +96,7 @@ func (d *Declarer) apart(ctx context.Context) error {
 		}
 	}
 	d.note(&a.refusals)
-	d.seclusion.needed.Store(a.refusals.ended > 0)
+	d.seclusion.needed.Store(a.refusals.ended > 0 || d.exclusiveSuspected())
 	return nil
 }
 

@@ -63,12 +63,16 @@ type Declarer struct {
 
 	doubts    doubts
 	seclusion seclusion
+	// endings are of each part of the exclusive queues. Guarded by turn.
+	endings map[string]*session.Endings
+	hurried time.Time // when hurry last did something; likewise
 }
 
 // New makes a Declarer.
 func New(cfg Config) *Declarer {
 	return &Declarer{
 		cfg: cfg, turn: make(chan struct{}, 1), wanted: make(chan struct{}, 1), doubts: doubts{queues: map[string]struct{}{}},
+		endings: map[string]*session.Endings{},
 	}
 }
 
@@ -99,8 +103,10 @@ func (d *Declarer) First(ctx context.Context, on *session.Session, since time.Ti
 // exclusive queues: only the connection that consumes can declare them.
 func (d *Declarer) Again(ctx context.Context, on *session.Session, since time.Time) error {
 	if d.seclusion.needed.Load() {
-		d.Soon()
-		return d.inTurn(ctx, on, func() error { return d.exclusive(ctx, on, &refusals{}) }, nil)
+		return d.inTurn(ctx, on, func() error {
+			d.hurry()
+			return d.exclusive(ctx, on, nil)
+		}, nil)
 	}
 	return d.since(ctx, on, since, &refusals{})
 }
@@ -144,9 +150,13 @@ func (d *Declarer) objects(ctx context.Context, on *session.Session, r *refusals
 // exclusive declares the exclusive queues on the connection that consumes. The caller has
 // the turn.
 func (d *Declarer) exclusive(ctx context.Context, on *session.Session, r *refusals) error {
-	if d.cfg.Exclusive == nil {
+	switch {
+	case d.cfg.Exclusive == nil:
 		return nil
+	case d.seclusion.needed.Load():
+		return d.exclusiveEach(ctx, on)
 	}
+	d.doubts.noteExclusive(nil) // r has it
 	return declareEach(ctx, on, d.cfg.Exclusive(), r)
 }
 

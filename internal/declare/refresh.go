@@ -25,7 +25,9 @@ func (d *Declarer) Refresh(ctx context.Context, up func() (*session.Session, err
 			continue
 		}
 		if d.seclusion.needed.Load() {
-			err = d.apart(ctx)
+			if err = d.apart(ctx); err == nil && on.Alive() && d.seclusion.needed.Load() {
+				err = d.inTurn(ctx, on, func() error { return d.exclusive(ctx, on, nil) }, nil)
+			}
 		} else {
 			err = d.Again(ctx, on, time.Now())
 		}

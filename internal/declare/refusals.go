@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -44,15 +45,19 @@ func (d *Declarer) note(r *refusals) {
 		list = r.list
 	}
 	d.doubts.note(list)
-	text := "the broker refuses to declare objects of this service; it continues to consume from the existing ones," +
-		" and tries to declare again every minute. Give the user the permissions back, or remove the refused objects from Config"
+	if err := joined(list); err != nil {
+		d.warn(textOf(r), err)
+	}
+}
+
+// textOf is what a log says of refusals.
+func textOf(r *refusals) string {
 	if r != nil && r.ended > 0 {
-		text = "the connection ends when objects of this service are declared; it continues with the existing ones, and declares" +
+		return "the connection ends when objects of this service are declared; it continues with the existing ones, and declares" +
 			" on connections of their own, after growing pauses. See the broker's log for the reason, and remove these objects from Config or repair the broker"
 	}
-	if err := joined(list); err != nil {
-		d.warn(text, err)
-	}
+	return "the broker refuses to declare objects of this service; it continues to consume from the existing ones," +
+		" and tries to declare again every minute. Give the user the permissions back, or remove the refused objects from Config"
 }
 
 // warn logs once a minute at most.
@@ -90,7 +95,7 @@ func (d *Declarer) Undeclared() error {
 	d.doubts.mu.Lock()
 	defer d.doubts.mu.Unlock()
 	var missing []refused
-	for _, r := range d.doubts.refused {
+	for _, r := range d.doubts.all() {
 		if _, ok := d.doubts.queues[r.queue]; ok || (r.queue == "" && len(d.doubts.queues) > 0) {
 			missing = append(missing, r)
 		}
@@ -114,6 +119,8 @@ type doubts struct {
 	mu      sync.Mutex          // guards what follows
 	queues  map[string]struct{} // not declared completely since they were doubted
 	refused []refused           // by the latest declaration
+	// exclusive is what was refused of exclusive queues, which are declared apart from the rest.
+	exclusive []refused
 }
 
 // note remembers the refusals of a complete declaration. The queues that it declared
@@ -133,10 +140,19 @@ func (d *doubts) note(list []refused) {
 // of is what was refused of a queue, and of what several queues share.
 func (d *doubts) of(queue string) []refused {
 	var list []refused
-	for _, r := range d.refused {
+	for _, r := range d.all() {
 		if r.queue == queue || r.queue == "" {
 			list = append(list, r)
 		}
 	}
 	return list
+}
+
+func (d *doubts) all() []refused { return slices.Concat(d.refused, d.exclusive) }
+
+func (d *doubts) noteExclusive(list []refused) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.exclusive = list
+	maps.DeleteFunc(d.queues, func(queue string, _ struct{}) bool { return len(d.of(queue)) == 0 })
 }

@@ -24,9 +24,9 @@ type delayer struct {
 	delays topology.Delays
 
 	declaring chan struct{} // held while declaring
-	endings   endings
-	exits     endings   // for keepExit, on another connection
-	full      time.Time // until when a broker without room is left alone; of whoever holds declaring
+	endings   session.Endings
+	exits     session.Endings // for keepExit, on another connection
+	full      time.Time       // until when a broker without room is left alone; of whoever holds declaring
 
 	mu       sync.Mutex           // guards what follows
 	expiring map[string]bool      // own queues whose exits have been declared and expire; true: the user may not read it, and has been told
@@ -48,7 +48,7 @@ const (
 )
 
 func newDelayer(cfg Config) *delayer {
-	return &delayer{cfg: cfg, declaring: make(chan struct{}, 1), endings: endings{what: "delay queues"}, exits: endings{what: "exits of delay queues"}}
+	return &delayer{cfg: cfg, declaring: make(chan struct{}, 1), endings: session.Endings{What: "delay queues are"}, exits: session.Endings{What: "exits of delay queues are"}}
 }
 
 // route makes the routed form of a message that is not due yet, and sees to it
@@ -125,10 +125,10 @@ func (d *delayer) prepare(ctx context.Context, s *session.Session, out *Message,
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	if err := d.endings.paused(); err != nil {
+	if err := d.endings.Paused(); err != nil {
 		return &finalError{session.NotSent, err}
 	}
-	return d.endings.declare(ctx, s, func() error { return d.prepareOn(ctx, s, out, way) })
+	return d.endings.Declare(ctx, s, func() error { return d.prepareOn(ctx, s, out, way) })
 }
 
 // prepareOn is prepare while declaring is held.
@@ -294,7 +294,7 @@ func (d *delayer) told(queue string, forbidden bool) (before bool) {
 func (p *Publisher) KeepExits(ctx context.Context, s *session.Session) error {
 	var faults []error
 	for _, queue := range p.delays.kept() {
-		err := p.delays.exits.declare(ctx, s, func() error { return p.delays.keepExit(ctx, s, queue) })
+		err := p.delays.exits.Declare(ctx, s, func() error { return p.delays.keepExit(ctx, s, queue) })
 		faults = append(faults, err)
 	}
 	return errors.Join(faults...)

@@ -1,0 +1,76 @@
+package session
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+)
+
+const (
+	// endingPause and longestEnding are the first and the longest pause of declarations that
+	// end their connection, which sends or consumes everything else, too.
+	endingPause, longestEnding = 10 * time.Second, 5 * time.Minute
+)
+
+// Endings are connections that have ended while something was declared on them. After two
+// exceptions, or three ends, in a row it is left alone for a while, and then for longer.
+type Endings struct {
+	What string // is declared
+
+	mu        sync.Mutex // guards what follows
+	suspicion int        // as of a message
+	pause     time.Duration
+	until     time.Time // nothing is declared before then
+	cause     error
+}
+
+// Declare calls fn, which declares on s, unless the pause is not over.
+func (e *Endings) Declare(ctx context.Context, s *Session, fn func() error) error {
+	if err := e.Paused(); err != nil {
+		return err
+	}
+	err := fn()
+	switch {
+	case err == nil:
+		e.over()
+	case ctx.Err() == nil && !s.Alive():
+		<-s.Done()
+		e.ended(s.Cause())
+	}
+	return err
+}
+
+// Paused is why nothing is declared now; nil if it may be.
+func (e *Endings) Paused() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if left := time.Until(e.until); left > 0 {
+		return fmt.Errorf("the connection ends when %s declared, which is not done for another %v; see the broker's log for the reason: %w",
+			e.What, left.Round(time.Second), e.cause)
+	}
+	return nil
+}
+
+func (e *Endings) over() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.suspicion, e.pause = 0, 0
+}
+
+func (e *Endings) ended(cause error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.suspicion += Suspicion(cause); e.suspicion < Suspicious {
+		return
+	}
+	e.pause = min(max(endingPause, 2*e.pause), longestEnding)
+	e.until, e.cause = time.Now().Add(e.pause), cause
+}
+
+// Suspected says whether the latest attempts have ended their connections.
+func (e *Endings) Suspected() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.suspicion >= Suspicious
+}
