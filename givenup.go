@@ -2,6 +2,7 @@ package harebus
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -111,10 +112,11 @@ func (f *failure) code() string {
 	}
 }
 
-// details are the text that the parked message has, too.
+// details are the text that the parked message has, too. The stack of a panic stays there.
 func (f *failure) details() string {
 	if f == nil {
 		return ""
 	}
-	return header.ErrorDetails(f)
+	text, _, _ := strings.Cut(header.ErrorDetails(f), guard.StackMark)
+	return text
 }

@@ -50,8 +50,8 @@ type Message struct {
 	// retry, and so on. Redeliveries after a crash do not count.
 	Attempt int
 	// LastAttempt is true if MaxRetries or GiveUpAfter of the retry policy allow no
-	// further retry. Rules, a BackOff that stops, an ErrorHandler and the returned
-	// error can still change the decision.
+	// further retry. Rules, a BackOff that stops, an ErrorHandler, the returned error
+	// and the patience of a [Request] can still change the decision.
 	LastAttempt bool
 	// FirstFailed is when the message failed or was postponed for the first time;
 	// zero if it never was.

@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"strings"
 	"time"
 
 	"github.com/harebus/harebus/internal/field"
 	"github.com/harebus/harebus/internal/guard"
 	"github.com/harebus/harebus/internal/replies"
+	"github.com/harebus/harebus/internal/safelog"
 )
 
 // requestPatience is how long a request waits whose context has no deadline.
@@ -28,7 +30,8 @@ var errPatience = fmt.Errorf("%v have passed, and the context of the call has no
 // matches [ErrUnroutable], at once. An error after the request was sent is a
 // [*RequestError]: [ErrNoReply], [ErrReplyLost], [ErrUnexpectedReply], or a [*RejectError]
 // if the reply cannot be decoded. Then the request may have been handled, and may still be.
-// It may also be handled twice, as any message may.
+// It may also be handled twice, as any message may. If ctx ends before the broker has
+// confirmed the request, the error is that of Send: [ErrNotSent] or [ErrUnknownOutcome].
 //
 // Every setup has one reply queue, which it declares at its first request and deletes when
 // it is stopped. A lost connection ends no request: the reply waits in the queue for the
@@ -96,13 +99,17 @@ type FaultError struct {
 	// Reason is "failed" if the handler failed, else the reason of the service's
 	// [RejectError]: "unknown-type", "bad-payload" and so on.
 	Reason string
-	// Details is the text of the service's error, cut to 32 KiB.
+	// Details is the text of the service's error, without the stack of a panic.
 	Details string
 }
 
 // Error has the reason and the details.
 func (e *FaultError) Error() string {
-	return "the service has given the request up (" + e.Reason + "): " + e.Details
+	details := e.Details
+	if e.Reason != "" && !strings.HasPrefix(details, e.Reason+": ") {
+		details = e.Reason + ": " + details
+	}
+	return "the service has given the request up: " + safelog.Printable(details)
 }
 
 // request sends a request and has read take the reply.

@@ -24,6 +24,9 @@ func responder(r *rig, change func(*harebus.Config)) *harebus.Setup {
 	}
 	s := r.setup(cfg)
 	harebus.Handle(s, func(ctx context.Context, bus *harebus.Bus, o order) error {
+		if o.ID == 13 {
+			panic("unlucky")
+		}
 		if o.ID%2 != 0 {
 			return harebus.NoRetry(fmt.Errorf("no order %d", o.ID))
 		}
@@ -122,6 +125,10 @@ func TestRequestFault(t *testing.T) {
 					t.Errorf("reason %q", fault.Reason)
 				}
 				contains(t, fault.Details, c.details)
+				contains(t, err.Error(), `to queue "orders": the service has given the request up: `+c.reason+": ", c.details)
+				if n := strings.Count(err.Error(), c.reason); n != 1 || strings.Contains(fault.Details, "goroutine") {
+					t.Errorf("%q names the reason %d times, or has a stack", err, n)
+				}
 				r.quiet("error")
 				if n := len(r.broker.Messages("error")); n != c.parked {
 					t.Errorf("%d messages are parked", n)

@@ -33,6 +33,9 @@ func (e *PanicError) Unwrap() error {
 	return err
 }
 
+// StackMark stands between the text of a panic and its stack.
+const StackMark = "\n\ngoroutine "
+
 // Text is the text of an error of [Call] or [Apart] that may hold another error whose
 // methods cannot be called.
 func Text(trouble error) string {
