@@ -33,6 +33,7 @@ const (
 	keyAttempt     = attribute.Key("harebus.attempt")
 	keyOutcome     = attribute.Key("harebus.outcome")
 	keyRedelivered = attribute.Key("harebus.redelivered")
+	keyOutbox      = attribute.Key("harebus.outbox")
 	keyConnection  = attribute.Key("harebus.connection")
 )
 
@@ -63,11 +64,16 @@ func errorType(err error) string {
 	var rejected *harebus.RejectError
 	var unpublished *harebus.PublishError
 	var panicked *harebus.PanicError
+	var fault *harebus.FaultError
 	switch {
 	case errors.As(err, &rejected):
 		return rejected.Reason
 	case errors.As(err, &panicked):
 		return "panic"
+	case errors.Is(err, harebus.ErrNoReply):
+		return "no reply"
+	case errors.As(err, &fault):
+		return "fault"
 	case errors.As(err, &unpublished):
 		return unpublished.Outcome.String()
 	case errors.Is(err, context.DeadlineExceeded):

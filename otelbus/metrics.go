@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
@@ -18,6 +19,7 @@ type metrics struct {
 
 	sent, consumed, attempts, connects        *counter
 	inFlight, connections, blocked, consumers *counter
+	waiting, oldest, lag, refused             *counter
 }
 
 // Upper bounds of histograms, in seconds: those of the conventions, and one that reaches from
@@ -42,6 +44,10 @@ func newMetrics(m metric.Meter) (*metrics, error) {
 		connections: made.level("harebus.connections", "{connection}", "Connections that are up."),
 		blocked:     made.level("harebus.connections.blocked", "{connection}", "Connections on which the broker blocks publishers."),
 		consumers:   made.level("harebus.consumers", "{consumer}", "Consumers that consume now."),
+		waiting:     made.level("harebus.outbox.waiting", "{message}", "Messages of an outbox that are not published yet."),
+		oldest:      made.gauge("harebus.outbox.oldest", "Age of the oldest message that is not published yet."),
+		lag:         made.gauge("harebus.outbox.lag", "Longest time until a message was published, since the last look."),
+		refused:     made.level("harebus.outbox.refused", "{message}", "Messages of an outbox that the broker refused."),
 	}
 	if err := errors.Join(made.errs...); err != nil {
 		return nil, fmt.Errorf("otelbus: make metrics: %w", err)
@@ -77,6 +83,14 @@ func (m *maker) level(name, unit, about string) *counter {
 	return c
 }
 
+// gauge makes a metric of a time, which is counted in nanoseconds and reported in seconds.
+func (m *maker) gauge(name, about string) *counter {
+	c := &counter{}
+	_, err := m.Float64ObservableGauge(name, metric.WithUnit("s"), metric.WithDescription(about), metric.WithFloat64Callback(c.observeTime))
+	m.errs = append(m.errs, err)
+	return c
+}
+
 // counter is a metric that counts.
 type counter struct {
 	mu     sync.Mutex // guards series
@@ -104,6 +118,16 @@ func (c *counter) observe(_ context.Context, to metric.Int64Observer) error {
 	defer c.mu.Unlock()
 	for _, one := range c.series {
 		to.Observe(one.Load(), one.attributes...)
+	}
+	return nil
+}
+
+// observeTime reports all series as times.
+func (c *counter) observeTime(_ context.Context, to metric.Float64Observer) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, one := range c.series {
+		to.Observe(time.Duration(one.Load()).Seconds(), one.attributes...)
 	}
 	return nil
 }

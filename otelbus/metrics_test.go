@@ -41,6 +41,10 @@ func series(t *testing.T, reader sdkmetric.Reader) []string {
 				for _, point := range data.DataPoints {
 					add(m.Name, point.Attributes, point.Value)
 				}
+			case metricdata.Gauge[float64]:
+				for _, point := range data.DataPoints {
+					add(m.Name, point.Attributes, point.Value)
+				}
 			case metricdata.Histogram[float64]:
 				for _, point := range data.DataPoints {
 					add(m.Name, point.Attributes, point.Count)
@@ -118,6 +122,28 @@ messaging.client.sent.messages{operation.name=commit} 2
 messaging.process.duration{error.type=_OTHER,harebus.message.type=PlaceOrder,destination.name=orders,operation.name=process} 3
 messaging.process.duration{harebus.message.type=PlaceOrder,destination.name=orders,operation.name=process} 2
 `
+
+// What an outbox has not published is measured; a look that failed leaves the figures as they were.
+func TestBacklog(t *testing.T) {
+	t.Parallel()
+	reader := sdkmetric.NewManualReader()
+	o := observer(t, reader)
+	for _, found := range []*harebus.Backlog{
+		{Name: "orders", Waiting: 9}, {Name: "orders", Waiting: 3, Oldest: 1500 * time.Millisecond, Lag: 20 * time.Millisecond, Refused: 1}, nil,
+	} {
+		e := harebus.Observation{Operation: harebus.OpBacklog}
+		ctx := o.ObserveStart(t.Context(), e)
+		e.Backlog = found
+		o.ObserveEnd(ctx, e, nil)
+	}
+	want := []string{
+		"harebus.outbox.lag{harebus.outbox=orders} 0.02", "harebus.outbox.oldest{harebus.outbox=orders} 1.5",
+		"harebus.outbox.refused{harebus.outbox=orders} 1", "harebus.outbox.waiting{harebus.outbox=orders} 3",
+	}
+	if got := series(t, reader); !slices.Equal(got, want) {
+		t.Errorf("got %q", got)
+	}
+}
 
 // Ten thousand names of topics, message types and reply queues, as the network can send them, make few series.
 func TestCardinality(t *testing.T) {

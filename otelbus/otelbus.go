@@ -81,6 +81,7 @@ type Observer struct {
 	connections *table[string, connection]
 	connects    *table[connecting, *count]
 	consumers   *table[string, *count]
+	outboxes    *table[string, outbox]
 	servers     *table[string, server]
 }
 
@@ -110,6 +111,7 @@ func New(cfg Config) (*Observer, error) {
 		handling:    newTable(newHandled, handled.folded),
 		connections: newTable(m.newConnection, other), connects: newTable(m.newConnect, connecting.folded),
 		consumers: newTable(m.newConsumer, other), servers: newTable(newServer, other),
+		outboxes: newTable(m.newOutbox, other),
 	}, nil
 }
 
@@ -168,6 +170,8 @@ func (o *Observer) ObserveEnd(ctx context.Context, e harebus.Observation, err er
 		o.endBatch(s, &e, err)
 	case harebus.OpSend, harebus.OpPublish, harebus.OpDefer, harebus.OpReply, harebus.OpRequest, harebus.OpRetry, harebus.OpPostpone, harebus.OpPark:
 		o.endSend(s, &e, err)
+	case harebus.OpBacklog:
+		o.looked(e.Backlog)
 	default:
 		o.lasts(&e, -1)
 		o.connected(&e, err)

@@ -271,6 +271,26 @@ func TestConversation(t *testing.T) {
 	})
 }
 
+// A request lasts until its reply has come; the reply is below the attempt to handle it.
+func TestRequest(t *testing.T) {
+	bubble(t, func(_ *testing.T, r *rig) {
+		orders, shop := r.setup("orders", otelbus.Config{}), r.setup("", otelbus.Config{})
+		harebus.Handle(orders, func(ctx context.Context, bus *harebus.Bus, o PlaceOrder) error {
+			return bus.Reply(ctx, OrderPlaced(o))
+		})
+		r.start(orders)
+		if _, err := harebus.Request[OrderPlaced](r.ctx, shop.Bus(), "orders", PlaceOrder{7}); err != nil {
+			r.t.Fatal(err)
+		}
+		r.wantTree(`trace 1
+  request orders
+    process orders (1: handled)
+      reply
+      commit → reply
+`)
+	})
+}
+
 // The attempts to handle a message that came without a trace context are one trace all the same: the first is the parent of
 // the others.
 func TestWithoutTrace(t *testing.T) {
