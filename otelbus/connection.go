@@ -42,6 +42,10 @@ func (m *metrics) newConsumer(queue string) *count {
 	return m.consumers.with(system, keyDestination.String(queue))
 }
 
+// foreseen are outcomes that are 0 when a queue is first consumed from. Prometheus sees no increase
+// when a series begins with 1.
+var foreseen = []harebus.AttemptOutcome{harebus.AttemptHandled, harebus.AttemptRetried, harebus.AttemptParked, harebus.AttemptDiscarded}
+
 // lasts counts what begins or ends with an operation that lasts.
 func (o *Observer) lasts(e *harebus.Observation, by int64) {
 	switch e.Operation {
@@ -50,7 +54,11 @@ func (o *Observer) lasts(e *harebus.Observation, by int64) {
 	case harebus.OpBlocked:
 		o.connections.get(connectionName(e.Connection)).blocked.Add(by)
 	case harebus.OpConsume:
-		o.consumers.get(o.queueName(harebus.OpConsume, e.Queue)).Add(by)
+		queue := o.queueName(harebus.OpConsume, e.Queue)
+		o.consumers.get(queue).Add(by)
+		for _, outcome := range foreseen {
+			o.attempts.get(ended{queue, outcome})
+		}
 	case harebus.OpConnect:
 		o.connections.get(connectionName(e.Connection)) // so that it is 0 before the first connection
 	default: // an operation of a later version

@@ -96,6 +96,7 @@ func TestMetrics(t *testing.T) {
 }
 
 const wantMetrics = `
+harebus.attempts{harebus.outcome=discarded,destination.name=orders,operation.name=process} 0
 harebus.attempts{harebus.outcome=handled,destination.name=orders,operation.name=process} 2
 harebus.attempts{harebus.outcome=parked,destination.name=orders,operation.name=process} 1
 harebus.attempts{harebus.outcome=retried,destination.name=orders,operation.name=process} 2
