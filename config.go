@@ -185,6 +185,9 @@ type PayloadConfig struct {
 	Guards []Guard
 	// TimeFormat is how times are written: TimeISO by default.
 	TimeFormat TimeFormat
+	// Environment ("production") and Build ("1.4.2") go with every message that is sent, as
+	// headers, for people who look at messages. Nothing depends on them. Default: none.
+	Environment, Build string
 }
 
 // ReplyConfig is about answers to received messages.
@@ -520,6 +523,11 @@ func (n quantity) faults() []error {
 
 func (c *Config) validateNumbers() []error {
 	var faults []error
+	for _, text := range []string{c.Payload.Environment, c.Payload.Build} {
+		if err := checkShort("the text of Payload.Environment or Build", text); err != nil {
+			faults = append(faults, err)
+		}
+	}
 	for _, n := range []quantity{
 		{"Publish.Channels", c.Publish.Channels, 1, 100},
 		{"Publish.Window", c.Publish.Window, 1, 100_000},

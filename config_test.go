@@ -67,6 +67,8 @@ func faults() map[string]struct {
 		"write timeout":       {harebus.Config{Connect: harebus.ConnectConfig{WriteTimeout: -1}}, "Connect.WriteTimeout"},
 		"heartbeat":           {harebus.Config{Connect: harebus.ConnectConfig{Heartbeat: time.Millisecond}}, "Connect.Heartbeat"},
 		"max body":            {harebus.Config{Payload: harebus.PayloadConfig{MaxBody: -1}}, "MaxBody"},
+		"environment":         {harebus.Config{Payload: harebus.PayloadConfig{Environment: strings.Repeat("x", 256)}}, "Payload.Environment"},
+		"build":               {harebus.Config{Payload: harebus.PayloadConfig{Build: "\xff"}}, "Payload.Environment or Build"},
 		"max hops":            {harebus.Config{Reply: harebus.ReplyConfig{MaxHops: -1}}, "MaxHops"},
 		"shutdown":            {harebus.Config{ShutdownTimeout: -1}, "ShutdownTimeout"},
 		"rule":                {harebus.Config{Retry: harebus.RetryConfig{Rules: []harebus.RetryRule{{}}}}, "Retry.Rules[0]"},

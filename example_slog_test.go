@@ -37,12 +37,12 @@ func ExampleSlogLogger() {
 		log.Fatal(err)
 	}
 	defer setup.Close()
-	if err := setup.Bus().Send(ctx, "orders", PlaceOrder{ID: 1}, harebus.WithMessageID("order-1")); err != nil {
+	if err := setup.Bus().Send(ctx, "orders", PlaceOrder{ID: 1}, harebus.WithMessageID("order-1"), harebus.WithCorrelationID("customer-7")); err != nil {
 		log.Fatal(err)
 	}
 	if err := broker.WaitQuiet(ctx, "error"); err != nil {
 		log.Fatal(err)
 	}
 	// Output:
-	// level=ERROR msg="message moved to the error queue" queue=orders consumer=0 logger=consumer message_id=order-1 message_type=PlaceOrder attempt=1 error_queue=error error="sold out"
+	// level=ERROR msg="message moved to the error queue" queue=orders consumer=0 logger=consumer message_id=order-1 message_type=PlaceOrder attempt=1 correlation_id=customer-7 error_queue=error error="sold out"
 }

@@ -37,6 +37,13 @@ const (
 	// HeaderRawHeaders has the bytes of the header table of a parked message whose
 	// headers could not be read. PikaBus does not know it.
 	HeaderRawHeaders = "RawHeaders"
+	// HeaderCausationID is the id of the message whose handler sent this one. PikaBus does
+	// not know it.
+	HeaderCausationID = "CausationId"
+	// HeaderEnvironment and HeaderBuild are Config.Payload.Environment and Build of the
+	// sender. PikaBus does not know them.
+	HeaderEnvironment = "Environment"
+	HeaderBuild       = "Build"
 	// HeaderSignature is the proof of a [Guard] that signs. PikaBus ignores it.
 	HeaderSignature = "Signature"
 	// HeaderReplyBy says that the sender of a message waits for a reply, and until when:
@@ -66,7 +73,14 @@ func newDialect(cfg *PayloadConfig) header.Dialect {
 	if cfg.TimeFormat == TimeLegacy {
 		format = header.LegacyTime
 	}
-	return header.Dialect{Prefix: prefix, Time: format, Names: header.Names{
+	always := map[string]any{}
+	if cfg.Environment != "" {
+		always[prefix+HeaderEnvironment] = cfg.Environment
+	}
+	if cfg.Build != "" {
+		always[prefix+HeaderBuild] = cfg.Build
+	}
+	return header.Dialect{Prefix: prefix, Time: format, Always: always, Names: header.Names{
 		MessageID:          prefix + HeaderMessageID,
 		CorrelationID:      prefix + HeaderCorrelationID,
 		TimeSent:           prefix + HeaderTimeSent,
@@ -88,6 +102,7 @@ func newDialect(cfg *PayloadConfig) header.Dialect {
 		Parking:            prefix + HeaderParking,
 		ReplyBy:            prefix + HeaderReplyBy,
 		Fault:              prefix + HeaderFault,
+		CausationID:        prefix + HeaderCausationID,
 	}}
 }
 

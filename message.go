@@ -29,6 +29,9 @@ type Message struct {
 	// CorrelationID is common to the messages of one conversation. Messages that
 	// the handler sends get the same one.
 	CorrelationID string
+	// CausationID is the id of the message whose handler sent this one; empty if no handler
+	// did.
+	CausationID string
 	// Type is the wire name of the message's type; empty if it has none.
 	Type string
 	// Intent is the value of the header if it is known, else it is derived from the
@@ -138,6 +141,7 @@ func readMessage(d *header.Dialect, queue, topicExchange string, in *wire.Delive
 	m := &Message{
 		ID:                 h.ID,
 		CorrelationID:      h.CorrelationID,
+		CausationID:        h.CausationID,
 		Type:               h.Type,
 		Intent:             Intent(h.Intent),
 		ReplyTo:            h.ReplyTo,
@@ -198,16 +202,16 @@ func rejected(faults []header.Fault) error {
 // identify it. Handlers and middleware may change their Message; the policy, the copies,
 // the logs and the observers go by the facts.
 type facts struct {
-	id, correlationID, messageType, replyTo string
-	queue, sourceQueue, errorDetails        string
-	attempt                                 int
-	lastAttempt                             bool
-	firstFailed, deferredUntil, timeSent    time.Time
+	id, correlationID, causationID, messageType, replyTo string
+	queue, sourceQueue, errorDetails                     string
+	attempt                                              int
+	lastAttempt                                          bool
+	firstFailed, deferredUntil, timeSent                 time.Time
 }
 
 func factsOf(m *Message) facts {
 	return facts{
-		id: m.ID, correlationID: m.CorrelationID, messageType: m.Type, replyTo: m.ReplyTo,
+		id: m.ID, correlationID: m.CorrelationID, causationID: m.CausationID, messageType: m.Type, replyTo: m.ReplyTo,
 		queue: m.Queue, sourceQueue: m.SourceQueue, errorDetails: m.ErrorDetails,
 		attempt: m.Attempt, lastAttempt: m.LastAttempt,
 		firstFailed: m.FirstFailed, deferredUntil: m.DeferredUntil, timeSent: m.TimeSent,
@@ -216,7 +220,7 @@ func factsOf(m *Message) facts {
 
 // restore writes the facts into a message.
 func (f *facts) restore(m *Message) {
-	m.ID, m.CorrelationID, m.Type, m.ReplyTo = f.id, f.correlationID, f.messageType, f.replyTo
+	m.ID, m.CorrelationID, m.CausationID, m.Type, m.ReplyTo = f.id, f.correlationID, f.causationID, f.messageType, f.replyTo
 	m.Queue, m.SourceQueue, m.ErrorDetails = f.queue, f.sourceQueue, f.errorDetails
 	m.Attempt, m.LastAttempt = f.attempt, f.lastAttempt
 	m.FirstFailed, m.DeferredUntil, m.TimeSent = f.firstFailed, f.deferredUntil, f.timeSent
@@ -234,7 +238,14 @@ func (f *facts) translate(m *Message) {
 
 // fields identify the message in a log. They hold nothing of the body.
 func (f *facts) fields() []zap.Field {
-	return []zap.Field{zap.String("message_id", f.id), zap.String("message_type", f.messageType), zap.Int("attempt", f.attempt)}
+	fields := []zap.Field{
+		zap.String("message_id", f.id), zap.String("message_type", f.messageType), zap.Int("attempt", f.attempt),
+		zap.String("correlation_id", f.correlationID),
+	}
+	if f.causationID != "" {
+		fields = append(fields, zap.String("causation_id", f.causationID))
+	}
+	return fields
 }
 
 // seen is the message for everyone but its handler: with the facts, whatever the handler

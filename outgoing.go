@@ -111,7 +111,7 @@ func (s *sender) stamp(out *publish.Message, draft Outgoing, to address, o *send
 		return err
 	}
 	h := header.Head{
-		ID: s.messageID(out, draft.Type, o), CorrelationID: s.correlationID(o), Type: draft.Type, Intent: string(s.intent(out)),
+		ID: s.messageID(out, draft.Type, o), CorrelationID: s.correlationID(o), CausationID: s.causationID(), Type: draft.Type, Intent: string(s.intent(out)),
 		ReplyTo: o.replyTo, OriginatingAddress: s.endpoint.queue,
 		ContentType: draft.ContentType, ContentEncoding: encoding,
 		TimeSent: time.Now().UTC(), DeferredUntil: to.due, ReplyBy: o.replyBy,
@@ -151,6 +151,14 @@ func (s *sender) correlationID(o *sendOptions) string {
 		return m.CorrelationID
 	}
 	return NewMessageID()
+}
+
+// causationID is the id of the message that is being handled.
+func (s *sender) causationID() string {
+	if s.scope.Message() == nil {
+		return ""
+	}
+	return s.scope.Outermost().ID
 }
 
 func (s *sender) messageID(out *publish.Message, messageType string, o *sendOptions) string {

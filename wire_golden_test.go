@@ -255,6 +255,7 @@ const (
 	whyBody     = "Go's JSON has no space after , and : and does not escape beyond ASCII; the value is the same"
 	whyOption   = "priority, expiration and app_id are options here, not headers with a double meaning; the property is the same"
 	whyInt      = "a Go int is 64 bits wide on the wire: the peers read every width, and nothing is cut off"
+	whyCause    = "our own id of the message that a handler was handling; the peers ignore headers they do not know"
 	whyHops     = "our own count of replies that answer replies, against loops; the peers ignore headers they do not know"
 	whyDelay    = "it waits in the broker's delay queues instead of circling through the receiver"
 	whyOurs     = "our own time of the first failure, for a limit in time; the peers ignore headers they do not know"
@@ -491,7 +492,7 @@ func TestGoldenReply(t *testing.T) {
 					return bus.Reply(ctx, map[string]int{"answer": 42}, harebus.WithType("Golden.Reply"))
 				}, request)
 				got := r.only()
-				reasons := map[string]string{"PikaBus.Hops": whyHops}
+				reasons := map[string]string{"PikaBus.Hops": whyHops, "PikaBus.CausationId": whyCause}
 				if !legacy {
 					reasons["priority"] = whyPriority
 				}

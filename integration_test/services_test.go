@@ -98,12 +98,12 @@ func twoServices(t *testing.T, g generation, queueType topology.QueueType) {
 	command := typed(billing.message("send", placeOrder{ID: 1}), "PlaceOrder")
 	billing.send("orders", command)
 	event := billing.nextOfType("OrderPlaced")
-	billing.looksLike(event, "publish", as("OrderPlaced"))
+	billing.looksLike(event, "publish", as("OrderPlaced"), "PikaBus.CausationId") // a header that is ours alone
 	if event.Exchange != "PikaBusTopic" || event.RoutingKey != "order.placed" {
 		t.Errorf("the event came through %q with key %q", event.Exchange, event.RoutingKey)
 	}
 	reply := billing.nextOfType("OrderAccepted")
-	billing.looksLike(reply, "reply", as("OrderAccepted"), "PikaBus.Hops") // the only header that is ours alone
+	billing.looksLike(reply, "reply", as("OrderAccepted"), "PikaBus.CausationId", "PikaBus.Hops")
 	if reply.Exchange != "PikaBusDirect" && reply.Exchange != "" || reply.RoutingKey != "billing" {
 		t.Errorf("the reply came through %q with key %q", reply.Exchange, reply.RoutingKey)
 	}

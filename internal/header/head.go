@@ -21,7 +21,9 @@ type Head struct {
 	ID, CorrelationID, Type, Intent string
 	ReplyTo, OriginatingAddress     string
 	ContentType, ContentEncoding    string
-	TimeSent                        time.Time
+	// CausationID is the id of the message whose handler sent this one.
+	CausationID string
+	TimeSent    time.Time
 	// DeferredUntil is the time before which it must not be handled; zero if it was not
 	// deferred.
 	DeferredUntil time.Time
@@ -55,6 +57,7 @@ func (d *Dialect) Read(in *amqp.Delivery) (h Head, faults []Fault) {
 	h.CorrelationID = r.lenient(n.CorrelationID, in.CorrelationId)
 	h.ReplyTo = r.lenient(n.ReplyTo, in.ReplyTo)
 	h.OriginatingAddress = r.lenient(n.OriginatingAddress, "")
+	h.CausationID = r.lenient(n.CausationID, "")
 	h.SourceQueue = r.lenient(n.SourceQueue, "")
 	if intent, _ := field.Text(in.Headers[n.Intent]); intent == Command || intent == Event {
 		h.Intent = intent
@@ -184,6 +187,12 @@ func (d *Dialect) Stamp(h *Head, headers amqp.Table) amqp.Publishing {
 	}
 	if !h.DeferredUntil.IsZero() {
 		headers[n.DeferredTime] = d.Time(h.DeferredUntil)
+	}
+	if h.CausationID != "" {
+		headers[n.CausationID] = h.CausationID
+	}
+	for name, value := range d.Always {
+		headers[name] = value
 	}
 	if h.Hops > 0 {
 		headers[n.Hops] = field.SmallestInt(h.Hops)

@@ -16,7 +16,7 @@ import (
 // stamping a message concatenates nothing.
 type Names struct {
 	MessageID, CorrelationID, TimeSent, ReplyTo, OriginatingAddress, Intent, MessageType,
-	ContentType, ContentEncoding, DeferredTime, ErrorRetries, ErrorDetails, SourceQueue, Hops, FirstFailed, LeftOut, Parking, RawHeaders, ReplyBy, Fault, Signature string
+	ContentType, ContentEncoding, DeferredTime, ErrorRetries, ErrorDetails, SourceQueue, Hops, FirstFailed, LeftOut, Parking, RawHeaders, ReplyBy, Fault, Signature, CausationID string
 }
 
 // Dialect is how a setup writes headers: their names and the format of times.
@@ -24,6 +24,8 @@ type Dialect struct {
 	Prefix string
 	Names  Names
 	Time   func(time.Time) string
+	// Always are headers of every message, by their full names.
+	Always map[string]any
 }
 
 const (
