@@ -7,6 +7,7 @@
 //	harebus listen [flags] QUEUE
 //	harebus redrive [flags]
 //	harebus outbox schema|sql [flags] [TASK [ID...]]
+//	harebus claims sweep [flags] DIRECTORY
 //	harebus soak [flags]
 //	harebus broker [flags]
 //	harebus version
@@ -56,6 +57,7 @@ var commands = []command{
 	{"listen", "print the messages of a queue", runListen},
 	{"redrive", "move parked messages back to their source", runRedrive},
 	{"outbox", "print SQL for the tables of package outbox", runOutbox},
+	{"claims", "remove old bodies from a directory of package claim", runClaims},
 	{"soak", "send for a while and account for every message", runSoak},
 	{"broker", "run a broker in this process, for trying things out", runBroker},
 	{"version", "print the versions of this command, Go and the AMQP client", runVersion},
