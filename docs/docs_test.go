@@ -200,19 +200,30 @@ var (
 
 // imports are those that snippets may use; unused ones are not complained about.
 var imports = []string{
-	"context", "database/sql", "errors", "net", "net/http", "os", "os/signal", "syscall", "time",
+	"context", "database/sql", "errors", "fmt", "maps", "net", "net/http", "os", "os/signal", "slices", "syscall", "time",
+	"github.com/harebus/harebus/claim",
 	"github.com/harebus/harebus", "github.com/harebus/harebus/service", "github.com/harebus/harebus/brokertest", "github.com/harebus/harebus/outbox", "github.com/harebus/harebus/topology",
+}
+
+// modules are the pages of modules of their own: the folder, and what their snippets import
+// beside imports.
+var modules = map[string]struct {
+	folder  string
+	imports []string
+}{
+	"telemetry.md": {"../otelbus", []string{"github.com/harebus/harebus/otelbus", "go.opentelemetry.io/otel/propagation"}},
+	"schedules.md": {"../schedule", []string{"github.com/harebus/harebus/schedule"}},
 }
 
 // program makes something that compiles of a block: a package that is not main, so
 // that nothing is linked.
-func program(block string) string {
+func program(block string, further ...string) string {
 	if strings.HasPrefix(block, "package ") {
 		return block
 	}
 	var b strings.Builder
 	b.WriteString("package snippet\n")
-	for _, path := range imports {
+	for _, path := range slices.Concat(imports, further) {
 		fmt.Fprintf(&b, "import %q\n", path)
 	}
 	if !strings.Contains(block, "type PlaceOrder ") {
@@ -243,7 +254,7 @@ func TestCodeCompiles(t *testing.T) {
 			}
 			t.Run(fmt.Sprintf("%s-%d", strings.Trim(path, "./"), i+1), func(t *testing.T) {
 				t.Parallel()
-				complaints := build(t, program(block), os.DevNull)
+				complaints := buildIn(t, modules[path].folder, program(block, modules[path].imports...), os.DevNull)
 				complaints = slices.DeleteFunc(complaints, func(line string) bool { return tolerated.MatchString(line) })
 				if len(complaints) > 0 {
 					t.Errorf("%s\nin\n%s", strings.Join(complaints, "\n"), block)
@@ -257,6 +268,12 @@ func TestCodeCompiles(t *testing.T) {
 // compiler says.
 func build(t *testing.T, source, output string) []string {
 	t.Helper()
+	return buildIn(t, "", source, output)
+}
+
+// buildIn compiles a program as if it lay in another module.
+func buildIn(t *testing.T, module, source, output string) []string {
+	t.Helper()
 	dir := t.TempDir()
 	file := filepath.Join(dir, "main.go")
 	if err := os.WriteFile(file, []byte(source), 0o600); err != nil {
@@ -267,7 +284,7 @@ func build(t *testing.T, source, output string) []string {
 		t.Fatal(err)
 	}
 	overlay, err := json.Marshal(map[string]map[string]string{
-		"Replace": {filepath.Join(here, "snippet", "main.go"): file},
+		"Replace": {filepath.Join(here, module, "snippet", "main.go"): file},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -276,7 +293,9 @@ func build(t *testing.T, source, output string) []string {
 	if err := os.WriteFile(overlayFile, overlay, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	said, err := exec.CommandContext(t.Context(), "go", "build", "-gcflags=-e", "-overlay", overlayFile, "-o", output, "./snippet").CombinedOutput()
+	cmd := exec.CommandContext(t.Context(), "go", "build", "-gcflags=-e", "-overlay", overlayFile, "-o", output, "./snippet")
+	cmd.Dir = module
+	said, err := cmd.CombinedOutput()
 	if err != nil && len(said) == 0 {
 		t.Fatal(err)
 	}
