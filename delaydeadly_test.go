@@ -46,7 +46,7 @@ func TestDelayQueuesThatEndConnections(t *testing.T) {
 					}
 					time.Sleep(5 * time.Second)
 				}
-				if n := s.Stats().Connections - before; n == 0 || n > 10 {
+				if n := s.Stats().Connections - before; n == 0 || n > 20 {
 					t.Errorf("%d connections in five minutes", n)
 				}
 				if err := s.Ready(); err == nil {

@@ -31,7 +31,8 @@ type consumer struct {
 	began   bool          // it has consumed once
 	since   time.Time     // when it last stopped consuming
 	crew    sync.WaitGroup
-	over    chan struct{}  // closed when run has waited for the workers
+	over    chan struct{} // closed when run has waited for the workers
+	endings session.Endings
 	retired sync.WaitGroup // subscriptions that others have replaced, until they are closed
 
 	busy    atomic.Int64  // workers that handle a message
@@ -65,7 +66,7 @@ func newConsumer(ctx context.Context, cfg *Config, index int) *consumer {
 		log:     cfg.Log.Named("consumer").With(zap.String("queue", cfg.Queue), zap.Int("consumer", index)),
 		started: make(chan result, 1), idle: make(chan struct{}), over: make(chan struct{}), changed: make(chan struct{}),
 		moved: make(chan struct{}, 1), nudged: make(chan struct{}, 1),
-		size: cfg.Workers, prefetch: cfg.Prefetch,
+		size: cfg.Workers, prefetch: cfg.Prefetch, endings: session.Endings{What: "the queue " + cfg.Queue + " is consumed from", OnlyExceptions: true},
 	}
 	c.soft, c.halt = context.WithCancel(ctx)
 	c.mu.Lock()
@@ -115,7 +116,7 @@ func (c *consumer) keepConsuming() {
 		if time.Since(started) > session.Stable {
 			policy.Reset()
 		}
-		wait.Sleep(c.soft, wait.Next(policy))
+		wait.Sleep(c.soft, max(wait.Next(policy), c.endings.Left()))
 	}
 	c.note(c.cfg.Stopped)
 }

@@ -142,15 +142,15 @@ func (u *subscription) open(prefetch int, trial bool) error {
 	defer c.opened()
 	tag := fmt.Sprintf("harebus-%d", c.index)
 	opened := make(chan (<-chan amqp.Delivery), 1)
-	err := u.request(func() error {
+	consume := func() error {
 		if err := u.ch.Qos(prefetch, 0, false); err != nil {
 			return err
 		}
 		deliveries, err := u.ch.Consume(c.cfg.Queue, tag, false, c.cfg.Exclusive, false, false, c.cfg.Arguments)
 		opened <- deliveries
 		return err
-	})
-	if err != nil {
+	}
+	if err := c.endings.Try(c.hard, u.session, func() error { return u.request(consume) }); err != nil {
 		return err
 	}
 	u.tag, u.deliveries = tag, <-opened

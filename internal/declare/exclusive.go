@@ -17,7 +17,7 @@ func (d *Declarer) exclusiveEach(ctx context.Context, on *session.Session) error
 	var r refusals
 	for _, one := range steps(d.cfg.Exclusive()) {
 		e := d.endingsOf(one)
-		err := e.Declare(ctx, on, func() error { return declare(ctx, on, one) })
+		err := e.Try(ctx, on, func() error { return declare(ctx, on, one) })
 		switch {
 		case err == nil:
 		case ctx.Err() != nil:
@@ -40,9 +40,9 @@ func (d *Declarer) exclusiveEach(ctx context.Context, on *session.Session) error
 func (d *Declarer) endingsOf(one topology.Topology) *session.Endings {
 	key := fmt.Sprint(one)
 	if d.endings[key] == nil {
-		what := "the exclusive queue " + queueOf(one) + " is"
+		what := "the exclusive queue " + queueOf(one) + " is declared"
 		if len(one.Bindings) > 0 {
-			what = fmt.Sprintf("the binding of the exclusive queue %s to %s with key %q is", queueOf(one), one.Bindings[0].Exchange, one.Bindings[0].Key)
+			what = fmt.Sprintf("the binding of the exclusive queue %s to %s with key %q is declared", queueOf(one), one.Bindings[0].Exchange, one.Bindings[0].Key)
 		}
 		d.endings[key] = &session.Endings{What: what}
 	}

@@ -12,6 +12,7 @@ import (
 
 	amqp "github.com/rabbitmq/amqp091-go"
 
+	"github.com/harebus/harebus/internal/field"
 	"github.com/harebus/harebus/internal/refusal"
 	"github.com/harebus/harebus/internal/session"
 	"github.com/harebus/harebus/topology"
@@ -26,7 +27,9 @@ type delayer struct {
 	declaring chan struct{} // held while declaring
 	endings   session.Endings
 	exits     session.Endings // for keepExit, on another connection
-	full      time.Time       // until when a broker without room is left alone; of whoever holds declaring
+	// destinations have endings of their own; of whoever holds declaring
+	destinations map[string]*session.Endings
+	full         time.Time // until when a broker without room is left alone; of whoever holds declaring
 
 	mu       sync.Mutex           // guards what follows
 	expiring map[string]bool      // own queues whose exits have been declared and expire; true: the user may not read it, and has been told
@@ -48,7 +51,7 @@ const (
 )
 
 func newDelayer(cfg Config) *delayer {
-	return &delayer{cfg: cfg, declaring: make(chan struct{}, 1), endings: session.Endings{What: "delay queues are"}, exits: session.Endings{What: "exits of delay queues are"}}
+	return &delayer{cfg: cfg, declaring: make(chan struct{}, 1), endings: session.Endings{What: "delay queues are declared"}, exits: session.Endings{What: "exits of delay queues are declared"}}
 }
 
 // route makes the routed form of a message that is not due yet, and sees to it
@@ -125,10 +128,27 @@ func (d *delayer) prepare(ctx context.Context, s *session.Session, out *Message,
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	if err := d.endings.Paused(); err != nil {
+	e := d.suspect(s, out)
+	if err := e.Paused(); err != nil {
 		return &finalError{session.NotSent, err}
 	}
-	return d.endings.Declare(ctx, s, func() error { return d.prepareOn(ctx, s, out, way) })
+	return e.Try(ctx, s, func() error { return d.prepareOn(ctx, s, out, way) })
+}
+
+// suspect is what is blamed when the connection ends: the destination while its exit is not
+// known, else the delay queues, which all destinations share.
+func (d *delayer) suspect(s *session.Session, out *Message) *session.Endings {
+	exit := exitKey(out.finalExchange(), out.Key)
+	if d.known(s, nil, exit) {
+		return &d.endings
+	}
+	if d.destinations == nil || len(d.destinations) > maxDeclared {
+		d.destinations = map[string]*session.Endings{}
+	}
+	if d.destinations[exit] == nil {
+		d.destinations[exit] = &session.Endings{What: "delay queues are declared for " + field.Quote(out.Key)}
+	}
+	return d.destinations[exit]
 }
 
 // prepareOn is prepare while declaring is held.
@@ -294,7 +314,7 @@ func (d *delayer) told(queue string, forbidden bool) (before bool) {
 func (p *Publisher) KeepExits(ctx context.Context, s *session.Session) error {
 	var faults []error
 	for _, queue := range p.delays.kept() {
-		err := p.delays.exits.Declare(ctx, s, func() error { return p.delays.keepExit(ctx, s, queue) })
+		err := p.delays.exits.Try(ctx, s, func() error { return p.delays.keepExit(ctx, s, queue) })
 		faults = append(faults, err)
 	}
 	return errors.Join(faults...)

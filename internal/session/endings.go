@@ -11,12 +11,18 @@ const (
 	// endingPause and longestEnding are the first and the longest pause of declarations that
 	// end their connection, which sends or consumes everything else, too.
 	endingPause, longestEnding = 10 * time.Second, 5 * time.Minute
+	// longestMere is the longest one after an end without an exception, which is nearly always
+	// a fault of the network: when that is over, it should not last.
+	longestMere = 30 * time.Second
 )
 
-// Endings are connections that have ended while something was declared on them. After two
-// exceptions, or three ends, in a row it is left alone for a while, and then for longer.
+// Endings are connections that have ended while something was declared on them, or consumed
+// from. After two exceptions, or three ends, in a row it is left alone for a while, and then
+// for longer.
 type Endings struct {
-	What string // is declared
+	What string // was done: "delay queues are declared"
+	// OnlyExceptions has ends without an exception not count.
+	OnlyExceptions bool
 
 	mu        sync.Mutex // guards what follows
 	suspicion int        // as of a message
@@ -25,8 +31,8 @@ type Endings struct {
 	cause     error
 }
 
-// Declare calls fn, which declares on s, unless the pause is not over.
-func (e *Endings) Declare(ctx context.Context, s *Session, fn func() error) error {
+// Try calls fn, which does that on s, unless the pause is not over.
+func (e *Endings) Try(ctx context.Context, s *Session, fn func() error) error {
 	if err := e.Paused(); err != nil {
 		return err
 	}
@@ -41,12 +47,12 @@ func (e *Endings) Declare(ctx context.Context, s *Session, fn func() error) erro
 	return err
 }
 
-// Paused is why nothing is declared now; nil if it may be.
+// Paused is why it is not done now; nil if it may be.
 func (e *Endings) Paused() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if left := time.Until(e.until); left > 0 {
-		return fmt.Errorf("the connection ends when %s declared, which is not done for another %v; see the broker's log for the reason: %w",
+		return fmt.Errorf("the connection ends when %s, which is not done for another %v; see the broker's log for the reason: %w",
 			e.What, left.Round(time.Second), e.cause)
 	}
 	return nil
@@ -61,11 +67,25 @@ func (e *Endings) over() {
 func (e *Endings) ended(cause error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.suspicion += Suspicion(cause); e.suspicion < Suspicious {
+	n, longest := Suspicion(cause), longestEnding
+	if n == mereEnd {
+		longest = longestMere
+	}
+	if n == mereEnd && e.OnlyExceptions {
 		return
 	}
-	e.pause = min(max(endingPause, 2*e.pause), longestEnding)
+	if e.suspicion += n; e.suspicion < Suspicious || n == 0 {
+		return
+	}
+	e.pause = min(max(endingPause, 2*e.pause), longest)
 	e.until, e.cause = time.Now().Add(e.pause), cause
+}
+
+// Left is how much of the pause is left.
+func (e *Endings) Left() time.Duration {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return max(time.Until(e.until), 0)
 }
 
 // Suspected says whether the latest attempts have ended their connections.
