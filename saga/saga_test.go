@@ -387,3 +387,44 @@ func TestEvent(t *testing.T) {
 		}
 	})
 }
+
+// TestCopies: a copy of a message changes the state once.
+func TestCopies(t *testing.T) {
+	run(t, func(t *testing.T, s *sagatest.Service) {
+		s.Send(placed{"7"})
+		for range 3 {
+			if err := s.Setup.Bus().Send(t.Context(), sagatest.Queue, paid{"7", 40}, harebus.WithMessageID("one")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s.After(0)
+		if o, ok := state(s, "7"); !ok || o.Paid != 40 {
+			t.Errorf("%+v, %v", o, ok)
+		}
+		want(t, "handled", fmt.Sprint(s.Setup.Stats().Handled), "4")
+	})
+}
+
+// TestInvoke: a step can be called without a broker.
+func TestInvoke(t *testing.T) {
+	t.Parallel()
+	store := sagatest.NewStore()
+	setup := newSetup(t, harebus.Config{Handling: harebus.HandlingConfig{Transactor: store}})
+	if err := orders(setup, store); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		message any
+		sent    string
+	}{{placed{"7"}, "defer"}, {paid{"7", 60}, ""}, {paid{"7", 40}, "send"}} {
+		i, err := setup.Invoke(t.Context(), c.message)
+		if err != nil || i.Err != nil {
+			t.Fatal(err, i)
+		}
+		got := ""
+		for _, sent := range i.Sent {
+			got += sent.Operation.String()
+		}
+		want(t, fmt.Sprintf("%+v sends", c.message), got, c.sent)
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"flag"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/harebus/harebus/internal/mutant"
@@ -131,7 +132,7 @@ var mutants = []mutant.Mutant{
 }
 
 // targeted are mistakes that a ledger of messages cannot see; the tests of the root
-// package that they break are named.
+// package, or of package saga, that they break are named.
 var targeted = []mutant.Mutant{
 	{
 		Name: "keep the topic after a refusal", File: "internal/declare/change.go",
@@ -147,6 +148,21 @@ var targeted = []mutant.Mutant{
 		Name: "let stops use up the delivery limit", File: "internal/consume/delivery.go",
 		Old: "return count >= int64(limit/2)", New: "return false",
 		Breaks: "TestRestartsUseUpNothing",
+	},
+	{
+		Name: "a late message starts an instance", File: "saga/handle.go",
+		Old: "\tcase r.kind == goes && record.Done:\n", New: "\tcase false:\n",
+		Breaks: "TestEarlyAndLate",
+	},
+	{
+		Name: "a timeout comes to a later run", File: "saga/handle.go",
+		Old: "(record.Done || record.Run != r.run)", New: "record.Done",
+		Breaks: "TestTimeout",
+	},
+	{
+		Name: "a state loses what the program does not know", File: "saga/state.go",
+		Old: "\tif r.Format == version {\n", New: "\tif r.Format > version {\n",
+		Breaks: "TestStoredState",
 	},
 }
 
@@ -185,7 +201,11 @@ func TestMutants(t *testing.T) {
 	}
 	for _, m := range targeted {
 		t.Run(m.Name, func(t *testing.T) {
-			if err := m.Run(t.Context(), root, root, ".", "-run", "^"+m.Breaks+"$"); err != nil {
+			tests := "."
+			if strings.HasPrefix(m.File, "saga/") {
+				tests = "./saga"
+			}
+			if err := m.Run(t.Context(), root, root, tests, "-run", "^"+m.Breaks+"$"); err != nil {
 				t.Fatal(err)
 			}
 		})
