@@ -18,30 +18,26 @@ type SagaRow struct {
 	State   []byte
 }
 
-// ErrNoTransaction: the context leads to no transaction of this outbox.
-var ErrNoTransaction = errors.New("the context leads to no transaction of this outbox; use the context of a handler in whose endpoint Handling.Transactor is this outbox, or that of Transaction")
-
-// transaction is the one that ctx leads to.
-func (o *Outbox) transaction(ctx context.Context) (transaction, error) {
-	if in, ok := ctx.Value(transactionKey{}).(*inside); ok && in.outbox == o {
-		return in.tx, nil
-	}
-	return nil, ErrNoTransaction
-}
+// ErrNoTransaction: the context leads to no transaction of an outbox.
+var ErrNoTransaction = errors.New("the context leads to no transaction of an outbox; use the context of a handler in whose endpoint Handling.Transactor is an outbox, or that of Transaction")
 
 // LoadSaga reads a row of the table of sagas, in the transaction that ctx leads to, and locks
 // it until the end of that transaction. With create it makes a row that does not exist.
-func (o *Outbox) LoadSaga(ctx context.Context, saga, key string, create bool) (SagaRow, error) {
-	tx, err := o.transaction(ctx)
+func LoadSaga(ctx context.Context, saga, key string, create bool) (SagaRow, error) {
+	in, ok := ctx.Value(transactionKey{}).(*inside)
+	if !ok {
+		return SagaRow{}, fmt.Errorf("harebus: outbox: load saga %q %q: %w", saga, key, ErrNoTransaction)
+	}
 	const tries = 3 // a row can be removed between the statements, because it has expired
 	for range tries {
 		var row SagaRow
 		var found bool
-		if err == nil && create {
-			err = o.createSaga(ctx, tx, saga, key)
+		var err error
+		if create {
+			err = in.createSaga(ctx, saga, key)
 		}
 		if err == nil {
-			row, found, err = o.selectSaga(ctx, tx, saga, key)
+			row, found, err = in.selectSaga(ctx, saga, key)
 		}
 		if err != nil {
 			return SagaRow{}, fmt.Errorf("harebus: outbox: load saga %q %q: %w", saga, key, err)
@@ -54,25 +50,25 @@ func (o *Outbox) LoadSaga(ctx context.Context, saga, key string, create bool) (S
 }
 
 // createSaga makes the row if there is none. It waits for a transaction that makes the same.
-func (o *Outbox) createSaga(ctx context.Context, tx transaction, saga, key string) error {
+func (in *inside) createSaga(ctx context.Context, saga, key string) error {
 	text := "insert into #saga (saga, instance, version, run, format, state) values (?, ?, 0, '', 0, ?)"
-	if o.cfg.Dialect.mysql() {
+	if in.outbox.cfg.Dialect.mysql() {
 		// It locks the row of somebody else for writing. After "insert ignore" two that wait would
 		// share a lock, and each would wait for the other to write: a deadlock.
 		text += " on duplicate key update version = version"
 	} else {
 		text += " on conflict do nothing"
 	}
-	_, err := tx.exec(ctx, o.sql(text), saga, key, []byte{})
+	_, err := in.tx.exec(ctx, in.outbox.sql(text), saga, key, []byte{})
 	return err
 }
 
-func (o *Outbox) selectSaga(ctx context.Context, tx transaction, saga, key string) (row SagaRow, found bool, err error) {
+func (in *inside) selectSaga(ctx context.Context, saga, key string) (row SagaRow, found bool, err error) {
 	text := "select version, run, case when done_at is null then 0 else 1 end, format, state from #saga where saga = ? and instance = ?"
-	if o.cfg.Dialect != SQLite { // where one transaction writes at a time
+	if in.outbox.cfg.Dialect != SQLite { // where one transaction writes at a time
 		text += " for update"
 	}
-	err = tx.query(ctx, o.sql(text), []any{saga, key}, func(scan func(...any) error) error {
+	err = in.tx.query(ctx, in.outbox.sql(text), []any{saga, key}, func(scan func(...any) error) error {
 		var done int
 		found = true
 		err := scan(&row.Version, &row.Run, &done, &row.Format, &row.State)
@@ -84,21 +80,21 @@ func (o *Outbox) selectSaga(ctx context.Context, tx transaction, saga, key strin
 
 // SaveSaga writes a row that LoadSaga has returned and raises its version. It returns false
 // and writes nothing if the version is not the same any more.
-func (o *Outbox) SaveSaga(ctx context.Context, saga, key string, row SagaRow) (bool, error) {
-	tx, err := o.transaction(ctx)
-	var n int64
-	if err == nil {
-		done := "null"
-		if row.Done {
-			done = o.cfg.Dialect.now()
-		}
-		state := row.State
-		if state == nil {
-			state = []byte{} // nil is null
-		}
-		n, err = tx.exec(ctx, o.sql("update #saga set version = version + 1, run = ?, format = ?, state = ?, done_at = "+done+
-			" where saga = ? and instance = ? and version = ?"), row.Run, row.Format, state, saga, key, row.Version)
+func SaveSaga(ctx context.Context, saga, key string, row SagaRow) (bool, error) {
+	in, ok := ctx.Value(transactionKey{}).(*inside)
+	if !ok {
+		return false, fmt.Errorf("harebus: outbox: save saga %q %q: %w", saga, key, ErrNoTransaction)
 	}
+	done := "null"
+	if row.Done {
+		done = in.outbox.cfg.Dialect.now()
+	}
+	state := row.State
+	if state == nil {
+		state = []byte{} // nil is null
+	}
+	n, err := in.tx.exec(ctx, in.outbox.sql("update #saga set version = version + 1, run = ?, format = ?, state = ?, done_at = "+done+
+		" where saga = ? and instance = ? and version = ?"), row.Run, row.Format, state, saga, key, row.Version)
 	if err != nil {
 		return false, fmt.Errorf("harebus: outbox: save saga %q %q: %w", saga, key, err)
 	}

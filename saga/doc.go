@@ -2,7 +2,7 @@
 // that waits for its payment. Messages start an instance and continue it; each instance has a
 // key, such as the number of the order, and a state, a struct that is kept as JSON.
 //
-//	err := saga.Register(setup, saga.Config{Name: "order", Store: saga.SQL(ob)},
+//	err := saga.Register(setup, saga.Config{Name: "order", Store: saga.SQL()},
 //		saga.Start(func(m OrderPlaced) string { return m.Order }, func(ctx context.Context, o *saga.Instance[Order], m OrderPlaced) error {
 //			o.State.Total = m.Total
 //			return o.Timeout(ctx, 24*time.Hour, PaymentLate{})

@@ -49,7 +49,7 @@ func registerOrders(setup *harebus.Setup, store saga.Store) error {
 }
 
 // An order is shipped when it is paid. It would be cancelled a day later. A service passes
-// saga.SQL(ob), with the outbox that is its Transactor; here the store is in memory.
+// saga.SQL(), and an outbox as Transactor; here the store is in memory.
 func Example() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()

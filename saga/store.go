@@ -43,20 +43,20 @@ type Store interface {
 // ErrConflict: somebody else has saved the instance since it was loaded.
 var ErrConflict = errors.New("somebody else has saved the instance since it was loaded")
 
-// SQL is the store in the database of an outbox: the table harebus_saga, which is a part of
-// [outbox.Schema]. The endpoint's Handling.Transactor must be this outbox. What is left of
-// completed instances is removed after its Config.Keep.
-func SQL(ob *outbox.Outbox) Store { return table{ob} }
+// SQL is the store in the database of the outbox that is the endpoint's Handling.Transactor:
+// the table harebus_saga, which is a part of [outbox.Schema]. With [outbox.Route] each tenant
+// has its own. What is left of completed instances is removed after Config.Keep of the outbox.
+func SQL() Store { return table{} }
 
-type table struct{ outbox *outbox.Outbox }
+type table struct{}
 
-func (t table) Load(ctx context.Context, saga, key string, start bool) (Record, error) {
-	row, err := t.outbox.LoadSaga(ctx, saga, key, start)
+func (table) Load(ctx context.Context, saga, key string, start bool) (Record, error) {
+	row, err := outbox.LoadSaga(ctx, saga, key, start)
 	return Record(row), err
 }
 
-func (t table) Save(ctx context.Context, saga, key string, r Record) error {
-	saved, err := t.outbox.SaveSaga(ctx, saga, key, outbox.SagaRow(r))
+func (table) Save(ctx context.Context, saga, key string, r Record) error {
+	saved, err := outbox.SaveSaga(ctx, saga, key, outbox.SagaRow(r))
 	if err == nil && !saved {
 		err = ErrConflict
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/harebus/harebus/integration_test/outbox/database"
 	"github.com/harebus/harebus/outbox"
 	"github.com/harebus/harebus/saga"
+	"github.com/harebus/harebus/saga/sagatest"
 )
 
 type (
@@ -53,9 +54,9 @@ func book(parts int, out string) func(ctx context.Context, t *saga.Instance[book
 	}
 }
 
-func (r *rig) saga(s *harebus.Setup, ob *outbox.Outbox, steps ...saga.Step[booking]) {
+func (r *rig) saga(s *harebus.Setup, steps ...saga.Step[booking]) {
 	r.t.Helper()
-	if err := saga.Register(s, saga.Config{Name: "trip", Store: saga.SQL(ob)}, steps...); err != nil {
+	if err := saga.Register(s, saga.Config{Name: "trip", Store: saga.SQL()}, steps...); err != nil {
 		r.t.Fatal(err)
 	}
 }
@@ -82,7 +83,7 @@ func TestSagaAtOnce(t *testing.T) {
 		for range 2 {
 			ob := r.outbox(outbox.Config{})
 			s := r.setup(ob, "trips")
-			r.saga(s, ob,
+			r.saga(s,
 				saga.Start(tripKey, func(_ context.Context, t *saga.Instance[booking], _ trip) error {
 					attempts.Add(1)
 					return nil
@@ -126,7 +127,7 @@ func TestSagaStartRace(t *testing.T) {
 		ob := r.outbox(outbox.Config{})
 		s := r.setup(ob, "trips")
 		again := harebus.WithRetry(harebus.RetryConfig{MaxRetries: 20, BackOff: short})
-		r.saga(s, ob, saga.Start(tripKey, func(context.Context, *saga.Instance[booking], trip) error { return nil }), saga.On(bookedKey, book(parts, "out"), again))
+		r.saga(s, saga.Start(tripKey, func(context.Context, *saga.Instance[booking], trip) error { return nil }), saga.On(bookedKey, book(parts, "out"), again))
 		r.start(s)
 		r.send(s, booked{"0", 0}) // surely too early
 		r.eventually("it has failed", func() bool { return s.Stats().Failed == 1 })
@@ -151,7 +152,7 @@ func TestSagaFailure(t *testing.T) {
 		ob := r.outbox(outbox.Config{})
 		s := r.setup(ob, "trips")
 		once := harebus.WithRetry(harebus.RetryConfig{MaxRetries: -1})
-		r.saga(s, ob, saga.Start(tripKey, func(ctx context.Context, t *saga.Instance[booking], m trip) error {
+		r.saga(s, saga.Start(tripKey, func(ctx context.Context, t *saga.Instance[booking], m trip) error {
 			t.State.Parts = []int{1}
 			return errors.Join(t.Send(ctx, "out", placed{1}), t.Timeout(ctx, time.Hour, late{}), r.insert(ctx, 1), errorFor(m.Trip))
 		}, once), saga.On(bookedKey, func(ctx context.Context, t *saga.Instance[booking], m booked) error {
@@ -191,7 +192,7 @@ func TestSagaRestart(t *testing.T) {
 		ob := r.outbox(outbox.Config{NoInbox: true, Keep: time.Minute})
 		s := r.setup(ob, "trips")
 		const wait = time.Second
-		r.saga(s, ob, saga.Start(tripKey, func(ctx context.Context, t *saga.Instance[booking], _ trip) error {
+		r.saga(s, saga.Start(tripKey, func(ctx context.Context, t *saga.Instance[booking], _ trip) error {
 			return t.Timeout(ctx, wait, late{})
 		}), saga.On(bookedKey, book(1, "out"), harebus.WithRetry(harebus.RetryConfig{MaxRetries: -1})),
 			saga.OnTimeout(func(ctx context.Context, t *saga.Instance[booking], _ late) error {
@@ -235,7 +236,7 @@ func TestSagaRestart(t *testing.T) {
 		}
 		ob = r.outbox(outbox.Config{NoInbox: true, Keep: time.Minute})
 		s = r.setup(ob, "trips")
-		r.saga(s, ob, saga.Start(tripKey, func(context.Context, *saga.Instance[booking], trip) error { return nil }),
+		r.saga(s, saga.Start(tripKey, func(context.Context, *saga.Instance[booking], trip) error { return nil }),
 			saga.On(bookedKey, book(1, "out"), harebus.WithRetry(harebus.RetryConfig{MaxRetries: -1})))
 		r.start(s)
 		r.eventually("the row has expired", func() bool { return r.number("select count(*) from harebus_saga") == 0 })
@@ -259,7 +260,7 @@ func TestSagaPgx(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := r.setup(ob, "trips")
-	r.saga(s, ob, saga.Start(tripKey, func(ctx context.Context, t *saga.Instance[booking], _ trip) error {
+	r.saga(s, saga.Start(tripKey, func(ctx context.Context, t *saga.Instance[booking], _ trip) error {
 		return t.Timeout(ctx, 0, late{})
 	}), saga.On(bookedKey, book(2, "out")), saga.OnTimeout(func(ctx context.Context, t *saga.Instance[booking], _ late) error {
 		return t.Send(ctx, s.Queue(), booked{t.Key, 2})
@@ -276,15 +277,45 @@ func TestSagaPgx(t *testing.T) {
 	check(t, "done", done, 1)
 }
 
-// TestSagaForeignOutbox: a saga whose store is not the outbox of its endpoint says so.
-func TestSagaForeignOutbox(t *testing.T) {
+// TestSagaNoOutbox: a saga whose Transactor is something else says so.
+func TestSagaNoOutbox(t *testing.T) {
 	r := newRig(t, database.Need(t, "sqlite"))
-	s := r.setup(r.outbox(outbox.Config{}), "trips")
-	r.saga(s, r.outbox(outbox.Config{}), saga.Start(tripKey, func(context.Context, *saga.Instance[booking], trip) error { return nil }, harebus.WithRetry(harebus.RetryConfig{MaxRetries: -1})))
+	cfg := harebus.Config{URL: r.broker.URL(), Dial: r.broker.Dial, Queue: "trips", Handling: harebus.HandlingConfig{Transactor: sagatest.NewStore()}}
+	s, err := harebus.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	r.saga(s, saga.Start(tripKey, func(context.Context, *saga.Instance[booking], trip) error { return nil }, harebus.WithRetry(harebus.RetryConfig{MaxRetries: -1})))
 	r.start(s)
 	r.send(s, trip{"7"})
 	details, _ := r.await("error", 1)[0].Publishing.Headers["PikaBus.ErrorDetails"].(string)
-	contains(t, errors.New(details), "leads to no transaction of this outbox", "Handling.Transactor")
+	contains(t, errors.New(details), "leads to no transaction of an outbox", "Handling.Transactor")
+}
+
+// TestSagaRoute: with a database for each tenant, an instance is in that of its message.
+func TestSagaRoute(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, database.Need(t, "sqlite"))
+	other := newRig(t, database.Need(t, "sqlite"))
+	obs := map[any]*outbox.Outbox{"a": r.outbox(outbox.Config{Name: "a"}), "b": other.outbox(outbox.Config{Name: "b"})}
+	router := outbox.Route(func(m *harebus.Message) (*outbox.Outbox, error) { return obs[m.Headers["tenant"]], nil }, obs["a"], obs["b"])
+	s, err := harebus.New(harebus.Config{URL: r.broker.URL(), Dial: r.broker.Dial, Queue: "trips", Handling: harebus.HandlingConfig{Transactor: router}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	r.saga(s, saga.Start(tripKey, func(_ context.Context, t *saga.Instance[booking], _ trip) error {
+		t.State.Parts = append(t.State.Parts, 1)
+		return nil
+	}))
+	r.start(s)
+	for _, tenant := range []string{"a", "b", "b"} {
+		r.send(s, trip{"7"}, harebus.WithHeader("tenant", tenant))
+	}
+	r.eventually("all are handled", func() bool { return s.Stats().Handled == 3 })
+	check(t, "version of a", r.number("select version from harebus_saga"), 1)
+	check(t, "version of b", other.number("select version from harebus_saga"), 2)
 }
 
 // TestSagaDeadlock: two steps that lock each other's rows run again at once, and the retry
@@ -305,7 +336,7 @@ func TestSagaDeadlock(t *testing.T) {
 			_, err := outbox.SQL(ctx).ExecContext(ctx, fmt.Sprintf("update stock set n = n + 1 where id = %d", id))
 			return err
 		}
-		r.saga(s, ob, saga.Start(tripKey, func(ctx context.Context, t *saga.Instance[booking], m trip) error {
+		r.saga(s, saga.Start(tripKey, func(ctx context.Context, t *saga.Instance[booking], m trip) error {
 			if m.Trip == "0" {
 				return t.Send(ctx, "out", placed{0})
 			}

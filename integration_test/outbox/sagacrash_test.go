@@ -13,7 +13,6 @@ import (
 	"github.com/harebus/harebus"
 	"github.com/harebus/harebus/integration_test/outbox/database"
 	"github.com/harebus/harebus/integration_test/rabbit"
-	"github.com/harebus/harebus/outbox"
 	"github.com/harebus/harebus/saga"
 )
 
@@ -21,13 +20,13 @@ const instances = 8
 
 // saga makes the service one of a saga: each command adds its number to the state of one of
 // some instances and is sent on, and so is the timeout of each instance, as a negative number.
-func (o *orders) saga(s *harebus.Setup, ob *outbox.Outbox) error {
+func (o *orders) saga(s *harebus.Setup) error {
 	key := func(m order) string { return strconv.Itoa(m.ID % instances) }
 	add := func(ctx context.Context, t *saga.Instance[booking], n int) error {
 		t.State.Parts = append(t.State.Parts, n)
 		return t.Send(ctx, o.Out, placed{n})
 	}
-	return saga.Register(s, saga.Config{Name: "numbers", Store: saga.SQL(ob)},
+	return saga.Register(s, saga.Config{Name: "numbers", Store: saga.SQL()},
 		saga.Start(key, func(ctx context.Context, t *saga.Instance[booking], m order) error {
 			if t.New {
 				if err := t.Timeout(ctx, time.Second, late{}); err != nil {

@@ -107,7 +107,7 @@ func (o *orders) service(db *sql.DB) (*harebus.Setup, *outbox.Outbox, error) {
 		return nil, nil, err
 	}
 	if o.Saga {
-		return s, ob, o.saga(s, ob)
+		return s, ob, o.saga(s)
 	}
 	harebus.Handle(s, func(ctx context.Context, bus *harebus.Bus, cmd order) error {
 		_, err := outbox.SQL(ctx).ExecContext(ctx, fmt.Sprintf("insert into effects (id) values (%d)", cmd.ID))
