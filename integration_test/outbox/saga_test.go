@@ -277,6 +277,30 @@ func TestSagaPgx(t *testing.T) {
 	check(t, "done", done, 1)
 }
 
+// TestSagaVersion: a row that somebody has changed without its lock is not overwritten. The
+// message is handled again, and that is no failure.
+func TestSagaVersion(t *testing.T) {
+	onEach(t, func(t *testing.T, r *rig) {
+		s := r.setup(r.outbox(outbox.Config{}), "trips")
+		var times atomic.Int64
+		r.saga(s, saga.Start(tripKey, func(ctx context.Context, t *saga.Instance[booking], _ trip) error {
+			t.State.Parts = append(t.State.Parts, 1)
+			if times.Add(1) != 2 {
+				return nil
+			}
+			_, err := outbox.SQL(ctx).ExecContext(ctx, "update harebus_saga set version = version + 1")
+			return err
+		}))
+		r.start(s)
+		r.send(s, trip{"7"})
+		r.send(s, trip{"7"})
+		r.eventually("both are handled", func() bool { return s.Stats().Handled == 2 })
+		check(t, "runs", int(times.Load()), 3)
+		check(t, "failures", int(s.Stats().Failed), 0)
+		check(t, "version", r.number("select version from harebus_saga"), 2)
+	})
+}
+
 // TestSagaNoOutbox: a saga whose Transactor is something else says so.
 func TestSagaNoOutbox(t *testing.T) {
 	r := newRig(t, database.Need(t, "sqlite"))
