@@ -133,6 +133,9 @@ func (o *Outbox) Check(ctx context.Context) error {
 		versions = append(versions, v)
 		return err
 	})
+	if err == nil { // nobody has an instance without a name; the table must be there
+		err = o.db.query(ctx, o.sql("select version from #saga where saga = '' and instance = ''"), nil, func(func(...any) error) error { return nil })
+	}
 	switch {
 	case err != nil:
 		return fmt.Errorf("harebus: outbox: check: read the version of the tables %sharebus_…: %w (if they are missing, run the SQL of Schema, or call Migrate)", o.cfg.Prefix, err)

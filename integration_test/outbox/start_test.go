@@ -24,6 +24,11 @@ func TestSchemaVersions(t *testing.T) {
 		if err := start(); err != nil {
 			t.Fatal(err)
 		}
+		r.exec("drop table harebus_saga")
+		contains(t, start(), "harebus_saga", "if they are missing", "Migrate")
+		if err := r.outbox(outbox.Config{}).Migrate(r.ctx); err != nil {
+			t.Fatal(err)
+		}
 		r.exec("update harebus_schema set version = 2")
 		contains(t, start(), "version 2", "knows 1", "update harebus")
 		contains(t, r.outbox(outbox.Config{}).Migrate(r.ctx), "version 2", "update harebus")
