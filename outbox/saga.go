@@ -18,7 +18,7 @@ type SagaRow struct {
 	State   []byte
 }
 
-// ErrNoTransaction: the context leads to no transaction of an outbox.
+// ErrNoTransaction says that the context leads to no transaction of an outbox.
 var ErrNoTransaction = errors.New("the context leads to no transaction of an outbox; use the context of a handler in whose endpoint Handling.Transactor is an outbox, or that of Transaction")
 
 // LoadSaga reads a row of the table of sagas, in the transaction that ctx leads to, and locks

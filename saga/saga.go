@@ -39,7 +39,7 @@ type Config struct {
 	Logger *zap.Logger
 }
 
-// ErrUnknown: a message is for a key that has no instance.
+// ErrUnknown says that a message is for a key that has no instance.
 var ErrUnknown = errors.New("there is no instance with this key")
 
 const maxBytes = 255 // of a name or a key

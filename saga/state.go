@@ -11,7 +11,7 @@ import (
 	"strings"
 )
 
-// ErrState: a stored state cannot be read by this program. Nothing is changed; the message is
+// ErrState says that a stored state cannot be read by this program. Nothing is changed; the message is
 // retried by the retry policy, because another instance of the service may be newer, and then
 // parked.
 var ErrState = errors.New("the state cannot be read")
@@ -112,8 +112,7 @@ func (w *walker) walk(t reflect.Type, path string) {
 // fields looks at those of a struct.
 func (w *walker) fields(t reflect.Type, path string) {
 	names := map[string]string{}
-	for i := range t.NumField() {
-		f := t.Field(i)
+	for f := range t.Fields() {
 		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
 		if f.Tag.Get("json") == "-" || f.Name == "_" {
 			continue

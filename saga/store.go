@@ -40,7 +40,7 @@ type Store interface {
 	Save(ctx context.Context, saga, key string, r Record) error
 }
 
-// ErrConflict: somebody else has saved the instance since it was loaded.
+// ErrConflict says that somebody else has saved the instance since it was loaded.
 var ErrConflict = errors.New("somebody else has saved the instance since it was loaded")
 
 // SQL is the store in the database of the outbox that is the endpoint's Handling.Transactor:

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -83,9 +84,7 @@ func (s *Store) Transact(ctx context.Context, m *harebus.Message, run func(ctx c
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.handled[inbox] = time.Now()
-	for at, r := range t.records {
-		s.records[at] = r
-	}
+	maps.Copy(s.records, t.records)
 	s.messages = append(s.messages, envelopes...)
 	select {
 	case s.woken <- struct{}{}:
