@@ -8,6 +8,7 @@
 //	harebus redrive [flags]
 //	harebus outbox schema|sql [flags] [TASK [ID...]]
 //	harebus claims sweep [flags] DIRECTORY
+//	harebus schedule ls|run|pause|resume|rm [flags] QUEUE [NAME]
 //	harebus soak [flags]
 //	harebus broker [flags]
 //	harebus version
@@ -58,6 +59,7 @@ var commands = []command{
 	{"redrive", "move parked messages back to their source", runRedrive},
 	{"outbox", "print SQL for the tables of package outbox", runOutbox},
 	{"claims", "remove old bodies from a directory of package claim", runClaims},
+	{"schedule", "show and change recurring schedules", runSchedule},
 	{"soak", "send for a while and account for every message", runSoak},
 	{"broker", "run a broker in this process, for trying things out", runBroker},
 	{"version", "print the versions of this command, Go and the AMQP client", runVersion},

@@ -1,0 +1,92 @@
+package schedule_test
+
+import (
+	"context"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/harebus/harebus"
+	"github.com/harebus/harebus/brokertest"
+	"github.com/harebus/harebus/schedule"
+)
+
+// TestCommand: the command harebus schedule shows and changes the schedules of a service, and shows the
+// tokens when no instance runs.
+func TestCommand(t *testing.T) {
+	t.Parallel()
+	binary := filepath.Join(t.TempDir(), "harebus")
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", binary, "github.com/harebus/harebus/cmd/harebus")
+	build.Dir = ".."
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	broker := brokertest.New()
+	defer broker.Close()
+	address, err := broker.Listen("127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	url := "amqp://guest:guest@" + address.String() + "/"
+	command := func(args ...string) (string, error) {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		args = append([]string{"schedule", args[0], "-url", url}, args[1:]...)
+		out, err := exec.CommandContext(ctx, binary, args...).CombinedOutput()
+		return string(out), err
+	}
+	expect := func(want string, args ...string) {
+		t.Helper()
+		if out, err := command(args...); err != nil || !strings.Contains(out, want) {
+			t.Errorf("%v: %v\n%s\nwant %q", args, err, out, want)
+		}
+	}
+	refused := func(want string, args ...string) {
+		t.Helper()
+		if out, err := command(args...); err == nil || !strings.Contains(out, want) {
+			t.Errorf("%v: %v\n%s\nwant %q", args, err, out, want)
+		}
+	}
+	refused("there is no queue", "ls", "shop")
+	setup, err := harebus.New(harebus.Config{URL: url, Queue: "shop"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	schedules, err := schedule.New(setup, schedule.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ran := make(chan schedule.Due, 10)
+	err = schedules.Add("yearly", "@yearly", func(_ context.Context, _ *harebus.Bus, due schedule.Due) error {
+		ran <- due
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := setup.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	expect(`"yearly"`, "ls", "shop")
+	expect("", "run", "shop", "yearly")
+	select {
+	case <-ran:
+	case <-time.After(30 * time.Second):
+		t.Error("run does not run")
+	}
+	expect("", "pause", "shop", "yearly")
+	expect("paused", "ls", "shop")
+	expect("", "resume", "shop", "yearly")
+	expect("", "rm", "shop", "yearly")
+	refused("there is no schedule", "run", "shop", "none")
+	refused("want ls", "dance", "shop")
+	refused("needs 2 arguments", "run", "shop")
+	if err := setup.Close(); err != nil {
+		t.Fatal(err)
+	}
+	expect("no instance runs", "ls", "shop")
+	expect("no instance runs", "ls", "shop") // they were left there
+	refused("no instance of the service runs", "run", "shop", "yearly")
+}
