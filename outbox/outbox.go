@@ -185,6 +185,9 @@ type transactionKey struct{}
 type inside struct {
 	outbox *Outbox
 	tx     transaction
+	// sender buffers the messages of the transaction; nil in a handler, where every bus
+	// buffers what is sent with the context.
+	sender harebus.Sender
 }
 
 // SQL is the transaction that a handler, or the function of [Outbox.Transaction], runs in.
@@ -231,7 +234,7 @@ func (o *Outbox) transact(ctx context.Context, id, queue string, run func(ctx co
 			return nil
 		}
 	}
-	envelopes, err := run(context.WithValue(ctx, transactionKey{}, &inside{o, tx}))
+	envelopes, err := run(context.WithValue(ctx, transactionKey{}, &inside{outbox: o, tx: tx}))
 	if err != nil {
 		return err
 	}

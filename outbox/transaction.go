@@ -23,7 +23,8 @@ type Tx struct {
 	in     *inside
 }
 
-// Context returns ctx, leading to the transaction, for [SQL] and [Pgx].
+// Context returns ctx, leading to the transaction, for [SQL], [Pgx] and [Outbox.Transaction],
+// which joins it.
 func (t *Tx) Context(ctx context.Context) context.Context {
 	return context.WithValue(ctx, transactionKey{}, t.in)
 }
@@ -42,7 +43,7 @@ func (o *Outbox) Begin(ctx context.Context, bus *harebus.Bus) (*Tx, error) {
 		return nil, fmt.Errorf("harebus: outbox: begin: %w", err)
 	}
 	buffer := bus.Begin()
-	t := &Tx{Sender: buffer, outbox: o, buffer: buffer, in: &inside{o, tx}}
+	t := &Tx{Sender: buffer, outbox: o, buffer: buffer, in: &inside{o, tx, buffer}}
 	t.SQL, _ = tx.handle().(*sql.Tx)
 	return t, nil
 }
@@ -91,23 +92,20 @@ func (o *Outbox) once(ctx context.Context, bus *harebus.Bus, fn func(ctx context
 		return err
 	}
 	defer tx.Rollback()
-	if err := fn(context.WithValue(tx.Context(ctx), senderKey{}, tx.Sender), tx); err != nil {
+	if err := fn(tx.Context(ctx), tx); err != nil {
 		return err
 	}
 	return tx.Commit(ctx)
 }
-
-// senderKey is the key of what buffers the messages of a transaction outside handlers.
-type senderKey struct{}
 
 // nested calls fn in the transaction of in. What it sends is buffered with the rest.
 func (o *Outbox) nested(ctx context.Context, in *inside, bus *harebus.Bus, fn func(ctx context.Context, tx *Tx) error) error {
 	if bus == nil {
 		return errors.New("harebus: outbox: transaction: the bus is nil")
 	}
-	tx := &Tx{Sender: bus, outbox: o, in: &inside{o, shared{in.tx}}, buffer: bus.Begin()}
-	if sender, ok := ctx.Value(senderKey{}).(harebus.Sender); ok {
-		tx.Sender = sender
+	tx := &Tx{Sender: bus, outbox: o, in: &inside{o, shared{in.tx}, in.sender}, buffer: bus.Begin()}
+	if in.sender != nil {
+		tx.Sender = in.sender
 	}
 	tx.SQL, _ = in.tx.handle().(*sql.Tx)
 	return fn(ctx, tx)

@@ -50,6 +50,43 @@ func TestTransaction(t *testing.T) {
 	})
 }
 
+// TestNested: a Transaction inside one that was begun with Begin, or in another function, belongs
+// to it: nothing is sent when the outer one is rolled back.
+func TestNested(t *testing.T) {
+	onEach(t, func(t *testing.T, r *rig) {
+		ob := r.outbox(outbox.Config{})
+		s := r.setup(ob, "")
+		r.start(s)
+		inner := func(outer context.Context, tx *outbox.Tx) error {
+			return ob.Transaction(tx.Context(outer), s.Bus(), func(ctx context.Context, tx *outbox.Tx) error {
+				return errors.Join(r.insert(ctx, 1), tx.Send(ctx, "out", placed{1}), ob.Transaction(tx.Context(r.ctx), s.Bus(), func(ctx context.Context, tx *outbox.Tx) error {
+					return tx.Send(ctx, "out", placed{2})
+				}))
+			})
+		}
+		begun := func(end func(tx *outbox.Tx) error) {
+			t.Helper()
+			tx, err := ob.Begin(r.ctx, s.Bus())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := errors.Join(inner(r.ctx, tx), end(tx)); err != nil {
+				t.Error(err)
+			}
+		}
+		begun(func(tx *outbox.Tx) error { tx.Rollback(); return nil })
+		if err := ob.Transaction(r.ctx, s.Bus(), func(_ context.Context, tx *outbox.Tx) error {
+			return errors.Join(inner(r.ctx, tx), errNo)
+		}); !errors.Is(err, errNo) {
+			t.Errorf("its error: %v", err)
+		}
+		check(t, "messages of transactions that were rolled back", len(r.broker.Messages("out")), 0)
+		begun(func(tx *outbox.Tx) error { return tx.Commit(r.ctx) })
+		r.await("out", 2)
+		check(t, "effects", r.number("select count(*) from effects"), 1)
+	})
+}
+
 // TestOrder: the messages of one transaction arrive in order, however many they are.
 func TestOrder(t *testing.T) {
 	onEach(t, func(t *testing.T, r *rig) {
