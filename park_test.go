@@ -3,6 +3,7 @@ package harebus_test
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -149,7 +150,7 @@ func TestParkedCopyIsRefused(t *testing.T) {
 		if err := s.Ready(); err != nil {
 			t.Error(err)
 		}
-		if n := logs.FilterMessageSnippet("to be parked is refused").Len(); n == 0 {
+		if n := logs.FilterMessageSnippet("a copy of a message that failed is refused").Len(); n == 0 {
 			t.Error("the log does not tell of the refusal")
 		}
 		if n := logs.FilterMessageSnippet("takes no messages").Len(); n > 0 {
@@ -158,12 +159,13 @@ func TestParkedCopyIsRefused(t *testing.T) {
 	})
 }
 
-// TestParkedCopyIsRefusedAlways: a message whose copy is refused again and again is parked
+// TestCopyIsRefusedAlways: a message whose copy is refused again and again is retried or parked
 // without its custom headers. If that is refused, too, its handler is called more and more
 // rarely, the log says so twice, and other messages are handled.
-func TestParkedCopyIsRefusedAlways(t *testing.T) {
-	for name, always := range map[string]bool{"always": true, "because of a header": false} {
-		t.Run(name, func(t *testing.T) {
+func TestCopyIsRefusedAlways(t *testing.T) {
+	for _, kind := range []string{"parked always", "parked because of a header", "retried always", "retried because of a header"} {
+		always, parked := strings.HasSuffix(kind, "always"), strings.HasPrefix(kind, "parked")
+		t.Run(kind, func(t *testing.T) {
 			bubble(t, func(t *testing.T, r *rig) {
 				logger, logs := observed()
 				cfg := r.config("orders")
@@ -177,13 +179,16 @@ func TestParkedCopyIsRefusedAlways(t *testing.T) {
 						return nil
 					}
 					calls++
-					return harebus.NoRetry(errBoom)
+					if parked {
+						return harebus.NoRetry(errBoom)
+					}
+					return errBoom
 				})
 				r.start(s)
 				r.broker.Inject(brokertest.Fault{
 					On: "basic.publish", Times: -1, Do: brokertest.Raise, Code: 406, Text: "PRECONDITION_FAILED - no",
 					Match: func(f brokertest.Frame) bool {
-						return f.RoutingKey == "error" && (always || f.Headers["bad"] != nil)
+						return strings.HasPrefix(f.Exchange, "harebus.delay") != parked && f.RoutingKey != "orders" && (always || f.Headers["bad"] != nil)
 					},
 				})
 				if err := s.Bus().Send(r.ctx, "orders", order{1}, harebus.WithHeaders(map[string]any{"bad": "one"})); err != nil {
@@ -192,7 +197,7 @@ func TestParkedCopyIsRefusedAlways(t *testing.T) {
 				if !always {
 					m := r.await("error", 1)[0]
 					contains(t, fmt.Sprint(m.Headers[prefixed("ErrorDetails")]), "bad")
-					if calls > 5 {
+					if calls > 10 {
 						t.Errorf("%d attempts", calls)
 					}
 					return
@@ -202,7 +207,7 @@ func TestParkedCopyIsRefusedAlways(t *testing.T) {
 				if calls > 20 {
 					t.Errorf("the handler was called %d times in three minutes", calls)
 				}
-				if n := logs.FilterMessageSnippet("to be parked is refused").Len(); n != 2 {
+				if n := logs.FilterMessageSnippet("a copy of a message that failed is refused").Len(); n != 2 {
 					t.Errorf("%d lines in the log, want 2", n)
 				}
 				if err := s.Ready(); err != nil {

@@ -111,3 +111,23 @@ func TestConsumeEndsTheConnection(t *testing.T) {
 		}
 	})
 }
+
+// TestConsumingIsRefusedForLong: the log does not repeat once a second why a queue cannot be
+// consumed from.
+func TestConsumingIsRefusedForLong(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		cfg := r.config("orders")
+		logger, logs := observed()
+		cfg.Logger = logger
+		s, got := counting(r, cfg)
+		r.start(s)
+		refused := r.refuses("basic.consume", nil)
+		r.broker.CutConnections()
+		time.Sleep(5 * time.Minute)
+		if n := logs.FilterMessageSnippet("cannot consume; trying again").Len(); n == 0 || n > 10 {
+			t.Errorf("%d lines in five minutes", n)
+		}
+		refused.Remove()
+		r.works(s, got, 1)
+	})
+}

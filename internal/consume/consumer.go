@@ -33,6 +33,10 @@ type consumer struct {
 	crew    sync.WaitGroup
 	over    chan struct{} // closed when run has waited for the workers
 	endings session.Endings
+	said    struct {
+		reason string
+		at     time.Time
+	} // what complain has logged last
 	retired sync.WaitGroup // subscriptions that others have replaced, until they are closed
 
 	busy    atomic.Int64  // workers that handle a message
@@ -109,9 +113,9 @@ func (c *consumer) keepConsuming() {
 			c.log.Error("cannot start consuming", zap.Error(err))
 			return // await ends with it
 		case session.Permanent(err):
-			c.log.Error("cannot consume; trying again", zap.Error(err))
+			c.complain(c.log.Error, "cannot consume; trying again", err)
 		default:
-			c.log.Warn("consumer interrupted; resuming", zap.Error(err))
+			c.complain(c.log.Warn, "consumer interrupted; resuming", err)
 		}
 		if time.Since(started) > session.Stable {
 			policy.Reset()
@@ -119,6 +123,16 @@ func (c *consumer) keepConsuming() {
 		wait.Sleep(c.soft, max(wait.Next(policy), c.endings.Left()))
 	}
 	c.note(c.cfg.Stopped)
+}
+
+// complain logs why the consumer does not consume, and the same reason again only after a
+// minute.
+func (c *consumer) complain(log func(string, ...zap.Field), text string, err error) {
+	const again = time.Minute
+	if reason := err.Error(); reason != c.said.reason || time.Since(c.said.at) >= again {
+		c.said.reason, c.said.at = reason, time.Now()
+		log(text, zap.Error(err))
+	}
 }
 
 // note gives await the result of the latest attempt. It does not block when nobody waits.

@@ -9,15 +9,14 @@ import (
 	"github.com/harebus/harebus/internal/wait"
 )
 
-// stripAt is the number of refusals after which a copy is parked without its custom headers.
+// stripAt is the number of refusals after which a copy has no custom headers.
 const stripAt = 3
 
-// refused waits before a message whose copy for the error queue was refused goes back to its
-// queue, because the broker would deliver it again at once. The pause grows.
+// refused waits before a message whose copy was refused goes back to its queue, because the broker would deliver it again at once. The pause grows.
 func (c *Case) refused(err error) {
 	n := c.Queue.refusals.add(c.ID)
 	if n == 1 || n == stripAt+1 {
-		c.On.Log().Error("a message that is to be parked is refused; it goes back to its queue",
+		c.On.Log().Error("a copy of a message that failed is refused; the message goes back to its queue",
 			append(c.Fields(), zap.Int("refusals", n), zap.Bool("without_custom_headers", c.Deadly), zap.Error(err))...)
 	}
 	wait.Sleep(c.On.Stopping(), min(time.Second<<min(n-1, 10), quiet))

@@ -122,6 +122,9 @@ func (c *Case) send(kind Kind, out *publish.Message, cause error) bool {
 		end(err)
 		return false
 	}
+	if c.Queue.refusals.of(c.ID) >= stripAt && !c.Deadly {
+		c.strip(out)
+	}
 	pauses := wait.NewPauses(d.Log(), c.Queue.BackOff)
 	for try := 1; ; try++ {
 		err = publisher.Publish(ctx, out)
@@ -138,11 +141,16 @@ func (c *Case) send(kind Kind, out *publish.Message, cause error) bool {
 	}
 	end(err)
 	switch {
-	case err != nil && c.Queue.Final(err) && !c.Deadly:
+	case err == nil:
+		c.Queue.refusals.forget(c.ID)
+	case c.Queue.Final(err) && !c.Deadly:
 		c.Deadly = true
 		c.warnDeadly(err)
 		return false
-	case err != nil:
+	case errors.Is(err, session.ErrRefused): // it is the message
+		c.refused(err)
+		c.renew()
+	default:
 		c.complain("cannot "+kind.String()+" a message; it goes back to its queue", err)
 		// Not at once: the broker would deliver it again at once.
 		wait.Sleep(d.Stopping(), wait.Next(pauses))
