@@ -3,6 +3,7 @@ package saga_test
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -85,12 +86,13 @@ func run(t *testing.T, test func(t *testing.T, s *sagatest.Service)) {
 	sagatest.Run(t, orders, test, "shop")
 }
 
-// bodies are those of the messages in a queue.
+// bodies are those of the messages in a queue, sorted: instances do not wait for each other.
 func bodies(s *sagatest.Service, queue string) string {
 	var all []string
 	for _, m := range s.Messages(queue) {
 		all = append(all, string(m.Body))
 	}
+	slices.Sort(all)
 	return strings.Join(all, " ")
 }
 

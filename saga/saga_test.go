@@ -43,11 +43,11 @@ func TestTimeout(t *testing.T) {
 		s.Send(placed{"late"}, placed{"done"}, placed{"again"})
 		s.Send(paid{"late", 10}, paid{"done", 100}, paid{"again", 100})
 		s.After(patience - time.Minute)
-		want(t, "shop, too early", bodies(s, "shop"), `{"Order":"done","Amount":100} {"Order":"again","Amount":100}`)
+		want(t, "shop, too early", bodies(s, "shop"), `{"Order":"again","Amount":100} {"Order":"done","Amount":100}`)
 		s.Send(placed{"again"}) // a second run, whose timeout comes a day later
 		s.Send(paid{"again", 20})
 		s.After(2 * time.Minute)
-		want(t, "shop", bodies(s, "shop"), `{"Order":"done","Amount":100} {"Order":"again","Amount":100} {"Order":"late","Amount":-10}`)
+		want(t, "shop", bodies(s, "shop"), `{"Order":"again","Amount":100} {"Order":"done","Amount":100} {"Order":"late","Amount":-10}`)
 		if o, ok := state(s, "again"); !ok || o.Paid != 20 {
 			t.Errorf("the timeout of the first run has ended the second: %+v", o)
 		}
