@@ -31,12 +31,20 @@ type Keys interface {
 
 // Key is a key with its id. Printing it does not show the key.
 type Key struct {
-	id      string
-	check   [checkSize]byte
+	id     string
+	kind   string
+	check  [checkSize]byte
+	public ed25519.PublicKey // of an Ed25519 key
+	// hidden returns what must not be printed. fmt prints the fields of a struct inside
+	// another one whatever methods they have, but of a function only its address.
+	hidden func() *material
+}
+
+// material is the secret part of a key.
+type material struct {
 	cipher  *xaes              // of a secret key
 	mac     []byte             // of a secret key
-	private ed25519.PrivateKey // nil for a key that only verifies
-	public  ed25519.PublicKey
+	private ed25519.PrivateKey // of an Ed25519 key that signs
 }
 
 // NewKey makes a key for sealing, and for signing with HMAC-SHA256, of 32 random bytes. The
@@ -56,7 +64,8 @@ func NewKey(id string, secret []byte) (*Key, error) {
 	if err != nil {
 		return nil, fmt.Errorf("seal: key %q: %w", id, err)
 	}
-	return &Key{id: id, check: checkOf(secret), cipher: cipher, mac: mac}, nil
+	m := &material{cipher: cipher, mac: mac}
+	return &Key{id: id, kind: kindSecret, check: checkOf(secret), hidden: func() *material { return m }}, nil
 }
 
 // NewSigningKey makes a key that signs and verifies with Ed25519.
@@ -68,7 +77,8 @@ func NewSigningKey(id string, private ed25519.PrivateKey) (*Key, error) {
 	if err != nil {
 		return nil, err
 	}
-	key.private = private
+	m := &material{private: private}
+	key.kind, key.hidden = kindPrivate, func() *material { return m }
 	return key, nil
 }
 
@@ -80,38 +90,32 @@ func NewVerifyingKey(id string, public ed25519.PublicKey) (*Key, error) {
 	if len(public) != ed25519.PublicKeySize {
 		return nil, fmt.Errorf("seal: the public key %q has %d bytes and not %d", id, len(public), ed25519.PublicKeySize)
 	}
-	return &Key{id: id, check: checkOf(public), public: public}, nil
+	return &Key{id: id, kind: kindPublic, check: checkOf(public), public: public}, nil
 }
 
 // ID returns the id of the key.
-func (k *Key) ID() string { return k.id }
+func (k Key) ID() string { return k.id }
 
 // Kind returns "secret", "ed25519" or "ed25519-public".
-func (k *Key) Kind() string {
-	switch {
-	case k.cipher != nil:
-		return kindSecret
-	case k.private != nil:
-		return kindPrivate
-	default:
-		return kindPublic
-	}
-}
+func (k Key) Kind() string { return k.kind }
 
 // Fingerprint is equal for equal keys and tells nothing about them otherwise. An Ed25519 key
 // has that of its public half.
-func (k *Key) Fingerprint() string { return hex.EncodeToString(k.check[:]) }
+func (k Key) Fingerprint() string { return hex.EncodeToString(k.check[:]) }
 
 // String returns id, kind and fingerprint.
-func (k *Key) String() string { return fmt.Sprintf("%s %s %s", k.id, k.Kind(), k.Fingerprint()) }
+func (k Key) String() string { return fmt.Sprintf("%s %s %s", k.id, k.kind, k.Fingerprint()) }
 
-// Format prints String, whatever the verb is, so that no verb prints the key.
-func (k *Key) Format(s fmt.State, _ rune) { _, _ = io.WriteString(s, k.String()) }
+// Format prints String, whatever the verb is.
+func (k Key) Format(s fmt.State, _ rune) { _, _ = io.WriteString(s, k.String()) }
 
-func (k *Key) signs() bool { return k.public == nil || k.private != nil }
+// seals says whether messages are sealed with keys of this kind.
+func (k *Key) seals() bool { return k.kind == kindSecret }
+
+func (k *Key) signs() bool { return k.kind != kindPublic }
 
 func (k *Key) alg() string {
-	if k.public == nil {
+	if k.kind == kindSecret {
 		return "hmac-sha256"
 	}
 	return "ed25519"
@@ -119,16 +123,17 @@ func (k *Key) alg() string {
 
 // sign returns the proof for bound. The key must be one that signs.
 func (k *Key) sign(bound []byte) []byte {
-	if k.private != nil {
-		return ed25519.Sign(k.private, bound)
+	m := k.hidden()
+	if k.kind == kindPrivate {
+		return ed25519.Sign(m.private, bound)
 	}
-	h := hmac.New(sha256.New, k.mac)
+	h := hmac.New(sha256.New, m.mac)
 	h.Write(bound)
 	return h.Sum(nil)
 }
 
 func (k *Key) verify(bound, proof []byte) bool {
-	if k.public != nil {
+	if k.kind != kindSecret {
 		return len(proof) == ed25519.SignatureSize && ed25519.Verify(k.public, bound, proof)
 	}
 	return hmac.Equal(k.sign(bound), proof)

@@ -32,7 +32,7 @@ func (s *sealer) Protect(ctx context.Context, id *harebus.Identity, p *harebus.P
 		return s.troubled(fmt.Errorf("current key: %w", err))
 	}
 	s.untroubled()
-	if key.cipher == nil {
+	if !key.seals() {
 		return fmt.Errorf("seal: the current key %q is a key for signatures; seal with a secret key", key.id)
 	}
 	h := header{key: key, notBefore: micros(id.NotBefore), contentType: p.ContentType, coding: p.ContentEncoding}
@@ -45,7 +45,7 @@ func (s *sealer) Protect(ctx context.Context, id *harebus.Identity, p *harebus.P
 	if err != nil {
 		return fmt.Errorf("seal: %w", err)
 	}
-	body, err := key.cipher.seal(head, p.Body, bound)
+	body, err := key.hidden().cipher.seal(head, p.Body, bound)
 	if err != nil {
 		return fmt.Errorf("seal: encrypt the body: %w", err)
 	}
@@ -73,14 +73,14 @@ func (s *sealer) Admit(ctx context.Context, id *harebus.Identity, p *harebus.Pay
 		return s.troubled(fmt.Errorf("key of the message: %w", err))
 	}
 	s.untroubled()
-	if key.cipher == nil || string(f.check) != string(key.check[:]) {
+	if !key.seals() || string(f.check) != string(key.check[:]) {
 		return reject("wrong-key", "the key %q is not the one that the sender has under this id", key.id)
 	}
 	bound, err := s.binding.append(append(make([]byte, 0, len(f.head)+s.binding.size(id)), f.head...), id)
 	if err != nil {
 		return reject("tampered", "%w", err)
 	}
-	body, err := key.cipher.open(f.sealed, bound)
+	body, err := key.hidden().cipher.open(f.sealed, bound)
 	if err != nil {
 		return reject("tampered", "the message was changed after it was sealed, or sender and receiver bind different headers")
 	}
