@@ -9,6 +9,7 @@
 //	harebus outbox schema|sql [flags] [TASK [ID...]]
 //	harebus claims sweep [flags] DIRECTORY
 //	harebus schedule ls|run|pause|resume|rm [flags] QUEUE [NAME]
+//	harebus keys new|list [flags] FILE
 //	harebus soak [flags]
 //	harebus broker [flags]
 //	harebus version
@@ -60,6 +61,7 @@ var commands = []command{
 	{"outbox", "print SQL for the tables of package outbox", runOutbox},
 	{"claims", "remove old bodies from a directory of package claim", runClaims},
 	{"schedule", "show and change recurring schedules", runSchedule},
+	{"keys", "make and show keys for sealing messages", runKeys},
 	{"soak", "send for a while and account for every message", runSoak},
 	{"broker", "run a broker in this process, for trying things out", runBroker},
 	{"version", "print the versions of this command, Go and the AMQP client", runVersion},
