@@ -11,8 +11,9 @@ import (
 // New returns a guard that encrypts messages with XAES-256-GCM. It panics if keys is nil or
 // the policy is impossible.
 //
-// A message is either sealed or signed: a guard of [New] and one of [Sign] beside each other must
-// name different types.
+// Beside a guard of [Sign] both may name the same types, because the bus undoes in reverse order
+// what its guards have done. If the guard that signs is the last one, the ciphertext is signed, so
+// a receiver opens nothing whose signature is wrong.
 func New(keys Keys, p Policy) harebus.Guard { return &sealer{newRules(keys, p)} }
 
 type sealer struct{ *rules }
@@ -23,9 +24,7 @@ func (s *sealer) Protect(ctx context.Context, id *harebus.Identity, p *harebus.P
 	case !s.covers(id.Type):
 		return nil
 	case p.ContentType == ContentType:
-		return errors.New("seal: the message is sealed already; name its type in the policy of one guard only")
-	case p.Signature != "":
-		return errors.New("seal: the message is signed already; name its type in the policy of one guard only")
+		return errors.New("seal: the message is sealed already; name its type in the policy of one guard that seals")
 	}
 	key, err := s.keys.Current(ctx)
 	if err != nil {

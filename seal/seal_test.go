@@ -333,14 +333,29 @@ func TestInTheClear(t *testing.T) {
 	}
 }
 
-// TestTwoGuards: a message is protected by one guard.
+// TestTwoGuards: a message can be sealed and signed, but not twice the same.
 func TestTwoGuards(t *testing.T) {
 	t.Parallel()
 	keys := ring(t, secret(t, "k", 1))
-	for a, first := range guards(keys, all) {
-		for b, second := range guards(keys, all) {
-			if err := second.Protect(t.Context(), sent(), protect(t, first, sent())); err == nil {
-				t.Errorf("%s and then %s", a, b)
+	both := guards(keys, all)
+	for a, first := range both {
+		for b, second := range both {
+			p := protect(t, first, sent())
+			err := second.Protect(t.Context(), sent(), p)
+			if a == b {
+				if err == nil {
+					t.Errorf("%s twice", a)
+				}
+				continue
+			}
+			if err == nil {
+				p, err = admit(t, second, received(sent()), p)
+			}
+			if err == nil {
+				p, err = admit(t, first, received(sent()), p)
+			}
+			if err != nil || string(p.Body) != plaintext {
+				t.Errorf("%s and then %s: %v", a, b, err)
 			}
 		}
 	}

@@ -27,10 +27,8 @@ func (s *signer) Protect(ctx context.Context, id *harebus.Identity, p *harebus.P
 	switch {
 	case !s.covers(id.Type):
 		return nil
-	case p.ContentType == ContentType:
-		return errors.New("seal: the message is sealed already; name its type in the policy of one guard only")
 	case p.Signature != "":
-		return errors.New("seal: the message is signed already; name its type in the policy of one guard only")
+		return errors.New("seal: the message is signed already; name its type in the policy of one guard that signs")
 	}
 	key, err := s.keys.Current(ctx)
 	if err != nil {
