@@ -48,7 +48,8 @@ type Identity struct {
 	// They are empty for Admit, because delays and retries change them.
 	Exchange, RoutingKey string
 	NotBefore            time.Time
-	// Queue is, for Admit, the queue from which the message was received.
+	// Queue is, for Admit, the queue from which the message was received. For Protect it is
+	// the queue to which a command is sent by its name, and empty for other messages.
 	Queue string
 }
 
@@ -86,6 +87,9 @@ func (e *endpoint) protect(ctx context.Context, out *publish.Message) error {
 	}
 	id := e.identityOf(out.Delivery())
 	id.Exchange, id.RoutingKey, id.NotBefore = out.Exchange, out.Key, out.Due
+	if id.Intent != IntentEvent && !out.Foreign {
+		id.Queue = out.Key
+	}
 	msg := &out.Publishing
 	p := Payload{ContentType: msg.ContentType, ContentEncoding: msg.ContentEncoding, Body: msg.Body}
 	for _, g := range guards {

@@ -101,7 +101,7 @@ func TestGuards(t *testing.T) {
 			}
 			came.Queue, came.Headers = "", nil
 			want := sent
-			want.Exchange, want.RoutingKey, want.NotBefore, want.Headers = "", "", time.Time{}, nil
+			want.Exchange, want.RoutingKey, want.Queue, want.NotBefore, want.Headers = "", "", "", time.Time{}, nil
 			if fmt.Sprint(came) != fmt.Sprint(want) {
 				t.Errorf("came %+v\nsent %+v", came, want)
 			}
