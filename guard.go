@@ -16,8 +16,8 @@ import (
 )
 
 // Guard protects what a message carries: it encrypts or signs it as the last step on the way
-// out, and opens or verifies it as the first step on the way in. A Guard
-// is safe for concurrent use.
+// out, and opens or verifies it as the first step on the way in. Package seal has guards. A
+// Guard is safe for concurrent use.
 type Guard interface {
 	// Protect changes the payload of a message that is sent, or leaves it as it is. id and
 	// p are as the receiver will see them; compression is done. If Protect fails, the
