@@ -7,7 +7,6 @@
 // leaves the body readable and protects it against changes in the same way.
 //
 //	keys, err := seal.ReadKeys("/etc/orders/keys")
-//	…
 //	cfg.Payload.Guards = []harebus.Guard{seal.New(keys, seal.Policy{Types: []string{"*"}})}
 //
 // The reasons of messages that are refused ([harebus.RejectError]):
