@@ -201,10 +201,8 @@ var (
 // imports are those that snippets may use; unused ones are not complained about.
 var imports = []string{
 	"context", "database/sql", "errors", "fmt", "maps", "net", "net/http", "os", "os/signal", "slices", "syscall", "time",
-	"github.com/harebus/harebus/claim",
+	"github.com/harebus/harebus/claim", "github.com/harebus/harebus/seal",
 	"github.com/harebus/harebus", "github.com/harebus/harebus/service", "github.com/harebus/harebus/brokertest", "github.com/harebus/harebus/outbox", "github.com/harebus/harebus/topology",
-	"context", "database/sql", "errors", "net", "net/http", "os", "os/signal", "syscall", "time",
-	"github.com/harebus/harebus", "github.com/harebus/harebus/service", "github.com/harebus/harebus/brokertest", "github.com/harebus/harebus/outbox", "github.com/harebus/harebus/seal", "github.com/harebus/harebus/topology",
 }
 
 // modules are the pages of modules of their own: the folder, and what their snippets import
