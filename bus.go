@@ -287,7 +287,9 @@ func RepliesTo(queues ...string) ReplyPolicy {
 		allowed[q] = struct{}{}
 	}
 	return func(m *Message) error {
-		if _, ok := allowed[routing.Owner(m.ReplyTo)]; !ok {
+		_, queue := allowed[m.ReplyTo]
+		_, owner := allowed[routing.Owner(m.ReplyTo)]
+		if !queue && !owner {
 			return fmt.Errorf("%s is not one of the allowed reply addresses", field.Quote(m.ReplyTo))
 		}
 		return nil

@@ -3,6 +3,7 @@ package harebus
 import (
 	"errors"
 	"fmt"
+	"reflect"
 
 	"github.com/harebus/harebus/internal/coding"
 )
@@ -15,8 +16,8 @@ type Compression interface {
 	// Compress appends the compressed body to dst.
 	Compress(dst, body []byte) ([]byte, error)
 	// Decompress returns the body, of at most limit bytes: it fails with
-	// [ErrBodyTooLarge] before it uses much more memory than that. Any other error parks the
-	// message as "bad-payload", but for [ErrNoDictionary].
+	// [ErrBodyTooLarge] before it uses much more memory than that. After [ErrNoDictionary] the
+	// message is retried; every other error parks it as "bad-payload".
 	Decompress(body []byte, limit int) ([]byte, error)
 }
 
@@ -28,8 +29,9 @@ var (
 	ErrNoDictionary = errors.New("the dictionary of the compressed body is not known here")
 )
 
-// CompressConfig is about the compression of bodies. Compressed with gzip they can always be
-// read. A peer that does not know the coding of a message cannot read it: PikaBus knows none.
+// CompressConfig is about the compression of bodies. harebus always reads gzip, without
+// configuration. A peer that does not know the coding of a message cannot read it: PikaBus
+// knows none.
 type CompressConfig struct {
 	// With compresses the bodies of all messages. Default: none.
 	With Compression
@@ -38,7 +40,7 @@ type CompressConfig struct {
 	From int
 	// Types are exceptions, by the wire name of the message type; nil never compresses.
 	Types map[string]Compression
-	// Accept are read beside gzip, With and Types.
+	// Accept are further codings that can be read.
 	Accept []Compression
 }
 
@@ -83,6 +85,16 @@ func (c *CompressConfig) validate() (faults []error) {
 			faults = append(faults, fmt.Errorf("%s: %w", where, err))
 		}
 	}
+	names := map[string]Compression{}
+	known := check
+	check = func(where string, one Compression) {
+		known(where, one)
+		name := one.Coding()
+		if other, ok := names[name]; ok && !same(one, other) {
+			faults = append(faults, fmt.Errorf("%s: there is another Compression for %q: use one value, which can read all bodies of the coding", where, name))
+		}
+		names[name] = one
+	}
 	if c.With != nil {
 		check("Payload.Compress.With", c.With)
 	}
@@ -99,6 +111,11 @@ func (c *CompressConfig) validate() (faults []error) {
 		check(fmt.Sprintf("Payload.Compress.Accept[%d]", i), one)
 	}
 	return append(faults, quantity{"Payload.Compress.From", c.From, 1, 512 << 20}.faults()...)
+}
+
+// same says whether two compressions are one.
+func same(a, b Compression) bool {
+	return reflect.TypeOf(a) == reflect.TypeOf(b) && reflect.TypeOf(a).Comparable() && a == b
 }
 
 // choose returns the compression of a body; nil is none.
@@ -121,6 +138,9 @@ func (c *CompressConfig) compress(draft *Outgoing, o *sendOptions) (string, erro
 	with := c.choose(draft, o)
 	if with == nil {
 		return "", nil
+	}
+	if err := coding.Valid(with.Coding()); err != nil {
+		return "", err
 	}
 	small, err := with.Compress(nil, draft.Body)
 	if err != nil {

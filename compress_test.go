@@ -249,6 +249,11 @@ func TestCompressionFaults(t *testing.T) {
 	cfg.Payload.Compress = harebus.CompressConfig{From: -1, With: codingNamed("Gzip"), Accept: []harebus.Compression{nil, codingNamed("utf-8")}, Types: map[string]harebus.Compression{"A": codingNamed("")}}
 	cfg.Payload.Guards = []harebus.Guard{nil}
 	_, err := harebus.New(cfg)
+	cfg.Payload.Compress.Types["B"] = upper{known: true}
+	cfg.Payload.Compress.Types["C"] = upper{}
+	if _, err := harebus.New(cfg); !strings.Contains(fmt.Sprint(err), "another Compression for \"upper\"") {
+		t.Errorf("two compressions of one name: %v", err)
+	}
 	contains(t, fmt.Sprint(err), "Payload.Compress.From -1", `Payload.Compress.With: "Gzip"`, "Accept[0] is nil", `Accept[1]: "utf-8"`, `Types["A"]`, "Payload.Guards[0] is nil")
 }
 

@@ -190,6 +190,15 @@ type PayloadConfig struct {
 	Environment, Build string
 }
 
+// mostOnTheWire is the largest body that is received. Guards add to it.
+func (c *PayloadConfig) mostOnTheWire() int {
+	if len(c.Guards) == 0 {
+		return c.MaxBody
+	}
+	const roomForGuards = 64 << 10
+	return c.MaxBody + roomForGuards
+}
+
 // ReplyConfig is about answers to received messages.
 type ReplyConfig struct {
 	// Policy restricts where replies may go. Default: any queue except the broker's

@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -205,6 +206,9 @@ func sealed(envelopes []Envelope, errs []error) (outs []*publish.Message, places
 		}
 		out := *e.message // attempts take notes in it
 		out.Once = true
+		if !out.Due.IsZero() { // and leave out the header of a time that has come
+			out.Publishing.Headers = maps.Clone(out.Publishing.Headers)
+		}
 		outs, places = append(outs, &out), append(places, i)
 	}
 	return outs, places

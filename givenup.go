@@ -27,11 +27,11 @@ func WithGivenUp(fn func(ctx context.Context, bus *Bus, m *Message, err error) e
 
 // giveUp calls the function of WithGivenUp and publishes what it sent. It returns
 // false when nothing can be sent now; then the message must be delivered again.
-func (d *delivery) giveUp(cause *failure) bool {
+func (d *delivery) giveUp() bool {
 	if d.handler == nil || d.handler.givenUp == nil {
 		return true
 	}
-	err := d.runGivenUp(cause)
+	err := d.runGivenUp()
 	switch {
 	case err == nil:
 		return true
@@ -44,7 +44,7 @@ func (d *delivery) giveUp(cause *failure) bool {
 	}
 }
 
-func (d *delivery) runGivenUp(cause *failure) error {
+func (d *delivery) runGivenUp() error {
 	const long = 5 * time.Minute
 	h, timeout := d.handler, d.handler.timeout
 	if timeout <= 0 {
@@ -57,7 +57,7 @@ func (d *delivery) runGivenUp(cause *failure) error {
 	defer ctx.End()
 	_, err := guard.Apart(ctx, func() (struct{}, error) {
 		d.Enter()
-		return struct{}{}, h.givenUp(ctx, bus, m, cause.shown())
+		return struct{}{}, h.givenUp(ctx, bus, m, d.felt.shown())
 	})
 	outs, ended := scope.End()
 	switch {
@@ -72,25 +72,20 @@ func (d *delivery) runGivenUp(cause *failure) error {
 // fault is the body of the reply that says that a request was given up. The headers say all.
 type fault struct{}
 
-func (fault) MessageType() string { return "harebus.Fault" }
+func (fault) MessageType() string { return faultType }
 
-// answer tells whoever waits for a reply to the message that it is given up. It returns
-// false when nothing can be sent now; then the message must be delivered again.
-func (d *delivery) answer(cause *failure) bool {
+const faultType = "harebus.Fault"
+
+// answer tells whoever waits for a reply to the message that it is given up.
+func (d *delivery) answer(cause *failure) {
 	if d.elsewhere().ReplyBy().IsZero() || d.came.replyTo == "" {
-		return true
+		return
 	}
 	scope := &scope{Incoming: d.seen(), ID: d.came.id, Origin: d.endpoint.queue + "\x00fault"}
 	to := &sender{d.endpoint, scope}
 	err := to.Reply(d.lease(), fault{}, Immediately(), NonMandatory(), sendOption(func(o *sendOptions) { o.fault = cause }))
-	switch {
-	case err == nil:
-		return true
-	case d.Context().Err() != nil || !d.Connected():
-		return false
-	default:
+	if err != nil {
 		d.Log().Warn("cannot tell the sender of a request that it is given up", append(d.fields(), zap.Error(err))...)
-		return true
 	}
 }
 

@@ -30,9 +30,9 @@ type Guard interface {
 	Admit(ctx context.Context, id *Identity, p *Payload) error
 }
 
-// Identity is what a message says of itself, for a [Guard] that binds it to the payload. It
-// is the same for the sender and for every receiver, also after retries, delays and parking.
-// Guards must not change it.
+// Identity is what a message says of itself, for a [Guard] that binds it to the payload. All
+// but the last five fields are the same for the sender and for every receiver, also after
+// retries, delays and parking. Guards must not change it.
 type Identity struct {
 	ID, CorrelationID, Type     string
 	Intent                      Intent
@@ -40,8 +40,9 @@ type Identity struct {
 	AppID                       string
 	TimeSent                    time.Time
 	Hops                        int
-	// Headers are all of the message. Which ones stay the same on the way is for the guard
-	// to know: CustomHeaders of a [Message] are those of the sender.
+	// Headers are all of the message. Bind single ones by their names, and not all: the
+	// broker, retries and observers (a trace context) add headers, and a copy of a message that
+	// was too large to be parked can lack some.
 	Headers map[string]any
 
 	// Exchange, RoutingKey and NotBefore are where a message is sent, and when it is due.
@@ -62,10 +63,11 @@ type Payload struct {
 	// Signature is a proof that travels beside the body, in the header PikaBus.Signature.
 	Signature string
 	// Confidential is set by Admit: then errors about the message reach the error queue, logs
-	// and observers without their texts, which could quote it.
+	// and observers without their texts, which could quote it. Code of this process gets them:
+	// the retry policy, the ErrorHandler, the function of WithGivenUp, the caller of Request.
 	Confidential bool
 	// DueAt is set by Admit to the time before which the message must not be handled, if the
-	// guard knows it better than the headers.
+	// protected payload contains it.
 	DueAt time.Time
 }
 
@@ -102,7 +104,7 @@ func (e *endpoint) protect(ctx context.Context, out *publish.Message) error {
 	return nil
 }
 
-// opened is what opening a message has shown.
+// opened is what the guards have reported.
 type opened struct {
 	confidential bool
 	dueAt        time.Time
@@ -126,7 +128,13 @@ func (e *endpoint) open(ctx context.Context, m *Message, in *wire.Delivery, queu
 		m.ContentType, m.ContentEncoding, m.Body = p.ContentType, p.ContentEncoding, p.Body
 		o = opened{p.Confidential, p.DueAt}
 	}
-	return o, e.expand(m)
+	if err := e.expand(m); err != nil {
+		return o, err
+	}
+	if limit := e.setup.cfg.Payload.MaxBody; len(m.Body) > limit {
+		return o, reject("too-large", "the body has %d bytes, more than %d", len(m.Body), limit)
+	}
+	return o, nil
 }
 
 // expand decompresses the body of a message.

@@ -157,8 +157,8 @@ func TestConfidential(t *testing.T) {
 				if text := told.all(); strings.Contains(text, secret) {
 					t.Errorf("observers are told: %s", text)
 				}
-				if asked != nil && !strings.Contains(asked.Error(), "confidential") {
-					t.Errorf("the function of WithGivenUp got %v", asked)
+				if asked == nil || !strings.Contains(asked.Error(), secret) {
+					t.Errorf("the function of WithGivenUp, which is code of this process, got %v", asked)
 				}
 			})
 		})
@@ -222,6 +222,110 @@ func TestGuardRefuses(t *testing.T) {
 		guard.mu.Unlock()
 		if n := receive(r, got); n.Text != "later" {
 			t.Errorf("got %q", n.Text)
+		}
+	})
+}
+
+// bound is a guard that binds a due time to the message.
+type bound struct{ due time.Time }
+
+func (bound) Protect(context.Context, *harebus.Identity, *harebus.Payload) error { return nil }
+
+func (b *bound) Admit(_ context.Context, id *harebus.Identity, p *harebus.Payload) error {
+	if id.Headers["first"] != nil && id.Headers[prefixed("DeferredTime")] == nil {
+		return harebus.Postpone(30*time.Second, errors.New("the key service is away"))
+	}
+	p.DueAt = b.due
+	return nil
+}
+
+// TestBoundDueTime: a due time that a guard reports holds, also when the header is gone and
+// when the message has been in the delay queues for another reason; and waiting for it is no
+// failure.
+func TestBoundDueTime(t *testing.T) {
+	for name, headers := range map[string]amqp.Table{"header removed": nil, "postponed before": {"first": true}} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, r *rig) {
+				due := time.Now().Add(5 * time.Minute)
+				cfg := r.config("notes")
+				cfg.Payload.Guards = []harebus.Guard{&bound{due}}
+				s := r.setup(cfg)
+				got := make(chan *harebus.Message, 1)
+				harebus.Handle(s, func(ctx context.Context, _ *harebus.Bus, _ note) error {
+					got <- harebus.Incoming(ctx)
+					return nil
+				})
+				r.start(s)
+				r.publish(r.channel(), "notes", amqp.Publishing{Type: "Note", Headers: headers, Body: []byte(`{}`)})
+				m := receive(r, got)
+				if early := time.Until(due); early > 0 {
+					t.Errorf("handled %v early", early)
+				}
+				if headers == nil && (!m.FirstFailed.IsZero() || s.Stats().Failed != 0) {
+					t.Errorf("first failed %v, %d failed", m.FirstFailed, s.Stats().Failed)
+				}
+			})
+		})
+	}
+}
+
+// TestForgedFault: a fault in the headers of a reply that a guard has to admit first.
+func TestForgedFault(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		cfg := r.config("notes")
+		cfg.Payload.Guards = []harebus.Guard{&xor{name: "a"}}
+		s := r.setup(cfg)
+		r.start(func() *harebus.Setup {
+			harebus.Handle(s, func(context.Context, *harebus.Bus, note) error { return nil })
+			return s
+		}())
+		ch := r.channel()
+		r.declare(ch, "requests")
+		answer := make(chan error, 1)
+		go func() {
+			_, err := harebus.Request[note](r.ctx, s.Bus(), "requests", note{"a"})
+			answer <- err
+		}()
+		request := r.await("requests", 1)[0]
+		r.publish(ch, request.ReplyTo, amqp.Publishing{
+			Type: "harebus.Fault", CorrelationId: request.CorrelationId, Body: []byte("{}"),
+			Headers: amqp.Table{prefixed("Fault"): "failed", prefixed("ErrorDetails"): "forged"},
+		})
+		err := receive(r, answer)
+		var fault *harebus.FaultError
+		var reject *harebus.RejectError
+		if errors.As(err, &fault) || !errors.As(err, &reject) {
+			t.Errorf("the error is %v", err)
+		}
+	})
+}
+
+// TestForwardTwice: envelopes that are due do not change while two calls forward them.
+func TestForwardTwice(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		s := r.setup(r.config("notes"))
+		harebus.Handle(s, func(context.Context, *harebus.Bus, note) error { return nil })
+		r.start(s)
+		tx := s.Bus().Begin()
+		if err := tx.Defer(r.ctx, "notes", time.Second, note{"a"}); err != nil {
+			t.Fatal(err)
+		}
+		envelopes, err := tx.Detach()
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * time.Second)
+		var wg sync.WaitGroup
+		for range 4 {
+			wg.Go(func() {
+				if err := errors.Join(s.Bus().Forward(r.ctx, envelopes)...); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		if head, err := envelopes[0].Head(); err != nil || !bytes.Contains(head, []byte(prefixed("DeferredTime"))) {
+			t.Errorf("the envelope has changed: %q, %v", head, err)
 		}
 	})
 }

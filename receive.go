@@ -31,8 +31,11 @@ type delivery struct {
 	stored *resend.Case
 	// plain says that it has no guard and no compression: the message of a test.
 	plain bool
-	// confidential says that errors must not reach anybody with their texts.
+	// confidential says that errors must not reach anybody with their texts, and felt is the
+	// failure with its text, for the user's own code.
 	confidential bool
+	felt         *failure
+	due          time.Time // that the sender has bound to it
 	// failures is how often the message has failed before.
 	failures int
 
@@ -73,7 +76,7 @@ func (d *delivery) Handle() {
 	d.came = factsOf(d.message)
 	switch {
 	case err == nil && time.Until(d.came.deferredUntil) > 0 && !d.served():
-		d.postpone()
+		d.postpone(d.came.deferredUntil)
 	case err == nil && d.marked():
 		d.parkNow()
 	default:
@@ -109,12 +112,13 @@ func (d *delivery) try(unreadable error) {
 		d.counts().Handled.Add(1)
 		d.end(AttemptHandled)
 	case d.ignored(err):
-		if !d.answer(failed(d.Context(), err)) {
-			return
-		}
+		d.answer(failed(d.Context(), d.told(err)))
 		d.counts().Ignored.Add(1)
-		d.Log().Debug("message without a handler ignored", append(d.fields(), zap.Error(err))...)
+		d.Log().Debug("message without a handler ignored", append(d.fields(), zap.Error(d.told(err)))...)
 		d.end(AttemptIgnored)
+	case err == errEarly: //nolint:errorlint // it is returned as it is, and others are foreign code
+		d.failure = nil
+		d.postpone(d.due)
 	case d.hold(err):
 		d.outcome, d.failure = AttemptHeld, nil
 	case d.Context().Err() != nil || !d.Connected():
@@ -215,14 +219,14 @@ func (d *delivery) read() error {
 	d.message, err = readMessage(&s.dialect, d.endpoint.queue, s.routing.Topic, &d.Raw)
 	m := d.message
 	m.codecs, m.packed = s.codecs, d.Packed
+	if d.marked() { // it is only to be parked, whatever else is in its headers
+		return nil
+	}
 	if err != nil {
 		return err
 	}
 	if d.Unreadable != nil {
 		return reject("bad-header", "the headers cannot be read: %w", d.Unreadable)
-	}
-	if d.marked() {
-		return nil
 	}
 	if d.failures, err = d.endpoint.failuresOf(m); err != nil {
 		return err
@@ -235,7 +239,7 @@ func (d *delivery) read() error {
 		}
 	}
 	switch {
-	case len(m.Body) > s.cfg.Payload.MaxBody:
+	case len(m.Body) > s.cfg.Payload.mostOnTheWire():
 		return reject("too-large", "the body has %d bytes, more than %d", len(m.Body), s.cfg.Payload.MaxBody)
 	case m.hops > s.cfg.Reply.MaxHops:
 		return reject("loop", "the message answers %d replies in a row", m.hops)
@@ -286,13 +290,13 @@ func (d *delivery) open() error {
 	}
 	o, err := d.endpoint.open(d.ctx, d.message, &d.Raw, d.endpoint.queue)
 	d.confidential = o.confidential
-	if wait := time.Until(o.dueAt); err == nil && wait > 0 && !d.served() {
-		err = Postpone(wait, errEarly)
+	if err != nil {
+		return failed(d.Context(), err)
 	}
-	if err == nil {
-		return nil
+	if d.due = o.dueAt; time.Until(d.due) > 0 && !(d.served() && !d.came.deferredUntil.Before(d.due)) {
+		return errEarly
 	}
-	return failed(d.Context(), err)
+	return nil
 }
 
 var errEarly = errors.New("the message came before the time that its sender has bound to it")
@@ -399,6 +403,7 @@ func (d *delivery) fail(err error) {
 	d.counts().Failed.Add(1)
 	f := failed(d.Context(), err)
 	decision := d.decide(f)
+	d.felt = f
 	if d.confidential {
 		f = f.withheld()
 	}
@@ -410,9 +415,7 @@ func (d *delivery) fail(err error) {
 	case actionRetry, actionPostpone:
 		d.retry(f, decision)
 	case actionDiscard:
-		if !d.answer(f) {
-			return
-		}
+		d.answer(f)
 		d.counts().Discarded.Add(1)
 		d.Log().Error("message discarded by the error handler", append(d.fields(), zap.Error(f))...)
 		d.end(AttemptDiscarded)
@@ -481,8 +484,8 @@ func (d *delivery) retry(cause *failure, decision Decision) {
 // postpone puts a message that comes before its time into the delay queues. A
 // PikaBus service sends deferred messages at once and leaves the waiting to the
 // receiver.
-func (d *delivery) postpone() {
-	if d.elsewhere().Until(d.came.deferredUntil) {
+func (d *delivery) postpone(until time.Time) {
+	if d.elsewhere().Until(until) {
 		d.counts().Postponed.Add(1)
 		d.end(AttemptPostponed)
 	}
@@ -490,8 +493,12 @@ func (d *delivery) postpone() {
 
 // park moves the message to the error queue.
 func (d *delivery) park(cause *failure) {
-	if d.giveUp(cause) && d.answer(cause) {
-		d.parked(d.elsewhere().Park(cause), cause)
+	if d.giveUp() {
+		result := d.elsewhere().Park(cause)
+		if result != resend.Stuck {
+			d.answer(cause) // not before: a message that goes back to its queue can still be handled
+		}
+		d.parked(result, cause)
 	}
 }
 

@@ -202,17 +202,20 @@ func (s *sender) readReply(ctx context.Context, r *replies.Reply) (*Message, err
 	setup := s.endpoint.setup
 	m, err := readMessage(&setup.dialect, r.Raw.RoutingKey, setup.cfg.Exchanges.Topic, &r.Raw)
 	m.codecs, m.packed = setup.codecs, r.Packed
-	fault, isFault := field.Text(m.Headers[setup.dialect.Names.Fault])
 	switch {
 	case r.Unreadable != nil:
 		return m, reject("bad-header", "the headers cannot be read: %w", r.Unreadable)
-	case isFault:
-		return m, &FaultError{Reason: fault, Details: m.ErrorDetails}
 	case err != nil:
 		return m, err
-	case len(m.Body) > setup.cfg.Payload.MaxBody:
+	case len(m.Body) > setup.cfg.Payload.mostOnTheWire():
 		return m, reject("too-large", "the body has %d bytes, more than %d", len(m.Body), setup.cfg.Payload.MaxBody)
 	}
-	_, err = s.endpoint.open(ctx, m, &r.Raw, r.Raw.RoutingKey)
-	return m, err
+	if _, err := s.endpoint.open(ctx, m, &r.Raw, r.Raw.RoutingKey); err != nil {
+		return m, err
+	}
+	// The type is one of the things that a guard binds, and the header is not.
+	if fault, ok := field.Text(m.Headers[setup.dialect.Names.Fault]); ok && m.Type == faultType {
+		return m, &FaultError{Reason: fault, Details: m.ErrorDetails}
+	}
+	return m, nil
 }

@@ -90,8 +90,11 @@ func Gunzip(body []byte, limit int) ([]byte, error) {
 	if _, err := io.ReadFull(r, out); err != nil {
 		return nil, fmt.Errorf("the body is shorter than it says: %w", err)
 	}
-	if n, err := r.Read(make([]byte, 1)); n > 0 || !errors.Is(err, io.EOF) { // which checks the sum
-		return nil, fmt.Errorf("the body does not end where it says: %w", err)
+	switch n, err := r.Read(make([]byte, 1)); { // which checks the sum
+	case n > 0:
+		return nil, errors.New("the body is longer than it says")
+	case !errors.Is(err, io.EOF):
+		return nil, fmt.Errorf("the end of the body: %w", err)
 	}
 	if in.Len() > 0 {
 		return nil, fmt.Errorf("%d bytes follow the compressed body", in.Len())

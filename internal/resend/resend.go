@@ -276,6 +276,14 @@ func (c *Case) putOff(out *publish.Message, cause error) Result {
 	out.Due = time.Now().Add(wait)
 	out.Publishing.Headers[c.Queue.Dialect.Names.Parking] = true
 	out.Publishing.Headers[c.Queue.Dialect.Names.DeferredTime] = c.Queue.Dialect.Time(out.Due)
+	before := c.Deadly
+	if c.send(Postpone, out, cause) {
+		return PutOff
+	}
+	if c.Deadly == before {
+		return Stuck
+	}
+	c.strip(out)
 	if c.send(Postpone, out, cause) {
 		return PutOff
 	}

@@ -79,18 +79,23 @@ const repliesMark = ".replies."
 // ReplyQueue makes the name of a reply queue. An owner with a long name is cut.
 func ReplyQueue(owner string) string {
 	id := messageid.New()
-	digits := repliesMark + id[len(id)-12:] // random
+	digits := repliesMark + id[len(id)-randomDigits:]
 	if most := field.MaxShortString - len(digits); len(owner) > most {
 		owner = strings.ToValidUTF8(owner[:most], "")
 	}
 	return owner + digits
 }
 
-// Owner is the owner of a reply queue. Any other address is its own.
+// Owner is the owner of a reply queue. For any other address the address itself is returned.
 func Owner(address string) string {
-	owner, _, _ := strings.Cut(address, repliesMark)
-	return owner
+	at := strings.LastIndex(address, repliesMark)
+	if at < 0 || len(address)-at-len(repliesMark) != randomDigits {
+		return address
+	}
+	return address[:at]
 }
+
+const randomDigits = 12
 
 // Options are the properties of a listener queue.
 type Options struct {
