@@ -185,6 +185,10 @@ type PayloadConfig struct {
 	Guards []Guard
 	// TimeFormat is how times are written: TimeISO by default.
 	TimeFormat TimeFormat
+	// Context are the context values that travel with messages, each in a header: from a call
+	// with [WithContextValue] to the handler of the message, and on with all that this handler
+	// sends. Default: none.
+	Context []ContextHeader
 	// Environment ("production") and Build ("1.4.2") go with every message that is sent, as
 	// headers, for people who look at messages. Nothing depends on them. Default: none.
 	Environment, Build string
@@ -532,6 +536,7 @@ func (n quantity) faults() []error {
 
 func (c *Config) validateNumbers() []error {
 	var faults []error
+	faults = append(faults, c.Payload.contextFaults()...)
 	for _, text := range []string{c.Payload.Environment, c.Payload.Build} {
 		if err := checkShort("the text of Payload.Environment or Build", text); err != nil {
 			faults = append(faults, err)

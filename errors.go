@@ -322,7 +322,7 @@ type PanicError = guard.PanicError
 type RejectError struct {
 	// Reason is a short code: "bad-header", "bad-time", "bad-retry-count",
 	// "no-type", "unknown-type", "unsupported-content", "bad-payload",
-	// "too-large", "loop".
+	// "too-large", "loop", "missing-context", "bad-context".
 	Reason string
 	// Err says more.
 	Err error

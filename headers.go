@@ -1,8 +1,13 @@
 package harebus
 
 import (
+	"context"
+	"errors"
+	"fmt"
+
 	"github.com/harebus/harebus/internal/header"
 	"github.com/harebus/harebus/internal/messageid"
+	"github.com/harebus/harebus/internal/travel"
 )
 
 // The standard headers, without their prefix. On the wire they are
@@ -123,3 +128,88 @@ const (
 	// can read: 11/21/2026 08:46:59, in UTC, to the second.
 	TimeLegacy
 )
+
+// ContextHeader is a context value that travels with messages: see Config.Payload.Context.
+type ContextHeader struct {
+	// Name is that of the value, and of its header: "tenant".
+	Name string
+	// Required refuses to send a message without the value, and parks a received one
+	// ("missing-context").
+	Required bool
+	// Max is how many bytes the value may have, at most 4,096. A message with a longer one,
+	// or with one that is not printable text, is neither sent nor handled ("bad-context").
+	// Default: 256.
+	Max int
+}
+
+// WithContextValue returns a context whose value travels with messages, if
+// Config.Payload.Context has its name. In a handler an empty one replaces that of the message.
+func WithContextValue(ctx context.Context, name, value string) context.Context {
+	return travel.With(ctx, name, value)
+}
+
+// ContextValue returns a value that [WithContextValue] has set, or that came with the message
+// that is handled in ctx; "" if there is none.
+func ContextValue(ctx context.Context, name string) string {
+	value, _ := travel.Of(ctx, name)
+	return value
+}
+
+// travels are the values that travel, with their defaults.
+func (c *PayloadConfig) travels() travel.List {
+	list := make(travel.List, len(c.Context))
+	for i, one := range c.Context {
+		fill(&one.Max, 256)
+		list[i] = travel.Value(one)
+	}
+	return list
+}
+
+// contextFaults are those of Context.
+func (c *PayloadConfig) contextFaults() (faults []error) {
+	dialect, known := newDialect(c), map[string]bool{}
+	for i, one := range c.travels() {
+		if _, err := dialect.Sendable(map[string]any{one.Name: ""}); err != nil {
+			faults = append(faults, fmt.Errorf("Payload.Context[%d]: %w", i, err))
+		}
+		if known[one.Name] {
+			faults = append(faults, fmt.Errorf("Payload.Context[%d]: %q is there twice", i, one.Name))
+		}
+		known[one.Name] = true
+		faults = append(faults, quantity{fmt.Sprintf("Payload.Context[%d].Max", i), one.Max, 1, 4096}.faults()...)
+	}
+	return faults
+}
+
+// carry takes the values that travel out of the message, into the context of its handler.
+func (d *delivery) carry() error {
+	values, err := d.endpoint.setup.travels.Read(d.message.Headers)
+	var missing *travel.Missing
+	switch {
+	case errors.As(err, &missing):
+		return reject("missing-context", "%w", err)
+	case err != nil:
+		return reject("bad-context", "%w", err)
+	}
+	d.message.carried = values
+	d.ctx = d.endpoint.setup.travels.Into(d.ctx, values)
+	return nil
+}
+
+// carry puts the values that travel into the headers of a message. A reply that says that a
+// request was given up needs none: the request may have come without.
+func (s *sender) carry(ctx context.Context, headers map[string]any, o *sendOptions) error {
+	travels := s.endpoint.setup.travels
+	if len(travels) == 0 || o.fault != nil {
+		return nil
+	}
+	var handled []string
+	if m := s.scope.Message(); m != nil {
+		handled = m.carried
+	}
+	err := travels.Write(ctx, handled, headers)
+	if missing := (*travel.Missing)(nil); errors.As(err, &missing) {
+		return fmt.Errorf("%w, which Config.Payload.Context requires; set it with WithContextValue", err)
+	}
+	return err
+}

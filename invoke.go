@@ -107,7 +107,7 @@ func (d *delivery) rehearsed() ([]*publish.Message, *scope, error) {
 	if err := d.choose(); err != nil {
 		return nil, nil, err
 	}
-	ctx := d.Context()
+	ctx := d.ctx
 	run := func(ctx context.Context) (outs []*publish.Message, sc *scope, err error) {
 		sc = &scope{Incoming: d.message, ID: d.came.id, Origin: d.handler.origin, Rehearsal: true}
 		err = d.handler.invoke(ctx, &Bus{sender{d.endpoint, sc}}, d.message)

@@ -82,7 +82,9 @@ type Message struct {
 	hops   int
 	packed []byte  // properties and body as they came; nil if no broker has delivered it
 	codecs *codecs // of the setup
-	prefix string  // of the standard headers
+	// carried are the values of Config.Payload.Context that it came with.
+	carried []string
+	prefix  string // of the standard headers
 }
 
 // Properties are the AMQP basic properties of a received message without the

@@ -55,6 +55,9 @@ func (s *sender) compose(ctx context.Context, to address, value any, o *sendOpti
 	if err := s.stamp(out, draft, to, o); err != nil {
 		return nil, refuse(verb, "%w", err)
 	}
+	if err := s.carry(ctx, out.Publishing.Headers, o); err != nil {
+		return nil, refuse(verb, "%w", err)
+	}
 	s.endpoint.setup.observers.carry(o.observed, out)
 	if err := s.seal(ctx, out); err != nil {
 		return nil, fmt.Errorf("harebus: %s: %w", verb, err)

@@ -273,6 +273,9 @@ func (d *delivery) choose() error {
 	if err := d.translate(); err != nil {
 		return err
 	}
+	if err := d.carry(); err != nil {
+		return err
+	}
 	h, err := d.endpoint.handlerFor(d.message)
 	if err != nil {
 		return err

@@ -21,6 +21,7 @@ import (
 	"github.com/harebus/harebus/internal/replies"
 	"github.com/harebus/harebus/internal/routing"
 	"github.com/harebus/harebus/internal/session"
+	"github.com/harebus/harebus/internal/travel"
 	"github.com/harebus/harebus/internal/wait"
 	"github.com/harebus/harebus/topology"
 )
@@ -35,6 +36,7 @@ type Setup struct {
 	codecs    *codecs
 	codings   map[string]Compression // that can be read
 	dialect   header.Dialect
+	travels   travel.List
 	routing   routing.Exchanges
 	sendChain SendFunc
 	observers *observers
@@ -85,6 +87,7 @@ func New(cfg Config) (*Setup, error) {
 		codecs:    registry,
 		codings:   cfg.Payload.Compress.all(),
 		dialect:   newDialect(&cfg.Payload),
+		travels:   cfg.Payload.travels(),
 		routing:   routing.Exchanges(cfg.Exchanges),
 		sendChain: sendChain,
 		log:       safeLogger(cfg.Logger),
