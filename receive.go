@@ -294,7 +294,8 @@ func (d *delivery) open() error {
 	o, err := d.endpoint.open(d.ctx, d.message, &d.Raw, d.endpoint.queue)
 	d.confidential = o.confidential
 	if err != nil {
-		return failed(d.Context(), err)
+		f := failed(d.Context(), err)
+		return f
 	}
 	if d.due = o.dueAt; time.Until(d.due) > 0 && !(d.served() && !d.came.deferredUntil.Before(d.due)) {
 		return errEarly
