@@ -651,6 +651,40 @@ func TestRequestWithoutItsQueue(t *testing.T) {
 	})
 }
 
+// TestRequestBetweenTwoQueues: a request that is made after the reply queue has gone, and before
+// there is another, waits for that.
+func TestRequestBetweenTwoQueues(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		responder(r, nil)
+		ch := r.channel()
+		s := r.setup(r.config(""))
+		request := func() error {
+			_, err := harebus.Request[answer](r.ctx, s.Bus(), "orders", order{2})
+			return err
+		}
+		if err := request(); err != nil {
+			t.Fatal(err)
+		}
+		gone := r.replyQueues()[0]
+		held := r.broker.Inject(brokertest.Fault{On: "queue.declare", Do: brokertest.Hold, Match: func(f brokertest.Frame) bool {
+			return strings.Contains(f.Queue, ".replies.") && f.Queue != gone
+		}})
+		if _, err := ch.QueueDelete(gone, false, false, false); err != nil {
+			t.Fatal(err)
+		}
+		if err := held.WaitFired(r.ctx, 1); err != nil {
+			t.Fatal(err)
+		}
+		errs := make(chan error, 1)
+		go func() { errs <- request() }()
+		time.Sleep(time.Second) // virtual
+		held.Release()
+		if err := receive(r, errs); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // TestRequestAfterALongOutage: a broker that is away for longer than the reply queue lives
 // makes requests fail when it is back, and not before.
 func TestRequestAfterALongOutage(t *testing.T) {
