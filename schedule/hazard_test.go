@@ -81,7 +81,7 @@ func TestTokensBehindTheMark(t *testing.T) {
 	if complete, _ := l.returned(probe); complete {
 		t.Fatal("an earlier probe counts")
 	}
-	e, counts := l.arrive(old, "1", now)
+	e, counts := l.arrive(old, "1", false, now)
 	if s, _, _ := l.look(e, false, now); !counts || s == nil || s.message == nil || !s.message.At.Equal(now.Add(-30*time.Second)) {
 		t.Fatalf("the token that came is not due: %+v", s)
 	}
@@ -338,13 +338,13 @@ func TestRollingDeployment(t *testing.T) {
 func TestTokenThatNobodyDefines(t *testing.T) {
 	t.Parallel()
 	l, now := newLeader(), time.Now()
-	e, _ := l.arrive(&token{Name: "x", Last: now.Add(-time.Hour)}, "1", now)
+	e, _ := l.arrive(&token{Name: "x", Last: now.Add(-time.Hour)}, "1", false, now)
 	s, _, gone := l.look(e, false, now)
 	if gone || s == nil || s.message != nil || !s.next.Orphan.Equal(now) {
 		t.Fatalf("a token without a definition: %+v, gone %v", s, gone)
 	}
 	l.confirmed(s, now)
-	e, _ = l.arrive(&s.next, s.id, now)
+	e, _ = l.arrive(&s.next, s.id, false, now)
 	if s, _, gone := l.look(e, false, now.Add(29*24*time.Hour)); gone || s == nil || s.message != nil {
 		t.Fatalf("after 29 days: %+v, gone %v", s, gone)
 	}

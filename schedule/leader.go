@@ -71,10 +71,12 @@ type step struct {
 
 // arrive notes the message of a token and says whether it is the one that counts. If not, it is
 // to be acknowledged.
-func (l *leader) arrive(t *token, id string, now time.Time) (*entry, bool) {
+func (l *leader) arrive(t *token, id string, redelivered bool, now time.Time) (*entry, bool) {
 	if _, ok := l.spent[id]; ok {
 		delete(l.spent, id)
-		return nil, false
+		if !redelivered { // else it has been in other hands since, where its successor may have become needless
+			return nil, false
+		}
 	}
 	e := l.entries[t.Name]
 	if e != nil && e.id == id {
@@ -83,7 +85,9 @@ func (l *leader) arrive(t *token, id string, now time.Time) (*entry, bool) {
 		}
 		return e, true
 	}
-	if e != nil && e.alive(now) {
+	// Only a token that is held for sure can make another one needless. One that is on its way may
+	// have come to another instance, which has acknowledged it in favour of this very one.
+	if e != nil && e.hold != nil && e.hold.Holds() {
 		if !t.beats(&e.token) {
 			return nil, false
 		}
@@ -94,7 +98,7 @@ func (l *leader) arrive(t *token, id string, now time.Time) (*entry, bool) {
 	return e, true
 }
 
-// alive says whether the message of the token is held here, or on its way.
+// alive says whether the message of the token is held here, or may be on its way.
 func (e *entry) alive(now time.Time) bool {
 	if e.hold == nil {
 		return now.Sub(e.since) < overdue

@@ -33,6 +33,11 @@ var mutants = []mutant.Mutant{
 		Breaks: "TestTokensBehindTheMark",
 	},
 	{
+		Name: "a token on its way makes another one needless", File: "schedule/leader.go",
+		Old: "\tif e != nil && e.hold != nil && e.hold.Holds() {\n", New: "\tif e != nil && e.alive(now) {\n",
+		Breaks: "TestCuts",
+	},
+	{
 		Name: "the clock of the instance instead of the watermark", File: "schedule/definition.go",
 		Old: "\tfirst := d.after(t.Last)\n", New: "\tfirst := d.after(now.Add(-time.Second))\n",
 		Breaks: "TestAllAway",

@@ -39,7 +39,7 @@ func (s *Schedules) onToken(ctx context.Context, bus *harebus.Bus, t token) erro
 	}
 	m, now := harebus.Incoming(ctx), clock()
 	s.mu.Lock()
-	e, counts := s.leader.arrive(&t, m.ID, now)
+	e, counts := s.leader.arrive(&t, m.ID, m.Redelivered, now)
 	if !counts {
 		s.mu.Unlock()
 		return nil
