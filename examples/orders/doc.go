@@ -1,0 +1,2 @@
+// Command orders is the service of the tutorial, docs/tutorial.md.
+package main
