@@ -22,7 +22,7 @@ type bar struct {
 // of them has its code in packages of its own, and its exported names and their documentation in the root.
 var bars = []bar{
 	{"source files", 30, 30, (*house).files},
-	{"lines, in hundreds", 69, 70, (*house).lines},
+	{"lines, in hundreds", 70, 70, (*house).lines},
 	{"files that hold *Setup", 5, 5, (*house).holdSetup},
 	{"files that read Config.Queue", 1, 1, (*house).readQueue},
 	{"fields of Config", 18, 18, (*house).fields},
