@@ -104,7 +104,7 @@ var mutants = []mutant.Mutant{
 		Breaks: "INNOCENT",
 	},
 	{
-		Name: "try a nacked event ten times", File: "internal/publish/publisher.go",
+		Name: "try a nacked event ten times", File: "internal/publish/retry.go",
 		Old: "	const first, second = 4, 7\n", New: "	if nacks < 9 {\n\t\treturn tryNow\n\t}\n\tconst first, second = 4, 7\n",
 		Breaks: "COPIES",
 	},
@@ -125,7 +125,7 @@ var mutants = []mutant.Mutant{
 		Breaks: "TIMER",
 	},
 	{
-		Name: "no delivery limit on the error queue", File: "internal/routing/routing.go",
+		Name: "no delivery limit on the error queue", File: "internal/routing/listener.go",
 		Old: "\tif q.Type == topology.Quorum {\n", New: "\tif q.Type == topology.Quorum && false {\n",
 		Breaks: "NOLOSS",
 	},

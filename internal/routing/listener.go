@@ -1,101 +1,12 @@
-// Package routing knows the objects of a service on the broker: through which exchange a
-// message goes, and the listener queue and the error queue with their arguments and
-// bindings. They are those of PikaBus.
 package routing
 
 import (
 	"fmt"
 	"maps"
-	"strings"
 	"time"
 
-	"github.com/harebus/harebus/internal/field"
-	"github.com/harebus/harebus/internal/messageid"
 	"github.com/harebus/harebus/topology"
 )
-
-// Exchanges are the two exchanges of the bus: Direct leads to a queue by its name, Topic to
-// every queue that is bound with a pattern.
-type Exchanges struct{ Direct, Topic string }
-
-const (
-	// DirectReplyTo starts the addresses that RabbitMQ makes for requesters who have no
-	// queue: those of the RPC clients of Spring, Nest and others.
-	DirectReplyTo = "amq.rabbitmq.reply-to."
-	// serverNamed starts the names of queues that were declared without one.
-	serverNamed = "amq.gen-"
-)
-
-// Reserved says whether an address is one that the broker has named for a requester.
-func Reserved(address string) bool {
-	return strings.HasPrefix(address, DirectReplyTo) || strings.HasPrefix(address, serverNamed)
-}
-
-// Reply is the exchange for an answer. An address that the broker has named is bound to no
-// exchange but the default one.
-func (x Exchanges) Reply(address string) string {
-	if Reserved(address) {
-		return ""
-	}
-	return x.Direct
-}
-
-// Topology are the two exchanges, exactly as PikaBus declares them. The ones that every
-// broker has (amq.direct, amq.topic) are not declared.
-func (x Exchanges) Topology() topology.Topology {
-	var t topology.Topology
-	if x.Direct != "amq.direct" {
-		t.Exchanges = append(t.Exchanges, topology.Exchange{Name: x.Direct, Kind: topology.Direct})
-	}
-	if x.Topic != "amq.topic" {
-		t.Exchanges = append(t.Exchanges, topology.Exchange{Name: x.Topic, Kind: topology.Topic})
-	}
-	return t
-}
-
-// Bindings bind a queue to topics.
-func (x Exchanges) Bindings(queue string, topics []string, arguments map[string]any) []topology.Binding {
-	bindings := make([]topology.Binding, len(topics))
-	for i, topic := range topics {
-		bindings[i] = topology.Binding{Exchange: x.Topic, Key: topic, Queue: queue, Arguments: arguments}
-	}
-	return bindings
-}
-
-// Replies is a reply queue with its binding. It is not exclusive: a PikaBus service binds the
-// queue that it replies to, and the broker refuses that for the exclusive queue of another
-// connection.
-func (x Exchanges) Replies(queue string) topology.Topology {
-	return topology.Topology{
-		Queues:   []topology.Queue{{Name: queue, Type: topology.Classic, Arguments: map[string]any{"x-expires": repliesExpire.Milliseconds()}}},
-		Bindings: []topology.Binding{{Exchange: x.Direct, Key: queue, Queue: queue}},
-	}
-}
-
-// repliesMark stands in the name of a reply queue, between that of its owner and random
-// digits.
-const repliesMark = ".replies."
-
-// ReplyQueue makes the name of a reply queue. An owner with a long name is cut.
-func ReplyQueue(owner string) string {
-	id := messageid.New()
-	digits := repliesMark + id[len(id)-randomDigits:]
-	if most := field.MaxShortString - len(digits); len(owner) > most {
-		owner = strings.ToValidUTF8(owner[:most], "")
-	}
-	return owner + digits
-}
-
-// Owner is the owner of a reply queue. For any other address the address itself is returned.
-func Owner(address string) string {
-	at := strings.LastIndex(address, repliesMark)
-	if at < 0 || len(address)-at-len(repliesMark) != randomDigits {
-		return address
-	}
-	return address[:at]
-}
-
-const randomDigits = 12
 
 // Options are the properties of a listener queue.
 type Options struct {
