@@ -23,7 +23,7 @@ type watch struct {
 
 // lookEvery is the pause between two looks at the backlog.
 func (c *Config) lookEvery() time.Duration {
-	const most, looks = 5 * time.Second, 4 // in the time of the bound
+	const most, looks = 5 * time.Second, 4 // looks in the time of Behind
 	if c.Behind < 0 {
 		return most
 	}
@@ -127,7 +127,7 @@ func (o *Outbox) judge(b harebus.Backlog, refused string) error {
 }
 
 // Ready says whether the outbox keeps up. It fails while a message of this process waits for
-// longer than Config.Behind, or while the table cannot be read for that time. Messages that
+// longer than Config.Behind (also one that is published and whose row cannot be deleted), or while the table cannot be read for that time. Messages that
 // the broker refuses do not make it fail, because one of them would then stop every instance
 // of the service; it names some of them when it fails. [harebus.Setup.Ready] calls it.
 func (o *Outbox) Ready() error {

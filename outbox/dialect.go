@@ -75,8 +75,8 @@ func (d Dialect) age(column string) string {
 	}
 }
 
-// before is the time as many milliseconds ago as a parameter says. It is the same for the
-// whole statement, so that an index serves.
+// before is the time as many milliseconds ago as a parameter says. PostgreSQL's now() is
+// constant in a statement, so the planner can use an index; clock_timestamp() is not.
 func (d Dialect) before() string {
 	switch {
 	case d == Postgres:
@@ -134,9 +134,9 @@ func (d Dialect) statement(prefix, text string) string {
 	return b.String()
 }
 
-// conflict says whether err is one of two transactions that were in each other's way, after
-// which the same transaction can be tried again at once.
-func conflict(err error) bool {
+// conflict says whether err is a deadlock, a serialization failure or a lock that was waited
+// for too long, after which the same transaction can be tried again at once.
+func (d Dialect) conflict(err error) bool {
 	if err == nil {
 		return false
 	}
@@ -145,7 +145,8 @@ func conflict(err error) bool {
 		return state.SQLState() == "40001" || state.SQLState() == "40P01"
 	}
 	var sqlite interface{ Code() int }
-	if errors.As(err, &sqlite) {
+	// Errors of a handler can have such a method, too.
+	if d == SQLite && errors.As(err, &sqlite) && strings.Contains(fmt.Sprintf("%T", sqlite), "sqlite") {
 		const busy, locked = 5, 6
 		code := sqlite.Code() & 0xff
 		return code == busy || code == locked
@@ -158,8 +159,8 @@ var conflictText = regexp.MustCompile(`Error (1213|1205)\b|database (table )?is 
 
 // answered says whether the database itself has refused a commit. Any other error, such as
 // a lost connection, leaves open whether it has committed.
-func answered(err error) bool {
-	if conflict(err) {
+func (d Dialect) answered(err error) bool {
+	if d.conflict(err) {
 		return true
 	}
 	var state interface{ SQLState() string }

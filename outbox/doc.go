@@ -15,8 +15,8 @@
 // Code outside handlers uses [Outbox.Transaction], [Outbox.Begin], or [Outbox.Join] for a
 // transaction that somebody else owns.
 //
-// The package needs database/sql only, or pgx by [NewPgx]; the driver is yours. It uses no
-// locks of rows, no advisory locks, no NOTIFY and no leader. Every running outbox writes
+// The package needs database/sql only, or pgx by [NewPgx]; the driver is yours. The relay
+// uses no advisory locks, no NOTIFY, no leader, and no "select for update"; only sagas lock rows with that. Every running outbox writes
 // its rows into a lane of its own, a numbered part of the table, and leases that lane by
 // the clock of the database. When its lease has run out, others publish what is left there.
 // docs/outbox.md says what is promised and what is not.

@@ -2,6 +2,7 @@ package outbox
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"time"
 
@@ -91,16 +92,20 @@ func (r *relay) someGone() (*lane, []int64) {
 const mostReason = 500
 
 // setAside moves a message that the broker has refused into the lane of refused ones, where
-// it is tried again after growing pauses, and holds up nobody.
+// it is tried again after growing pauses, and holds up nobody. With errFull it was not tried,
+// so that counts as no attempt.
 func (r *relay) setAside(l *lane, refused row, reason error) {
-	o := r.outbox
-	o.counters.refused.Add(1)
+	o, tried := r.outbox, 1
+	if errors.Is(reason, errFull) {
+		tried = 0
+	}
+	o.counters.refused.Add(uint64(tried)) //nolint:gosec // 0 or 1
 	text := strings.ToValidUTF8(strings.ReplaceAll(reason.Error(), "\x00", ""), "?")
 	if len(text) > mostReason {
 		text = strings.ToValidUTF8(text[:mostReason], "")
 	}
 	o.log.Warn("outbox: the broker refuses a message; it is set aside and tried again later", zap.Int64("id", refused.id), zap.String("message_id", refused.envelope.MessageID()), zap.Error(reason))
-	err := r.moveAside(l, refused.id, text)
+	err := r.moveAside(l, refused.id, text, tried)
 	if err != nil {
 		r.redo(l, []row{refused})
 		r.failed("cannot set a refused message aside", err)
@@ -111,7 +116,7 @@ func (r *relay) setAside(l *lane, refused row, reason error) {
 	l.erased = append(l.erased, refused.id)
 }
 
-func (r *relay) moveAside(l *lane, id int64, reason string) error {
+func (r *relay) moveAside(l *lane, id int64, reason string, tried int) error {
 	const least, most, doublings = 2 * time.Second, 10 * time.Minute, 9
 	ctx, d := context.WithoutCancel(r.sending), r.outbox.cfg.Dialect
 	var attempts int64
@@ -121,8 +126,8 @@ func (r *relay) moveAside(l *lane, id int64, reason string) error {
 	}
 	pause := min(least<<min(attempts, doublings), most).Milliseconds()
 	move := func(to int64) error {
-		_, err := r.exec(ctx, "update #outbox set lane = -1, id = ?, attempts = attempts + 1, last_error = ?, not_before = "+d.in()+" where lane = ? and id = ?",
-			to, reason, pause, l.number, id)
+		_, err := r.exec(ctx, "update #outbox set lane = -1, id = ?, attempts = attempts + ?, last_error = ?, not_before = "+d.in()+" where lane = ? and id = ?",
+			to, tried, reason, pause, l.number, id)
 		return err
 	}
 	if err = move(id); err != nil {

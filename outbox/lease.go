@@ -264,7 +264,7 @@ func (r *relay) clean(ctx context.Context, table, column string) error {
 	}
 	for {
 		n, err := r.exec(ctx, text, r.outbox.cfg.Keep.Milliseconds(), most)
-		if conflict(err) { // a handler uses one of the rows: next time
+		if d.conflict(err) { // a handler uses one of the rows: next time
 			return nil
 		}
 		if err != nil || n < most {

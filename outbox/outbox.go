@@ -139,6 +139,9 @@ func newOutbox(cfg Config, db database) (*Outbox, error) {
 // sql completes a statement.
 func (o *Outbox) sql(text string) string { return o.cfg.Dialect.statement(o.cfg.Prefix, text) }
 
+// epoch is where the time in ids begins. They are positive for 71 years after it.
+var epoch = time.Date(2026, time.January, 1, 0, 0, 0, 0, time.UTC)
+
 // nextID returns the first of n new ids, which have the time in front. They are unique in a
 // lane, because only one process stores in it. Lanes have such numbers, too.
 func (o *Outbox) nextID(n int) int64 {
@@ -148,7 +151,7 @@ func (o *Outbox) nextID(n int) int64 {
 	for _, c := range random[len(random)-3:] {
 		low = low<<4 | int64(hexDigit(c))
 	}
-	now := time.Now().UnixMicro()<<bits | low&(1<<bits-1)
+	now := time.Since(epoch).Microseconds()<<bits | low&(1<<bits-1)
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	first := max(o.last+1, now)
@@ -210,7 +213,7 @@ func (o *Outbox) Transact(ctx context.Context, m *harebus.Message, run func(ctx 
 	id, queue := m.ID, m.Queue // the handler may change m
 	for try := 1; ; try++ {
 		err := o.transact(ctx, id, queue, run)
-		if try == tries || ctx.Err() != nil || !conflict(err) {
+		if try == tries || ctx.Err() != nil || !o.cfg.Dialect.conflict(err) {
 			return err
 		}
 		o.counters.conflicts.Add(1)
@@ -257,7 +260,7 @@ func (o *Outbox) finish(ctx context.Context, tx transaction, envelopes []harebus
 	o.claim(s)
 	if err := tx.commit(ctx); err != nil {
 		o.disclaim(s)
-		if err = ended(err); errors.Is(err, ErrEnded) || answered(err) {
+		if err = ended(err); errors.Is(err, ErrEnded) || o.cfg.Dialect.answered(err) {
 			return fmt.Errorf("harebus: outbox: commit: %w", err)
 		}
 		return fmt.Errorf("harebus: outbox: commit: %w: %w", ErrUnknownCommit, err)

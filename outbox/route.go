@@ -172,6 +172,9 @@ func (m *member) keepRunning(ctx context.Context, bus *harebus.Bus) {
 	for wait := least; ; wait = min(2*wait, most) {
 		err := m.check(ctx)
 		if err == nil {
+			m.mu.Lock()
+			m.reason = nil
+			m.mu.Unlock()
 			err = m.Outbox.Run(ctx, bus)
 		}
 		if ctx.Err() != nil {
@@ -201,9 +204,9 @@ func (r *Router) Ready() error {
 	var faults []error
 	for _, m := range r.members {
 		m.mu.Lock()
-		sound, reason := m.sound, m.reason
+		reason := m.reason
 		m.mu.Unlock()
-		if !sound && reason != nil {
+		if reason != nil {
 			faults = append(faults, reason)
 			continue
 		}

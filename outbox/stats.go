@@ -21,7 +21,9 @@ type Stats struct {
 	// tried again after a deadlock or a serialization failure, in this process.
 	Duplicates, Conflicts uint64
 	// Waiting are the messages in the table that are still to be published, of all
-	// processes. Of each lane at most 10,000 are counted.
+	// processes, and published ones whose rows are not deleted yet. That takes some
+	// milliseconds, and longer while the database cannot delete. Of each lane at most 10,000
+	// are counted.
 	Waiting int
 	// Oldest is the age of the oldest of them; 0 if there is none.
 	Oldest time.Duration

@@ -29,8 +29,9 @@ func (t *Tx) Context(ctx context.Context) context.Context {
 	return context.WithValue(ctx, transactionKey{}, t.in)
 }
 
-// Begin starts a transaction for code that cannot be a closure. It ends with ctx at the
-// latest. Call Rollback with defer, and Commit.
+// Begin starts a transaction for code that cannot be a closure. Call Commit, and
+// Rollback with defer. The transaction is open, with its locks and its connection, until one
+// of them is called. With database/sql the end of ctx rolls it back, too; with pgx it does not.
 func (o *Outbox) Begin(ctx context.Context, bus *harebus.Bus) (*Tx, error) {
 	if bus == nil {
 		return nil, errors.New("harebus: outbox: begin: the bus is nil")
@@ -49,7 +50,7 @@ func (o *Outbox) Begin(ctx context.Context, bus *harebus.Bus) (*Tx, error) {
 }
 
 // Commit stores the messages and commits. When it returns nil, the database has both, and
-// the messages are published soon. In both cases the transaction has ended.
+// the messages are published soon. Whether it returns nil or an error, the transaction has ended.
 func (t *Tx) Commit(ctx context.Context) error {
 	defer t.Rollback()
 	envelopes, err := t.buffer.Detach()
@@ -79,7 +80,7 @@ func (o *Outbox) Transaction(ctx context.Context, bus *harebus.Bus, fn func(ctx 
 	const tries = 4
 	for try := 1; ; try++ {
 		err := o.once(ctx, bus, fn)
-		if try == tries || ctx.Err() != nil || !conflict(err) {
+		if try == tries || ctx.Err() != nil || !o.cfg.Dialect.conflict(err) {
 			return err
 		}
 		o.counters.conflicts.Add(1)

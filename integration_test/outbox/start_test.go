@@ -103,6 +103,15 @@ func TestTwoSetups(t *testing.T) {
 	if err := ob.Run(r.ctx, s.Bus()); !errors.Is(err, outbox.ErrRunning) {
 		t.Errorf("Run: %v", err)
 	}
+	router := outbox.Route(func(*harebus.Message) (*outbox.Outbox, error) { return ob, nil }, ob)
+	ctx, cancel := context.WithCancel(r.ctx)
+	ended := make(chan error)
+	go func() { ended <- router.Run(ctx, s.Bus()) }()
+	r.eventually("the router says that its outbox does not run", func() bool { return errors.Is(router.Ready(), outbox.ErrRunning) })
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
 	err = ob.Transaction(r.ctx, s.Bus(), func(ctx context.Context, tx *outbox.Tx) error {
 		return tx.Send(ctx, "out", placed{2}, harebus.WithMessageID(strings.Repeat("x", 256)))
 	})

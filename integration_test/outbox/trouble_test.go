@@ -148,6 +148,10 @@ func TestFullQueue(t *testing.T) {
 		return err == nil && stats.SetAside == messages-1 && stats.Waiting == 0
 	})
 	r.await("full", 1)
+	stats, err := ob.Stats(r.ctx)
+	if err != nil || stats.Refused > messages/2 {
+		t.Errorf("%+v, %v: messages that were not tried count as refused", stats, err)
+	}
 }
 
 // TestPlan: PostgreSQL does not sort the backlog for each batch, also if the table was never
