@@ -112,7 +112,7 @@ func (e *FaultError) Error() string {
 	return "the service has given the request up: " + safelog.Printable(details)
 }
 
-// request sends a request and has read take the reply.
+// request sends a request and passes the reply to read.
 func (s *sender) request(ctx context.Context, queue string, message any, o sendOptions, read func(*Message) error) (err error) {
 	setup := s.endpoint.setup
 	to := address{op: OpRequest, exchange: s.exchange(OpRequest, queue, &o), key: queue}
@@ -139,7 +139,7 @@ func (s *sender) request(ctx context.Context, queue string, message any, o sendO
 	o.replyBy, _ = ctx.Deadline()
 	sent := within.dispatch(ctx, to, message, &o)
 	select {
-	case <-call.Done(): // whatever the broker says
+	case <-call.Done(): // the reply is here, so the result of the sending does not matter
 	default:
 		if sent != nil {
 			return sent

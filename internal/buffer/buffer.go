@@ -18,8 +18,8 @@ var ErrEnded = errors.New("the handler or transaction has ended")
 type Scope[M any] struct {
 	// Incoming is what the handler handles; nil in a transaction.
 	Incoming *M
-	// ID is that of Incoming as it came, and Origin the listener queue and the handler: for
-	// derived ids.
+	// ID (of the incoming message, as it came) and Origin (the listener queue and the handler)
+	// are what the ids of sent messages derive from.
 	ID, Origin string
 	// Rehearsal says that nothing is published.
 	Rehearsal bool
@@ -42,7 +42,7 @@ func (s *Scope[M]) Outer() *Scope[M] {
 	return s.parent
 }
 
-// Outermost is the scope that all around this one join in the end.
+// Outermost is the top of the chain of scopes that this one is in.
 func (s *Scope[M]) Outermost() *Scope[M] {
 	for {
 		outer := s.Outer()

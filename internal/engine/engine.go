@@ -40,12 +40,13 @@ func (e *Engine) Begin(ctx context.Context) (handling, serving context.Context) 
 	return handling, serving
 }
 
-// Serve runs a function that ends with the context of Begin.
+// Serve runs a function in the background. It must return when the serving context of Begin
+// ends.
 func (e *Engine) Serve(run func()) { e.serving.Go(run) }
 
 // Stop ends the consumers, waits for their handlers, ends the tasks and closes the
 // connections. When ctx ends or the timeout passes, it ends the contexts of the handlers. It
-// returns how many handlers have not returned, and whether all tasks have.
+// returns how many handlers have not returned, and whether all tasks have ended.
 func (e *Engine) Stop(ctx context.Context, timeout time.Duration, waits wait.Teller) (handlers int64, ended bool) {
 	defer e.close()
 	if e.abandon == nil {

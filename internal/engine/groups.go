@@ -57,7 +57,7 @@ func (gs Groups) Oldest() (oldest time.Duration) {
 	return oldest
 }
 
-// Inside says whether the caller is inside a handler: handles finds its task, or the
+// Inside says whether the caller is inside a handler: handles reports that a task is the caller's, or the
 // goroutine is that of a busy worker.
 func (gs Groups) Inside(handles func(consume.Task) bool) bool {
 	return slices.ContainsFunc(gs, func(g *consume.Group) bool { return g.Inside(handles) })

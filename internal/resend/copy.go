@@ -66,8 +66,8 @@ func (c *Case) strip(out *publish.Message) {
 }
 
 // originalHeaders decodes the headers again: those of the delivery were handed out
-// to middleware and handlers, which may have changed them. Headers that cannot be read
-// are one header, in bytes.
+// to middleware and handlers, which may have changed them. If the headers
+// cannot be decoded, their raw bytes become one header.
 func (c *Case) originalHeaders() amqp.Table {
 	if c.On.Unreadable != nil {
 		return amqp.Table{c.Queue.Dialect.Names.RawHeaders: c.On.Unreadable.Raw}

@@ -9,7 +9,7 @@ import (
 const (
 	// parkingPause and longestParking are the shortest and the longest time for
 	// which a message waits in the delay queues when the error queue does not take
-	// it. It grows while that lasts.
+	// it. The longer that lasts, the longer is the wait.
 	parkingPause, longestParking = 30 * time.Second, 5 * time.Minute
 	// quiet is how long a fault that lasts is not logged again.
 	quiet = 15 * time.Second
@@ -68,7 +68,7 @@ func (p *parking) trouble() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.err != nil && time.Since(p.last) > 2*longestParking {
-		p.err, p.count = nil, 0 // what waits comes back sooner, so nothing waits
+		p.err, p.count = nil, 0 // a waiting message returns sooner, and none came: none waits
 	}
 	if p.err == nil {
 		return nil

@@ -1,7 +1,7 @@
 // Package resend publishes copies of deliveries before they are acknowledged: to their own
 // queue by way of the delay queues, to the error queue, or again as they came. Until a copy
-// is confirmed its original must not be acknowledged; if it were given back, the broker
-// would deliver it again at once.
+// is confirmed its original must not be acknowledged. A failed message is not given back
+// instead: the broker would redeliver it immediately, without a pause.
 package resend
 
 import (
@@ -45,7 +45,7 @@ type Queue struct {
 	Publisher func() (*publish.Publisher, error)
 	// Restore declares the error queue.
 	Restore func(context.Context, *session.Session) error
-	// Final says whether err is about the message itself, which nothing can store.
+	// Final reports that no queue can ever store the message that err is about.
 	Final func(err error) bool
 
 	parking  parking
@@ -78,9 +78,9 @@ type Case struct {
 	Failures        int
 	// Fields name the message in a log.
 	Fields func() []zap.Field
-	// Lease is the context of what has to be done before the ack.
+	// Lease returns a context that ends when the delivery can no longer be acknowledged.
 	Lease func() context.Context
-	// Begin is told of each copy, and its end of what has become of it.
+	// Begin is called before each copy is sent; end is called with the result.
 	Begin func(ctx context.Context, kind Kind, out *publish.Message, cause error) (copying context.Context, end func(error))
 	// Deadly says that a copy has ended the connection whenever it was sent. Copies that are
 	// made after that have no custom headers.
@@ -236,7 +236,7 @@ func (c *Case) Park(cause error) Result {
 	return c.bury(c.failedCopy(c.Queue.ErrorQueue, cause), cause)
 }
 
-// ParkNow moves a message to the error queue that was put off.
+// ParkNow parks a message that waited in the delay queues because the error queue took none.
 func (c *Case) ParkNow(cause error) Result {
 	out := c.copyTo(c.Queue.ErrorQueue)
 	delete(out.Publishing.Headers, c.Queue.Dialect.Names.Parking)

@@ -35,7 +35,7 @@ const (
 	// instanceExpires is how long the queue of an instance is kept after the instance has
 	// ended.
 	instanceExpires = 30 * time.Minute
-	// exitGrace is how much longer than a listener queue with x-expires its exit lives:
+	// exitGrace is how much later than its listener queue with x-expires an exit expires:
 	// somebody may still use the queue shortly before it expires.
 	exitGrace = 5 * time.Minute
 	// repliesExpire is how long a reply queue stays when nobody consumes from it.
@@ -111,7 +111,7 @@ func (l *Listener) Life() time.Duration {
 	return time.Duration(ms) * time.Millisecond
 }
 
-// Exit is where what was delayed leaves the delay queues for a destination. The exit of a
+// Exit is the last delay queue on the way to a destination, its exchange and its bindings. The exit of a
 // listener queue that expires, as the queue of an instance does, expires as well, because
 // nobody would remove it.
 func Exit(exchange, key string, listeners []Listener) topology.Topology {
