@@ -116,6 +116,7 @@ func refused(t testing.TB, err error, reason string) {
 	switch {
 	case err == nil:
 		t.Errorf("the message was admitted; want %q", reason)
+		return
 	case reason == "" && ok:
 		t.Errorf("rejected with %q; want an ordinary error", rejected.Reason)
 	case reason != "" && (!ok || rejected.Reason != reason):

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/harebus/harebus"
 	"github.com/harebus/harebus/seal"
 )
 
@@ -41,6 +42,39 @@ Exit codes: 0 done, 1 not so, 2 the command line is wrong.`
 type newKey struct {
 	id, kind string
 	current  bool
+}
+
+// sealedFlags say how sealed messages are opened.
+type sealedFlags struct {
+	keys    string
+	headers headersFlag
+}
+
+// headersFlag collects -bound.
+type headersFlag []string
+
+func (h *headersFlag) String() string { return strings.Join(*h, ",") }
+
+// Set adds one header.
+func (h *headersFlag) Set(name string) error {
+	if name == "" {
+		return errors.New("the name is empty")
+	}
+	*h = append(*h, name)
+	return nil
+}
+
+// guards open sealed messages and verify signed ones. They protect nothing that is sent.
+func (f *sealedFlags) guards() ([]harebus.Guard, error) {
+	if f.keys == "" {
+		return nil, nil
+	}
+	keys, err := seal.ReadKeys(f.keys)
+	if err != nil {
+		return nil, err
+	}
+	policy := seal.Policy{Headers: f.headers, AnyDestination: true, Details: true}
+	return []harebus.Guard{seal.New(keys, policy), seal.Sign(keys, policy)}, nil
 }
 
 // runKeys is the command keys.

@@ -35,6 +35,9 @@ body that is not JSON is printed in base64, with "body_base64": true. Header
 values that JSON has no form for are objects such as {"$bytes": "base64"},
 {"$timestamp": "2026-11-21T08:46:59Z"} or {"$decimal": "1.50"}.
 
+A sealed body is printed as it came, unless -keys has the key. Messages that cannot be opened with
+it are moved to the error queue.
+
 A message is acknowledged after it was printed and replied to. A failing one
 (-fail) is printed at every attempt; it is tried again up to 5 times, with
 growing pauses, and then moved to the error queue. Logs go to stderr.
@@ -91,6 +94,9 @@ func runListen(ctx context.Context, args []string, std stdio) int {
 	flags.IntVar(&cfg.Consume.Prefetch, "prefetch", 0, "take up to `N` messages from the broker in advance (default 5 × concurrency)")
 	count := flags.Int("count", 0, "exit after `N` messages have been handled or moved to the error queue")
 	base := flags.Duration("retry-base", 2*time.Second, "`pause` before the first retry; it doubles each time, up to a minute")
+	var sealed sealedFlags
+	flags.StringVar(&sealed.keys, "keys", "", "open sealed messages, and verify signed ones, with the keys of this `file`")
+	flags.Var(&sealed.headers, "bound", "with -keys: this `header` is bound to messages, as the senders' policies say; may be repeated")
 	flags.StringVar(&cfg.ErrorQueue.Name, "error-queue", "error", "`queue` for messages that keep failing")
 	if code, done := parse(flags, args, std); done {
 		return code
@@ -110,6 +116,9 @@ func runListen(ctx context.Context, args []string, std stdio) int {
 		reply: json.RawMessage(*reply), broken: make(chan error, 1),
 	}
 	var err error
+	if cfg.Payload.Guards, err = sealed.guards(); err != nil {
+		return std.misuse(flags, err.Error())
+	}
 	if l.broker, err = connect.broker(std); err != nil {
 		return std.misuse(flags, err.Error())
 	}
