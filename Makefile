@@ -72,7 +72,7 @@ proof-simulated: # the part of the proof in virtual time, and the proof that it 
 
 proof-real: broker # the part of the proof on real brokers; RUN is a pattern of tests
 	HAREBUS_RABBITMQ_ROOT="$(if $(SUITE),$$(scripts/rabbitmq-root $(SUITE)),$$HAREBUS_RABBITMQ_ROOT)" && export HAREBUS_RABBITMQ_ROOT && \
-		cd integration_test && go test -count=1 -v -timeout 30m -run '$(RUN)' ./proof
+		cd integration_test && go test -count=1 -v -timeout 30m -run '$(RUN)' ./proof && cd schedule && go test -count=1 -v -timeout 30m -run '$(RUN)' . -chaos 3m
 
 proof-network: broker ## the proof on a cluster in network namespaces: partitions, cuts, lost packets (root, iproute2, iptables)
 	@command -v iptables >/dev/null && command -v ip >/dev/null || apt-get install -y iproute2 iptables
