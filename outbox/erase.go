@@ -9,8 +9,8 @@ import (
 	"go.uber.org/zap"
 )
 
-// pending notes a lane with rows to delete. A lane that was lost or removed is still
-// remembered until its rows are gone.
+// pending notes that a lane has published rows to delete. They are deleted also if another
+// process has taken the lane over meanwhile.
 func (r *relay) pending(l *lane) {
 	r.outbox.mu.Lock()
 	r.toErase[l] = true

@@ -20,8 +20,9 @@ type lane struct {
 	freshBytes int
 	// dirty says that the table may have rows that are not known.
 	dirty bool
-	// floor only shortens reading: dead rows may lie below it. It falls back to 0 now and
-	// then, because a transaction may commit rows with lower ids later.
+	// floor is the id above which reading begins, so that the database need not pass the rows
+	// that were deleted below it. Every 2 s reading begins at 0 again, because a transaction
+	// that took longer may commit rows with lower ids.
 	floor   int64
 	floored time.Time // when it last was 0
 	// gone are published rows that are to be deleted.
@@ -188,7 +189,8 @@ func (r *relay) read(ctx context.Context, l *lane) ([]row, error) {
 	return rows, nil
 }
 
-// choose makes those of the rows that a read has found known that a batch has room for.
+// choose picks, of the rows that a read has found, the next batch: rows that are not known
+// yet, up to batchBytes. It marks them as known.
 func (r *relay) choose(l *lane, ids, sizes []int64) []row {
 	o := r.outbox
 	o.mu.Lock()

@@ -122,9 +122,10 @@ func (r *relay) drop(l, fresh *lane) {
 	}
 }
 
-// adopt takes lanes that nobody has: those that were given back, and, after two renewals in
-// a row, those whose lease has run out. When the database comes back after an outage, their
-// owners have the time of two renewals to come back, too.
+// adopt takes over lanes without an owner: those that were given back, and those whose lease
+// has run out. It takes the latter only after this process has renewed its own leases twice
+// in a row: after an outage of the database all leases have run out, and the owners get this
+// time to renew theirs.
 func (r *relay) adopt(ctx context.Context) {
 	const enough = 2
 	o := r.outbox
@@ -169,7 +170,8 @@ func (r *relay) has(number int64) bool {
 	return slices.ContainsFunc(r.lanes, func(l *lane) bool { return l.number == number })
 }
 
-// remove ends lanes of others that have been empty for the time of a lease.
+// remove deletes lanes that this process has taken over from others and that have been empty
+// for the time of a lease.
 func (r *relay) remove(ctx context.Context) error {
 	o := r.outbox
 	o.mu.Lock()
@@ -209,8 +211,9 @@ func (r *relay) steward(ctx context.Context) error {
 	return r.clean(ctx, "#saga", "done_at")
 }
 
-// findLanes makes lanes of rows that belong to none: of processes that store and do not
-// publish, and of some that have lost their lane. Then it takes them.
+// findLanes looks for rows whose lane is not in the table of lanes, enters these lanes there,
+// and takes them over. Such rows are left by processes that store without Run, and by
+// processes that still store in a lane that they have lost.
 func (r *relay) findLanes(ctx context.Context) error {
 	o := r.outbox
 	there := map[int64]bool{}

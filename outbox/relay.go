@@ -137,8 +137,8 @@ func (r *relay) move(ctx context.Context) {
 	}
 }
 
-// untilNext is how long there is nothing to look at. A transaction that is expected is
-// looked for after 1, 2, 4 ms and so on.
+// untilNext is how long move waits before it looks at the table again: until the next poll,
+// or, while a transaction of [Outbox.Join] is expected to commit, 1, 2, 4 ms and so on.
 func (r *relay) untilNext(poll time.Time) time.Duration {
 	o := r.outbox
 	o.mu.Lock()
@@ -335,7 +335,8 @@ func (r *relay) drain() {
 	}
 }
 
-// erase has published rows deleted soon. The one that took longest has taken so long.
+// erase notes published rows, which keepErasing deletes. longest is the longest time from
+// storing one of them to its confirmation.
 func (r *relay) erase(l *lane, ids []int64, longest time.Duration) {
 	if len(ids) == 0 {
 		return

@@ -35,9 +35,10 @@ type member struct {
 
 var _ harebus.Transactor = (*Router)(nil)
 
-// Route makes a Router. choose returns the outbox of a message, always the same one for the
-// same database. Its error decides about the message like that of a handler; wrap it with
-// [harebus.NoRetry] if there is no such tenant. [Config.Name] tells the outboxes apart in errors.
+// Route makes a Router. choose returns the outbox of a message. It must return the same
+// *Outbox each time for the same database. If it returns an error, the message is retried or
+// parked as if its handler had returned that error; wrap it with [harebus.NoRetry] if there is
+// no such tenant. Errors have the [Config.Name] of their outbox.
 //
 // The Router publishes what is stored in the outboxes of first from the start on, and in
 // others once choose has returned them or [Router.Add] was called. So give it all that are
@@ -74,7 +75,7 @@ func (r *Router) Check(ctx context.Context) error {
 	return nil
 }
 
-// distinct refuses an outbox that is nil, or one whose tables another one of them has.
+// distinct returns an error if ob is nil, or if one of members uses the same tables.
 func distinct(members []*member, ob *Outbox) error {
 	if ob == nil {
 		return errors.New("harebus: outbox: route: the outbox is nil")

@@ -53,8 +53,9 @@ func LoadSaga(ctx context.Context, saga, key string, create bool) (SagaRow, erro
 func (in *inside) createSaga(ctx context.Context, saga, key string) error {
 	text := "insert into #saga (saga, instance, version, run, format, state) values (?, ?, 0, '', 0, ?)"
 	if in.outbox.cfg.Dialect.mysql() {
-		// It locks the row of somebody else for writing. After "insert ignore" two that wait would
-		// share a lock, and each would wait for the other to write: a deadlock.
+		// If the row exists, "on duplicate key update" takes an exclusive lock on it. "insert
+		// ignore" takes a shared lock: two transactions could both have it, and each would wait
+		// for the other before it writes, which is a deadlock.
 		text += " on duplicate key update version = version"
 	} else {
 		text += " on conflict do nothing"

@@ -106,8 +106,8 @@ func (o *Outbox) Refused(ctx context.Context, n int) ([]Refusal, error) {
 	return all, nil
 }
 
-// Retry has refused messages tried again now, and returns how many there were. The others
-// with other ids wait as before.
+// Retry makes the relay try the refused messages with these ids now, instead of after their
+// pause, and returns how many it has found. Other refused messages keep their pause.
 func (o *Outbox) Retry(ctx context.Context, ids ...int64) (int, error) {
 	n, err := o.onRefused(ctx, "update #outbox set not_before = null where lane = -1 and ", ids)
 	if err != nil {

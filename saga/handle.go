@@ -13,8 +13,8 @@ import (
 	"github.com/harebus/harebus"
 )
 
-// receipt is one message that a step handles.
-type receipt[S any] struct {
+// handling is one message and the step that handles it.
+type handling[S any] struct {
 	saga    *saga
 	bus     *harebus.Bus
 	kind    kind
@@ -24,8 +24,8 @@ type receipt[S any] struct {
 	step    func(ctx context.Context, i *Instance[S]) error
 }
 
-// timeout reads for which run of which instance a timeout is.
-func (r *receipt[S]) timeout(ctx context.Context) error {
+// timeout handles a message of Timeout: its headers name the instance and the run.
+func (r *handling[S]) timeout(ctx context.Context) error {
 	header := func(name string) string {
 		text, _ := r.message.Headers[name].(string)
 		return text
@@ -38,7 +38,7 @@ func (r *receipt[S]) timeout(ctx context.Context) error {
 }
 
 // handle loads the instance, runs the step, and saves.
-func (r *receipt[S]) handle(ctx context.Context) error {
+func (r *handling[S]) handle(ctx context.Context) error {
 	if err := checkText(r.key); err != nil {
 		return harebus.NoRetry(r.failed("the key of a message of type %q %w", r.message.Type, err))
 	}
@@ -46,7 +46,7 @@ func (r *receipt[S]) handle(ctx context.Context) error {
 	if err != nil {
 		return r.failed("%w", err)
 	}
-	if why := r.superfluous(record); why != "" {
+	if why := r.dropReason(record); why != "" {
 		r.saga.Logger.Info("saga: a message is dropped", zap.String("saga", r.saga.name), zap.String("reason", why),
 			zap.String("type", r.message.Type), zap.String("message_id", r.message.ID))
 		return nil
@@ -60,8 +60,8 @@ func (r *receipt[S]) handle(ctx context.Context) error {
 	return r.proceed(ctx, record)
 }
 
-// superfluous is why a message is dropped, or empty.
-func (r *receipt[S]) superfluous(record Record) string {
+// dropReason is why a message is dropped without its step; empty if it is not.
+func (r *handling[S]) dropReason(record Record) string {
 	switch {
 	case r.kind == times && (record.Done || record.Run != r.run):
 		return "the instance that has sent this timeout has ended"
@@ -84,7 +84,7 @@ func runID(m *harebus.Message) string {
 }
 
 // proceed runs the step of an instance that exists or begins.
-func (r *receipt[S]) proceed(ctx context.Context, record Record) error {
+func (r *handling[S]) proceed(ctx context.Context, record Record) error {
 	i := &Instance[S]{Sender: r.bus, Key: r.key, saga: r.saga, queue: r.message.Queue}
 	if record.Version == 0 || record.Done {
 		i.New = true
@@ -114,6 +114,6 @@ func (r *receipt[S]) proceed(ctx context.Context, record Record) error {
 	return nil
 }
 
-func (r *receipt[S]) failed(format string, args ...any) error {
+func (r *handling[S]) failed(format string, args ...any) error {
 	return fmt.Errorf("saga: %s: %w", r.saga.name, fmt.Errorf(format, args...))
 }

@@ -23,14 +23,13 @@ type Config struct {
 	Name string
 	// Store keeps the instances: [SQL], or one of your own. It must be set.
 	Store Store
-	// Version is that of the state's type. Raise it to do without a field that stored states
-	// have. A state that a program with a higher version wrote is not read (ErrState), and one
-	// of the same version is not read if it has a field that the type does not have: what
-	// this program does not know is not lost. Default: 0.
+	// Version is the version of the state's type. Raise it when you remove a field from the
+	// type. A message fails with ErrState if the stored state has a higher version, or the same
+	// version and a field that the type does not have: saving would lose that field. Default: 0.
 	Version int
-	// Unknown decides about a message, not about a timeout, for a key that has no instance and
-	// had none lately. Its error is that of the handler: nil drops the message,
-	// harebus.NoRetry parks it. What it sends with bus is sent if it returns nil. Default: the
+	// Unknown handles a message of an On step whose key has no instance, and no completed one
+	// that is still remembered. If it returns nil, the message is dropped; an error counts as
+	// that of the handler, so harebus.NoRetry parks the message. What it sends with bus is sent if it returns nil. Default: the
 	// message failed with ErrUnknown, so it is retried by the retry policy, because the message
 	// that starts the instance may come later, and then parked.
 	Unknown func(ctx context.Context, bus *harebus.Bus, m *harebus.Message) error

@@ -19,23 +19,23 @@ type Step[S any] struct {
 	register func(s *saga, on harebus.Registrar)
 }
 
-// kind is what messages of a step do.
+// kind is what the messages of a step do to an instance.
 type kind int8
 
 const (
-	start kind = iota + 1
-	goes
-	times
+	start kind = iota + 1 // start it, or continue it
+	goes                  // continue it
+	times                 // continue the run that sent it: a timeout
 )
 
 func (k kind) String() string {
 	return map[kind]string{start: "Start", goes: "On", times: "OnTimeout"}[k]
 }
 
-// Start makes the step for messages that start an instance, when there is none with their key
-// or it is completed, and otherwise continue the one that runs (see Instance.New): several
-// types can start a saga, whichever comes first. Another copy of the message that has started the
-// last instance is dropped.
+// Start makes the step for messages that can start an instance. If no instance with the key
+// runs, the message starts one, and Instance.New is true; otherwise the message continues the
+// one that runs. So a saga can have several Start steps, and whichever message comes first
+// starts it. A second copy of the message that started the latest instance is dropped.
 //
 // The wire name is that of M's method MessageType, or of [harebus.WithType]; a type with a
 // method Topic() string is an event, and the queue subscribes to it, as with
@@ -74,7 +74,7 @@ func newStep[S, M any](k kind, key func(m M) string, fn func(ctx context.Context
 			handle = harebus.HandleEvent[M]
 		}
 		handle(on, func(ctx context.Context, bus *harebus.Bus, m M) error {
-			r := &receipt[S]{saga: s, bus: bus, kind: k, message: harebus.Incoming(ctx), step: func(ctx context.Context, i *Instance[S]) error { return fn(ctx, i, m) }}
+			r := &handling[S]{saga: s, bus: bus, kind: k, message: harebus.Incoming(ctx), step: func(ctx context.Context, i *Instance[S]) error { return fn(ctx, i, m) }}
 			if k == times {
 				return r.timeout(ctx)
 			}

@@ -14,8 +14,9 @@ type Record struct {
 	// Run is the id of the message that started the instance. A key can have one run after
 	// another.
 	Run string
-	// Done says that the instance was completed. What is left of it tells messages that come
-	// late from those that come too early.
+	// Done says that the instance was completed. Its record is kept for a while: a message for
+	// a completed instance is late and is dropped, and one for an unknown key may be early and
+	// is retried.
 	Done bool
 	// Format is the Config.Version that the state was written with.
 	Format int
@@ -36,7 +37,7 @@ type Store interface {
 	// Save writes an instance whose Version is the one that Load returned, and raises it. If
 	// the stored version is a different one, it returns an error that matches ErrConflict: the
 	// message is handled again soon, and that does not count as a failure. A store that cannot
-	// lock can do with that alone. A record that is Done must be kept for some days.
+	// lock in Load needs only this check. A record that is Done must be kept for some days.
 	Save(ctx context.Context, saga, key string, r Record) error
 }
 
