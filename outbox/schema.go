@@ -123,9 +123,13 @@ func (o *Outbox) migrate(ctx context.Context) error {
 	return nil
 }
 
-// Check says whether the tables are there, in the version that this package works with.
-// Setup.Start calls it.
+// Check says whether the database has the SQL of the dialect, and the tables in the version
+// that this package works with. Setup.Start calls it.
 func (o *Outbox) Check(ctx context.Context) error {
+	ignore := func(scan func(...any) error) error { var now any; return scan(&now) }
+	if err := o.db.query(ctx, "select "+o.cfg.Dialect.now(), nil, ignore); err != nil {
+		return fmt.Errorf("harebus: outbox: check: ask the database for its time: %w (if it answers other clients, Dialect is not that of the database: %s)", err, o.cfg.Dialect)
+	}
 	var versions []int
 	err := o.db.query(ctx, o.sql("select version from #schema order by version"), nil, func(scan func(...any) error) error {
 		var v int

@@ -152,7 +152,10 @@ func (j *Joined) store(ctx context.Context, send func(tx *harebus.Tx) error) err
 		return err
 	}
 	if err := s.insert(ctx, joined{j.on}); err != nil {
-		return ended(err)
+		if err = ended(err); !errors.Is(err, ErrEnded) && !conflict(err) {
+			err = fmt.Errorf("%w (Join wants the transaction of database/sql, or PgxTx: a wrapper such as bun.Tx rewrites placeholders; %T was given)", err, j.on)
+		}
+		return err
 	}
 	j.outbox.counters.stored.Add(uint64(len(s.rows)))
 	j.outbox.expect()

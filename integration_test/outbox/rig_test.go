@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"fmt"
 	"strconv"
 	"strings"
 	"testing"
@@ -208,4 +209,9 @@ func check(t *testing.T, what string, got, want int) {
 	if got != want {
 		t.Errorf("%s: %d, want %d", what, got, want)
 	}
+}
+
+// plain is an order as another library sends it.
+func plain(n int, id string) amqp.Publishing {
+	return amqp.Publishing{MessageId: id, Type: "Order", ContentType: "application/json", Body: fmt.Appendf(nil, `{"ID":%d}`, n)}
 }

@@ -1,0 +1,175 @@
+package outbox_test
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/harebus/harebus"
+	"github.com/harebus/harebus/integration_test/outbox/database"
+	"github.com/harebus/harebus/outbox"
+)
+
+// TestOutage: when a database comes back after more than a lease, every process keeps its
+// lane; the first one back does not take those of the others.
+func TestOutage(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, database.Own(t, "postgres"))
+	const processes = 4
+	for range processes {
+		r.start(r.setup(r.outbox(outbox.Config{Lease: 900 * time.Millisecond}), ""))
+	}
+	owners := func() string {
+		return fmt.Sprint(r.table("select lane, owner from harebus_lane where lane > 0 order by lane"))
+	}
+	r.eventually("all have a lane", func() bool { return r.number("select count(*) from harebus_lane where lane > 0") == processes })
+	before := owners()
+	r.data.Kill()
+	<-time.After(3 * time.Second) // all leases run out
+	r.data.Restart(t)
+	r.eventually("all leases are renewed", func() bool {
+		return r.number("select count(*) from harebus_lane where lane > 0 and until > clock_timestamp()") >= processes
+	})
+	<-time.After(2 * time.Second) // two leases, in which a lane could still be taken
+	if after := owners(); after != before {
+		t.Errorf("lanes have changed hands:\n%s\n%s", before, after)
+	}
+}
+
+// TestManyMessages: one transaction may have more messages than a statement has parameters.
+func TestManyMessages(t *testing.T) {
+	onEach(t, func(t *testing.T, r *rig) {
+		ob := r.outbox(outbox.Config{})
+		s := r.setup(ob, "")
+		r.start(s)
+		const messages = 10_000 // of 8 parameters; PostgreSQL takes 65,535, SQLite 32,766
+		r.store(ob, s, slices.Repeat([]string{"out"}, messages)...)
+		r.awaitAtLeast("out", messages)
+		r.empty()
+		check(t, "messages", len(r.broker.Messages("out")), messages)
+	})
+}
+
+// TestContextEnds: a transaction whose context ended, which database/sql rolls back by itself,
+// is not taken for one that was stored.
+func TestContextEnds(t *testing.T) {
+	onEach(t, func(t *testing.T, r *rig) {
+		ob := r.outbox(outbox.Config{})
+		s := r.setup(ob, "")
+		r.start(s)
+		for _, after := range []time.Duration{0, 50 * time.Millisecond} { // before and after the rollback
+			ctx, cancel := context.WithCancel(r.ctx)
+			err := ob.Transaction(ctx, s.Bus(), func(ctx context.Context, tx *outbox.Tx) error {
+				err := errors.Join(r.insert(ctx, 2), tx.Send(ctx, "out", placed{2}))
+				cancel()
+				<-time.After(after)
+				return err
+			})
+			if err == nil {
+				t.Error("a transaction whose context ended was committed")
+			}
+		}
+		r.store(ob, s, "out")
+		r.await("out", 1)
+		check(t, "effects", r.number("select count(*) from effects"), 0)
+	})
+}
+
+// TestIDs: the inbox tells apart what AMQP tells apart: ids of 255 bytes, of any bytes, with
+// spaces at the end; and queues likewise. Without an id each delivery is a message of its own.
+func TestIDs(t *testing.T) {
+	onEach(t, func(t *testing.T, r *rig) {
+		long := strings.Repeat("x", 254)
+		ids := []string{long + "a", long + "b", "e", "E", "é", "e ", "e\x00", "e\x01", "\xff\xfe", strings.Repeat("\U0001F430", 63), "'; drop table effects; --"}
+		queue := strings.Repeat("q", 200)
+		s := r.setup(r.outbox(outbox.Config{}), queue)
+		harebus.Handle(s, func(ctx context.Context, bus *harebus.Bus, o order) error {
+			return errors.Join(r.insert(ctx, o.ID), bus.Send(ctx, "out", placed(o)))
+		})
+		r.start(s)
+		for range 2 {
+			for n, id := range append(slices.Clone(ids), "") {
+				if err := r.ch.PublishWithContext(r.ctx, "", queue, false, false, plain(n, id)); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		handled := 2*len(ids) + 2
+		r.eventually("all are handled", func() bool { return int(s.Stats().Handled) >= handled })
+		r.await("out", len(ids)+2)
+		check(t, "effects", r.number("select count(*) from effects"), len(ids)+2)
+	})
+}
+
+// TestDeferredSQLite: with a SQLite whose transactions begin without the lock for writing,
+// handlers that read and then write do not fail: the note in the inbox takes the lock first.
+func TestDeferredSQLite(t *testing.T) {
+	t.Parallel()
+	data := database.Need(t, "sqlite")
+	data.DSN = "file:" + filepath.Join(t.TempDir(), "deferred.db") + "?_pragma=busy_timeout(20000)&_pragma=journal_mode(WAL)"
+	r := newRig(t, data)
+	s := r.setup(r.outbox(outbox.Config{}), "orders")
+	harebus.Handle(s, func(ctx context.Context, bus *harebus.Bus, o order) error {
+		var n int
+		if err := outbox.SQL(ctx).QueryRowContext(ctx, "select count(*) from effects").Scan(&n); err != nil {
+			return err
+		}
+		return errors.Join(r.insert(ctx, o.ID), bus.Send(ctx, "out", placed(o)))
+	})
+	r.start(s)
+	const messages = 200
+	for n := range messages {
+		if err := s.Bus().Send(r.ctx, "orders", order{n}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.await("out", messages)
+	if got := s.Stats(); got.Failed != 0 {
+		t.Errorf("%d attempts failed", got.Failed)
+	}
+}
+
+// TestBadInput: an error says what is wrong, and nothing is stored.
+func TestBadInput(t *testing.T) {
+	onEach(t, func(t *testing.T, r *rig) {
+		ob := r.outbox(outbox.Config{})
+		s := r.setup(ob, "")
+		for _, wrong := range []outbox.Dialect{outbox.Postgres, outbox.MariaDB, outbox.SQLite} {
+			other, err := outbox.New(outbox.Config{DB: r.db, Dialect: wrong})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := other.Check(r.ctx); wrong == r.data.Dialect && err != nil {
+				t.Error(err)
+			} else if wrong != r.data.Dialect {
+				contains(t, err, "Dialect is not that of the database: "+wrong.String())
+			}
+		}
+		tx, err := r.db.BeginTx(r.ctx, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := tx.Rollback(); err != nil {
+			t.Fatal(err)
+		}
+		if err := ob.Join(tx, s.Bus()).Send(r.ctx, "out", placed{1}); !errors.Is(err, outbox.ErrEnded) {
+			t.Errorf("Join of a transaction that has ended: %v", err)
+		}
+		err = ob.Join(rewriting{r.db}, s.Bus()).Send(r.ctx, "out", placed{1})
+		contains(t, err, "a wrapper such as bun.Tx rewrites placeholders; outbox_test.rewriting was given")
+		check(t, "stored", r.number("select count(*) from harebus_outbox"), 0)
+	})
+}
+
+// rewriting is a transaction that does with placeholders what bun does.
+type rewriting struct{ *sql.DB }
+
+func (r rewriting) ExecContext(ctx context.Context, query string, _ ...any) (sql.Result, error) {
+	return r.DB.ExecContext(ctx, query)
+}
