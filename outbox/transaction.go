@@ -152,7 +152,7 @@ func (j *Joined) store(ctx context.Context, send func(tx *harebus.Tx) error) err
 		return err
 	}
 	if err := s.insert(ctx, joined{j.on}); err != nil {
-		if err = ended(err); !errors.Is(err, ErrEnded) && !conflict(err) {
+		if err = ended(err); !errors.Is(err, ErrEnded) && !j.outbox.cfg.Dialect.conflict(err) {
 			err = fmt.Errorf("%w (Join wants the transaction of database/sql, or PgxTx: a wrapper such as bun.Tx rewrites placeholders; %T was given)", err, j.on)
 		}
 		return err
