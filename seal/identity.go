@@ -62,7 +62,7 @@ func (s binding) size(id *harebus.Identity) int {
 // choose the width.
 func appendValue(b []byte, value any) ([]byte, error) {
 	integer := func(n int64) ([]byte, error) { return binary.BigEndian.AppendUint64(append(b, 'i'), uint64(n)), nil }
-	real := func(x float64) ([]byte, error) {
+	decimal := func(x float64) ([]byte, error) {
 		return binary.BigEndian.AppendUint64(append(b, 'f'), math.Float64bits(x)), nil
 	}
 	switch v := value.(type) {
@@ -90,9 +90,9 @@ func appendValue(b []byte, value any) ([]byte, error) {
 	case int64:
 		return integer(v)
 	case float32:
-		return real(float64(v))
+		return decimal(float64(v))
 	case float64:
-		return real(v)
+		return decimal(v)
 	case time.Time:
 		return binary.BigEndian.AppendUint64(append(b, 'd'), uint64(v.Unix())), nil
 	default:

@@ -2,7 +2,6 @@ package seal_test
 
 import (
 	"bytes"
-	"context"
 	"crypto/ed25519"
 	"errors"
 	"maps"
@@ -498,7 +497,7 @@ func TestNoKey(t *testing.T) {
 func TestMisuse(t *testing.T) {
 	t.Parallel()
 	keys := ring(t, secret(t, "k", 1))
-	for name, make := range map[string]func(){
+	for name, misuse := range map[string]func(){
 		"no keys": func() { seal.New(nil, all) }, "age": func() { seal.Sign(keys, seal.Policy{MaxAge: -1}) },
 		"header": func() { seal.New(keys, seal.Policy{Headers: []string{""}}) },
 	} {
@@ -509,7 +508,7 @@ func TestMisuse(t *testing.T) {
 					t.Error("no panic")
 				}
 			}()
-			make()
+			misuse()
 		})
 	}
 }
@@ -547,7 +546,7 @@ func TestAllocations(t *testing.T) {
 	g := seal.New(ring(t, secret(t, "2026-11", 1)), seal.Policy{Types: []string{"*"}, Headers: []string{"tenant"}})
 	id := sent()
 	r := received(id)
-	ctx := context.Background()
+	ctx := t.Context()
 	body := bytes.Repeat([]byte("x"), 256)
 	var failed error
 	n := testing.AllocsPerRun(200, func() {

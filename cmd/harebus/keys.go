@@ -78,7 +78,7 @@ func (f *sealedFlags) guards() ([]harebus.Guard, error) {
 }
 
 // runKeys is the command keys.
-func runKeys(_ context.Context, args []string, std stdio) int {
+func runKeys(ctx context.Context, args []string, std stdio) int {
 	flags := newFlags("keys new|list [flags] FILE", keysExplanation)
 	var k newKey
 	flags.StringVar(&k.id, "id", "", "new: `name` of the key, which every message shows (default: the date and four random digits)")
@@ -104,15 +104,15 @@ func runKeys(_ context.Context, args []string, std stdio) int {
 	if task == "new" {
 		return k.add(flags, flags.Arg(0), std)
 	}
-	return listKeys(flags.Arg(0), std)
+	return listKeys(ctx, flags.Arg(0), std)
 }
 
-func listKeys(name string, std stdio) int {
+func listKeys(ctx context.Context, name string, std stdio) int {
 	keys, err := seal.ReadKeys(name)
 	if err != nil {
 		return std.fail(fmt.Errorf("harebus: keys: %w", err))
 	}
-	current, err := keys.Current(context.Background())
+	current, err := keys.Current(ctx)
 	if err != nil {
 		current = nil // a service that only receives needs none
 	}
