@@ -151,12 +151,12 @@ func TestAllAway(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T, r *rig) {
-				make := func(name string) *instance {
+				begin := func(name string) *instance {
 					i := r.instance(name)
 					i.add("daily", "0 12 * * *", CatchUp(c.policy, c.within))
 					return i.start()
 				}
-				a := make("a")
+				a := begin("a")
 				time.Sleep(36*time.Hour + 10*time.Second) // one run; it is past noon
 				a.stop()
 				first, _ := r.seen("daily")
@@ -164,7 +164,7 @@ func TestAllAway(t *testing.T) {
 					t.Fatalf("runs before: %v", first)
 				}
 				time.Sleep(3*24*time.Hour + 6*time.Hour)
-				b := make("b")
+				b := begin("b")
 				time.Sleep(time.Minute)
 				got, _ := r.seen("daily")
 				var missed []int

@@ -86,7 +86,7 @@ const everyPrefix = "@every "
 
 // parser follows cron(8): if both the day of the month and the day of the week are restricted,
 // one of them is enough. 29 February does not come for eight years around 2100.
-var parser = cron.NewParser(cron.SecondOptional | cron.Minute | cron.Hour | cron.Dom | cron.Month | cron.Dow | cron.DowOrDom).
+var parser = cron.MustNewParser(cron.SecondOptional | cron.Minute | cron.Hour | cron.Dom | cron.Month | cron.Dow | cron.DowOrDom).
 	WithMaxSearchYears(12)
 
 // parse reads an expression.
