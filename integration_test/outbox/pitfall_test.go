@@ -4,7 +4,6 @@ import (
 	"context"
 	"database/sql"
 	"errors"
-	"fmt"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -15,32 +14,6 @@ import (
 	"github.com/harebus/harebus/integration_test/outbox/database"
 	"github.com/harebus/harebus/outbox"
 )
-
-// TestOutage: when a database comes back after more than a lease, every process keeps its
-// lane; the first one back does not take those of the others.
-func TestOutage(t *testing.T) {
-	t.Parallel()
-	r := newRig(t, database.Own(t, "postgres"))
-	const processes = 4
-	for range processes {
-		r.start(r.setup(r.outbox(outbox.Config{Lease: 900 * time.Millisecond}), ""))
-	}
-	owners := func() string {
-		return fmt.Sprint(r.table("select lane, owner from harebus_lane where lane > 0 order by lane"))
-	}
-	r.eventually("all have a lane", func() bool { return r.number("select count(*) from harebus_lane where lane > 0") == processes })
-	before := owners()
-	r.data.Kill()
-	<-time.After(3 * time.Second) // all leases run out
-	r.data.Restart(t)
-	r.eventually("all leases are renewed", func() bool {
-		return r.number("select count(*) from harebus_lane where lane > 0 and until > clock_timestamp()") >= processes
-	})
-	<-time.After(2 * time.Second) // two leases, in which a lane could still be taken
-	if after := owners(); after != before {
-		t.Errorf("lanes have changed hands:\n%s\n%s", before, after)
-	}
-}
 
 // TestManyMessages: one transaction may have more messages than a statement has parameters.
 func TestManyMessages(t *testing.T) {
