@@ -53,12 +53,10 @@ func TestMain(m *testing.M) {
 	if text == "" {
 		os.Exit(m.Run())
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
-	defer stop()
 	var p plan
 	err := json.Unmarshal([]byte(text), &p)
 	if err == nil {
-		err = p.serve(ctx)
+		err = p.serve(context.Background())
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -68,6 +66,8 @@ func TestMain(m *testing.M) {
 
 // serve is the instance.
 func (p *plan) serve(ctx context.Context) error {
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM)
+	defer stop()
 	journal, err := os.OpenFile(p.Journal, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
