@@ -184,7 +184,7 @@ func (c *PayloadConfig) contextFaults() (faults []error) {
 // carry takes the values that travel out of the message, into the context of its handler.
 func (d *delivery) carry() error {
 	values, err := d.endpoint.setup.travels.Read(d.message.Headers)
-	var missing *travel.Missing
+	var missing *travel.MissingError
 	switch {
 	case errors.As(err, &missing):
 		return reject("missing-context", "%w", err)
@@ -208,7 +208,7 @@ func (s *sender) carry(ctx context.Context, headers map[string]any, o *sendOptio
 		handled = m.carried
 	}
 	err := travels.Write(ctx, handled, headers)
-	if missing := (*travel.Missing)(nil); errors.As(err, &missing) {
+	if missing := (*travel.MissingError)(nil); errors.As(err, &missing) {
 		return fmt.Errorf("%w, which Config.Payload.Context requires; set it with WithContextValue", err)
 	}
 	return err

@@ -136,14 +136,15 @@ func main() {
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	cfg := harebus.Config{URL: os.Getenv("AMQP_URL")}
+	end := func() {}
 	if cfg.URL == "" {
 		broker := brokertest.New()
-		defer broker.Close()
-		cfg.Dial = broker.Dial
+		cfg.Dial, end = broker.Dial, broker.Close
 	}
 	err := run(ctx, cfg, *address, os.Stdout)
 	stop()
+	end()
 	if err != nil {
-		log.Fatal(err) //nolint:gocritic // the broker ends with the process
+		log.Fatal(err)
 	}
 }

@@ -37,13 +37,14 @@ func Of(ctx context.Context, name string) (string, bool) {
 // List is what travels.
 type List []Value
 
-// Missing says that a value is required and not there.
-type Missing struct{ Name string }
+// MissingError says that a value is required and not there.
+type MissingError struct{ Name string }
 
-func (e *Missing) Error() string { return fmt.Sprintf("no value of %q", e.Name) } //nolint:errname // see Missing
+// Error names the value.
+func (e *MissingError) Error() string { return fmt.Sprintf("no value of %q", e.Name) }
 
 // Read takes the values out of the headers of a message, in the order of the list. An absent
-// one is "". An error is a [*Missing], or says which value is none that may travel.
+// one is "". An error is a [*MissingError], or says which value is none that may travel.
 func (l List) Read(headers map[string]any) ([]string, error) {
 	if len(l) == 0 {
 		return nil, nil
@@ -75,7 +76,7 @@ func (v *Value) in(headers map[string]any) (string, error) {
 func (v *Value) check(text string) error {
 	switch {
 	case text == "" && v.Required:
-		return &Missing{v.Name}
+		return &MissingError{v.Name}
 	case len(text) > v.Max:
 		return fmt.Errorf("the value of %q has %d bytes, more than %d", v.Name, len(text), v.Max)
 	case !printable(text):
