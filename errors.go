@@ -270,7 +270,7 @@ func (e *askedError) Unwrap() error { return e.err }
 // lost, and when the setup stops or pauses: Release then does nothing. A Hold needs a queue whose
 // order is kept, which is one with a single active consumer, or a quorum queue with Concurrency 1
 // and one consumer. Elsewhere it is a failure like any other.
-type Hold struct {
+type Hold struct { //nolint:errname // an instruction to the bus, not a failure
 	mu       sync.Mutex // guards what follows
 	released bool
 	again    func()      // nil until the handler has returned

@@ -180,9 +180,10 @@ func (s *scheduler) ask(ctx context.Context) error {
 		return err
 	}
 	var answer struct {
-		Leader, Error string
-		Tokens        []scheduled
-		Defined       map[string]bool
+		Leader  string          `json:"leader"`
+		Error   string          `json:"error"`
+		Tokens  []scheduled     `json:"tokens"`
+		Defined map[string]bool `json:"defined"`
 	}
 	if err := json.Unmarshal(reply.Body, &answer); err != nil {
 		return fmt.Errorf("read the answer: %w", err)
