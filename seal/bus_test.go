@@ -337,7 +337,7 @@ func TestCanary(t *testing.T) {
 			return harebus.NoRetry(fmt.Errorf("charge %s: declined", m.Body))
 		},
 		"panic":    func(m *harebus.Message) error { panic("bad " + string(m.Body)) },
-		"postpone": func(m *harebus.Message) error { return postponeOnce(m) },
+		"postpone": postponeOnce,
 		"decoder": func(m *harebus.Message) error {
 			var into struct{ Card int }
 			return m.Decode(&into)

@@ -52,7 +52,7 @@ func TestKeys(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, line := range strings.Split(strings.TrimSpace(string(text)), "\n") {
+	for line := range strings.SplitSeq(strings.TrimSpace(string(text)), "\n") {
 		if key := strings.Fields(line)[3]; strings.Contains(list+public, key) {
 			t.Errorf("a key was printed: %s", line)
 		}
