@@ -22,9 +22,9 @@ type Compression interface {
 }
 
 var (
-	// ErrBodyTooLarge: the body would be larger than the limit. A [Compression] returns it.
+	// ErrBodyTooLarge says that a body would be larger than the limit. A [Compression] returns it.
 	ErrBodyTooLarge = coding.ErrTooLarge
-	// ErrNoDictionary: a [Compression] has not got what it needs to read a body, which
+	// ErrNoDictionary says that a [Compression] has not got what it needs to read a body, which
 	// another instance may have. The message is retried, as after a failure.
 	ErrNoDictionary = errors.New("the dictionary of the compressed body is not known here")
 )

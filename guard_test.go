@@ -52,8 +52,7 @@ func (x *xor) Admit(_ context.Context, id *harebus.Identity, p *harebus.Payload)
 	if p.ContentType != "application/x-"+x.name {
 		return &harebus.RejectError{Reason: "in-the-clear", Err: fmt.Errorf("a %s: %s", p.ContentType, p.Body)}
 	}
-	notes := strings.Split(p.Signature, ";")
-	for _, note := range notes {
+	for note := range strings.SplitSeq(p.Signature, ";") {
 		if f := strings.Split(note, " "); f[0] == x.name {
 			p.Body, p.ContentType, p.ContentEncoding = x.flip(p.Body), f[1], f[2]
 		}

@@ -200,7 +200,7 @@ func (d *delivery) carry() error {
 // request was given up needs none: the request may have come without.
 func (s *sender) carry(ctx context.Context, headers map[string]any, o *sendOptions) error {
 	travels := s.endpoint.setup.travels
-	if len(travels) == 0 || o.fault != nil {
+	if len(travels) == 0 || o.givesUp() {
 		return nil
 	}
 	var handled []string

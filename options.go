@@ -34,6 +34,9 @@ type sendOptions struct {
 	observed      *operation
 }
 
+// givesUp says whether the message tells that a request was given up.
+func (o *sendOptions) givesUp() bool { return o.fault != nil }
+
 func newSendOptions(opts []SendOption) sendOptions {
 	if len(opts) == 0 {
 		return sendOptions{} // does not escape, as o below does

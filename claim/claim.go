@@ -24,7 +24,7 @@ import (
 // ContentType is that of a message whose body is a reference.
 const ContentType = "application/vnd.harebus.claim"
 
-// ErrNotFound: a [Store] has nothing under a key.
+// ErrNotFound is the error of a [Store] that has nothing under a key.
 var ErrNotFound = errors.New("there is no such body")
 
 // Store keeps bodies. It is safe for concurrent use.

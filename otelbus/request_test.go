@@ -9,7 +9,7 @@ import (
 )
 
 // A request is one trace: what the service does is below it, and it ends when the reply has come.
-func TestRequest(t *testing.T) {
+func TestRequestSpan(t *testing.T) {
 	bubble(t, func(_ *testing.T, r *rig) {
 		orders, shop := r.setup("orders", otelbus.Config{}), r.setup("", otelbus.Config{})
 		harebus.Handle(orders, func(ctx context.Context, bus *harebus.Bus, _ PlaceOrder) error {

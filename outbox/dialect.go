@@ -63,8 +63,9 @@ func (d Dialect) in() string {
 	}
 }
 
-// age is how long ago the time of a column is, in milliseconds.
-func (d Dialect) age(column string) string {
+// age is how long ago a row was stored, in milliseconds.
+func (d Dialect) age() string {
+	const column = "stored_at"
 	switch {
 	case d == Postgres:
 		return "cast(extract(epoch from clock_timestamp() - " + column + ") * 1000 as bigint)"

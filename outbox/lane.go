@@ -228,7 +228,7 @@ func (r *relay) load(ctx context.Context, l *lane, wanted []row) ([]row, error) 
 	}
 	among, args := r.outbox.cfg.Dialect.among(ids)
 	var rows []row
-	err := r.query(ctx, "select id, exchange, routing_key, head, body, "+r.outbox.cfg.Dialect.age("stored_at")+" from #outbox where lane = ? and "+among+" order by id", append([]any{l.number}, args...),
+	err := r.query(ctx, "select id, exchange, routing_key, head, body, "+r.outbox.cfg.Dialect.age()+" from #outbox where lane = ? and "+among+" order by id", append([]any{l.number}, args...),
 		func(scan func(...any) error) error {
 			var (
 				found         row

@@ -41,9 +41,9 @@ func Script(d Dialect, prefix, task string, ids ...int64) (string, error) {
 	else 'older, or empty: run the SQL of the task schema'
 end as verdict, max(version) as version from #schema`, schemaVersion)
 	case "status":
-		text = "select lane, count(*) as messages, max(" + d.age("stored_at") + ") as oldest_ms from #outbox group by lane order by lane"
+		text = "select lane, count(*) as messages, max(" + d.age() + ") as oldest_ms from #outbox group by lane order by lane"
 	case "refused":
-		text = "select id, message_id, message_type, exchange, routing_key, attempts, last_error, " + d.age("stored_at") + " as age_ms from #outbox where lane = -1 order by id limit 100"
+		text = "select id, message_id, message_type, exchange, routing_key, attempts, last_error, " + d.age() + " as age_ms from #outbox where lane = -1 order by id limit 100"
 	case "retry":
 		text = "update #outbox set not_before = null where " + which
 	case "discard":

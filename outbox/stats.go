@@ -66,7 +66,7 @@ func (o *Outbox) Stats(ctx context.Context) (Stats, error) {
 func (o *Outbox) count(ctx context.Context, lane int64) (n int, oldest time.Duration, err error) {
 	const most = 10_000
 	var milliseconds int64
-	text := "select count(*), coalesce(max(" + o.cfg.Dialect.age("stored_at") + "), 0) from (select stored_at from #outbox where lane = ? order by id limit ?) waiting"
+	text := "select count(*), coalesce(max(" + o.cfg.Dialect.age() + "), 0) from (select stored_at from #outbox where lane = ? order by id limit ?) waiting"
 	err = o.db.query(ctx, o.sql(text), []any{lane, most}, func(scan func(...any) error) error { return scan(&n, &milliseconds) })
 	return n, time.Duration(milliseconds) * time.Millisecond, err
 }
@@ -89,7 +89,7 @@ type Refusal struct {
 // Refused returns at most n messages that the broker refused, the oldest first.
 func (o *Outbox) Refused(ctx context.Context, n int) ([]Refusal, error) {
 	var all []Refusal
-	text := "select id, message_id, message_type, exchange, routing_key, attempts, coalesce(last_error, ''), " + o.cfg.Dialect.age("stored_at") + " from #outbox where lane = -1 order by id limit ?"
+	text := "select id, message_id, message_type, exchange, routing_key, attempts, coalesce(last_error, ''), " + o.cfg.Dialect.age() + " from #outbox where lane = -1 order by id limit ?"
 	err := o.db.query(ctx, o.sql(text), []any{n}, func(scan func(...any) error) error {
 		var r Refusal
 		var milliseconds int64

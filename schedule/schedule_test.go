@@ -12,7 +12,7 @@ import (
 )
 
 // TestOnceForTheService: whatever number of instances runs, each due time is handled once, at its
-// time; a month of a daily job takes no time.
+// time.
 func TestOnceForTheService(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
 		began := time.Now()

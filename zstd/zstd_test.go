@@ -107,12 +107,12 @@ func TestRatio(t *testing.T) {
 // TestDictionaries: an unknown dictionary is told as such, and one that was replaced is
 // still read.
 func TestDictionaries(t *testing.T) {
-	old, new := dictionary(t, 7), dictionary(t, 8)
+	old, later := dictionary(t, 7), dictionary(t, 8)
 	body := compress(t, coding(t, zstd.Config{Dictionary: old}), order(1, 4))
 	if _, err := coding(t, zstd.Config{}).Decompress(body, 1<<20); !errors.Is(err, harebus.ErrNoDictionary) {
 		t.Errorf("without the dictionary: %v", err)
 	}
-	if _, err := coding(t, zstd.Config{Dictionary: new, Accept: [][]byte{old}}).Decompress(body, 1<<20); err != nil {
+	if _, err := coding(t, zstd.Config{Dictionary: later, Accept: [][]byte{old}}).Decompress(body, 1<<20); err != nil {
 		t.Errorf("with the old dictionary: %v", err)
 	}
 	for name, c := range map[string]zstd.Config{
@@ -131,7 +131,7 @@ func TestBad(t *testing.T) {
 	for name, c := range map[string]harebus.Compression{"zstd": coding(t, zstd.Config{}), "s2": s2.Coding{}} {
 		body := order(1, 60)
 		good := compress(t, c, body)
-		for cut := range len(good) {
+		for cut := range good {
 			if out, err := c.Decompress(good[:cut], 1<<20); err == nil && len(out) > 0 {
 				t.Fatalf("%s: cut at %d of %d: accepted", name, cut, len(good))
 			}

@@ -18,7 +18,7 @@ func withEnt(ctx context.Context, s *shop, soldOut error) error {
 	if err != nil {
 		return err
 	}
-	defer tx.Rollback()
+	defer func() { _ = tx.Rollback() }() // without effect after the commit
 	driver := entsql.NewDriver(dialect.SQLite, entsql.Conn{ExecQuerier: tx})
 	query, args := entsql.Dialect(dialect.SQLite).Insert("orders").Columns("placed_by").Values("ent").Query()
 	var result sql.Result

@@ -12,7 +12,7 @@ func withSqlx(ctx context.Context, s *shop, soldOut error) error {
 	if err != nil {
 		return err
 	}
-	defer tx.Rollback()
+	defer func() { _ = tx.Rollback() }() // without effect after the commit
 	if _, err := tx.NamedExecContext(ctx, `insert into orders (placed_by) values (:by)`, OrderPlaced{"sqlx"}); err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package outbox_test
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -36,12 +37,7 @@ func (l *looks) ObserveEnd(_ context.Context, o harebus.Observation, err error) 
 func (l *looks) any(is func(harebus.Backlog) bool) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for _, one := range l.all {
-		if is(one) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(l.all, is)
 }
 
 // err is the error of the last one.

@@ -106,7 +106,8 @@ func TestRouteRefuses(t *testing.T) {
 	bare := r.outbox(outbox.Config{Prefix: "none_"})
 	router := outbox.Route(all.choose, bare)
 	contains(t, router.Check(r.ctx), "if they are missing")
-	err := outbox.Route(func(*harebus.Message) (*outbox.Outbox, error) { return nil, nil }, ob).Transact(r.ctx, &harebus.Message{}, nil)
+	mistaken := func(*harebus.Message) (*outbox.Outbox, error) { return nil, nil } //nolint:nilnil // a mistake that users can make
+	err := outbox.Route(mistaken, ob).Transact(r.ctx, &harebus.Message{}, nil)
 	contains(t, err, "the outbox is nil")
 	ctx, cancel := context.WithCancel(r.ctx)
 	ended := make(chan error)

@@ -26,7 +26,7 @@ func TestScript(t *testing.T) {
 				return text
 			}
 			for range 2 { // it can be run again
-				for _, statement := range strings.Split(text("schema"), ";\n") {
+				for statement := range strings.SplitSeq(text("schema"), ";\n") {
 					if statement != "" {
 						r.exec(statement)
 					}

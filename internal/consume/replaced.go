@@ -84,7 +84,7 @@ func (u *subscription) retire() {
 		select {
 		case <-u.left:
 			u.settle()
-		case <-u.closes: // the broker has closed it, for example because a handler took too long
+		case <-u.closes: //nolint:errcheck // the broker has closed it, for example because a handler took too long
 		case <-u.session.Done():
 		case <-c.over:
 		}

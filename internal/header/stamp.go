@@ -1,6 +1,7 @@
 package header
 
 import (
+	"maps"
 	"strings"
 
 	amqp "github.com/rabbitmq/amqp091-go"
@@ -34,9 +35,7 @@ func (d *Dialect) Stamp(h *Head, headers amqp.Table) amqp.Publishing {
 	if h.CausationID != "" {
 		headers[n.CausationID] = h.CausationID
 	}
-	for name, value := range d.Always {
-		headers[name] = value
-	}
+	maps.Copy(headers, d.Always)
 	if h.Hops > 0 {
 		headers[n.Hops] = field.SmallestInt(h.Hops)
 	}
