@@ -433,10 +433,10 @@ func (d *delivery) fail(err error) {
 func (d *delivery) decide(f *failure) Decision {
 	ctx, cancel := context.WithTimeoutCause(d.Context(), patience, errImpatient)
 	defer cancel()
-	m := d.seen()
+	m, replyBy := d.seen(), d.elsewhere().ReplyBy()
 	decision, err := guard.Apart(ctx, func() (Decision, error) {
 		d.Enter()
-		proposed := d.inTime(d.policy().decide(m, f))
+		proposed := inTime(d.policy().decide(m, f), replyBy)
 		if ask := d.endpoint.cfg.Handling.ErrorHandler; ask != nil {
 			return ask(m, f.shown(), proposed), nil
 		}
@@ -449,13 +449,11 @@ func (d *delivery) decide(f *failure) Decision {
 	return decision
 }
 
-// inTime gives a request up whose next attempt would come when its sender no longer waits.
-func (d *delivery) inTime(proposed Decision) Decision {
+// inTime gives a request up whose next attempt would come when its sender no longer waits,
+// until replyBy. It is zero for other messages.
+func inTime(proposed Decision, replyBy time.Time) Decision {
 	after, retries := proposed.Retries()
-	if !retries {
-		return proposed
-	}
-	if by := d.elsewhere().ReplyBy(); !by.IsZero() && time.Until(by) < after {
+	if retries && !replyBy.IsZero() && time.Until(replyBy) < after {
 		return Park()
 	}
 	return proposed
