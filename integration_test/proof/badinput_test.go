@@ -30,9 +30,7 @@ import (
 var elsewhere = map[string]string{
 	"26": "not built: authenticated user ids",
 	"27": "not built: authenticated user ids",
-	"35": "not built: compression",
-	"36": "not built: compression",
-	"37": "not built: compression",
+	"37": "a name in the gzip header has no effect; the client's limits are those of compress/gzip (512 bytes)",
 	"38": "not built: codecs other than JSON, text and bytes",
 	"39": "New refuses a service on its error queue (TestConfigFaults), so no failure goes in circles there",
 }

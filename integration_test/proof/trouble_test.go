@@ -160,12 +160,13 @@ func consumerTimeout(t *testing.T, node *rabbit.Node) {
 		time.Sleep(2 * slow)
 		dawdlers.Store(0)
 	})
+	// Before the end: the timeout would also strike the client that empties the queues.
+	r.eval(node, "application:set_env(rabbit, consumer_timeout, 1800000), application:set_env(rabbit, channel_tick_interval, 60000).")
 	verdict := r.end()
 	if verdict.Duplicates == 0 {
 		t.Error("no duplicates: the broker's timeout did not strike")
 	}
 	r.allConfirmed(verdict)
-	r.eval(node, "application:set_env(rabbit, consumer_timeout, 1800000), application:set_env(rabbit, channel_tick_interval, 60000).")
 }
 
 // credentialsRevoked has the service's user deleted and added again: it is not a reason to storm the broker.

@@ -26,6 +26,7 @@ type Endings struct {
 
 	mu        sync.Mutex // guards what follows
 	suspicion int        // as of a message
+	latest    *Session   // the one whose end was counted last
 	pause     time.Duration
 	until     time.Time // nothing is declared before then
 	cause     error
@@ -42,7 +43,7 @@ func (e *Endings) Try(ctx context.Context, s *Session, fn func() error) error {
 		e.over()
 	case ctx.Err() == nil && !s.Alive():
 		<-s.Done()
-		e.ended(s.Cause())
+		e.ended(s)
 	}
 	return err
 }
@@ -64,9 +65,15 @@ func (e *Endings) over() {
 	e.suspicion, e.pause = 0, 0
 }
 
-func (e *Endings) ended(cause error) {
+// ended counts the end of a session once, however many declarations it has interrupted.
+func (e *Endings) ended(s *Session) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if e.latest == s {
+		return
+	}
+	e.latest = s
+	cause := s.Cause()
 	n, longest := Suspicion(cause), longestEnding
 	if n == mereEnd {
 		longest = longestMere
