@@ -40,7 +40,7 @@ var mutants = []mutant.Mutant{
 	{
 		Name: "the clock of the instance instead of the watermark", File: "schedule/definition.go",
 		Old: "\tfirst := d.after(t.Last)\n", New: "\tfirst := d.after(now.Add(-time.Second))\n",
-		Breaks: "TestAllAway",
+		Breaks: "TestClockChanges",
 	},
 }
 
