@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/harebus/harebus"
+	"github.com/harebus/harebus/integration_test/rabbit"
 )
 
 // memo is the message of the tests of restarts.
@@ -221,12 +222,14 @@ func TestPausesUnderLoad(t *testing.T) {
 			if n, different := len(in.all()), len(in.copies()); n != messages || different != messages {
 				t.Errorf("%d messages arrived %d times", different, n)
 			}
-			p.eventually(patience, func() error {
-				if n := p.channels(cfg.Connect.Name + " consume"); n < 1 || n > max(consume.Consumers, 1)+1 {
-					return fmt.Errorf("%d channels are open", n)
-				}
-				return nil
-			})
+			if p.node.Kind() == rabbit.KindNode { // others have no rabbitmqctl; TestReplacedChannelsEnd counts in process
+				p.eventually(patience, func() error {
+					if n := p.channels(cfg.Connect.Name + " consume"); n < 1 || n > max(consume.Consumers, 1)+1 {
+						return fmt.Errorf("%d channels are open", n)
+					}
+					return nil
+				})
+			}
 			if n := s.Stats().Connections; n != 1 {
 				t.Errorf("%d connections", n)
 			}
