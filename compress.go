@@ -80,16 +80,12 @@ func (c *CompressConfig) all() map[string]Compression {
 
 // validate names what is wrong.
 func (c *CompressConfig) validate() (faults []error) {
+	names := map[string]Compression{}
 	check := func(where string, one Compression) {
-		if err := coding.Valid(one.Coding()); err != nil {
+		name := one.Coding()
+		if err := coding.Valid(name); err != nil {
 			faults = append(faults, fmt.Errorf("%s: %w", where, err))
 		}
-	}
-	names := map[string]Compression{}
-	known := check
-	check = func(where string, one Compression) {
-		known(where, one)
-		name := one.Coding()
 		if other, ok := names[name]; ok && !same(one, other) {
 			faults = append(faults, fmt.Errorf("%s: there is another Compression for %q: use one value, which can read all bodies of the coding", where, name))
 		}

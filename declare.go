@@ -1,14 +1,13 @@
 package harebus
 
 import (
-	"github.com/harebus/harebus/internal/engine"
-
 	"context"
 	"errors"
 	"fmt"
 	"slices"
 
 	"github.com/harebus/harebus/internal/declare"
+	"github.com/harebus/harebus/internal/engine"
 	"github.com/harebus/harebus/internal/routing"
 	"github.com/harebus/harebus/internal/session"
 	"github.com/harebus/harebus/topology"

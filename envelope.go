@@ -1,8 +1,6 @@
 package harebus
 
 import (
-	"github.com/harebus/harebus/internal/resend"
-
 	"context"
 	"encoding/binary"
 	"errors"
@@ -15,6 +13,7 @@ import (
 
 	"github.com/harebus/harebus/internal/header"
 	"github.com/harebus/harebus/internal/publish"
+	"github.com/harebus/harebus/internal/resend"
 	"github.com/harebus/harebus/internal/wire"
 )
 

@@ -1,8 +1,6 @@
 package harebus
 
 import (
-	"github.com/harebus/harebus/internal/lazytimeout"
-
 	"context"
 	"errors"
 	"fmt"
@@ -14,6 +12,7 @@ import (
 
 	"github.com/harebus/harebus/internal/field"
 	"github.com/harebus/harebus/internal/guard"
+	"github.com/harebus/harebus/internal/lazytimeout"
 )
 
 // HandlerFunc handles one message. Its result decides what happens to the message:

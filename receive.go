@@ -1,8 +1,6 @@
 package harebus
 
 import (
-	"github.com/harebus/harebus/internal/resend"
-
 	"context"
 	"errors"
 	"sync/atomic"
@@ -15,6 +13,7 @@ import (
 	"github.com/harebus/harebus/internal/guard"
 	"github.com/harebus/harebus/internal/header"
 	"github.com/harebus/harebus/internal/publish"
+	"github.com/harebus/harebus/internal/resend"
 	"github.com/harebus/harebus/internal/tally"
 	"github.com/harebus/harebus/topology"
 )
@@ -294,13 +293,18 @@ func (d *delivery) open() error {
 	o, err := d.endpoint.open(d.ctx, d.message, &d.Raw, d.endpoint.queue)
 	d.confidential = o.confidential
 	if err != nil {
-		f := failed(d.Context(), err)
-		return f
+		return failed(d.Context(), err)
 	}
-	if d.due = o.dueAt; time.Until(d.due) > 0 && !(d.served() && !d.came.deferredUntil.Before(d.due)) {
+	if d.due = o.dueAt; !d.due.IsZero() && d.early() {
 		return errEarly
 	}
 	return nil
+}
+
+// early says whether the message came before the time that its sender has bound to it. If it
+// comes out of the delay queues, the broker has kept it until the time in its header.
+func (d *delivery) early() bool {
+	return time.Until(d.due) > 0 && (d.came.deferredUntil.Before(d.due) || !d.served())
 }
 
 var errEarly = errors.New("the message came before the time that its sender has bound to it")

@@ -1,8 +1,6 @@
 package harebus
 
 import (
-	"github.com/harebus/harebus/internal/engine"
-
 	"context"
 	"errors"
 	"fmt"
@@ -15,6 +13,7 @@ import (
 
 	"github.com/harebus/harebus/internal/consume"
 	"github.com/harebus/harebus/internal/declare"
+	"github.com/harebus/harebus/internal/engine"
 	"github.com/harebus/harebus/internal/guard"
 	"github.com/harebus/harebus/internal/header"
 	"github.com/harebus/harebus/internal/publish"

@@ -1,12 +1,11 @@
 package harebus
 
 import (
-	"github.com/harebus/harebus/internal/engine"
-
 	"math"
 	"sync/atomic"
 	"time"
 
+	"github.com/harebus/harebus/internal/engine"
 	"github.com/harebus/harebus/internal/publish"
 	"github.com/harebus/harebus/internal/tally"
 )

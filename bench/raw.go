@@ -196,6 +196,14 @@ func ignoreClosed(err error) error {
 // rawTransform has workers on one channel, and publishes on a second connection:
 // a publisher that the broker blocks must not stop the acks.
 func rawTransform(ctx context.Context, p *place, from, to string, seen func(*job)) (stopper, error) {
+	return rawWorkers(p, from, func(out *rawPublisher, d *amqp.Delivery) error {
+		return rawForward(ctx, out, d, from, to, seen)
+	})
+}
+
+// rawWorkers has workers handle the deliveries of a queue on one channel, with a publisher on
+// a second connection.
+func rawWorkers(p *place, queue string, handle func(out *rawPublisher, d *amqp.Delivery) error) (stopper, error) {
 	out, err := newRawPublisher(p, p.dial)
 	if err != nil {
 		return nil, err
@@ -204,7 +212,7 @@ func rawTransform(ctx context.Context, p *place, from, to string, seen func(*job
 	if err != nil {
 		return nil, errors.Join(err, out.close())
 	}
-	deliveries, err := rawDeliveries(ch, from)
+	deliveries, err := rawDeliveries(ch, queue)
 	if err != nil {
 		return nil, errors.Join(err, conn.Close(), out.close())
 	}
@@ -213,7 +221,7 @@ func rawTransform(ctx context.Context, p *place, from, to string, seen func(*job
 	for range workers {
 		group.Go(func() {
 			for d := range deliveries {
-				if err := rawForward(ctx, out, &d, from, to, seen); err != nil {
+				if err := handle(out, &d); err != nil {
 					failures <- err
 					return
 				}
@@ -221,7 +229,7 @@ func rawTransform(ctx context.Context, p *place, from, to string, seen func(*job
 		})
 	}
 	return func() error {
-		err := ch.Cancel(from, false)
+		err := ch.Cancel(queue, false)
 		group.Wait()
 		close(failures)
 		for failure := range failures {

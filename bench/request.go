@@ -129,39 +129,7 @@ func (w *asked) ask(ctx context.Context, r *rawPublisher, queue string, j *job) 
 
 // rawReplies answers what comes.
 func rawReplies(ctx context.Context, p *place, queue string) (stopper, error) {
-	out, err := newRawPublisher(p, p.dial)
-	if err != nil {
-		return nil, err
-	}
-	conn, ch, err := rawConnect(p, p.dial)
-	if err != nil {
-		return nil, errors.Join(err, out.close())
-	}
-	deliveries, err := rawDeliveries(ch, queue)
-	if err != nil {
-		return nil, errors.Join(err, conn.Close(), out.close())
-	}
-	var group sync.WaitGroup
-	failures := make(chan error, workers)
-	for range workers {
-		group.Go(func() {
-			for d := range deliveries {
-				if err := rawReply(ctx, out, &d); err != nil {
-					failures <- err
-					return
-				}
-			}
-		})
-	}
-	return func() error {
-		err := ch.Cancel(queue, false)
-		group.Wait()
-		close(failures)
-		for failure := range failures {
-			err = errors.Join(err, failure)
-		}
-		return errors.Join(err, conn.Close(), out.close())
-	}, nil
+	return rawWorkers(p, queue, func(out *rawPublisher, d *amqp.Delivery) error { return rawReply(ctx, out, d) })
 }
 
 func rawReply(ctx context.Context, out *rawPublisher, d *amqp.Delivery) error {

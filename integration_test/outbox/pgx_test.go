@@ -13,19 +13,26 @@ import (
 	"github.com/harebus/harebus/outbox"
 )
 
+// pgx is a pool of the database, and an outbox on it.
+func (r *rig) pgx() (*pgxpool.Pool, *outbox.Outbox) {
+	r.t.Helper()
+	pool, err := pgxpool.New(r.ctx, r.data.DSN)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(pool.Close)
+	ob, err := outbox.NewPgx(pool, outbox.Config{})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return pool, ob
+}
+
 // TestPgx: everything works with pgx, without database/sql.
 func TestPgx(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, database.Need(t, "postgres"))
-	pool, err := pgxpool.New(r.ctx, r.data.DSN)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(pool.Close)
-	ob, err := outbox.NewPgx(pool, outbox.Config{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	pool, ob := r.pgx()
 	s := r.setup(ob, "orders")
 	insert := func(ctx context.Context, id int) error {
 		_, err := outbox.Pgx[pgx.Tx](ctx).Exec(ctx, "insert into effects (id) values ($1)", id)
@@ -49,7 +56,7 @@ func TestPgx(t *testing.T) {
 	}
 	r.await("error", 2)
 	r.await("out", 1)
-	err = ob.Transaction(r.ctx, s.Bus(), func(ctx context.Context, tx *outbox.Tx) error {
+	err := ob.Transaction(r.ctx, s.Bus(), func(ctx context.Context, tx *outbox.Tx) error {
 		return errors.Join(insert(ctx, 4), tx.Send(ctx, "out", placed{4}), tx.Send(ctx, "nobody", placed{4}))
 	})
 	if err != nil {

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/harebus/harebus"
 	"github.com/harebus/harebus/integration_test/outbox/database"
@@ -269,15 +268,7 @@ func TestSagaRestart(t *testing.T) {
 func TestSagaPgx(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, database.Need(t, "postgres"))
-	pool, err := pgxpool.New(r.ctx, r.data.DSN)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(pool.Close)
-	ob, err := outbox.NewPgx(pool, outbox.Config{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	_, ob := r.pgx()
 	s := r.setup(ob, "trips")
 	r.saga(s, saga.Start(tripKey, func(ctx context.Context, t *saga.Instance[booking], _ trip) error {
 		return t.Timeout(ctx, 0, late{})

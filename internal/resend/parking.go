@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"sync"
 	"time"
+
+	"github.com/harebus/harebus/internal/wait"
 )
 
 const (
@@ -17,61 +19,60 @@ const (
 
 // parking is what is known about the error queue.
 type parking struct {
+	// fault is why nothing can be parked. It is over when nothing has been put off for a while:
+	// a waiting message returns sooner, and none came, so none waits.
+	fault wait.Trouble
+
 	mu    sync.Mutex // guards what follows
-	err   error      // why nothing can be parked; nil while it can
-	since time.Time  // when that began
 	probe time.Time  // there is no attempt before then
 	said  time.Time  // the last line in the log
-	last  time.Time  // when a message was put off last
-	count int        // messages put off since
+	count int        // messages put off since the fault began
 }
 
 // closed says whether it is known that parking is not possible now.
 func (p *parking) closed() bool {
+	_, err := p.lasts()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.err != nil && time.Now().Before(p.probe)
+	return err != nil && time.Now().Before(p.probe)
 }
 
+func (p *parking) lasts() (since time.Time, err error) { return p.fault.Lasts(2 * longestParking) }
+
 // open notes that the error queue takes messages.
-func (p *parking) open() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.err, p.count = nil, 0
-}
+func (p *parking) open() { p.fault.Note(nil) }
 
 // close notes why it does not.
 func (p *parking) close(err error) {
+	_, before := p.lasts()
+	p.fault.Note(err)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.err == nil {
-		p.since = time.Now()
+	if before == nil {
+		p.count = 0
 	}
-	now := time.Now()
-	p.err, p.probe, p.last = err, now.Add(quiet), now
+	p.probe = time.Now().Add(quiet)
 }
 
 // putOff counts a message that has to wait, and says for how long, and whether
 // that is worth a line in the log.
-func (p *parking) putOff() (wait time.Duration, count int, say bool) {
+func (p *parking) putOff() (pause time.Duration, count int, say bool) {
+	since, err := p.lasts()
+	p.fault.Note(err)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.count, p.last = p.count+1, time.Now()
+	p.count++
 	if say = time.Since(p.said) > quiet; say {
 		p.said = time.Now()
 	}
-	return min(max(parkingPause, time.Since(p.since)), longestParking), p.count, say
+	return min(max(parkingPause, time.Since(since)), longestParking), p.count, say
 }
 
 // trouble is why nothing can be parked, for Ready.
 func (p *parking) trouble() error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.err != nil && time.Since(p.last) > 2*longestParking {
-		p.err, p.count = nil, 0 // a waiting message returns sooner, and none came: none waits
-	}
-	if p.err == nil {
+	since, err := p.lasts()
+	if err == nil {
 		return nil
 	}
-	return fmt.Errorf("no message can be parked since %s; those that should be wait in a delay: %w", p.since.Format(time.RFC3339), p.err)
+	return fmt.Errorf("no message can be parked since %s; those that should be wait in a delay: %w", since.Format(time.RFC3339), err)
 }

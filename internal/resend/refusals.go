@@ -6,13 +6,22 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/harebus/harebus/internal/publish"
 	"github.com/harebus/harebus/internal/wait"
 )
 
 // stripAt is the number of refusals after which a copy has no custom headers.
 const stripAt = 3
 
-// refused waits before a message whose copy was refused goes back to its queue, because the broker would deliver it again at once. The pause grows.
+// stripRefused removes the custom headers of a copy of a message that was refused too often.
+func (c *Case) stripRefused(out *publish.Message) {
+	if c.Queue.refusals.of(c.ID) >= stripAt && !c.Deadly {
+		c.strip(out)
+	}
+}
+
+// refused waits before a message whose copy was refused goes back to its queue, because the
+// broker would deliver it again at once. The pause grows.
 func (c *Case) refused(err error) {
 	n := c.Queue.refusals.add(c.ID)
 	if n == 1 || n == stripAt+1 {

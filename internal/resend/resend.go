@@ -122,9 +122,7 @@ func (c *Case) send(kind Kind, out *publish.Message, cause error) bool {
 		end(err)
 		return false
 	}
-	if c.Queue.refusals.of(c.ID) >= stripAt && !c.Deadly {
-		c.strip(out)
-	}
+	c.stripRefused(out)
 	pauses := wait.NewPauses(d.Log(), c.Queue.BackOff)
 	for try := 1; ; try++ {
 		err = publisher.Publish(ctx, out)
@@ -277,17 +275,15 @@ func (c *Case) putOff(out *publish.Message, cause error) Result {
 	out.Publishing.Headers[c.Queue.Dialect.Names.Parking] = true
 	out.Publishing.Headers[c.Queue.Dialect.Names.DeferredTime] = c.Queue.Dialect.Time(out.Due)
 	before := c.Deadly
-	if c.send(Postpone, out, cause) {
-		return PutOff
+	sent := c.send(Postpone, out, cause)
+	if !sent && c.Deadly != before {
+		c.strip(out)
+		sent = c.send(Postpone, out, cause)
 	}
-	if c.Deadly == before {
+	if !sent {
 		return Stuck
 	}
-	c.strip(out)
-	if c.send(Postpone, out, cause) {
-		return PutOff
-	}
-	return Stuck
+	return PutOff
 }
 
 // tryParking publishes the copy, and once more if the error queue could be declared
@@ -299,9 +295,7 @@ func (c *Case) tryParking(out *publish.Message, cause error) (err error) {
 	if err != nil {
 		return err
 	}
-	if c.Queue.refusals.of(c.ID) >= stripAt && !c.Deadly {
-		c.strip(out)
-	}
+	c.stripRefused(out)
 	err = publisher.Publish(ctx, out)
 	if err != nil && c.Queue.Final(err) && !c.Deadly {
 		c.strip(out)
