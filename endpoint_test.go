@@ -632,3 +632,58 @@ func TestLoggerMayCallTheSetup(t *testing.T) {
 		}
 	})
 }
+
+// TestLoggerMayCloseTheSetup: a log core that ends the service at an entry, whoever writes it,
+// holds nobody up for longer than a logger that hangs, and nothing is lost.
+func TestLoggerMayCloseTheSetup(t *testing.T) {
+	for _, at := range []string{"message failed", "moved to the error queue", "connection lost", "paused", "resumed"} {
+		t.Run(at, func(t *testing.T) {
+			bubble(t, func(t *testing.T, r *rig) {
+				var s atomic.Pointer[harebus.Setup]
+				closed := make(chan error, 1)
+				cfg := r.config("orders")
+				core, _ := observer.New(zap.InfoLevel)
+				cfg.Logger = zap.New(core, zap.Hooks(func(e zapcore.Entry) error {
+					if s := s.Load(); s != nil && strings.Contains(e.Message, at) {
+						err := s.Close()
+						select {
+						case closed <- err:
+						default:
+						}
+					}
+					return nil
+				}))
+				setup := r.setup(cfg)
+				harebus.Handle(setup, func(_ context.Context, _ *harebus.Bus, o order) error {
+					if o.ID == 1 {
+						panic("a fault of the handler")
+					}
+					return nil
+				})
+				r.start(setup)
+				s.Store(setup)
+				r.fill("orders", 3)
+				time.Sleep(5 * time.Minute)
+				r.broker.CutConnections()
+				time.Sleep(time.Minute)
+				_ = setup.Pause(r.ctx) // refused when the setup has ended
+				_ = setup.Resume()
+				select {
+				case <-closed:
+				case <-time.After(5 * time.Minute):
+					t.Fatal("Close has not returned")
+				}
+				if err := setup.Close(); err != nil {
+					t.Error(err)
+				}
+				kept := int(setup.Stats().Handled)
+				for _, q := range r.broker.Queues() {
+					kept += q.Ready
+				}
+				if kept != 3 {
+					t.Errorf("%d of 3 messages are handled or in a queue", kept)
+				}
+			})
+		})
+	}
+}
