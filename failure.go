@@ -1,6 +1,7 @@
 package harebus
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -33,7 +34,20 @@ type failure struct {
 	// asked is the pause that the error asks for with RetryAfter or Postpone.
 	asked *askedError
 	hold  *Hold
+	// kind and types are what groups of failures are made of: see resend.Failure.
+	kind, types string
 }
+
+// ErrorKind is the reason code of a rejected message, "panic", "timeout" or "error".
+func (f *failure) ErrorKind() string {
+	if f.rejected != nil {
+		return f.rejected.Reason
+	}
+	return cmp.Or(f.kind, "error")
+}
+
+// ErrorTypes are the types of the error and of all that it wraps.
+func (f *failure) ErrorTypes() string { return f.types }
 
 // Error is the text, as it was read.
 func (f *failure) Error() string { return f.text }
@@ -43,7 +57,7 @@ func (f *failure) Unwrap() error { return f.err }
 
 // withheld is the failure without its texts, which can quote a message.
 func (f *failure) withheld() *failure {
-	w := &failure{text: fmt.Sprintf("%T: %v", f.shown(), errConfidential), hopeless: f.hopeless, asked: f.asked, hold: f.hold}
+	w := &failure{text: fmt.Sprintf("%T: %v", f.shown(), errConfidential), hopeless: f.hopeless, asked: f.asked, hold: f.hold, kind: f.kind, types: f.types}
 	if f.rejected != nil {
 		w.rejected = &RejectError{Reason: f.rejected.Reason, Err: errConfidential, curable: f.rejected.curable}
 		w.text = w.rejected.Error()
@@ -87,6 +101,7 @@ func readError(err error) *failure {
 		f.text, f.err = unreadable(err, trouble), nil
 	}
 	trouble = guard.EachError(err, func(e error) bool {
+		f.types += fmt.Sprintf("%T ", e)
 		switch e := e.(type) { //nolint:errorlint // EachError unwraps
 		case *RejectError:
 			if f.rejected == nil {
@@ -96,6 +111,10 @@ func readError(err error) *failure {
 			f.hopeless = true
 		case *Hold:
 			f.hold = e
+		case *guard.PanicError:
+			f.kind = "panic"
+		case *timeoutError:
+			f.kind = "timeout"
 		case *askedError:
 			if f.asked == nil {
 				f.asked = e

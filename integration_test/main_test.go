@@ -15,6 +15,13 @@ import (
 // fails when the library has left a goroutine behind.
 func TestMain(m *testing.M) {
 	flag.Parse()
+	if os.Getenv(asOperator) != "" {
+		if err := operate(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	chosen := false
 	flag.Visit(func(f *flag.Flag) { chosen = chosen || f.Name == "test.parallel" })
 	if !chosen {

@@ -5,6 +5,7 @@
 //	harebus publish [flags] TOPIC BODY
 //	harebus request [flags] QUEUE BODY
 //	harebus listen [flags] QUEUE
+//	harebus errors [TASK] [flags] [ID...|FILE]
 //	harebus redrive [flags]
 //	harebus outbox schema|sql [flags] [TASK [ID...]]
 //	harebus claims sweep [flags] DIRECTORY
@@ -57,6 +58,7 @@ var commands = []command{
 	{"publish", "publish events to a topic", runPublish},
 	{"request", "send a command and print the reply", runRequest},
 	{"listen", "print the messages of a queue", runListen},
+	{"errors", "show, retry, edit, archive and export failed messages", runErrors},
 	{"redrive", "move parked messages back to their source", runRedrive},
 	{"outbox", "print SQL for the tables of package outbox", runOutbox},
 	{"claims", "remove old bodies from a directory of package claim", runClaims},

@@ -4,6 +4,7 @@ package access
 
 import (
 	"cmp"
+	"context"
 	"crypto/tls"
 	"errors"
 	"net"
@@ -20,10 +21,13 @@ import (
 // Broker says where the broker is and who logs in. The fields mean what those of
 // [harebus.Config] with the same names mean; there is at least one address.
 type Broker struct {
-	URLs         []string
-	ExternalAuth bool
-	TLS          *tls.Config
-	Dial         func(network, address string) (net.Conn, error)
+	URLs []string
+	// Username, Password and Credentials replace the login of the addresses.
+	Username, Password string
+	Credentials        func(context.Context) (username, password string, err error)
+	ExternalAuth       bool
+	TLS                *tls.Config
+	Dial               func(network, address string) (net.Conn, error)
 	// Version is that of the command. The broker shows it.
 	Version string
 	// RequestTimeout is how long the broker may take to answer. Default: 30 s.
@@ -35,6 +39,7 @@ type Broker struct {
 // Apply sets the fields of a setup's config so that it connects in the same way.
 func (b Broker) Apply(cfg *harebus.Config) {
 	cfg.Connect.URLs, cfg.Connect.ExternalAuth, cfg.Connect.TLS, cfg.Dial = b.URLs, b.ExternalAuth, b.TLS, b.Dial
+	cfg.Connect.Username, cfg.Connect.Password, cfg.Connect.Credentials = b.Username, b.Password, b.Credentials
 }
 
 // Logger is Log, or a logger that logs nothing.
@@ -60,7 +65,7 @@ func (b Broker) Link(name string) (*session.Link, error) {
 	}
 	return session.NewLink(name, session.NewDialer(session.Config{
 		Addresses: addresses, Name: "harebus", Product: "harebus", Version: b.Version,
-		TLS: b.TLS, Dial: b.Dial, ExternalAuth: b.ExternalAuth,
+		TLS: b.TLS, Dial: b.Dial, ExternalAuth: b.ExternalAuth, Username: b.Username, Password: b.Password, Credentials: b.Credentials,
 		Timeout: handshake, RequestTimeout: cmp.Or(b.RequestTimeout, requestTimeout), WriteTimeout: writeTimeout,
 		Heartbeat: heartbeat, BackOff: wait.Default,
 		Log: b.Logger(), Waits: wait.Teller{Log: b.Logger()},

@@ -35,7 +35,7 @@ func shorten(text string, most int) string {
 
 // Fit makes sure that the message can be sent and read: its headers fit into a frame
 // of frameMax bytes, of which the broker needs room on the way, and there are no more
-// of them than a client reads. Without this, a message that is too large to be parked
+// of them than a client reads. What only describes the parking goes first. Without this, a message that is too large to be parked
 // would fail for ever. Headers that do not fit are left out, custom headers before
 // standard ones and the largest first, and named in the error details of this failure
 // and all later ones. If the frame is small, the error details are shortened, too.
@@ -45,6 +45,8 @@ func (d *Dialect) Fit(msg *amqp.Publishing, frameMax, room int) {
 	if excess <= 0 && surplus <= 0 {
 		return
 	}
+	size, count := d.undescribe(headers)
+	excess, surplus = excess-size, surplus-count
 	share := min(frameMax/8, MaxErrorDetails)
 	names := share / 8 // for the names of what is left out
 	if details, _ := headers[d.Names.ErrorDetails].(string); excess > 0 && len(details) > share {
@@ -104,7 +106,7 @@ func (d *Dialect) NameLeftOut(headers amqp.Table, all string) {
 // expendable lists the headers that may be left out of a failed message, in the
 // order in which they are left out.
 func (d *Dialect) expendable(headers amqp.Table) []string {
-	needed := []string{d.Names.MessageID, d.Names.ErrorRetries, d.Names.SourceQueue, d.Names.DeferredTime, d.Names.FirstFailed, d.Names.LeftOut, d.Names.Parking, d.Names.Signature}
+	needed := []string{d.Names.MessageID, d.Names.ErrorRetries, d.Names.SourceQueue, d.Names.DeferredTime, d.Names.FirstFailed, d.Names.LeftOut, d.Names.Parking, d.Names.Signature, d.Prefix + ErrorID, d.Prefix + Replays}
 	keys := make([]string, 0, len(headers))
 	for key, value := range headers {
 		text, isText := value.(string)

@@ -10,15 +10,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
-	"unicode/utf8"
 
 	amqp "github.com/rabbitmq/amqp091-go"
 
 	"github.com/harebus/harebus"
 	"github.com/harebus/harebus/internal/access"
-	"github.com/harebus/harebus/topology"
+	"github.com/harebus/harebus/internal/queue"
+	"github.com/harebus/harebus/internal/session"
 )
 
 // Options say what to move. The zero value of Count and of the texts but Queue
@@ -44,8 +43,6 @@ type Options struct {
 	// Timeout is how long the broker may take to be there, and for one message.
 	Timeout time.Duration
 }
-
-const defaultWindow = 5000
 
 // Action is what was done with a message.
 type Action string
@@ -89,13 +86,13 @@ type Report struct {
 //
 // Every look at a message of a quorum queue counts as a delivery; see keep.
 func Run(ctx context.Context, o Options, each func(Item)) (Report, error) {
-	m, ready, err := connect(ctx, o)
+	c, err := queue.Connect(ctx, queue.Options{Broker: o.Broker, Name: "redrive", Queue: o.Queue, Hold: o.Window, Timeout: o.Timeout})
 	if err != nil {
 		return Report{}, fmt.Errorf("redrive: %w", err)
 	}
-	r := run{options: o, mover: m, each: each}
-	err = r.all(ctx, ready)
-	if closed := m.close(); err == nil {
+	r := run{options: o, conn: c, each: each}
+	err = r.begin(ctx)
+	if closed := c.Close(); err == nil {
 		err = closed
 	}
 	if err != nil {
@@ -107,10 +104,24 @@ func Run(ctx context.Context, o Options, each func(Item)) (Report, error) {
 // run is one Run under way.
 type run struct {
 	options Options
-	mover   *mover
+	conn    *queue.Conn
 	each    func(Item)
 	report  Report
 	renew   bool // see keep
+}
+
+// begin processes the messages that are ready now.
+func (r *run) begin(ctx context.Context) error {
+	within, cancel := context.WithTimeout(ctx, r.options.Timeout)
+	defer cancel()
+	ready, err := r.conn.Ready(within)
+	if err != nil || ready == 0 {
+		return err
+	}
+	if err := r.conn.Take(within); err != nil {
+		return err
+	}
+	return r.all(ctx, ready)
 }
 
 // all processes the ready messages. When enough were moved, it still takes those
@@ -123,14 +134,12 @@ func (r *run) all(ctx context.Context, ready int) error {
 		if enough && !givenBack && !r.renew {
 			return nil
 		}
-		l, ok, err := r.mover.next(ctx)
+		l, ok, err := r.conn.Next(ctx)
 		if err != nil || !ok {
 			return err
 		}
 		givenBack = l.Redelivered
-		if n, ok := l.Headers["x-delivery-count"].(int64); ok && n >= manyDeliveries {
-			r.renew = true
-		}
+		r.renew = r.renew || l.Looks() >= manyDeliveries
 		if enough {
 			err = r.keep(l)
 		} else {
@@ -144,7 +153,7 @@ func (r *run) all(ctx context.Context, ready int) error {
 }
 
 // one processes a message. An error ends the run.
-func (r *run) one(l look, position int) error {
+func (r *run) one(l *queue.Message, position int) error {
 	o := r.options
 	item := o.item(l, position)
 	if o.Match != "" && item.Type != o.Match {
@@ -163,8 +172,8 @@ func (r *run) one(l look, position int) error {
 		r.each(item)
 		return r.keep(l)
 	}
-	err = r.mover.move(target, cleaned(l, o.HeaderPrefix, r.mover.session.User()), l)
-	var left *leftError
+	err = r.move(target, l.Cleaned(o.HeaderPrefix, r.conn.User()), l)
+	var left *queue.LeftError
 	switch {
 	case err == nil:
 		r.report.Moved++
@@ -196,106 +205,55 @@ const manyDeliveries = 10
 // limit of a quorum queue, which redrive does not know. So once one message has been
 // looked at often, it and all that follow are published to the queue again, one after
 // the other and otherwise unchanged, which keeps the order.
-func (r *run) keep(l look) error {
-	if !r.renew || l.broken {
+func (r *run) keep(l *queue.Message) error {
+	if !r.renew || l.Broken {
 		return nil
 	}
-	err := r.mover.move(r.options.Queue, renewed(l, r.mover.session.User()), l)
-	var left *leftError
+	err := r.move(r.options.Queue, l.Renewed(r.conn.User()), l)
+	var left *queue.LeftError
 	if errors.As(err, &left) {
 		return nil
 	}
 	return err
 }
 
-// target is the queue to which a message goes. Its name comes from the message, and
-// anybody may have written it. So it must be a valid name, and not that of the
-// error queue.
-func (o Options) target(l look) (string, error) {
-	if l.broken {
-		return "", errors.New("its properties are not AMQP, so nobody can read it or send it again; remove it with the management page")
+// move publishes p to a queue, waits for the confirm and acknowledges l. After any error but
+// a *queue.LeftError the run cannot go on.
+func (r *run) move(to string, p session.Publishing, l *queue.Message) error {
+	p.Key = to
+	if err := r.conn.Store([]session.Publishing{p})[0]; err != nil {
+		return err
 	}
-	if o.To != "" {
-		return o.To, nil
-	}
-	value, ok := l.Headers[o.HeaderPrefix+harebus.HeaderSourceQueue]
-	if !ok {
-		value, ok = lastDeath(l.Headers)["queue"]
-	}
-	if !ok {
-		return "", errors.New("it does not say where it came from")
-	}
-	source, ok := text(value)
-	if !ok {
-		return "", errors.New("its source queue is not text")
-	}
-	if err := topology.ValidName("queue", source); err != nil {
-		return "", err
-	}
-	if source == o.Queue {
-		return "", errors.New("its source queue is the error queue itself")
-	}
-	if strings.HasPrefix(source, delayQueues) {
-		return "", fmt.Errorf("its source queue %q is a delay queue: somebody deferred it to the error queue", source)
-	}
-	return source, nil
+	return r.conn.Remove(l)
 }
 
-// delayQueues is how the names of the queues begin that deferred messages wait in.
-const delayQueues = topology.DefaultDelayPrefix + "."
-
-// lastDeath is the broker's note about the last queue that a message was dead-lettered
-// from: for one without a SourceQueue the queue whose delivery limit it has exceeded.
-// x-first-death-queue would name the first delay queue of a message that was deferred.
-func lastDeath(headers amqp.Table) amqp.Table {
-	deaths, _ := headers["x-death"].([]any)
-	if len(deaths) > 0 {
-		death, _ := deaths[0].(amqp.Table)
-		return death
+// target is the queue to which a message goes.
+func (o Options) target(l *queue.Message) (string, error) {
+	source, err := l.Source(o.HeaderPrefix, o.Queue)
+	if o.To != "" && !l.Broken {
+		return o.To, nil
 	}
-	if first, ok := headers["x-first-death-queue"]; ok {
-		return amqp.Table{"queue": first, "reason": headers["x-first-death-reason"]}
-	}
-	return nil
+	return source, err
 }
 
 // item describes a message.
-func (o Options) item(l look, position int) Item {
+func (o Options) item(l *queue.Message, position int) Item {
 	d := l.Delivery
 	i := Item{
-		Position: position, Unreadable: l.table != nil || l.broken,
-		ID:       header(d.Headers, o.HeaderPrefix+harebus.HeaderMessageID, d.MessageId),
-		Type:     header(d.Headers, o.HeaderPrefix+harebus.HeaderMessageType, d.Type),
-		Source:   header(d.Headers, o.HeaderPrefix+harebus.HeaderSourceQueue, ""),
-		Failure:  header(d.Headers, o.HeaderPrefix+harebus.HeaderErrorDetails, ""),
+		Position: position, Unreadable: l.Table != nil || l.Broken,
+		ID:       l.Text(o.HeaderPrefix+harebus.HeaderMessageID, d.MessageId),
+		Type:     l.Text(o.HeaderPrefix+harebus.HeaderMessageType, d.Type),
+		Source:   l.Text(o.HeaderPrefix+harebus.HeaderSourceQueue, ""),
+		Failure:  l.Text(o.HeaderPrefix+harebus.HeaderErrorDetails, ""),
 		Sent:     d.Timestamp,
 		Delivery: d,
 	}
-	death := lastDeath(d.Headers)
+	death := l.Death()
 	if i.Source == "" {
-		i.Source, _ = text(death["queue"])
+		i.Source, _ = queue.Text(death["queue"])
 	}
-	if reason, ok := text(death["reason"]); ok && i.Failure == "" {
+	if reason, ok := queue.Text(death["reason"]); ok && i.Failure == "" {
 		i.Failure = "the broker moved it here: " + reason
 	}
 	return i
-}
-
-// text returns a header value that is text. Python's clients write bytes too.
-func text(value any) (string, bool) {
-	switch v := value.(type) {
-	case string:
-		return v, utf8.ValidString(v)
-	case []byte:
-		return string(v), utf8.Valid(v)
-	}
-	return "", false
-}
-
-// header reads a header, or the property that stands in for it.
-func header(headers amqp.Table, name, property string) string {
-	if v, ok := text(headers[name]); ok && v != "" {
-		return v
-	}
-	return property
 }

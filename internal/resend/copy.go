@@ -9,7 +9,9 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 
 	"github.com/harebus/harebus/internal/field"
+	"github.com/harebus/harebus/internal/fingerprint"
 	"github.com/harebus/harebus/internal/header"
+	"github.com/harebus/harebus/internal/messageid"
 	"github.com/harebus/harebus/internal/publish"
 	"github.com/harebus/harebus/internal/wire"
 )
@@ -101,6 +103,27 @@ func (c *Case) failedCopy(queue string, cause error) *publish.Message {
 		headers[names.SourceQueue] = c.Queue.Name
 	}
 	return out
+}
+
+// Failure is a cause that knows what groups of failures are made of.
+type Failure interface {
+	error
+	// ErrorKind is the reason for which the message was rejected, or "panic", "timeout" or "error".
+	ErrorKind() string
+	// ErrorTypes are the types of the error and of those that it wraps.
+	ErrorTypes() string
+}
+
+// describe writes into a copy for the error queue what tells this parking from others: one of
+// its own id, and the fingerprint of the cause.
+func (c *Case) describe(headers amqp.Table, cause error) {
+	kind, types := "error", ""
+	if f, ok := cause.(Failure); ok { //nolint:errorlint // what it wraps is foreign code
+		kind, types = f.ErrorKind(), f.ErrorTypes()
+	}
+	dialect := c.Queue.Dialect
+	dialect.NoteAttempt(headers, time.Now(), c.Failures == 0)
+	dialect.DescribeParking(headers, messageid.New(), kind, fingerprint.Of(kind, types, fingerprint.Text(header.ErrorDetails(cause))))
 }
 
 // AsItCame is the content of a copy of a message exactly as it came: packed are its

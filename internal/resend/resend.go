@@ -97,6 +97,8 @@ func (c *Case) Later(kind Kind, after time.Duration, cause error) bool {
 	out.Publishing.Headers[names.DeferredTime] = c.Queue.Dialect.Time(out.Due)
 	if kind == Postpone {
 		out.Publishing.Headers[names.ErrorRetries] = field.SmallestInt(c.Failures)
+	} else {
+		c.Queue.Dialect.NoteAttempt(out.Publishing.Headers, time.Now(), c.Failures == 0)
 	}
 	return c.send(kind, out, cause)
 }
@@ -231,7 +233,9 @@ const (
 // is full, or it is missing and cannot be declared), the copy waits in the delay queues,
 // because a delivery that is held would keep others from being handled.
 func (c *Case) Park(cause error) Result {
-	return c.bury(c.failedCopy(c.Queue.ErrorQueue, cause), cause)
+	out := c.failedCopy(c.Queue.ErrorQueue, cause)
+	c.describe(out.Publishing.Headers, cause)
+	return c.bury(out, cause)
 }
 
 // ParkNow parks a message that waited in the delay queues because the error queue took none.

@@ -1,0 +1,249 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/harebus/harebus/errorqueue"
+)
+
+// retry is the task retry, and redirect.
+func (t *errorsTask) retry(ctx context.Context) error {
+	to := "the queues that they came from"
+	if t.options.To != "" {
+		to = plain(t.options.To)
+	}
+	return t.act(ctx, "retry", to, func(q *errorqueue.Queue, ms []errorqueue.Message) (errorqueue.Report, error) {
+		return q.Retry(ctx, ms, t.options)
+	})
+}
+
+// edit is the task edit.
+func (t *errorsTask) edit(ctx context.Context) error {
+	var body []byte
+	var err error
+	if t.body == "-" {
+		body, err = io.ReadAll(t.std.in)
+	} else {
+		body, err = os.ReadFile(t.body)
+	}
+	if err != nil {
+		return fmt.Errorf("read the new body: %w", err)
+	}
+	return t.act(ctx, "edit", "the queue that it came from", func(q *errorqueue.Queue, ms []errorqueue.Message) (errorqueue.Report, error) {
+		if len(ms) != 1 {
+			return errorqueue.Report{}, fmt.Errorf("%d messages have this id; edit changes one", len(ms))
+		}
+		return q.Edit(ctx, ms[0], body, t.options)
+	})
+}
+
+// discard is the task discard.
+func (t *errorsTask) discard(ctx context.Context) error {
+	if t.archiveQueue != "" {
+		return t.act(ctx, "discard", "queue "+plain(t.archiveQueue), func(q *errorqueue.Queue, ms []errorqueue.Message) (errorqueue.Report, error) {
+			return q.Move(ctx, ms, t.archiveQueue, t.options)
+		})
+	}
+	return t.act(ctx, "discard", "file "+t.archive, func(q *errorqueue.Queue, ms []errorqueue.Message) (report errorqueue.Report, err error) {
+		file, err := os.OpenFile(t.archive, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
+		if err != nil {
+			return report, fmt.Errorf("open the archive: %w", err)
+		}
+		defer func() { err = errors.Join(err, file.Close()) }()
+		if err := endLine(file); err != nil {
+			return report, fmt.Errorf("open the archive: %w", err)
+		}
+		return q.Discard(ctx, ms, file, t.options)
+	})
+}
+
+// endLine ends a line that was not written to its end, because the disk was full.
+func endLine(file *os.File) error {
+	info, err := file.Stat()
+	if err != nil || info.Size() == 0 {
+		return err
+	}
+	last := make([]byte, 1)
+	if _, err := file.ReadAt(last, info.Size()-1); err != nil || last[0] == '\n' {
+		return err
+	}
+	_, err = file.WriteString("\n")
+	return err
+}
+
+// restore is the task restore: the opposite of discard.
+func (t *errorsTask) restore(ctx context.Context) error {
+	if t.archiveQueue == "" {
+		return t.importFile(ctx)
+	}
+	back := t.cfg.Name
+	t.cfg.Name = t.archiveQueue
+	return t.act(ctx, "restore", "queue "+plain(back), func(q *errorqueue.Queue, ms []errorqueue.Message) (errorqueue.Report, error) {
+		return q.Move(ctx, ms, back, t.options)
+	})
+}
+
+// importFile is the task import.
+func (t *errorsTask) importFile(ctx context.Context) (err error) {
+	file, err := os.Open(t.args[0])
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	if t.dry {
+		n, err := countLines(file)
+		if err == nil {
+			fmt.Fprintf(t.std.out, "%d messages are in the file\n", n)
+		}
+		return err
+	}
+	return t.with(ctx, func(q *errorqueue.Queue) error {
+		done, there, err := q.Import(ctx, file, t.options)
+		fmt.Fprintf(t.std.out, "put %d into the error queue, %d were there already\n", done, there)
+		return err
+	})
+}
+
+func countLines(r io.Reader) (n int, err error) {
+	const longest = 1 << 30
+	lines := bufio.NewScanner(r)
+	lines.Buffer(nil, longest)
+	for lines.Scan() {
+		n++
+	}
+	return n, lines.Err()
+}
+
+// act carries out an action on the selection, if the operator agrees.
+func (t *errorsTask) act(ctx context.Context, verb, to string, action func(*errorqueue.Queue, []errorqueue.Message) (errorqueue.Report, error)) error {
+	return t.with(ctx, func(q *errorqueue.Queue) error {
+		x, err := t.look(ctx, q)
+		if err != nil {
+			return err
+		}
+		n := len(x.Messages)
+		t.printGroups(x.Groups())
+		fmt.Fprintf(t.std.out, "%s: %d of %d messages → %s\n", verb, n, x.Seen, to)
+		if t.dry || n == 0 {
+			return nil
+		}
+		if err := t.agree(n); err != nil {
+			return err
+		}
+		made, err := t.openJournal()
+		if err != nil {
+			return err
+		}
+		p := actionProgress{t: t, began: time.Now()}
+		t.options.Progress = p.show
+		report, err := action(q, x.Messages)
+		p.end()
+		return t.report(report, err, made)
+	})
+}
+
+// agree asks for the number of messages, unless -yes has it.
+func (t *errorsTask) agree(n int) error {
+	switch {
+	case t.yes == n:
+		return nil
+	case t.yes >= 0:
+		return fmt.Errorf("%d messages match, and -yes says %d; nothing was done", n, t.yes)
+	case !readsTerminal(t.std.in):
+		return fmt.Errorf("give -yes %d to do this; nothing was done", n)
+	}
+	fmt.Fprintf(t.std.err, "Type the number of messages to go on: ")
+	line, err := bufio.NewReader(t.std.in).ReadString('\n')
+	if err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	if strings.TrimSpace(line) != strconv.Itoa(n) {
+		return errors.New("this is not the number; nothing was done")
+	}
+	return nil
+}
+
+func readsTerminal(r io.Reader) bool {
+	f, ok := r.(*os.File)
+	return ok && isTerminal(f)
+}
+
+// openJournal chooses the journal, and says whether that is one that can be removed again.
+func (t *errorsTask) openJournal() (made bool, err error) {
+	if t.options.Journal != "" {
+		return false, nil
+	}
+	file, err := os.CreateTemp("", "harebus-errors-*.ndjson")
+	if err != nil {
+		return false, fmt.Errorf("make a journal: %w", err)
+	}
+	t.options.Journal = file.Name()
+	fmt.Fprintf(t.std.err, "harebus: the journal of this run is %s\n", filepath.Clean(file.Name()))
+	return true, file.Close()
+}
+
+// report says what an action has done.
+func (t *errorsTask) report(r errorqueue.Report, err error, made bool) error {
+	for _, left := range r.Left {
+		fmt.Fprintf(t.std.out, "left %s: %s\n", left.ID, plainLine(left.Reason))
+	}
+	for _, id := range r.Twice {
+		fmt.Fprintf(t.std.out, "perhaps twice: %s\n", id)
+	}
+	fmt.Fprintf(t.std.out, "done %d, left %d, not there any more %d, not tried %d, perhaps twice %d\n", r.Done, len(r.Left), r.Gone, r.Remaining, len(r.Twice))
+	if err != nil {
+		return err
+	}
+	if len(r.Left)+r.Gone+r.Remaining > 0 {
+		return errUnfinished
+	}
+	if made {
+		return os.Remove(t.options.Journal)
+	}
+	return nil
+}
+
+// unclear is the task journal.
+func (t *errorsTask) unclear(context.Context) error {
+	ids, err := errorqueue.Unclear(t.args[0])
+	if err != nil {
+		return err
+	}
+	for _, id := range ids {
+		fmt.Fprintln(t.std.out, id)
+	}
+	return nil
+}
+
+// actionProgress is the line about an action under way.
+type actionProgress struct {
+	t     *errorsTask
+	began time.Time
+	shown time.Time
+}
+
+func (p *actionProgress) show(done, left, all int) {
+	const pause = 200 * time.Millisecond
+	if !p.t.std.terminal || time.Since(p.shown) < pause {
+		return
+	}
+	p.shown = time.Now()
+	rate := float64(done) / time.Since(p.began).Seconds()
+	rest := time.Duration(float64(all-done-left)/max(rate, 1)) * time.Second
+	fmt.Fprintf(p.t.std.err, "\r\x1b[K%d of %d, %.0f/s, left there %d, %v to go; Ctrl-C finishes what is in hand", done, all, rate, left, rest)
+}
+
+func (p *actionProgress) end() {
+	if !p.shown.IsZero() {
+		fmt.Fprintln(p.t.std.err)
+	}
+}

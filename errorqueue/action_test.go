@@ -1,0 +1,438 @@
+package errorqueue_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/harebus/harebus"
+	"github.com/harebus/harebus/brokertest"
+	"github.com/harebus/harebus/errorqueue"
+	"github.com/harebus/harebus/topology"
+)
+
+// TestRetry: a message goes back as it was before it failed, and what came later stays.
+func TestRetry(t *testing.T) {
+	bubble(t, func(x *bench) {
+		x.park(1, 4)
+		x.put("error", parked("5", "Pay", "no", amqp.Table{"PikaBus.Replays": int8(2), "PikaBus.Attempts": []any{time.Now()}, "CC": []any{"other"}}))
+		x.with(func(q *errorqueue.Queue) {
+			found := x.look(q, errorqueue.Filter{IDs: []string{"2", "3", "5"}})
+			x.put("error", parked("2", "Place", "again", nil)) // the same message, parked later
+			report, err := q.Retry(t.Context(), found.Messages, errorqueue.Options{})
+			x.reports(report, err, "done 3, left 0, gone 0, remaining 0, twice 0")
+		})
+		x.expect("error", "1 4 2")
+		x.expect("orders", "2 3 5")
+		back := x.broker.Messages("orders")
+		want := amqp.Table{"PikaBus.MessageId": "2", "PikaBus.MessageType": "Place", "PikaBus.Replays": int8(1), "tenant": "north"}
+		if !reflect.DeepEqual(back[0].Headers, want) || string(back[0].Body) != `{"ID":"2"}` || back[0].Type != "Place" {
+			t.Errorf("back is %+v", back[0])
+		}
+		if n := back[2].Headers["PikaBus.Replays"]; n != int8(3) || len(back[2].Headers) != 4 {
+			t.Errorf("back is %v", back[2].Headers)
+		}
+	})
+}
+
+// TestRetryWhatIsGone: somebody else has moved a message of the selection.
+func TestRetryWhatIsGone(t *testing.T) {
+	bubble(t, func(x *bench) {
+		x.park(1, 3)
+		x.with(func(q *errorqueue.Queue) {
+			found := x.look(q, errorqueue.Filter{})
+			_, _, err := x.ch.Get("error", true)
+			x.try(err)
+			report, err := q.Retry(t.Context(), found.Messages, errorqueue.Options{To: "orders"})
+			x.reports(report, err, "done 2, left 0, gone 1, remaining 0, twice 0")
+		})
+		x.expect("orders", "2 3")
+	})
+}
+
+// TestLeft: a message that cannot be moved stays at its place, with the reason.
+func TestLeft(t *testing.T) {
+	bubble(t, func(x *bench) {
+		x.declare("full", amqp.Table{"x-max-length": int32(0), "x-overflow": "reject-publish"})
+		to := func(queue any) amqp.Table { return amqp.Table{"PikaBus.SourceQueue": queue} }
+		x.put("error", parked("1", "T", "no", to("absent")), parked("2", "T", "no", to("full")), parked("3", "T", "no", nil),
+			parked("4", "T", "no", to("error")), parked("5", "T", "no", to(int32(7))), parked("6", "T", "no", to("harebus.delay.1s")), amqp.Publishing{MessageId: "7"})
+		x.with(func(q *errorqueue.Queue) {
+			report, err := q.Retry(t.Context(), x.look(q, errorqueue.Filter{}).Messages, errorqueue.Options{Rate: -1})
+			x.reports(report, err, "done 1, left 6, gone 0, remaining 0, twice 0")
+			slices.SortFunc(report.Left, func(a, b errorqueue.Left) int { return strings.Compare(a.MessageID, b.MessageID) })
+			for i, want := range []string{`no queue "absent"`, `into queue "full"; is that full`, "error queue itself", "not text", "delay queue", "where it came from"} {
+				if i < len(report.Left) && !strings.Contains(report.Left[i].Reason, want) {
+					t.Errorf("%+v, want %q", report.Left[i], want)
+				}
+			}
+			x.expect("error", "1 2 4 5 6 7")
+			report, err = q.Retry(t.Context(), x.look(q, errorqueue.Filter{}).Messages, errorqueue.Options{To: "absent", Refusals: 2, Rate: 10})
+			x.reports(report, err, "done 0, left 2, gone 0, remaining 4, twice 0")
+			for _, to := range []string{"error", "amq.x"} {
+				if _, err := q.Retry(t.Context(), nil, errorqueue.Options{To: to}); err == nil {
+					t.Errorf("moving to %q is possible", to)
+				}
+			}
+		})
+		x.expect("error", "1 2 4 5 6 7")
+		x.expect("orders", "3")
+	})
+}
+
+// TestRateAndStop: the rate is kept, and a stop leaves the rest.
+func TestRateAndStop(t *testing.T) {
+	bubble(t, func(x *bench) {
+		x.park(1, 100)
+		x.with(func(q *errorqueue.Queue) {
+			found := x.look(q, errorqueue.Filter{})
+			ctx, cancel := context.WithCancel(t.Context())
+			began := time.Now()
+			report, err := q.Retry(ctx, found.Messages, errorqueue.Options{Rate: 20, Progress: func(done, left, all int) {
+				if left != 0 || all != 100 {
+					t.Errorf("progress: %d left of %d", left, all)
+				}
+				if done == 40 {
+					cancel()
+				}
+			}})
+			x.reports(report, err, "done 40, left 0, gone 0, remaining 60, twice 0")
+			if took := time.Since(began); took < 1900*time.Millisecond || took > 3*time.Second {
+				t.Errorf("40 at 20 a second took %v", took)
+			}
+		})
+		if q, _ := x.broker.Queue("error"); q.Ready != 60 {
+			t.Errorf("the error queue has %d", q.Ready)
+		}
+		if first := x.broker.Messages("error")[0].MessageId; first != "41" {
+			t.Errorf("the first is %s", first)
+		}
+	})
+}
+
+// TestDiscardAndImport: what was discarded comes back exactly as it was, and only once.
+func TestDiscardAndImport(t *testing.T) {
+	bubble(t, func(x *bench) {
+		x.park(1, 40)
+		full := amqp.Publishing{
+			MessageId: "full", ContentType: "a/b", ContentEncoding: "gzip", DeliveryMode: amqp.Persistent, Priority: 3, CorrelationId: "c", ReplyTo: "r",
+			Timestamp: time.Unix(1e9, 0), Type: "T", AppId: "a", Body: []byte("\xff\x00 binary"),
+			Headers: amqp.Table{"n": int64(7), "f": 1.5, "list": []any{"a", int8(1), nil}, "at": time.Unix(2e9, 0), "deep": amqp.Table{"b": []byte("x")}, "d": amqp.Decimal{Scale: 2, Value: 314}},
+		}
+		x.put("error", full, amqp.Publishing{MessageId: "wide", DeliveryMode: amqp.Persistent, Headers: amqp.Table{"wide": make([]any, 8193)}}, amqp.Publishing{MessageId: "bare", DeliveryMode: amqp.Persistent})
+		before := x.broker.Messages("error")
+		path := filepath.Join(t.TempDir(), "archive")
+		x.with(func(q *errorqueue.Queue) {
+			file, err := os.Create(path)
+			x.try(err)
+			report, err := q.Discard(t.Context(), x.look(q, errorqueue.Filter{}).Messages, file, errorqueue.Options{Rate: -1})
+			x.reports(report, err, "done 43, left 0, gone 0, remaining 0, twice 0")
+			x.try(file.Close())
+			x.expect("error", "")
+			for _, want := range []string{"put 43, there 0", "put 0, there 43"} {
+				file, err := os.Open(path)
+				x.try(err)
+				done, there, err := q.Import(t.Context(), file, errorqueue.Options{Rate: -1})
+				if got := fmt.Sprintf("put %d, there %d", done, there); got != want || err != nil {
+					t.Errorf("import: %s, %v; want %s", got, err, want)
+				}
+				x.try(file.Close())
+			}
+		})
+		after := x.broker.Messages("error")
+		for i := range after {
+			if !reflect.DeepEqual(after[i].Publishing, before[i].Publishing) {
+				t.Errorf("message %s came back as\n%+v, it was\n%+v", before[i].MessageId, after[i], before[i])
+			}
+		}
+	})
+}
+
+// TestImportOfNonsense: a file that is none is refused at its line, and what came before is kept.
+func TestImportOfNonsense(t *testing.T) {
+	bubble(t, func(x *bench) {
+		x.park(1, 1)
+		x.with(func(q *errorqueue.Queue) {
+			var export bytes.Buffer
+			n, err := q.Export(t.Context(), errorqueue.Filter{}, &export)
+			if x.try(err); n != 1 {
+				t.Errorf("exported %d", n)
+			}
+			for text, want := range map[string]string{
+				"{}":       "line 1: it has no properties",
+				"nonsense": "line 1: it is no message",
+				"\nx":      "line 2: it is no message",
+				`{"properties":"AAA=","body":"!","body_base64":true}`:    "base64",
+				`{"properties":"AAA=","table":"AAAAAQ==","body":"text"}`: "not AMQP",
+			} {
+				if _, _, err := q.Import(t.Context(), strings.NewReader(text), errorqueue.Options{}); err == nil || !strings.Contains(err.Error(), want) {
+					t.Errorf("%s: %v", text, err)
+				}
+			}
+		})
+	})
+}
+
+// TestMove: an archive may be a queue, and the messages come back from there.
+func TestMove(t *testing.T) {
+	bubble(t, func(x *bench) {
+		x.declare("error.archive", nil)
+		x.park(1, 3)
+		before := x.broker.Messages("error")[1].Headers
+		x.with(func(q *errorqueue.Queue) {
+			report, err := q.Move(t.Context(), x.look(q, errorqueue.Filter{IDs: []string{"2"}}).Messages, "error.archive", errorqueue.Options{})
+			x.reports(report, err, "done 1, left 0, gone 0, remaining 0, twice 0")
+			if _, err := q.Move(t.Context(), nil, "", errorqueue.Options{}); err == nil {
+				t.Error("moving to no queue is possible")
+			}
+		})
+		x.expect("error", "1 3")
+		x.with(func(q *errorqueue.Queue) {
+			report, err := q.Move(t.Context(), x.look(q, errorqueue.Filter{}).Messages, "error", errorqueue.Options{})
+			x.reports(report, err, "done 1, left 0, gone 0, remaining 0, twice 0")
+		}, func(c *errorqueue.Config) { c.Name = "error.archive" })
+		x.expect("error", "1 3 2")
+		if after := x.broker.Messages("error")[2].Headers; !reflect.DeepEqual(after, before) {
+			t.Errorf("it came back with %v, it had %v", after, before)
+		}
+	})
+}
+
+// TestEdit: the new message has an id of its own, which a repetition makes again.
+func TestEdit(t *testing.T) {
+	bubble(t, func(x *bench) {
+		x.park(1, 1)
+		x.put("error", parked("1", "Place", "no", nil),
+			parked("signed", "Place", "no", amqp.Table{"PikaBus.Signature": "s"}), parked("packed", "Place", "no", amqp.Table{"PikaBus.ContentEncoding": "gzip"}))
+		x.with(func(q *errorqueue.Queue) {
+			found := x.look(q, errorqueue.Filter{})
+			for i, want := range map[int]string{2: "signed", 3: "encoded"} {
+				report, err := q.Edit(t.Context(), found.Messages[i], []byte("{}"), errorqueue.Options{})
+				if err != nil || len(report.Left) != 1 || !strings.Contains(report.Left[0].Reason, want) {
+					t.Errorf("%s: %+v, %v", want, report, err)
+				}
+			}
+			report, err := q.Edit(t.Context(), found.Messages[0], []byte("{"), errorqueue.Options{})
+			if err != nil || len(report.Left) != 1 || !strings.Contains(report.Left[0].Reason, "not JSON") {
+				t.Errorf("%+v, %v", report, err)
+			}
+			for i := range 2 {
+				report, err := q.Edit(t.Context(), found.Messages[i], []byte(`{"ID":7}`), errorqueue.Options{})
+				x.reports(report, err, "done 1, left 0, gone 0, remaining 0, twice 0")
+			}
+		})
+		x.expect("error", "signed packed")
+		edited := x.broker.Messages("orders")
+		if len(edited) != 2 || edited[0].MessageId != edited[1].MessageId || edited[0].MessageId == "1" || string(edited[0].Body) != `{"ID":7}` ||
+			edited[0].Headers["PikaBus.EditedFrom"] != "1" || edited[0].Headers["PikaBus.MessageId"] != edited[0].MessageId {
+			t.Errorf("edited are %+v", edited)
+		}
+	})
+}
+
+// TestAudit: an action is in the audit trail before it begins; without that it is refused.
+func TestAudit(t *testing.T) {
+	bubble(t, func(x *bench) {
+		x.park(1, 2)
+		retry := func(change ...func(*errorqueue.Config)) (report errorqueue.Report, err error) {
+			x.with(func(q *errorqueue.Queue) {
+				report, err = q.Retry(t.Context(), x.look(q, errorqueue.Filter{IDs: []string{"1"}}).Messages, errorqueue.Options{})
+			}, change...)
+			return report, err
+		}
+		report, err := retry()
+		x.try(err)
+		trail := x.broker.Messages(errorqueue.AuditQueue)
+		if len(trail) != 2 || trail[0].UserId != "guest" {
+			t.Fatalf("the audit trail is %+v", trail)
+		}
+		for i, want := range []map[string]any{
+			{"phase": "begin", "selected": 1.0, "action": "retry", "queue": "error", "operator": "ann@ops1", "run": report.Run},
+			{"phase": "end", "selected": 1.0, "done": 1.0, "action": "retry", "queue": "error", "operator": "ann@ops1", "run": report.Run},
+		} {
+			var got map[string]any
+			x.try(json.Unmarshal(trail[i].Body, &got))
+			delete(got, "at")
+			if !maps.Equal(got, want) {
+				t.Errorf("entry %d is %v, want %v", i, got, want)
+			}
+		}
+		x.try(x.broker.DeleteQueue(errorqueue.AuditQueue))
+		x.declare(errorqueue.AuditQueue, amqp.Table{"x-max-length": int32(0), "x-overflow": "reject-publish"})
+		x.park(1, 1)
+		if report, err := retry(); err == nil || !strings.Contains(err.Error(), "audit trail") || report.Done != 0 {
+			t.Errorf("without an audit trail: %+v, %v", report, err)
+		}
+		x.expect("error", "2 1")
+		report, err = retry(func(c *errorqueue.Config) { c.NoAudit = true })
+		x.reports(report, err, "done 1, left 0, gone 0, remaining 0, twice 0")
+	})
+}
+
+// TestInterrupted: the connection breaks at each step of an action. No message is lost, the
+// journal names those that may be twice, and with it the action goes on without more copies.
+func TestInterrupted(t *testing.T) {
+	for _, at := range []struct {
+		name  string
+		fault brokertest.Fault
+	}{
+		{"before a publish", brokertest.Fault{On: "basic.publish", Do: brokertest.CutBefore}},
+		{"after a publish", brokertest.Fault{On: "basic.publish", Do: brokertest.CutAfter}},
+		{"before an ack", brokertest.Fault{On: "basic.ack", Do: brokertest.CutBefore}},
+		{"after an ack", brokertest.Fault{On: "basic.ack", Do: brokertest.CutAfter}},
+	} {
+		for _, number := range []int{3, 40, 70, 120} {
+			t.Run(fmt.Sprintf("%s/%d", at.name, number), func(t *testing.T) {
+				bubble(t, func(x *bench) {
+					interrupt(x, at.fault, number)
+				})
+			})
+		}
+	}
+}
+
+func interrupt(x *bench, fault brokertest.Fault, number int) {
+	x.park(1, 100)
+	o := errorqueue.Options{Rate: -1, Journal: filepath.Join(x.TempDir(), "journal")}
+	q := x.open()
+	found := x.look(q, errorqueue.Filter{})
+	fault.Nth = number
+	injected := x.broker.Inject(fault)
+	report, err := q.Retry(x.Context(), found.Messages, o)
+	if err == nil {
+		x.Logf("the fault did not happen: %s", summary(report))
+	}
+	injected.Remove()
+	if closed := q.Close(); (closed == nil) != (err == nil) {
+		x.Errorf("close: %v after %v", closed, err)
+	}
+	unclear, failed := errorqueue.Unclear(o.Journal)
+	x.try(failed)
+	copies := map[string]int{}
+	inBoth := func() (both []string) {
+		clear(copies)
+		for _, queue := range []string{"error", "orders"} {
+			for _, m := range x.broker.Messages(queue) {
+				copies[m.MessageId]++
+			}
+		}
+		for i := range found.Messages {
+			m := &found.Messages[i]
+			if copies[m.MessageID] == 0 {
+				x.Errorf("message %s is lost", m.MessageID)
+			}
+			if copies[m.MessageID] > 1 {
+				both = append(both, m.ID())
+			}
+		}
+		return both
+	}
+	for _, id := range inBoth() {
+		if !slices.Contains(unclear, id) {
+			x.Errorf("%s is in both queues, and the journal does not say so: %v", id, unclear)
+		}
+	}
+	if len(unclear) > 64 {
+		x.Errorf("%d are unclear", len(unclear))
+	}
+	x.with(func(q *errorqueue.Queue) {
+		again, err := q.Retry(x.Context(), x.look(q, errorqueue.Filter{}).Messages, o)
+		if err != nil || len(again.Left)+again.Gone > 0 || len(again.Twice) > 32 {
+			x.Errorf("going on: %s, %v", summary(again), err)
+		}
+	})
+	x.expect("error", "")
+	for _, m := range x.broker.Messages("orders") {
+		copies[m.MessageId]++
+	}
+	inBoth()
+	extra := len(x.broker.Messages("orders")) - 100
+	if extra < 0 || extra > 32 {
+		x.Errorf("%d copies too many", extra)
+	}
+}
+
+// TestJournal: a message that failed again is moved, although the journal has its first parking,
+// and a journal of another action is refused.
+func TestJournal(t *testing.T) {
+	bubble(t, func(x *bench) {
+		x.park(1, 2)
+		o := errorqueue.Options{Journal: filepath.Join(t.TempDir(), "journal")}
+		x.with(func(q *errorqueue.Queue) {
+			report, err := q.Retry(t.Context(), x.look(q, errorqueue.Filter{}).Messages, o)
+			x.reports(report, err, "done 2, left 0, gone 0, remaining 0, twice 0")
+			x.park(1, 2) // both have failed again, with the same ids and bodies
+			report, err = q.Retry(t.Context(), x.look(q, errorqueue.Filter{}).Messages, o)
+			x.reports(report, err, "done 2, left 0, gone 0, remaining 0, twice 0")
+			x.expect("orders", "1 2 1 2")
+			x.park(3, 1)
+			other := o
+			other.To = "orders"
+			messages := x.look(q, errorqueue.Filter{}).Messages
+			if _, err := q.Retry(t.Context(), messages, other); err == nil || !strings.Contains(err.Error(), "another action") {
+				t.Errorf("with the journal of another action: %v", err)
+			}
+			other.Journal = filepath.Join(t.TempDir(), "no", "journal")
+			if _, err := q.Retry(t.Context(), messages, other); !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("with no folder: %v", err)
+			}
+		})
+		x.expect("error", "3")
+		if _, err := errorqueue.Unclear(filepath.Join(t.TempDir(), "absent")); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("no journal: %v", err)
+		}
+	})
+}
+
+// TestServiceParks: what a service writes when it parks a message is what a look shows.
+func TestServiceParks(t *testing.T) {
+	bubble(t, func(x *bench) {
+		cfg := harebus.Config{Queue: "shop", Dial: x.broker.Dial, URL: x.broker.URL()}
+		cfg.Payload.Build = "1.8.2"
+		cfg.Retry.MaxRetries = 2
+		cfg.QueueOptions.Type = topology.Classic
+		cfg.ErrorQueue.Name = "failed"
+		setup, err := harebus.New(cfg)
+		x.try(err)
+		harebus.HandleMessage(setup, "Place", func(context.Context, *harebus.Bus, *harebus.Message) error {
+			return fmt.Errorf("order %d: %w", time.Now().UnixNano(), os.ErrNotExist)
+		})
+		harebus.HandleMessage(setup, "Pay", func(context.Context, *harebus.Bus, *harebus.Message) error { panic("no money") })
+		x.try(setup.Start(t.Context()))
+		began := time.Now()
+		for _, kind := range []string{"Place", "Place", "Pay", "Unknown"} {
+			x.try(setup.Bus().Send(t.Context(), "shop", []byte("{}"), harebus.WithType(kind)))
+		}
+		time.Sleep(time.Hour) // of virtual time
+		x.try(setup.Close())
+		x.with(func(q *errorqueue.Queue) {
+			kinds := map[string]int{}
+			_, err := q.Each(t.Context(), errorqueue.Filter{}, func(c *errorqueue.Content) error {
+				kinds[c.Group.Kind]++
+				if c.Version != "1.8.2" || c.Host == "" || c.Attempts != 3 || len(c.Failed) != 3 || len(c.ID()) != 36 || c.Parked().Before(began) || c.Group.Queue != "shop" {
+					t.Errorf("parked is %+v", c)
+				}
+				return nil
+			})
+			x.try(err)
+			if want := map[string]int{"error": 2, "panic": 1, "unknown-type": 1}; !maps.Equal(kinds, want) {
+				t.Errorf("the kinds are %v, want %v", kinds, want)
+			}
+			if groups := x.look(q, errorqueue.Filter{}).Groups(); len(groups) != 3 {
+				t.Errorf("%d groups", len(groups))
+			}
+		}, func(c *errorqueue.Config) { c.Name = "failed" })
+	})
+}

@@ -1,0 +1,280 @@
+package errorqueue
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+	"unicode/utf8"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/harebus/harebus/internal/messageid"
+	"github.com/harebus/harebus/internal/queue"
+	"github.com/harebus/harebus/internal/session"
+	"github.com/harebus/harebus/internal/wire"
+)
+
+// Record is a message in a file of [Queue.Export] and [Queue.Discard]: a line of JSON. All
+// but Properties, Table, Body and BodyBase64 is for readers; [Queue.Import] does not use it.
+type Record struct {
+	ID          string    `json:"id"`
+	Group       string    `json:"group"`
+	Type        string    `json:"type,omitempty"`
+	Queue       string    `json:"queue,omitempty"`
+	Kind        string    `json:"kind,omitempty"`
+	Failure     string    `json:"failure,omitempty"`
+	Parked      time.Time `json:"parked,omitzero"`
+	Attempts    int       `json:"attempts,omitempty"`
+	Replays     int       `json:"replays,omitempty"`
+	MessageID   string    `json:"message_id,omitempty"`
+	ContentType string    `json:"content_type,omitempty"`
+	// Body is text, or base64 if BodyBase64 is set.
+	Body       string `json:"body"`
+	BodyBase64 bool   `json:"body_base64,omitempty"`
+	// Properties are those of AMQP with the headers, as they stand in a frame. Table takes
+	// the place of headers that the client cannot read.
+	Properties []byte `json:"properties"`
+	Table      []byte `json:"table,omitempty"`
+}
+
+// Record returns a message as a record. A message whose properties are not AMQP has none.
+func (c *Content) Record() (Record, error) {
+	if c.raw.Broken {
+		return Record{}, errors.New("its properties are not AMQP, so it cannot be written")
+	}
+	out := c.raw.Without("", wire.OfOneDelivery)
+	r := Record{
+		ID: c.ID(), Group: c.Group.ID, Type: c.Group.Type, Queue: c.Group.Queue, Kind: c.Group.Kind, Failure: c.Failure, Parked: c.Parked().UTC(),
+		Attempts: c.Attempts, Replays: c.Replays, MessageID: c.MessageID, ContentType: c.Properties.ContentType,
+		Body: string(c.Body), Table: out.Table,
+	}
+	if c.parked == 0 {
+		r.Parked = time.Time{}
+	}
+	if !utf8.Valid(c.Body) {
+		r.Body, r.BodyBase64 = base64.StdEncoding.EncodeToString(c.Body), true
+	}
+	if out.Table != nil {
+		out.Message.Headers = nil
+	}
+	var err error
+	r.Properties, err = wire.AppendProperties(nil, &out.Message)
+	return r, err
+}
+
+// message is the message of a record.
+func (r *Record) message() (*queue.Message, error) {
+	var d amqp.Delivery
+	if err := wire.ReadProperties(r.Properties, &d); err != nil {
+		return nil, err
+	}
+	d.Body = []byte(r.Body)
+	if r.BodyBase64 {
+		var err error
+		if d.Body, err = base64.StdEncoding.DecodeString(r.Body); err != nil {
+			return nil, fmt.Errorf("the body is not base64: %w", err)
+		}
+	}
+	m := &queue.Message{Delivery: &d, Table: r.Table}
+	if r.Table != nil {
+		var whole bool
+		if d.Headers, whole = m.Table.Readable(); !whole {
+			return nil, errors.New("the table of headers is not AMQP")
+		}
+	}
+	return m, nil
+}
+
+// File is where Discard writes messages: an *os.File.
+type File interface {
+	io.Writer
+	// Sync returns when what was written is on disk.
+	Sync() error
+}
+
+// Discard moves messages out of the error queue into a file, which it syncs before it removes
+// them. [Queue.Import] puts them back. To archive messages in a queue instead, use
+// [Queue.Move].
+func (q *Queue) Discard(ctx context.Context, messages []Message, to File, o Options) (Report, error) {
+	return q.run(ctx, messages, &action{
+		verb: "discard", options: o,
+		prepare: func(c *Content) (session.Publishing, error) {
+			_, err := c.Record()
+			return session.Publishing{}, err
+		},
+		keep: func(contents []*Content) error {
+			var buf bytes.Buffer
+			for _, c := range contents {
+				if err := c.write(&buf); err != nil {
+					return err
+				}
+			}
+			if _, err := to.Write(buf.Bytes()); err != nil {
+				return fmt.Errorf("write the archive: %w", err)
+			}
+			if err := to.Sync(); err != nil {
+				return fmt.Errorf("sync the archive: %w", err)
+			}
+			return nil
+		},
+	})
+}
+
+// write writes the message as a line of JSON.
+func (c *Content) write(w io.Writer) error {
+	r, err := c.Record()
+	if err != nil {
+		return err
+	}
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	return enc.Encode(r)
+}
+
+// Export writes the messages that a filter lets through, a line of JSON each, and leaves them
+// in the queue. It returns how many it has written.
+func (q *Queue) Export(ctx context.Context, f Filter, w io.Writer) (n int, err error) {
+	_, err = q.Each(ctx, f, func(c *Content) error {
+		if err := c.write(w); err != nil {
+			return fmt.Errorf("export message %q: %w", c.ID(), err)
+		}
+		n++
+		return nil
+	})
+	return n, err
+}
+
+// Import puts the messages of a file of [Queue.Discard] or [Queue.Export] into the error
+// queue, as they were. Those that are there already are left out, so that an interrupted
+// import can be repeated. A line that holds no message is left out and part of the error. It
+// returns how many it has put there, and how many were there.
+func (q *Queue) Import(ctx context.Context, from io.Reader, o Options) (done, there int, err error) {
+	known := map[key]bool{}
+	if _, err := q.Each(ctx, Filter{}, func(c *Content) error { known[c.key] = true; return nil }); err != nil {
+		return 0, 0, err
+	}
+	i := importer{q: q, known: known, reader: q.reader()}
+	if err = i.begin(ctx, o); err == nil {
+		err = i.run(ctx, from)
+	}
+	if told := i.end(ctx); err == nil {
+		err = told
+	}
+	if err != nil {
+		err = fmt.Errorf("errorqueue: import: %w", err)
+	}
+	return i.done, i.there, err
+}
+
+// importer is one import under way.
+type importer struct {
+	q           *Queue
+	known       map[key]bool
+	reader      *reader
+	log         action // for the audit trail
+	done, there int
+	faults      []error
+}
+
+func (i *importer) begin(ctx context.Context, o Options) error {
+	if o.Rate == 0 {
+		o.Rate = defaultRate
+	}
+	i.log = action{q: i.q, verb: "import", options: o, started: time.Now()}
+	i.log.report.Run = messageid.New()
+	return i.q.audit(ctx, i.log.entry("begin"))
+}
+
+func (i *importer) end(ctx context.Context) error {
+	i.log.report.Done = i.done
+	return i.q.audit(context.WithoutCancel(ctx), i.log.entry("end"))
+}
+
+// longestLine is more than a message of the largest size that RabbitMQ takes needs.
+const longestLine = 1 << 30
+
+func (i *importer) run(ctx context.Context, from io.Reader) error {
+	lines := bufio.NewScanner(from)
+	lines.Buffer(nil, longestLine)
+	var batch []session.Publishing
+	for number := 1; lines.Scan() && ctx.Err() == nil; number++ {
+		if len(bytes.TrimSpace(lines.Bytes())) == 0 {
+			continue
+		}
+		out, err := i.message(lines.Bytes())
+		switch {
+		case err != nil:
+			i.fault(number, err)
+			continue
+		case out == nil:
+			i.there++
+			continue
+		}
+		if batch = append(batch, *out); len(batch) >= i.log.together() {
+			if err := i.store(ctx, batch); err != nil {
+				return err
+			}
+			batch = nil
+		}
+	}
+	if err := lines.Err(); err != nil {
+		return fmt.Errorf("read the file: %w", err)
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return errors.Join(i.store(ctx, batch), errors.Join(i.faults...))
+}
+
+// fault notes a line that holds no message, for example because the disk was full when it was
+// written.
+func (i *importer) fault(line int, err error) {
+	const most = 10
+	if len(i.faults) < most {
+		i.faults = append(i.faults, fmt.Errorf("line %d: %w", line, err))
+	}
+}
+
+// message is the message of a line, or nil if the queue has it.
+func (i *importer) message(line []byte) (*session.Publishing, error) {
+	var r Record
+	if err := json.Unmarshal(line, &r); err != nil {
+		return nil, fmt.Errorf("it is no message: %w", err)
+	}
+	if len(r.Properties) == 0 {
+		return nil, errors.New("it has no properties, so it is no message of an export")
+	}
+	m, err := r.message()
+	if err != nil {
+		return nil, err
+	}
+	c := i.reader.read(m, 0)
+	if i.known[c.key] {
+		return nil, nil //nolint:nilnil // it is there
+	}
+	i.known[c.key] = true
+	out := m.Renewed(i.q.conn.User())
+	out.Key = i.q.cfg.Name
+	return &out, nil
+}
+
+func (i *importer) store(ctx context.Context, batch []session.Publishing) error {
+	for _, err := range i.q.conn.Store(batch) {
+		if err != nil {
+			return err
+		}
+		i.done++
+	}
+	i.log.report.Done = i.done
+	if i.log.options.Progress != nil {
+		i.log.options.Progress(i.done, 0, i.done)
+	}
+	i.log.pause(ctx)
+	return nil
+}

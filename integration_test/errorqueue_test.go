@@ -1,0 +1,221 @@
+package integration_test
+
+import (
+	"bufio"
+	"context"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/harebus/harebus"
+	"github.com/harebus/harebus/errorqueue"
+)
+
+var operatorKills = flag.Int("kills", 2, "how often each action on an error queue is killed")
+
+// asOperator makes the test binary work with an error queue, until it is done or killed.
+const asOperator = "HAREBUS_TEST_OPERATOR"
+
+// operate carries out what the environment says.
+func operate() error {
+	ctx := context.Background()
+	q, err := errorqueue.Open(ctx, errorqueue.Config{
+		Connect: harebus.ConnectConfig{URLs: []string{os.Getenv("AMQP_URL")}}, Name: os.Getenv("ERROR_QUEUE"), NoAudit: true,
+	})
+	if err != nil {
+		return err
+	}
+	file, err := os.OpenFile(os.Getenv("ARCHIVE"), os.O_CREATE|os.O_APPEND|os.O_RDWR, 0o600)
+	if err != nil {
+		return err
+	}
+	o := errorqueue.Options{Rate: -1, Journal: os.Getenv("JOURNAL")}
+	action := os.Getenv(asOperator)
+	if action == "import" {
+		fmt.Println("begin")
+		_, _, err = q.Import(ctx, file, o)
+		return err
+	}
+	found, err := q.Look(ctx, errorqueue.Filter{})
+	if err != nil {
+		return err
+	}
+	fmt.Println("begin")
+	switch action {
+	case "retry":
+		_, err = q.Retry(ctx, found.Messages, o)
+	case "discard":
+		_, err = q.Discard(ctx, found.Messages, file, o)
+	default:
+		err = fmt.Errorf("no action %q", action)
+	}
+	return err
+}
+
+// killing is a test that kills operators.
+type killing struct {
+	*place
+	b                               *broker
+	failed, orders, archive, folder string
+	names                           map[string]string // ids of parkings by ids of messages
+}
+
+// run runs an operator and kills it after it has worked for a moment. It says whether the operator was
+// done before.
+func (k *killing) run(action, journal string, kill bool) (done bool) {
+	k.Helper()
+	cmd := exec.CommandContext(k.within(2*patience), os.Args[0])
+	cmd.Env = append(os.Environ(), asOperator+"="+action, "AMQP_URL="+k.url, "ERROR_QUEUE="+k.failed, "ARCHIVE="+k.archive, "JOURNAL="+journal)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	k.try(err)
+	k.try(cmd.Start())
+	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil && !kill {
+		k.Fatalf("%s has not begun: %q, %v", action, line, err)
+	}
+	if kill {
+		late := time.NewTimer(rand.N(150 * time.Millisecond))
+		<-late.C
+		_ = cmd.Process.Kill() // it may have ended
+	}
+	err = cmd.Wait()
+	if err != nil && !kill {
+		k.Fatalf("%s: %v", action, err)
+	}
+	return err == nil
+}
+
+// count is how often each message is in a queue. It takes them out if asked to.
+func (k *killing) count(queue string) map[string]int {
+	k.Helper()
+	counts := map[string]int{}
+	k.b.must(func(ch *amqp.Channel) error {
+		q, err := ch.QueueDeclarePassive(queue, true, false, false, false, nil)
+		if err != nil || q.Messages == 0 {
+			return err
+		}
+		deliveries, err := ch.Consume(queue, "", true, false, false, false, nil)
+		if err != nil {
+			return err
+		}
+		for range q.Messages {
+			counts[(<-deliveries).MessageId]++
+		}
+		return nil
+	})
+	return counts
+}
+
+// TestOperatorKilled kills operators by SIGKILL while they retry, discard and import. No message is lost. Those that
+// are there twice are no more than 32 for each kill, and the journal names them.
+func TestOperatorKilled(t *testing.T) {
+	t.Parallel()
+	p := shared(t)
+	const most = 1500
+	k := &killing{place: p, b: p.broker(), failed: p.queue("failed"), orders: p.queue("orders"), folder: t.TempDir(), names: map[string]string{}}
+	k.b.declareQueue(k.failed, amqp.Table{"x-queue-type": "quorum", "x-delivery-limit": int32(1_000_000)})
+	k.b.declareQueue(k.orders, amqp.Table{"x-queue-type": "quorum"})
+	var parked []amqp.Publishing
+	for i := range most {
+		id := fmt.Sprint(i)
+		k.names[id] = harebus.NewMessageID()
+		parked = append(parked, amqp.Publishing{MessageId: id, DeliveryMode: amqp.Persistent, Body: make([]byte, 300), Headers: amqp.Table{
+			"PikaBus.SourceQueue": k.orders, "PikaBus.ErrorDetails": "no", "PikaBus.ErrorId": k.names[id],
+		}})
+	}
+	k.b.publishAll(k.failed, parked)
+	kills := 0
+	for round := range *operatorKills {
+		k.archive = filepath.Join(k.folder, fmt.Sprint("archive", round))
+		for _, action := range []string{"discard", "import"} { // out into the file, and back
+			if !k.run(action, filepath.Join(k.folder, fmt.Sprint(action, round)), true) {
+				kills++
+				k.run(action, filepath.Join(k.folder, fmt.Sprint(action, round)), false)
+			}
+		}
+	}
+	named := map[string]bool{}
+	journal := filepath.Join(k.folder, "retry")
+	for done := false; !done; {
+		last := kills >= 3**operatorKills
+		if done = k.run("retry", journal, !last); done {
+			break
+		}
+		kills++
+		ids, err := errorqueue.Unclear(journal)
+		if err != nil && !os.IsNotExist(err) {
+			t.Fatal(err)
+		}
+		for _, id := range ids {
+			named[id] = true
+		}
+	}
+	k.eventually(patience, func() error { // the broker has taken back what a killed one held
+		if q, err := k.b.look(k.failed); err != nil || q.Messages == 0 {
+			return err
+		}
+		k.run("retry", journal, false)
+		return fmt.Errorf("messages were still held")
+	})
+	counts, copies := k.count(k.orders), 0
+	for id, name := range k.names {
+		n := counts[id]
+		copies += n - 1
+		if n == 0 {
+			t.Errorf("message %s is lost", id)
+		}
+		if n > 1 && !named[name] {
+			t.Errorf("message %s is there %d times, and the journal does not name it", id, n)
+		}
+	}
+	t.Logf("%d kills, %d of %d messages are there twice", kills, copies, most)
+	if copies > 32*kills {
+		t.Errorf("%d copies too many after %d kills", copies, kills)
+	}
+}
+
+// TestErrorQueueTargets measures what docs/operations.md says: with -messages 100000.
+func TestErrorQueueTargets(t *testing.T) {
+	p := shared(t)
+	b, failed, orders := p.broker(), p.queue("failed"), p.queue("orders")
+	for _, queue := range []string{failed, orders} {
+		b.declareQueue(queue, amqp.Table{"x-queue-type": "quorum", "x-delivery-limit": int32(1_000_000)})
+	}
+	n := *targetMessages
+	var parked []amqp.Publishing
+	for i := range n {
+		parked = append(parked, amqp.Publishing{MessageId: harebus.NewMessageID(), DeliveryMode: amqp.Persistent, Body: make([]byte, 700), Type: "Place", Headers: amqp.Table{
+			"PikaBus.SourceQueue": orders, "PikaBus.ErrorDetails": fmt.Sprintf("order %d: dial tcp 10.0.0.%d:5432: connect: connection refused", i, i%256),
+			"PikaBus.ErrorId": harebus.NewMessageID(), "PikaBus.ErrorRetries": int8(6), "tenant": "north",
+		}})
+	}
+	for chunk := range slices.Chunk(parked, 5000) {
+		b.publishAll(failed, chunk)
+	}
+	q, err := errorqueue.Open(t.Context(), errorqueue.Config{Connect: harebus.ConnectConfig{URLs: []string{p.url}}, Name: failed, NoAudit: true})
+	p.try(err)
+	began := time.Now()
+	found, err := q.Look(t.Context(), errorqueue.Filter{})
+	p.try(err)
+	look := time.Since(began)
+	began = time.Now()
+	some := found.Messages[:min(n, 20_000)]
+	report, err := q.Retry(t.Context(), some, errorqueue.Options{Rate: -1})
+	p.try(err)
+	took := time.Since(began)
+	p.try(q.Close())
+	if len(found.Messages) != n || report.Done != len(some) {
+		t.Errorf("found %d of %d, moved %d of %d", len(found.Messages), n, report.Done, len(some))
+	}
+	t.Logf("looked at %d in %v; moved %d in %v, %.0f a second", n, look, report.Done, took, float64(report.Done)/took.Seconds())
+}
+
+var targetMessages = flag.Int("messages", 500, "how many messages TestErrorQueueTargets puts into the error queue")
