@@ -598,14 +598,15 @@ func TestGoldenFailure(t *testing.T) {
 				if err != nil || len(all) != 3 {
 					t.Fatalf("%d copies, want 2 retries and 1 parked: %v", len(all), err)
 				}
-				reasons := map[string]string{"PikaBus.FirstFailed": whyOurs}
+				reasons := map[string]string{"PikaBus.FirstFailed": whyOurs, "PikaBus.Attempts": whyOurs}
 				if !legacy {
 					reasons["priority"] = whyPriority
 				} else {
 					reasons["PikaBus.ErrorRetries"] = whyWidth
 				}
 				checkDifferences(t, retry, &all[0], with(reasons, "exchange", whyDelay, "routing_key", whyDelay), legacy)
-				checkDifferences(t, parked, &all[2], reasons, legacy)
+				checkDifferences(t, parked, &all[2], with(reasons, "PikaBus.ErrorId", whyOurs, "PikaBus.ErrorKind", whyOurs,
+					"PikaBus.ErrorGroup", whyOurs, "PikaBus.Host", whyOurs), legacy)
 				for _, copy := range all {
 					checkMirrors(t, &copy)
 					if !bytes.Equal(copy.body, original.body) {

@@ -31,7 +31,7 @@ func TestRetry(t *testing.T) {
 		x.with(func(q *errorqueue.Queue) {
 			found := x.look(q, errorqueue.Filter{IDs: []string{"2", "3", "5"}})
 			x.put("error", parked("2", "Place", "again", nil)) // the same message, parked later
-			report, err := q.Retry(t.Context(), found.Messages, errorqueue.Options{})
+			report, err := q.Retry(x.Context(), found.Messages, errorqueue.Options{})
 			x.reports(report, err, "done 3, left 0, gone 0, remaining 0, twice 0")
 		})
 		x.expect("error", "1 4 2")
@@ -55,7 +55,7 @@ func TestRetryWhatIsGone(t *testing.T) {
 			found := x.look(q, errorqueue.Filter{})
 			_, _, err := x.ch.Get("error", true)
 			x.try(err)
-			report, err := q.Retry(t.Context(), found.Messages, errorqueue.Options{To: "orders"})
+			report, err := q.Retry(x.Context(), found.Messages, errorqueue.Options{To: "orders"})
 			x.reports(report, err, "done 2, left 0, gone 1, remaining 0, twice 0")
 		})
 		x.expect("orders", "2 3")
@@ -70,7 +70,7 @@ func TestLeft(t *testing.T) {
 		x.put("error", parked("1", "T", "no", to("absent")), parked("2", "T", "no", to("full")), parked("3", "T", "no", nil),
 			parked("4", "T", "no", to("error")), parked("5", "T", "no", to(int32(7))), parked("6", "T", "no", to("harebus.delay.1s")), amqp.Publishing{MessageId: "7"})
 		x.with(func(q *errorqueue.Queue) {
-			report, err := q.Retry(t.Context(), x.look(q, errorqueue.Filter{}).Messages, errorqueue.Options{Rate: -1})
+			report, err := q.Retry(x.Context(), x.look(q, errorqueue.Filter{}).Messages, errorqueue.Options{Rate: -1})
 			x.reports(report, err, "done 1, left 6, gone 0, remaining 0, twice 0")
 			slices.SortFunc(report.Left, func(a, b errorqueue.Left) int { return strings.Compare(a.MessageID, b.MessageID) })
 			for i, want := range []string{`no queue "absent"`, `into queue "full"; is that full`, "error queue itself", "not text", "delay queue", "where it came from"} {
@@ -79,10 +79,10 @@ func TestLeft(t *testing.T) {
 				}
 			}
 			x.expect("error", "1 2 4 5 6 7")
-			report, err = q.Retry(t.Context(), x.look(q, errorqueue.Filter{}).Messages, errorqueue.Options{To: "absent", Refusals: 2, Rate: 10})
+			report, err = q.Retry(x.Context(), x.look(q, errorqueue.Filter{}).Messages, errorqueue.Options{To: "absent", Refusals: 2, Rate: 10})
 			x.reports(report, err, "done 0, left 2, gone 0, remaining 4, twice 0")
 			for _, to := range []string{"error", "amq.x"} {
-				if _, err := q.Retry(t.Context(), nil, errorqueue.Options{To: to}); err == nil {
+				if _, err := q.Retry(x.Context(), nil, errorqueue.Options{To: to}); err == nil {
 					t.Errorf("moving to %q is possible", to)
 				}
 			}
@@ -98,7 +98,7 @@ func TestRateAndStop(t *testing.T) {
 		x.park(1, 100)
 		x.with(func(q *errorqueue.Queue) {
 			found := x.look(q, errorqueue.Filter{})
-			ctx, cancel := context.WithCancel(t.Context())
+			ctx, cancel := context.WithCancel(x.Context())
 			began := time.Now()
 			report, err := q.Retry(ctx, found.Messages, errorqueue.Options{Rate: 20, Progress: func(done, left, all int) {
 				if left != 0 || all != 100 {
@@ -133,18 +133,18 @@ func TestDiscardAndImport(t *testing.T) {
 		}
 		x.put("error", full, amqp.Publishing{MessageId: "wide", DeliveryMode: amqp.Persistent, Headers: amqp.Table{"wide": make([]any, 8193)}}, amqp.Publishing{MessageId: "bare", DeliveryMode: amqp.Persistent})
 		before := x.broker.Messages("error")
-		path := filepath.Join(t.TempDir(), "archive")
+		path := filepath.Join(x.TempDir(), "archive")
 		x.with(func(q *errorqueue.Queue) {
 			file, err := os.Create(path)
 			x.try(err)
-			report, err := q.Discard(t.Context(), x.look(q, errorqueue.Filter{}).Messages, file, errorqueue.Options{Rate: -1})
+			report, err := q.Discard(x.Context(), x.look(q, errorqueue.Filter{}).Messages, file, errorqueue.Options{Rate: -1})
 			x.reports(report, err, "done 43, left 0, gone 0, remaining 0, twice 0")
 			x.try(file.Close())
 			x.expect("error", "")
 			for _, want := range []string{"put 43, there 0", "put 0, there 43"} {
 				file, err := os.Open(path)
 				x.try(err)
-				done, there, err := q.Import(t.Context(), file, errorqueue.Options{Rate: -1})
+				done, there, err := q.Import(x.Context(), file, errorqueue.Options{Rate: -1})
 				if got := fmt.Sprintf("put %d, there %d", done, there); got != want || err != nil {
 					t.Errorf("import: %s, %v; want %s", got, err, want)
 				}
@@ -166,7 +166,7 @@ func TestImportOfNonsense(t *testing.T) {
 		x.park(1, 1)
 		x.with(func(q *errorqueue.Queue) {
 			var export bytes.Buffer
-			n, err := q.Export(t.Context(), errorqueue.Filter{}, &export)
+			n, err := q.Export(x.Context(), errorqueue.Filter{}, &export)
 			if x.try(err); n != 1 {
 				t.Errorf("exported %d", n)
 			}
@@ -177,7 +177,7 @@ func TestImportOfNonsense(t *testing.T) {
 				`{"properties":"AAA=","body":"!","body_base64":true}`:    "base64",
 				`{"properties":"AAA=","table":"AAAAAQ==","body":"text"}`: "not AMQP",
 			} {
-				if _, _, err := q.Import(t.Context(), strings.NewReader(text), errorqueue.Options{}); err == nil || !strings.Contains(err.Error(), want) {
+				if _, _, err := q.Import(x.Context(), strings.NewReader(text), errorqueue.Options{}); err == nil || !strings.Contains(err.Error(), want) {
 					t.Errorf("%s: %v", text, err)
 				}
 			}
@@ -192,15 +192,15 @@ func TestMove(t *testing.T) {
 		x.park(1, 3)
 		before := x.broker.Messages("error")[1].Headers
 		x.with(func(q *errorqueue.Queue) {
-			report, err := q.Move(t.Context(), x.look(q, errorqueue.Filter{IDs: []string{"2"}}).Messages, "error.archive", errorqueue.Options{})
+			report, err := q.Move(x.Context(), x.look(q, errorqueue.Filter{IDs: []string{"2"}}).Messages, "error.archive", errorqueue.Options{})
 			x.reports(report, err, "done 1, left 0, gone 0, remaining 0, twice 0")
-			if _, err := q.Move(t.Context(), nil, "", errorqueue.Options{}); err == nil {
+			if _, err := q.Move(x.Context(), nil, "", errorqueue.Options{}); err == nil {
 				t.Error("moving to no queue is possible")
 			}
 		})
 		x.expect("error", "1 3")
 		x.with(func(q *errorqueue.Queue) {
-			report, err := q.Move(t.Context(), x.look(q, errorqueue.Filter{}).Messages, "error", errorqueue.Options{})
+			report, err := q.Move(x.Context(), x.look(q, errorqueue.Filter{}).Messages, "error", errorqueue.Options{})
 			x.reports(report, err, "done 1, left 0, gone 0, remaining 0, twice 0")
 		}, func(c *errorqueue.Config) { c.Name = "error.archive" })
 		x.expect("error", "1 3 2")
@@ -219,17 +219,17 @@ func TestEdit(t *testing.T) {
 		x.with(func(q *errorqueue.Queue) {
 			found := x.look(q, errorqueue.Filter{})
 			for i, want := range map[int]string{2: "signed", 3: "encoded"} {
-				report, err := q.Edit(t.Context(), found.Messages[i], []byte("{}"), errorqueue.Options{})
+				report, err := q.Edit(x.Context(), found.Messages[i], []byte("{}"), errorqueue.Options{})
 				if err != nil || len(report.Left) != 1 || !strings.Contains(report.Left[0].Reason, want) {
 					t.Errorf("%s: %+v, %v", want, report, err)
 				}
 			}
-			report, err := q.Edit(t.Context(), found.Messages[0], []byte("{"), errorqueue.Options{})
+			report, err := q.Edit(x.Context(), found.Messages[0], []byte("{"), errorqueue.Options{})
 			if err != nil || len(report.Left) != 1 || !strings.Contains(report.Left[0].Reason, "not JSON") {
 				t.Errorf("%+v, %v", report, err)
 			}
 			for i := range 2 {
-				report, err := q.Edit(t.Context(), found.Messages[i], []byte(`{"ID":7}`), errorqueue.Options{})
+				report, err := q.Edit(x.Context(), found.Messages[i], []byte(`{"ID":7}`), errorqueue.Options{})
 				x.reports(report, err, "done 1, left 0, gone 0, remaining 0, twice 0")
 			}
 		})
@@ -248,7 +248,7 @@ func TestAudit(t *testing.T) {
 		x.park(1, 2)
 		retry := func(change ...func(*errorqueue.Config)) (report errorqueue.Report, err error) {
 			x.with(func(q *errorqueue.Queue) {
-				report, err = q.Retry(t.Context(), x.look(q, errorqueue.Filter{IDs: []string{"1"}}).Messages, errorqueue.Options{})
+				report, err = q.Retry(x.Context(), x.look(q, errorqueue.Filter{IDs: []string{"1"}}).Messages, errorqueue.Options{})
 			}, change...)
 			return report, err
 		}
@@ -369,28 +369,28 @@ func interrupt(x *bench, fault brokertest.Fault, number int) {
 func TestJournal(t *testing.T) {
 	bubble(t, func(x *bench) {
 		x.park(1, 2)
-		o := errorqueue.Options{Journal: filepath.Join(t.TempDir(), "journal")}
+		o := errorqueue.Options{Journal: filepath.Join(x.TempDir(), "journal")}
 		x.with(func(q *errorqueue.Queue) {
-			report, err := q.Retry(t.Context(), x.look(q, errorqueue.Filter{}).Messages, o)
+			report, err := q.Retry(x.Context(), x.look(q, errorqueue.Filter{}).Messages, o)
 			x.reports(report, err, "done 2, left 0, gone 0, remaining 0, twice 0")
 			x.park(1, 2) // both have failed again, with the same ids and bodies
-			report, err = q.Retry(t.Context(), x.look(q, errorqueue.Filter{}).Messages, o)
+			report, err = q.Retry(x.Context(), x.look(q, errorqueue.Filter{}).Messages, o)
 			x.reports(report, err, "done 2, left 0, gone 0, remaining 0, twice 0")
 			x.expect("orders", "1 2 1 2")
 			x.park(3, 1)
 			other := o
 			other.To = "orders"
 			messages := x.look(q, errorqueue.Filter{}).Messages
-			if _, err := q.Retry(t.Context(), messages, other); err == nil || !strings.Contains(err.Error(), "another action") {
+			if _, err := q.Retry(x.Context(), messages, other); err == nil || !strings.Contains(err.Error(), "another action") {
 				t.Errorf("with the journal of another action: %v", err)
 			}
-			other.Journal = filepath.Join(t.TempDir(), "no", "journal")
-			if _, err := q.Retry(t.Context(), messages, other); !errors.Is(err, os.ErrNotExist) {
+			other.Journal = filepath.Join(x.TempDir(), "no", "journal")
+			if _, err := q.Retry(x.Context(), messages, other); !errors.Is(err, os.ErrNotExist) {
 				t.Errorf("with no folder: %v", err)
 			}
 		})
 		x.expect("error", "3")
-		if _, err := errorqueue.Unclear(filepath.Join(t.TempDir(), "absent")); !errors.Is(err, os.ErrNotExist) {
+		if _, err := errorqueue.Unclear(filepath.Join(x.TempDir(), "absent")); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("no journal: %v", err)
 		}
 	})
@@ -406,20 +406,20 @@ func TestServiceParks(t *testing.T) {
 		cfg.ErrorQueue.Name = "failed"
 		setup, err := harebus.New(cfg)
 		x.try(err)
-		harebus.HandleMessage(setup, "Place", func(context.Context, *harebus.Bus, *harebus.Message) error {
+		setup.HandleMessage("Place", func(context.Context, *harebus.Bus, *harebus.Message) error {
 			return fmt.Errorf("order %d: %w", time.Now().UnixNano(), os.ErrNotExist)
 		})
-		harebus.HandleMessage(setup, "Pay", func(context.Context, *harebus.Bus, *harebus.Message) error { panic("no money") })
-		x.try(setup.Start(t.Context()))
+		setup.HandleMessage("Pay", func(context.Context, *harebus.Bus, *harebus.Message) error { panic("no money") })
+		x.try(setup.Start(x.Context()))
 		began := time.Now()
 		for _, kind := range []string{"Place", "Place", "Pay", "Unknown"} {
-			x.try(setup.Bus().Send(t.Context(), "shop", []byte("{}"), harebus.WithType(kind)))
+			x.try(setup.Bus().Send(x.Context(), "shop", []byte("{}"), harebus.WithType(kind)))
 		}
 		time.Sleep(time.Hour) // of virtual time
 		x.try(setup.Close())
 		x.with(func(q *errorqueue.Queue) {
 			kinds := map[string]int{}
-			_, err := q.Each(t.Context(), errorqueue.Filter{}, func(c *errorqueue.Content) error {
+			_, err := q.Each(x.Context(), errorqueue.Filter{}, func(c *errorqueue.Content) error {
 				kinds[c.Group.Kind]++
 				if c.Version != "1.8.2" || c.Host == "" || c.Attempts != 3 || len(c.Failed) != 3 || len(c.ID()) != 36 || c.Parked().Before(began) || c.Group.Queue != "shop" {
 					t.Errorf("parked is %+v", c)

@@ -92,7 +92,7 @@ func TestFilter(t *testing.T) {
 			for name, f := range map[string]errorqueue.Filter{
 				"an id is empty": {IDs: []string{""}}, "no time is": {Before: now, After: now},
 			} {
-				if _, err := q.Look(t.Context(), f); err == nil || !strings.Contains(err.Error(), name) {
+				if _, err := q.Look(x.Context(), f); err == nil || !strings.Contains(err.Error(), name) {
 					t.Errorf("%s: %v", name, err)
 				}
 			}
@@ -124,7 +124,7 @@ func TestLooksAreFree(t *testing.T) {
 					}
 				}, func(c *errorqueue.Config) { c.Name = "failed" })
 				x.expect("failed", before)
-				count, _ := x.broker.Messages("failed")[0].Headers["x-delivery-count"].(int64)
+				count := x.broker.Messages("failed")[0].DeliveryCount
 				if renewed := count < 20; renewed != (name == "limit 20") && name != "classic" {
 					t.Errorf("the delivery count is %d", count)
 				}
@@ -154,9 +154,9 @@ func TestRefused(t *testing.T) {
 		} {
 			cfg := x.config()
 			change(&cfg)
-			q, err := errorqueue.Open(t.Context(), cfg)
+			q, err := errorqueue.Open(x.Context(), cfg)
 			if err == nil {
-				_, err = q.Look(t.Context(), errorqueue.Filter{})
+				_, err = q.Look(x.Context(), errorqueue.Filter{})
 				x.try(q.Close())
 			}
 			if err == nil || !strings.Contains(err.Error(), name) || !strings.HasPrefix(err.Error(), "errorqueue: ") {
@@ -172,7 +172,7 @@ func TestLock(t *testing.T) {
 	bubble(t, func(x *bench) {
 		x.park(1, 1)
 		x.with(func(*errorqueue.Queue) {
-			if _, err := errorqueue.Open(t.Context(), x.config()); !errors.Is(err, errorqueue.ErrLocked) {
+			if _, err := errorqueue.Open(x.Context(), x.config()); !errors.Is(err, errorqueue.ErrLocked) {
 				t.Errorf("the second operator: %v", err)
 			}
 			x.with(func(q *errorqueue.Queue) { // who has no right to lock looks without
@@ -191,14 +191,14 @@ func TestWatch(t *testing.T) {
 		x.park(1, 2)
 		x.with(func(q *errorqueue.Queue) {
 			var seen []int
-			err := q.Watch(t.Context(), time.Second, errorqueue.Filter{}, func(found *errorqueue.Index) error {
+			err := q.Watch(x.Context(), time.Second, errorqueue.Filter{}, func(found *errorqueue.Index) error {
 				seen = append(seen, len(found.Messages))
 				switch len(seen) {
 				case 1:
 					x.park(3, 1)
 				case 2:
 					x.with(func(other *errorqueue.Queue) {
-						report, err := other.Retry(t.Context(), x.look(other, errorqueue.Filter{}).Messages, errorqueue.Options{})
+						report, err := other.Retry(x.Context(), x.look(other, errorqueue.Filter{}).Messages, errorqueue.Options{})
 						x.reports(report, err, "done 3, left 0, gone 0, remaining 0, twice 0")
 					})
 				case 3:
@@ -209,7 +209,7 @@ func TestWatch(t *testing.T) {
 			if fmt.Sprint(seen) != "[2 3 0]" || err == nil || !strings.Contains(err.Error(), "enough") {
 				t.Errorf("saw %v, %v", seen, err)
 			}
-			if err := q.Watch(t.Context(), 0, errorqueue.Filter{}, nil); err == nil {
+			if err := q.Watch(x.Context(), 0, errorqueue.Filter{}, nil); err == nil {
 				t.Error("an interval of 0 is possible")
 			}
 		})

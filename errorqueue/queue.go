@@ -105,18 +105,14 @@ func (q *Queue) open(ctx context.Context) (err error) {
 			ExternalAuth: c.ExternalAuth, TLS: c.TLS, Dial: q.cfg.Dial, Log: q.cfg.Log,
 		},
 		Name: "errors", Queue: q.cfg.Name, Hold: hold, Window: window, Timeout: q.cfg.Timeout,
+		Begin: func(ctx context.Context, c *queue.Conn) error {
+			q.conn = c
+			if err := q.lock(ctx); err != nil {
+				return err
+			}
+			return q.check(ctx)
+		},
 	})
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, q.cfg.Timeout)
-	defer cancel()
-	if err = q.lock(ctx); err == nil {
-		err = q.check(ctx)
-	}
-	if err != nil {
-		_ = q.conn.Close() // what went wrong is said already
-	}
 	return err
 }
 

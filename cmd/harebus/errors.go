@@ -60,7 +60,7 @@ type errorsTask struct {
 	args    []string
 
 	older, newer  time.Duration
-	headers       headersFlag
+	headers       wantedHeaders
 	json, all     bool
 	dry           bool
 	yes           int
@@ -163,19 +163,19 @@ func (t *errorsTask) flags(flags *flag.FlagSet) {
 	flags.StringVar(&t.setup, "setup", "newSetup", "`function` of the package that makes the service: func(harebus.Config) (*harebus.Setup, error)")
 }
 
-// headersFlag collects -header.
-type headersFlag map[string]string
+// wantedHeaders collects -header.
+type wantedHeaders map[string]string
 
-func (h *headersFlag) String() string { return "" }
+func (h *wantedHeaders) String() string { return "" }
 
 // Set adds a header.
-func (h *headersFlag) Set(text string) error {
+func (h *wantedHeaders) Set(text string) error {
 	name, value, ok := strings.Cut(text, "=")
 	if !ok || name == "" {
 		return errors.New("want name=value")
 	}
 	if *h == nil {
-		*h = headersFlag{}
+		*h = wantedHeaders{}
 	}
 	if _, twice := (*h)[name]; twice {
 		return fmt.Errorf("%q is there twice", name)

@@ -45,7 +45,6 @@ func TestErrors(t *testing.T) {
 	b, _, url := failures(t)
 	dir := t.TempDir()
 	archive, export := filepath.Join(dir, "archive"), filepath.Join(dir, "export")
-	group := ""
 	for _, step := range []struct {
 		name     string
 		args     []string

@@ -96,7 +96,7 @@ func ownFrame(stack string) string {
 // in the first part of their path, or to the bus. The packages without a path that are not
 // the program's own are those that call functions of others.
 func foreign(name string) bool {
-	if rest, ok := strings.CutPrefix(name, "github.com/harebus/harebus"); ok && (strings.HasPrefix(rest, ".") || strings.HasPrefix(rest, "/internal/")) {
+	if rest, ok := strings.CutPrefix(name, "github.com/harebus/harebus"); ok && (strings.HasPrefix(rest, ".") || strings.HasPrefix(rest, "/internal/")) && !strings.Contains(rest, "_test.") {
 		return true
 	}
 	first, _, isPath := strings.Cut(name, "/")
@@ -105,7 +105,7 @@ func foreign(name string) bool {
 	}
 	root, _, _ := strings.Cut(name, ".")
 	switch root {
-	case "runtime", "reflect", "sync", "sort", "slices", "maps", "strings", "bytes", "fmt", "errors", "iter", "context", "io", "strconv", "time", "panic", "goroutine":
+	case "runtime", "reflect", "sync", "sort", "slices", "maps", "strings", "bytes", "fmt", "errors", "iter", "context", "io", "strconv", "time", "testing", "panic", "goroutine":
 		return true
 	}
 	return false

@@ -28,6 +28,8 @@ type Options struct {
 	Hold int
 	// Window is how many messages are published before the first must be confirmed. Default: 1.
 	Window int
+	// Begin, if not nil, is what is done first. It is done again if the connection ends meanwhile.
+	Begin func(ctx context.Context, c *Conn) error
 	// Timeout is how long the broker may take to be there, and for the messages of one window.
 	Timeout time.Duration
 }
@@ -44,6 +46,16 @@ type Conn struct {
 	ask     *amqp.Channel           // for how many messages are ready
 	out     *session.ConfirmChannel // nil until needed
 }
+
+// flight is a message on its way, and the channel that it is on.
+type flight struct {
+	session.Flight
+
+	on *session.ConfirmChannel
+}
+
+// wait returns the result of the message.
+func (f flight) wait(ctx context.Context) session.Result { return f.on.Wait(ctx, f.Flight) }
 
 // LeftError says that a message was not stored, but the connection works and others
 // can be.
@@ -66,7 +78,7 @@ func Connect(ctx context.Context, o Options) (*Conn, error) {
 		Window: o.Window, Timeout: o.Timeout, Log: log, Waits: wait.Teller{Log: log}, Plain: func(bool) {},
 	}}
 	err = link.With(ctx, func(s *session.Session) error {
-		c.session = s
+		c.session, c.takers = s, nil
 		return c.begin(ctx)
 	})
 	if err != nil {
@@ -85,8 +97,10 @@ func (c *Conn) begin(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("open a channel: %w", err)
 	}
-	_, err = c.Ready(ctx)
-	return err
+	if _, err = c.Ready(ctx); err != nil || c.o.Begin == nil {
+		return err
+	}
+	return c.o.Begin(ctx, c)
 }
 
 // User is who has logged in; empty if only the broker knows it.
@@ -138,7 +152,7 @@ func (c *Conn) Store(ps []session.Publishing) []error {
 func (c *Conn) storeSome(ctx context.Context, ps []session.Publishing, errs []error) int {
 	type identity struct{ id, key string }
 	known := map[identity]bool{}
-	var flights []session.Flight
+	var flights []flight
 	for i := range ps {
 		this := identity{ps[i].Message.MessageId, ps[i].Key}
 		if len(flights) == c.o.Window || known[this] {
@@ -160,10 +174,10 @@ func (c *Conn) storeSome(ctx context.Context, ps []session.Publishing, errs []er
 
 // answers waits for the confirms. When one message of several has closed the channel, each
 // is sent once more, alone: only then is it known which one.
-func (c *Conn) answers(ctx context.Context, ps []session.Publishing, errs []error, flights []session.Flight) {
+func (c *Conn) answers(ctx context.Context, ps []session.Publishing, errs []error, flights []flight) {
 	again := make([]bool, len(flights))
 	for i, flight := range flights {
-		r := c.out.Wait(ctx, flight)
+		r := flight.wait(ctx)
 		again[i] = r.Raised && len(flights) > 1
 		errs[i] = c.result(&ps[i], r)
 	}
@@ -185,16 +199,16 @@ func (c *Conn) alone(ctx context.Context, p *session.Publishing) error {
 	if err != nil {
 		return fmt.Errorf("send it to %q: %w", p.Key, err)
 	}
-	return c.result(p, c.out.Wait(ctx, flight))
+	return c.result(p, flight.wait(ctx))
 }
 
 // send hands a message to the network.
-func (c *Conn) send(ctx context.Context, p *session.Publishing) (session.Flight, error) {
+func (c *Conn) send(ctx context.Context, p *session.Publishing) (flight, error) {
 	if err := c.open(ctx); err != nil {
-		return session.Flight{}, err
+		return flight{}, err
 	}
 	p.Mandatory = true
-	return c.out.Publish(ctx, p, func() bool { return false }), nil
+	return flight{c.out.Publish(ctx, p, func() bool { return false }), c.out}, nil
 }
 
 // result says what has become of a message.
@@ -219,11 +233,13 @@ func (c *Conn) result(p *session.Publishing, r session.Result) error {
 
 // open makes sure that there is a channel to publish on, that it has a place for a
 // message, and that the broker takes messages.
-func (c *Conn) open(ctx context.Context) (err error) {
+func (c *Conn) open(ctx context.Context) error {
 	if c.out == nil || !c.out.Usable() {
-		if c.out, err = session.OpenConfirmChannel(ctx, c.session, c.confirm); err != nil {
+		out, err := session.OpenConfirmChannel(ctx, c.session, c.confirm)
+		if err != nil {
 			return fmt.Errorf("open a channel: %w", err)
 		}
+		c.out = out
 	}
 	if err := c.session.Ready(ctx); err != nil {
 		return err

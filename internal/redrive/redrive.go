@@ -86,12 +86,22 @@ type Report struct {
 //
 // Every look at a message of a quorum queue counts as a delivery; see keep.
 func Run(ctx context.Context, o Options, each func(Item)) (Report, error) {
-	c, err := queue.Connect(ctx, queue.Options{Broker: o.Broker, Name: "redrive", Queue: o.Queue, Hold: o.Window, Timeout: o.Timeout})
+	r := run{options: o, each: each}
+	ready := 0
+	c, err := queue.Connect(ctx, queue.Options{
+		Broker: o.Broker, Name: "redrive", Queue: o.Queue, Hold: o.Window, Timeout: o.Timeout,
+		Begin: func(ctx context.Context, c *queue.Conn) (err error) {
+			if ready, err = c.Ready(ctx); err != nil || ready == 0 {
+				return err
+			}
+			return c.Take(ctx)
+		},
+	})
 	if err != nil {
 		return Report{}, fmt.Errorf("redrive: %w", err)
 	}
-	r := run{options: o, conn: c, each: each}
-	err = r.begin(ctx)
+	r.conn = c
+	err = r.all(ctx, ready)
 	if closed := c.Close(); err == nil {
 		err = closed
 	}
@@ -108,20 +118,6 @@ type run struct {
 	each    func(Item)
 	report  Report
 	renew   bool // see keep
-}
-
-// begin processes the messages that are ready now.
-func (r *run) begin(ctx context.Context) error {
-	within, cancel := context.WithTimeout(ctx, r.options.Timeout)
-	defer cancel()
-	ready, err := r.conn.Ready(within)
-	if err != nil || ready == 0 {
-		return err
-	}
-	if err := r.conn.Take(within); err != nil {
-		return err
-	}
-	return r.all(ctx, ready)
 }
 
 // all processes the ready messages. When enough were moved, it still takes those
