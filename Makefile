@@ -14,7 +14,7 @@ SUITES ?= trixie sid
 SUITE ?=
 export HAREBUS_REQUIRE_BROKER ?= 1
 
-.PHONY: proof proof-simulated proof-real proof-outbox proof-network test test-installed test-suite test-all race vet lint fmt tidy fuzz bench broker databases help
+.PHONY: proof proof-simulated proof-real proof-outbox proof-network proof-migrate test test-installed test-suite test-all race vet lint fmt tidy fuzz bench broker databases help
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -78,6 +78,10 @@ proof-real: broker # the part of the proof on real brokers; RUN is a pattern of 
 proof-outbox: broker databases
 	HAREBUS_RABBITMQ_ROOT="$(if $(SUITE),$$(scripts/rabbitmq-root $(SUITE)),$$HAREBUS_RABBITMQ_ROOT)" && export HAREBUS_RABBITMQ_ROOT && \
 		cd integration_test/outbox && go test -count=1 -v -timeout 10m -run '^(TestCrash|TestDatabaseRestarts|TestBrokerAway)$$' .
+
+proof-migrate: broker ## kills harebus topology migrate under load, 200 times at any moment
+	HAREBUS_RABBITMQ_ROOT="$(if $(SUITE),$$(scripts/rabbitmq-root $(SUITE)),$$HAREBUS_RABBITMQ_ROOT)" && export HAREBUS_RABBITMQ_ROOT && \
+		cd integration_test && go test -count=1 -v -timeout 30m -run '^TestMigrateKilled$$' . -migrate-kills 200
 
 proof-network: broker ## the proof on a cluster in network namespaces: partitions, cuts, lost packets (root, iproute2, iptables)
 	@command -v iptables >/dev/null && command -v ip >/dev/null || apt-get install -y iproute2 iptables

@@ -77,6 +77,19 @@ func (s *Setup) queueTopologies() topology.Topology {
 	return topology.Join(s.listenerQueues(false), s.cfg.Declare.Topology)
 }
 
+// Topology is what the setup wants of the broker, as Start declares it: for a file that the
+// command harebus compares with a broker. Left out are the delay queues ([topology.Delays]) and
+// queues of one connection or instance.
+func (s *Setup) Topology() topology.Topology {
+	parts := append([]topology.Topology{s.routing.Topology()}, s.errorTopologies()...)
+	for _, e := range s.all() {
+		if o := e.cfg.QueueOptions; !o.Exclusive && !o.PerInstance {
+			parts = append(parts, e.cfg.listener().Topology(s.routing, e.topics()))
+		}
+	}
+	return topology.Join(append(parts, s.cfg.Declare.Topology)...)
+}
+
 // exclusiveQueues are the listener queues that belong to the connection that consumes.
 func (s *Setup) exclusiveQueues() topology.Topology { return s.listenerQueues(true) }
 

@@ -184,21 +184,16 @@ func (c *PayloadConfig) contextFaults() (faults []error) {
 // carry takes the values that travel out of the message, into the context of its handler.
 func (d *delivery) carry() error {
 	values, err := d.endpoint.setup.travels.Read(d.message.Headers)
-	if err != nil {
-		return reject(travelFault(err), "%w", err)
+	var missing *travel.MissingError
+	switch {
+	case errors.As(err, &missing):
+		return reject("missing-context", "%w", err)
+	case err != nil:
+		return reject("bad-context", "%w", err)
 	}
 	d.message.carried = values
 	d.ctx = d.endpoint.setup.travels.Into(d.ctx, values)
 	return nil
-}
-
-// travelFault is the reason code of a message whose values cannot be taken out.
-func travelFault(err error) string {
-	var missing *travel.MissingError
-	if errors.As(err, &missing) {
-		return "missing-context"
-	}
-	return "bad-context"
 }
 
 // carry puts the values that travel into the headers of a message. A reply that says that a

@@ -231,9 +231,11 @@ func (d *delivery) read() error {
 		return err
 	}
 	m.Attempt = d.failures + 1
-	if differing := d.differences(); differing != nil { // costs less than asking a logger for its level
-		came := factsOf(m)
-		d.Log().Debug("headers and properties of a message differ; the headers count", append(came.fields(), zap.Strings("differing", differing))...)
+	if d.Log().Core().Enabled(zap.DebugLevel) {
+		if differing := d.differences(); differing != nil {
+			came := factsOf(m)
+			d.Log().Debug("headers and properties of a message differ; the headers count", append(came.fields(), zap.Strings("differing", differing))...)
+		}
 	}
 	switch {
 	case len(m.Body) > s.cfg.Payload.mostOnTheWire():
@@ -365,18 +367,13 @@ func (d *delivery) handle(h *handler) error {
 	if t := h.transactor(&d.endpoint.cfg); t != nil {
 		return d.handleIn(t, h)
 	}
-	var made struct { // one allocation for both
-		scope scope
-		bus   Bus
-	}
-	made.scope = scope{Incoming: d.message, ID: d.came.id, Origin: h.origin}
-	made.bus = Bus{sender{d.endpoint, &made.scope}}
-	defer func() { _, _ = made.scope.End() }()
+	scope := &scope{Incoming: d.message, ID: d.came.id, Origin: h.origin}
+	defer func() { _, _ = scope.End() }()
 	d.shown.Store(d.message)
-	if err := h.invoke(d.ctx, &made.bus, d.message); err != nil {
+	if err := h.invoke(d.ctx, &Bus{sender{d.endpoint, scope}}, d.message); err != nil {
 		return failed(d.Context(), err)
 	}
-	outs, err := made.scope.End()
+	outs, err := scope.End()
 	if err != nil || len(outs) == 0 {
 		return err
 	}

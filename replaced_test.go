@@ -2,9 +2,7 @@ package harebus_test
 
 import (
 	"context"
-	"fmt"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -112,53 +110,4 @@ func TestReplacedChannelsOfHungHandlers(t *testing.T) {
 			t.Errorf("%d channels are left", n)
 		}
 	}, brokertest.WithChannelMax(10))
-}
-
-// TestReplacedChannelClosedByTheBroker: when a handler takes longer than the broker's consumer
-// timeout on a channel that was replaced meanwhile, the broker closes that channel only. Its
-// message comes again, the others are handled once, and the connection stays.
-func TestReplacedChannelClosedByTheBroker(t *testing.T) {
-	bubble(t, func(t *testing.T, r *rig) {
-		const rounds, each = 3, 5
-		cfg := r.config("orders")
-		cfg.Consume = harebus.ConsumeConfig{Concurrency: rounds + 1, Prefetch: rounds + 1}
-		s := r.setup(cfg)
-		release := make(chan struct{})
-		free := sync.OnceFunc(func() { close(release) })
-		t.Cleanup(free)
-		var got journal
-		var stuck sync.Map
-		harebus.Handle(s, func(_ context.Context, _ *harebus.Bus, o order) error {
-			if _, again := stuck.LoadOrStore(o.ID, true); o.ID%each == 0 && !again {
-				<-release // longer than the broker waits
-			}
-			got.note(o.ID)
-			return nil
-		})
-		r.start(s)
-		time.Sleep(10 * time.Second)
-		ch := r.channel()
-		for i := range rounds {
-			for id := range each {
-				r.publish(ch, "orders", plain(fmt.Sprintf(`{"ID":%d}`, i*each+id)))
-			}
-			time.Sleep(time.Second)
-			if err := s.SetConcurrency(rounds+1, rounds+2+i%2); err != nil {
-				t.Fatal(err)
-			}
-			time.Sleep(150 * time.Second)
-			if n := r.channels(); n > 3 {
-				t.Errorf("%d channels after %d rounds", n, i+1)
-			}
-		}
-		if n := len(got.seen); n != rounds*each {
-			t.Errorf("%d messages were handled while handlers hung, want %d", n, rounds*each)
-		}
-		free()
-		time.Sleep(time.Second)
-		r.quiet()
-		if n := s.Stats().Connections; n != 1 || len(got.ids) != rounds*each+rounds {
-			t.Errorf("%d connections, %d attempts", n, len(got.ids))
-		}
-	}, brokertest.WithConsumerTimeout(time.Minute))
 }

@@ -45,37 +45,37 @@ const (
 // Exchange is one exchange, durable unless Transient.
 type Exchange struct {
 	// Name is 1 to 255 bytes and does not start with "amq.".
-	Name string
+	Name string `json:"name"`
 	// Kind says how the exchange routes. Required.
-	Kind Kind
+	Kind Kind `json:"kind"`
 	// Internal exchanges accept messages from other exchanges and from
 	// dead-lettering only, never from a publisher.
-	Internal bool
+	Internal bool `json:"internal,omitempty"`
 	// AutoDelete removes the exchange after its last binding is gone.
-	AutoDelete bool
+	AutoDelete bool `json:"autoDelete,omitempty"`
 	// Transient exchanges are deleted when the broker restarts.
-	Transient bool
+	Transient bool `json:"transient,omitempty"`
 	// Arguments are passed to the broker, for example "alternate-exchange".
-	Arguments map[string]any
+	Arguments map[string]any `json:"arguments,omitempty"`
 }
 
 // Queue is one queue, durable unless Transient.
 type Queue struct {
 	// Name is 1 to 255 bytes and does not start with "amq.".
-	Name string
+	Name string `json:"name"`
 	// Type is Quorum when empty.
-	Type QueueType
+	Type QueueType `json:"type,omitempty"`
 	// Exclusive queues belong to one connection and end with it.
-	Exclusive bool
+	Exclusive bool `json:"exclusive,omitempty"`
 	// AutoDelete removes the queue after its last consumer is gone, with the
 	// messages in it.
-	AutoDelete bool
+	AutoDelete bool `json:"autoDelete,omitempty"`
 	// Transient queues are deleted when the broker restarts. Brokers from 4.3 on
 	// refuse them unless Exclusive.
-	Transient bool
+	Transient bool `json:"transient,omitempty"`
 	// Arguments are passed to the broker, for example "x-delivery-limit". The
 	// queue type is added for quorum queues and must not be repeated here.
-	Arguments map[string]any
+	Arguments map[string]any `json:"arguments,omitempty"`
 }
 
 // Binding routes messages from an exchange to a queue or to another exchange.
@@ -83,24 +83,24 @@ type Queue struct {
 // the same Topology.
 type Binding struct {
 	// Exchange is the source.
-	Exchange string
+	Exchange string `json:"exchange"`
 	// Key is the routing key or pattern; empty for fanout and headers exchanges.
-	Key string
+	Key string `json:"key"`
 	// Queue is the destination queue.
-	Queue string
+	Queue string `json:"queue,omitempty"`
 	// ToExchange is the destination exchange.
-	ToExchange string
+	ToExchange string `json:"toExchange,omitempty"`
 	// Arguments are those of a headers exchange.
-	Arguments map[string]any
+	Arguments map[string]any `json:"arguments,omitempty"`
 }
 
 // Topology is a set of objects that are declared together. The zero value is empty
 // and valid. Values share the slices from which they were made; this package never
 // changes these.
 type Topology struct {
-	Exchanges []Exchange
-	Queues    []Queue
-	Bindings  []Binding
+	Exchanges []Exchange `json:"exchanges,omitempty"`
+	Queues    []Queue    `json:"queues,omitempty"`
+	Bindings  []Binding  `json:"bindings,omitempty"`
 }
 
 // Join returns the objects of all topologies, each once, in their order. Two

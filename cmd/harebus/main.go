@@ -7,6 +7,9 @@
 //	harebus listen [flags] QUEUE
 //	harebus errors [TASK] [flags] [ID...|FILE]
 //	harebus redrive [flags]
+//	harebus doctor [flags] FILE
+//	harebus topology plan|apply|prune|export [flags] FILE
+//	harebus topology migrate [flags] FILE QUEUE
 //	harebus outbox schema|sql [flags] [TASK [ID...]]
 //	harebus claims sweep [flags] DIRECTORY
 //	harebus schedule ls|run|pause|resume|rm [flags] QUEUE [NAME]
@@ -60,6 +63,8 @@ var commands = []command{
 	{"listen", "print the messages of a queue", runListen},
 	{"errors", "show, retry, edit, archive and export failed messages", runErrors},
 	{"redrive", "move parked messages back to their source", runRedrive},
+	{"doctor", "look for what is wrong with the broker, and say how to mend it", runDoctor},
+	{"topology", "compare, declare, prune, migrate and export queues and bindings", runTopology},
 	{"outbox", "print SQL for the tables of package outbox", runOutbox},
 	{"claims", "remove old bodies from a directory of package claim", runClaims},
 	{"schedule", "show and change recurring schedules", runSchedule},

@@ -90,7 +90,7 @@ var mutants = []mutant.Mutant{
 	},
 	{
 		Name: "commit although the handler failed", File: "receive.go",
-		Old: "\t\treturn failed(d.Context(), err)\n\t}\n\touts, err := made.scope.End()\n", New: "\t\tif outs, _ := made.scope.End(); len(outs) > 0 {\n\t\t\t_ = d.endpoint.commit(d.ctx, outs)\n\t\t}\n\t\treturn failed(d.Context(), err)\n\t}\n\touts, err := made.scope.End()\n",
+		Old: "\t\treturn failed(d.Context(), err)\n\t}\n\touts, err := scope.End()\n", New: "\t\tif outs, _ := scope.End(); len(outs) > 0 {\n\t\t\t_ = d.endpoint.commit(d.ctx, outs)\n\t\t}\n\t\treturn failed(d.Context(), err)\n\t}\n\touts, err := scope.End()\n",
 		Breaks: "TXN",
 	},
 	{

@@ -1,0 +1,130 @@
+package doctor
+
+import (
+	"context"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// permissions asks whether the user may do what the service does: it has to be that of the
+// service.
+func (e *examination) permissions(ctx context.Context) error {
+	var refused []string
+	note := func(may bool, err error, what string, args ...any) error {
+		if err == nil && !may {
+			refused = append(refused, fmt.Sprintf(what, args...))
+		} else if err == nil {
+			e.passed()
+		}
+		return err
+	}
+	for _, q := range e.Want.Queues {
+		may, err := e.s.MayConfigure(ctx, q.Name)
+		if err := note(may, err, "declare queue %q (configure)", q.Name); err != nil {
+			return err
+		}
+		if found := e.plan.Queues[q.Name]; !found.Exists || e.errors[q.Name] {
+			continue
+		}
+		may, err = e.s.MayConsume(ctx, q.Name)
+		if err := note(may, err, "consume from queue %q (read)", q.Name); err != nil {
+			return err
+		}
+	}
+	for _, b := range e.Want.Bindings {
+		if b.Queue == "" {
+			continue
+		}
+		queue, exchange, err := e.s.MayBind(ctx, b.Queue, b.Exchange)
+		if err := note(!queue, err, "bind queue %q (write)", b.Queue); err != nil {
+			return err
+		}
+		if err := note(!exchange, err, "bind to exchange %q (read)", b.Exchange); err != nil {
+			return err
+		}
+	}
+	for _, exchange := range append(e.exchanges(), "") {
+		may, err := e.s.MayPublish(ctx, exchange)
+		if err := note(may, err, "publish to exchange %q (write)", exchange); err != nil {
+			return err
+		}
+	}
+	slices.Sort(refused)
+	for _, what := range slices.Compact(refused) {
+		e.fault(fmt.Sprintf("user %q may not %s", e.s.On.User(), what), "the broker refuses it when the service tries", e.grant())
+	}
+	return nil
+}
+
+// exchanges are those that the service publishes to, if they exist.
+func (e *examination) exchanges() (names []string) {
+	absent := map[string]bool{}
+	for _, d := range e.plan.Differences {
+		absent[d.Name] = true
+	}
+	for _, x := range e.Want.Exchanges {
+		if !absent[x.Name] {
+			names = append(names, x.Name)
+		}
+	}
+	return names
+}
+
+// grant is the command that gives the user the least permissions for the topology.
+func (e *examination) grant() string {
+	const delays = `harebus\.delay\..*`
+	var configure, write, read []string
+	for _, q := range e.Want.Queues {
+		name := regexp.QuoteMeta(q.Name)
+		configure, write = append(configure, name), append(write, name)
+		if !e.errors[q.Name] {
+			read = append(read, name)
+		}
+	}
+	for _, b := range e.Want.Bindings {
+		read = append(read, regexp.QuoteMeta(b.Exchange))
+	}
+	for _, x := range e.Want.Exchanges {
+		name := regexp.QuoteMeta(x.Name)
+		configure, write = append(configure, name), append(write, name)
+	}
+	pattern := func(names []string, more ...string) string {
+		names = append(names, more...)
+		slices.Sort(names)
+		return "^(" + strings.Join(slices.Compact(names), "|") + ")$"
+	}
+	return e.ctl("set_permissions", e.s.On.User(), pattern(configure, delays), pattern(write, delays, `amq\.default`), pattern(read, delays))
+}
+
+// policies looks at policies that change what the queues do. AMQP does not tell them.
+func (e *examination) policies(ctx context.Context) error {
+	if e.API == nil {
+		return nil
+	}
+	queues, err := e.API.Queues(ctx)
+	if err != nil {
+		return err
+	}
+	for _, want := range e.Want.Queues {
+		q := queues[want.Name]
+		var keys []string
+		for key := range q.Effective {
+			if slices.Contains([]string{"expires", "message-ttl", "max-length", "max-length-bytes", "delivery-limit", "dead-letter-exchange", "overflow"}, key) {
+				keys = append(keys, key)
+			}
+		}
+		if slices.Sort(keys); len(keys) == 0 {
+			e.passed()
+			continue
+		}
+		fix := e.ctl("clear_policy", q.Policy)
+		if q.Policy == "" {
+			fix = e.ctl("clear_operator_policy", q.Operator)
+		}
+		e.warn(fmt.Sprintf("a policy sets %s of queue %q", strings.Join(keys, ", "), want.Name),
+			"it takes effect beside the arguments that the service declares, and the service does not see it: messages can be dropped, or leave the queue", fix)
+	}
+	return nil
+}

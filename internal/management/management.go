@@ -1,0 +1,115 @@
+// Package management reads from the HTTP API of RabbitMQ's management plugin what AMQP does
+// not tell: bindings, policies, and messages that were delivered and not acknowledged.
+package management
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"time"
+
+	"github.com/harebus/harebus/topology"
+)
+
+// Client reads about one virtual host.
+type Client struct {
+	base           *url.URL
+	user, password string
+	vhost          string
+	http           *http.Client
+}
+
+// Queue is a queue as the API shows it.
+type Queue struct {
+	Name           string         `json:"name"`
+	Unacknowledged int            `json:"messages_unacknowledged"`
+	Policy         string         `json:"policy"`
+	Effective      map[string]any `json:"effective_policy_definition"`
+	Operator       string         `json:"operator_policy"`
+}
+
+// New makes a client of the API at address, http(s)://host:port. A user in the address takes
+// the place of the given one.
+func New(address, user, password, vhost string) (*Client, error) {
+	base, err := url.Parse(address)
+	if err != nil || base.Host == "" || base.Scheme != "http" && base.Scheme != "https" {
+		return nil, errors.New("the address of the management API is not of the form http://host:15672")
+	}
+	if own := base.User; own != nil {
+		user = own.Username()
+		password, _ = own.Password()
+		base.User = nil
+	}
+	const timeout = 30 * time.Second
+	return &Client{base: base, user: user, password: password, vhost: vhost, http: &http.Client{Timeout: timeout}}, nil
+}
+
+// Bindings are all bindings but those of the default exchange.
+func (c *Client) Bindings(ctx context.Context) ([]topology.Binding, error) {
+	var all []struct {
+		Source      string         `json:"source"`
+		Destination string         `json:"destination"`
+		Kind        string         `json:"destination_type"`
+		Key         string         `json:"routing_key"`
+		Arguments   map[string]any `json:"arguments"`
+	}
+	if err := c.read(ctx, &all, "api", "bindings", c.vhost); err != nil {
+		return nil, err
+	}
+	var bindings []topology.Binding
+	for _, b := range all {
+		one := topology.Binding{Exchange: b.Source, Key: b.Key, Arguments: b.Arguments}
+		if one.Queue = b.Destination; b.Kind == "exchange" {
+			one.Queue, one.ToExchange = "", b.Destination
+		}
+		if b.Source != "" {
+			bindings = append(bindings, one)
+		}
+	}
+	return bindings, nil
+}
+
+// Queues are all queues.
+func (c *Client) Queues(ctx context.Context) (map[string]Queue, error) {
+	var all []Queue
+	if err := c.read(ctx, &all, "api", "queues", c.vhost); err != nil {
+		return nil, err
+	}
+	queues := make(map[string]Queue, len(all))
+	for _, q := range all {
+		queues[q.Name] = q
+	}
+	return queues, nil
+}
+
+// mostBytes bounds an answer.
+const mostBytes = 256 << 20
+
+func (c *Client) read(ctx context.Context, into any, path ...string) error {
+	escaped := make([]string, len(path))
+	for i, part := range path {
+		escaped[i] = url.PathEscape(part)
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, c.base.String(), nil)
+	if err != nil {
+		return fmt.Errorf("ask the management API: %w", err)
+	}
+	request.URL = c.base.JoinPath(escaped...)
+	request.SetBasicAuth(c.user, c.password)
+	response, err := c.http.Do(request)
+	if err != nil {
+		return fmt.Errorf("ask the management API: %w", err)
+	}
+	defer func() { _ = response.Body.Close() }()
+	if response.StatusCode != http.StatusOK {
+		return fmt.Errorf("ask the management API for %s: %s; it needs a user with the tag management or monitoring", path[1], response.Status)
+	}
+	if err := json.NewDecoder(io.LimitReader(response.Body, mostBytes)).Decode(into); err != nil {
+		return fmt.Errorf("read the management API's %s: %w", path[1], err)
+	}
+	return nil
+}

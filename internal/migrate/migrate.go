@@ -1,0 +1,199 @@
+// Package migrate replaces a queue on a broker by one with another type or other arguments,
+// while services go on publishing and consuming.
+//
+// Its bindings are led through an exchange, the gate. Unbinding the queue from the gate sends
+// new messages into a holding queue, in one step, without a gap and without a copy. What is
+// left in the queue is handled by its consumers or moved into the holding queue. Then the queue
+// is deleted and declared anew, the gate is bound to it, its bindings return, and the holding
+// queue is emptied into it. Each step can be repeated, and what has been done can be seen on
+// the broker, so running it again after an interruption goes on (steps.go). Messages are moved
+// one at a time: published, confirmed, acknowledged (mover.go).
+package migrate
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/harebus/harebus/internal/access"
+	"github.com/harebus/harebus/internal/management"
+	"github.com/harebus/harebus/internal/plan"
+	"github.com/harebus/harebus/internal/refusal"
+	"github.com/harebus/harebus/internal/survey"
+	"github.com/harebus/harebus/internal/wait"
+	"github.com/harebus/harebus/topology"
+)
+
+// Options say what to do.
+type Options struct {
+	Broker access.Broker
+	// Queue is the queue as it is to be.
+	Queue topology.Queue
+	// Bindings are those of the queue that the topology has.
+	Bindings []topology.Binding
+	// API, if not nil, tells of the bindings that the topology does not have, and of messages
+	// that consumers hold.
+	API *management.Client
+	// Drain is how long consumers may empty the queue before its messages are moved.
+	Drain time.Duration
+	// Settle is how long nothing may come back from consumers before the queue is deleted.
+	Settle time.Duration
+	// ByName accepts that messages published to the queue by the default exchange may be lost
+	// at the moment of the replacement.
+	ByName bool
+	// Said is told what was done.
+	Said func(format string, args ...any)
+}
+
+// Report says what was done.
+type Report struct {
+	Moved int           // messages that went through the holding queue
+	Pause time.Duration // how long new messages were kept from the consumers
+	Same  bool          // the queue was as wanted
+}
+
+// run is one run.
+type run struct {
+	Options
+
+	s        survey.Survey
+	names    names
+	bindings []topology.Binding // of the queue, to be led through the gate
+	exit     topology.Topology  // of what was deferred to the queue; empty if there is none
+	report   Report
+	switched time.Time
+}
+
+// names are those of the objects that exist only during a migration.
+type names struct{ holding, keep, gate, due, lock string }
+
+func namesFor(queue string) names {
+	const most = 200
+	if len(queue) > most {
+		sum := sha256.Sum256([]byte(queue))
+		queue = hex.EncodeToString(sum[:])
+	}
+	base := "harebus.migrate." + queue
+	return names{base + ".holding", base + ".keep", base + ".gate", base + ".due", "harebus.operator." + queue}
+}
+
+// ErrByName is returned when messages are published to the queue by its name: RabbitMQ may
+// confirm and lose one that comes in the moment of the replacement.
+var ErrByName = errors.New("messages come to the queue through the default exchange, by its name; one that comes at the moment of the replacement can be lost although it is confirmed: have its publishers use an exchange, or stop them")
+
+// Run replaces the queue. Run again after an error, it goes on.
+func Run(ctx context.Context, o Options) (Report, error) {
+	link, err := o.Broker.Link("migrate")
+	if err != nil {
+		return Report{}, err
+	}
+	defer link.Close()
+	on, err := link.Session(ctx)
+	if err != nil {
+		return Report{}, err
+	}
+	r := &run{Options: o, s: survey.Survey{On: on}, names: namesFor(o.Queue.Name)}
+	if err := r.lock(ctx); err != nil {
+		return r.report, err
+	}
+	return r.report, r.all(ctx)
+}
+
+// lock takes a queue that ends with the connection, so that two migrations of a queue never
+// run at once.
+func (r *run) lock(ctx context.Context) error {
+	const long = 2 * time.Second // for the broker to notice that an interrupted run has ended
+	for late := time.Now().Add(long); ; {
+		err := r.channel(ctx, func(ch *amqp.Channel) error {
+			_, err := ch.QueueDeclare(r.names.lock, false, false, true, false, nil)
+			return err
+		})
+		switch {
+		case !refusal.Locked(err):
+			return err
+		case time.Now().After(late):
+			return fmt.Errorf("somebody else works on the queue: %q is locked", r.names.lock)
+		case !wait.Sleep(ctx, often):
+			return context.Cause(ctx)
+		}
+	}
+}
+
+func (r *run) channel(ctx context.Context, do func(*amqp.Channel) error) error {
+	return r.s.On.WithChannel(ctx, do)
+}
+
+// all does what is left to do.
+func (r *run) all(ctx context.Context) error {
+	found, err := r.s.Queue(ctx, r.Queue)
+	if err != nil {
+		return err
+	}
+	holding, err := r.exists(ctx, r.names.holding)
+	same := found.Exists && plan.Queues(found.Queue, r.Queue) == ""
+	switch {
+	case err != nil:
+		return err
+	case found.Hidden != "":
+		return fmt.Errorf("look at queue %q: %s", r.Queue.Name, found.Hidden)
+	case !holding && same:
+		r.report.Same = true
+		return nil
+	case !holding && !found.Exists:
+		return fmt.Errorf("there is no queue %q; harebus topology apply declares it", r.Queue.Name)
+	case holding:
+		r.Said("an earlier run was interrupted; going on")
+	}
+	if err := r.prepare(ctx); err != nil {
+		return err
+	}
+	if !same {
+		if err := r.replace(ctx, found.Exists); err != nil {
+			return r.undo(ctx, err)
+		}
+	}
+	if err := r.back(ctx); err != nil {
+		return fmt.Errorf("%w; the queue is as wanted, and %q may hold messages: run the same command again", err, r.names.holding)
+	}
+	return nil
+}
+
+func (r *run) exists(ctx context.Context, queue string) (bool, error) {
+	_, err := r.state(ctx, queue)
+	if refusal.Missing(err) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+func (r *run) state(ctx context.Context, queue string) (state amqp.Queue, err error) {
+	err = r.channel(ctx, func(ch *amqp.Channel) (err error) {
+		state, err = ch.QueueDeclarePassive(queue, true, false, false, false, nil)
+		return err
+	})
+	return state, err
+}
+
+// undo leaves the queue as it was found, after an error that came before it was replaced.
+// When the connection is lost, running again goes on.
+func (r *run) undo(ctx context.Context, cause error) error {
+	const long = 5 * time.Minute
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), long)
+	defer cancel()
+	there, err := r.exists(ctx, r.Queue.Name)
+	if err == nil && there {
+		r.Said("giving up; everything goes back into the old queue")
+		err = r.back(ctx)
+	} else if err == nil {
+		err = errors.New("the queue does not exist at the moment")
+	}
+	if err != nil {
+		return fmt.Errorf("%w; new messages are kept in %q: run the same command again (%w)", cause, r.names.holding, err)
+	}
+	return fmt.Errorf("%w; the queue is as it was", cause)
+}

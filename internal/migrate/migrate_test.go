@@ -1,0 +1,272 @@
+package migrate_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/harebus/harebus/brokertest"
+	"github.com/harebus/harebus/internal/access"
+	"github.com/harebus/harebus/internal/migrate"
+	"github.com/harebus/harebus/topology"
+)
+
+// rig is a broker with the classic queue "orders", which is to become a quorum queue, its exit
+// of delays, and three messages in it.
+type rig struct {
+	*testing.T
+
+	broker *brokertest.Broker
+	ch     *amqp.Channel
+	sent   []string
+}
+
+var bindings = []topology.Binding{
+	{Exchange: "direct", Key: "orders", Queue: "orders"},
+	{Exchange: "topic", Key: "payment.*", Queue: "orders"},
+}
+
+func wanted() topology.Queue {
+	return topology.Queue{Name: "orders", Arguments: map[string]any{"x-delivery-limit": 20}}
+}
+
+func newRig(t *testing.T) *rig {
+	t.Helper()
+	r := &rig{T: t, broker: brokertest.New()}
+	conn, err := amqp.DialConfig(r.broker.URL(), amqp.Config{Dial: r.broker.Dial})
+	r.try(err)
+	r.ch, err = conn.Channel()
+	r.try(err)
+	r.try(topology.Join(topology.Topology{
+		Exchanges: []topology.Exchange{{Name: "direct", Kind: topology.Direct}, {Name: "topic", Kind: topology.Topic}},
+		Queues:    []topology.Queue{{Name: "orders", Type: topology.Classic}},
+		Bindings:  bindings,
+	}, topology.Delays{}.Base(), topology.Delays{}.Exit("", "orders")).Declare(r.ch))
+	r.try(r.ch.Confirm(false))
+	r.publish("direct", "orders")
+	r.publish("topic", "payment.made")
+	r.publish("harebus.delay.out", "harebus.delay.due//orders")
+	return r
+}
+
+func (r *rig) try(err error) {
+	r.Helper()
+	if err != nil {
+		r.Fatal(err)
+	}
+}
+
+// publish sends a message with an id of its own and awaits the confirm.
+func (r *rig) publish(exchange, key string) {
+	r.Helper()
+	id := fmt.Sprint(len(r.sent))
+	c, err := r.ch.PublishWithDeferredConfirmWithContext(r.Context(), exchange, key, true, false, amqp.Publishing{MessageId: id, Body: []byte(id)})
+	r.try(err)
+	if !c.Wait() {
+		r.Fatalf("message %s is not confirmed", id)
+	}
+	r.sent = append(r.sent, id)
+}
+
+// migrate runs a migration. said may be nil.
+func (r *rig) migrate(ctx context.Context, said func(string)) error {
+	_, err := migrate.Run(ctx, migrate.Options{
+		Broker: access.Broker{URLs: []string{r.broker.URL()}, Dial: r.broker.Dial},
+		Queue:  wanted(), Bindings: bindings, Drain: time.Second, Settle: time.Second,
+		Said: func(format string, args ...any) {
+			if said != nil {
+				said(fmt.Sprintf(format, args...))
+			}
+		},
+	})
+	return err
+}
+
+// check fails unless all that was sent is in the queue, at most so many of them twice, the queue
+// has the type and the bindings, and nothing is left of the migration.
+func (r *rig) check(kind string, twice int) {
+	r.Helper()
+	r.try(r.broker.WaitQueue(r.Context(), "harebus.delay.due//orders", func(q brokertest.Queue) bool { return q.Ready+q.Unacked == 0 }))
+	ids := map[string]int{}
+	all := 0
+	for _, m := range r.broker.Messages("orders") {
+		ids[m.MessageId]++
+		all++
+	}
+	slices.Sort(r.sent)
+	if got := slices.Sorted(maps.Keys(ids)); !slices.Equal(got, r.sent) || all > len(r.sent)+twice {
+		r.Errorf("%d messages with the ids %v, sent were %v", all, got, r.sent)
+	}
+	if q, _ := r.broker.Queue("orders"); q.Type != kind {
+		r.Errorf("the queue is %q", q.Type)
+	}
+	for _, q := range r.broker.Queues() {
+		if strings.Contains(q.Name, "migrate") {
+			r.Errorf("queue %q is left", q.Name)
+		}
+	}
+	for _, x := range r.broker.Exchanges() {
+		if strings.Contains(x.Name, "migrate") {
+			r.Errorf("exchange %q is left", x.Name)
+		}
+	}
+	var keys []string
+	for _, b := range r.broker.Bindings() {
+		if strings.Contains(b.Destination, "orders") {
+			keys = append(keys, b.Source+" "+b.RoutingKey)
+		}
+	}
+	slices.Sort(keys)
+	if want := []string{"direct orders", "harebus.delay.out harebus.delay.due//orders", "topic payment.*"}; !slices.Equal(keys, want) {
+		r.Errorf("the queue and its exit are bound with %q", keys)
+	}
+}
+
+// bubble runs a test in virtual time.
+func bubble(t *testing.T, test func(r *rig)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		defer r.broker.Close()
+		test(r)
+	})
+}
+
+// TestRun: what waits, what is published, and what falls due meanwhile is in the new queue.
+func TestRun(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(r *rig) {
+		steps := 0
+		r.try(r.migrate(r.Context(), func(string) {
+			steps++
+			r.publish("topic", "payment.made")
+			r.publish("harebus.delay.out", "harebus.delay.due//orders")
+		}))
+		if steps < 4 {
+			r.Errorf("only %d steps were told", steps)
+		}
+		r.check("quorum", 0)
+		for _, m := range r.broker.Messages("orders") {
+			if m.RoutingKey != "orders" && m.RoutingKey != "payment.made" {
+				r.Errorf("message %s has the routing key %q", m.MessageId, m.RoutingKey)
+			}
+		}
+	})
+}
+
+// TestInterrupted cuts the connection before and after each request of a migration, and runs it
+// again: nothing is lost, at most one message is there twice, and the end is the same.
+func TestInterrupted(t *testing.T) {
+	t.Parallel()
+	for _, method := range []string{
+		"queue.declare", "queue.bind", "queue.unbind", "queue.delete", "exchange.declare", "exchange.bind", "exchange.unbind", "exchange.delete",
+		"basic.consume", "basic.publish", "basic.ack",
+	} {
+		for name, action := range map[string]brokertest.Action{"before": brokertest.CutBefore, "after": brokertest.CutAfter} {
+			t.Run(method+"/"+name, func(t *testing.T) {
+				t.Parallel()
+				for nth, fired := 1, true; fired; nth++ {
+					bubble(t, func(r *rig) { fired = r.interrupted(method, action, nth) })
+					if !fired && nth == 1 {
+						t.Error("no request of this kind")
+					}
+				}
+			})
+		}
+	}
+}
+
+// interrupted runs a migration that is cut at the nth request of a kind, if there are as many,
+// and then another.
+func (r *rig) interrupted(method string, action brokertest.Action, nth int) bool {
+	fault := r.broker.Inject(brokertest.Fault{
+		On: method, Nth: nth, Do: action, Match: func(f brokertest.Frame) bool { return strings.Contains(f.Connection, "migrate") },
+	})
+	err := r.migrate(r.Context(), nil)
+	if fault.Fired() == 0 {
+		fault.Remove()
+		r.try(err)
+		r.check("quorum", 0)
+		return false
+	}
+	r.publish("topic", "payment.made")
+	r.publish("harebus.delay.out", "harebus.delay.due//orders")
+	if err := r.migrate(r.Context(), nil); err != nil {
+		r.Errorf("cut at %s %d: %v", method, nth, err)
+	}
+	r.check("quorum", 1)
+	return !r.Failed()
+}
+
+// TestStopped: a migration that is told to stop puts everything back.
+func TestStopped(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(r *rig) {
+		ctx, cancel := context.WithCancel(r.Context())
+		defer cancel()
+		err := r.migrate(ctx, func(text string) {
+			if strings.HasPrefix(text, "switched") {
+				r.publish("topic", "payment.made")
+				cancel()
+			}
+		})
+		if !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), "as it was") {
+			r.Errorf("the error is %v", err)
+		}
+		r.check("classic", 0)
+	})
+}
+
+// TestTwoAtOnce: the second is refused while the first works.
+func TestTwoAtOnce(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(r *rig) {
+		var second error
+		r.try(r.migrate(r.Context(), func(text string) {
+			if strings.HasPrefix(text, "switched") {
+				second = r.migrate(r.Context(), nil)
+			}
+		}))
+		if second == nil || !strings.Contains(second.Error(), "somebody else works on the queue") {
+			r.Errorf("the error is %v", second)
+		}
+		r.check("quorum", 0)
+	})
+}
+
+// TestServiceDeclaresTheOldQueueMeanwhile: a consumer of the old version declares the queue as it
+// was when the broker has ended it.
+func TestServiceDeclaresTheOldQueueMeanwhile(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(r *rig) {
+		r.broker.Inject(brokertest.Fault{
+			On: "queue.declare", Times: 1, Do: brokertest.Delay, For: time.Millisecond,
+			Match: func(f brokertest.Frame) bool { return strings.Contains(f.Connection, "migrate") && f.Queue == "orders" },
+		})
+		deliveries, err := r.ch.Consume("orders", "old", false, false, false, false, nil)
+		r.try(err)
+		held := []amqp.Delivery{<-deliveries, <-deliveries, <-deliveries}
+		for _, d := range held {
+			r.try(d.Ack(false))
+		}
+		r.sent = nil
+		done := make(chan error, 1)
+		go func() {
+			for range deliveries { //nolint:revive // until the broker ends the consumer
+			}
+			_, err := r.ch.QueueDeclare("orders", true, false, false, false, nil)
+			done <- err
+		}()
+		r.try(r.migrate(r.Context(), nil))
+		<-done
+		r.check("quorum", 0)
+	})
+}

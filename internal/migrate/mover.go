@@ -1,0 +1,158 @@
+package migrate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/harebus/harebus/internal/session"
+	"github.com/harebus/harebus/internal/wait"
+	"github.com/harebus/harebus/internal/wire"
+)
+
+// mover takes the messages of a queue before all other consumers, and publishes each to an
+// exchange: one at a time, so that an interruption leaves at most one in both places.
+type mover struct {
+	r          *run
+	to         string
+	ch         *amqp.Channel
+	deliveries <-chan amqp.Delivery
+	out        *session.ConfirmChannel
+	refuse     func(*amqp.Delivery) error  // may be nil
+	key        func(*amqp.Delivery) string // nil keeps the routing key
+	moved      int
+}
+
+const (
+	priority    = 1000 // higher than that of any service
+	prefetch    = 10   // each of them counts as a delivery if this process is killed
+	answerLimit = 30 * time.Second
+)
+
+func (r *run) mover(ctx context.Context, queue, to string) (*mover, error) {
+	m := &mover{r: r, to: to}
+	err := r.s.On.RPCs(ctx, func(next func()) (err error) {
+		if m.ch, err = r.s.On.Channel(); err != nil {
+			return err
+		}
+		next()
+		if err = m.ch.Qos(prefetch, 0, false); err != nil {
+			return err
+		}
+		next()
+		m.deliveries, err = m.ch.Consume(queue, "harebus migrate", false, false, false, false, amqp.Table{"x-priority": int64(priority)})
+		return err
+	})
+	if err == nil {
+		log := r.Broker.Logger()
+		m.out, err = session.OpenConfirmChannel(ctx, r.s.On, session.ConfirmConfig{
+			Window: 1, Timeout: answerLimit, Log: log, Waits: wait.Teller{Log: log}, Plain: func(bool) {},
+		})
+	}
+	if err != nil {
+		return nil, fmt.Errorf("take messages from %q: %w", queue, err)
+	}
+	return m, nil
+}
+
+// run moves messages as until says, and ends the mover.
+func (m *mover) run(ctx context.Context, quiet time.Duration, free func() (bool, error)) error {
+	err := m.until(ctx, quiet, free)
+	return errors.Join(err, m.close(context.WithoutCancel(ctx)))
+}
+
+// until moves messages until none has come for a while and free agrees.
+func (m *mover) until(ctx context.Context, quiet time.Duration, free func() (bool, error)) error {
+	idle := time.NewTimer(quiet)
+	defer idle.Stop()
+	for {
+		select {
+		case d, ok := <-m.deliveries:
+			if !ok {
+				return errors.New("the broker has ended the consumer")
+			}
+			if err := m.move(ctx, &d); err != nil {
+				return err
+			}
+			m.moved++
+			idle.Reset(quiet)
+		case <-idle.C:
+			done, err := free()
+			if done || err != nil {
+				return err
+			}
+			idle.Reset(often)
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+func (m *mover) move(ctx context.Context, d *amqp.Delivery) error {
+	p, err := m.copy(d)
+	if err != nil {
+		return err
+	}
+	if m.refuse != nil {
+		if err := m.refuse(d); err != nil {
+			return err
+		}
+	}
+	// A message in hand is moved to its end, also when ctx ends.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), answerLimit)
+	defer cancel()
+	if err := m.r.s.On.Ready(ctx); err != nil {
+		return err
+	}
+	if err := m.out.Acquire(ctx); err != nil {
+		return err
+	}
+	if r := m.out.Wait(ctx, m.out.Publish(ctx, &p, func() bool { return false })); r.Verdict != session.Confirmed {
+		return fmt.Errorf("move message %q through exchange %q: it is not confirmed: %w", d.MessageId, m.to, r.Err)
+	}
+	return d.Ack(false)
+}
+
+// copy is the message as it came, but for what belongs to one delivery. The broker refuses a
+// user id that is not that of this connection.
+func (m *mover) copy(d *amqp.Delivery) (session.Publishing, error) {
+	out := session.Publishing{Exchange: m.to, Key: d.RoutingKey, Mandatory: true}
+	err := wire.Unpack(d)
+	var unreadable *wire.UnreadableError
+	if errors.As(err, &unreadable) && !unreadable.All {
+		var whole bool
+		table := wire.RawTable(unreadable.Raw)
+		if d.Headers, whole = table.Readable(); whole {
+			out.Table, err = table.Without(wire.OfOneDelivery), nil
+		}
+	}
+	if err != nil {
+		return out, fmt.Errorf("message %q has properties that are not AMQP, so nobody can move it; remove it with the management page: %w", d.MessageId, err)
+	}
+	if m.key != nil {
+		out.Key = m.key(d)
+	}
+	out.Message = wire.FromDelivery(d)
+	out.Message.DeliveryMode = amqp.Persistent
+	if d.UserId == m.r.s.On.User() {
+		out.Message.UserId = d.UserId
+	}
+	if out.Table == nil {
+		out.Message.Headers = maps.Clone(d.Headers)
+		maps.DeleteFunc(out.Message.Headers, func(key string, _ any) bool { return wire.OfOneDelivery(key) })
+	}
+	return out, nil
+}
+
+// close ends the consumer. What it holds goes back.
+func (m *mover) close(ctx context.Context) error {
+	m.out.Retire()
+	if m.ch.IsClosed() {
+		return nil
+	}
+	return m.r.s.On.RPC(ctx, m.ch.Close)
+}

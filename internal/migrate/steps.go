@@ -1,0 +1,320 @@
+package migrate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/harebus/harebus/internal/refusal"
+	"github.com/harebus/harebus/internal/wait"
+	"github.com/harebus/harebus/topology"
+)
+
+// all keys, in a topic exchange
+const every = "#"
+
+// prepare declares what exists only during the migration, and learns the bindings.
+func (r *run) prepare(ctx context.Context) error {
+	if err := errors.Join(r.try(ctx), r.learn(ctx)); err != nil {
+		return err
+	}
+	caught := map[string]any{"alternate-exchange": r.names.keep}
+	t := topology.Topology{
+		Exchanges: []topology.Exchange{
+			{Name: r.names.keep, Kind: topology.Fanout},
+			{Name: r.names.gate, Kind: topology.Topic, Arguments: caught},
+			{Name: r.names.due, Kind: topology.Topic, Arguments: caught},
+		},
+		Queues:   []topology.Queue{{Name: r.names.holding, Arguments: map[string]any{"x-delivery-limit": topology.LookLimit}}},
+		Bindings: []topology.Binding{{Exchange: r.names.keep, Queue: r.names.holding}},
+	}
+	if err := r.channel(ctx, func(ch *amqp.Channel) error { return t.Declare(ch) }); err != nil {
+		return err
+	}
+	r.Said("holding queue %q is ready", r.names.holding)
+	return nil
+}
+
+// try declares a queue like the wanted one and deletes it: after the old queue is deleted it
+// is too late to learn that the broker does not take the arguments.
+func (r *run) try(ctx context.Context) error {
+	like := r.Queue
+	like.Name = r.names.holding + ".try"
+	return r.channel(ctx, func(ch *amqp.Channel) error {
+		if err := (topology.Topology{Queues: []topology.Queue{like}}).Declare(ch); err != nil {
+			return err
+		}
+		_, err := ch.QueueDelete(like.Name, false, false, false)
+		return err
+	})
+}
+
+// learn finds the bindings of the queue and of the exit of what is deferred to it.
+func (r *run) learn(ctx context.Context) error {
+	r.exit = topology.Delays{}.Exit("", r.Queue.Name)
+	if there, err := r.exists(ctx, r.exit.Queues[0].Name); err != nil || !there {
+		if r.exit = (topology.Topology{}); err != nil {
+			return err
+		}
+	}
+	all := topology.Topology{Bindings: r.Bindings}
+	if r.API != nil {
+		bound, err := r.API.Bindings(ctx)
+		if err != nil {
+			return err
+		}
+		for _, b := range bound {
+			if b.ToExchange == r.names.gate { // an earlier run has led it there
+				b.Queue, b.ToExchange = r.Queue.Name, ""
+			}
+			if b.Queue == r.Queue.Name && b.Exchange != r.names.gate {
+				all = topology.Join(all, topology.Topology{Bindings: []topology.Binding{b}})
+			}
+		}
+	}
+	r.bindings = all.Bindings
+	return nil
+}
+
+// through are bindings with a gate in the place of their queue.
+func through(gate string, bindings []topology.Binding) (led []topology.Binding) {
+	for _, b := range bindings {
+		b.Queue, b.ToExchange = "", gate
+		led = append(led, b)
+	}
+	return led
+}
+
+// open binds the queue, and the exit, to their gates: all that comes there goes to them.
+func (r *run) open() []topology.Binding {
+	opened := []topology.Binding{{Exchange: r.names.gate, Key: every, Queue: r.Queue.Name}}
+	for _, q := range r.exit.Queues {
+		opened = append(opened, topology.Binding{Exchange: r.names.due, Key: every, Queue: q.Name})
+	}
+	return opened
+}
+
+// led are the bindings of the gates, and direct those of the queue and of the exit.
+func (r *run) led() []topology.Binding {
+	return append(through(r.names.gate, r.bindings), through(r.names.due, r.exit.Bindings)...)
+}
+
+func (r *run) direct() []topology.Binding { return slices.Concat(r.bindings, r.exit.Bindings) }
+
+func (r *run) bind(ctx context.Context, bindings []topology.Binding) error {
+	return r.channel(ctx, func(ch *amqp.Channel) error { return topology.Topology{Bindings: bindings}.Declare(ch) })
+}
+
+func (r *run) unbind(ctx context.Context, bindings []topology.Binding) error {
+	return r.channel(ctx, func(ch *amqp.Channel) error {
+		for _, b := range bindings {
+			var err error
+			if b.ToExchange != "" {
+				err = ch.ExchangeUnbind(b.ToExchange, b.Key, b.Exchange, false, amqp.Table(b.Arguments))
+			} else {
+				err = ch.QueueUnbind(b.Queue, b.Key, b.Exchange, amqp.Table(b.Arguments))
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// replace leads new messages into the holding queue, empties the queue and makes it anew. The
+// queue may be gone: an earlier run was killed between deleting and declaring it.
+func (r *run) replace(ctx context.Context, there bool) error {
+	if there {
+		if err := r.divert(ctx); err != nil {
+			return err
+		}
+		if err := r.empty(ctx); err != nil {
+			return err
+		}
+	}
+	began := time.Now()
+	if err := r.anew(ctx); err != nil {
+		return err
+	}
+	r.Said("replaced queue %q in %v", r.Queue.Name, time.Since(began).Round(time.Millisecond))
+	return nil
+}
+
+// divert sends what is published from now on into the holding queue. A message that comes to
+// a queue by two ways is one copy, so leading the bindings through the gate makes none.
+func (r *run) divert(ctx context.Context) error {
+	for _, step := range []func() error{
+		func() error { return r.bind(ctx, r.open()) },
+		func() error { return r.bind(ctx, r.led()) },
+		func() error { return r.unbind(ctx, r.direct()) },
+		func() error { return r.drained(ctx) },
+		func() error { return r.unbind(ctx, r.open()) }, // this is the switch
+	} {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	r.switched = time.Now()
+	r.Said("switched: new messages go into the holding queue")
+	return nil
+}
+
+// drained waits until consumers have emptied the queue, for as long as they may.
+func (r *run) drained(ctx context.Context) error {
+	late := time.Now().Add(r.Drain)
+	for {
+		state, err := r.state(ctx, r.Queue.Name)
+		if err != nil || state.Messages == 0 || state.Consumers == 0 || time.Now().After(late) {
+			return err
+		}
+		if !wait.Sleep(ctx, often) {
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// often is how often the broker is asked for something that has to be waited for.
+const often = 50 * time.Millisecond
+
+// empty moves what is left into the holding queue, until nothing has come for the time that
+// consumers need to finish what they hold. They get nothing meanwhile.
+func (r *run) empty(ctx context.Context) error {
+	m, err := r.mover(ctx, r.Queue.Name, r.names.keep)
+	if err != nil {
+		return err
+	}
+	m.refuse = r.refused
+	if err := m.run(ctx, r.Settle, func() (bool, error) { return r.free(ctx) }); err != nil {
+		return err
+	}
+	r.report.Moved += m.moved
+	r.Said("emptied: %d messages were moved, and nothing came for %v", m.moved, r.Settle)
+	return nil
+}
+
+// refused says why the queue cannot be replaced while such messages come to it.
+func (r *run) refused(d *amqp.Delivery) error {
+	if r.ByName || d.Exchange != "" || d.Redelivered {
+		return nil
+	}
+	if deaths, ok := d.Headers["x-death"].([]any); ok && len(deaths) > 0 {
+		return nil // the broker has passed it on, from the exit of delays or another queue
+	}
+	return ErrByName
+}
+
+// free says whether consumers hold nothing, as far as it can be known.
+func (r *run) free(ctx context.Context) (bool, error) {
+	for _, q := range r.exit.Queues {
+		if state, err := r.state(ctx, q.Name); err != nil || state.Messages > 0 {
+			return false, err
+		}
+	}
+	if r.API == nil {
+		return true, nil
+	}
+	queues, err := r.API.Queues(ctx)
+	return queues[r.Queue.Name].Unacknowledged == 0, err
+}
+
+// anew deletes the queue and declares it, in one breath. A service that declares it as it was
+// can come between; then it is done again.
+func (r *run) anew(ctx context.Context) error {
+	const most = 50
+	fresh := topology.Topology{Queues: []topology.Queue{r.Queue}}
+	for range most {
+		err := r.channel(ctx, func(ch *amqp.Channel) error { return fresh.Declare(ch) })
+		if !refusal.Differs(err) {
+			return err
+		}
+		state, err := r.state(ctx, r.Queue.Name)
+		switch {
+		case err != nil && !refusal.Missing(err):
+			return err
+		case state.Messages > 0:
+			return fmt.Errorf("%d messages came into queue %q at the last moment", state.Messages, r.Queue.Name)
+		}
+		err = r.channel(ctx, func(ch *amqp.Channel) error {
+			if _, err := ch.QueueDelete(r.Queue.Name, false, false, true); err != nil {
+				return err
+			}
+			return fresh.Declare(ch)
+		})
+		if !refusal.Differs(err) {
+			return err
+		}
+		if !wait.Sleep(ctx, often) {
+			return context.Cause(ctx)
+		}
+	}
+	return errors.New("another program declares the queue as it was, again and again; deploy its new version, or stop it")
+}
+
+// back leads new messages to the queue again, restores its bindings, empties the holding queue
+// into it and removes what was needed.
+func (r *run) back(ctx context.Context) error {
+	for _, step := range []func() error{
+		func() error { return r.bind(ctx, r.open()) },
+		func() error { return r.bind(ctx, r.direct()) },
+		func() error { return r.unbind(ctx, r.led()) },
+	} {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	if !r.switched.IsZero() {
+		r.report.Pause = time.Since(r.switched)
+	}
+	m, err := r.mover(ctx, r.names.holding, r.names.gate)
+	if err != nil {
+		return err
+	}
+	m.key = r.key
+	const quiet = 500 * time.Millisecond
+	if err := m.run(ctx, quiet, func() (bool, error) { return true, nil }); err != nil {
+		return err
+	}
+	r.Said("back: %d messages were moved into queue %q", m.moved, r.Queue.Name)
+	return r.clear(ctx)
+}
+
+// key is the routing key of a message in the holding queue. What was due has that of its exit.
+func (r *run) key(d *amqp.Delivery) string {
+	for _, q := range r.exit.Queues {
+		if d.RoutingKey == q.Name {
+			return r.Queue.Name
+		}
+	}
+	return d.RoutingKey
+}
+
+// clear removes what exists only during a migration. The gates go first, so nothing can come
+// into the holding queue any more when it is seen to be empty.
+func (r *run) clear(ctx context.Context) error {
+	if err := r.channel(ctx, func(ch *amqp.Channel) error {
+		for _, exchange := range []string{r.names.gate, r.names.due, r.names.keep} {
+			if err := ch.ExchangeDelete(exchange, false, false); err != nil {
+				return err
+			}
+		}
+		return nil
+	}); err != nil {
+		return err
+	}
+	state, err := r.state(ctx, r.names.holding)
+	if err != nil {
+		return err
+	}
+	if state.Messages > 0 {
+		return fmt.Errorf("%d messages came into %q at the last moment; run the same command again", state.Messages, r.names.holding)
+	}
+	return r.channel(ctx, func(ch *amqp.Channel) error {
+		_, err := ch.QueueDelete(r.names.holding, false, false, false)
+		return err
+	})
+}
