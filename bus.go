@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/harebus/harebus/internal/buffer"
 	"github.com/harebus/harebus/internal/field"
 	"github.com/harebus/harebus/internal/guard"
+	"github.com/harebus/harebus/internal/messageid"
 	"github.com/harebus/harebus/internal/publish"
 	"github.com/harebus/harebus/internal/routing"
 	"github.com/harebus/harebus/topology"
@@ -42,6 +44,8 @@ type Sender interface {
 	Defer(ctx context.Context, queue string, delay time.Duration, message any, opts ...SendOption) error
 	DeferUntil(ctx context.Context, queue string, due time.Time, message any, opts ...SendOption) error
 	Reply(ctx context.Context, message any, opts ...SendOption) error
+	Cancel(ctx context.Context, ticket Ticket) error
+	Reschedule(ctx context.Context, ticket Ticket, queue string, delay time.Duration, message any, opts ...SendOption) (Ticket, error)
 }
 
 var (
@@ -98,7 +102,7 @@ func (s *sender) Publish(ctx context.Context, topic string, message any, opts ..
 
 // Defer sends a command that reaches its queue after delay: never before, and on an
 // idle broker about 8 ms after (docs/delays.md has the figures). Until then it
-// waits in durable queues of the broker and cannot be cancelled. A deferral
+// waits in durable queues of the broker; with [WithTicket] it can be cancelled. A deferral
 // declares the delay queues that it needs if they are not declared yet, some 10 to
 // 30 ms for each. The longest delay is [topology.MaxDelay].
 func (s *sender) Defer(ctx context.Context, queue string, delay time.Duration, message any, opts ...SendOption) error {
@@ -116,6 +120,58 @@ func (s *sender) DeferUntil(ctx context.Context, queue string, due time.Time, me
 		return refuse("defer", "the time %v is zero or more than %v ahead", due, topology.MaxDelay)
 	}
 	return s.emit(ctx, OpDefer, queue, message, due, opts)
+}
+
+// Ticket names one deferred message, to cancel or reschedule it. [WithTicket] fills one in.
+// It can be stored: see [topology.Ticket.String].
+type Ticket = topology.Ticket
+
+// Cancel cancels a deferred message. It returns nil if the message is certain never to be
+// delivered: the broker had the cancellation a second before the message was due. If it
+// came later the error is [ErrUnknownOutcome], and [ErrTooLate] if the message was due
+// before. The clocks of the process that deferred and of the one that cancels must agree to
+// within that second. Cancelling again does no harm, nor does a ticket whose message was
+// never sent. In a handler or transaction the cancellation is made at the commit, when the
+// messages are confirmed, and a commit that cannot make it fails. docs/delays.md says more.
+func (s *sender) Cancel(ctx context.Context, ticket Ticket) error {
+	if err := cancellable("cancel", ticket); err != nil {
+		return err
+	}
+	out := publish.Cancellation(int8(OpCancel), ticket)
+	ctx, o := s.endpoint.setup.observers.start(ctx, Observation{Operation: OpCancel, Exchange: out.Exchange, RoutingKey: out.Key})
+	err := s.within(ctx).hand(ctx, out, &sendOptions{observed: o})
+	o.End(err)
+	return err
+}
+
+// cancellable refuses a ticket that is none, and one whose message is due.
+func cancellable(verb string, t Ticket) error {
+	if err := t.Validate(); err != nil {
+		return refuse(verb, "%w", err)
+	}
+	if time.Until(t.Due) <= 0 {
+		return &PublishError{MessageID: t.ID, Err: ErrTooLate, cancels: true}
+	}
+	return nil
+}
+
+// Reschedule defers a message, as [Bus.Defer] does, in the place of the one that the ticket
+// names, and then cancels that one. It returns the new ticket. The new message has an id
+// that is derived from the old one. With [ErrTooLate] the old message stays and the new one
+// is cancelled; with other errors of [Bus.Cancel], and after a commit that is too late, both
+// may be delivered.
+func (s *sender) Reschedule(ctx context.Context, ticket Ticket, queue string, delay time.Duration, message any, opts ...SendOption) (next Ticket, err error) {
+	if err := cancellable("reschedule", ticket); err != nil {
+		return Ticket{}, err
+	}
+	opts = append(slices.Clone(opts), WithMessageID(messageid.Derive(ticket.ID, "rescheduled")), WithTicket(&next))
+	if err = s.Defer(ctx, queue, delay, message, opts...); err != nil {
+		return Ticket{}, err
+	}
+	if err = s.Cancel(ctx, ticket); errors.Is(err, ErrTooLate) {
+		return Ticket{}, errors.Join(err, s.Cancel(ctx, next))
+	}
+	return next, err
 }
 
 // Reply answers the message that is being handled: it sends to the reply address in
@@ -208,6 +264,11 @@ func (s *sender) dispatch(ctx context.Context, to address, message any, o *sendO
 	if err != nil {
 		return err
 	}
+	return s.hand(ctx, out, o)
+}
+
+// hand buffers or publishes what was composed.
+func (s *sender) hand(ctx context.Context, out *publish.Message, o *sendOptions) error {
 	if s.scope != nil {
 		if !o.now {
 			buffered(o.observed)
@@ -219,7 +280,7 @@ func (s *sender) dispatch(ctx context.Context, to address, message any, o *sendO
 	}
 	publisher, err := s.endpoint.setup.publisher()
 	if err != nil {
-		return fmt.Errorf("harebus: %s: %w", to.op, err)
+		return fmt.Errorf("harebus: %s: %w", Operation(out.Op), err)
 	}
 	err = publisher.Publish(ctx, out)
 	reached(o.observed, out)

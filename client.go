@@ -142,7 +142,7 @@ func (s *Setup) keepExit(p *publish.Publisher) func(context.Context, *session.Se
 // notConfirmed is the error of a message that was not confirmed.
 func notConfirmed(m *publish.Message, verdict session.Verdict, reason error) error {
 	return &PublishError{
-		MessageID: m.Publishing.MessageId, Exchange: m.Exchange, RoutingKey: m.Key, Outcome: Outcome(verdict), Err: reason,
+		MessageID: m.Publishing.MessageId, Exchange: m.Exchange, RoutingKey: m.Key, Outcome: Outcome(verdict), Err: reason, cancels: m.Cancels,
 	}
 }
 

@@ -60,7 +60,7 @@ const (
 
 // headFlags are the bits of the flags, in the order of their fields.
 func headFlags(m *publish.Message) []*bool {
-	return []*bool{&m.Mandatory, &m.ViaDefault, &m.Several, &m.Foreign, &m.Copied}
+	return []*bool{&m.Mandatory, &m.ViaDefault, &m.Several, &m.Foreign, &m.Copied, &m.Cancels}
 }
 
 // Head is everything of the envelope but its exchange, routing key and body, in a form
@@ -107,7 +107,7 @@ func OpenEnvelope(exchange, routingKey string, head, body []byte) (Envelope, err
 		return fail("the head has version %d; this harebus reads %d", head[0], headVersion)
 	}
 	m := &publish.Message{Op: int8(head[1]), Exchange: exchange, Key: routingKey} //nolint:gosec // checked below
-	if op := Operation(m.Op); !slices.Contains([]Operation{OpSend, OpPublish, OpDefer, OpReply, OpForward}, op) {
+	if op := Operation(m.Op); !slices.Contains([]Operation{OpSend, OpPublish, OpDefer, OpReply, OpForward, OpCancel}, op) {
 		return fail("the head has the unknown operation %d", m.Op)
 	}
 	flags, fields := binary.BigEndian.Uint16(head[2:]), headFlags(m)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/harebus/harebus/internal/buffer"
 	"github.com/harebus/harebus/internal/guard"
+	"github.com/harebus/harebus/internal/publish"
 	"github.com/harebus/harebus/internal/refusal"
 	"github.com/harebus/harebus/internal/replies"
 	"github.com/harebus/harebus/internal/session"
@@ -32,6 +33,10 @@ var (
 	// ErrNotSent: the message was not sent, because there was no usable connection
 	// before ctx ended.
 	ErrNotSent = errors.New("the message was not sent")
+
+	// ErrTooLate: the message that was to be cancelled is due. It was delivered or will be,
+	// unless an earlier cancellation has caught it.
+	ErrTooLate = publish.ErrTooLate
 
 	// ErrRefused: harebus refused the message before it was sent, or the broker refused it
 	// and closed the channel. No queue has it; the text says what to change. Together with
@@ -128,10 +133,15 @@ type PublishError struct {
 	Outcome Outcome
 	// Err is the reason for the outcome, or nil if the outcome says everything.
 	Err error
+
+	cancels bool // it was a cancellation
 }
 
 // Error names the message, where it was to go and what became of it.
 func (e *PublishError) Error() string {
+	if e.cancels {
+		return fmt.Sprintf("harebus: cancel message %q: %v", e.MessageID, e.Err)
+	}
 	text := fmt.Sprintf("harebus: publish message %q to exchange %q with key %q: %v",
 		e.MessageID, e.Exchange, e.RoutingKey, e.Outcome.sentinel())
 	if e.Outcome == Returned {

@@ -26,7 +26,7 @@ type Invocation struct {
 // and RoutingKey are its destination, DeferredUntil is its due time. ID is the one
 // derived from the incoming message.
 type Sent struct {
-	// Operation is OpSend, OpPublish, OpDefer or OpReply.
+	// Operation is OpSend, OpPublish, OpDefer, OpReply or OpCancel.
 	Operation Operation
 	*Message
 }

@@ -57,11 +57,14 @@ const (
 	// OpBacklog is a look at what is stored and not published, by package outbox. It ends at
 	// once, with an error if too much waits, or for too long.
 	OpBacklog
+	// OpCancel is a call of Cancel. It ends when the broker has the cancellation, or when it
+	// is buffered inside a transaction.
+	OpCancel
 )
 
 var operationNames = [...]string{
 	"", "send", "publish", "defer", "reply", "commit", "handle", "retry", "park", "connect", "forward", "postpone",
-	"connection", "blocked", "consume", "request", "backlog",
+	"connection", "blocked", "consume", "request", "backlog", "cancel",
 }
 
 // String returns the operation in lower case: "send".

@@ -30,6 +30,7 @@ type sendOptions struct {
 	compression   Compression
 	compressing   bool      // WithCompression was given
 	replyBy       time.Time // until when a request waits
+	ticket        *Ticket   // to be filled in
 	fault         *failure  // of a reply that says that a request was given up
 	observed      *operation
 }
@@ -139,6 +140,13 @@ func WithPriority(priority uint8) SendOption {
 // dropped message is lost without an error. Defer refuses this option.
 func WithExpiration(d time.Duration) SendOption {
 	return sendOption(func(o *sendOptions) { o.expiration = d })
+}
+
+// WithTicket has Defer and DeferUntil fill in the ticket of the message, for [Bus.Cancel]
+// and [Bus.Reschedule]. Other calls ignore it. The ticket names the message by its id: do
+// not give the id of a cancelled message to another one with [WithMessageID].
+func WithTicket(ticket *Ticket) SendOption {
+	return sendOption(func(o *sendOptions) { o.ticket = ticket })
 }
 
 // NonMandatory lets the broker drop the message if no queue is bound for it. Use it

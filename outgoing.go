@@ -126,6 +126,9 @@ func (s *sender) stamp(out *publish.Message, draft Outgoing, to address, o *send
 		h.Hops = s.scope.Message().hops + 1
 		h.GivenUp, h.ErrorDetails = o.fault.code(), o.fault.details()
 	}
+	if o.ticket != nil && to.op == OpDefer {
+		*o.ticket = Ticket{ID: h.ID, Due: to.due}
+	}
 	out.Publishing = dialect.Stamp(&h, headers)
 	msg := &out.Publishing
 	msg.Priority, msg.AppId, msg.Body = o.priority, o.appID, draft.Body

@@ -137,7 +137,7 @@ func (s *Setup) makeEngine() *engine.Engine {
 	return s.eng
 }
 
-// Init connects, declares everything the setup may need – all 142 delay queues
+// Init connects, declares everything the setup may need – all 145 delay queues
 // included – and disconnects: Call it in a deployment, for services that run with
 // fewer permissions or with CheckOnly. Other services declare the few delay queues
 // that they use when they need them. With CheckOnly it only checks. As Start does,
@@ -178,7 +178,7 @@ func (s *Setup) declareForInit(ctx context.Context, on *session.Session) error {
 		return err
 	}
 	var delays topology.Delays
-	t := delays.Topology()
+	t := topology.Join(delays.Topology(), delays.Cancelled())
 	for _, one := range s.all() {
 		if one.queue != "" {
 			t = topology.Join(t, s.exit("", one.queue))

@@ -250,7 +250,7 @@ func (r *relay) fly(l *lane, rows []row) {
 	var longest time.Duration
 	for i, err := range r.bus.Forward(r.sending, envelopes) {
 		switch {
-		case err == nil:
+		case err == nil || errors.Is(err, harebus.ErrTooLate): // a cancellation that nobody waits for
 			gone, longest = append(gone, sound[i].id), max(longest, time.Since(sound[i].stored))
 		case hopeless(err):
 			if errors.Is(err, harebus.ErrNacked) {

@@ -43,7 +43,7 @@ const (
 // Timeout sends message to the saga's own queue, for the step that [OnTimeout] makes for its
 // type, after the given time. When the instance has ended by then, the message is dropped,
 // also if there is another instance with the same key. The time is as exact, and as limited, as that of
-// [harebus.Bus.Defer]. There is no need to cancel a timeout, and no way to.
+// [harebus.Bus.Defer]. There is no need to cancel a timeout.
 func (i *Instance[S]) Timeout(ctx context.Context, after time.Duration, message any, opts ...harebus.SendOption) error {
 	t := reflect.TypeOf(message)
 	for t != nil && t.Kind() == reflect.Pointer {

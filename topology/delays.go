@@ -29,7 +29,8 @@ const maxPrefix = 150
 //
 // Each of a fixed number of queues keeps a message for one fixed time and passes it
 // on. A message passes through a few of them, chosen so that their times add up to
-// its delay, and then through the exit queue of its destination. Its route is in
+// its delay, through a gate where it can be cancelled ([Delays.Cancellation]), and then
+// through the exit queue of its destination. Its route is in
 // its CC header, so nothing is declared or bound for a single message. A
 // destination that takes nothing holds up only its own messages.
 //
@@ -96,6 +97,8 @@ func (d Delays) Base() Topology {
 		Queues:   []Queue{{Name: d.name("lost"), Arguments: map[string]any{"x-delivery-limit": LookLimit}}},
 		Bindings: []Binding{{Exchange: d.name("lost"), Queue: d.name("lost")}},
 	}
+	gate := d.gateTopology()
+	t.Exchanges, t.Bindings = append(t.Exchanges, gate.Exchanges...), append(t.Bindings, gate.Bindings...)
 	for k := range len(levels) - 1 { // nothing passes on to the coarsest level
 		exchange := d.exchange(k)
 		t.Exchanges = append(t.Exchanges, Exchange{Name: exchange, Kind: Direct, Arguments: caught})
@@ -147,8 +150,11 @@ func (d Delays) Exit(exchange, key string) Topology {
 	queue := Queue{Name: d.exit(exchange, key), Arguments: passingOn(0, exchange)}
 	queue.Arguments["x-dead-letter-routing-key"] = key
 	return Topology{
-		Queues:   []Queue{queue},
-		Bindings: []Binding{{Exchange: d.name("out"), Key: queue.Name, Queue: queue.Name}},
+		Queues: []Queue{queue},
+		Bindings: []Binding{
+			{Exchange: d.name("out"), Key: queue.Name, Queue: queue.Name},
+			{Exchange: d.name("exits"), Key: d.dueLabel(exchange, key), Queue: queue.Name},
+		},
 	}
 }
 
@@ -164,11 +170,14 @@ func passingOn(ttl time.Duration, exchange string) map[string]any {
 	}
 }
 
-// exit names an exit queue; messages travel under this name as their routing
+// escape makes the names of exchanges distinct in those of exits.
+var escape = strings.NewReplacer("%", "%25", "/", "%2F")
+
+// exit names an exit queue; messages that cannot be cancelled travel under this name as their routing
 // key. No label of a step can equal it, for it has a "/" or "#". The destination
 // can be read from it unless it is too long for a name.
 func (d Delays) exit(exchange, key string) string {
-	escaped := strings.NewReplacer("%", "%25", "/", "%2F").Replace(exchange)
+	escaped := escape.Replace(exchange)
 	if readable := d.name("due/" + escaped + "/" + key); len(readable) <= maxShortString {
 		return readable
 	}

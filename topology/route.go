@@ -36,6 +36,8 @@ type Route struct {
 	// requested delay, rounded up. Zero means that Exchange and Key are the
 	// destination itself.
 	Delay time.Duration
+
+	exit int // the length of the exit's name, if the message can be cancelled
 }
 
 // Route returns the route to exchange and key that takes delay, rounded up by at
@@ -95,6 +97,11 @@ func (r Route) HeaderRoom() int {
 		keys += value + len(label)
 	}
 	entry := fixed + 2*name + keys
+	if r.exit > 0 {
+		// The gate leads to the exit, or to the three queues of the cancelled.
+		gated := max(fixed+name+r.exit+keys, entry+2*(fixed+3*name))
+		return once + keys + (len(r.CC)-2)*entry + gated + 4*name
+	}
 	exit := fixed + name + len(r.Key) + value + len(r.Key)
 	return once + keys + len(r.CC)*entry + exit + 4*name
 }

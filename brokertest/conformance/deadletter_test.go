@@ -383,6 +383,33 @@ func TestDeadLettering(t *testing.T) {
 			e.ok(ch.Close())
 			e.depth(q, 0) // it is kept, but not for consumers
 		}},
+		{"through an exchange whose alternate takes what no binding takes away", func(e *env) {
+			exits := e.exchange("exits", "direct", nil)
+			gate := e.exchange("gate", "direct", amqp.Table{"alternate-exchange": exits})
+			in, out := e.exchange("in", "direct", nil), e.exchange("out", "direct", nil)
+			e.ok(e.ch.ExchangeBind(gate, "gate", out, false, nil))
+			waits := e.queue("waits", with(quorum, amqp.Table{
+				"x-message-ttl": 20, "x-dead-letter-exchange": out, "x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish",
+			}))
+			exit, caught := e.queue("exit", nil), e.queue("caught", quorum)
+			e.bind(waits, "in", in)
+			e.bind(exit, "due", exits)
+			e.bind(caught, "id 2", gate)
+			for _, id := range []string{"id 1", "id 2"} {
+				p := text(id)
+				p.Headers = amqp.Table{"CC": []any{"in", "due", id}}
+				want(e, "publish", e.publish(in, "gate", p), confirmed)
+			}
+			want(e, "what nobody takes away", string(e.get(exit).Body), "id 1")
+			want(e, "what is taken away", string(e.get(caught).Body), "id 2")
+			e.ok(e.ch.QueueUnbind(caught, "id 2", gate, nil))
+			e.ok(e.ch.QueueUnbind(caught, "id 2", gate, nil)) // again
+			p := text("id 2")
+			p.Headers = amqp.Table{"CC": []any{"in", "due", "id 2"}}
+			want(e, "publish", e.publish(in, "gate", p), confirmed)
+			want(e, "after the binding", string(e.get(exit).Body), "id 2")
+			e.depth(caught, 0)
+		}},
 		{"a forged x-death is reset", func(e *env) {
 			dead := e.queue("dead", nil)
 			q := e.queue("q", to(dead, nil))

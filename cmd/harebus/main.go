@@ -10,6 +10,7 @@
 //	harebus doctor [flags] FILE
 //	harebus topology plan|apply|prune|export [flags] FILE
 //	harebus topology migrate [flags] FILE QUEUE
+//	harebus deferred [list|cancel|restore] [flags] [TICKET...]
 //	harebus outbox schema|sql [flags] [TASK [ID...]]
 //	harebus claims sweep [flags] DIRECTORY
 //	harebus schedule ls|run|pause|resume|rm [flags] QUEUE [NAME]
@@ -65,6 +66,7 @@ var commands = []command{
 	{"redrive", "move parked messages back to their source", runRedrive},
 	{"doctor", "look for what is wrong with the broker, and say how to mend it", runDoctor},
 	{"topology", "compare, declare, prune, migrate and export queues and bindings", runTopology},
+	{"deferred", "show, cancel and restore messages that wait for their time", runDeferred},
 	{"outbox", "print SQL for the tables of package outbox", runOutbox},
 	{"claims", "remove old bodies from a directory of package claim", runClaims},
 	{"schedule", "show and change recurring schedules", runSchedule},

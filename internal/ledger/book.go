@@ -36,6 +36,7 @@ type entry struct {
 	failed   bool
 	unknown  bool
 	discard  bool
+	cancel   bool
 	received []Event
 	fails    []Event
 	effects  []Event
@@ -134,6 +135,8 @@ func (b *Book) apply(m *entry, e Event) {
 		m.returned(e.T)
 	case Discard:
 		m.discard = true
+	case Cancelled:
+		m.cancel = true
 	case Recv:
 		m.received = append(m.received, e)
 	case Effect:
@@ -164,7 +167,7 @@ func (b *Book) Pending(attempts int) []string {
 	for _, id := range b.order {
 		m := b.entries[id]
 		gaveUp := slices.ContainsFunc(m.fails, func(e Event) bool { return e.Attempt >= attempts })
-		if m.ok > 0 && !m.ended() && !gaveUp {
+		if m.ok > 0 && !m.ended() && !m.cancel && !gaveUp {
 			pending = append(pending, id)
 		}
 	}

@@ -36,6 +36,7 @@ const (
 	Drained     Op = "drained"      // found in a queue at the end; has Queue, Sum
 	Parked      Op = "parked"       // found in the error queue at the end
 	Discard     Op = "discard"      // the transaction or handler that sent it was rolled back
+	Cancelled   Op = "cancelled"    // it was deferred, and cancelled for certain
 	Crash       Op = "crash"        // Proc died or lost a connection; no ID
 	FaultBegin  Op = "fault.begin"  // Err names it; no ID
 	FaultEnd    Op = "fault.end"    // it is healed; no ID

@@ -35,6 +35,8 @@ const (
 	Retry Invariant = "RETRY"
 	// Txn: a discarded message was never sent.
 	Txn Invariant = "TXN"
+	// Cancel: a message that was cancelled for certain is not received.
+	Cancel Invariant = "CANCEL"
 	// Timer: nothing takes effect before it is due, nor too late.
 	Timer Invariant = "TIMER"
 	// Bound: no call outlives its deadline by more than a second.
@@ -148,7 +150,7 @@ func (b *Book) Verdict(want Expect) *Verdict {
 		if m.copies() > 1 && !b.explained(m) {
 			v.UnexplainedDuplicates++
 		}
-		if m.ok > 0 && !m.ended() {
+		if m.ok > 0 && !m.ended() && !m.cancel {
 			v.Lost++
 		}
 		v.Violations = append(v.Violations, b.check(m, &want)...)
@@ -168,7 +170,7 @@ func (b *Book) check(m *entry, want *Expect) []Violation {
 		found = append(found, Violation{Invariant: i, ID: m.id, Text: fmt.Sprintf(format, args...), History: m.events})
 	}
 	seen := len(m.received) > 0 || m.ended()
-	if m.ok > 0 && !m.ended() {
+	if m.ok > 0 && !m.ended() && !m.cancel {
 		broken(NoLoss, "confirmed, but it is nowhere")
 	}
 	if seen && m.invoked == 0 {
@@ -182,6 +184,9 @@ func (b *Book) check(m *entry, want *Expect) []Violation {
 	}
 	if m.discard && m.ok == 0 && seen {
 		broken(Txn, "discarded, but received")
+	}
+	if m.cancel && seen {
+		broken(Cancel, "cancelled, but received")
 	}
 	if fails := want.Fails != nil && want.Fails(m.id); !fails && m.parked > 0 {
 		broken(Account, "parked, but it was not meant to fail")

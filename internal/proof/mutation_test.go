@@ -74,6 +74,16 @@ var mutants = []mutant.Mutant{
 		Breaks: "RETRY",
 	},
 	{
+		Name: "cancel at the gate of another message", File: "topology/ticket.go",
+		Old: "Exchange: d.name(gateKeys[gateOf(id)]), Key:", New: "Exchange: d.name(gateKeys[gateOf(id+\"x\")]), Key:",
+		Breaks: "CANCEL",
+	},
+	{
+		Name: "cancel all messages of a gate", File: "topology/ticket.go",
+		Old: "Key: Ticket{ID: id}.label(), Queue: d.name(cancelled)", New: "Key: d.dueLabel(\"\", \"proof\"), Queue: d.name(cancelled)",
+		Breaks: "NOLOSS",
+	},
+	{
 		Name: "retry in the queue of another endpoint", File: "receive.go",
 		Old: "Queue: d.endpoint.copies, On:", New: "Queue: d.endpoint.setup.all()[0].copies, On:",
 		Breaks: "NOPHANTOM",
@@ -134,6 +144,16 @@ var mutants = []mutant.Mutant{
 // targeted are mistakes that a ledger of messages cannot see; the tests of the root
 // package, or of package saga, that they break are named.
 var targeted = []mutant.Mutant{
+	{
+		Name: "take a late cancellation for a certain one", File: "internal/publish/cancel.go",
+		Old: "\tcase err == nil && time.Until(out.Due) >= Margin:\n", New: "\tcase err == nil:\n",
+		Breaks: "TestCancelLate",
+	},
+	{
+		Name: "let a cancellation catch what was handled", File: "internal/publish/delay.go",
+		Old: "\tif out.Handled {\n", New: "\tif out.Handled && wait < 0 {\n",
+		Breaks: "TestRetryIsNotCancelled",
+	},
 	{
 		Name: "keep the topic after a refusal", File: "internal/declare/change.go",
 		Old: "\tif err == nil && c.decided.CompareAndSwap(false, true) {\n", New: "\tc.Keep()\n\tif err == nil && c.decided.CompareAndSwap(false, true) {\n",

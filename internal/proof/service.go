@@ -245,6 +245,39 @@ func (s *Service) Send(ctx context.Context, w Work, delay time.Duration) error {
 	return err
 }
 
+// SendAndCancel defers a message by delay and cancels it after a while. A cancellation
+// without a certain outcome changes nothing: the message may come or not, and is counted
+// as one that may be anywhere.
+func (s *Service) SendAndCancel(ctx context.Context, w Work, delay, after time.Duration) error {
+	w.To = s.queueOf(w)
+	body, err := harebus.JSON{}.Encode(w)
+	if err != nil {
+		return err
+	}
+	s.Book.Record(ledger.Event{Op: ledger.SendInvoke, ID: w.ID, Key: w.Key, Seq: w.Seq, Sum: ledger.Sum(body), Due: time.Now().Add(delay)})
+	var ticket harebus.Ticket
+	err = s.Setup.Bus().Defer(ctx, w.To, delay, w, harebus.WithMessageID(w.ID), harebus.WithTicket(&ticket))
+	if err != nil {
+		s.noteOutcome(w.ID, err)
+		return err
+	}
+	if err := Wait(ctx, after); err != nil {
+		return err
+	}
+	err = s.Setup.Bus().Cancel(ctx, ticket)
+	s.noteRepublished()
+	switch {
+	case err == nil:
+		s.Book.Record(ledger.Event{Op: ledger.SendOK, ID: w.ID})
+		s.Book.Record(ledger.Event{Op: ledger.Cancelled, ID: w.ID})
+	case errors.Is(err, harebus.ErrUnknownOutcome):
+		s.Book.Record(ledger.Event{Op: ledger.SendUnknown, ID: w.ID, Err: err.Error()})
+	default: // nothing was cancelled
+		s.Book.Record(ledger.Event{Op: ledger.SendOK, ID: w.ID})
+	}
+	return err
+}
+
 // Publish publishes a message to everybody who has subscribed to a topic, and writes
 // down how that went.
 func (s *Service) Publish(ctx context.Context, topic string, w Work) error {

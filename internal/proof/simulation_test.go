@@ -96,6 +96,33 @@ func TestCalm(t *testing.T) {
 	})
 }
 
+// TestCalmCancel: where nothing is wrong, a message that is cancelled a second before it is
+// due never comes, and the others come on time.
+func TestCalmCancel(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		sim := newSimulation(t, 1, false)
+		sim.start(t)
+		for i := range 20 {
+			w, delay := sim.work(0, i, proof.Later), time.Duration(3+i)*time.Second
+			if i%2 == 1 {
+				if err := sim.service.Send(t.Context(), w, delay); err != nil {
+					t.Fatal(err)
+				}
+				continue
+			}
+			if err := sim.service.SendAndCancel(t.Context(), w, delay, 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+		expect := sim.service.Expect()
+		expect.Late = 5 * time.Second
+		if verdict := sim.finish(t, expect); len(verdict.Violations) > 0 {
+			t.Error(verdict)
+		}
+	})
+}
+
 // TestCalmOrder: where nothing is wrong, one producer's messages take effect in
 // its order, sent one by one or together, if one handler runs at a time.
 func TestCalmOrder(t *testing.T) {
@@ -459,11 +486,17 @@ func (s *simulation) checkLiveness(t *testing.T) {
 
 func (s *simulation) produce(ctx context.Context, p int, rng *rand.Rand) {
 	const messages = 12
-	kinds := []proof.Kind{proof.Plain, proof.Plain, proof.Parent, proof.Flaky, proof.Failing, proof.Later}
+	kinds := []proof.Kind{proof.Plain, proof.Plain, proof.Parent, proof.Flaky, proof.Failing, proof.Later, proof.Later}
+	var background sync.WaitGroup
+	defer background.Wait()
 	for seq := 0; seq < messages; seq++ {
 		time.Sleep(time.Duration(rng.IntN(400)) * time.Millisecond)
 		w := s.work(p, seq, kinds[rng.IntN(len(kinds))])
 		switch {
+		case w.Kind == proof.Later && rng.IntN(2) == 0: // cancelled in time, or just so, or too late
+			delay := time.Duration(1+rng.IntN(20_000)) * time.Millisecond
+			after := time.Duration(rng.Int64N(int64(delay + delay/4)))
+			background.Go(func() { _ = s.service.SendAndCancel(ctx, w, delay, after) })
 		case w.Kind == proof.Later:
 			_ = s.service.Send(ctx, w, time.Duration(rng.IntN(5000))*time.Millisecond)
 		case rng.IntN(4) == 0:

@@ -27,6 +27,7 @@ type delayer struct {
 	declaring chan struct{} // held while declaring
 	endings   session.Endings
 	exits     session.Endings // for keepExit, on another connection
+	cancels   cancels
 	// destinations have endings of their own; of whoever holds declaring
 	destinations map[string]*session.Endings
 	full         time.Time // until when a broker without room is left alone; of whoever holds declaring
@@ -51,7 +52,7 @@ const (
 )
 
 func newDelayer(cfg Config) *delayer {
-	return &delayer{cfg: cfg, declaring: make(chan struct{}, 1), endings: session.Endings{What: "delay queues are declared"}, exits: session.Endings{What: "exits of delay queues are declared"}}
+	return &delayer{cfg: cfg, declaring: make(chan struct{}, 1), endings: session.Endings{What: "delay queues are declared"}, exits: session.Endings{What: "exits of delay queues are declared"}, cancels: newCancels()}
 }
 
 // route makes the routed form of a message that is not due yet, and sees to it
@@ -84,12 +85,16 @@ func (d *delayer) route(ctx context.Context, s *session.Session, out *Message) (
 
 // way is the route of a message that is due after wait. The pause of a retry is
 // rounded, because pauses that differ a little each time would need ever new
-// queues.
+// queues. What was handled before cannot be cancelled: it has the id of the message, and
+// a cancellation that came too late for the message would catch its retry.
 func (d *delayer) way(out *Message, wait time.Duration) (topology.Route, error) {
 	if out.Rough {
 		return d.delays.RouteRoughly(wait, out.finalExchange(), out.Key)
 	}
-	return d.delays.Route(wait, out.finalExchange(), out.Key)
+	if out.Handled {
+		return d.delays.Route(wait, out.finalExchange(), out.Key)
+	}
+	return d.delays.RouteTicket(wait, out.finalExchange(), out.Key, out.Publishing.MessageId)
 }
 
 // along returns the message as it is published into the delay queues.

@@ -26,7 +26,9 @@ type Message struct {
 	Foreign       bool      // the caller named the exchange: check that it exists
 	Copied        bool      // of a delivery: headers that do not fit are left out
 	Rough         bool      // a delay need not be exact
+	Handled       bool      // it was delivered when it was due, so it cannot be cancelled any more
 	Once          bool      // do not try again what no queue takes
+	Cancels       bool      // no message, but the cancellation of a deferred one: see Cancellation
 	Due           time.Time // deliver not before; zero is at once
 	Publishing    amqp.Publishing
 

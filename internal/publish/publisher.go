@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -80,6 +81,9 @@ type result struct {
 // Publish sends one message and returns when its outcome is known: confirmed
 // (nil), or failed for good, or ctx has ended.
 func (p *Publisher) Publish(ctx context.Context, out *Message) error {
+	if out.Cancels {
+		return p.cancel(ctx, out)
+	}
 	r := p.attempt(ctx, out)
 	if r.outcome != session.Confirmed {
 		results := []result{r}
@@ -90,10 +94,13 @@ func (p *Publisher) Publish(ctx context.Context, out *Message) error {
 }
 
 // PublishAll sends messages in order on one channel, without waiting between
-// them, then tries again what was not confirmed.
+// them, then tries again what was not confirmed. Cancellations are made after that.
 func (p *Publisher) PublishAll(ctx context.Context, outs []*Message) []error {
 	if len(outs) == 1 {
 		return []error{p.Publish(ctx, outs[0])}
+	}
+	if slices.ContainsFunc(outs, func(out *Message) bool { return out.Cancels }) {
+		return p.thenCancel(ctx, outs)
 	}
 	results := p.pipeline(ctx, outs)
 	p.settle(ctx, outs, results)

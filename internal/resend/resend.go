@@ -91,7 +91,7 @@ type Case struct {
 // count as a failure. True means that the copy is confirmed.
 func (c *Case) Later(kind Kind, after time.Duration, cause error) bool {
 	out := c.failedCopy(c.Queue.Name, cause)
-	out.Rough = kind == Retry
+	out.Rough, out.Handled = kind == Retry, true
 	out.Due = time.Now().Add(after)
 	names := &c.Queue.Dialect.Names
 	out.Publishing.Headers[names.DeferredTime] = c.Queue.Dialect.Time(out.Due)

@@ -1,0 +1,148 @@
+package main
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/harebus/harebus"
+	"github.com/harebus/harebus/brokertest"
+)
+
+// deferring defers messages and returns their tickets.
+func deferring(t *testing.T, b *brokertest.Broker, delays ...time.Duration) (tickets []string) {
+	t.Helper()
+	declare(t, client(t, b), "orders", nil)
+	setup, err := harebus.New(harebus.Config{URL: b.URL(), Dial: b.Dial})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer setup.Close()
+	for _, delay := range delays {
+		var ticket harebus.Ticket
+		if err := setup.Bus().Defer(t.Context(), "orders", delay, map[string]int{"a": 1}, harebus.WithType("Place"), harebus.WithTicket(&ticket)); err != nil {
+			t.Fatal(err)
+		}
+		tickets = append(tickets, ticket.String())
+	}
+	return tickets
+}
+
+// TestDeferredIsCounted: by when they are due at the latest, without a touch.
+func TestDeferredIsCounted(t *testing.T) {
+	t.Parallel()
+	b, url := newBroker(t)
+	execute(t, "", "deferred", "-url", url).check(t, exitOK, "")
+	deferring(t, b, 30*time.Second, 45*time.Minute, time.Hour, 48*time.Hour, 2000*24*time.Hour/2)
+	r := execute(t, "", "deferred", "-url", url)
+	r.check(t, exitOK, "")
+	want := "DUE WITHIN       MESSAGES\n1 s              0\n1 min            1\n1 h              1\n1 d              1\n30 d             1\nlater            1\nall              5\ncancelled, kept  0\nlost             0\n"
+	if r.out != want {
+		t.Errorf("printed\n%swanted\n%s", r.out, want)
+	}
+	r = execute(t, "", "deferred", "-json", "-url", url)
+	r.check(t, exitOK, "")
+	if got := objects(t, r.out)[0]; got["total"] != 5.0 || got["within 1 d"] != 1.0 {
+		t.Errorf("printed %v", got)
+	}
+}
+
+// TestDeferredIsListed: with tickets, filters and sums; retries have no ticket. The look
+// changes nothing.
+func TestDeferredIsListed(t *testing.T) {
+	t.Parallel()
+	b, url := newBroker(t)
+	tickets := deferring(t, b, time.Hour, 10*time.Minute)
+	ch := listenerQueue(t, b)
+	put(t, ch, "orders", amqp.Publishing{MessageId: "m1", Type: "Pay", Body: []byte(`{}`)})
+	execute(t, "", "listen", "-take", "-type", "classic", "-fail", "-1", "-retry-base", "1h", "-count", "1", "-url", url, "orders").check(t, exitOK, "")
+	r := execute(t, "", "deferred", "list", "-url", url)
+	r.check(t, exitOK, "")
+	lines := strings.Split(strings.TrimSpace(r.out), "\n")
+	if len(lines) != 4 || !strings.HasSuffix(lines[1], tickets[1]) || strings.Count(r.out, "retry") != 1 || strings.Count(r.out, "orders") != 3 {
+		t.Errorf("printed\n%s", r.out)
+	}
+	for _, line := range lines[1:] {
+		if ticket := strings.HasSuffix(line, tickets[0]) || strings.HasSuffix(line, tickets[1]); ticket == strings.Contains(line, "retry") {
+			t.Errorf("line %q", line)
+		}
+	}
+	for _, test := range []struct {
+		args []string
+		want int
+	}{
+		{[]string{"-within", "15m"}, 1},
+		{[]string{"-type", "Pay"}, 1},
+		{[]string{"-to", "other"}, 0},
+		{[]string{"-to", "orders", "-type", "Place"}, 2},
+		{[]string{"-limit", "1"}, 1},
+		{[]string{"-sum"}, 2},
+	} {
+		r := execute(t, "", append([]string{"deferred", "list", "-json", "-url", url}, test.args...)...)
+		r.check(t, exitOK, "")
+		if got := objects(t, r.out); len(got) != test.want {
+			t.Errorf("%v: printed\n%s", test.args, r.out)
+		}
+	}
+	again := execute(t, "", "deferred", "list", "-url", url)
+	if again.out != r.out {
+		t.Errorf("printed\n%sand before\n%s", again.out, r.out)
+	}
+}
+
+// TestDeferredIsCancelledAndRestored: before a message is due, and after.
+func TestDeferredIsCancelledAndRestored(t *testing.T) {
+	t.Parallel()
+	b, url := newBroker(t)
+	tickets := deferring(t, b, 1500*time.Millisecond, time.Hour)
+	r := execute(t, "", append([]string{"deferred", "cancel", "-url", url}, tickets...)...)
+	r.check(t, exitOK, "")
+	if strings.Count(r.out, "cancelled for certain") != 2 {
+		t.Errorf("printed\n%s", r.out)
+	}
+	full := func(q brokertest.Queue) bool { return q.Ready == 1 }
+	if err := b.WaitQueue(t.Context(), "harebus.delay.cancelled", full); err != nil {
+		t.Fatal(err)
+	}
+	r = execute(t, "", append([]string{"deferred", "restore", "-url", url}, tickets...)...)
+	r.check(t, exitOK, "")
+	if !strings.Contains(r.out, "it was due and has been sent") || !strings.Contains(r.out, "it comes when it is due") {
+		t.Errorf("printed\n%s", r.out)
+	}
+	if err := b.WaitQueue(t.Context(), "orders", full); err != nil {
+		t.Fatal(err)
+	}
+	if m := b.Messages("orders")[0]; string(m.Body) != `{"a":1}` || m.Headers["CC"] != nil {
+		t.Errorf("restored %+v", m)
+	}
+	for _, binding := range b.Bindings() {
+		if strings.HasPrefix(binding.Key, "id:") {
+			t.Errorf("%+v is left", binding)
+		}
+	}
+	execute(t, "", "deferred", "cancel", "-url", url, tickets[0]).check(t, exitFailed, "is due")
+	execute(t, "", "deferred", "restore", "-url", url, tickets[0]).check(t, exitFailed, "not among the cancelled")
+}
+
+func TestDeferredMisuse(t *testing.T) {
+	t.Parallel()
+	for _, args := range [][]string{
+		{"drop"}, {"cancel"}, {"restore", "x"}, {"list", "x"}, {"-limit", "0"}, {"list", "-within", "-1s"}, {"-timeout", "0"},
+	} {
+		execute(t, "", append([]string{"deferred"}, args...)...).check(t, exitUsage, "harebus deferred -h explains")
+	}
+}
+
+// TestShown: texts of messages do not reach the terminal as they are.
+func TestShown(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{
+		"Order": "Order", "": `""`, "a b": `"a b"`, "\x1b[2J": `"\x1b[2J"`, "ä": `"\u00e4"`,
+	} {
+		if got := shown(text); got != want {
+			t.Errorf("%q is shown as %s, want %s", text, got, want)
+		}
+	}
+}

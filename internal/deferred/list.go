@@ -1,0 +1,210 @@
+package deferred
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"net/url"
+	"strings"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/harebus/harebus"
+	"github.com/harebus/harebus/internal/field"
+	"github.com/harebus/harebus/internal/session"
+	"github.com/harebus/harebus/internal/wire"
+	"github.com/harebus/harebus/topology"
+)
+
+// Item is a message that waits.
+type Item struct {
+	ID, Type string
+	// Exchange and Key are where it goes when it is due. The empty exchange leads to the
+	// queue that Key names. Both are empty if the names are too long to be read.
+	Exchange, Key string
+	// Due is the time in its header; zero if it has none.
+	Due time.Time
+	// Retry says that it has failed, or was postponed by its handler, and waits for its next
+	// attempt.
+	Retry bool
+	// Ticket cancels it. It is empty for a message that cannot be cancelled: a retry, and
+	// what a program without tickets has deferred.
+	Ticket string
+	// Delivery is the message as it lies in its queue.
+	Delivery *amqp.Delivery
+}
+
+// List looks at the messages that wait in the delay queues, those of the shortest queue
+// first, and calls each with them. It stops after most messages. Each queue is held for as
+// long as its messages take to be read; a message that becomes due meanwhile is late by
+// that. Their order and their due times do not change.
+func (o Options) List(ctx context.Context, most int, each func(Item)) error {
+	return o.with(ctx, "list", func(ctx context.Context, s *session.Session) error {
+		for _, q := range waiting() {
+			n, err := ready(ctx, s, q.name)
+			if err != nil {
+				return err
+			}
+			if n = min(n, most); n == 0 {
+				continue
+			}
+			err = o.look(ctx, s, q.name, n, func(m *message) (bool, error) {
+				most--
+				each(o.item(m.Delivery))
+				return false, nil
+			})
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// idle is how long nothing comes from a queue before it is taken for empty.
+const idle = 300 * time.Millisecond
+
+// look takes n messages of a queue and gives them back, in their order, by closing the
+// channel. It ends early when take returns true: then that message is acknowledged.
+func (o *Options) look(ctx context.Context, s *session.Session, queue string, n int, take func(m *message) (bool, error)) error {
+	var ch *amqp.Channel
+	var deliveries <-chan amqp.Delivery
+	err := s.RPCs(ctx, func(next func()) (err error) {
+		if ch, err = s.Channel(); err != nil {
+			return err
+		}
+		next()
+		if err = ch.Qos(min(n, math.MaxUint16), 0, false); err != nil {
+			return err
+		}
+		next()
+		deliveries, err = ch.Consume(queue, "harebus deferred", false, false, false, false, nil)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("look at queue %q: %w", queue, err)
+	}
+	err = taken(ctx, deliveries, min(n, math.MaxUint16), take)
+	if closed := s.RPC(ctx, ch.Close); err == nil {
+		err = closed
+	}
+	if err != nil {
+		return fmt.Errorf("look at queue %q: %w", queue, err)
+	}
+	return nil
+}
+
+// taken calls take with at most n deliveries.
+func taken(ctx context.Context, deliveries <-chan amqp.Delivery, n int, take func(m *message) (bool, error)) error {
+	quiet := time.NewTimer(idle)
+	defer quiet.Stop()
+	for range n {
+		quiet.Reset(idle)
+		select {
+		case d, ok := <-deliveries:
+			if !ok {
+				return errors.New("the broker has ended the consumer")
+			}
+			m, err := unpack(&d)
+			if err != nil {
+				return err
+			}
+			if found, err := take(m); err != nil || found {
+				return errors.Join(err, acknowledge(&d, found))
+			}
+		case <-quiet.C:
+			return nil
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return nil
+}
+
+func acknowledge(d *amqp.Delivery, found bool) error {
+	if !found {
+		return nil
+	}
+	return d.Ack(false)
+}
+
+// message is one that was taken from a queue.
+type message struct {
+	*amqp.Delivery
+
+	// table is the headers as they came, if the client cannot read all of them. Headers
+	// then has those that it can.
+	table wire.RawTable
+}
+
+// unpack reads the properties of a delivery.
+func unpack(d *amqp.Delivery) (*message, error) {
+	m := &message{Delivery: d}
+	err := wire.Unpack(d)
+	var unreadable *wire.UnreadableError
+	if errors.As(err, &unreadable) {
+		err = nil
+		if !unreadable.All { // else the message has no id, and is nobody's
+			m.table = unreadable.Raw
+			d.Headers, _ = m.table.Readable()
+		}
+	}
+	return m, err
+}
+
+// item describes a message in a delay queue.
+func (o *Options) item(d *amqp.Delivery) Item {
+	i := Item{ID: d.MessageId, Type: d.Type, Delivery: d}
+	if due, err := field.ParseTime(d.Headers[o.HeaderPrefix+harebus.HeaderDeferredTime]); err == nil {
+		i.Due = due
+	}
+	_, i.Retry = d.Headers[o.HeaderPrefix+harebus.HeaderErrorRetries]
+	label, ticket := labels(d)
+	if label == "" {
+		label, _ = strings.CutPrefix(d.RoutingKey, topology.DefaultDelayPrefix+".")
+	}
+	i.Exchange, i.Key = destination(label)
+	if t := (topology.Ticket{ID: d.MessageId, Due: i.Due}); ticket && t.Validate() == nil {
+		i.Ticket = t.String()
+	}
+	return i
+}
+
+// labels are the label of the exit of a message, and whether it has the one by which it can
+// be cancelled.
+func labels(d *amqp.Delivery) (exit string, ticket bool) {
+	lists := []any{d.Headers["CC"]}
+	deaths, _ := d.Headers["x-death"].([]any)
+	for _, one := range deaths {
+		if death, ok := one.(amqp.Table); ok {
+			lists = append(lists, death["routing-keys"])
+		}
+	}
+	own := topology.Delays{}.Cancellation(d.MessageId).Key
+	for _, list := range lists {
+		keys, _ := list.([]any)
+		for _, value := range keys {
+			key, _ := value.(string)
+			ticket = ticket || key == own
+			if strings.HasPrefix(key, "due/") || strings.HasPrefix(key, "due#") {
+				exit = key
+			}
+		}
+	}
+	return exit, ticket
+}
+
+// destination reads the label of an exit.
+func destination(label string) (exchange, key string) {
+	rest, ok := strings.CutPrefix(label, "due/")
+	if !ok {
+		return "", ""
+	}
+	exchange, key, _ = strings.Cut(rest, "/")
+	if unescaped, err := url.PathUnescape(exchange); err == nil { // only % and / are escaped
+		exchange = unescaped
+	}
+	return exchange, key
+}
