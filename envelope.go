@@ -2,19 +2,15 @@ package harebus
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"time"
 
-	amqp "github.com/rabbitmq/amqp091-go"
-
 	"github.com/harebus/harebus/internal/header"
 	"github.com/harebus/harebus/internal/publish"
 	"github.com/harebus/harebus/internal/resend"
-	"github.com/harebus/harebus/internal/wire"
 )
 
 // Envelope is one message ready for the wire: composed, checked and addressed, and not
@@ -50,41 +46,14 @@ func (e Envelope) get() *publish.Message {
 	return e.message
 }
 
-// The head of an envelope, all numbers big-endian: a version, the operation, two bytes
-// of flags, eight of the time when it is due, in nanoseconds since 1970 (0 is at once),
-// and the AMQP properties as they stand in a content header frame.
-const (
-	headVersion = 1
-	headFixed   = 1 + 1 + 2 + 8
-)
-
-// headFlags are the bits of the flags, in the order of their fields.
-func headFlags(m *publish.Message) []*bool {
-	return []*bool{&m.Mandatory, &m.ViaDefault, &m.Several, &m.Foreign, &m.Copied, &m.Cancels}
-}
-
 // Head is everything of the envelope but its exchange, routing key and body, in a form
 // that every later version of harebus reads. It has a few hundred bytes. An error
 // matches [ErrRefused].
 func (e Envelope) Head() ([]byte, error) {
-	m := e.message
-	if m == nil {
+	if e.message == nil {
 		return nil, refuse("head", "%w", errNoEnvelope)
 	}
-	head := []byte{headVersion, byte(m.Op)} //nolint:gosec // a small number
-	var flags uint16
-	for bit, set := range headFlags(m) {
-		if *set {
-			flags |= 1 << bit
-		}
-	}
-	head = binary.BigEndian.AppendUint16(head, flags)
-	var due int64
-	if !m.Due.IsZero() {
-		due = m.Due.UnixNano()
-	}
-	head = binary.BigEndian.AppendUint64(head, uint64(due)) //nolint:gosec // two's complement
-	head, err := wire.AppendProperties(head, &m.Publishing)
+	head, err := e.message.Head()
 	if err != nil {
 		return nil, refuse("head", "%w", err)
 	}
@@ -100,32 +69,14 @@ func OpenEnvelope(exchange, routingKey string, head, body []byte) (Envelope, err
 	fail := func(format string, args ...any) (Envelope, error) {
 		return Envelope{}, refuse("open envelope", format, args...)
 	}
-	if len(head) < headFixed {
-		return fail("the head has %d bytes, fewer than %d", len(head), headFixed)
+	m, err := publish.OpenHead(head)
+	if err != nil {
+		return fail("%w", err)
 	}
-	if head[0] != headVersion {
-		return fail("the head has version %d; this harebus reads %d", head[0], headVersion)
-	}
-	m := &publish.Message{Op: int8(head[1]), Exchange: exchange, Key: routingKey} //nolint:gosec // checked below
 	if op := Operation(m.Op); !slices.Contains([]Operation{OpSend, OpPublish, OpDefer, OpReply, OpForward, OpCancel}, op) {
 		return fail("the head has the unknown operation %d", m.Op)
 	}
-	flags, fields := binary.BigEndian.Uint16(head[2:]), headFlags(m)
-	for bit, set := range fields {
-		*set = flags&(1<<bit) != 0
-	}
-	if flags>>len(fields) != 0 {
-		return fail("the head has the unknown flags %#x", flags)
-	}
-	if due := int64(binary.BigEndian.Uint64(head[4:])); due != 0 { //nolint:gosec // two's complement
-		m.Due = time.Unix(0, due)
-	}
-	var d amqp.Delivery
-	if err := wire.ReadProperties(head[headFixed:], &d); err != nil {
-		return fail("%w", err)
-	}
-	m.Publishing = wire.FromDelivery(&d)
-	m.Publishing.Body = body
+	m.Exchange, m.Key, m.Publishing.Body = exchange, routingKey, body
 	if n := len(m.Publishing.Headers); n > header.MaxEntries {
 		return fail("the head has %d headers, more than %d", n, header.MaxEntries)
 	}

@@ -50,6 +50,33 @@ func TestTransaction(t *testing.T) {
 	})
 }
 
+// TestCancel: a cancellation is stored with the messages, and made when they are published. One that comes too late is
+// dropped.
+func TestCancel(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, database.Need(t, "sqlite"))
+	ob := r.outbox(outbox.Config{})
+	s := r.setup(ob, "")
+	r.start(s)
+	var gone harebus.Ticket
+	in := func(fn func(ctx context.Context, tx *outbox.Tx) error) {
+		t.Helper()
+		if err := ob.Transaction(r.ctx, s.Bus(), fn); err != nil {
+			t.Fatal(err)
+		}
+	}
+	in(func(ctx context.Context, tx *outbox.Tx) error {
+		return tx.Defer(ctx, "out", 2500*time.Millisecond, placed{1}, harebus.WithTicket(&gone))
+	})
+	in(func(ctx context.Context, tx *outbox.Tx) error {
+		late := harebus.Ticket{ID: "late", Due: time.Now().Add(100 * time.Millisecond)}
+		return errors.Join(tx.Cancel(ctx, gone), tx.Cancel(ctx, late), tx.Send(ctx, "out", placed{3}))
+	})
+	r.await("harebus.delay.cancelled", 1)
+	r.await("out", 1)
+	r.empty()
+}
+
 // TestNested: a Transaction inside one that was begun with Begin, or in another function, belongs
 // to it: nothing is sent when the outer one is rolled back.
 func TestNested(t *testing.T) {
