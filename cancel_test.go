@@ -27,15 +27,15 @@ func (r *rig) deferred(bus *harebus.Bus, delay time.Duration, id int) harebus.Ti
 // cancellations are the bindings that cancel messages now.
 func (r *rig) cancellations() (keys []string) {
 	for _, b := range r.broker.Bindings() {
-		if b.Queue == "harebus.delay.cancelled" && b.Exchange != "" {
-			keys = append(keys, b.Key)
+		if b.Destination == "harebus.delay.cancelled" && b.Source != "" {
+			keys = append(keys, b.RoutingKey)
 		}
 	}
 	return keys
 }
 
-// bodies are those of the messages that have come to a queue.
-func (r *rig) bodies(queue string) (all []string) {
+// came are those of the messages that have come to a queue.
+func (r *rig) came(queue string) (all []string) {
 	for _, m := range r.broker.Messages(queue) {
 		all = append(all, string(m.Body))
 	}
@@ -74,7 +74,7 @@ func TestCancel(t *testing.T) {
 			t.Fatal(err)
 		}
 		kept := r.await("harebus.delay.cancelled.kept", 1)[0]
-		if got := r.bodies("out"); !slices.Equal(got, []string{`{"ID":2}`}) || string(kept.Body) != `{"ID":1}` {
+		if got := r.came("out"); !slices.Equal(got, []string{`{"ID":2}`}) || string(kept.Body) != `{"ID":1}` {
 			t.Errorf("came %q, kept %s", got, kept.Body)
 		}
 		if got := r.cancellations(); len(got) != 1 {
@@ -268,7 +268,7 @@ func TestCancelInTransaction(t *testing.T) {
 		}
 		r.await("harebus.delay.cancelled", 1)
 		r.await("out", 2)
-		if got := r.bodies("out"); !slices.Equal(got, []string{`{"ID":1}`, `{"ID":9}`}) {
+		if got := r.came("out"); !slices.Equal(got, []string{`{"ID":1}`, `{"ID":9}`}) {
 			t.Errorf("came %q", got)
 		}
 		late, tx := r.deferred(bus, 5*time.Second, 3), bus.Begin()
@@ -390,7 +390,7 @@ func TestReschedule(t *testing.T) {
 			t.Errorf("without a ticket: %v", err)
 		}
 		r.await("harebus.delay.cancelled", 2)
-		if got := r.bodies("out"); !slices.Equal(got, []string{`{"ID":3}`}) {
+		if got := r.came("out"); !slices.Equal(got, []string{`{"ID":3}`}) {
 			t.Errorf("came %q", got)
 		}
 	})
@@ -423,7 +423,7 @@ func TestManyCancelled(t *testing.T) {
 		r.await("out", messages/2)
 		<-time.After(11 * time.Minute)
 		slices.Sort(want)
-		if got := r.bodies("out"); !slices.Equal(got, want) {
+		if got := r.came("out"); !slices.Equal(got, want) {
 			t.Errorf("%d messages came", len(got))
 		}
 		for range 4 { // each removes a hundred

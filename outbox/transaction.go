@@ -191,3 +191,17 @@ func (j *Joined) DeferUntil(ctx context.Context, queue string, due time.Time, me
 func (j *Joined) Reply(ctx context.Context, message any, opts ...harebus.SendOption) error {
 	return j.store(ctx, func(tx *harebus.Tx) error { return tx.Reply(ctx, message, opts...) })
 }
+
+// Cancel is [harebus.Bus.Cancel], stored.
+func (j *Joined) Cancel(ctx context.Context, ticket harebus.Ticket) error {
+	return j.store(ctx, func(tx *harebus.Tx) error { return tx.Cancel(ctx, ticket) })
+}
+
+// Reschedule is [harebus.Bus.Reschedule], stored.
+func (j *Joined) Reschedule(ctx context.Context, ticket harebus.Ticket, queue string, delay time.Duration, message any, opts ...harebus.SendOption) (next harebus.Ticket, err error) {
+	err = j.store(ctx, func(tx *harebus.Tx) error {
+		next, err = tx.Reschedule(ctx, ticket, queue, delay, message, opts...)
+		return err
+	})
+	return next, err
+}

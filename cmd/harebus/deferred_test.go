@@ -118,7 +118,7 @@ func TestDeferredIsCancelledAndRestored(t *testing.T) {
 		t.Errorf("restored %+v", m)
 	}
 	for _, binding := range b.Bindings() {
-		if strings.HasPrefix(binding.Key, "id:") {
+		if strings.HasPrefix(binding.RoutingKey, "id:") {
 			t.Errorf("%+v is left", binding)
 		}
 	}
