@@ -6,12 +6,10 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"strings"
 	"time"
 
-	"github.com/harebus/harebus/internal/buffer"
 	"github.com/harebus/harebus/internal/field"
-	"github.com/harebus/harebus/internal/guard"
+	"github.com/harebus/harebus/internal/foreign"
 	"github.com/harebus/harebus/internal/messageid"
 	"github.com/harebus/harebus/internal/publish"
 	"github.com/harebus/harebus/internal/routing"
@@ -29,11 +27,6 @@ import (
 // long as the broker is away, and a message whose outcome is unknown is sent again
 // under the same id until it is confirmed.
 type Bus struct{ sender }
-
-// Tx is a transaction: it buffers messages until it is committed. It has nothing to
-// do with a database: the commit publishes the buffered messages in order, and
-// reports on each. A Tx is safe for concurrent use.
-type Tx struct{ sender }
 
 // Sender has the methods that [Bus] and [Tx] have in common. Use it for functions
 // that send with either. Later versions may add methods.
@@ -194,146 +187,6 @@ func (s *sender) Reply(ctx context.Context, message any, opts ...SendOption) err
 	return s.emit(ctx, OpReply, m.ReplyTo, message, time.Time{}, opts)
 }
 
-// address is where a call sends its message, and when the message is due; zero is at once.
-type address struct {
-	op            Operation
-	exchange, key string
-	due           time.Time
-}
-
-// emit composes a message and buffers or publishes it.
-func (s *sender) emit(ctx context.Context, op Operation, key string, message any, due time.Time, opts []SendOption) error {
-	o := newSendOptions(opts)
-	if op == OpDefer && o.expiration != 0 {
-		return refuse("defer", "a deferred message cannot expire: it would expire while it waits")
-	}
-	to := address{op: op, exchange: s.exchange(op, key, &o), key: key, due: due}
-	ctx, o.observed = s.endpoint.setup.observers.start(ctx, Observation{Operation: op, Exchange: to.exchange, RoutingKey: key})
-	err := s.within(ctx).dispatch(ctx, to, message, &o)
-	o.observed.End(err)
-	return err
-}
-
-// exchange is the one that a call publishes to.
-func (s *sender) exchange(op Operation, key string, o *sendOptions) string {
-	routing := &s.endpoint.setup.routing
-	switch {
-	case o.exchange != "":
-		return o.exchange
-	case op == OpPublish:
-		return routing.Topic
-	case op == OpReply:
-		return routing.Reply(key)
-	default:
-		return routing.Direct
-	}
-}
-
-// route says how a message goes to its address.
-func (s *sender) route(to address, value any, o *sendOptions) (*publish.Message, error) {
-	out := &publish.Message{Op: int8(to.op), Exchange: to.exchange, Key: to.key, Due: to.due, Mandatory: !o.optional, Foreign: o.exchange != ""}
-	switch {
-	case to.op == OpPublish && out.Mandatory:
-		needless, err := s.endpoint.setup.cfg.needless(value)
-		if err != nil {
-			return nil, fmt.Errorf("%T: %w", value, err)
-		}
-		out.Mandatory = !needless
-	case to.op == OpReply && strings.HasPrefix(to.key, routing.DirectReplyTo):
-		out.Mandatory = false // RabbitMQ returns what is: no queue takes it, but the requester
-	case to.op == OpReply && s.scope.Message().awaited(&s.endpoint.setup.dialect):
-		out.Mandatory = false // when its sender has gone, nobody needs it
-	case to.op == OpRequest:
-		out.Once = true
-	}
-	out.Several = to.op == OpPublish || out.Foreign
-	out.ViaDefault = !out.Several && to.exchange != ""
-	return out, nil
-}
-
-func (s *sender) dispatch(ctx context.Context, to address, message any, o *sendOptions) error {
-	var out *publish.Message
-	// Codecs, middleware and the methods of the message are foreign code.
-	err := guard.Call(func() (err error) {
-		out, err = s.compose(ctx, to, message, o)
-		return err
-	})
-	if p, ok := err.(*PanicError); ok { //nolint:errorlint // guard.Call returns it as it is
-		err = refuse(to.op.String(), "a %T: %w", message, p)
-	}
-	if err != nil {
-		return err
-	}
-	return s.hand(ctx, out, o)
-}
-
-// hand buffers or publishes what was composed.
-func (s *sender) hand(ctx context.Context, out *publish.Message, o *sendOptions) error {
-	if s.scope != nil {
-		if !o.now {
-			buffered(o.observed)
-			return add(s.scope, out)
-		}
-		if top := s.scope.Outermost(); top.Rehearsal {
-			return afterEnd(top.AddNow(out))
-		}
-	}
-	publisher, err := s.endpoint.setup.publisher()
-	if err != nil {
-		return fmt.Errorf("harebus: %s: %w", Operation(out.Op), err)
-	}
-	err = publisher.Publish(ctx, out)
-	reached(o.observed, out)
-	return err
-}
-
-// Transaction calls fn with a transaction, commits it when fn returns nil, and
-// discards it when fn returns an error or panics. A commit that did not get every
-// message confirmed is a [*TransactionError].
-//
-// Inside a handler the transaction joins the handler's buffer: its messages are
-// published with the others, after the handler has returned.
-func (b *Bus) Transaction(ctx context.Context, fn func(ctx context.Context, tx *Tx) error) error {
-	tx := &Tx{sender{b.endpoint, buffer.New(b.within(ctx).scope)}}
-	defer tx.Rollback() // without effect after a commit
-	if err := fn(ctx, tx); err != nil {
-		return err
-	}
-	return tx.Commit(ctx)
-}
-
-// Begin starts a transaction for code that cannot be a closure. End it with Commit
-// or Rollback. It joins the buffer of a handler as [Bus.Transaction] does when the
-// context of a call on it is the handler's.
-func (b *Bus) Begin() *Tx {
-	return &Tx{sender{b.endpoint, buffer.New(b.scope)}}
-}
-
-// Commit publishes what was buffered, in order, and returns when every outcome is
-// known or ctx has ended. It returns nil if all were confirmed, else a
-// [*TransactionError]. In both cases the transaction has ended. A second Commit, or
-// one after Rollback, fails with [ErrHandlerReturned].
-func (t *Tx) Commit(ctx context.Context) error {
-	t.within(ctx)
-	outs, err := t.scope.End()
-	if err != nil {
-		return fmt.Errorf("harebus: commit: %w", err)
-	}
-	if outer := t.scope.Outer(); outer != nil {
-		return add(outer, outs...)
-	}
-	if len(outs) == 0 {
-		return nil
-	}
-	return t.endpoint.commit(ctx, outs)
-}
-
-// Rollback discards the buffered messages. After a Commit it does nothing, so you
-// can call it with defer.
-func (t *Tx) Rollback() {
-	_, _ = t.scope.End() // it only fails if the transaction has ended
-}
-
 // ReplyPolicy decides whether a reply to m may go to m.ReplyTo. The address comes
 // from the network, and the reply is sent with this service's permissions. Without
 // a policy anybody who can write to the listener queue can make this service send
@@ -373,5 +226,5 @@ func (s *sender) allowReply(m *Message) error {
 	if policy.Policy == nil {
 		return nil
 	}
-	return guard.Call(func() error { return policy.Policy(m) })
+	return foreign.Call(func() error { return policy.Policy(m) })
 }

@@ -21,7 +21,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/harebus/harebus/internal/field"
-	"github.com/harebus/harebus/internal/guard"
+	"github.com/harebus/harebus/internal/foreign"
 	"github.com/harebus/harebus/internal/session"
 	"github.com/harebus/harebus/internal/wait"
 	"github.com/harebus/harebus/topology"
@@ -590,7 +590,7 @@ func (c *Config) validateParts() []error {
 			missing("Payload.Guards", i)
 		}
 	}
-	if err := guard.Call(func() error { return errors.Join(c.Payload.Compress.validate()...) }); err != nil {
+	if err := foreign.Call(func() error { return errors.Join(c.Payload.Compress.validate()...) }); err != nil {
 		faults = append(faults, err)
 	}
 	for i, m := range c.Publish.Middleware {

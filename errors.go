@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/harebus/harebus/internal/buffer"
-	"github.com/harebus/harebus/internal/guard"
+	"github.com/harebus/harebus/internal/foreign"
 	"github.com/harebus/harebus/internal/publish"
 	"github.com/harebus/harebus/internal/refusal"
 	"github.com/harebus/harebus/internal/replies"
@@ -75,7 +75,7 @@ var (
 	// ErrGoexit: a handler, or other code of yours, ended its goroutine with
 	// runtime.Goexit, as t.FailNow and the functions of testify's require do. The
 	// bus treats it as a failure, as it does a panic.
-	ErrGoexit = guard.ErrGoexit
+	ErrGoexit = foreign.ErrGoexit
 	// ErrInHandler: Stop or Close was called inside a handler. It would wait for
 	// this handler, so it stopped nothing. Stop the setup from outside instead: for
 	// example, cancel the context of Run.
@@ -324,7 +324,7 @@ func (h *Hold) keep(again func(), lives func() bool) {
 // PanicError is a panic of a handler, or of other code of yours. Value is what was
 // passed to panic; Unwrap returns it if it is an error. Stack is the stack of the
 // goroutine that panicked.
-type PanicError = guard.PanicError
+type PanicError = foreign.PanicError
 
 // RejectError says why no handler has seen a message. The message is parked at
 // once, except for "no-type" and "unknown-type", for which Config.Handling.Unhandled

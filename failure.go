@@ -8,7 +8,7 @@ import (
 	"reflect"
 	"time"
 
-	"github.com/harebus/harebus/internal/guard"
+	"github.com/harebus/harebus/internal/foreign"
 	"github.com/harebus/harebus/internal/header"
 )
 
@@ -87,7 +87,7 @@ func failed(ctx context.Context, err error) *failure {
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, patience, errImpatient)
 	defer cancel()
-	f, trouble := guard.Apart(ctx, func() (*failure, error) { return readError(err), nil })
+	f, trouble := foreign.Apart(ctx, func() (*failure, error) { return readError(err), nil })
 	if trouble != nil {
 		return &failure{text: unreadable(err, trouble)}
 	}
@@ -96,11 +96,11 @@ func failed(ctx context.Context, err error) *failure {
 
 func readError(err error) *failure {
 	f := &failure{err: err}
-	trouble := guard.Call(func() error { f.text = header.ErrorDetails(bounded{err}); return nil })
+	trouble := foreign.Call(func() error { f.text = header.ErrorDetails(bounded{err}); return nil })
 	if trouble != nil {
 		f.text, f.err = unreadable(err, trouble), nil
 	}
-	trouble = guard.EachError(err, func(e error) bool {
+	trouble = foreign.EachError(err, func(e error) bool {
 		f.types += fmt.Sprintf("%T ", e)
 		switch e := e.(type) { //nolint:errorlint // EachError unwraps
 		case *RejectError:
@@ -111,7 +111,7 @@ func readError(err error) *failure {
 			f.hopeless = true
 		case *Hold:
 			f.hold = e
-		case *guard.PanicError:
+		case *foreign.PanicError:
 			f.kind = "panic"
 		case *timeoutError:
 			f.kind = "timeout"
@@ -143,15 +143,15 @@ func (b bounded) Error() string {
 // unreadable is the text of an error that has none.
 func unreadable(err, trouble error) string {
 	if v := reflect.ValueOf(err); v.Kind() == reflect.Pointer && v.IsNil() {
-		return fmt.Sprintf("a nil %T was returned as an error; return nil itself (%s)", err, guard.Text(trouble))
+		return fmt.Sprintf("a nil %T was returned as an error; return nil itself (%s)", err, foreign.Text(trouble))
 	}
-	return fmt.Sprintf("the methods of the error, a %T, cannot be called: %s", err, guard.Text(trouble))
+	return fmt.Sprintf("the methods of the error, a %T, cannot be called: %s", err, foreign.Text(trouble))
 }
 
 // rejection returns the RejectError in an error, or nil.
 func rejection(err error) *RejectError {
 	var rejected *RejectError
-	_ = guard.EachError(err, func(e error) bool { // an unreadable error is no RejectError
+	_ = foreign.EachError(err, func(e error) bool { // an unreadable error is no RejectError
 		r, ok := e.(*RejectError) //nolint:errorlint // EachError unwraps
 		if ok {
 			rejected = r
@@ -164,7 +164,7 @@ func rejection(err error) *RejectError {
 // textOf is the text of an error for a log.
 func textOf(err error) string {
 	var text string
-	if trouble := guard.Call(func() error { text = err.Error(); return nil }); trouble != nil {
+	if trouble := foreign.Call(func() error { text = err.Error(); return nil }); trouble != nil {
 		return unreadable(err, trouble)
 	}
 	return text

@@ -7,7 +7,7 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/harebus/harebus/internal/guard"
+	"github.com/harebus/harebus/internal/foreign"
 	"github.com/harebus/harebus/internal/header"
 )
 
@@ -55,7 +55,7 @@ func (d *delivery) runGivenUp() error {
 	bus := &Bus{sender{d.endpoint, scope}}
 	ctx := inHandlerOf(d.ctx, bus, timeout, handlerTimeout(timeout))
 	defer ctx.End()
-	_, err := guard.Apart(ctx, func() (struct{}, error) {
+	_, err := foreign.Apart(ctx, func() (struct{}, error) {
 		d.Enter()
 		return struct{}{}, h.givenUp(ctx, bus, m, d.felt.shown())
 	})
@@ -83,7 +83,7 @@ func (d *delivery) answer(cause *failure) {
 	}
 	scope := &scope{Incoming: d.seen(), ID: d.came.id, Origin: d.endpoint.queue + "\x00fault"}
 	to := &sender{d.endpoint, scope}
-	err := to.Reply(d.lease(), fault{}, Immediately(), NonMandatory(), sendOption(func(o *sendOptions) { o.fault = cause }))
+	err := to.Reply(d.ackable(), fault{}, Immediately(), NonMandatory(), sendOption(func(o *sendOptions) { o.fault = cause }))
 	if err != nil {
 		d.Log().Warn("cannot tell the sender of a request that it is given up", append(d.fields(), zap.Error(err))...)
 	}
@@ -112,6 +112,6 @@ func (f *failure) details() string {
 	if f == nil {
 		return ""
 	}
-	text, _, _ := strings.Cut(header.ErrorDetails(f), guard.StackMark)
+	text, _, _ := strings.Cut(header.ErrorDetails(f), foreign.StackMark)
 	return text
 }

@@ -7,7 +7,7 @@ import (
 
 	"github.com/harebus/harebus/internal/coding"
 	"github.com/harebus/harebus/internal/field"
-	"github.com/harebus/harebus/internal/guard"
+	"github.com/harebus/harebus/internal/foreign"
 	"github.com/harebus/harebus/internal/publish"
 	"github.com/harebus/harebus/internal/wire"
 
@@ -87,7 +87,7 @@ func (e *endpoint) protect(ctx context.Context, out *publish.Message) error {
 	if len(guards) == 0 {
 		return nil
 	}
-	id := e.identityOf(out.Delivery())
+	id := e.identityOf(out.AsDelivered())
 	id.Exchange, id.RoutingKey, id.NotBefore = out.Exchange, out.Key, out.Due
 	if id.Intent != IntentEvent && !out.Foreign {
 		id.Queue = out.Key
@@ -121,7 +121,7 @@ func (e *endpoint) open(ctx context.Context, m *Message, in *wire.Delivery, queu
 		p := Payload{ContentType: m.ContentType, ContentEncoding: m.ContentEncoding, Body: m.Body}
 		p.Signature, _ = field.Text(in.Headers[e.setup.dialect.Names.Signature])
 		for _, g := range slices.Backward(guards) {
-			if err := guard.Call(func() error { return g.Admit(ctx, &id, &p) }); err != nil {
+			if err := foreign.Call(func() error { return g.Admit(ctx, &id, &p) }); err != nil {
 				return opened{confidential: p.Confidential}, err
 			}
 		}
@@ -148,7 +148,7 @@ func (e *endpoint) expand(m *Message) error {
 	}
 	limit := e.setup.cfg.Payload.MaxBody
 	var body []byte
-	err := guard.Call(func() (err error) {
+	err := foreign.Call(func() (err error) {
 		body, err = e.setup.codings[name].Decompress(m.Body, limit)
 		return err
 	})

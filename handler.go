@@ -11,7 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/harebus/harebus/internal/field"
-	"github.com/harebus/harebus/internal/guard"
+	"github.com/harebus/harebus/internal/foreign"
 	"github.com/harebus/harebus/internal/lazytimeout"
 )
 
@@ -226,7 +226,7 @@ func (e *endpoint) unhandled(reason, format string, args ...any) error {
 func (h *handler) invoke(parent context.Context, bus *Bus, m *Message) error {
 	ctx := inHandlerOf(parent, bus, h.timeout, h.expired)
 	defer ctx.End()
-	err := guard.Call(func() error { return h.run(ctx, bus, m) })
+	err := foreign.Call(func() error { return h.run(ctx, bus, m) })
 	if err != nil && ctx.Expired() {
 		return &timeoutError{err, handlerTimeout(h.timeout)}
 	}

@@ -98,7 +98,7 @@ func (d *delivery) rehearse(ctx context.Context, message any, opts []SendOption)
 	if err != nil {
 		return err
 	}
-	d.Raw = *out.Delivery()
+	d.Raw = *out.AsDelivered()
 	return d.read()
 }
 
@@ -132,5 +132,5 @@ func (d *delivery) rehearsed() ([]*publish.Message, *scope, error) {
 
 // received is the message as its receiver sees it.
 func (e *endpoint) received(out *publish.Message) (*Message, error) {
-	return readMessage(&e.setup.dialect, "", e.setup.routing.Topic, out.Delivery())
+	return readMessage(&e.setup.dialect, "", e.setup.routing.Topic, out.AsDelivered())
 }

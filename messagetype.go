@@ -8,7 +8,7 @@ import (
 	"reflect"
 	"slices"
 
-	"github.com/harebus/harebus/internal/guard"
+	"github.com/harebus/harebus/internal/foreign"
 	"github.com/harebus/harebus/topology"
 )
 
@@ -59,7 +59,7 @@ func pointedTo(value any) reflect.Value {
 // messageType asks a value for its wire name. The method may panic, for instance
 // where it is promoted from an embedded nil pointer.
 func messageType(named Named) (name string, err error) {
-	if err := guard.Call(func() error { name = named.MessageType(); return nil }); err != nil {
+	if err := foreign.Call(func() error { name = named.MessageType(); return nil }); err != nil {
 		return NoType, fmt.Errorf("the method MessageType of %T: %w", named, err)
 	}
 	if name == NoType {
@@ -139,7 +139,7 @@ func topicOf(event any) (topic string, err error) {
 	if !ok {
 		return "", errNoTopic
 	}
-	if err := guard.Call(func() error { topic = e.Topic(); return nil }); err != nil {
+	if err := foreign.Call(func() error { topic = e.Topic(); return nil }); err != nil {
 		return "", fmt.Errorf("the method Topic: %w", err)
 	}
 	return topic, topology.ValidRoutingKey(topic)
@@ -152,7 +152,7 @@ func (c *Config) needless(event any) (needless bool, err error) {
 	if !ok {
 		return c.Publish.OptionalEvents, nil
 	}
-	if err := guard.Call(func() error { needless = e.OptionalEvent(); return nil }); err != nil {
+	if err := foreign.Call(func() error { needless = e.OptionalEvent(); return nil }); err != nil {
 		return false, fmt.Errorf("the method OptionalEvent: %w", err)
 	}
 	return needless, nil

@@ -7,7 +7,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/harebus/harebus/internal/field"
-	"github.com/harebus/harebus/internal/guard"
+	"github.com/harebus/harebus/internal/foreign"
 )
 
 // Middleware wraps the handlers of a setup. It sees the message before it is
@@ -37,7 +37,7 @@ func chainSend(middleware []SendMiddleware) (SendFunc, error) {
 
 func wrap[F HandlerFunc | SendFunc, M ~func(F) F](name string, middleware []M, inner F) (F, error) {
 	for i, m := range slices.Backward(middleware) {
-		outer, err := guard.Apart(context.Background(), func() (F, error) { return m(inner), nil })
+		outer, err := foreign.Apart(context.Background(), func() (F, error) { return m(inner), nil })
 		if err != nil {
 			return nil, fmt.Errorf("%s[%d]: %w", name, i, err)
 		}
@@ -112,5 +112,5 @@ func (d *delivery) receive(hook ReceiveFunc, m *Message) error {
 	came := d.came
 	d.receiving.Store(&came)
 	defer d.receiving.Store(nil)
-	return guard.Call(func() error { return hook(ctx, m) })
+	return foreign.Call(func() error { return hook(ctx, m) })
 }

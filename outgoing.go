@@ -7,12 +7,15 @@ import (
 	"fmt"
 	"math"
 	"strconv"
+	"strings"
 	"time"
 	"unicode/utf8"
 
 	"github.com/harebus/harebus/internal/field"
+	"github.com/harebus/harebus/internal/foreign"
 	"github.com/harebus/harebus/internal/header"
 	"github.com/harebus/harebus/internal/publish"
+	"github.com/harebus/harebus/internal/routing"
 	"github.com/harebus/harebus/internal/session"
 	"github.com/harebus/harebus/topology"
 )
@@ -33,6 +36,99 @@ type Outgoing struct {
 	// Body is the encoded payload, and ContentType what it is.
 	Body        []byte
 	ContentType string
+}
+
+// address is where a call sends its message, and when the message is due; zero is at once.
+type address struct {
+	op            Operation
+	exchange, key string
+	due           time.Time
+}
+
+// emit composes a message and buffers or publishes it.
+func (s *sender) emit(ctx context.Context, op Operation, key string, message any, due time.Time, opts []SendOption) error {
+	o := newSendOptions(opts)
+	if op == OpDefer && o.expiration != 0 {
+		return refuse("defer", "a deferred message cannot expire: it would expire while it waits")
+	}
+	to := address{op: op, exchange: s.exchange(op, key, &o), key: key, due: due}
+	ctx, o.observed = s.endpoint.setup.observers.start(ctx, Observation{Operation: op, Exchange: to.exchange, RoutingKey: key})
+	err := s.within(ctx).dispatch(ctx, to, message, &o)
+	o.observed.End(err)
+	return err
+}
+
+// exchange is the one that a call publishes to.
+func (s *sender) exchange(op Operation, key string, o *sendOptions) string {
+	routing := &s.endpoint.setup.routing
+	switch {
+	case o.exchange != "":
+		return o.exchange
+	case op == OpPublish:
+		return routing.Topic
+	case op == OpReply:
+		return routing.Reply(key)
+	default:
+		return routing.Direct
+	}
+}
+
+// route says how a message goes to its address.
+func (s *sender) route(to address, value any, o *sendOptions) (*publish.Message, error) {
+	out := &publish.Message{Op: int8(to.op), Exchange: to.exchange, Key: to.key, Due: to.due, Mandatory: !o.optional, Foreign: o.exchange != ""}
+	switch {
+	case to.op == OpPublish && out.Mandatory:
+		needless, err := s.endpoint.setup.cfg.needless(value)
+		if err != nil {
+			return nil, fmt.Errorf("%T: %w", value, err)
+		}
+		out.Mandatory = !needless
+	case to.op == OpReply && strings.HasPrefix(to.key, routing.DirectReplyTo):
+		out.Mandatory = false // RabbitMQ returns what is: no queue takes it, but the requester
+	case to.op == OpReply && s.scope.Message().awaited(&s.endpoint.setup.dialect):
+		out.Mandatory = false // when its sender has gone, nobody needs it
+	case to.op == OpRequest:
+		out.Once = true
+	}
+	out.Several = to.op == OpPublish || out.Foreign
+	out.ViaDefault = !out.Several && to.exchange != ""
+	return out, nil
+}
+
+func (s *sender) dispatch(ctx context.Context, to address, message any, o *sendOptions) error {
+	var out *publish.Message
+	// Codecs, middleware and the methods of the message are foreign code.
+	err := foreign.Call(func() (err error) {
+		out, err = s.compose(ctx, to, message, o)
+		return err
+	})
+	if p, ok := err.(*PanicError); ok { //nolint:errorlint // foreign.Call returns it as it is
+		err = refuse(to.op.String(), "a %T: %w", message, p)
+	}
+	if err != nil {
+		return err
+	}
+	return s.hand(ctx, out, o)
+}
+
+// hand buffers or publishes what was composed.
+func (s *sender) hand(ctx context.Context, out *publish.Message, o *sendOptions) error {
+	if s.scope != nil {
+		if !o.now {
+			buffered(o.observed)
+			return add(s.scope, out)
+		}
+		if top := s.scope.Outermost(); top.Rehearsal {
+			return afterEnd(top.AddNow(out))
+		}
+	}
+	publisher, err := s.endpoint.setup.publisher()
+	if err != nil {
+		return fmt.Errorf("harebus: %s: %w", Operation(out.Op), err)
+	}
+	err = publisher.Publish(ctx, out)
+	reached(o.observed, out)
+	return err
 }
 
 // A message goes out in three stages. It is drafted: encoded, and changed by the send

@@ -10,7 +10,7 @@ import (
 
 	"github.com/harebus/harebus/internal/consume"
 	"github.com/harebus/harebus/internal/field"
-	"github.com/harebus/harebus/internal/guard"
+	"github.com/harebus/harebus/internal/foreign"
 	"github.com/harebus/harebus/internal/header"
 	"github.com/harebus/harebus/internal/publish"
 	"github.com/harebus/harebus/internal/resend"
@@ -382,28 +382,28 @@ func (d *delivery) handle(h *handler) error {
 		// it again.
 		return errors.New("the connection was lost while the handler ran")
 	}
-	return d.endpoint.commit(d.lease(), outs)
+	return d.endpoint.commit(d.ackable(), outs)
 }
 
-// leased is a lease with the values of the attempt, which observers have put there.
-type leased struct {
+// ackableWith is a lease with the values of the attempt, which observers have put there.
+type ackableWith struct {
 	context.Context
 	values context.Context
 }
 
-func (l leased) Value(key any) any {
+func (l ackableWith) Value(key any) any {
 	if v := l.Context.Value(key); v != nil {
 		return v
 	}
 	return l.values.Value(key)
 }
 
-// lease is the context of what is published before the ack.
-func (d *delivery) lease() context.Context {
+// ackable is the context of what is published before the ack.
+func (d *delivery) ackable() context.Context {
 	if d.ctx == d.Context() {
-		return d.Lease()
+		return d.Ackable()
 	}
-	return leased{d.Lease(), d.ctx}
+	return ackableWith{d.Ackable(), d.ctx}
 }
 
 // fail carries out what the retry policy and the error handler decide.
@@ -438,7 +438,7 @@ func (d *delivery) decide(f *failure) Decision {
 	ctx, cancel := context.WithTimeoutCause(d.Context(), patience, errImpatient)
 	defer cancel()
 	m, replyBy := d.seen(), d.elsewhere().ReplyBy()
-	decision, err := guard.Apart(ctx, func() (Decision, error) {
+	decision, err := foreign.Apart(ctx, func() (Decision, error) {
 		d.Enter()
 		proposed := inTime(d.policy().decide(m, f), replyBy)
 		if ask := d.endpoint.cfg.Handling.ErrorHandler; ask != nil {
@@ -465,18 +465,18 @@ func inTime(proposed Decision, replyBy time.Time) Decision {
 
 // retry sends the message to its own queue again, by way of the delay queues.
 func (d *delivery) retry(cause *failure, decision Decision) {
-	kind := resend.Retry
+	purpose := resend.Retry
 	if decision.action == actionPostpone {
-		kind = resend.Postpone
+		purpose = resend.Postpone
 	}
-	if !d.elsewhere().Later(kind, decision.after, cause) {
+	if !d.elsewhere().Later(purpose, decision.after, cause) {
 		if d.elsewhere().Deadly {
 			d.park(cause)
 		}
 		return
 	}
 	fields := append(d.fields(), zap.Duration("after", decision.after), zap.Error(cause))
-	if kind == resend.Postpone {
+	if purpose == resend.Postpone {
 		d.counts().Postponed.Add(1)
 		d.Log().Info("message postponed by its handler", fields...)
 		d.end(AttemptPostponed)
@@ -538,15 +538,15 @@ func (d *delivery) elsewhere() *resend.Case {
 	if d.stored == nil {
 		d.stored = &resend.Case{
 			Queue: d.endpoint.copies, On: &d.Delivery, ID: d.came.id, SourceQueue: d.came.sourceQueue, FirstFailed: d.came.firstFailed,
-			Failures: d.failures, Fields: d.fields, Lease: d.lease, Begin: d.copying,
+			Failures: d.failures, Fields: d.fields, Ackable: d.ackable, Begin: d.copying,
 		}
 	}
 	return d.stored
 }
 
 // copying tells the observers of a copy, and takes over their headers.
-func (d *delivery) copying(ctx context.Context, kind resend.Kind, out *publish.Message, cause error) (context.Context, func(error)) {
-	op := [...]Operation{resend.Retry: OpRetry, resend.Postpone: OpPostpone, resend.Park: OpPark}[kind]
+func (d *delivery) copying(ctx context.Context, purpose resend.Purpose, out *publish.Message, cause error) (context.Context, func(error)) {
+	op := [...]Operation{resend.Retry: OpRetry, resend.Postpone: OpPostpone, resend.Park: OpPark}[purpose]
 	out.Op = int8(op)
 	observers := d.endpoint.setup.observers
 	ctx, observed := observers.start(ctx, Observation{Operation: op, Incoming: d.seen(), Size: len(out.Publishing.Body), Exchange: out.Exchange, RoutingKey: out.Key, Err: cause})

@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"github.com/harebus/harebus/internal/field"
-	"github.com/harebus/harebus/internal/guard"
+	"github.com/harebus/harebus/internal/foreign"
 	"github.com/harebus/harebus/internal/replies"
 	"github.com/harebus/harebus/internal/safelog"
 )
@@ -57,7 +57,7 @@ func replyAs[T any](m *Message) (T, error) {
 		*whole = m
 		return reply, nil
 	}
-	err := guard.Call(func() (err error) { // foreign code
+	err := foreign.Call(func() (err error) { // foreign code
 		if named, ok := fresh[T]().(Named); ok && m.Type != NoType {
 			want, err := messageType(named)
 			if err != nil {

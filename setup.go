@@ -14,7 +14,7 @@ import (
 	"github.com/harebus/harebus/internal/consume"
 	"github.com/harebus/harebus/internal/declare"
 	"github.com/harebus/harebus/internal/engine"
-	"github.com/harebus/harebus/internal/guard"
+	"github.com/harebus/harebus/internal/foreign"
 	"github.com/harebus/harebus/internal/header"
 	"github.com/harebus/harebus/internal/publish"
 	"github.com/harebus/harebus/internal/replies"
@@ -74,7 +74,7 @@ func New(cfg Config) (*Setup, error) {
 	if err != nil {
 		return nil, fmt.Errorf("harebus: new setup: %w", err)
 	}
-	registry, codecsErr := guard.Apart(context.Background(), func() (*codecs, error) {
+	registry, codecsErr := foreign.Apart(context.Background(), func() (*codecs, error) {
 		return newCodecs(cfg.Payload.Codecs, cfg.Payload.TypeCodecs), nil
 	})
 	sendChain, err := chainSend(cfg.Publish.Middleware)

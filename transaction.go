@@ -10,9 +10,61 @@ import (
 
 	"github.com/harebus/harebus/internal/background"
 	"github.com/harebus/harebus/internal/buffer"
-	"github.com/harebus/harebus/internal/guard"
+	"github.com/harebus/harebus/internal/foreign"
 	"github.com/harebus/harebus/internal/publish"
 )
+
+// Tx is a transaction: it buffers messages until it is committed. It has nothing to
+// do with a database: the commit publishes the buffered messages in order, and
+// reports on each. A Tx is safe for concurrent use.
+type Tx struct{ sender }
+
+// Transaction calls fn with a transaction, commits it when fn returns nil, and
+// discards it when fn returns an error or panics. A commit that did not get every
+// message confirmed is a [*TransactionError].
+//
+// Inside a handler the transaction joins the handler's buffer: its messages are
+// published with the others, after the handler has returned.
+func (b *Bus) Transaction(ctx context.Context, fn func(ctx context.Context, tx *Tx) error) error {
+	tx := &Tx{sender{b.endpoint, buffer.New(b.within(ctx).scope)}}
+	defer tx.Rollback() // without effect after a commit
+	if err := fn(ctx, tx); err != nil {
+		return err
+	}
+	return tx.Commit(ctx)
+}
+
+// Begin starts a transaction for code that cannot be a closure. End it with Commit
+// or Rollback. It joins the buffer of a handler as [Bus.Transaction] does when the
+// context of a call on it is the handler's.
+func (b *Bus) Begin() *Tx {
+	return &Tx{sender{b.endpoint, buffer.New(b.scope)}}
+}
+
+// Commit publishes what was buffered, in order, and returns when every outcome is
+// known or ctx has ended. It returns nil if all were confirmed, else a
+// [*TransactionError]. In both cases the transaction has ended. A second Commit, or
+// one after Rollback, fails with [ErrHandlerReturned].
+func (t *Tx) Commit(ctx context.Context) error {
+	t.within(ctx)
+	outs, err := t.scope.End()
+	if err != nil {
+		return fmt.Errorf("harebus: commit: %w", err)
+	}
+	if outer := t.scope.Outer(); outer != nil {
+		return add(outer, outs...)
+	}
+	if len(outs) == 0 {
+		return nil
+	}
+	return t.endpoint.commit(ctx, outs)
+}
+
+// Rollback discards the buffered messages. After a Commit it does nothing, so you
+// can call it with defer.
+func (t *Tx) Rollback() {
+	_, _ = t.scope.End() // it only fails if the transaction has ended
+}
 
 // scope buffers the messages of a transaction or of one run of a handler.
 type scope = buffer.Scope[Message]
@@ -130,7 +182,7 @@ func (d *delivery) handleIn(t Transactor, h *handler) error {
 func (d *delivery) transact(ctx context.Context, t Transactor, run func(context.Context) ([]Envelope, error)) error {
 	first, runs := *d.message, 0
 	first.Headers = maps.Clone(first.Headers)
-	return guard.Call(func() error {
+	return foreign.Call(func() error {
 		return t.Transact(ctx, d.message, func(ctx context.Context) ([]Envelope, error) {
 			if runs++; runs > 1 {
 				again := first
@@ -179,7 +231,7 @@ func transactors(endpoints []*endpoint) (all []Transactor) {
 func transactorTroubles(endpoints []*endpoint) (faults []error) {
 	for _, t := range transactors(endpoints) {
 		if t, ok := t.(interface{ Ready() error }); ok {
-			faults = append(faults, guard.Call(t.Ready))
+			faults = append(faults, foreign.Call(t.Ready))
 		}
 	}
 	return faults
@@ -188,7 +240,7 @@ func transactorTroubles(endpoints []*endpoint) (faults []error) {
 // checkTransactors asks the Transactors of endpoints whether they can work.
 func checkTransactors(ctx context.Context, endpoints []*endpoint) error {
 	for _, t := range transactors(endpoints) {
-		if _, err := guard.Apart(ctx, func() (struct{}, error) { return struct{}{}, t.Check(ctx) }); err != nil {
+		if _, err := foreign.Apart(ctx, func() (struct{}, error) { return struct{}{}, t.Check(ctx) }); err != nil {
 			return err
 		}
 	}

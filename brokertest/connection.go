@@ -42,7 +42,7 @@ type connection struct {
 	id     uint64
 	conn   net.Conn
 	pipe   *pipeConn // conn when it is in memory
-	out    *outbox
+	out    *sendBuffer
 	full   atomic.Bool // the outbox passed its soft limit and was not drained yet
 
 	// Under the broker's lock:

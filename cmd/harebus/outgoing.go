@@ -20,15 +20,15 @@ import (
 	"github.com/harebus/harebus/internal/access"
 )
 
-// outbox is what Bus and Tx have in common.
-type outbox interface {
+// emitter is what Bus and Tx have in common.
+type emitter interface {
 	Send(ctx context.Context, queue string, message any, opts ...harebus.SendOption) error
 	Publish(ctx context.Context, topic string, message any, opts ...harebus.SendOption) error
 	Defer(ctx context.Context, queue string, delay time.Duration, message any, opts ...harebus.SendOption) error
 }
 
 // emitFunc sends or publishes one message.
-type emitFunc func(ctx context.Context, bus outbox, to string, delay time.Duration, body any, opts []harebus.SendOption) error
+type emitFunc func(ctx context.Context, bus emitter, to string, delay time.Duration, body any, opts []harebus.SendOption) error
 
 // outgoing is one run of send or publish.
 type outgoing struct {
@@ -186,7 +186,7 @@ func (o *outgoing) bounded(ctx context.Context) (context.Context, context.Cancel
 }
 
 // queue hands one message to a bus or a transaction.
-func (o *outgoing) queue(ctx context.Context, bus outbox, id string, body []byte) error {
+func (o *outgoing) queue(ctx context.Context, bus emitter, id string, body []byte) error {
 	message, opts := o.message(id, body)
 	return o.emit(ctx, bus, o.to, o.delay, message, opts)
 }

@@ -18,7 +18,7 @@ const topicExchange = "PikaBusTopic"
 // runPublish is the command publish.
 func runPublish(ctx context.Context, args []string, std stdio) int {
 	flags := newFlags("publish [flags] TOPIC BODY\n       harebus publish [flags] -lines TOPIC", publishExplanation)
-	return runOutgoing(ctx, flags, args, std, func(ctx context.Context, bus outbox, topic string, delay time.Duration, body any, opts []harebus.SendOption) error {
+	return runOutgoing(ctx, flags, args, std, func(ctx context.Context, bus emitter, topic string, delay time.Duration, body any, opts []harebus.SendOption) error {
 		if delay > 0 {
 			return bus.Defer(ctx, topic, delay, body, append(opts, harebus.WithExchange(topicExchange))...)
 		}

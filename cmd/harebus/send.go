@@ -20,7 +20,7 @@ why; stdout has the ids of what is), 2 the command line is wrong.`
 // runSend is the command send.
 func runSend(ctx context.Context, args []string, std stdio) int {
 	flags := newFlags("send [flags] QUEUE BODY\n       harebus send [flags] -lines QUEUE", sendExplanation)
-	return runOutgoing(ctx, flags, args, std, func(ctx context.Context, bus outbox, queue string, delay time.Duration, body any, opts []harebus.SendOption) error {
+	return runOutgoing(ctx, flags, args, std, func(ctx context.Context, bus emitter, queue string, delay time.Duration, body any, opts []harebus.SendOption) error {
 		if delay > 0 {
 			return bus.Defer(ctx, queue, delay, body, opts...)
 		}

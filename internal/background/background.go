@@ -8,7 +8,7 @@ import (
 	"github.com/cenkalti/backoff/v4"
 	"go.uber.org/zap"
 
-	"github.com/harebus/harebus/internal/guard"
+	"github.com/harebus/harebus/internal/foreign"
 	"github.com/harebus/harebus/internal/wait"
 )
 
@@ -26,7 +26,7 @@ func Keep(ctx context.Context, name string, log *zap.Logger, backOff func() back
 		defer close(t.done)
 		pauses := wait.NewPauses(log, backOff)
 		for {
-			_, err := guard.Apart(context.WithoutCancel(ctx), func() (struct{}, error) { return struct{}{}, run(ctx) })
+			_, err := foreign.Apart(context.WithoutCancel(ctx), func() (struct{}, error) { return struct{}{}, run(ctx) })
 			if ctx.Err() != nil {
 				return
 			}

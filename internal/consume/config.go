@@ -52,8 +52,8 @@ type Config struct {
 	// not be declared again; nil when it could.
 	Doubt      func()
 	Undeclared func() error
-	// Renew publishes deliveries to the queue again and returns an error for each.
-	Renew func(ctx context.Context, ds []*Delivery) []error
+	// Republish publishes deliveries to the queue again and returns an error for each.
+	Republish func(ctx context.Context, ds []*Delivery) []error
 	// Consuming, if any, is called when a consumer has begun to consume on a session, and
 	// end when it no longer does, with the reason; nil if it was asked to stop.
 	Consuming func(on *session.Session) (end func(error))

@@ -62,9 +62,9 @@ func (d *Delivery) Rehearse(ctx context.Context, log *zap.Logger) {
 // Context is that of the handlers: it ends when a stop takes too long.
 func (d *Delivery) Context() context.Context { return d.consumer.hard }
 
-// Lease is Context for what has to be done before the ack. It also ends when the delivery
+// Ackable is Context for what has to be done before the ack. It also ends when the delivery
 // can no longer be acknowledged, and after Longest.
-func (d *Delivery) Lease() context.Context { return d.feed.lease.take() }
+func (d *Delivery) Ackable() context.Context { return d.feed.lease.take() }
 
 // Stopping ends when a stop begins.
 func (d *Delivery) Stopping() context.Context { return d.consumer.soft }

@@ -36,7 +36,7 @@ func (u *subscription) drainInOrder() {
 	u.consumer.waitHands()
 	u.acks.Flush()
 	u.awaitAcks()
-	if left := u.remains.take(); len(u.renew(left)) < len(left) {
+	if left := u.remains.take(); len(u.republishWorn(left)) < len(left) {
 		u.acks.Flush()
 		u.awaitAcks()
 	}

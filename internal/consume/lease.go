@@ -17,9 +17,9 @@ var (
 	errLost = errors.New("the channel of the delivery has ended, so it cannot be acknowledged any more")
 )
 
-// lease gives contexts that end with a channel, and after Longest. Those that begin in the
+// ackable gives contexts that end with a channel, and after Longest. Those that begin in the
 // same minute share one, because a context with a timer for each message would be dear.
-type lease struct {
+type ackable struct {
 	life context.Context
 	end  context.CancelCauseFunc
 
@@ -28,13 +28,13 @@ type lease struct {
 	until   time.Time // current is for what begins before then
 }
 
-func newLease(ctx context.Context) *lease {
-	l := &lease{}
+func newLease(ctx context.Context) *ackable {
+	l := &ackable{}
 	l.life, l.end = context.WithCancelCause(ctx)
 	return l
 }
 
-func (l *lease) take() context.Context {
+func (l *ackable) take() context.Context {
 	const share = time.Minute
 	l.mu.Lock()
 	defer l.mu.Unlock()

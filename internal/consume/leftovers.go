@@ -56,16 +56,16 @@ func (c *consumer) keep(f *feed, raw amqp.Delivery) {
 // giveBack returns the leftovers to the queue, one by one and ascending, because a
 // quorum queue keeps returned messages in the order in which they come.
 func (u *subscription) giveBack() {
-	for _, d := range u.renew(u.remains.take()) {
+	for _, d := range u.republishWorn(u.remains.take()) {
 		u.acks.GiveBack(d.Raw.DeliveryTag)
 	}
 }
 
-// renew publishes again, and acknowledges, messages whose delivery count is so high
+// republishWorn publishes again, and acknowledges, messages whose delivery count is so high
 // that more stops would move them to the error queue. It returns the others. Before
 // 4.3 RabbitMQ counts each message that is given back, but a stop is no failure of
 // the message.
-func (u *subscription) renew(all []*Delivery) []*Delivery {
+func (u *subscription) republishWorn(all []*Delivery) []*Delivery {
 	var rest, worn []*Delivery
 	for _, d := range all {
 		if d.WornOut() {
@@ -79,7 +79,7 @@ func (u *subscription) renew(all []*Delivery) []*Delivery {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(u.consumer.hard), Grace)
 	defer cancel()
-	for i, err := range u.consumer.cfg.Renew(ctx, worn) {
+	for i, err := range u.consumer.cfg.Republish(ctx, worn) {
 		d := worn[i]
 		if err == nil {
 			u.acks.Done(d.Raw.DeliveryTag)

@@ -83,7 +83,7 @@ func (u *subscription) retire() {
 		defer u.close()
 		select {
 		case <-u.left:
-			u.settle()
+			u.wrapUp()
 		case <-u.closes: //nolint:errcheck // the broker has closed it, for example because a handler took too long
 		case <-u.session.Done():
 		case <-c.over:
@@ -96,9 +96,9 @@ func (u *subscription) retire() {
 // it is closed as soon as the broker's channel has had the time to pass them on.
 const calm = 15 * time.Second
 
-// settle gives back what no worker has taken, sends the acks, and waits until the queue
+// wrapUp gives back what no worker has taken, sends the acks, and waits until the queue
 // should have them.
-func (u *subscription) settle() {
+func (u *subscription) wrapUp() {
 	if u.deliveries != nil {
 		for d := range u.deliveries {
 			u.consumer.keep(u.feed, d)

@@ -19,7 +19,7 @@ type subscription struct {
 	session  *session.Session
 	ch       *amqp.Channel
 	acks     *session.Acker
-	lease    *lease // of its channel
+	lease    *ackable // of its channel
 	inOrder  bool   // the order of the queue is promised
 	closes   chan *amqp.Error
 	cancels  chan string

@@ -31,7 +31,7 @@ type feed struct {
 	deliveries <-chan amqp.Delivery
 	acks       *session.Acker
 	left       *leftovers
-	lease      *lease
+	lease      *ackable
 	again      chan *Delivery // held ones to be handled again; nil if the order is not promised
 	trial      func()         // ends the trial of the queue; nil when it is over
 	first      sync.Once

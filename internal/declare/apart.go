@@ -82,7 +82,7 @@ func (d *Declarer) apart(ctx context.Context) error {
 		return context.Cause(ctx)
 	}
 	defer func() { <-d.turn }()
-	a := &attempt{declarer: d}
+	a := &round{declarer: d}
 	defer a.close()
 	for _, p := range d.pieces() {
 		if err := a.make(ctx, p); err != nil {
@@ -100,15 +100,15 @@ func (d *Declarer) apart(ctx context.Context) error {
 	return nil
 }
 
-// attempt is one declaration of everything apart.
-type attempt struct {
+// round is one declaration of everything apart.
+type round struct {
 	declarer *Declarer
 	on       *session.Session // nil when there is none, because a declaration has ended it
 	refusals refusals
 }
 
 // make makes a piece, unless too many others have ended their connection.
-func (a *attempt) make(ctx context.Context, p piece) error {
+func (a *round) make(ctx context.Context, p piece) error {
 	const most = 5
 	if a.on == nil && a.refusals.ended == most {
 		return a.refusals.add(p.queue, errors.New("not declared, because other declarations end the connection"))
@@ -136,7 +136,7 @@ func (a *attempt) make(ctx context.Context, p piece) error {
 	return a.refusals.add(p.queue, fmt.Errorf("%w: the connection has ended: %w", err, cause))
 }
 
-func (a *attempt) close() {
+func (a *round) close() {
 	if a.on != nil {
 		a.on.Close()
 		a.on = nil

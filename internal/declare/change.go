@@ -43,7 +43,7 @@ type Change struct {
 func (d *Declarer) Change(ctx context.Context, link *session.Link, c *Change) error {
 	pauses := d.cfg.BackOff()
 	for {
-		ended, err := d.attempt(ctx, link, c)
+		ended, err := d.changeOnce(ctx, link, c)
 		switch {
 		case err == nil:
 			return nil
@@ -56,9 +56,9 @@ func (d *Declarer) Change(ctx context.Context, link *session.Link, c *Change) er
 	}
 }
 
-// attempt makes a change on the link's session, or on a connection of its own. It says
+// changeOnce makes a change on the link's session, or on a connection of its own. It says
 // whether there was no connection, or it has ended.
-func (d *Declarer) attempt(ctx context.Context, link *session.Link, c *Change) (ended bool, err error) {
+func (d *Declarer) changeOnce(ctx context.Context, link *session.Link, c *Change) (ended bool, err error) {
 	alone := c.weight.Load() > 0
 	on, err := link.Session(ctx)
 	if err != nil {

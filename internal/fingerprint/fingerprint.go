@@ -9,7 +9,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
-	"github.com/harebus/harebus/internal/guard"
+	"github.com/harebus/harebus/internal/foreign"
 )
 
 // Of is the fingerprint of parts that tell failures apart, in 16 hexadecimal digits. It is the
@@ -33,7 +33,7 @@ const (
 // each word with a digit, and "…" for quoted text. Of a panic, the function where it happened
 // takes the place of the stack. It is one line of valid UTF-8 without control characters.
 func Text(details string) string {
-	text, stack, panicked := strings.Cut(details, guard.StackMark)
+	text, stack, panicked := strings.Cut(details, foreign.StackMark)
 	text = cut(normal(Line(cut(text, longestRead))), longestText)
 	if place := ownFrame(stack); panicked && place != "" {
 		return text + " @ " + place
@@ -84,7 +84,7 @@ func ownFrame(stack string) string {
 	_, stack, _ = strings.Cut(stack, "\npanic(")
 	for line := range strings.Lines(stack) {
 		end := strings.LastIndexByte(line, '(') // of the arguments
-		if end <= 0 || line[0] == '\t' || strings.HasPrefix(line, "created by ") || foreign(line[:end]) {
+		if end <= 0 || line[0] == '\t' || strings.HasPrefix(line, "created by ") || notOwn(line[:end]) {
 			continue
 		}
 		return Line(line[strings.LastIndexByte(line[:end], '/')+1 : end])
@@ -92,10 +92,10 @@ func ownFrame(stack string) string {
 	return ""
 }
 
-// foreign says whether a function belongs to the standard library, whose packages have no dot
+// notOwn says whether a function belongs to the standard library, whose packages have no dot
 // in the first part of their path, or to the bus. The packages without a path that are not
 // the program's own are those that call functions of others.
-func foreign(name string) bool {
+func notOwn(name string) bool {
 	if rest, ok := strings.CutPrefix(name, "github.com/harebus/harebus"); ok && (strings.HasPrefix(rest, ".") || strings.HasPrefix(rest, "/internal/")) && !strings.Contains(rest, "_test.") {
 		return true
 	}

@@ -9,7 +9,7 @@ import (
 	"testing"
 
 	"github.com/harebus/harebus/internal/fingerprint"
-	"github.com/harebus/harebus/internal/guard"
+	"github.com/harebus/harebus/internal/foreign"
 )
 
 func TestText(t *testing.T) {
@@ -42,7 +42,7 @@ func (s *shop) place(order string) { s.stock[order]++ }
 func TestPanic(t *testing.T) {
 	t.Parallel()
 	place := func() string {
-		err := guard.Call(func() error { new(shop).place("1"); return nil })
+		err := foreign.Call(func() error { new(shop).place("1"); return nil })
 		return fingerprint.Text(err.Error())
 	}
 	first := place()
@@ -77,7 +77,7 @@ func TestGroupsOfACorpus(t *testing.T) {
 		func(i int) error { return fmt.Errorf("timeout after %dms: %w", i, context.DeadlineExceeded) },
 		func(i int) error { return fmt.Errorf("write tcp 10.1.1.%d: broken pipe", i) },
 		func(int) error { return errors.New("out of stock") },
-		func(i int) error { return guard.Call(func() error { return fmt.Errorf("%d", []int{}[i]) }) },
+		func(i int) error { return foreign.Call(func() error { return fmt.Errorf("%d", []int{}[i]) }) },
 	}
 	groups := map[string]bool{}
 	for i := range 1000 {

@@ -6,7 +6,7 @@ import (
 
 	"go.uber.org/zap"
 
-	"github.com/harebus/harebus/internal/guard"
+	"github.com/harebus/harebus/internal/foreign"
 )
 
 // job is what an observer is to be told.
@@ -66,11 +66,11 @@ func (g *Group[E]) call(observer int, j job[E]) (own context.Context, left map[s
 			g.how.Log.Info("an observer that did not answer has returned", zap.Bool("failed", failed))
 		}()
 	}
-	g.how.Log.Error("an observer failed", zap.Bool("end", j.end), zap.Stringer("operation", j.event), zap.String("error", guard.Report(err)))
+	g.how.Log.Error("an observer failed", zap.Bool("end", j.end), zap.Stringer("operation", j.event), zap.String("error", foreign.Details(err)))
 	return nil, nil, false
 }
 
-func (c *call[E]) run() { guard.Conclude(c.tell, c.conclude) }
+func (c *call[E]) run() { foreign.Conclude(c.tell, c.conclude) }
 
 func (c *call[E]) tell() error { //nolint:unparam // as guard wants it
 	if c.end {

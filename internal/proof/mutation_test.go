@@ -161,7 +161,7 @@ var targeted = []mutant.Mutant{
 	},
 	{
 		Name: "give back in any order", File: "internal/consume/drain.go",
-		Old: "\tif left := u.remains.take(); len(u.renew(left)) < len(left) {\n", New: "\tleft := u.remains.take()\n\tfor i := len(left) - 1; i >= 0; i-- {\n\t\tu.acks.GiveBack(left[i].Raw.DeliveryTag)\n\t}\n\tif len(left) < 0 {\n",
+		Old: "\tif left := u.remains.take(); len(u.republishWorn(left)) < len(left) {\n", New: "\tleft := u.remains.take()\n\tfor i := len(left) - 1; i >= 0; i-- {\n\t\tu.acks.GiveBack(left[i].Raw.DeliveryTag)\n\t}\n\tif len(left) < 0 {\n",
 		Breaks: "TestRestartsKeepTheOrder",
 	},
 	{

@@ -37,8 +37,8 @@ type Message struct {
 	Broker string
 }
 
-// Delivery is the message as its receiver gets it.
-func (m *Message) Delivery() *amqp.Delivery {
+// AsDelivered is the message as its receiver gets it.
+func (m *Message) AsDelivered() *amqp.Delivery {
 	p := &m.Publishing
 	return &amqp.Delivery{
 		Headers: p.Headers, ContentType: p.ContentType, ContentEncoding: p.ContentEncoding, DeliveryMode: p.DeliveryMode,

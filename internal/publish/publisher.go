@@ -84,13 +84,13 @@ func (p *Publisher) Publish(ctx context.Context, out *Message) error {
 	if out.Cancels {
 		return p.cancel(ctx, out)
 	}
-	r := p.attempt(ctx, out)
+	r := p.sendOnce(ctx, out)
 	if r.outcome != session.Confirmed {
 		results := []result{r}
-		p.settle(ctx, []*Message{out}, results)
+		p.untilDecided(ctx, []*Message{out}, results)
 		r = results[0]
 	}
-	return p.report(out, r)
+	return p.failure(out, r)
 }
 
 // PublishAll sends messages in order on one channel, without waiting between
@@ -103,15 +103,15 @@ func (p *Publisher) PublishAll(ctx context.Context, outs []*Message) []error {
 		return p.thenCancel(ctx, outs)
 	}
 	results := p.pipeline(ctx, outs)
-	p.settle(ctx, outs, results)
+	p.untilDecided(ctx, outs, results)
 	errs := make([]error, len(outs))
 	for i, out := range outs {
-		errs[i] = p.report(out, results[i])
+		errs[i] = p.failure(out, results[i])
 	}
 	return errs
 }
 
-func (p *Publisher) report(out *Message, r result) error {
+func (p *Publisher) failure(out *Message, r result) error {
 	if r.outcome == session.Confirmed {
 		return nil
 	}
@@ -124,10 +124,10 @@ func (p *Publisher) report(out *Message, r result) error {
 	return p.cfg.Failed(out, r.outcome, r.err)
 }
 
-// settle repeats attempts until every message is confirmed, a further attempt
+// untilDecided repeats attempts until every message is confirmed, a further attempt
 // cannot help, or ctx ends. A message that may have arrived is sent again with the
 // same message id.
-func (p *Publisher) settle(ctx context.Context, outs []*Message, results []result) {
+func (p *Publisher) untilDecided(ctx context.Context, outs []*Message, results []result) {
 	var policy backoff.BackOff
 	for round := 1; ; round++ {
 		var left []int
@@ -192,8 +192,8 @@ func (r *result) followedBy(next result) {
 // answered says whether the broker has answered the attempt, and did not take the message.
 func (r *result) answered() bool { return r.outcome == session.Returned || r.outcome == session.Nacked }
 
-// attempt sends a message once and waits for its outcome.
-func (p *Publisher) attempt(ctx context.Context, out *Message) result {
+// sendOnce sends a message once and waits for its outcome.
+func (p *Publisher) sendOnce(ctx context.Context, out *Message) result {
 	c, err := p.channel(ctx)
 	if err != nil {
 		return unsent(err)

@@ -22,18 +22,18 @@ import (
 	"github.com/harebus/harebus/internal/wait"
 )
 
-// Kind is why a copy is sent.
-type Kind int8
+// Purpose is why a copy is sent.
+type Purpose int8
 
-// The kinds.
+// The purposes.
 const (
-	Retry    Kind = iota + 1 // the message failed
-	Postpone                 // it did not fail, and comes later
-	Park                     // it goes to the error queue
+	Retry    Purpose = iota + 1 // the message failed
+	Postpone                    // it did not fail, and comes later
+	Park                        // it goes to the error queue
 )
 
-// String is the kind as a verb.
-func (k Kind) String() string { return [...]string{"", "retry", "postpone", "park"}[k] }
+// String is the purpose as a verb.
+func (k Purpose) String() string { return [...]string{"", "retry", "postpone", "park"}[k] }
 
 // Queue is a listener queue with its error queue, and what is known of both.
 type Queue struct {
@@ -78,10 +78,10 @@ type Case struct {
 	Failures        int
 	// Fields name the message in a log.
 	Fields func() []zap.Field
-	// Lease returns a context that ends when the delivery can no longer be acknowledged.
-	Lease func() context.Context
+	// Ackable returns a context that ends when the delivery can no longer be acknowledged.
+	Ackable func() context.Context
 	// Begin is called before each copy is sent; end is called with the result.
-	Begin func(ctx context.Context, kind Kind, out *publish.Message, cause error) (copying context.Context, end func(error))
+	Begin func(ctx context.Context, purpose Purpose, out *publish.Message, cause error) (copying context.Context, end func(error))
 	// Deadly says that a copy has ended the connection whenever it was sent. Copies that are
 	// made after that have no custom headers.
 	Deadly bool
@@ -89,18 +89,18 @@ type Case struct {
 
 // Later sends the message to its own queue again, after a pause. A postponement does not
 // count as a failure. True means that the copy is confirmed.
-func (c *Case) Later(kind Kind, after time.Duration, cause error) bool {
+func (c *Case) Later(purpose Purpose, after time.Duration, cause error) bool {
 	out := c.failedCopy(c.Queue.Name, cause)
-	out.Rough, out.Handled = kind == Retry, true
+	out.Rough, out.Handled = purpose == Retry, true
 	out.Due = time.Now().Add(after)
 	names := &c.Queue.Dialect.Names
 	out.Publishing.Headers[names.DeferredTime] = c.Queue.Dialect.Time(out.Due)
-	if kind == Postpone {
+	if purpose == Postpone {
 		out.Publishing.Headers[names.ErrorRetries] = field.SmallestInt(c.Failures)
 	} else {
 		c.Queue.Dialect.NoteAttempt(out.Publishing.Headers, time.Now(), c.Failures == 0)
 	}
-	return c.send(kind, out, cause)
+	return c.send(purpose, out, cause)
 }
 
 // Until puts a message that came before its time into the delay queues.
@@ -115,10 +115,10 @@ func (c *Case) Until(due time.Time) bool {
 }
 
 // send publishes a copy and tries again for some time.
-func (c *Case) send(kind Kind, out *publish.Message, cause error) bool {
+func (c *Case) send(purpose Purpose, out *publish.Message, cause error) bool {
 	const tries = 5
 	d := c.On
-	ctx, end := c.Begin(c.Lease(), kind, out, cause)
+	ctx, end := c.Begin(c.Ackable(), purpose, out, cause)
 	publisher, err := c.Queue.Publisher()
 	if err != nil {
 		end(err)
@@ -134,7 +134,7 @@ func (c *Case) send(kind Kind, out *publish.Message, cause error) bool {
 		if err == nil || try == tries || c.Queue.Final(err) || ctx.Err() != nil || !d.Connected() {
 			break
 		}
-		c.complain("cannot "+kind.String()+" a message; trying again", err)
+		c.complain("cannot "+purpose.String()+" a message; trying again", err)
 		if !wait.Sleep(d.Stopping(), wait.Next(pauses)) {
 			break
 		}
@@ -149,12 +149,12 @@ func (c *Case) send(kind Kind, out *publish.Message, cause error) bool {
 		return false
 	case errors.Is(err, session.ErrRefused): // it is the message
 		c.refused(err)
-		c.renew()
+		c.republishWorn()
 	default:
-		c.complain("cannot "+kind.String()+" a message; it goes back to its queue", err)
+		c.complain("cannot "+purpose.String()+" a message; it goes back to its queue", err)
 		// Not at once: the broker would deliver it again at once.
 		wait.Sleep(d.Stopping(), wait.Next(pauses))
-		c.renew()
+		c.republishWorn()
 	}
 	return err == nil
 }
@@ -175,26 +175,26 @@ func (c *Case) complain(text string, err error) {
 	c.On.Log().Error(text, append(c.Fields(), zap.Error(err))...)
 }
 
-// renew is for a message that failed and can be neither retried nor parked now, for
+// republishWorn is for a message that failed and can be neither retried nor parked now, for
 // example because a declaration is refused. It goes back to its queue. If its
 // delivery count is so high that this would use up the limit, it is published to the
 // queue again instead.
-func (c *Case) renew() {
+func (c *Case) republishWorn() {
 	if !c.On.WornOut() {
 		return
 	}
 	ctx, cancel := context.WithTimeout(c.On.Context(), consume.Grace)
 	defer cancel()
-	if err := c.Queue.Renew(ctx, []*consume.Delivery{c.On})[0]; err != nil {
+	if err := c.Queue.Republish(ctx, []*consume.Delivery{c.On})[0]; err != nil {
 		c.On.Log().Warn("cannot publish a message again to reset its delivery count; giving it back", append(c.Fields(), zap.Error(err))...)
 		return
 	}
 	c.On.Ack()
 }
 
-// Renew publishes deliveries to their queue again, as they came, and returns an error for
+// Republish publishes deliveries to their queue again, as they came, and returns an error for
 // each.
-func (q *Queue) Renew(ctx context.Context, ds []*consume.Delivery) []error {
+func (q *Queue) Republish(ctx context.Context, ds []*consume.Delivery) []error {
 	errs := make([]error, len(ds))
 	var outs []*publish.Message
 	var places []int
@@ -293,7 +293,7 @@ func (c *Case) putOff(out *publish.Message, cause error) Result {
 // tryParking publishes the copy, and once more if the error queue could be declared
 // again.
 func (c *Case) tryParking(out *publish.Message, cause error) (err error) {
-	ctx, end := c.Begin(c.Lease(), Park, out, cause)
+	ctx, end := c.Begin(c.Ackable(), Park, out, cause)
 	defer func() { end(err) }()
 	publisher, err := c.Queue.Publisher()
 	if err != nil {

@@ -7,7 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/harebus/harebus/internal/guard"
+	"github.com/harebus/harebus/internal/foreign"
 )
 
 // long is how long a call of the user's logger may take before its caller goes on without it.
@@ -36,7 +36,7 @@ func through[T any](g *gate, fn func() (T, error)) (T, error) {
 	ctx, cancel := context.WithTimeoutCause(context.Background(), long, errHangs)
 	defer cancel()
 	var decided atomic.Bool // the call has ended, or is left behind
-	value, err := guard.Apart(ctx, func() (T, error) {
+	value, err := foreign.Apart(ctx, func() (T, error) {
 		defer func() {
 			if !decided.CompareAndSwap(false, true) {
 				g.behind.Add(-1)

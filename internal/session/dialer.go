@@ -2,7 +2,6 @@ package session
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -14,7 +13,6 @@ import (
 
 	amqp "github.com/rabbitmq/amqp091-go"
 
-	"github.com/harebus/harebus/internal/guard"
 	"github.com/harebus/harebus/internal/wire"
 )
 
@@ -184,72 +182,4 @@ func (d *Dialer) heartbeat(conn net.Conn) time.Duration {
 		return 0
 	}
 	return d.cfg.Heartbeat
-}
-
-// open connects the socket and, for amqps, does the TLS handshake: writes are
-// gathered above TLS, so it cannot be left to the client.
-func (d *Dialer) open(ctx context.Context, uri amqp.URI) (net.Conn, error) {
-	raw, err := d.socket(ctx, HostPort(uri))
-	if err != nil || uri.Scheme != "amqps" {
-		return raw, err
-	}
-	cfg := d.cfg.TLS.Clone()
-	if cfg == nil {
-		cfg = &tls.Config{MinVersion: tls.VersionTLS12}
-	}
-	if cfg.MinVersion < tls.VersionTLS12 {
-		cfg.MinVersion = tls.VersionTLS12
-	}
-	if cfg.ServerName == "" {
-		cfg.ServerName = uri.Host
-	}
-	secure := tls.Client(raw, cfg)
-	// The functions in cfg are foreign code.
-	_, err = guard.Apart(ctx, func() (struct{}, error) { return struct{}{}, secure.HandshakeContext(ctx) })
-	if err != nil {
-		_ = raw.Close()
-		return nil, tlsFault(err)
-	}
-	return secure, nil
-}
-
-func (d *Dialer) socket(ctx context.Context, address string) (net.Conn, error) {
-	if d.cfg.Dial != nil {
-		return dialWithin(ctx, d.cfg.Dial, address)
-	}
-	var dialer net.Dialer
-	return dialer.DialContext(ctx, "tcp", address)
-}
-
-func (d *Dialer) authentication(ctx context.Context, uri amqp.URI) ([]amqp.Authentication, error) {
-	switch {
-	case d.cfg.ExternalAuth:
-		return []amqp.Authentication{&amqp.ExternalAuth{}}, nil
-	case d.cfg.Credentials != nil:
-		login, err := guard.Apart(ctx, func() (*amqp.PlainAuth, error) {
-			username, password, err := d.cfg.Credentials(ctx)
-			return &amqp.PlainAuth{Username: username, Password: password}, err
-		})
-		if err != nil {
-			return nil, fmt.Errorf("fetch credentials: %w", err)
-		}
-		return []amqp.Authentication{login}, nil
-	case d.cfg.Username != "":
-		return []amqp.Authentication{&amqp.PlainAuth{Username: d.cfg.Username, Password: d.cfg.Password}}, nil
-	default:
-		return []amqp.Authentication{uri.PlainAuth()}, nil
-	}
-}
-
-// loginFault adds to the error of a refused login what to do.
-func loginFault(err error) error {
-	var broker *amqp.Error
-	switch {
-	case errors.Is(err, amqp.ErrSASL):
-		return fmt.Errorf("%w: the broker offers neither of PLAIN and EXTERNAL that was asked for; see its auth_mechanisms and Config.Connect.ExternalAuth", err)
-	case errors.Is(err, amqp.ErrCredentials), errors.As(err, &broker) && broker.Code == amqp.AccessRefused:
-		return fmt.Errorf("%w; check the user name and password (guest may log in from the broker's own host only)", err)
-	default:
-		return err
-	}
 }

@@ -10,7 +10,7 @@ import (
 	"github.com/cenkalti/backoff/v4"
 	"go.uber.org/zap"
 
-	"github.com/harebus/harebus/internal/guard"
+	"github.com/harebus/harebus/internal/foreign"
 )
 
 // Pauses is a back-off of the user's, for a goroutine that must go on whatever the
@@ -58,7 +58,7 @@ func (p *Pauses) Reset() {
 }
 
 func (p *Pauses) replace(err error) {
-	p.log.Error("Connect.BackOff failed; the default takes its place", zap.String("error", guard.Report(err)))
+	p.log.Error("Connect.BackOff failed; the default takes its place", zap.String("error", foreign.Details(err)))
 	p.policy = Default()
 }
 
@@ -67,7 +67,7 @@ func promptly[T any](fn func() T) (T, error) {
 	const long = 5 * time.Second
 	ctx, cancel := context.WithTimeoutCause(context.Background(), long, fmt.Errorf("no answer within %v", long))
 	defer cancel()
-	return guard.Apart(ctx, func() (T, error) { return fn(), nil })
+	return foreign.Apart(ctx, func() (T, error) { return fn(), nil })
 }
 
 // TryBackOff finds what is wrong with a factory for policies. A policy keeps
@@ -85,7 +85,7 @@ func TryBackOff(factory func() backoff.BackOff) error {
 	})
 	switch {
 	case err != nil:
-		return fmt.Errorf("cannot be used: %s", guard.Text(err))
+		return fmt.Errorf("cannot be used: %s", foreign.Text(err))
 	case policies[0] == nil:
 		return errors.New("returns nil")
 	case shared(policies[0], policies[1]):

@@ -33,15 +33,15 @@ func OnStderr() *zap.Logger {
 // While tells, until stop is called, that something is waited for, once it has taken
 // a few seconds. why is the reason at that moment; nothing is said when it is nil.
 func (t Teller) While(what string, why func() error) (stop func()) {
-	r := &reporter{teller: t, what: what, why: why, since: time.Now()}
+	r := &remind{teller: t, what: what, why: why, since: time.Now()}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.timer = time.AfterFunc(silence, r.report)
 	return r.stop
 }
 
-// reporter is one wait.
-type reporter struct {
+// remind is one wait.
+type remind struct {
 	teller Teller
 	what   string
 	why    func() error
@@ -52,7 +52,7 @@ type reporter struct {
 	stopped bool
 }
 
-func (r *reporter) report() {
+func (r *remind) report() {
 	if err := r.why(); err != nil {
 		r.teller.Log.Warn("waiting for "+r.what, zap.Duration("for", time.Since(r.since).Round(time.Second)), zap.Error(err))
 	}
@@ -63,7 +63,7 @@ func (r *reporter) report() {
 	}
 }
 
-func (r *reporter) stop() {
+func (r *remind) stop() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.stopped = true

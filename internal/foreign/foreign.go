@@ -1,7 +1,7 @@
-// Package guard calls foreign code: handlers, hooks, policies, and other code of the
+// Package foreign calls foreign code: handlers, hooks, policies, and other code of the
 // user. Such code can panic, end its goroutine or never return; the caller continues in
 // all these cases.
-package guard
+package foreign
 
 import (
 	"context"
@@ -51,8 +51,8 @@ func Text(trouble error) string {
 	}
 }
 
-// Report is [Text] with the stack of a panic, for a log.
-func Report(trouble error) string {
+// Details is [Text] with the stack of a panic, for a log.
+func Details(trouble error) string {
 	text := Text(trouble)
 	if p, ok := trouble.(*PanicError); ok { //nolint:errorlint // likewise
 		text += "\n\n" + string(p.Stack)

@@ -5,9 +5,9 @@ import (
 	"sync"
 )
 
-// outbox is the buffer of bytes that a connection has still to send. The broker
+// sendBuffer is the buffer of bytes that a connection has still to send. The broker
 // appends to it and never waits; the connection's writer goroutine sends it.
-type outbox struct {
+type sendBuffer struct {
 	mu      sync.Mutex // guards everything below; taken after the broker's lock
 	cond    *sync.Cond
 	buf     []byte
@@ -16,14 +16,14 @@ type outbox struct {
 	dead    bool // nothing is sent any more
 }
 
-func newOutbox() *outbox {
-	o := &outbox{}
+func newOutbox() *sendBuffer {
+	o := &sendBuffer{}
 	o.cond = sync.NewCond(&o.mu)
 	return o
 }
 
 // push appends p and returns how many bytes wait now.
-func (o *outbox) push(p []byte) int {
+func (o *sendBuffer) push(p []byte) int {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.closed {
@@ -35,14 +35,14 @@ func (o *outbox) push(p []byte) int {
 }
 
 // pending returns how many bytes wait.
-func (o *outbox) pending() int {
+func (o *sendBuffer) pending() int {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return len(o.buf) + o.writing
 }
 
 // finish lets the writer send what is there and end.
-func (o *outbox) finish() {
+func (o *sendBuffer) finish() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.closed = true
@@ -50,7 +50,7 @@ func (o *outbox) finish() {
 }
 
 // kill makes the writer end without sending what is there.
-func (o *outbox) kill() {
+func (o *sendBuffer) kill() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.closed, o.dead = true, true
@@ -59,7 +59,7 @@ func (o *outbox) kill() {
 }
 
 // waitBelow blocks until fewer than limit bytes wait or the outbox is dead.
-func (o *outbox) waitBelow(limit int) {
+func (o *sendBuffer) waitBelow(limit int) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for !o.dead && len(o.buf)+o.writing >= limit {
@@ -68,7 +68,7 @@ func (o *outbox) waitBelow(limit int) {
 }
 
 // next waits for bytes and hands them to the writer; false means the end.
-func (o *outbox) next(spare []byte) ([]byte, bool) {
+func (o *sendBuffer) next(spare []byte) ([]byte, bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for len(o.buf) == 0 && !o.closed {
@@ -84,7 +84,7 @@ func (o *outbox) next(spare []byte) ([]byte, bool) {
 }
 
 // sent notes that the transport took what next returned.
-func (o *outbox) sent() {
+func (o *sendBuffer) sent() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.writing = 0
@@ -97,7 +97,7 @@ const (
 )
 
 // write sends the outbox's bytes until it ends or the transport fails.
-func (o *outbox) write(conn io.Writer, drained func()) error {
+func (o *sendBuffer) write(conn io.Writer, drained func()) error {
 	var spare []byte
 	for {
 		p, ok := o.next(spare)

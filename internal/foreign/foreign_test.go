@@ -1,4 +1,4 @@
-package guard_test
+package foreign_test
 
 import (
 	"context"
@@ -8,7 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/harebus/harebus/internal/guard"
+	"github.com/harebus/harebus/internal/foreign"
 )
 
 // TestConclude: done is told the outcome, whatever the call does, and only a
@@ -34,7 +34,7 @@ func TestConclude(t *testing.T) {
 		ended, stayed := make(chan struct{}), false
 		go func() {
 			defer close(ended)
-			guard.Conclude(c.fn, func(err error) { outcomes <- err })
+			foreign.Conclude(c.fn, func(err error) { outcomes <- err })
 			stayed = true
 		}()
 		<-ended
@@ -44,7 +44,7 @@ func TestConclude(t *testing.T) {
 		if !c.stays {
 			continue
 		}
-		if err := guard.Call(c.fn); !c.want(err) {
+		if err := foreign.Call(c.fn); !c.want(err) {
 			t.Errorf("%s: guard returns %v", name, err)
 		}
 	}
@@ -52,12 +52,12 @@ func TestConclude(t *testing.T) {
 
 var errNo = errors.New("no")
 
-func isGoexit(err error) bool { return errors.Is(err, guard.ErrGoexit) }
+func isGoexit(err error) bool { return errors.Is(err, foreign.ErrGoexit) }
 
 // isPanicOf matches the panic of an error, or of anything when it is nil.
 func isPanicOf(want error) func(error) bool {
 	return func(err error) bool {
-		var p *guard.PanicError
+		var p *foreign.PanicError
 		return errors.As(err, &p) && len(p.Stack) > 0 && (want == nil || errors.Is(err, want))
 	}
 }
@@ -78,13 +78,13 @@ func TestApart(t *testing.T) {
 			"panic":  {func() (int, error) { panic(errNo) }, func(_ int, err error) bool { return isPanicOf(errNo)(err) }},
 			"goexit": {func() (int, error) { runtime.Goexit(); return 7, nil }, func(n int, err error) bool { return n == 0 && isGoexit(err) }},
 		} {
-			if n, err := guard.Apart(ctx, c.fn); !c.want(n, err) {
+			if n, err := foreign.Apart(ctx, c.fn); !c.want(n, err) {
 				t.Errorf("%s: %d, %v", name, n, err)
 			}
 		}
 		release := make(chan struct{})
 		defer close(release)
-		n, err := guard.Apart(ctx, func() (int, error) { <-release; return 7, nil })
+		n, err := foreign.Apart(ctx, func() (int, error) { <-release; return 7, nil })
 		if n != 0 || !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("a call that hangs: %d, %v", n, err)
 		}
@@ -95,7 +95,7 @@ func TestApart(t *testing.T) {
 func TestGuardCosts(t *testing.T) {
 	var n int
 	got := testing.AllocsPerRun(100, func() {
-		_ = guard.Call(func() error { n++; return nil })
+		_ = foreign.Call(func() error { n++; return nil })
 	})
 	if got != 0 {
 		t.Errorf("%v allocations a call", got)
