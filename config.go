@@ -190,7 +190,8 @@ type PayloadConfig struct {
 	// sends. Default: none.
 	Context []ContextHeader
 	// Environment ("production") and Build ("1.4.2") go with every message that is sent, as
-	// headers, for people who look at messages. Nothing depends on them. Default: none.
+	// headers. A message that names another environment is parked as "other-environment"; one that
+	// names none is taken. Default: none.
 	Environment, Build string
 }
 

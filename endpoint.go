@@ -227,7 +227,7 @@ func (e *endpoint) consumption(link *session.Link, queues int) consume.Config {
 		},
 		Doubt:      func() { s.declarer.Doubt(e.queue) },
 		Undeclared: func() error { return s.declarer.UndeclaredOf(e.queue) },
-		Republish:      e.copies.Republish,
+		Republish:  e.copies.Republish,
 		Consuming:  s.observers.consuming(e.queue),
 		Task:       func() consume.Task { return &delivery{endpoint: e} },
 	}

@@ -2,6 +2,7 @@ package harebus_test
 
 import (
 	"context"
+	"fmt"
 	"testing"
 
 	"go.uber.org/zap"
@@ -53,4 +54,39 @@ func TestCausation(t *testing.T) {
 			t.Errorf("the log says %v", line)
 		}
 	})
+}
+
+// A message of another environment is parked at once. One that names none, as those of PikaBus, is handled, and so is every
+// message by a service without an environment.
+func TestOtherEnvironment(t *testing.T) {
+	for own, want := range map[string]int{"production": 1, "": 0} {
+		t.Run("own="+own, func(t *testing.T) {
+			bubble(t, func(t *testing.T, r *rig) {
+				cfg := r.config("orders")
+				cfg.Payload.Environment = own
+				s := r.setup(cfg)
+				var handled []int
+				harebus.Handle(s, func(_ context.Context, _ *harebus.Bus, o order) error {
+					handled = append(handled, o.ID)
+					return nil
+				})
+				r.start(s)
+				for i, environment := range []string{"", "staging", "production"} {
+					cfg := r.config("")
+					cfg.Payload.Environment = environment
+					if err := r.setup(cfg).Bus().Send(r.ctx, "orders", order{i}); err != nil {
+						t.Fatal(err)
+					}
+				}
+				r.quiet("error")
+				parked := r.broker.Messages("error")
+				if len(handled)+want != 3 || len(parked) != want {
+					t.Fatalf("handled %v, parked %d", handled, len(parked))
+				}
+				for _, m := range parked {
+					contains(t, fmt.Sprint(m.Headers["PikaBus.ErrorDetails"]), "other-environment: it was sent in the environment \"staging\"")
+				}
+			})
+		})
+	}
 }

@@ -5,7 +5,7 @@
 //	…
 //	guard, err := claim.New(claim.Config{Store: store})
 //	…
-//	cfg.Payload.Guards = []harebus.Guard{guard} // after one that encrypts
+//	guard.Use(&cfg) // after a guard that encrypts
 package claim
 
 import (
@@ -14,6 +14,8 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -54,13 +56,32 @@ type Config struct {
 	// time when it was sent: some stores show a new body late. After that it is parked as
 	// "claim-missing". Default: 1 minute.
 	Patience time.Duration
+	// DeleteHandled is how long after a command was handled its body is deleted, if the Store is a
+	// [Deleter]. Within this time the broker may deliver the command again, because its
+	// acknowledgement was lost; afterwards such a message is parked as "claim-missing". Bodies
+	// of events are never deleted, because an event has several receivers, nor those of a
+	// process that ends before their time. Do not set it for commands that more than one
+	// queue gets. Default: nothing is deleted.
+	DeleteHandled time.Duration
 }
 
-type guard struct{ Config }
+// Guard stores large bodies and fetches them. As an observer it looks after bodies whose
+// messages have been handled or parked.
+type Guard struct {
+	cfg Config
+
+	mu       sync.Mutex // guards what follows
+	stats    Stats
+	due      []dueBody // in the order of their times
+	deleting bool      // a goroutine works on due
+	stop     chan struct{}
+	closed   bool
+	work     sync.WaitGroup
+}
 
 // New returns a guard that stores large bodies. It goes behind guards that encrypt or sign,
 // so that the store has what the broker would have had.
-func New(c Config) (harebus.Guard, error) {
+func New(c Config) (*Guard, error) {
 	if c.Store == nil {
 		return nil, errors.New("claim: Config.Store is nil")
 	}
@@ -85,23 +106,35 @@ func New(c Config) (harebus.Guard, error) {
 		return nil, fmt.Errorf("claim: Config.MaxBody %d is less than Config.From %d", c.MaxBody, c.From)
 	case c.Patience < 0:
 		return nil, fmt.Errorf("claim: Config.Patience %v is negative", c.Patience)
+	case c.DeleteHandled < 0:
+		return nil, fmt.Errorf("claim: Config.DeleteHandled %v is negative", c.DeleteHandled)
 	}
-	return guard{c}, nil
+	if _, ok := c.Store.(Deleter); c.DeleteHandled > 0 && !ok {
+		return nil, fmt.Errorf("claim: Config.DeleteHandled needs a store that can delete, and a %T cannot", c.Store)
+	}
+	return &Guard{cfg: c, stop: make(chan struct{})}, nil
+}
+
+// Use adds the guard to the guards and the observers of a service. Guards that encrypt or sign
+// must be there already.
+func (g *Guard) Use(cfg *harebus.Config) {
+	cfg.Payload.Guards = append(slices.Clip(cfg.Payload.Guards), g)
+	cfg.Observers = append(slices.Clip(cfg.Observers), g)
 }
 
 // Protect stores a large body, before its message is sent. The key is random: a redelivered
 // message sends the same id again, perhaps with another body, and must not replace the first.
-func (g guard) Protect(ctx context.Context, _ *harebus.Identity, p *harebus.Payload) error {
-	if len(p.Body) < g.From {
+func (g *Guard) Protect(ctx context.Context, _ *harebus.Identity, p *harebus.Payload) error {
+	if len(p.Body) < g.cfg.From {
 		return nil
 	}
 	key := time.Now().UTC().Format("2006/01/02/") + uuid.NewString()
-	r := reference{g.Name, key, int64(len(p.Body)), sha256.Sum256(p.Body), p.ContentType, p.ContentEncoding}
+	r := reference{g.cfg.Name, key, int64(len(p.Body)), sha256.Sum256(p.Body), p.ContentType, p.ContentEncoding}
 	body, err := r.encode()
 	if err != nil {
 		return fmt.Errorf("claim: %w", err)
 	}
-	if err := g.Store.Put(ctx, key, p.Body); err != nil {
+	if err := g.cfg.Store.Put(ctx, key, p.Body); err != nil {
 		return fmt.Errorf("claim: store a body of %d bytes: %w", len(p.Body), err)
 	}
 	p.Body, p.ContentType, p.ContentEncoding = body, ContentType, ""
@@ -109,7 +142,7 @@ func (g guard) Protect(ctx context.Context, _ *harebus.Identity, p *harebus.Payl
 }
 
 // Admit fetches the body.
-func (g guard) Admit(ctx context.Context, id *harebus.Identity, p *harebus.Payload) error {
+func (g *Guard) Admit(ctx context.Context, id *harebus.Identity, p *harebus.Payload) error {
 	if p.ContentType != ContentType {
 		return nil
 	}
@@ -120,12 +153,12 @@ func (g guard) Admit(ctx context.Context, id *harebus.Identity, p *harebus.Paylo
 	if err != nil {
 		return &harebus.RejectError{Reason: "bad-claim", Err: err}
 	}
-	if r.size > int64(g.MaxBody) {
-		return &harebus.RejectError{Reason: "too-large", Err: fmt.Errorf("the stored body has %d bytes, more than %d", r.size, g.MaxBody)}
+	if r.size > int64(g.cfg.MaxBody) {
+		return &harebus.RejectError{Reason: "too-large", Err: fmt.Errorf("the stored body has %d bytes, more than %d", r.size, g.cfg.MaxBody)}
 	}
-	body, err := g.Store.Get(ctx, r.key, int(r.size))
+	body, err := g.cfg.Store.Get(ctx, r.key, int(r.size))
 	switch {
-	case errors.Is(err, ErrNotFound) && time.Since(id.TimeSent) > g.Patience:
+	case errors.Is(err, ErrNotFound) && time.Since(id.TimeSent) > g.cfg.Patience:
 		return &harebus.RejectError{Reason: "claim-missing", Err: fmt.Errorf("the store has no body for %s", r.key)}
 	case err != nil && !errors.Is(err, harebus.ErrBodyTooLarge):
 		return fmt.Errorf("claim: fetch the body %s: %w", r.key, err)
@@ -139,10 +172,10 @@ func (g guard) Admit(ctx context.Context, id *harebus.Identity, p *harebus.Paylo
 var keys = regexp.MustCompile(`^[0-9]{4}/[0-9]{2}/[0-9]{2}/[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
 
 // check refuses a reference that New's guards do not write, before the store is asked.
-func (g guard) check(r reference) error {
+func (g *Guard) check(r reference) error {
 	switch {
-	case r.store != g.Name:
-		return fmt.Errorf("the body is in a store named %.80q, and the one here is %q", r.store, g.Name)
+	case r.store != g.cfg.Name:
+		return fmt.Errorf("the body is in a store named %.80q, and the one here is %q", r.store, g.cfg.Name)
 	case !keys.MatchString(r.key):
 		return fmt.Errorf("%.80q is no key of a stored body", r.key)
 	case r.size < 1:

@@ -3,6 +3,7 @@ package claim_test
 import (
 	"bytes"
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -251,11 +252,13 @@ func TestSweep(t *testing.T) {
 func TestFaults(t *testing.T) {
 	store := &memory{}
 	for want, c := range map[string]claim.Config{
-		"Store is nil":  {},
-		"From 5":        {Store: store, From: 5},
-		"MaxBody 2000":  {Store: store, MaxBody: 2000},
-		"Config.Name":   {Store: store, Name: strings.Repeat("x", 256)},
-		"Patience -1ns": {Store: store, Patience: -1},
+		"Store is nil":            {},
+		"From 5":                  {Store: store, From: 5},
+		"MaxBody 2000":            {Store: store, MaxBody: 2000},
+		"Config.Name":             {Store: store, Name: strings.Repeat("x", 256)},
+		"Patience -1ns":           {Store: store, Patience: -1},
+		"DeleteHandled -1ns":      {Store: store, DeleteHandled: -1},
+		"a store that can delete": {Store: store, DeleteHandled: 1},
 	} {
 		if _, err := claim.New(c); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want %q", err, want)
@@ -266,39 +269,23 @@ func TestFaults(t *testing.T) {
 	}
 }
 
-// Large bodies go into a directory; the broker has a reference of some hundred bytes.
-func Example() {
-	broker := brokertest.New()
-	defer broker.Close()
-	root, _ := os.MkdirTemp("", "claims") // the errors are left out for brevity
-	defer os.RemoveAll(root)
-	store, _ := claim.OpenDir(root)
-	defer store.Close()
-	large, _ := claim.New(claim.Config{Store: store})
-
-	cfg := harebus.Config{URL: broker.URL(), Dial: broker.Dial, Queue: "photos"}
-	cfg.Payload.Guards = []harebus.Guard{large}
-	setup, err := harebus.New(cfg)
+// TestGolden: what earlier releases have sent can be fetched.
+func TestGolden(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join("testdata", "reference-v1.hex"))
 	if err != nil {
-		fmt.Println(err)
-		return
+		t.Fatal(err)
 	}
-	done := make(chan struct{})
-	harebus.Handle(setup, func(ctx context.Context, _ *harebus.Bus, p photo) error {
-		fmt.Printf("a photo of %d bytes came as %s\n", len(p.Data), harebus.Incoming(ctx).Properties.ContentType)
-		close(done)
-		return nil
-	})
-	ctx := context.Background()
-	if err := setup.Start(ctx); err != nil {
-		fmt.Println(err)
-		return
+	reference, err := hex.DecodeString(strings.TrimSpace(string(text)))
+	if err != nil {
+		t.Fatal(err)
 	}
-	defer setup.Close()
-	if err := setup.Bus().Send(ctx, "photos", photo{strings.Repeat("x", 1<<20)}); err != nil {
-		fmt.Println(err)
-		return
+	body := `{"Data":"` + strings.Repeat("x", 2000) + `"}`
+	store := &memory{bodies: map[string][]byte{"2026/11/29/0b0e7a56-6a5b-4c0a-9f0e-0123456789ab": []byte(body)}}
+	p := &harebus.Payload{ContentType: claim.ContentType, Body: reference}
+	if err := guard(t, claim.Config{Store: store}).Admit(t.Context(), &harebus.Identity{}, p); err != nil {
+		t.Fatal(err)
 	}
-	<-done
-	// Output: a photo of 1048576 bytes came as application/vnd.harebus.claim
+	if string(p.Body) != body || p.ContentType != "application/json" || p.ContentEncoding != "utf-8" {
+		t.Errorf("%d bytes of %q, %q", len(p.Body), p.ContentType, p.ContentEncoding)
+	}
 }

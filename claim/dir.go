@@ -98,7 +98,31 @@ func (d *Dir) Get(ctx context.Context, key string, limit int) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(f, int64(limit)))
 }
 
-// Sweep removes the bodies that were stored before a time, and what a crash has left of
+// Keep gives a file the time of now, from which [Dir.Sweep] counts.
+func (d *Dir) Keep(ctx context.Context, key string) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	now := time.Now()
+	err := d.root.Chtimes(key, now, now)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%w: %w", ErrNotFound, err)
+	}
+	return err
+}
+
+// Delete removes a file, if it is there.
+func (d *Dir) Delete(ctx context.Context, key string) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := d.root.Remove(key); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// Sweep removes the bodies that were stored, or kept, before a time, and what a crash has left of
 // unfinished ones, and returns how many it removed and their size. It removes folders that
 // have become empty. Choose a time before that of every message that may still be in a
 // queue, a delay or the error queue: a message whose body is gone cannot be handled.

@@ -12,11 +12,11 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/harebus/harebus"
+	"github.com/harebus/harebus/zstd/internal/limited"
 )
 
 // Config configures a [Coding]. The zero value compresses fast and has no dictionary.
@@ -133,15 +133,11 @@ func (c *Coding) stream(body []byte, limit int) ([]byte, error) {
 		return nil, err
 	}
 	defer r.Close()
-	var out bytes.Buffer
-	n, err := io.Copy(&out, io.LimitReader(r, int64(limit)+1))
-	switch {
-	case n > int64(limit), errors.Is(err, zstd.ErrDecoderSizeExceeded):
+	out, err := limited.ReadAll(r, limit)
+	if errors.Is(err, zstd.ErrDecoderSizeExceeded) {
 		return nil, harebus.ErrBodyTooLarge
-	case err != nil:
-		return nil, err
 	}
-	return out.Bytes(), nil
+	return out, err
 }
 
 // frameEnd returns where the first frame ends (RFC 8878, 3.1.1).

@@ -6,11 +6,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
+	ks2 "github.com/klauspost/compress/s2"
 	kzstd "github.com/klauspost/compress/zstd"
 
 	"github.com/harebus/harebus"
@@ -93,13 +96,13 @@ func TestRoundTrip(t *testing.T) {
 	}
 }
 
-// TestRatio: a body of 4 KiB of JSON becomes less than half as long, with a dictionary
+// TestRatio: a body of 4 KiB of JSON becomes less than a third as long, with a dictionary
 // shorter still.
 func TestRatio(t *testing.T) {
 	body := order(1, 55)
 	without, with := compress(t, coding(t, zstd.Config{}), body), compress(t, coding(t, zstd.Config{Dictionary: dictionary(t, 7)}), body)
 	t.Logf("%d bytes: %d, with a dictionary %d, s2 %d", len(body), len(without), len(with), len(compress(t, s2.Coding{}, body)))
-	if len(without) > len(body)/2 || len(with) >= len(without) {
+	if len(without)*10 > len(body)*3 || len(with) >= len(without) {
 		t.Error("it compresses too little")
 	}
 }
@@ -154,38 +157,56 @@ func TestBad(t *testing.T) {
 	}
 }
 
-// TestBombs: a bomb is refused before it fills the memory.
-func TestBombs(t *testing.T) {
-	const limit = 16 << 20
-	zeros := make([]byte, 256<<20)
-	var streamed bytes.Buffer // without its length
-	w, err := kzstd.NewWriter(&streamed)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := w.Write(zeros); err != nil {
+// zeros never end.
+type zeros struct{}
+
+func (zeros) Read(b []byte) (int, error) {
+	clear(b)
+	return len(b), nil
+}
+
+// bomb is a gibibyte of zeros, written without its length.
+func bomb(t *testing.T, to func(io.Writer) io.WriteCloser) []byte {
+	t.Helper()
+	var out bytes.Buffer
+	w := to(&out)
+	if _, err := io.CopyN(w, zeros{}, 1<<30); err != nil {
 		t.Fatal(err)
 	}
 	if err := w.Close(); err != nil {
 		t.Fatal(err)
 	}
+	return out.Bytes()
+}
+
+// TestBombs: a gibibyte of zeros is refused before it takes much time or memory.
+func TestBombs(t *testing.T) {
+	const limit, mostMemory, mostTime = 16 << 20, 40 << 20, 50 * time.Millisecond
 	z := coding(t, zstd.Config{})
+	streamed := bomb(t, func(to io.Writer) io.WriteCloser {
+		w, err := kzstd.NewWriter(to, kzstd.WithEncoderConcurrency(1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return w
+	})
 	for name, bomb := range map[string]struct {
 		coding harebus.Compression
 		body   []byte
 	}{
-		"zstd": {z, compress(t, z, zeros)}, "zstd without length": {z, streamed.Bytes()}, "s2": {s2.Coding{}, compress(t, s2.Coding{}, zeros)},
+		"zstd": {z, compress(t, z, make([]byte, 256<<20))}, "zstd without length": {z, streamed},
+		"s2":           {s2.Coding{}, bomb(t, func(to io.Writer) io.WriteCloser { return ks2.NewWriter(to, ks2.WriterConcurrency(1)) })},
 		"s2 that lies": {s2.Coding{}, []byte("\xff\x06\x00\x00S2sTwO\x00\x08\x00\x00\x00\x00\x00\x00\xff\xff\xff\xff\x07")},
 	} {
 		var before, after runtime.MemStats
+		var err error
 		runtime.ReadMemStats(&before)
-		_, err := bomb.coding.Decompress(bomb.body, limit)
+		took := cpu(t, func() { _, err = bomb.coding.Decompress(bomb.body, limit) })
 		runtime.ReadMemStats(&after)
-		if err == nil {
-			t.Errorf("%s: accepted", name)
-		}
-		if used := after.TotalAlloc - before.TotalAlloc; used > 5*limit {
-			t.Errorf("%s: %d MiB were allocated", name, used>>20)
+		used := after.TotalAlloc - before.TotalAlloc
+		t.Logf("%s: %d bytes, %v, %d KiB allocated: %v", name, len(bomb.body), took, used>>10, err)
+		if err == nil || used > mostMemory || took > mostTime {
+			t.Errorf("%s: %v, %v of a processor, %d MiB were allocated", name, err, took, used>>20)
 		}
 	}
 }

@@ -77,6 +77,19 @@ func (f *sealedFlags) guards() ([]harebus.Guard, error) {
 	return []harebus.Guard{seal.New(keys, policy), seal.Sign(keys, policy)}, nil
 }
 
+// reseal protects messages of the error queue again. elsewhere says that they go to another queue
+// than they came from.
+func (f *sealedFlags) reseal(elsewhere bool) (func(context.Context, *harebus.Identity, *harebus.Payload) (bool, error), error) {
+	keys, err := seal.ReadKeys(f.keys)
+	if err != nil {
+		return nil, err
+	}
+	policy := seal.Policy{Headers: f.headers, AnyDestination: elsewhere}
+	return func(ctx context.Context, id *harebus.Identity, p *harebus.Payload) (bool, error) {
+		return seal.Reseal(ctx, keys, policy, id, p)
+	}, nil
+}
+
 // runKeys is the command keys.
 func runKeys(ctx context.Context, args []string, std stdio) int {
 	flags := newFlags("keys new|list [flags] FILE", keysExplanation)

@@ -40,6 +40,7 @@ type parked struct {
 	Reason     string `json:"reason,omitempty"`
 	Source     string `json:"source,omitempty"`
 	Failure    string `json:"failure,omitempty"`
+	Resealed   bool   `json:"resealed,omitempty"`
 	Unreadable bool   `json:"unreadable,omitempty"`
 }
 
@@ -95,7 +96,7 @@ func parkedObject(item redrive.Item) object {
 			Timestamp: d.Timestamp, Type: d.Type, UserID: d.UserId, AppID: d.AppId,
 		},
 	})
-	o.parked = &parked{string(item.Action), item.Position, item.To, item.Reason, item.Source, item.Failure, item.Unreadable}
+	o.parked = &parked{string(item.Action), item.Position, item.To, item.Reason, item.Source, item.Failure, item.Resealed, item.Unreadable}
 	return o
 }
 

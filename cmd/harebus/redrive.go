@@ -25,6 +25,14 @@ put into the queue anew, because the broker may drop what is delivered too often
 Messages that come while redrive runs are left alone. An expiration is not kept, nor
 a user id other than the one that redrive logs in with.
 
+Sealed and signed messages (package seal) move as they are, and no key is needed. With -reseal
+they are opened with the keys of -keys and protected again with the current one, as of now: so
+that an old key can be taken out of use, and for messages that are too old for their service. A
+message that these keys do not open stays, and so does a command that was sent to another queue
+than the one it goes to, unless -to says so. What is neither sealed nor signed moves as it is.
+
+	harebus redrive -reseal -keys /etc/orders/keys -bound tenant
+
 A message that the broker itself has parked, because it was delivered too often,
 goes back to the queue that the broker names.
 
@@ -34,7 +42,7 @@ says so and gives the message's number in the queue.
 
 stdout says what was done, a line for each message and one at the end. With -json it
 is a JSON object for each message: action, position, to, reason, failure, source,
-unreadable (true if the client cannot read all of the headers; only those that it can
+resealed (true with -reseal), unreadable (true if the client cannot read all of the headers; only those that it can
 read are shown), and all that harebus listen prints, the body included. So this shows
 what lies in the error queue and leaves it there:
 
@@ -58,12 +66,18 @@ func runRedrive(ctx context.Context, args []string, std stdio) int {
 	flags.StringVar(&o.Queue, "error-queue", "error", "`queue` to move messages from")
 	flags.StringVar(&o.HeaderPrefix, "prefix", "PikaBus.", "`start` of the names of the standard headers")
 	flags.DurationVar(&o.Timeout, "timeout", 30*time.Second, "give up `after` this long without a broker, or without an answer from it")
+	reseal := flags.Bool("reseal", false, "open sealed messages, verify signed ones, and protect both again with the current key")
+	var sealed sealedFlags
+	flags.StringVar(&sealed.keys, "keys", "", "with -reseal: the `file` with the keys")
+	flags.Var(&sealed.headers, "bound", "with -reseal: this `header` is bound to messages, as the senders' policies say; may be repeated")
 	if code, done := parse(flags, args, std); done {
 		return code
 	}
 	switch {
 	case flags.NArg() > 0:
 		return std.misuse(flags, fmt.Sprintf("unexpected argument %q", flags.Arg(0)))
+	case *reseal != (sealed.keys != "") || !*reseal && len(sealed.headers) > 0:
+		return std.misuse(flags, "-reseal needs -keys, and -keys and -bound need -reseal")
 	case o.Count < 0 || o.Timeout <= 0:
 		return std.misuse(flags, "a number is out of range")
 	case o.To == o.Queue:
@@ -75,6 +89,11 @@ func runRedrive(ctx context.Context, args []string, std stdio) int {
 		}
 	}
 	var err error
+	if *reseal {
+		if o.Reseal, err = sealed.reseal(o.To != ""); err != nil {
+			return std.misuse(flags, err.Error())
+		}
+	}
 	if o.Broker, err = connect.broker(std); err != nil {
 		return std.misuse(flags, err.Error())
 	}
@@ -145,6 +164,9 @@ func describe(item redrive.Item) string {
 	}
 	if item.Source != "" && item.Source != item.To {
 		about = append(about, fmt.Sprintf("from %q", item.Source))
+	}
+	if item.Resealed {
+		about = append(about, "sealed again")
 	}
 	if item.Failure != "" {
 		about = append(about, fmt.Sprintf("failed with %q", item.Failure))

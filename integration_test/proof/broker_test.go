@@ -1,12 +1,15 @@
 package proof_test
 
 import (
+	"bytes"
 	"testing"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
 
+	"github.com/harebus/harebus"
 	"github.com/harebus/harebus/integration_test/rabbit"
+	"github.com/harebus/harebus/seal"
 	"github.com/harebus/harebus/topology"
 )
 
@@ -36,14 +39,28 @@ func killed(t *testing.T, node *rabbit.Node, queueType topology.QueueType) {
 	r.allConfirmed(r.end())
 }
 
-// restarted is what an upgrade of a single broker does.
+// restarted is what an upgrade of a single broker does. The messages are sealed.
 func restarted(t *testing.T, node *rabbit.Node) {
-	r := begin(t, plan{nodes: []*rabbit.Node{node}})
+	r := begin(t, plan{nodes: []*rabbit.Node{node}, guard: sealing(t)})
 	r.fault("restart", func() {
 		r.try(node.Stop(r.within(patience)))
 		r.try(node.Start(r.within(patience)))
 	})
 	r.allConfirmed(r.end())
+}
+
+// sealing is a guard that seals every message and refuses what is not sealed.
+func sealing(t *testing.T) harebus.Guard {
+	t.Helper()
+	key, err := seal.NewKey("proof", bytes.Repeat([]byte{7}, 32))
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys, err := seal.NewKeyring(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return seal.New(keys, seal.Policy{Types: []string{"*"}})
 }
 
 // frozen has the broker say nothing for 20 s: sends come back at their deadlines, with or without an outcome.

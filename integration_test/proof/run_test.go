@@ -55,6 +55,8 @@ type plan struct {
 	change func(*harebus.Config)
 	// gate, if any, is called when a handler begins.
 	gate func(proof.Work)
+	// guard, if any, protects the messages.
+	guard harebus.Guard
 }
 
 // A run is a service under observation that works on its own messages, and a load on it.
@@ -82,7 +84,7 @@ func begin(t *testing.T, p plan) *run {
 		p.change(&r.cfg)
 	}
 	var err error
-	r.service, err = proof.NewService(r.cfg, ledger.NewBook(), proof.Options{Pause: pause, Linger: 2 * time.Second, Gate: p.gate})
+	r.service, err = proof.NewService(r.cfg, ledger.NewBook(), proof.Options{Pause: pause, Linger: 2 * time.Second, Gate: p.gate, Guard: p.guard})
 	r.try(err)
 	starting, cancel := context.WithTimeout(t.Context(), 4*patience) // a hundred queues take a while on a busy machine
 	defer cancel()

@@ -20,7 +20,7 @@ type subscription struct {
 	ch       *amqp.Channel
 	acks     *session.Acker
 	lease    *ackable // of its channel
-	inOrder  bool   // the order of the queue is promised
+	inOrder  bool     // the order of the queue is promised
 	closes   chan *amqp.Error
 	cancels  chan string
 	turn     chan<- struct{} // the turn in the session's trial; nil when this consumer has it or no longer needs it

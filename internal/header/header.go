@@ -16,7 +16,7 @@ import (
 // stamping a message concatenates nothing.
 type Names struct {
 	MessageID, CorrelationID, TimeSent, ReplyTo, OriginatingAddress, Intent, MessageType,
-	ContentType, ContentEncoding, DeferredTime, ErrorRetries, ErrorDetails, SourceQueue, Hops, FirstFailed, LeftOut, Parking, RawHeaders, ReplyBy, Fault, Signature, CausationID string
+	ContentType, ContentEncoding, DeferredTime, ErrorRetries, ErrorDetails, SourceQueue, Hops, FirstFailed, LeftOut, Parking, RawHeaders, ReplyBy, Fault, Signature, CausationID, Environment string
 }
 
 // Dialect is how a setup writes headers: their names and the format of times.
@@ -26,6 +26,8 @@ type Dialect struct {
 	Time   func(time.Time) string
 	// Always are headers of every message, by their full names.
 	Always map[string]any
+	// Environment is where this setup runs; "" takes messages of every environment.
+	Environment string
 }
 
 const (

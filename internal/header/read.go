@@ -46,6 +46,9 @@ func (d *Dialect) Read(in *amqp.Delivery) (h Head, faults []Fault) {
 			h.DeferredUntil = time.Time{}
 		}
 	}
+	if other, _ := field.Text(in.Headers[n.Environment]); other != "" && d.Environment != "" && other != d.Environment {
+		r.fault("other-environment", fmt.Errorf("it was sent in the environment %s, and this is %s", field.Quote(other), field.Quote(d.Environment)))
+	}
 	return h, r.faults
 }
 

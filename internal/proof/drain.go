@@ -12,6 +12,7 @@ import (
 
 	"github.com/harebus/harebus"
 	"github.com/harebus/harebus/internal/ledger"
+	"github.com/harebus/harebus/internal/parked"
 )
 
 // Settle waits until every confirmed message has ended, or nothing has happened
@@ -58,6 +59,10 @@ func (s *Service) drainer() func(open func() (*amqp.Channel, error), next func()
 		for _, l := range s.lanes {
 			for queue, op := range map[string]ledger.Op{l.errors: ledger.Parked, l.queue: ledger.Drained} {
 				if err := drain(open, next, queue, func(d *amqp.Delivery) {
+					if s.stray != nil && s.stray(d) {
+						return
+					}
+					s.unseal(d, l.queue)
 					e := ledger.Event{Op: op, ID: identity(d, l.queue), Queue: queue}
 					if d.Type == (Work{}).MessageType() {
 						e.Sum = ledger.Sum(d.Body)
@@ -72,6 +77,18 @@ func (s *Service) drainer() func(open func() (*amqp.Channel, error), next func()
 			}
 		}
 		return nil
+	}
+}
+
+// unseal opens the body of a message of a listener queue or of its error queue. What does not
+// open stays as it is, and has then no identity that the ledger knows.
+func (s *Service) unseal(d *amqp.Delivery, queue string) {
+	if s.guard == nil {
+		return
+	}
+	id, p := parked.Read("PikaBus.", d, queue)
+	if err := s.guard.Admit(context.Background(), id, p); err == nil {
+		d.Body = p.Body
 	}
 }
 

@@ -1,22 +1,26 @@
 package proof
 
-import "runtime"
+import (
+	"fmt"
+	"runtime"
+)
 
 // misbehave fails as foreign code can: mostly with an error, sometimes with a panic,
-// by ending the goroutine, or with an error whose methods panic.
-func misbehave(n int) error {
+// by ending the goroutine, or with an error whose methods panic. It quotes what the message
+// carries, as foreign code does.
+func misbehave(n int, quote string) error {
 	switch n % 16 {
 	case 1:
 		runtime.Goexit()
 	case 5:
-		panic("meant to fail")
+		panic("meant to fail " + quote)
 	case 9:
 		return hostileError{}
 	case 13:
 		var none *typedNil
 		return none
 	}
-	return errMeant
+	return fmt.Errorf("%w %s", errMeant, quote)
 }
 
 // hostileError is an error whose methods all panic.

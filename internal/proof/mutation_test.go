@@ -139,10 +139,35 @@ var mutants = []mutant.Mutant{
 		Old: "\tif q.Type == topology.Quorum {\n", New: "\tif q.Type == topology.Quorum && false {\n",
 		Breaks: "NOLOSS",
 	},
+	{
+		Name: "park what a key service cannot open", File: "seal/policy.go",
+		Old: "\tif errors.Is(err, ErrUnknownKey) {\n\t\treturn fmt.Errorf(", New: "\tif err != nil {\n\t\treturn fmt.Errorf(",
+		Breaks: "ACCOUNT",
+	},
+	{
+		Name: "take what is not sealed", File: "seal/seal.go",
+		Old: "\t\tif s.covers(id.Type) {\n\t\t\treturn reject(", New: "\t\tif s.covers(id.Type) && id.ID == \"\" {\n\t\t\treturn reject(",
+		Breaks: "NOPHANTOM",
+	},
+	{
+		Name: "bind the id of a message to nothing", File: "seal/identity.go",
+		Old: "\t\tid.ID, id.CorrelationID,", New: "\t\tid.CorrelationID, id.CorrelationID,",
+		Breaks: "NOPHANTOM",
+	},
+	{
+		Name: "take what is too old", File: "seal/policy.go",
+		Old: "age > r.MaxAge", New: "age > 2*r.MaxAge",
+		Breaks: "NOPHANTOM",
+	},
+	{
+		Name: "quote a sealed message", File: "seal/seal.go",
+		Old: "p.Confidential, p.DueAt = !s.Details,", New: "p.Confidential, p.DueAt = s.Details,",
+		Breaks: "SECRET",
+	},
 }
 
 // targeted are mistakes that a ledger of messages cannot see; the tests of the root
-// package, or of package saga, that they break are named.
+// package, or of the package of the file, that they break are named.
 var targeted = []mutant.Mutant{
 	{
 		Name: "take a late cancellation for a certain one", File: "internal/publish/cancel.go",
@@ -184,6 +209,16 @@ var targeted = []mutant.Mutant{
 		Old: "\tif r.Format == version {\n", New: "\tif r.Format > version {\n",
 		Breaks: "TestStoredState",
 	},
+	{
+		Name: "ask an absent key service for every message", File: "seal/envelope.go",
+		Old: "time.Now().Before(f.until)", New: "time.Now().Before(f.until) && f.count < 0",
+		Breaks: "TestKeyServiceAway",
+	},
+	{
+		Name: "seal again what was moved", File: "seal/reseal.go",
+		Old: "\tpolicy.Types, policy.MaxAge = []string{\"*\"}, 0\n", New: "\tpolicy.Types, policy.MaxAge, policy.AnyDestination = []string{\"*\"}, 0, true\n",
+		Breaks: "TestResealElsewhere",
+	},
 }
 
 // TestMutantsFit: each mutant still finds its line, so that a change of the library that
@@ -222,8 +257,8 @@ func TestMutants(t *testing.T) {
 	for _, m := range targeted {
 		t.Run(m.Name, func(t *testing.T) {
 			tests := "."
-			if strings.HasPrefix(m.File, "saga/") {
-				tests = "./saga"
+			if folder, _, ok := strings.Cut(m.File, "/"); ok && folder != "internal" {
+				tests = "./" + folder
 			}
 			if err := m.Run(t.Context(), root, root, tests, "-run", "^"+m.Breaks+"$"); err != nil {
 				t.Fatal(err)

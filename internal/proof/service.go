@@ -15,6 +15,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	amqp "github.com/rabbitmq/amqp091-go"
+
 	"github.com/harebus/harebus"
 	"github.com/harebus/harebus/internal/ledger"
 )
@@ -70,6 +72,8 @@ type Service struct {
 	linger      time.Duration
 	gate        func(Work) // called when a handler begins
 	observe     func(harebus.Operation)
+	guard       harebus.Guard
+	stray       func(*amqp.Delivery) bool
 	republished atomic.Uint64 // as last seen
 	children    sync.Map      // attempt → child id, between effect and commit
 }
@@ -89,13 +93,20 @@ type Options struct {
 	Gate func(Work)
 	// Observe, if any, is called by the service's observer, and may panic.
 	Observe func(harebus.Operation)
+	// Guard, if any, protects the messages, and opens those that are found at the end.
+	Guard harebus.Guard
+	// Stray, if any, says of a message that is found at the end that it is none of the service's.
+	Stray func(*amqp.Delivery) bool
 }
 
 // NewService makes a service of cfg, which must set Queue, ErrorQueue.Name and
 // Retry.MaxRetries.
 func NewService(cfg harebus.Config, book *ledger.Book, o Options) (*Service, error) {
-	s := &Service{Book: book, lanes: []lane{{cfg.Queue, cfg.ErrorQueue.Name}}, attempts: cfg.Retry.MaxRetries + 1, pause: o.Pause, linger: o.Linger, gate: o.Gate, observe: o.Observe}
+	s := &Service{Book: book, lanes: []lane{{cfg.Queue, cfg.ErrorQueue.Name}}, attempts: cfg.Retry.MaxRetries + 1, pause: o.Pause, linger: o.Linger, gate: o.Gate, observe: o.Observe, guard: o.Guard, stray: o.Stray}
 	cfg.Observers = []harebus.Observer{observer{s}}
+	if o.Guard != nil {
+		cfg.Payload.Guards = []harebus.Guard{o.Guard}
+	}
 	var err error
 	if s.Setup, err = harebus.New(cfg); err != nil {
 		return nil, err
@@ -169,12 +180,12 @@ func (s *Service) handleWork(ctx context.Context, bus *harebus.Bus, queue string
 	if w.Kind == Failing || (w.Kind == Flaky && m.Attempt == 1) {
 		s.Book.Record(ledger.Event{Op: ledger.Failed, ID: id, Attempt: m.Attempt, Pause: s.pause})
 		if w.Seq%4 == 0 {
-			return errLong
+			return fmt.Errorf("%s: %w", w.Pad, errLong)
 		}
 		if err := s.sendInVain(ctx, bus, w); err != nil {
 			return err
 		}
-		return misbehave(w.Seq)
+		return misbehave(w.Seq, w.Pad)
 	}
 	if w.Kind == Parent {
 		if err := s.sendChildren(ctx, bus, w); err != nil {

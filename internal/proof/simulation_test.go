@@ -348,6 +348,7 @@ type simulation struct {
 	service *proof.Service
 	faults  []string
 	slow    time.Duration // what each handler takes beside the usual
+	vault   *vault        // of a sealed schedule
 
 	observed atomic.Int64 // operations
 }
@@ -379,10 +380,14 @@ func newSimulation(t *testing.T, seed uint64, loud bool, changes ...func(*harebu
 	for _, change := range changes {
 		change(&cfg)
 	}
-	var err error
-	s.service, err = proof.NewService(cfg, ledger.NewBook(), proof.Options{Others: others(seed), Pause: time.Second, Linger: 3 * time.Minute, Gate: func(w proof.Work) {
+	options := proof.Options{Others: others(seed), Pause: time.Second, Linger: 3 * time.Minute, Gate: func(w proof.Work) {
 		time.Sleep(s.slow + time.Duration(10+w.Seq%3*150)*time.Millisecond) // virtual: some handlers outlive a reconnect
-	}, Observe: s.observe})
+	}, Observe: s.observe}
+	if sealed(seed) {
+		s.seal(&cfg, &options)
+	}
+	var err error
+	s.service, err = proof.NewService(cfg, ledger.NewBook(), options)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -431,6 +436,9 @@ func (s *simulation) run(t *testing.T) *ledger.Verdict {
 	}
 	var operators sync.WaitGroup
 	quiet := make(chan struct{})
+	if s.vault != nil {
+		producers.Go(func() { s.vault.trouble(ctx, s) })
+	}
 	for i, e := range s.service.Others {
 		operator := rand.New(rand.NewPCG(s.seed, uint64(1000+i))) //nolint:gosec // repeatable on purpose
 		operators.Go(func() { s.operate(ctx, e, operator, quiet) })
@@ -512,7 +520,11 @@ func (s *simulation) produce(ctx context.Context, p int, rng *rand.Rand) {
 }
 
 func (s *simulation) work(p, seq int, kind proof.Kind) proof.Work {
-	return proof.Work{ID: proof.NewID(fmt.Sprintf("s%d", s.seed), p, seq, kind), Key: fmt.Sprint(p), Seq: seq, Kind: kind}
+	w := proof.Work{ID: proof.NewID(fmt.Sprintf("s%d", s.seed), p, seq, kind), Key: fmt.Sprint(p), Seq: seq, Kind: kind}
+	if s.vault != nil {
+		w.Pad = canary
+	}
+	return w
 }
 
 // operate changes the concurrency of one endpoint and pauses it, again and again, until all

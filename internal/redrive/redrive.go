@@ -35,6 +35,9 @@ type Options struct {
 	Match string
 	// To is where to move them, instead of each one's SourceQueue.
 	To string
+	// Reseal, if any, protects what a message carries again, as seal.Reseal does. It returns
+	// false for a message that it leaves as it is. One that it fails for stays in the queue.
+	Reseal func(ctx context.Context, id *harebus.Identity, p *harebus.Payload) (bool, error)
 	// DryRun changes nothing.
 	DryRun bool
 	// Window is how many messages one consumer holds, which bounds what is in memory
@@ -63,6 +66,7 @@ type Item struct {
 	Reason   string // why it was left
 	Source   string // the queue where it failed; empty if it does not say
 	Failure  string // why it was parked; empty if it does not say
+	Resealed bool   // Options.Reseal has protected it again
 	// Sent is when it was sent first; zero if it does not say.
 	Sent time.Time
 	// Unreadable says that the AMQP client cannot read all headers. Those that it can are
@@ -139,7 +143,7 @@ func (r *run) all(ctx context.Context, ready int) error {
 		if enough {
 			err = r.keep(l)
 		} else {
-			err = r.one(l, i+1)
+			err = r.one(ctx, l, i+1)
 		}
 		if err != nil {
 			return err
@@ -149,7 +153,7 @@ func (r *run) all(ctx context.Context, ready int) error {
 }
 
 // one processes a message. An error ends the run.
-func (r *run) one(l *queue.Message, position int) error {
+func (r *run) one(ctx context.Context, l *queue.Message, position int) error {
 	o := r.options
 	item := o.item(l, position)
 	if o.Match != "" && item.Type != o.Match {
@@ -162,13 +166,18 @@ func (r *run) one(l *queue.Message, position int) error {
 		return r.keep(l)
 	}
 	item.To = target
+	p := l.Cleaned(o.HeaderPrefix, r.conn.User())
+	if item.Resealed, err = o.reseal(context.WithoutCancel(ctx), l, target, &p); err != nil {
+		r.leave(item, err)
+		return r.keep(l)
+	}
 	if o.DryRun {
 		r.report.Moved++
 		item.Action = WouldMove
 		r.each(item)
 		return r.keep(l)
 	}
-	err = r.move(target, l.Cleaned(o.HeaderPrefix, r.conn.User()), l)
+	err = r.move(target, p, l)
 	var left *queue.LeftError
 	switch {
 	case err == nil:

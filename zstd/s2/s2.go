@@ -5,12 +5,12 @@ package s2
 import (
 	"bytes"
 	"errors"
-	"io"
 	"sync"
 
 	"github.com/klauspost/compress/s2"
 
 	"github.com/harebus/harebus"
+	"github.com/harebus/harebus/zstd/internal/limited"
 )
 
 // Coding is a [harebus.Compression]. Its bodies are streams in the framing format of S2,
@@ -57,13 +57,5 @@ func (Coding) Decompress(body []byte, limit int) ([]byte, error) {
 	r := readers.Get().(*s2.Reader) //nolint:forcetypeassert // the pool has nothing else
 	defer readers.Put(r)
 	r.Reset(bytes.NewReader(body))
-	var out bytes.Buffer
-	n, err := io.Copy(&out, io.LimitReader(r, int64(limit)+1))
-	switch {
-	case n > int64(limit):
-		return nil, harebus.ErrBodyTooLarge
-	case err != nil:
-		return nil, err
-	}
-	return out.Bytes(), nil
+	return limited.ReadAll(r, limit)
 }
