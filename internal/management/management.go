@@ -44,6 +44,7 @@ func New(address, user, password, vhost string) (*Client, error) {
 		password, _ = own.Password()
 		base.User = nil
 	}
+	base = base.JoinPath("/")
 	const timeout = 30 * time.Second
 	return &Client{base: base, user: user, password: password, vhost: vhost, http: &http.Client{Timeout: timeout}}, nil
 }
