@@ -213,7 +213,7 @@ func TestErrorQueueTargets(t *testing.T) {
 	took := time.Since(began)
 	p.try(q.Close())
 	if len(found.Messages) != n || report.Done != len(some) {
-		t.Errorf("found %d of %d, moved %d of %d", len(found.Messages), n, report.Done, len(some))
+		t.Errorf("found %d of %d; of %d: %+v", len(found.Messages), n, len(some), report)
 	}
 	t.Logf("looked at %d in %v; moved %d in %v, %.0f a second", n, look, report.Done, took, float64(report.Done)/took.Seconds())
 }
