@@ -47,6 +47,22 @@ func TestRetry(t *testing.T) {
 	})
 }
 
+// TestCopies: of messages that cannot be told apart, as many are moved as were seen.
+func TestCopies(t *testing.T) {
+	bubble(t, func(x *bench) {
+		m := amqp.Publishing{MessageId: "m", Body: []byte("{}"), Headers: amqp.Table{"PikaBus.SourceQueue": "orders"}}
+		x.put("error", m, m, parked("z", "Place", "no", nil))
+		x.with(func(q *errorqueue.Queue) {
+			found := x.look(q, errorqueue.Filter{}).Messages
+			x.put("error", m) // it has failed again
+			report, err := q.Retry(x.Context(), []errorqueue.Message{found[0], found[2]}, errorqueue.Options{})
+			x.reports(report, err, "done 2, left 0, gone 0, remaining 0, twice 0")
+		})
+		x.expect("error", "m m")
+		x.expect("orders", "m z")
+	})
+}
+
 // TestRetryWhatIsGone: somebody else has moved a message of the selection.
 func TestRetryWhatIsGone(t *testing.T) {
 	bubble(t, func(x *bench) {
@@ -377,6 +393,12 @@ func TestJournal(t *testing.T) {
 			report, err = q.Retry(x.Context(), x.look(q, errorqueue.Filter{}).Messages, o)
 			x.reports(report, err, "done 2, left 0, gone 0, remaining 0, twice 0")
 			x.expect("orders", "1 2 1 2")
+			for range 2 { // PikaBus has parked it, without an id of the parking
+				x.put("error", amqp.Publishing{MessageId: "9", Headers: amqp.Table{"PikaBus.SourceQueue": "orders"}})
+				report, err = q.Retry(x.Context(), x.look(q, errorqueue.Filter{}).Messages, o)
+				x.try(err)
+			}
+			x.expect("orders", "1 2 1 2 9 9")
 			x.park(3, 1)
 			other := o
 			other.To = "orders"
