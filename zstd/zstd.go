@@ -12,11 +12,11 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/harebus/harebus"
-	"github.com/harebus/harebus/zstd/internal/limited"
 )
 
 // Config configures a [Coding]. The zero value compresses fast and has no dictionary.
@@ -107,13 +107,14 @@ func (c *Coding) Decompress(body []byte, limit int) ([]byte, error) {
 		return nil, harebus.ErrBodyTooLarge
 	case !c.known[h.DictionaryID]:
 		return nil, fmt.Errorf("%w: number %d", harebus.ErrNoDictionary, h.DictionaryID)
-	case !h.HasFCS:
-		return c.stream(body, limit)
 	}
 	if end, err := frameEnd(body, h); err != nil {
 		return nil, err
 	} else if end != len(body) {
 		return nil, fmt.Errorf("%d bytes follow the compressed body", len(body)-end)
+	}
+	if !h.HasFCS {
+		return c.stream(body, limit)
 	}
 	const mostRatio = 64 << 10 // a block of 128 KiB can be four bytes
 	if h.FrameContentSize > mostRatio*uint64(len(body)) {
@@ -126,18 +127,29 @@ func (c *Coding) Decompress(body []byte, limit int) ([]byte, error) {
 	return out, nil
 }
 
-// stream reads a frame of unknown length.
+// stream reads a frame that does not say how long the body is. It is decompressed twice: first
+// to know the length, so that nothing larger than the body is allocated.
 func (c *Coding) stream(body []byte, limit int) ([]byte, error) {
-	r, err := zstd.NewReader(bytes.NewReader(body), append(c.options, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(uint64(limit)+maxWindow))...)
+	r, err := zstd.NewReader(bytes.NewReader(body), append(c.options, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true))...)
 	if err != nil {
 		return nil, err
 	}
 	defer r.Close()
-	out, err := limited.ReadAll(r, limit)
-	if errors.Is(err, zstd.ErrDecoderSizeExceeded) {
+	n, err := io.Copy(io.Discard, io.LimitReader(r, int64(limit)+1))
+	switch {
+	case n > int64(limit):
 		return nil, harebus.ErrBodyTooLarge
+	case err != nil:
+		return nil, err
 	}
-	return out, err
+	if err := r.Reset(bytes.NewReader(body)); err != nil {
+		return nil, err
+	}
+	out := make([]byte, n)
+	if _, err := io.ReadFull(r, out); err != nil {
+		return nil, err
+	}
+	return out, nil
 }
 
 // frameEnd returns where the first frame ends (RFC 8878, 3.1.1).
