@@ -21,21 +21,23 @@ const (
 // all consumers of a channel and none outlives it: an ack after the channel has
 // closed does nothing, and the broker delivers the message again.
 type Acker struct {
-	ch *amqp.Channel
+	ch amqp.Acknowledger
 
-	mu      sync.Mutex // guards what follows
-	batch   int
-	next    uint64          // the lowest tag that is not settled
-	due     uint64          // the highest tag below next whose ack is still to be sent
-	acked   uint64          // the highest tag acked with everything below it
-	settled map[uint64]bool // tags above next; true if an ack is still to be sent
-	armed   bool
-	timer   *time.Timer
-	closed  bool
+	mu       sync.Mutex // guards what follows
+	prefetch int
+	next     uint64          // the lowest tag that is not settled
+	top      uint64          // the highest tag that is settled
+	due      uint64          // the highest tag below next whose ack is still to be sent
+	acked    uint64          // the highest tag acked with everything below it
+	settled  map[uint64]bool // tags above next; true if an ack is still to be sent
+	single   []uint64        // those of them whose ack was still to be sent; next may have passed some since
+	armed    bool
+	timer    *time.Timer
+	closed   bool
 }
 
 // NewAcker makes the acker of a channel that consumes with a prefetch.
-func NewAcker(ch *amqp.Channel, prefetch int) *Acker {
+func NewAcker(ch amqp.Acknowledger, prefetch int) *Acker {
 	a := &Acker{ch: ch, next: 1, settled: make(map[uint64]bool, prefetch)}
 	a.timer = time.AfterFunc(time.Hour, a.tick)
 	a.timer.Stop()
@@ -48,15 +50,18 @@ func NewAcker(ch *amqp.Channel, prefetch int) *Acker {
 func (a *Acker) Limit(prefetch int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.batch = min(max(prefetch/4, 1), maxAckBatch)
-	if a.waiting() >= a.batch {
+	a.prefetch = prefetch
+	if a.many() {
 		a.flush()
 	}
 }
 
-// waiting is about how many acks have been put off.
-func (a *Acker) waiting() int {
-	return int(max(a.due, a.acked)-a.acked) + len(a.settled) //nolint:gosec // bounded by the prefetch
+// many says whether so many acks have been put off that they are to be sent now: a quarter of what the
+// broker may deliver besides the deliveries that are still being handled.
+func (a *Acker) many() bool {
+	waiting := int(max(a.due, a.acked)-a.acked) + len(a.single) //nolint:gosec // bounded by the prefetch
+	held := int(max(a.top+1, a.next)-a.next) - len(a.settled)   //nolint:gosec // likewise
+	return waiting >= min(max((a.prefetch-held)/4, 1), maxAckBatch)
 }
 
 // Done acks a delivery, now or within ackDelay.
@@ -65,7 +70,7 @@ func (a *Acker) Done(tag uint64) {
 	defer a.mu.Unlock()
 	a.settle(tag, true)
 	switch {
-	case a.waiting() >= a.batch:
+	case a.many():
 		a.flush()
 	case !a.armed && !a.closed:
 		a.armed = true
@@ -84,8 +89,12 @@ func (a *Acker) GiveBack(tag uint64) {
 
 // settle notes a tag and moves next past everything that is settled.
 func (a *Acker) settle(tag uint64, ack bool) {
+	a.top = max(a.top, tag)
 	if tag != a.next {
 		a.settled[tag] = ack
+		if ack {
+			a.single = append(a.single, tag)
+		}
 		return
 	}
 	for {
@@ -119,24 +128,22 @@ func (a *Acker) flush() {
 		_ = a.ch.Ack(a.due, true)
 		a.acked = a.due
 	}
-	a.single()
+	a.singly()
 }
 
-// single sends the acks above a delivery that is still being handled, in ascending
+// singly sends the acks above a delivery that is still being handled, in ascending
 // order: if the connection is cut, a later delivery must not be acknowledged
-// without the earlier ones.
-func (a *Acker) single() {
-	var tags []uint64
-	for tag, ack := range a.settled {
-		if ack {
-			tags = append(tags, tag)
+// without the earlier ones. There may be thousands above it whose ack was sent before,
+// so it does not look at them.
+func (a *Acker) singly() {
+	slices.Sort(a.single)
+	for _, tag := range a.single {
+		if tag > a.next {
+			_ = a.ch.Ack(tag, false)
+			a.settled[tag] = false
 		}
 	}
-	slices.Sort(tags)
-	for _, tag := range tags {
-		_ = a.ch.Ack(tag, false)
-		a.settled[tag] = false
-	}
+	a.single = a.single[:0]
 }
 
 // Flush sends what is waiting.
