@@ -60,11 +60,16 @@ const (
 	// OpCancel is a call of Cancel. It ends when the broker has the cancellation, or when it
 	// is buffered inside a transaction.
 	OpCancel
+	// OpDue is a due time that package schedule has fired or left out. It ends at once, with
+	// an error if something was left out.
+	OpDue
+	// OpLead is a takeover: from now on this instance leads the schedules of Queue.
+	OpLead
 )
 
 var operationNames = [...]string{
 	"", "send", "publish", "defer", "reply", "commit", "handle", "retry", "park", "connect", "forward", "postpone",
-	"connection", "blocked", "consume", "request", "backlog", "cancel",
+	"connection", "blocked", "consume", "request", "backlog", "cancel", "due", "lead",
 }
 
 // String returns the operation in lower case: "send".
@@ -106,6 +111,8 @@ type Observation struct {
 	Messages int
 	// Backlog is what an OpBacklog has found; nil if it could not look.
 	Backlog *Backlog
+	// Due is that of an OpDue.
+	Due *DueTime
 	// Connection is "publish", "consume" or "init", of OpConnect, OpConnection, OpBlocked and
 	// OpConsume. A message that is suspected of ending connections has one of its own, with
 	// a longer name.
@@ -113,7 +120,7 @@ type Observation struct {
 	// Address is the host and port of the broker. That of outgoing messages is known at the
 	// end, and empty if they were not sent; of several it is the one that the last was sent to.
 	Address string
-	// Queue is that of OpConsume.
+	// Queue is that of OpConsume, OpDue and OpLead.
 	Queue string
 	// Err is why a message is retried or parked, or the broker blocks publishers. For a [RejectError] it has the
 	// reason only, because the rest can quote the message.
@@ -132,6 +139,18 @@ type Backlog struct {
 	Lag time.Duration
 	// Refused are the messages that the broker refused. One process counts those of all.
 	Refused int
+}
+
+// DueTime is what has become of a due time of a schedule.
+type DueTime struct {
+	Schedule string
+	At       time.Time
+	// Late is how long after At, and the jitter, it was fired; negative if it was left out.
+	Late time.Duration
+	// Skipped says that it was left out because the run before had not ended.
+	Skipped bool
+	// Missed is how many were left out, this one with them, because they passed while no instance ran.
+	Missed int
 }
 
 // String names the operation.

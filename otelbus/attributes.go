@@ -35,6 +35,7 @@ const (
 	keyRedelivered = attribute.Key("harebus.redelivered")
 	keyOutbox      = attribute.Key("harebus.outbox")
 	keyConnection  = attribute.Key("harebus.connection")
+	keySchedule    = attribute.Key("harebus.schedule")
 )
 
 // process is the operation that handles a message.

@@ -20,6 +20,7 @@ type metrics struct {
 	sent, consumed, attempts, connects        *counter
 	inFlight, connections, blocked, consumers *counter
 	waiting, oldest, lag, refused             *counter
+	due, late, leads                          *counter
 }
 
 // Upper bounds of histograms, in seconds: those of the conventions, and one that reaches from
@@ -48,6 +49,9 @@ func newMetrics(m metric.Meter) (*metrics, error) {
 		oldest:      made.gauge("harebus.outbox.oldest", "Age of the oldest message that is not published yet."),
 		lag:         made.gauge("harebus.outbox.lag", "Longest time until a message was published, since the last look."),
 		refused:     made.level("harebus.outbox.refused", "{message}", "Messages of an outbox that the broker refused."),
+		due:         made.sum("harebus.schedule.due", "{due time}", "Due times of schedules, by what became of them."),
+		late:        made.sum("harebus.schedule.late", "{due time}", "Due times that were fired more than ten seconds late."),
+		leads:       made.sum("harebus.schedule.leader_changes", "{takeover}", "How often an instance became the leader of the schedules."),
 	}
 	if err := errors.Join(made.errs...); err != nil {
 		return nil, fmt.Errorf("otelbus: make metrics: %w", err)

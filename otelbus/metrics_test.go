@@ -146,6 +146,29 @@ func TestBacklog(t *testing.T) {
 	}
 }
 
+// What package schedule tells of due times and takeovers is counted for each schedule.
+func TestSchedules(t *testing.T) {
+	t.Parallel()
+	reader := sdkmetric.NewManualReader()
+	o := observer(t, reader)
+	tell := func(e harebus.Observation) { o.ObserveEnd(o.ObserveStart(t.Context(), e), e, nil) }
+	for _, due := range []*harebus.DueTime{
+		{Schedule: "invoices"}, {Schedule: "invoices", Late: time.Minute, Missed: 2}, {Schedule: "invoices", Late: -1, Missed: 1},
+		{Schedule: "invoices", Late: -1, Skipped: true}, nil,
+	} {
+		tell(harebus.Observation{Operation: harebus.OpDue, Queue: "shop", Due: due})
+	}
+	tell(harebus.Observation{Operation: harebus.OpLead, Queue: "shop"})
+	want := []string{
+		"harebus.schedule.due{harebus.outcome=fired,harebus.schedule=invoices} 2", "harebus.schedule.due{harebus.outcome=missed,harebus.schedule=invoices} 3",
+		"harebus.schedule.due{harebus.outcome=skipped,harebus.schedule=invoices} 1", "harebus.schedule.late{harebus.schedule=invoices} 1",
+		"harebus.schedule.leader_changes{destination.name=shop} 1",
+	}
+	if got := series(t, reader); !slices.Equal(got, want) {
+		t.Errorf("got %q", got)
+	}
+}
+
 // Ten thousand names of topics, message types and reply queues, as the network can send them, make few series.
 func TestCardinality(t *testing.T) {
 	t.Parallel()

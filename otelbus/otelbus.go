@@ -82,6 +82,8 @@ type Observer struct {
 	connects    *table[connecting, *count]
 	consumers   *table[string, *count]
 	outboxes    *table[string, outbox]
+	schedules   *table[string, schedule]
+	leads       *table[string, *count]
 	servers     *table[string, server]
 }
 
@@ -111,7 +113,7 @@ func New(cfg Config) (*Observer, error) {
 		handling:    newTable(newHandled, handled.folded),
 		connections: newTable(m.newConnection, other), connects: newTable(m.newConnect, connecting.folded),
 		consumers: newTable(m.newConsumer, other), servers: newTable(newServer, other),
-		outboxes: newTable(m.newOutbox, other),
+		outboxes: newTable(m.newOutbox, other), schedules: newTable(m.newSchedule, other), leads: newTable(m.newLead, other),
 	}, nil
 }
 
@@ -172,6 +174,10 @@ func (o *Observer) ObserveEnd(ctx context.Context, e harebus.Observation, err er
 		o.endSend(s, &e, err)
 	case harebus.OpBacklog:
 		o.looked(e.Backlog)
+	case harebus.OpDue:
+		o.due(e.Due)
+	case harebus.OpLead:
+		o.leads.get(o.queueName(harebus.OpLead, e.Queue)).Add(1)
 	default:
 		o.lasts(&e, -1)
 		o.connected(&e, err)

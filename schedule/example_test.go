@@ -44,6 +44,41 @@ func Example() {
 	// Output: the second run is due after 1s
 }
 
+// A month of a daily job, in a unit test.
+func ExampleSchedules_Rehearse() {
+	setup, err := harebus.New(harebus.Config{Queue: "shop"})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	schedules, err := schedule.New(setup, schedule.Config{})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	err = schedules.Add("invoices", "0 3 * * 1-5", func(ctx context.Context, bus *harebus.Bus, due schedule.Due) error {
+		return bus.Send(ctx, "invoices", PlaceOrder{ID: due.At.Day()})
+	})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	march := time.Date(2026, time.March, 1, 0, 0, 0, 0, time.UTC)
+	runs, err := schedules.Rehearse(context.Background(), "invoices", march, march.AddDate(0, 1, 0))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Printf("%d runs, the first sends %s to %s\n", len(runs), runs[0].Sent[0].Body, runs[0].Sent[0].RoutingKey)
+	// Output: 22 runs, the first sends {"ID":2} to invoices
+}
+
+// PlaceOrder is a command.
+type PlaceOrder struct{ ID int }
+
+// MessageType is its name on the wire.
+func (PlaceOrder) MessageType() string { return "PlaceOrder" }
+
 // What cannot be is refused, with the reason.
 func ExampleSchedules_Add() {
 	setup, err := harebus.New(harebus.Config{Queue: "shop"})

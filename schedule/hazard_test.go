@@ -249,6 +249,42 @@ func TestQueueIsDeleted(t *testing.T) {
 	}
 }
 
+// TestQueueIsPurged: a purge takes the tokens that nobody holds. The schedules begin anew at their next due time, with a
+// warning of the instance that knew them. Tokens that the leader holds are not purged.
+func TestQueueIsPurged(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		i := r.instance("a")
+		i.add("hourly", "@hourly")
+		i.start()
+		purge := func() {
+			t.Helper()
+			ch, end := r.channel()
+			defer end()
+			if _, err := ch.QueuePurge(tokens, false); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(92 * time.Minute)
+		purge() // the leader holds the token
+		time.Sleep(time.Hour)
+		if runs, _ := r.seen("hourly"); len(runs) != 2 || r.logged("begins anew") != 0 {
+			t.Errorf("after a purge while the leader holds the token: %v", runs)
+		}
+		if err := i.setup.Pause(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		purge() // nobody does
+		if err := i.setup.Resume(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(3 * time.Hour)
+		if runs, repeated := r.seen("hourly"); len(runs) != 5 || repeated != 0 || r.logged("begins anew") != 1 {
+			t.Errorf("runs: %v, %d repeated; %d warnings", runs, repeated, r.logged("begins anew"))
+		}
+		r.token("hourly")
+	})
+}
+
 // TestClockWasWrong: a token with a watermark in the future waits, with a warning; rm mends it.
 func TestClockWasWrong(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {

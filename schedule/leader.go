@@ -65,6 +65,7 @@ type step struct {
 	verdict    verdict
 	message    *dueMessage // nil if nothing is fired
 	fired      bool        // message is confirmed
+	late       time.Duration
 	next       token
 	id         string // of the message of next
 }

@@ -20,8 +20,6 @@ const (
 	sending = 20 * time.Second
 	// future is how far ahead of the clock a watermark may be before that is worth a warning.
 	future = time.Minute
-	// tardy is how late a due time counts as late.
-	tardy = 10 * time.Second
 )
 
 // serve registers the handlers of the schedules queue.
@@ -118,12 +116,19 @@ func (s *Schedules) carryOut(ctx context.Context, steps []*step) {
 			open = append(open, one)
 		}
 	}
+	var done []*step
 	_ = s.publish(ctx, open, func(tx *harebus.Tx, one *step) error {
 		return tx.Send(ctx, s.queue, one.next, harebus.WithType(typeToken), harebus.WithMessageID(one.id))
 	}, func(one *step) {
 		s.leader.confirmed(one, clock())
-		s.count(one)
+		if !one.verdict.due.IsZero() {
+			s.count(one)
+			done = append(done, one)
+		}
 	})
+	for _, one := range done {
+		s.tell(ctx, one)
+	}
 }
 
 // detached is the context of what is sent at once, and not with the rest of a handler.
@@ -179,34 +184,6 @@ func (s *Schedules) publish(ctx context.Context, steps []*step, send func(*hareb
 	return err
 }
 
-// count counts a step that was confirmed. mu is held.
-func (s *Schedules) count(one *step) {
-	v := &one.verdict
-	if v.due.IsZero() {
-		return
-	}
-	log := s.log.With(zap.String("schedule", one.next.Name), zap.Time("due", v.due))
-	s.counts.Missed += uint64(v.missed)
-	switch {
-	case v.skipped:
-		s.counts.Skipped++
-		log.Info("a due time is left out, because the run before has not ended")
-	case !v.fire:
-		s.counts.Missed++
-	default:
-		s.counts.Fired++
-		if clock().Sub(one.definition.fires(v.due)) > tardy {
-			s.counts.Late++
-		}
-	}
-	if v.missed > 0 && !v.skipped {
-		log.Warn("due times were left out", zap.Int("missed", v.missed))
-	}
-	if v.lost {
-		log.Warn("the run before has not ended for long; it is taken as ended", zap.Timep("run", one.entry.token.Running))
-	}
-}
-
 // warnOfFuture says once an hour that a watermark is ahead of the clock. mu is held.
 func (s *Schedules) warnOfFuture(t *token, now time.Time) {
 	if t.Last.Sub(now) <= future || now.Sub(s.warned[t.Name]) < time.Hour {
@@ -240,6 +217,9 @@ func (s *Schedules) onMark(ctx context.Context, bus *harebus.Bus, m mark) error 
 		}
 	}
 	s.mu.Unlock()
+	if changed {
+		bus.Observe(ctx, harebus.Observation{Operation: harebus.OpLead, Queue: s.setup.Queue()}, nil)
+	}
 	if probe {
 		s.sendMark(ctx, bus, true)
 	}
