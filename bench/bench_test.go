@@ -9,6 +9,7 @@ import (
 	"io"
 	"maps"
 	"net"
+	"os"
 	"reflect"
 	"slices"
 	"strings"
@@ -19,6 +20,7 @@ import (
 
 	"github.com/harebus/harebus/bench/nullbroker"
 	"github.com/harebus/harebus/brokertest"
+	"github.com/harebus/harebus/integration_test/outbox/database"
 )
 
 // Watermill leaves a goroutine that reconnects behind when it is closed.
@@ -152,6 +154,44 @@ func TestEveryWorkloadRuns(t *testing.T) {
 						t.Errorf("%s: %+v", tally.library, f)
 					}
 				}
+			}
+		})
+	}
+}
+
+// TestDatabase carries out each workload with a database.
+func TestDatabase(t *testing.T) {
+	books, err := openBooks(t.Context())
+	switch {
+	case errors.Is(err, database.ErrMissing) && os.Getenv("CI") != "true":
+		t.Skip(err)
+	case err != nil:
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = books.close() })
+	for _, s := range databasePlan()[2:] { // the two before differ only in numbers
+		t.Run(s.workload, func(t *testing.T) {
+			p, _ := inProcess(t)
+			p.books = books
+			c := &contest{spec: s, place: p, pace: pace{
+				rounds: 1, duration: 100 * time.Millisecond, messages: 500, spare: 5 * prefetch, noise: 1, deadline: time.Now().Add(time.Minute),
+			}}
+			if s.workload == "deliver" {
+				c.pace.duration = 300 * time.Millisecond
+			}
+			tallies, err := c.run(t.Context(), named(s.libraries))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, tally := range tallies {
+				for _, f := range tally.rounds {
+					if f.messages == 0 || !(f.rate > 0) {
+						t.Errorf("%s: %+v", tally.library, f)
+					}
+				}
+			}
+			if len(tallies) != len(s.libraries) {
+				t.Errorf("%d libraries, want %d", len(tallies), len(s.libraries))
 			}
 		})
 	}

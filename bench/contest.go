@@ -210,8 +210,23 @@ func (c *contest) round(ctx context.Context, l *library) (figures, error) {
 		})
 	case "request":
 		return c.requestRound(ctx, l)
+	case "store":
+		return c.storeRound(ctx, l, 1)
+	case "store-10":
+		return c.storeRound(ctx, l, 10)
+	case "deliver":
+		return c.deliverRound(ctx, l)
+	case "drain":
+		return c.drainRound(ctx, l)
+	case "handle":
+		return c.handleRound(ctx, l)
 	case "end-to-end":
-		return c.pacedRound(ctx, l)
+		const rate = 1000
+		return c.pacedRound(ctx, rate, func(seen func(*job)) (stopper, error) {
+			return l.consume(ctx, c.place, c.place.queue(0), seen)
+		}, func() error {
+			return c.open[l.name].publish(ctx, c.place.queue(0), newJob(c.text))
+		})
 	case "saturated":
 		return c.saturatedRound(ctx, l)
 	}
@@ -330,16 +345,15 @@ func (c *contest) backlogRound(ctx context.Context, start func(seen func(*job)) 
 	return between(before, after, int(after.handled-before.handled), nil), nil
 }
 
-// pacedRound publishes at a fixed rate and measures until the handler is called.
-func (c *contest) pacedRound(ctx context.Context, l *library) (figures, error) {
-	const rate = 1000
-	n := int64(c.pace.duration.Seconds() * rate)
+// pacedRound sends at a fixed rate and measures until the handler of the consumer is called.
+func (c *contest) pacedRound(ctx context.Context, rate int, consume func(seen func(*job)) (stopper, error), send func() error) (figures, error) {
+	n := int64(c.pace.duration.Seconds() * float64(rate))
 	warm := n / 10
 	var count atomic.Int64
 	var before, after reading
 	done := make(chan struct{})
 	latencies := samples()[:n]
-	stop, err := l.consume(ctx, c.place, c.place.queue(0), func(j *job) {
+	stop, err := consume(func(j *job) {
 		k := count.Add(1)
 		if k <= n {
 			latencies[k-1] = now() - j.Sent
@@ -355,7 +369,7 @@ func (c *contest) pacedRound(ctx context.Context, l *library) (figures, error) {
 	if err != nil {
 		return figures{}, err
 	}
-	err = c.publishPaced(ctx, c.open[l.name], n, time.Second/rate)
+	err = c.paced(n, time.Second/time.Duration(rate), send)
 	select {
 	case <-done:
 	case <-ctx.Done():
@@ -367,16 +381,15 @@ func (c *contest) pacedRound(ctx context.Context, l *library) (figures, error) {
 	return between(before, after, int(after.handled-before.handled), latencies[warm:]), nil
 }
 
-// publishPaced publishes n messages, one every interval, whether or not the
-// ones before have been confirmed.
-func (c *contest) publishPaced(ctx context.Context, p publisher, n int64, interval time.Duration) error {
+// paced calls send n times, once every interval, whether or not the calls before have returned.
+func (c *contest) paced(n int64, interval time.Duration, send func() error) error {
 	tokens := make(chan struct{}, n)
 	errs := make([]error, c.goroutines)
 	var group sync.WaitGroup
 	for lane := range c.goroutines {
 		group.Go(func() {
 			for range tokens {
-				errs[lane] = errors.Join(errs[lane], p.publish(ctx, c.place.queue(0), newJob(c.text)))
+				errs[lane] = errors.Join(errs[lane], send())
 			}
 		})
 	}

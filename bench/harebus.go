@@ -15,7 +15,8 @@ func harebusLibrary() *library {
 
 func harebusTuned(publish harebus.PublishConfig, consume harebus.ConsumeConfig) *library {
 	return &library{
-		name: "harebus", requester: harebusRequester,
+		name: "harebus", requester: harebusRequester, handle: outboxHandle,
+		keeper: func(ctx context.Context, p *place, relay bool) (keeper, error) { return newOutboxKeeper(ctx, p, relay) },
 		publisher: func(_ context.Context, p *place) (publisher, error) {
 			s, err := harebus.New(harebus.Config{URL: p.url, Dial: p.dial, Publish: publish})
 			if err != nil {
@@ -71,7 +72,11 @@ func (h harebusPublisher) batch(ctx context.Context, queue string, jobs []job) e
 func (h harebusPublisher) close() error { return h.setup.Close() }
 
 func harebusConsumer(ctx context.Context, p *place, queue string, consume harebus.ConsumeConfig, handle func(context.Context, *harebus.Bus, job) error) (stopper, error) {
-	s, err := harebusSetup(p, queue, consume)
+	return harebusService(ctx, harebusConfig(p, queue, consume), handle)
+}
+
+func harebusService(ctx context.Context, cfg harebus.Config, handle func(context.Context, *harebus.Bus, job) error) (stopper, error) {
+	s, err := harebus.New(cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -82,17 +87,17 @@ func harebusConsumer(ctx context.Context, p *place, queue string, consume harebu
 	return s.Close, nil
 }
 
-func harebusSetup(p *place, queue string, consume harebus.ConsumeConfig) (*harebus.Setup, error) {
-	return harebus.New(harebus.Config{
+func harebusConfig(p *place, queue string, consume harebus.ConsumeConfig) harebus.Config {
+	return harebus.Config{
 		URL: p.url, Dial: p.dial, Queue: queue, QueueOptions: harebus.QueueOptions{Type: p.queueType()}, Consume: consume,
-	})
+	}
 }
 
 // declare makes the queues of a place as harebus does for its services, so that
 // everybody works with what its users get.
 func declare(ctx context.Context, p *place, queues ...string) error {
 	for _, q := range queues {
-		s, err := harebusSetup(p, q, harebus.ConsumeConfig{})
+		s, err := harebus.New(harebusConfig(p, q, harebus.ConsumeConfig{}))
 		if err != nil {
 			return err
 		}

@@ -23,6 +23,11 @@ type library struct {
 	// requester starts a service that answers what comes to a queue, and connects something
 	// that asks: its publish returns when the reply is decoded.
 	requester func(ctx context.Context, p *place, queue string) (publisher, error)
+	// keeper connects something that changes a database and sends messages about it. With relay it also publishes what
+	// was stored, by this keeper or by an earlier one.
+	keeper func(ctx context.Context, p *place, relay bool) (keeper, error)
+	// handle is transform, with a change of the database for each message.
+	handle func(ctx context.Context, p *place, from, to string) (stopper, error)
 }
 
 // publisher publishes persistent, mandatory messages and waits for confirms.
@@ -31,6 +36,14 @@ type publisher interface {
 	publish(ctx context.Context, queue string, j job) error
 	// batch publishes jobs in order and returns when all are confirmed.
 	batch(ctx context.Context, queue string, jobs []job) error
+	close() error
+}
+
+// keeper changes a database and sends messages, for many goroutines at once.
+type keeper interface {
+	// transact changes the database in a transaction, and sends n messages to the queue. It returns when the
+	// transaction is committed and, if nothing else publishes the messages, they are confirmed.
+	transact(ctx context.Context, queue string, n int, text string) error
 	close() error
 }
 
@@ -49,5 +62,6 @@ func libraries() []*library {
 	return []*library{
 		harebusLibrary(), rawLibrary(), rawCoalesced(), rawMultiple(),
 		watermillLibrary("watermill", 1), watermillLibrary("watermill-x10", workers), wagslaneLibrary(),
+		bareLibrary(), commitPublishLibrary(), joinLibrary(),
 	}
 }

@@ -49,22 +49,45 @@ func machineTime() time.Duration {
 
 // processTime is the CPU time of another process; negative if unknown.
 func processTime(pid int) time.Duration {
+	const utime, stime = 11, 12
+	return times(pid, utime, stime)
+}
+
+// familyTime is the CPU time of another process and of its children, also of those that have ended; negative if unknown.
+func familyTime(pid int) time.Duration {
+	const utime, stime, cutime, cstime = 11, 12, 13, 14
+	children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
+	total := times(pid, utime, stime, cutime, cstime)
+	if err != nil || total < 0 {
+		return -1
+	}
+	for _, child := range strings.Fields(string(children)) {
+		if number, err := strconv.Atoi(child); err == nil {
+			total += max(processTime(number), 0)
+		}
+	}
+	return total
+}
+
+// times adds up fields of /proc/PID/stat, counted from the one behind the name; negative if unknown.
+func times(pid int, fields ...int) (total time.Duration) {
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if pid == 0 || err != nil {
 		return -1
 	}
 	_, rest, ok := strings.Cut(string(data), ") ") // behind the name, which may hold anything
 	f := strings.Fields(rest)
-	const utime, stime = 11, 12
-	if !ok || len(f) <= stime {
-		return -1
+	for _, i := range fields {
+		if !ok || len(f) <= i {
+			return -1
+		}
+		n, err := strconv.ParseInt(f[i], 10, 64)
+		if err != nil {
+			return -1
+		}
+		total += time.Duration(n) * tick
 	}
-	u, err1 := strconv.ParseInt(f[utime], 10, 64)
-	s, err2 := strconv.ParseInt(f[stime], 10, 64)
-	if err1 != nil || err2 != nil {
-		return -1
-	}
-	return time.Duration(u+s) * tick
+	return total
 }
 
 // listener finds the process that listens on a TCP port of this machine; 0 if

@@ -12,6 +12,7 @@ import (
 func ownTime() time.Duration        { return 0 }
 func machineTime() time.Duration    { return -1 }
 func processTime(int) time.Duration { return -1 }
+func familyTime(int) time.Duration  { return -1 }
 func listener(int) int              { return 0 }
 func resident() (now, peak int64)   { return 0, 0 }
 func resetPeak()                    {}

@@ -12,6 +12,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/harebus/harebus/integration_test/outbox/database"
 )
 
 func main() {
@@ -51,9 +53,9 @@ func parse(args []string, stderr io.Writer) (*options, error) {
 	f.BoolVar(&o.json, "json", false, "print JSON lines instead of a table")
 	f.BoolVar(&o.markdown, "markdown", false, "print a Markdown table, for the documentation")
 	f.StringVar(&o.shape, "shape", "", "measure how figures grow instead: all, or comma separated goroutines,queues,size,window,consumers,concurrency,prefetch,backlog,soak; takes -short, -json, -out, -svg, -from")
-	f.StringVar(&o.workloads, "workloads", "", "only these, comma separated: publish,transaction,consume,transform,end-to-end,saturated,retry,request")
+	f.StringVar(&o.workloads, "workloads", "", "only these, comma separated: publish,transaction,consume,transform,end-to-end,saturated,retry,request, and with a database store,store-10,deliver,drain,handle (with -short these have to be named)")
 	f.StringVar(&o.kinds, "kinds", "", "only these kinds of queue: classic,quorum,null")
-	f.StringVar(&o.impls, "impls", "", "only these libraries: harebus,raw,raw-coalesced,raw-multiple,watermill,watermill-x10,go-rabbitmq")
+	f.StringVar(&o.impls, "impls", "", "only these libraries: harebus,raw,raw-coalesced,raw-multiple,watermill,watermill-x10,go-rabbitmq,bare,commit-publish,harebus-join")
 	f.StringVar(&o.out, "out", "", "write JSON lines to this file too")
 	f.StringVar(&o.svg, "svg", "", "write a plot to this file")
 	f.StringVar(&o.from, "from", "", "measure nothing: read JSON lines from this file")
@@ -140,20 +142,12 @@ func drawPlot(name string, rows []row) error {
 // measure carries out the plan. What was measured before an error stays.
 func measure(ctx context.Context, o *options, report *report[row], stderr io.Writer) (err error) {
 	started := time.Now()
-	plan := fullPlan()
-	if o.short {
-		plan = shortPlan()
-	}
-	plan = only(plan, list(o.workloads), list(o.kinds), list(o.impls))
+	plan := only(planOf(o), list(o.workloads), list(o.kinds), list(o.impls))
 	if len(plan) == 0 {
 		return errors.New("bench: nothing to measure")
 	}
-	servers := map[bool]*server{}
-	defer func() {
-		for _, s := range servers {
-			err = errors.Join(err, s.close())
-		}
-	}()
+	servers := &servers{}
+	defer func() { err = errors.Join(err, servers.close()) }()
 	base := o.pace(started)
 	stop, err := profile(o.profile)
 	if err != nil {
@@ -161,20 +155,16 @@ func measure(ctx context.Context, o *options, report *report[row], stderr io.Wri
 	}
 	defer stop()
 	for _, s := range plan {
-		null := s.kind == "null"
-		if servers[null] == nil {
-			if null {
-				servers[null], err = startNull()
-			} else {
-				servers[null], err = startRabbit(ctx, o.port)
-			}
-			if err != nil {
-				delete(servers, null)
-				return err
-			}
+		where, err := servers.place(ctx, s, o.port)
+		if errors.Is(err, database.ErrMissing) && o.workloads == "" {
+			fmt.Fprintf(stderr, "%5.1fs %s is left out: %v\n", time.Since(started).Seconds(), s.workload, err)
+			continue
+		}
+		if err != nil {
+			return err
 		}
 		fmt.Fprintf(stderr, "%5.1fs %s %s %d bytes, %d goroutines, %d queues\n", time.Since(started).Seconds(), s.workload, s.kind, s.size, s.goroutines, s.queues)
-		c := &contest{spec: s, place: servers[null].place(s.kind), pace: paceOf(base, s)}
+		c := &contest{spec: s, place: where, pace: paceOf(base, s)}
 		tallies, err := c.run(ctx, named(s.libraries))
 		if err != nil {
 			return err

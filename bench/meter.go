@@ -38,12 +38,13 @@ func (t *traffic) dial(network, address string) (net.Conn, error) {
 
 // reading is the state of all meters at one instant.
 type reading struct {
-	at              time.Time
-	cpu             time.Duration // of this process
-	mallocs, bytes  uint64
-	reads, writes   int64
-	machine, broker time.Duration // CPU time used; negative if unknown
-	handled         int64         // messages, where a consumer is measured
+	at             time.Time
+	cpu            time.Duration // of this process
+	mallocs, bytes uint64
+	reads, writes  int64
+	handled        int64 // messages, where a consumer is measured
+
+	machine, broker, database time.Duration // CPU time used; negative if unknown
 }
 
 func (p *place) read() reading {
@@ -52,7 +53,7 @@ func (p *place) read() reading {
 	return reading{
 		mallocs: m.Mallocs, bytes: m.TotalAlloc,
 		reads: p.traffic.reads.Load(), writes: p.traffic.writes.Load(),
-		machine: machineTime(), broker: processTime(p.pid),
+		machine: machineTime(), broker: processTime(p.pid), database: familyTime(p.books.pid()),
 		cpu: ownTime(), at: time.Now(),
 	}
 }
@@ -85,6 +86,7 @@ func (p *place) readAt(count *atomic.Int64) reading {
 type figures struct {
 	rate, p50, p99, p999              float64 // latencies in µs; NaN where there are none
 	cpu, allocs, bytes, writes, reads float64 // for each message
+	broker, database                  float64 // CPU for each message; NaN if unknown
 	foreign                           float64 // share of the machine; NaN if unknown
 	messages                          int
 	elapsed                           time.Duration
@@ -94,7 +96,7 @@ type figures struct {
 // they are zero.
 func between(a, b reading, messages int, latencies []int64) figures {
 	if messages <= 0 {
-		return figures{elapsed: b.at.Sub(a.at), p50: nan, p99: nan, p999: nan, foreign: nan}
+		return figures{elapsed: b.at.Sub(a.at), p50: nan, p99: nan, p999: nan, broker: nan, database: nan, foreign: nan}
 	}
 	n := float64(messages)
 	f := figures{
@@ -104,13 +106,21 @@ func between(a, b reading, messages int, latencies []int64) figures {
 		allocs: float64(b.mallocs-a.mallocs) / n, bytes: float64(b.bytes-a.bytes) / n,
 		writes: float64(b.writes-a.writes) / n, reads: float64(b.reads-a.reads) / n,
 		p50: quantile(latencies, 0.5), p99: quantile(latencies, 0.99), p999: quantile(latencies, 0.999),
-		foreign: nan,
+		broker: used(a.broker, b.broker, n), database: used(a.database, b.database, n), foreign: nan,
 	}
 	if a.machine >= 0 && a.broker >= 0 {
-		used := (b.machine - a.machine) - (b.broker - a.broker) - (b.cpu - a.cpu)
-		f.foreign = max(used.Seconds(), 0) / (f.elapsed.Seconds() * float64(runtime.NumCPU()))
+		others := (b.machine - a.machine) - (b.broker - a.broker) - max(b.database-a.database, 0) - (b.cpu - a.cpu)
+		f.foreign = max(others.Seconds(), 0) / (f.elapsed.Seconds() * float64(runtime.NumCPU()))
 	}
 	return f
+}
+
+// used is the CPU time of a process between two readings, in microseconds for each message; NaN if unknown.
+func used(a, b time.Duration, messages float64) float64 {
+	if a < 0 || b < 0 {
+		return nan
+	}
+	return float64((b - a).Nanoseconds()) / 1e3 / messages
 }
 
 // quantile sorts latencies, in nanoseconds, and returns one in microseconds.

@@ -25,6 +25,7 @@ type place struct {
 	*server
 	kind    string // classic, quorum or null
 	traffic *traffic
+	books   *books // nil where no database takes part
 }
 
 func (s *server) place(kind string) *place {
@@ -100,6 +101,48 @@ func (s *server) remove(queues ...string) error {
 		}
 	}
 	return nil
+}
+
+// servers are started when something needs them.
+type servers struct {
+	rabbit, null *server
+	books        *books
+}
+
+// place is where a contest takes place.
+func (s *servers) place(ctx context.Context, of spec, port int) (_ *place, err error) {
+	if of.kind == "null" {
+		if s.null == nil {
+			if s.null, err = startNull(); err != nil {
+				return nil, err
+			}
+		}
+		return s.null.place(of.kind), nil
+	}
+	if s.rabbit == nil {
+		if s.rabbit, err = startRabbit(ctx, port); err != nil {
+			return nil, err
+		}
+	}
+	p := s.rabbit.place(of.kind)
+	if of.changes() {
+		if s.books == nil {
+			if s.books, err = openBooks(ctx); err != nil {
+				return nil, err
+			}
+		}
+		p.books = s.books
+	}
+	return p, nil
+}
+
+func (s *servers) close() (err error) {
+	for _, one := range []*server{s.rabbit, s.null} {
+		if one != nil {
+			err = errors.Join(err, one.close())
+		}
+	}
+	return errors.Join(err, s.books.close())
 }
 
 // startRabbit uses the broker AMQP_URL names, or starts a private node.

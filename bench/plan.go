@@ -20,6 +20,36 @@ const (
 	large = 4096
 )
 
+// changes says whether a database takes part.
+func (s *spec) changes() bool {
+	return slices.Contains([]string{"store", "store-10", "deliver", "drain", "handle"}, s.workload)
+}
+
+// planOf is what the options choose. The short plan has no database, unless it is named.
+func planOf(o *options) []spec {
+	switch {
+	case !o.short:
+		return append(fullPlan(), databasePlan()...)
+	case o.workloads != "":
+		return append(shortPlan(), databasePlan()...)
+	default:
+		return shortPlan()
+	}
+}
+
+// databasePlan has what changes a database and sends messages.
+func databasePlan() []spec {
+	keepers := []string{"bare", "commit-publish", "harebus", "harebus-join", "watermill"}
+	return []spec{
+		{"store", "quorum", small, 1, 1, keepers},
+		{"store-10", "quorum", small, 1, 1, keepers},
+		{"store", "quorum", small, 8, 1, keepers},
+		{"deliver", "quorum", small, 8, 1, keepers[1:]},
+		{"drain", "quorum", small, 0, 1, []string{"harebus", "watermill"}},
+		{"handle", "quorum", small, 0, 1, []string{"commit-publish", "harebus"}},
+	}
+}
+
 // shortPlan has the rows that decide, most wanted first.
 func shortPlan() []spec {
 	var plan []spec
@@ -35,6 +65,8 @@ func shortPlan() []spec {
 	return append(plan,
 		spec{"transform", "quorum", small, 0, 1, []string{"harebus", "raw", "watermill", "watermill-x10"}},
 		spec{"end-to-end", "quorum", small, 100, 1, ours},
+		spec{"request", "quorum", small, 1, 1, ours},
+		spec{"request", "quorum", small, 50, 1, ours},
 		spec{"publish", "null", small, 1000, 1, batchers},
 		spec{"transaction", "null", small, 1, 1, batchers},
 		spec{"consume", "null", small, 0, 1, ours},
@@ -97,13 +129,16 @@ func only(plan []spec, workloads, kinds, names []string) []spec {
 
 // paceOf a workload: rare or slow workloads get a little more time.
 func paceOf(base pace, s spec) pace {
-	if s.workload == "end-to-end" {
+	switch s.workload {
+	case "end-to-end":
 		base.duration = max(4*base.duration, 600*time.Millisecond)
-	}
-	if s.workload == "retry" {
+	case "deliver":
+		base.duration = max(4*base.duration, time.Second)
+	case "retry":
 		base.messages /= 4
-	}
-	if s.workload == "transform" {
+	case "handle":
+		base.messages /= 3
+	case "transform":
 		base.messages /= 2
 	}
 	return base

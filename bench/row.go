@@ -30,6 +30,8 @@ type row struct {
 	Bytes      float64  `json:"bytes_per_msg"`
 	Writes     float64  `json:"writes_per_msg"`
 	Reads      float64  `json:"reads_per_msg"`
+	BrokerCPU  *float64 `json:"broker_cpu_us_per_msg"`
+	Database   *float64 `json:"database_cpu_us_per_msg"`
 	Foreign    *float64 `json:"foreign_cpu"` // share of the machine
 	Rounds     int      `json:"rounds"`
 	Noisy      int      `json:"noisy_rounds"`
@@ -63,6 +65,8 @@ func newRow(s spec, broker string, t tally, noise float64) row {
 	r.Bytes = round(of(func(f figures) float64 { return f.bytes }), 0)
 	r.Writes = round(of(func(f figures) float64 { return f.writes }), 3)
 	r.Reads = round(of(func(f figures) float64 { return f.reads }), 3)
+	r.BrokerCPU = known(of(func(f figures) float64 { return f.broker }), 1)
+	r.Database = known(of(func(f figures) float64 { return f.database }), 1)
 	r.Foreign = known(of(func(f figures) float64 { return f.foreign }), 3)
 	return r
 }
@@ -111,7 +115,7 @@ func writeJSON(w io.Writer, r any) error {
 // contest.
 func writeTable(w io.Writer, rows []row) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprint(t, "workload\tqueue\tbody\tgoroutines\tqueues\timpl\tmsgs/s\t× raw\tp50 µs\tp99 µs\tp99.9 µs\tCPU µs\tallocs\tbytes\twrites\treads\tnoise\t\n")
+	fmt.Fprint(t, "workload\tqueue\tbody\tgoroutines\tqueues\timpl\tmsgs/s\t× raw\tp50 µs\tp99 µs\tp99.9 µs\tCPU µs\tbroker µs\tdatabase µs\tallocs\tbytes\twrites\treads\tnoise\t\n")
 	for _, r := range rows {
 		goroutines, against := strconv.Itoa(r.Goroutines), "–"
 		if r.Goroutines == 0 {
@@ -124,9 +128,9 @@ func writeTable(w io.Writer, rows []row) error {
 		if !r.Quiet {
 			noise += "!"
 		}
-		fmt.Fprintf(t, "%s\t%s\t%d\t%s\t%d\t%s\t%.0f\t%s\t%s\t%s\t%s\t%.1f\t%.1f\t%.0f\t%.2f\t%.2f\t%s\t\n",
+		fmt.Fprintf(t, "%s\t%s\t%d\t%s\t%d\t%s\t%.0f\t%s\t%s\t%s\t%s\t%.1f\t%s\t%s\t%.1f\t%.0f\t%.2f\t%.2f\t%s\t\n",
 			r.Workload, r.QueueType, r.Size, goroutines, r.Queues, r.Impl, r.Rate, against,
-			optional(r.P50, 0), optional(r.P99, 0), optional(r.P999, 0), r.CPU, r.Allocs, r.Bytes, r.Writes, r.Reads, noise)
+			optional(r.P50, 0), optional(r.P99, 0), optional(r.P999, 0), r.CPU, optional(r.BrokerCPU, 0), optional(r.Database, 0), r.Allocs, r.Bytes, r.Writes, r.Reads, noise)
 	}
 	return t.Flush()
 }
@@ -134,6 +138,18 @@ func writeTable(w io.Writer, rows []row) error {
 // writeMarkdown prints the columns that matter most.
 func writeMarkdown(w io.Writer, rows []row) error {
 	var b strings.Builder
+	with := slices.DeleteFunc(slices.Clone(rows), func(r row) bool { return r.Database == nil })
+	rows = slices.DeleteFunc(slices.Clone(rows), func(r row) bool { return r.Database != nil })
+	writeMessages(&b, rows)
+	writeChanges(&b, with)
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+func writeMessages(b *strings.Builder, rows []row) {
+	if len(rows) == 0 {
+		return
+	}
 	b.WriteString("| workload | queue | bytes | goroutines | queues | | msgs/s | × raw | p50 µs | p99 µs | CPU µs | allocs | writes |\n")
 	b.WriteString("|---|---|--:|--:|--:|---|--:|--:|--:|--:|--:|--:|--:|\n")
 	for _, r := range rows {
@@ -147,12 +163,26 @@ func writeMarkdown(w io.Writer, rows []row) error {
 		if !r.Quiet {
 			noisy = " (!)"
 		}
-		fmt.Fprintf(&b, "| %s | %s | %d | %s | %d | %s%s | %s | %s | %s | %s | %.1f | %.0f | %.2f |\n",
+		fmt.Fprintf(b, "| %s | %s | %d | %s | %d | %s%s | %s | %s | %s | %s | %.1f | %.0f | %.2f |\n",
 			r.Workload, r.QueueType, r.Size, goroutines, r.Queues, r.Impl, noisy, thousands(r.Rate), against,
 			optional(r.P50, 0), optional(r.P99, 0), r.CPU, r.Allocs, r.Writes)
 	}
-	_, err := io.WriteString(w, b.String())
-	return err
+}
+
+// writeChanges is for rows with a database.
+func writeChanges(b *strings.Builder, rows []row) {
+	if len(rows) == 0 {
+		return
+	}
+	b.WriteString("| workload | goroutines | | a second | p50 µs | p99 µs | client CPU µs | database | broker |\n|---|--:|---|--:|--:|--:|--:|--:|--:|\n")
+	for _, r := range rows {
+		noisy := ""
+		if !r.Quiet {
+			noisy = " (!)"
+		}
+		fmt.Fprintf(b, "| %s | %d | %s%s | %s | %s | %s | %.0f | %s | %s |\n", r.Workload, r.Goroutines, r.Impl, noisy, thousands(r.Rate),
+			optional(r.P50, 0), optional(r.P99, 0), r.CPU, optional(r.Database, 0), optional(r.BrokerCPU, 0))
+	}
 }
 
 func optional(x *float64, digits int) string {

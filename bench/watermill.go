@@ -37,6 +37,7 @@ func watermillLibrary(name string, subscriptions int) *library {
 	}
 	if subscriptions == 1 {
 		l.publisher = func(_ context.Context, p *place) (publisher, error) { return newWatermillPublisher(p) }
+		l.keeper = newForwarderKeeper
 	}
 	return l
 }

@@ -95,20 +95,58 @@ func Stop() {
 
 func (s *server) database(t testing.TB) *Database {
 	t.Helper()
-	name := fmt.Sprintf("test%d", shared.count.Add(1))
-	db, err := sql.Open(s.program.driver, s.program.dsn(s.port, ""))
+	d, err := s.create()
 	if err != nil {
 		t.Fatal(err)
 	}
+	return d
+}
+
+// create makes an empty database.
+func (s *server) create() (*Database, error) {
+	name := fmt.Sprintf("test%d", shared.count.Add(1))
+	db, err := sql.Open(s.program.driver, s.program.dsn(s.port, ""))
+	if err != nil {
+		return nil, err
+	}
 	defer db.Close()
 	if _, err := db.ExecContext(context.Background(), "create database "+name); err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	d := &Database{Kind: s.program.name, Driver: s.program.driver, DSN: s.program.dsn(s.port, name), server: s, Dialect: outbox.Postgres}
 	if d.Kind == "mariadb" {
 		d.Dialect = outbox.MariaDB
 	}
-	return d
+	return d, nil
+}
+
+// Start makes a database for a program, on a server of its own that gets further arguments. stop ends the server. The
+// error matches [ErrMissing] if the server is not installed.
+func Start(kind string, arguments ...string) (_ *Database, stop func(), err error) {
+	p := programs()[kind]
+	if p == nil {
+		return nil, nil, fmt.Errorf("%q is no kind of server", kind)
+	}
+	serve := p.serve
+	p.serve = func(bin, folder string, port int) []string { return append(serve(bin, folder, port), arguments...) }
+	s, err := start(p)
+	if err != nil {
+		return nil, nil, err
+	}
+	d, err := s.create()
+	if err != nil {
+		s.stop()
+		return nil, nil, err
+	}
+	return d, s.stop, nil
+}
+
+// PID is the server's process; 0 for SQLite, which has none.
+func (d *Database) PID() int {
+	if d.server == nil {
+		return 0
+	}
+	return d.server.command.Process.Pid
 }
 
 // Open opens the database until the test ends.
@@ -150,7 +188,7 @@ func skipOrFail(t testing.TB, err error) {
 	t.Helper()
 	switch {
 	case err == nil:
-	case errors.Is(err, errMissing) && os.Getenv("HAREBUS_REQUIRE_BROKER") != "1" && os.Getenv("CI") != "true":
+	case errors.Is(err, ErrMissing) && os.Getenv("HAREBUS_REQUIRE_BROKER") != "1" && os.Getenv("CI") != "true":
 		t.Skip(err)
 	default:
 		t.Fatal(err)

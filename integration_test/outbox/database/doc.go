@@ -1,4 +1,4 @@
-// Package database gives tests a SQL database of their own: SQLite in a file, or a private
+// Package database gives tests, and the benchmarks, a SQL database of their own: SQLite in a file, or a private
 // server of the installed PostgreSQL or MariaDB. A server listens on 127.0.0.1 on a free port,
 // keeps its data in a temporary folder, and ends with the process that started it, also if that
 // is killed. The service of the Debian package is never used. Every test gets an empty database.

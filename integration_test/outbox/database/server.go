@@ -32,7 +32,8 @@ type program struct {
 	dsn               func(port int, database string) string
 }
 
-var errMissing = errors.New("not installed; run scripts/install-databases")
+// ErrMissing says that the server is not installed.
+var ErrMissing = errors.New("not installed; run scripts/install-databases")
 
 func postgres() *program {
 	return &program{
@@ -40,7 +41,7 @@ func postgres() *program {
 		find: func() (string, error) {
 			found, err := filepath.Glob("/usr/lib/postgresql/*/bin/initdb")
 			if err != nil || len(found) == 0 {
-				return "", fmt.Errorf("PostgreSQL: %w", errMissing)
+				return "", fmt.Errorf("PostgreSQL: %w", ErrMissing)
 			}
 			return filepath.Dir(found[len(found)-1]), nil
 		},
@@ -64,7 +65,7 @@ func mariadb() *program {
 		name: "mariadb", account: "mysql", driver: "mysql",
 		find: func() (string, error) {
 			if _, err := os.Stat("/usr/sbin/mariadbd"); err != nil {
-				return "", fmt.Errorf("MariaDB: %w", errMissing)
+				return "", fmt.Errorf("MariaDB: %w", ErrMissing)
 			}
 			return "/usr/sbin", nil
 		},
@@ -206,7 +207,7 @@ func (s *server) process(argv []string) (*exec.Cmd, error) {
 	}
 	command := exec.Command(argv[0], argv[1:]...)
 	command.Dir, command.Stdout, command.Stderr = "/", log, log
-	command.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
+	command.SysProcAttr = boundToParent()
 	if uid, gid, ok := s.account(); ok {
 		command.SysProcAttr.Credential = &syscall.Credential{Uid: uid, Gid: gid}
 	}

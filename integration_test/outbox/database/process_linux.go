@@ -1,0 +1,7 @@
+package database
+
+import "syscall"
+
+func boundToParent() *syscall.SysProcAttr {
+	return &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
+}
