@@ -117,7 +117,7 @@ func TestCancelLate(t *testing.T) {
 		soon := r.deferred(bus, 900*time.Millisecond, 2)
 		err := bus.Cancel(r.ctx, soon)
 		if !errors.Is(err, harebus.ErrUnknownOutcome) || errors.Is(err, harebus.ErrTooLate) {
-			t.Errorf("of a message that is due soon: %v", err)
+			t.Fatalf("of a message that is due soon: %v", err)
 		}
 		contains(t, err.Error(), "harebus: cancel message", soon.ID, "within 1s")
 		for _, ticket := range []harebus.Ticket{{}, {ID: "x"}, {Due: time.Now().Add(time.Hour)}, {ID: strings.Repeat("x", 256), Due: time.Now().Add(time.Hour)}} {
