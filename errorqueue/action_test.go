@@ -395,7 +395,7 @@ func TestJournal(t *testing.T) {
 			x.expect("orders", "1 2 1 2")
 			for range 2 { // PikaBus has parked it, without an id of the parking
 				x.put("error", amqp.Publishing{MessageId: "9", Headers: amqp.Table{"PikaBus.SourceQueue": "orders"}})
-				report, err = q.Retry(x.Context(), x.look(q, errorqueue.Filter{}).Messages, o)
+				_, err = q.Retry(x.Context(), x.look(q, errorqueue.Filter{}).Messages, o)
 				x.try(err)
 			}
 			x.expect("orders", "1 2 1 2 9 9")

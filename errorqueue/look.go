@@ -168,10 +168,10 @@ func (p *pass) all(ctx context.Context, ready int) error {
 			steps = nil
 		}
 	}
-	if ctx.Err() != nil {
-		return nil
+	if ctx.Err() == nil {
+		return p.flush(ctx, steps)
 	}
-	return p.flush(ctx, steps)
+	return nil // what is not begun stays
 }
 
 // one says what to do with a message. Looking must not use up the delivery limit of a quorum

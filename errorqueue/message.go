@@ -95,7 +95,7 @@ type Content struct {
 }
 
 // groupKey is what makes a group.
-type groupKey struct{ kind, queue, print string }
+type groupKey struct{ kind, queue, failure string }
 
 // reader reads messages and keeps their groups.
 type reader struct {
@@ -164,16 +164,16 @@ func (r *reader) group(c *Content, m *queue.Message) *Group {
 	reason, _ := queue.Text(death["reason"])
 	source, _ := queue.Text(death["queue"])
 	k := groupKey{
-		kind:  m.Text(r.prefix+harebus.HeaderMessageType, m.Type),
-		queue: m.Text(r.prefix+harebus.HeaderSourceQueue, source),
-		print: m.Text(r.prefix+header.ErrorGroup, ""),
+		kind:    m.Text(r.prefix+harebus.HeaderMessageType, m.Type),
+		queue:   m.Text(r.prefix+harebus.HeaderSourceQueue, source),
+		failure: m.Text(r.prefix+header.ErrorGroup, ""),
 	}
 	text := ""
-	if k.print == "" {
+	if k.failure == "" {
 		if text = fingerprint.Text(c.Failure); text == "" && reason != "" {
 			text, kind = "the broker moved it here: "+fingerprint.Line(reason), reason
 		}
-		k.print = text
+		k.failure = text
 	}
 	g := r.groups[k]
 	if g == nil {
@@ -181,7 +181,7 @@ func (r *reader) group(c *Content, m *queue.Message) *Group {
 			text = fingerprint.Text(c.Failure)
 		}
 		const digits = 8
-		g = &Group{ID: fingerprint.Of(k.kind, k.queue, k.print)[:digits], Type: k.kind, Queue: k.queue, Kind: kind, Error: text}
+		g = &Group{ID: fingerprint.Of(k.kind, k.queue, k.failure)[:digits], Type: k.kind, Queue: k.queue, Kind: kind, Error: text}
 		r.groups[k] = g
 	}
 	return g

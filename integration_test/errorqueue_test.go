@@ -119,7 +119,7 @@ func (k *killing) count(queue string) map[string]int {
 func TestOperatorKilled(t *testing.T) {
 	t.Parallel()
 	p := shared(t)
-	const most = 1500
+	most := max(1500, 300**operatorKills)
 	k := &killing{place: p, b: p.broker(), failed: p.queue("failed"), orders: p.queue("orders"), folder: t.TempDir(), names: map[string]string{}}
 	k.b.declareQueue(k.failed, amqp.Table{"x-queue-type": "quorum", "x-delivery-limit": int32(1_000_000)})
 	k.b.declareQueue(k.orders, amqp.Table{"x-queue-type": "quorum"})

@@ -187,23 +187,17 @@ func (h *wantedHeaders) Set(text string) error {
 // validate checks the command line.
 func (t *errorsTask) validate(least, most int, flags *flag.FlagSet) error {
 	looksLikeFlag := func(arg string) bool { return len(arg) > 1 && arg[0] == '-' }
-	switch n := len(t.args); {
+	n := len(t.args)
+	switch {
 	case slices.ContainsFunc(t.args, looksLikeFlag):
 		return errors.New("got " + arguments(flags))
 	case n < least || n > most:
 		return fmt.Errorf("%s takes %d argument, got %s", t.do, most, arguments(flags))
 	case t.cfg.Timeout <= 0 || t.cfg.Most <= 0 || t.options.Refusals <= 0 || t.options.Rate == 0 || t.older < 0 || t.newer < 0 || t.every <= 0:
 		return errors.New("a number is out of range")
-	case t.do == "redirect" && t.options.To == "":
-		return errors.New("redirect needs -to")
-	case t.options.To != "" && !slices.Contains([]string{"retry", "redirect", "edit"}, t.do):
-		return fmt.Errorf("-to is not for %s", t.do)
-	case t.do == "discard" && (t.archive == "") == (t.archiveQueue == ""):
-		return errors.New("discard needs -archive or -archive-queue: nothing is thrown away")
-	case t.do == "restore" && t.archiveQueue == "" && n != 1:
-		return errors.New("restore needs one file, or -archive-queue")
-	case t.do == "edit" && t.body == "":
-		return errors.New("edit needs -body")
+	}
+	if err := t.lacks(); err != nil {
+		return err
 	}
 	now := time.Now()
 	if t.older > 0 {
@@ -215,6 +209,23 @@ func (t *errorsTask) validate(least, most int, flags *flag.FlagSet) error {
 	t.filter.Headers = t.headers
 	if t.do != "import" && t.do != "journal" && (t.do != "restore" || t.archiveQueue != "") {
 		t.filter.IDs = t.args
+	}
+	return nil
+}
+
+// lacks says which flag the task needs or does not have.
+func (t *errorsTask) lacks() error {
+	switch {
+	case t.do == "redirect" && t.options.To == "":
+		return errors.New("redirect needs -to")
+	case t.options.To != "" && !slices.Contains([]string{"retry", "redirect", "edit"}, t.do):
+		return fmt.Errorf("-to is not for %s", t.do)
+	case t.do == "discard" && (t.archive == "") == (t.archiveQueue == ""):
+		return errors.New("discard needs -archive or -archive-queue: nothing is thrown away")
+	case t.do == "restore" && t.archiveQueue == "" && len(t.args) != 1:
+		return errors.New("restore needs one file, or -archive-queue")
+	case t.do == "edit" && t.body == "":
+		return errors.New("edit needs -body")
 	}
 	return nil
 }

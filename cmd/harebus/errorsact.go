@@ -131,7 +131,9 @@ func (t *errorsTask) act(ctx context.Context, verb, to string, action func(*erro
 			return err
 		}
 		n := len(x.Messages)
-		t.printGroups(x.Groups())
+		if err := t.printGroups(x.Groups()); err != nil {
+			return err
+		}
 		fmt.Fprintf(t.std.out, "%s: %d of %d messages → %s\n", verb, n, x.Seen, to)
 		if t.dry || n == 0 {
 			return nil
