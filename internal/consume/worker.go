@@ -51,35 +51,6 @@ type worker struct {
 	warned *Delivery     // likewise
 }
 
-// next is the dispatcher: it waits for the delivery of a feed that this worker is to
-// handle, perhaps again. ok is false when the feed has ended, or when the worker retires.
-func (w *worker) next(f *feed) (d amqp.Delivery, again, ok bool) {
-	select {
-	case <-w.retire: // first, because select chooses at random
-		return d, false, false
-	default:
-	}
-	select {
-	case d, ok = <-f.deliveries:
-		return d, false, ok
-	case held := <-f.again:
-		d = held.Raw
-		d.Body = held.Packed
-		return d, true, true
-	case <-w.retire:
-		return d, false, false
-	}
-}
-
-func (w *worker) retired() bool {
-	select {
-	case <-w.retire:
-		return true
-	default:
-		return false
-	}
-}
-
 // work handles deliveries until no feed follows or the worker retires. If a handler ends
 // the goroutine (runtime.Goexit), a new goroutine replaces it.
 func (c *consumer) work(w *worker) {

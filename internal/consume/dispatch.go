@@ -1,0 +1,35 @@
+package consume
+
+import amqp "github.com/rabbitmq/amqp091-go"
+
+// Which delivery a free worker takes next is decided here, and nowhere else: at present the
+// oldest of its feed.
+
+// next is the dispatcher: it waits for the delivery of a feed that this worker is to
+// handle, perhaps again. ok is false when the feed has ended, or when the worker retires.
+func (w *worker) next(f *feed) (d amqp.Delivery, again, ok bool) {
+	select {
+	case <-w.retire: // first, because select chooses at random
+		return d, false, false
+	default:
+	}
+	select {
+	case d, ok = <-f.deliveries:
+		return d, false, ok
+	case held := <-f.again:
+		d = held.Raw
+		d.Body = held.Packed
+		return d, true, true
+	case <-w.retire:
+		return d, false, false
+	}
+}
+
+func (w *worker) retired() bool {
+	select {
+	case <-w.retire:
+		return true
+	default:
+		return false
+	}
+}
