@@ -120,7 +120,8 @@ type step struct {
 func (p *pass) run(ctx context.Context) error {
 	within, cancel := context.WithTimeout(ctx, p.q.cfg.Timeout)
 	defer cancel()
-	ready, err := p.q.conn.Ready(within)
+	state, err := p.q.conn.Settled(within)
+	ready := state.Messages
 	switch {
 	case err != nil || ready == 0:
 		return err

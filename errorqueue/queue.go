@@ -186,7 +186,7 @@ func (q *Queue) check(ctx context.Context) error {
 func (q *Queue) unused(ctx context.Context) error {
 	const tries, pause = 20, 100 * time.Millisecond
 	for try := 1; ; try++ {
-		state, err := q.conn.State(ctx)
+		state, err := q.conn.Settled(ctx)
 		if err != nil || state.Consumers == 0 || q.cfg.NoLock {
 			return err
 		}

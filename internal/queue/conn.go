@@ -127,6 +127,26 @@ func (c *Conn) State(ctx context.Context) (q amqp.Queue, err error) {
 	return q, nil
 }
 
+// Settled is State of a broker that has had time to answer. When a quorum queue does not answer
+// RabbitMQ within a quarter of a second, RabbitMQ says that it has no messages and no consumers.
+// So that must be said several times.
+func (c *Conn) Settled(ctx context.Context) (amqp.Queue, error) {
+	const tries, pause = 4, 200 * time.Millisecond
+	again := time.NewTicker(pause)
+	defer again.Stop()
+	for try := 1; ; try++ {
+		q, err := c.State(ctx)
+		if err != nil || q.Messages+q.Consumers > 0 || try == tries {
+			return q, err
+		}
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			return q, context.Cause(ctx)
+		}
+	}
+}
+
 // Store publishes messages, in their order, waits for their confirms and returns a result for
 // each. A *[LeftError] means that no queue has the message and that others can be stored.
 // Any other error ends the connection: the message may have arrived or not.

@@ -83,13 +83,16 @@ func (c *Conn) Next(ctx context.Context) (m *Message, ok bool, err error) {
 			return nil, false, nil
 		case <-quiet.C:
 		}
-		ready, err := c.Ready(context.WithoutCancel(ctx))
+		q, err := c.State(context.WithoutCancel(ctx))
+		ready, unanswered := q.Messages, q.Consumers == 0 // this consumer counts: see Settled
 		switch {
 		case err != nil:
 			return nil, false, err
 		case ready > 0 && time.Since(began) > c.o.Timeout:
 			return nil, false, fmt.Errorf("take messages from %q: %d are ready and none came within %v; does another consumer hold the queue (x-single-active-consumer)?", c.o.Queue, ready, c.o.Timeout)
-		case ready > 0:
+		case unanswered && time.Since(began) > c.o.Timeout:
+			return nil, false, fmt.Errorf("take messages from %q: the broker does not say within %v whether there are more", c.o.Queue, c.o.Timeout)
+		case ready > 0 || unanswered:
 			empty = 0
 		default:
 			if empty++; empty == 2 {

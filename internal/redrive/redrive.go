@@ -94,8 +94,9 @@ func Run(ctx context.Context, o Options, each func(Item)) (Report, error) {
 	ready := 0
 	c, err := queue.Connect(ctx, queue.Options{
 		Broker: o.Broker, Name: "redrive", Queue: o.Queue, Hold: o.Window, Timeout: o.Timeout,
-		Begin: func(ctx context.Context, c *queue.Conn) (err error) {
-			if ready, err = c.Ready(ctx); err != nil || ready == 0 {
+		Begin: func(ctx context.Context, c *queue.Conn) error {
+			found, err := c.Settled(ctx)
+			if ready = found.Messages; err != nil || ready == 0 {
 				return err
 			}
 			return c.Take(ctx)
