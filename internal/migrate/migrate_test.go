@@ -125,7 +125,7 @@ func (r *rig) check(kind string, twice int) {
 		}
 	}
 	slices.Sort(keys)
-	if want := []string{"direct orders", "harebus.delay.out harebus.delay.due//orders", "topic payment.*"}; !slices.Equal(keys, want) {
+	if want := []string{"direct orders", "harebus.delay.exits due//orders", "harebus.delay.out harebus.delay.due//orders", "topic payment.*"}; !slices.Equal(keys, want) {
 		r.Errorf("the queue and its exit are bound with %q", keys)
 	}
 }
@@ -149,6 +149,7 @@ func TestRun(t *testing.T) {
 			steps++
 			r.publish("topic", "payment.made")
 			r.publish("harebus.delay.out", "harebus.delay.due//orders")
+			r.publish("harebus.delay.exits", "due//orders")
 		}))
 		if steps < 4 {
 			r.Errorf("only %d steps were told", steps)

@@ -28,8 +28,10 @@ type mover struct {
 }
 
 const (
-	priority    = 1000 // higher than that of any service
-	prefetch    = 10   // each of them counts as a delivery if this process is killed
+	priority = 1000 // higher than that of any service
+	// With one, a kill counts as a delivery of one message, and no more than that one is confirmed and
+	// not yet acknowledged.
+	prefetch    = 1
 	answerLimit = 30 * time.Second
 )
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
@@ -283,12 +284,11 @@ func (r *run) back(ctx context.Context) error {
 	return r.clear(ctx)
 }
 
-// key is the routing key of a message in the holding queue. What was due has that of its exit.
+// key is the routing key of a message in the holding queue. What was due comes from an exchange of
+// the delays, and would have got that of the queue in its exit.
 func (r *run) key(d *amqp.Delivery) string {
-	for _, q := range r.exit.Queues {
-		if d.RoutingKey == q.Name {
-			return r.Queue.Name
-		}
+	if strings.HasPrefix(d.Exchange, topology.DefaultDelayPrefix+".") {
+		return r.Queue.Name
 	}
 	return d.RoutingKey
 }

@@ -92,6 +92,10 @@ func (q *question) correct(answer string) bool {
 		q.kind = without[1]
 		return true
 	}
+	if name == queueType { // always text; asked without it, RabbitMQ 4 puts the default in its place
+		q.arguments[name] = without[1]
+		return true
+	}
 	// Two values of an argument are compared without their types. Asked without the argument,
 	// the broker names the type of its own.
 	return q.forget(name)
