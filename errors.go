@@ -145,7 +145,7 @@ func (e *PublishError) Error() string {
 	text := fmt.Sprintf("harebus: publish message %q to exchange %q with key %q: %v",
 		e.MessageID, e.Exchange, e.RoutingKey, e.Outcome.sentinel())
 	if e.Outcome == Returned {
-		text += "; start the service that owns the queue, correct the name, or send it non-mandatory"
+		text += "; start the service that owns the queue or correct the name; NonMandatory is for messages that may be dropped, so not for requests"
 	}
 	if e.Err != nil {
 		text += ": " + e.Err.Error()
