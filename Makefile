@@ -8,6 +8,8 @@ TIMEOUT ?= 15m
 FUZZTIME ?= 10s
 # The number of simulated schedules of faults in `make proof`.
 SCHEDULES ?= 2000
+# How long `make proof` breaks everything around the outbox.
+SOAK ?= 3m
 # The suites of Debian whose RabbitMQ `make test-all` runs on besides the installed one: 4.0 and the newest, now 4.3.
 SUITES ?= trixie sid
 # The suite whose RabbitMQ `make proof` runs on; empty means the installed one.
@@ -42,7 +44,7 @@ test-all: test-installed ## the same, and RabbitMQ 4.x is fetched where it is mi
 broker: ## what the tests need of RabbitMQ: an installed server, unless AMQP_URL names a running one
 	@[ -n "$$AMQP_URL" ] || scripts/install-rabbitmq
 
-databases: ## what the tests of the outbox need: PostgreSQL and MariaDB, installed
+databases: ## what the tests of the outbox need: PostgreSQL, MariaDB and pgbouncer, installed
 	@scripts/install-databases
 
 race: broker databases ## all tests under the race detector (slow)
@@ -79,10 +81,11 @@ proof-operator: broker
 	HAREBUS_RABBITMQ_ROOT="$(if $(SUITE),$$(scripts/rabbitmq-root $(SUITE)),$$HAREBUS_RABBITMQ_ROOT)" && export HAREBUS_RABBITMQ_ROOT && \
 		cd integration_test && go test -count=1 -v -timeout 15m -run '^TestOperatorKilled$$' . -kills 40
 
-# The part of the proof about the outbox: services are killed at every step, and databases, on every database.
+# The part of the proof about the outbox: services are killed at every step, and databases, on every database; everything
+# breaks for SOAK.
 proof-outbox: broker databases
 	HAREBUS_RABBITMQ_ROOT="$(if $(SUITE),$$(scripts/rabbitmq-root $(SUITE)),$$HAREBUS_RABBITMQ_ROOT)" && export HAREBUS_RABBITMQ_ROOT && \
-		cd integration_test/outbox && go test -count=1 -v -timeout 10m -run '^(TestCrash|TestDatabaseRestarts|TestBrokerAway)$$' .
+		cd integration_test/outbox && go test -count=1 -v -timeout 60m -run '^(TestCrash|TestOutage|TestDatabaseRestarts|TestBrokerAway|TestSoak)$$' . -soak $(SOAK)
 
 proof-migrate: broker ## kills harebus topology migrate under load, 200 times at any moment
 	HAREBUS_RABBITMQ_ROOT="$(if $(SUITE),$$(scripts/rabbitmq-root $(SUITE)),$$HAREBUS_RABBITMQ_ROOT)" && export HAREBUS_RABBITMQ_ROOT && \

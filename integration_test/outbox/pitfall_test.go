@@ -5,7 +5,9 @@ import (
 	"database/sql"
 	"errors"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -105,6 +107,54 @@ func TestDeferredSQLite(t *testing.T) {
 	r.await("out", messages)
 	if got := s.Stats(); got.Failed != 0 {
 		t.Errorf("%d attempts failed", got.Failed)
+	}
+}
+
+// TestPooler: a pooler that gives each transaction another session of the database is no problem,
+// because nothing of the outbox belongs to a session. Two processes handle each message once.
+func TestPooler(t *testing.T) {
+	t.Parallel()
+	r, seen := traced(t, database.Need(t, "postgres").Pooled(t))
+	var setups []*harebus.Setup
+	var last *outbox.Outbox
+	for range 2 {
+		last = r.outbox(outbox.Config{})
+		s := r.setup(last, "orders")
+		harebus.Handle(s, func(ctx context.Context, bus *harebus.Bus, o order) error {
+			return errors.Join(r.insert(ctx, o.ID), bus.Send(ctx, "out", placed(o)))
+		})
+		r.start(s)
+		setups = append(setups, s)
+	}
+	const messages = 100
+	for n := range 2 * messages {
+		id := strconv.Itoa(n % messages) // each comes twice
+		if err := setups[0].Bus().Send(r.ctx, "orders", order{n % messages}, harebus.WithMessageID(id)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for n := range messages {
+		if err := join(r, last, setups[1], messages+n, n%5 == 4); err != nil {
+			t.Error(err)
+		}
+	}
+	r.eventually("all are handled", func() bool { return setups[0].Stats().Handled+setups[1].Stats().Handled == 2*messages })
+	const sent = messages + messages*4/5
+	r.await("out", sent)
+	r.empty()
+	check(t, "effects", r.number("select count(*) from effects"), sent)
+	check(t, "lanes", r.number("select count(*) from harebus_lane where owner <> '' and until > clock_timestamp()"), 3)
+	for _, s := range setups {
+		check(t, "failures", int(s.Stats().Failed), 0)
+	}
+	if n := r.db.Stats().OpenConnections; n <= 3 {
+		t.Errorf("%d connections, for each of which the pooler has a session", n)
+	}
+	session := regexp.MustCompile(`(?i)advisory|listen|notify|temporary|for update|locked`)
+	for _, one := range seen.all() {
+		if session.MatchString(one.text) {
+			t.Errorf("%s needs a session, or locks rows", one.text)
+		}
 	}
 }
 

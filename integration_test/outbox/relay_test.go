@@ -382,5 +382,8 @@ func heap() uint64 {
 // awaitAtLeast waits until a queue has at least n messages.
 func (r *rig) awaitAtLeast(queue string, n int) {
 	r.t.Helper()
-	r.eventually(fmt.Sprintf("%d messages in %s", n, queue), func() bool { return len(r.broker.Messages(queue)) >= n })
+	r.eventually(fmt.Sprintf("%d messages in %s", n, queue), func() bool {
+		q, _ := r.broker.Queue(queue)
+		return q.Ready >= n
+	})
 }

@@ -51,7 +51,7 @@ func onEach(t *testing.T, test func(t *testing.T, r *rig)) {
 
 func newRig(t *testing.T, data *database.Database) *rig {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := patient(t)
 	t.Cleanup(cancel)
 	r := &rig{t: t, ctx: ctx, data: data, db: data.Open(t), broker: brokertest.New()}
 	t.Cleanup(r.broker.Close)
@@ -69,6 +69,18 @@ func newRig(t *testing.T, data *database.Database) *rig {
 	}
 	r.queue("out")
 	return r
+}
+
+// patient ends after two minutes, or shortly before go test loses its patience, so that a test
+// can say what never happened.
+func patient(t *testing.T) (context.Context, context.CancelFunc) {
+	t.Helper()
+	const most, before = 2 * time.Minute, 10 * time.Second
+	until := time.Now().Add(most)
+	if end, ok := t.Deadline(); ok && end.Add(-before).Before(until) {
+		until = end.Add(-before)
+	}
+	return context.WithDeadline(t.Context(), until)
 }
 
 func (r *rig) queue(name string) {
@@ -164,16 +176,21 @@ func (r *rig) await(queue string, n int) []brokertest.Message {
 	return messages
 }
 
-// eventually waits until a condition holds.
 func (r *rig) eventually(what string, holds func() bool) {
 	r.t.Helper()
+	eventually(r.ctx, r.t, what, holds)
+}
+
+// eventually waits until a condition holds.
+func eventually(ctx context.Context, t *testing.T, what string, holds func() bool) {
+	t.Helper()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for !holds() {
 		select {
 		case <-tick.C:
-		case <-r.ctx.Done():
-			r.t.Fatalf("it never happened: %s", what)
+		case <-ctx.Done():
+			t.Fatalf("it never happened: %s", what)
 		}
 	}
 }

@@ -2,6 +2,7 @@ package outbox_test
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"strconv"
@@ -351,6 +352,50 @@ func TestSagaRoute(t *testing.T) {
 	r.eventually("all are handled", func() bool { return s.Stats().Handled == 3 })
 	check(t, "version of a", r.number("select version from harebus_saga"), 1)
 	check(t, "version of b", other.number("select version from harebus_saga"), 2)
+}
+
+// TestSagaGap: on MariaDB, a message for a key without an instance keeps the starts of keys in the
+// same gap waiting until its transaction ends, unless the isolation level is READ COMMITTED. On
+// PostgreSQL it keeps nobody waiting.
+func TestSagaGap(t *testing.T) {
+	for _, kind := range []string{"postgres", "mariadb"} {
+		for _, level := range []sql.IsolationLevel{sql.LevelDefault, sql.LevelReadCommitted} {
+			t.Run(kind+"/"+level.String(), func(t *testing.T) {
+				t.Parallel()
+				r := newRig(t, database.Need(t, kind))
+				ob := r.outbox(outbox.Config{TxOptions: &sql.TxOptions{Isolation: level}})
+				bus := r.setup(ob, "").Bus()
+				load := func(key string, create bool) *outbox.Tx {
+					tx, err := ob.Begin(r.ctx, bus)
+					if err == nil {
+						_, err = outbox.LoadSaga(tx.Context(r.ctx), "trip", key, create)
+					}
+					if err != nil {
+						t.Error(err)
+					}
+					return tx
+				}
+				early := load("5", false)
+				started := make(chan *outbox.Tx)
+				go func() { started <- load("6", true) }()
+				waits := false
+				var start *outbox.Tx
+				select {
+				case start = <-started:
+				case <-time.After(time.Second): // long enough for a start that does not wait
+					waits = true
+				}
+				if want := kind == "mariadb" && level == sql.LevelDefault; waits != want {
+					t.Errorf("the start of a neighbouring key waits: %t, want %t", waits, want)
+				}
+				early.Rollback()
+				if start == nil {
+					start = <-started
+				}
+				start.Rollback()
+			})
+		}
+	}
 }
 
 // TestSagaDeadlock: two steps that lock each other's rows run again at once, and the retry

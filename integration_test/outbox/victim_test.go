@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -28,8 +29,13 @@ type orders struct {
 	// Step is where the process kills itself, when it gets there the After-th time.
 	Step  string
 	After int64
+	// Freeze says that it freezes itself (SIGSTOP) instead, until somebody lets it go on.
+	Freeze bool
 	// Saga says that the commands are for instances of a saga.
 	Saga bool
+	// Soak says that the process also runs transactions of its own. Base is the first of their numbers.
+	Soak bool
+	Base int64
 
 	count atomic.Int64
 }
@@ -37,9 +43,15 @@ type orders struct {
 // steps are the points at which a process can die.
 var steps = []string{"handler returned", "committed", "acknowledged", "publishing", "published"}
 
-// at kills the process if this is the step.
+// at kills or freezes the process if this is the step.
 func (o *orders) at(step string) {
-	if o.Step == step && o.count.Add(1) == o.After {
+	switch {
+	case o.Step != step || o.count.Add(1) != o.After:
+	case o.Freeze: // by a signal to this thread, which has stopped before the call returns
+		runtime.LockOSThread()
+		_, _, _ = syscall.RawSyscall(syscall.SYS_TGKILL, uintptr(os.Getpid()), uintptr(syscall.Gettid()), uintptr(syscall.SIGSTOP))
+		runtime.UnlockOSThread()
+	default:
 		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 		select {} // until it has arrived
 	}
@@ -112,8 +124,54 @@ func (o *orders) service(db *sql.DB) (*harebus.Setup, *outbox.Outbox, error) {
 	harebus.Handle(s, func(ctx context.Context, bus *harebus.Bus, cmd order) error {
 		_, err := outbox.SQL(ctx).ExecContext(ctx, fmt.Sprintf("insert into effects (id) values (%d)", cmd.ID))
 		return errors.Join(err, bus.Send(ctx, o.Out, placed(cmd)))
-	})
+	}, harebus.WithRetry(harebus.RetryConfig{MaxRetries: 1000, BackOff: short}))
 	return s, ob, nil
+}
+
+// soak serves for ever.
+func (o *orders) soak(db *sql.DB) {
+	ctx := context.Background()
+	tick := time.NewTicker(100 * time.Millisecond)
+	for ; ; <-tick.C {
+		s, ob, err := o.service(db)
+		if err == nil {
+			err = s.Start(ctx)
+		}
+		if err == nil {
+			o.write(ctx, s, ob)
+		}
+		if s != nil {
+			_ = s.Close() // the database is away
+		}
+	}
+}
+
+// write runs transactions for ever. It rolls back some of them. An error is an outage: the rows
+// say what was committed.
+func (o *orders) write(ctx context.Context, s *harebus.Setup, ob *outbox.Outbox) {
+	const everyRollback = 7
+	tick := time.NewTicker(10 * time.Millisecond)
+	for id := int(o.Base); ; id++ {
+		_ = ob.Transaction(ctx, s.Bus(), func(ctx context.Context, tx *outbox.Tx) error {
+			_, err := tx.SQL.ExecContext(ctx, fmt.Sprintf("insert into effects (id) values (%d)", id))
+			err = errors.Join(err, tx.Send(ctx, o.Out, placed{id}))
+			if isPoisoned(id) {
+				err = errors.Join(err, tx.Send(ctx, o.Out+".missing", placed{id}))
+			}
+			if id%everyRollback == 0 {
+				err = errors.Join(err, errNo)
+			}
+			return err
+		})
+		<-tick.C
+	}
+}
+
+// isPoisoned says whether a transaction also sends to a queue that does not exist. Those of the
+// test itself, which have small and big numbers, do not.
+func isPoisoned(id int) bool {
+	const every, first, end = 50, 1 << 32, 1 << 50
+	return id%every == 0 && id >= first && id < end
 }
 
 // lease is short, so that the tests are.
@@ -130,6 +188,9 @@ func victim() {
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
+	}
+	if o.Soak {
+		o.soak(db)
 	}
 	s, _, err := o.service(db)
 	if err == nil {

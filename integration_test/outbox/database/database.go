@@ -29,6 +29,7 @@ type Database struct {
 	// Driver and DSN are for processes that the test starts.
 	Driver, DSN string
 
+	name   string
 	server *server
 }
 
@@ -113,7 +114,7 @@ func (s *server) create() (*Database, error) {
 	if _, err := db.ExecContext(context.Background(), "create database "+name); err != nil {
 		return nil, err
 	}
-	d := &Database{Kind: s.program.name, Driver: s.program.driver, DSN: s.program.dsn(s.port, name), server: s, Dialect: outbox.Postgres}
+	d := &Database{Kind: s.program.name, Driver: s.program.driver, DSN: s.program.dsn(s.port, name), name: name, server: s, Dialect: outbox.Postgres}
 	if d.Kind == "mariadb" {
 		d.Dialect = outbox.MariaDB
 	}

@@ -4,5 +4,5 @@
 // is killed. The service of the Debian package is never used. Every test gets an empty database.
 //
 // A test is skipped if its server is not installed, unless HAREBUS_REQUIRE_BROKER is 1 or CI is
-// true: then it fails. scripts/install-databases installs both.
+// true: then it fails. scripts/install-databases installs both, and the pooler pgbouncer.
 package database
