@@ -141,7 +141,7 @@ var mutants = []mutant.Mutant{
 	},
 	{
 		Name: "park what a key service cannot open", File: "seal/policy.go",
-		Old: "\tif errors.Is(err, ErrUnknownKey) {\n\t\treturn fmt.Errorf(", New: "\tif err != nil {\n\t\treturn fmt.Errorf(",
+		Old: "\tif errors.Is(err, ErrUnknownKey) {\n\t\treturn fmt.Errorf(", New: "\tif err != nil || errors.Is(err, ErrUnknownKey) {\n\t\treturn fmt.Errorf(",
 		Breaks: "ACCOUNT",
 	},
 	{
