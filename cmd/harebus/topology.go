@@ -158,7 +158,7 @@ func readTopology(name string, in io.Reader) (topology.Topology, error) {
 // withDelays adds what Setup.Init declares beside the topology of Start.
 func withDelays(t topology.Topology) topology.Topology {
 	var delays topology.Delays
-	parts := []topology.Topology{t, delays.Topology()}
+	parts := []topology.Topology{t, delays.Topology(), delays.Cancelled()}
 	for _, q := range t.Queues {
 		parts = append(parts, delays.Exit("", q.Name))
 	}

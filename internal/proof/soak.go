@@ -135,7 +135,7 @@ func (s Soak) delaysAreMissing(ctx context.Context) (bool, error) {
 func (s Soak) cleanUp(ctx context.Context, cfg harebus.Config, delays bool) error {
 	gone := topology.Delays{}.Exit("", cfg.Queue)
 	if delays {
-		gone = topology.Join(topology.Delays{}.Topology(), gone)
+		gone = topology.Join(topology.Delays{}.Topology(), topology.Delays{}.Cancelled(), gone)
 	}
 	queues := []string{cfg.Queue, cfg.ErrorQueue.Name}
 	for _, q := range gone.Queues {
