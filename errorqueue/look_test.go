@@ -119,7 +119,7 @@ func TestLooksAreFree(t *testing.T) {
 				x.with(func(q *errorqueue.Queue) {
 					for range 100 {
 						if found := x.look(q, errorqueue.Filter{}); len(found.Messages) != 40 {
-							t.Fatalf("a look found %d", len(found.Messages))
+							x.Fatalf("a look found %d", len(found.Messages))
 						}
 					}
 				}, func(c *errorqueue.Config) { c.Name = "failed" })
