@@ -1,8 +1,6 @@
 package topology
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"strings"
 	"time"
@@ -174,13 +172,5 @@ func passingOn(ttl time.Duration, exchange string) map[string]any {
 var escape = strings.NewReplacer("%", "%25", "/", "%2F")
 
 // exit names an exit queue; messages that cannot be cancelled travel under this name as their routing
-// key. No label of a step can equal it, for it has a "/" or "#". The destination
-// can be read from it unless it is too long for a name.
-func (d Delays) exit(exchange, key string) string {
-	escaped := escape.Replace(exchange)
-	if readable := d.name("due/" + escaped + "/" + key); len(readable) <= maxShortString {
-		return readable
-	}
-	sum := sha256.Sum256([]byte(exchange + "\x00" + key))
-	return d.name("due#" + hex.EncodeToString(sum[:]))
-}
+// key. No label of a step can equal it, for it has a "/" or "#".
+func (d Delays) exit(exchange, key string) string { return d.name(d.dueLabel(exchange, key)) }

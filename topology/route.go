@@ -57,6 +57,15 @@ func (d Delays) RouteRoughly(delay time.Duration, exchange, key string) (Route, 
 }
 
 func (d Delays) route(delay time.Duration, exchange, key string, rounded func(time.Duration) time.Duration) (Route, error) {
+	route, err := d.way(delay, exchange, key, rounded)
+	if len(route.CC) > 0 {
+		route.Key = d.exit(exchange, key)
+	}
+	return route, err
+}
+
+// way is a route without the key that leads to the exit.
+func (d Delays) way(delay time.Duration, exchange, key string, rounded func(time.Duration) time.Duration) (Route, error) {
 	if err := d.validate(); err != nil {
 		return Route{}, err
 	}
@@ -69,7 +78,7 @@ func (d Delays) route(delay time.Duration, exchange, key string, rounded func(ti
 	if delay > MaxDelay {
 		return Route{}, fmt.Errorf("topology: route delay %v: longer than %v", delay, MaxDelay)
 	}
-	route := Route{Exchange: d.name("in"), Key: d.exit(exchange, key)}
+	route := Route{Exchange: d.name("in")}
 	visited := steps(rounded(delay))
 	route.CC, route.Delay = itinerary(visited)
 	route.Queues = make([]string, len(visited))
@@ -211,9 +220,20 @@ func steps(delay time.Duration) []step {
 	return visited
 }
 
+// visits is the number of queues that steps returns.
+func visits(delay time.Duration) (n int) {
+	for k := len(levels) - 1; k >= 0; k-- {
+		if delay >= levels[k].unit {
+			delay %= levels[k].unit
+			n++
+		}
+	}
+	return n
+}
+
 // itinerary labels every level from the first step on, and sums up the waits.
 func itinerary(visited []step) (labels []string, wait time.Duration) {
-	labels = append(labels, visited[0].first())
+	labels = append(make([]string, 0, visited[0].level+4), visited[0].first()) // with the two of a ticket
 	wait = visited[0].wait()
 	k := visited[0].level - 1
 	for _, s := range visited[1:] {
@@ -246,7 +266,7 @@ func roundUp(delay time.Duration) time.Duration {
 		if up-delay > delay/precision {
 			continue
 		}
-		if len(steps(up)) < len(steps(best)) {
+		if visits(up) < visits(best) {
 			best = up
 		}
 	}

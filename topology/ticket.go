@@ -1,11 +1,11 @@
 package topology
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 	"unicode/utf8"
 )
@@ -109,13 +109,14 @@ func (t Ticket) label() string {
 // RouteTicket is [Delays.Route] for a message that can be cancelled: it passes a gate
 // when it is due. id is its message id. See [Delays.Cancellation].
 func (d Delays) RouteTicket(delay time.Duration, exchange, key, id string) (Route, error) {
-	route, err := d.Route(delay, exchange, key)
+	route, err := d.way(delay, exchange, key, roundUp)
 	if err != nil || len(route.CC) == 0 {
 		return route, err
 	}
-	route.exit = len(route.Key)
+	due := d.dueLabel(exchange, key)
+	route.exit = d.prefixed(due)
 	route.Key = gateKeys[gateOf(id)]
-	route.CC = append(route.CC, d.dueLabel(exchange, key), Ticket{ID: id}.label())
+	route.CC = append(route.CC, due, Ticket{ID: id}.label())
 	return route, nil
 }
 
@@ -135,9 +136,19 @@ func (d Delays) gateTopology() Topology {
 }
 
 // dueLabel is the key in the CC header by which the exchange of the exits finds an exit:
-// the name of the exit without the prefix.
+// the name of the exit without the prefix. The destination can be read from it unless it
+// is too long for a name.
 func (d Delays) dueLabel(exchange, key string) string {
-	return strings.TrimPrefix(d.exit(exchange, key), d.name(""))
+	if readable := "due/" + escape.Replace(exchange) + "/" + key; d.prefixed(readable) <= maxShortString {
+		return readable
+	}
+	sum := sha256.Sum256([]byte(exchange + "\x00" + key))
+	return "due#" + hex.EncodeToString(sum[:])
+}
+
+// prefixed is the length of a name with the prefix.
+func (d Delays) prefixed(suffix string) int {
+	return len(cmp.Or(d.Prefix, DefaultDelayPrefix)) + len(".") + len(suffix)
 }
 
 // Cancellation returns the binding that cancels the message with this id: when the
