@@ -30,9 +30,7 @@ func TestChaos(t *testing.T) {
 		t.Run(string(kind), func(t *testing.T) {
 			node := rabbit.Need(t, rabbit.Options{Kind: rabbit.KindNode, Config: []string{"consumer_timeout = 60000"}})
 			t.Logf("RabbitMQ %s", node.Version())
-			h := &havoc{t: t, node: node, rand: rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), 0)), //nolint:gosec // chance, not secrecy
-				plan: plan{URL: node.URL(), Queue: "chaos", Type: kind, Version: 1, Journal: filepath.Join(t.TempDir(), "journal")}}
-			h.run()
+			newHavoc(t, node, kind).run()
 		})
 	}
 }
@@ -46,6 +44,11 @@ type havoc struct {
 
 	instances                       []*exec.Cmd
 	kills, freezes, closes, brokers int
+}
+
+func newHavoc(t *testing.T, node *rabbit.Node, kind topology.QueueType) *havoc {
+	return &havoc{t: t, node: node, rand: rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), 0)), //nolint:gosec // chance, not secrecy
+		plan: plan{URL: node.URL(), Queue: "chaos", Type: kind, Version: 1, Journal: filepath.Join(t.TempDir(), "journal")}}
 }
 
 func (h *havoc) run() {
