@@ -61,7 +61,7 @@ func familyTime(pid int) time.Duration {
 	if err != nil || total < 0 {
 		return -1
 	}
-	for _, child := range strings.Fields(string(children)) {
+	for child := range strings.FieldsSeq(string(children)) {
 		if number, err := strconv.Atoi(child); err == nil {
 			total += max(processTime(number), 0)
 		}
