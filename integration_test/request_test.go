@@ -124,6 +124,34 @@ func TestRequestOfAnRPCServer(t *testing.T) {
 	if _, err := harebus.Request[placeOrder](p.within(patience), s.Bus(), p.queue("nowhere"), placeOrder{ID: 7}); !errors.Is(err, harebus.ErrUnroutable) {
 		t.Errorf("a queue that is not there: %v", err)
 	}
+
+	cfg := p.config("orders")
+	cfg.Reply.Reserved = true
+	orders := p.setup(cfg)
+	harebus.Handle(orders, func(ctx context.Context, bus *harebus.Bus, cmd placeOrder) error {
+		return bus.Reply(ctx, orderAccepted{ID: cmd.ID})
+	})
+	p.start(orders)
+	b.must(func(ch *amqp.Channel) error {
+		const directReplyTo = "amq.rabbitmq.reply-to"
+		replies, err := ch.Consume(directReplyTo, "", true, false, false, false, nil)
+		if err != nil {
+			return err
+		}
+		question := amqp.Publishing{Type: "PlaceOrder", ReplyTo: directReplyTo, CorrelationId: "question", Body: []byte(`{"id":9}`)}
+		if err := ch.PublishWithContext(p.within(patience), "", cfg.Queue, true, false, question); err != nil {
+			return err
+		}
+		select {
+		case d := <-replies:
+			if d.CorrelationId != "question" || string(d.Body) != `{"id":9}` {
+				t.Errorf("a plain client got %s for %q", d.Body, d.CorrelationId)
+			}
+		case <-p.within(patience).Done():
+			t.Error("a plain client got no reply")
+		}
+		return nil
+	})
 }
 
 // TestRequestIsGivenUp: the fault comes at once, and the request expires with its sender's patience.
@@ -189,4 +217,54 @@ func TestReplyQueueIsDeleted(t *testing.T) {
 	if b.exists(d.ReplyTo) {
 		t.Error("the reply queue is still there after a stop")
 	}
+}
+
+// TestRequestPermissions: a service that only makes requests needs three permissions on its reply queue. Without one of them
+// the request fails at once, and the error names the queue; when it is given, the next request works.
+func TestRequestPermissions(t *testing.T) {
+	t.Parallel()
+	p := vhosted(t)
+	b := p.broker()
+	b.declareExchange("PikaBusDirect", "direct")
+	b.declareExchange("PikaBusTopic", "topic")
+	b.declareQueue("rpc", nil)
+	requests := b.consume("rpc")
+	var replied sync.WaitGroup
+	replied.Go(func() {
+		if d, ok := <-requests; ok { // of the only request that is sent
+			b.publish("", d.ReplyTo, amqp.Publishing{CorrelationId: d.CorrelationId, Body: d.Body})
+		}
+	})
+	user := p.name
+	p.ctl("add_user", user, "secret")
+	t.Cleanup(func() {
+		if _, err := p.node.Ctl(context.Background(), "delete_user", user); err != nil {
+			t.Error(err)
+		}
+	})
+	s := p.setup(harebus.Config{URL: p.withUser(user, "secret"), Queue: "shop"})
+	// request makes one when the user has these permissions on the reply queue.
+	request := func(configure, write, read bool) error {
+		permissions := []string{"set_permissions", "-p", p.name, user}
+		for _, granted := range []bool{configure, write, read} {
+			pattern := `^(PikaBusDirect|PikaBusTopic|amq\.default)$`
+			if granted {
+				pattern += `|^shop\.replies\..*`
+			}
+			permissions = append(permissions, pattern)
+		}
+		p.ctl(permissions...)
+		_, err := harebus.Request[placeOrder](p.within(patience), s.Bus(), "rpc", placeOrder{ID: 7})
+		return err
+	}
+	for name, err := range map[string]error{
+		"configure": request(false, true, true), "write": request(true, false, true), "read": request(true, true, false),
+	} {
+		p.mentions(err, "ACCESS_REFUSED", "shop.replies.")
+		if !errors.Is(err, harebus.ErrNotSent) {
+			t.Errorf("without %s: %v", name, err)
+		}
+	}
+	p.try(request(true, true, true))
+	replied.Wait()
 }

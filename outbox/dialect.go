@@ -118,6 +118,24 @@ func (d Dialect) among(ids []int64) (string, []any) {
 	return "id in (" + list + ")", nil
 }
 
+// deleteRows is the statement that deletes messages of a lane, and its arguments. MySQL finds each
+// row of the join by its key. With "id in" it would read the whole table if that is small, and
+// wait for every row that an open transaction has stored.
+func (d Dialect) deleteRows(lane int64, ids []int64) (string, []any) {
+	if !d.mysql() {
+		among, args := d.among(ids)
+		return "delete from #outbox where lane = ? and " + among, append([]any{lane}, args...)
+	}
+	var list strings.Builder
+	for i, id := range ids {
+		if i > 0 {
+			list.WriteString(" union all ")
+		}
+		list.WriteString("select " + strconv.FormatInt(id, 10) + " as id")
+	}
+	return "delete o from (" + list.String() + ") ids straight_join #outbox o force index (primary) on o.lane = ? and o.id = ids.id", []any{lane}
+}
+
 // statement replaces each ? by what the database wants, and each # by the prefix of the
 // tables. The texts of this package have neither in any other place.
 func (d Dialect) statement(prefix, text string) string {

@@ -56,8 +56,8 @@ func (r *relay) eraseAll(ctx context.Context) bool {
 		if l == nil {
 			return true
 		}
-		among, args := r.outbox.cfg.Dialect.among(ids)
-		_, err := r.exec(ctx, "delete from #outbox where lane = ? and "+among, append([]any{l.number}, args...)...)
+		text, args := r.outbox.cfg.Dialect.deleteRows(l.number, ids)
+		_, err := r.exec(ctx, text, args...)
 		r.outbox.mu.Lock()
 		if err != nil {
 			l.gone = append(l.gone, ids...)

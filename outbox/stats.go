@@ -109,7 +109,8 @@ func (o *Outbox) Refused(ctx context.Context, n int) ([]Refusal, error) {
 // Retry makes the relay try the refused messages with these ids now, instead of after their
 // pause, and returns how many it has found. Other refused messages keep their pause.
 func (o *Outbox) Retry(ctx context.Context, ids ...int64) (int, error) {
-	n, err := o.onRefused(ctx, "update #outbox set not_before = null where lane = -1 and ", ids)
+	among, args := o.cfg.Dialect.among(ids)
+	n, err := o.onRefused(ctx, ids, "update #outbox set not_before = null where lane = -1 and "+among, args)
 	if err != nil {
 		return n, fmt.Errorf("harebus: outbox: retry refused messages: %w", err)
 	}
@@ -119,18 +120,18 @@ func (o *Outbox) Retry(ctx context.Context, ids ...int64) (int, error) {
 
 // Discard removes refused messages for good, and returns how many there were.
 func (o *Outbox) Discard(ctx context.Context, ids ...int64) (int, error) {
-	n, err := o.onRefused(ctx, "delete from #outbox where lane = -1 and ", ids)
+	text, args := o.cfg.Dialect.deleteRows(refusedLane, ids)
+	n, err := o.onRefused(ctx, ids, text, args)
 	if err != nil {
 		return n, fmt.Errorf("harebus: outbox: discard refused messages: %w", err)
 	}
 	return n, nil
 }
 
-func (o *Outbox) onRefused(ctx context.Context, text string, ids []int64) (int, error) {
+func (o *Outbox) onRefused(ctx context.Context, ids []int64, text string, args []any) (int, error) {
 	if len(ids) == 0 {
 		return 0, nil
 	}
-	among, args := o.cfg.Dialect.among(ids)
-	n, err := o.db.exec(ctx, o.sql(text+among), args...)
+	n, err := o.db.exec(ctx, o.sql(text), args...)
 	return int(n), err
 }

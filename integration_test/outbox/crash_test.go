@@ -35,11 +35,14 @@ func TestCrash(t *testing.T) {
 					crash(t, node.URL(), kind, step)
 				})
 			}
+			if kind == "sqlite" { // one that is frozen could hold its only lock
+				continue
+			}
+			t.Run(kind+"/frozen", func(t *testing.T) {
+				t.Parallel()
+				freeze(t, node.URL(), kind)
+			})
 		}
-		t.Run("postgres/frozen", func(t *testing.T) {
-			t.Parallel()
-			freeze(t, node.URL(), "postgres")
-		})
 	})
 }
 

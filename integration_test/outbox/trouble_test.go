@@ -3,8 +3,6 @@ package outbox_test
 import (
 	"context"
 	"errors"
-	"fmt"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -154,31 +152,6 @@ func TestFullQueue(t *testing.T) {
 	}
 }
 
-// TestPlan: PostgreSQL does not sort the backlog for each batch, also if the table was never
-// analysed.
-func TestPlan(t *testing.T) {
-	t.Parallel()
-	r := newRig(t, database.Need(t, "postgres"))
-	r.exec("alter table harebus_outbox set (autovacuum_enabled = false)")
-	r.exec("insert into harebus_outbox select 5, n, 'm', 't', '', 'out', '', '', now(), 0 from generate_series(1, 50000) n")
-	rows, err := r.db.QueryContext(r.ctx, "explain select id, octet_length(head) + octet_length(body) from harebus_outbox where (lane, id) > (5, 0) and lane <= 5 order by lane, id limit 500")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer rows.Close()
-	var plan strings.Builder
-	for rows.Next() {
-		var line string
-		if err := rows.Scan(&line); err != nil {
-			t.Fatal(err)
-		}
-		fmt.Fprintln(&plan, line)
-	}
-	if err := rows.Err(); err != nil || !strings.Contains(plan.String(), "Index Scan") || strings.Contains(plan.String(), "Sort") {
-		t.Errorf("%v\n%s", err, plan.String())
-	}
-}
-
 // TestLongTransaction: a transaction that stays open holds up no other, and the lease of the
 // process does not depend on it.
 func TestLongTransaction(t *testing.T) {
@@ -204,6 +177,7 @@ func TestLongTransaction(t *testing.T) {
 				}
 			}
 			r.await("out", 20)
+			r.empty()                     // the row of the open transaction is not visible
 			<-time.After(3 * time.Second) // three leases, and longer than the floor of a lane stays
 			if err := long.Commit(); err != nil {
 				t.Fatal(err)
