@@ -36,7 +36,7 @@ func TestCancel(t *testing.T) {
 		t.Errorf("restored: %q, %v", result, err)
 	}
 
-	const delay = 10 * time.Second // one queue
+	const delay = 6 * time.Second // one queue
 	kept := map[string]time.Time{}
 	var took []time.Duration
 	var gone []harebus.Ticket

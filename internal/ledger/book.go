@@ -167,7 +167,7 @@ func (b *Book) Pending(attempts int) []string {
 	for _, id := range b.order {
 		m := b.entries[id]
 		gaveUp := slices.ContainsFunc(m.fails, func(e Event) bool { return e.Attempt >= attempts })
-		if m.ok > 0 && !m.ended() && !m.cancel && !gaveUp {
+		if m.lost() && !gaveUp {
 			pending = append(pending, id)
 		}
 	}
@@ -239,6 +239,9 @@ func (c *Counts) add(m *entry) {
 		c.Unknown++
 	}
 }
+
+// lost says whether the message was confirmed, is nowhere, and was not cancelled.
+func (m *entry) lost() bool { return m.ok > 0 && !m.ended() && !m.cancel }
 
 func (m *entry) ended() bool { return len(m.effects) > 0 || m.parked > 0 || m.drained > 0 }
 

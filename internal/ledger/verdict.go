@@ -150,7 +150,7 @@ func (b *Book) Verdict(want Expect) *Verdict {
 		if m.copies() > 1 && !b.explained(m) {
 			v.UnexplainedDuplicates++
 		}
-		if m.ok > 0 && !m.ended() && !m.cancel {
+		if m.lost() {
 			v.Lost++
 		}
 		v.Violations = append(v.Violations, b.check(m, &want)...)
@@ -170,7 +170,7 @@ func (b *Book) check(m *entry, want *Expect) []Violation {
 		found = append(found, Violation{Invariant: i, ID: m.id, Text: fmt.Sprintf(format, args...), History: m.events})
 	}
 	seen := len(m.received) > 0 || m.ended()
-	if m.ok > 0 && !m.ended() && !m.cancel {
+	if m.lost() {
 		broken(NoLoss, "confirmed, but it is nowhere")
 	}
 	if seen && m.invoked == 0 {
