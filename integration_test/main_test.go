@@ -31,9 +31,11 @@ func TestMain(m *testing.M) {
 		}
 	}
 	code := rabbit.Main(m)
-	if err := closeCommanded(); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		code = max(code, 1)
+	for _, err := range []error{closeCommanded(), closeBuilt()} {
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = max(code, 1)
+		}
 	}
 	if code == 0 {
 		if err := goleak.Find(); err != nil {
