@@ -68,3 +68,22 @@ func TestBusyQueue(t *testing.T) {
 		x.expect("orders", "1 2 3 4 5")
 	})
 }
+
+// TestSlowQueue: a quorum queue that has assigned all messages to this consumer has none left that are ready, and may
+// need seconds to send the first one. A look and a retry wait for it.
+func TestSlowQueue(t *testing.T) {
+	bubble(t, func(x *bench) {
+		x.park(1, 5)
+		slow := x.broker.Inject(brokertest.Fault{On: "basic.deliver", From: brokertest.FromBroker, Times: -1, Do: brokertest.Delay, For: 2 * time.Second})
+		x.with(func(q *errorqueue.Queue) {
+			found := x.look(q, errorqueue.Filter{})
+			if len(found.Messages) != 5 {
+				x.Fatalf("found %d", len(found.Messages))
+			}
+			report, err := q.Retry(x.Context(), found.Messages, errorqueue.Options{})
+			x.reports(report, err, "done 5, left 0, gone 0, remaining 0, twice 0")
+		})
+		slow.Remove()
+		x.expect("orders", "1 2 3 4 5")
+	})
+}
