@@ -61,7 +61,8 @@ type Config struct {
 	// acknowledgement was lost; afterwards such a message is parked as "claim-missing". Bodies
 	// of events are never deleted, because an event has several receivers, nor those of a
 	// process that ends before their time. Do not set it for commands that more than one
-	// queue gets. Default: nothing is deleted.
+	// queue gets, nor for those that a handler passes on as they are ([harebus.Message.Envelope]):
+	// the copy has the same reference. Default: nothing is deleted.
 	DeleteHandled time.Duration
 }
 

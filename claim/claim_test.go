@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -287,5 +289,36 @@ func TestGolden(t *testing.T) {
 	}
 	if string(p.Body) != body || p.ContentType != "application/json" || p.ContentEncoding != "utf-8" {
 		t.Errorf("%d bytes of %q, %q", len(p.Body), p.ContentType, p.ContentEncoding)
+	}
+}
+
+// TestSweepsAtOnce: sweeps that remove files under each other's hands all come to their end.
+func TestSweepsAtOnce(t *testing.T) {
+	store, root := dir(t)
+	const bodies, sweeps = 150, 4
+	past := time.Now().Add(-time.Hour)
+	for i := range bodies {
+		key := fmt.Sprintf("2026/01/%02d/0b0e7a56-6a5b-4c0a-9f0e-%012x", i%28+1, i)
+		if err := store.Put(t.Context(), key, []byte("body")); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chtimes(filepath.Join(root, key), past, past); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var removed atomic.Int64
+	var all sync.WaitGroup
+	for range sweeps {
+		all.Go(func() {
+			n, _, err := store.Sweep(t.Context(), time.Now())
+			if err != nil {
+				t.Error(err)
+			}
+			removed.Add(int64(n))
+		})
+	}
+	all.Wait()
+	if n := removed.Load(); n != bodies {
+		t.Errorf("%d files were removed, want %d", n, bodies)
 	}
 }

@@ -132,6 +132,9 @@ func (d *Dir) Sweep(ctx context.Context, before time.Time) (files int, size int6
 		if err == nil {
 			err = ctx.Err()
 		}
+		if gone(err) {
+			return nil
+		}
 		if err != nil {
 			return err
 		}
@@ -140,7 +143,7 @@ func (d *Dir) Sweep(ctx context.Context, before time.Time) (files int, size int6
 			return nil
 		}
 		info, err := entry.Info()
-		if errors.Is(err, fs.ErrNotExist) { // another sweep
+		if gone(err) {
 			return nil
 		}
 		if err != nil {
@@ -150,6 +153,9 @@ func (d *Dir) Sweep(ctx context.Context, before time.Time) (files int, size int6
 			return nil
 		}
 		if err := d.root.Remove(name); err != nil {
+			if gone(err) {
+				return nil
+			}
 			return err
 		}
 		files, size = files+1, size+info.Size()
@@ -160,6 +166,9 @@ func (d *Dir) Sweep(ctx context.Context, before time.Time) (files int, size int6
 	}
 	return files, size, err
 }
+
+// gone says that a file has been removed meanwhile: by another sweep, or because its message was handled.
+func gone(err error) bool { return errors.Is(err, fs.ErrNotExist) }
 
 func trimPartial(name string) string {
 	if cut := len(name) - len(partialSuffix); cut > 0 && name[cut:] == partialSuffix {
