@@ -21,8 +21,8 @@ type Options struct {
 	// Refusals is how many messages the broker may refuse before the action stops. Default: 10.
 	Refusals int
 	// Journal is a file that keeps what has happened to each message, or "". If it exists, it
-	// is of an interrupted run of the same action, and the action goes on: messages that were
-	// confirmed then are not sent again.
+	// is of the same action. If that was interrupted, it goes on: messages that were
+	// confirmed then are not sent again. What a run that came to its end has done does not count.
 	Journal string
 	// Progress, if not nil, is called after each step.
 	Progress func(done, left, all int)
@@ -60,6 +60,8 @@ type action struct {
 	prepare func(*Content) (session.Publishing, error)
 	// keep, if not nil, stores messages in a file instead of sending them.
 	keep func([]*Content) error
+	// body is a hash of the new body of an edit.
+	body string
 
 	wanted  map[key]int
 	all     int // how many are wanted
@@ -96,7 +98,7 @@ func (a *action) do(ctx context.Context, q *Queue, messages []Message) (err erro
 	if len(messages) == 0 {
 		return nil
 	}
-	if a.journal, err = openJournal(a.options.Journal, entry{Run: a.report.Run, Action: a.verb, Queue: q.cfg.Name, To: a.options.To}); err != nil {
+	if a.journal, err = openJournal(a.options.Journal, entry{Run: a.report.Run, Action: a.verb, Queue: q.cfg.Name, To: a.options.To, Body: a.body}); err != nil {
 		return err
 	}
 	defer func() {

@@ -12,6 +12,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/google/uuid"
 	amqp "github.com/rabbitmq/amqp091-go"
 
 	"github.com/harebus/harebus/internal/messageid"
@@ -155,8 +156,8 @@ func (q *Queue) Export(ctx context.Context, f Filter, w io.Writer) (n int, err e
 // import can be repeated. A line that holds no message is left out and part of the error. It
 // returns how many it has put there, and how many were there.
 func (q *Queue) Import(ctx context.Context, from io.Reader, o Options) (done, there int, err error) {
-	known := map[key]bool{}
-	if _, err := q.Each(ctx, Filter{}, func(c *Content) error { known[c.key] = true; return nil }); err != nil {
+	known := map[key]int{}
+	if _, err := q.Each(ctx, Filter{}, func(c *Content) error { known[c.key]++; return nil }); err != nil {
 		return 0, 0, err
 	}
 	i := importer{q: q, known: known, reader: q.reader()}
@@ -175,7 +176,7 @@ func (q *Queue) Import(ctx context.Context, from io.Reader, o Options) (done, th
 // importer is one import under way.
 type importer struct {
 	q           *Queue
-	known       map[key]bool
+	known       map[key]int // how many of each the queue has that the file has not yet had
 	reader      *reader
 	log         action // for the audit trail
 	done, there int
@@ -255,10 +256,16 @@ func (i *importer) message(line []byte) (*session.Publishing, error) {
 		return nil, err
 	}
 	c := i.reader.read(m, 0)
-	if i.known[c.key] {
+	single := c.id != uuid.Nil // others may look alike
+	if i.known[c.key] > 0 {
+		if !single {
+			i.known[c.key]--
+		}
 		return nil, nil //nolint:nilnil // it is there
 	}
-	i.known[c.key] = true
+	if single {
+		i.known[c.key]++
+	}
 	out := m.Renewed(i.q.conn.User())
 	out.Key = i.q.cfg.Name
 	return &out, nil

@@ -21,6 +21,8 @@ type entry struct {
 	Action string `json:"action,omitempty"`
 	Queue  string `json:"queue,omitempty"`
 	To     string `json:"to,omitempty"`
+	// Body is a hash of the new body of an edit.
+	Body string `json:"body,omitempty"`
 	// Sent are messages that are about to be sent, Confirmed those that are stored, and Left
 	// those that are not. Each is the key of a message and its id.
 	Sent      []string `json:"sent,omitempty"`
@@ -94,6 +96,9 @@ func (j *journal) read(first entry) error {
 		if e.Action != "" && (e.Action != first.Action || e.Queue != first.Queue || e.To != first.To) {
 			return fmt.Errorf("line %d is of another action: %s of %q to %q", number, e.Action, e.Queue, e.To)
 		}
+		if e.Action != "" && e.Body != first.Body {
+			return fmt.Errorf("line %d is of an edit with another body", number)
+		}
 		if number == 1 && e.Action == "" {
 			return errors.New("it is no journal of an action")
 		}
@@ -102,6 +107,9 @@ func (j *journal) read(first entry) error {
 }
 
 func (j *journal) note(e entry) {
+	if e.End { // a message that is in the queue after this was put there anew
+		clear(j.known)
+	}
 	for _, name := range e.Sent {
 		j.known[name] = stateSent
 	}

@@ -1,7 +1,6 @@
 package errorqueue
 
 import (
-	"crypto/sha256"
 	"encoding/hex"
 	"time"
 
@@ -33,11 +32,7 @@ type Message struct {
 	parked int64     // in milliseconds since 1970; 0 if it is unknown
 }
 
-// key is what tells messages of an error queue apart: a hash of parking, id and body. Two
-// messages with the same key are copies of one.
-type key [16]byte
-
-// ID is the id of this parking: ErrorId, or 32 hexadecimal digits made from id and body of a
+// ID is the id of this parking: ErrorId, or 32 hexadecimal digits made from all that is in a
 // message without one.
 func (m *Message) ID() string {
 	if m.id != uuid.Nil {
@@ -139,23 +134,30 @@ func (r *reader) identify(c *Content, m *queue.Message) {
 	if parsed, err := uuid.Parse(id); err == nil && parsed.Version() == 7 {
 		c.id = parsed
 	}
-	hash := sha256.New()
-	hash.Write(c.id[:])
-	hash.Write([]byte(c.MessageID))
-	hash.Write([]byte{0})
-	hash.Write(m.Body)
-	copy(c.key[:], hash.Sum(nil))
+	c.key = keyOf(c, m)
 	switch death, ok := m.Death()["time"].(time.Time); {
 	case c.id != uuid.Nil:
 		const milliseconds = 6
+		var since int64
 		for _, octet := range c.id[:milliseconds] {
-			c.parked = c.parked<<8 | int64(octet)
+			since = since<<8 | int64(octet)
 		}
+		c.parked = known(time.UnixMilli(since))
 	case ok:
-		c.parked = death.UnixMilli()
+		c.parked = known(death)
 	case !m.Timestamp.IsZero():
-		c.parked = m.Timestamp.UnixMilli()
+		c.parked = known(m.Timestamp)
 	}
+}
+
+// known is a time in milliseconds since 1970, or 0 if it is outside the years 1 to 9999, which
+// JSON does not have. Some clients write a timestamp in milliseconds.
+func known(at time.Time) int64 {
+	const first, last = -62_135_596_800, 253_402_300_799
+	if at.Unix() < first || at.Unix() > last {
+		return 0
+	}
+	return at.UnixMilli()
 }
 
 // group returns the group of a message, which may be a new one.

@@ -2,6 +2,8 @@ package errorqueue
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -95,7 +97,7 @@ func (q *Queue) Edit(ctx context.Context, m Message, body []byte, o Options) (Re
 	if err := q.target(o.To); err != nil {
 		return Report{}, fmt.Errorf("errorqueue: edit: %w", err)
 	}
-	report, err := q.run(ctx, []Message{m}, &action{verb: "edit", options: o, prepare: func(c *Content) (session.Publishing, error) {
+	report, err := q.run(ctx, []Message{m}, &action{verb: "edit", options: o, body: hashOf(body), prepare: func(c *Content) (session.Publishing, error) {
 		if err := q.editable(c, body); err != nil {
 			return session.Publishing{}, err
 		}
@@ -110,6 +112,12 @@ func (q *Queue) Edit(ctx context.Context, m Message, body []byte, o Options) (Re
 		return out, nil
 	}})
 	return report, err
+}
+
+// hashOf is a hash of a body.
+func hashOf(body []byte) string {
+	sum := sha256.Sum256(body)
+	return hex.EncodeToString(sum[:])
 }
 
 // editable says why a body cannot take the place of that of a message.

@@ -1,0 +1,151 @@
+package errorqueue_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/harebus/harebus/errorqueue"
+)
+
+// TestCopiesForTwoServices: two services have parked one event, without ids of the parkings. Each copy is known by its
+// source, however that is said, and goes back to its own service.
+func TestCopiesForTwoServices(t *testing.T) {
+	dead := func(queue string) amqp.Table {
+		return amqp.Table{"x-death": []any{amqp.Table{"queue": queue, "reason": "delivery_limit", "time": time.Unix(1e9, 0), "count": int64(1)}}}
+	}
+	from := func(queue string) amqp.Table { return amqp.Table{"PikaBus.SourceQueue": queue} }
+	for name, headers := range map[string]func(string) amqp.Table{"by PikaBus": from, "by the broker": dead} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(x *bench) {
+				x.declare("billing", nil)
+				for _, queue := range []string{"orders", "billing"} {
+					x.put("error", amqp.Publishing{MessageId: "m", Body: []byte("{}"), Headers: headers(queue)})
+				}
+				x.with(func(q *errorqueue.Queue) {
+					found := x.look(q, errorqueue.Filter{Queue: "billing"})
+					again := x.look(q, errorqueue.Filter{IDs: []string{found.Messages[0].ID()}})
+					if len(again.Messages) != 1 {
+						t.Errorf("%d messages have the id", len(again.Messages))
+					}
+					report, err := q.Retry(x.Context(), found.Messages, errorqueue.Options{})
+					x.reports(report, err, "done 1, left 0, gone 0, remaining 0, twice 0")
+				})
+				x.expect("billing", "m")
+				x.expect("orders", "")
+			})
+		})
+	}
+}
+
+// TestRestoreOfMessagesThatLookAlike: as many come back as were discarded. A repetition of the import adds none, and one
+// that goes on after an interruption adds those that are missing.
+func TestRestoreOfMessagesThatLookAlike(t *testing.T) {
+	bubble(t, func(x *bench) {
+		for range 10 {
+			x.put("error", amqp.Publishing{Body: []byte("{}")})
+		}
+		path := filepath.Join(x.TempDir(), "archive")
+		x.with(func(q *errorqueue.Queue) {
+			file, err := os.Create(path)
+			x.try(err)
+			defer file.Close()
+			report, err := q.Discard(x.Context(), x.look(q, errorqueue.Filter{}).Messages, file, errorqueue.Options{Rate: -1})
+			x.reports(report, err, "done 10, left 0, gone 0, remaining 0, twice 0")
+			for i, want := range []string{"put 10, there 0", "put 0, there 10", "put 3, there 7"} {
+				if i == 2 {
+					for range 3 {
+						_, _, err := x.ch.Get("error", true)
+						x.try(err)
+					}
+				}
+				_, err := file.Seek(0, 0)
+				x.try(err)
+				done, there, err := q.Import(x.Context(), file, errorqueue.Options{Rate: -1})
+				if got := fmt.Sprintf("put %d, there %d", done, there); got != want || err != nil {
+					t.Errorf("import %d: %s, %v; want %s", i, got, err, want)
+				}
+			}
+		})
+		if n := len(x.broker.Messages("error")); n != 10 {
+			t.Errorf("the error queue has %d", n)
+		}
+	})
+}
+
+// TestJournalOfAnEndedRun: a message that was put back after the end of a run is not one that the run has moved.
+func TestJournalOfAnEndedRun(t *testing.T) {
+	bubble(t, func(x *bench) {
+		x.park(1, 1)
+		o := errorqueue.Options{Journal: filepath.Join(x.TempDir(), "journal")}
+		x.with(func(q *errorqueue.Queue) {
+			var file memory
+			for range 2 {
+				file.Reset()
+				report, err := q.Discard(x.Context(), x.look(q, errorqueue.Filter{}).Messages, &file, o)
+				x.reports(report, err, "done 1, left 0, gone 0, remaining 0, twice 0")
+				if file.Len() == 0 {
+					t.Error("the message is in no archive and in no queue")
+				}
+				_, _, err = q.Import(x.Context(), bytes.NewReader(file.Bytes()), errorqueue.Options{})
+				x.try(err)
+			}
+		})
+		x.expect("error", "1")
+	})
+}
+
+// memory is an archive in memory.
+type memory struct{ bytes.Buffer }
+
+func (*memory) Sync() error { return nil }
+
+// TestJournalOfAnEdit: the journal of an edit is not taken for an edit with another body.
+func TestJournalOfAnEdit(t *testing.T) {
+	bubble(t, func(x *bench) {
+		x.park(1, 2)
+		o := errorqueue.Options{Journal: filepath.Join(x.TempDir(), "journal")}
+		x.with(func(q *errorqueue.Queue) {
+			found := x.look(q, errorqueue.Filter{}).Messages
+			report, err := q.Edit(x.Context(), found[0], []byte(`{"ID":7}`), o)
+			x.reports(report, err, "done 1, left 0, gone 0, remaining 0, twice 0")
+			if _, err := q.Edit(x.Context(), found[1], []byte(`{"ID":8}`), o); err == nil || !strings.Contains(err.Error(), "another body") {
+				t.Errorf("with the journal of another body: %v", err)
+			}
+			report, err = q.Edit(x.Context(), found[1], []byte(`{"ID":7}`), o)
+			x.reports(report, err, "done 1, left 0, gone 0, remaining 0, twice 0")
+		})
+		x.expect("error", "")
+	})
+}
+
+// TestParkedInNoYear: a time that JSON does not have is unknown. A look, an export and an archive go on.
+func TestParkedInNoYear(t *testing.T) {
+	bubble(t, func(x *bench) {
+		at := time.Unix(1_700_000_000_000, 0) // somebody has written milliseconds
+		x.put("error", amqp.Publishing{MessageId: "1", Timestamp: at}, parked("2", "Place", "no", amqp.Table{"PikaBus.ErrorId": "ffffffff-ffff-7fff-8fff-ffffffffffff"}),
+			amqp.Publishing{MessageId: "3", Headers: amqp.Table{"x-death": []any{amqp.Table{"queue": "orders", "time": at}}}})
+		x.with(func(q *errorqueue.Queue) {
+			var out bytes.Buffer
+			if n, err := q.Export(x.Context(), errorqueue.Filter{}, &out); n != 3 || err != nil {
+				t.Errorf("exported %d, %v", n, err)
+			}
+			found := x.look(q, errorqueue.Filter{})
+			for _, g := range found.Groups() {
+				if _, err := json.Marshal(g.Last); err != nil || !g.First.IsZero() {
+					t.Errorf("group from %v to %v: %v", g.First, g.Last, err)
+				}
+			}
+			var file memory
+			report, err := q.Discard(x.Context(), found.Messages, &file, errorqueue.Options{})
+			x.reports(report, err, "done 3, left 0, gone 0, remaining 0, twice 0")
+		})
+	})
+}
