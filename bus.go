@@ -10,7 +10,6 @@ import (
 
 	"github.com/harebus/harebus/internal/field"
 	"github.com/harebus/harebus/internal/foreign"
-	"github.com/harebus/harebus/internal/messageid"
 	"github.com/harebus/harebus/internal/publish"
 	"github.com/harebus/harebus/internal/routing"
 	"github.com/harebus/harebus/topology"
@@ -123,7 +122,9 @@ type Ticket = topology.Ticket
 // delivered: the broker had the cancellation a second before the message was due. If it
 // came later the error is [ErrUnknownOutcome], and [ErrTooLate] if the message was due
 // before. The clocks of the process that deferred and of the one that cancels must agree to
-// within that second. Cancelling again does no harm, nor does a ticket whose message was
+// within that second. What an outbox, or a handler that runs again, publishes of the message
+// after it was due is caught for ten minutes at least, if it was deferred with [WithTicket].
+// Cancelling again does no harm, nor does a ticket whose message was
 // never sent. In a handler or transaction the cancellation is made at the commit, when the
 // messages are confirmed, and a commit that cannot make it fails. docs/delays.md says more.
 func (s *sender) Cancel(ctx context.Context, ticket Ticket) error {
@@ -149,16 +150,19 @@ func cancellable(verb string, t Ticket) error {
 }
 
 // Reschedule defers a message, as [Bus.Defer] does, in the place of the one that the ticket
-// names, and then cancels that one. It returns the new ticket. The new message has an id
-// that is derived from the old one. With [ErrTooLate] the old message stays and the new one
+// names, and then cancels that one. It returns the new ticket. The new message has an id of
+// its own, as with Defer: a repeated call makes a further message, a handler that runs again
+// a copy. With [ErrTooLate] the old message stays and the new one
 // is cancelled; with other errors of [Bus.Cancel], and after a commit that is too late, both
 // may be delivered.
 func (s *sender) Reschedule(ctx context.Context, ticket Ticket, queue string, delay time.Duration, message any, opts ...SendOption) (next Ticket, err error) {
 	if err := cancellable("reschedule", ticket); err != nil {
 		return Ticket{}, err
 	}
-	opts = append(slices.Clone(opts), WithMessageID(messageid.Derive(ticket.ID, "rescheduled")), WithTicket(&next))
-	if err = s.Defer(ctx, queue, delay, message, opts...); err != nil {
+	if newSendOptions(opts).messageID == ticket.ID {
+		return Ticket{}, refuse("reschedule", "the new message has the id of the old one, so both would be cancelled")
+	}
+	if err = s.Defer(ctx, queue, delay, message, append(slices.Clone(opts), WithTicket(&next))...); err != nil {
 		return Ticket{}, err
 	}
 	if err = s.Cancel(ctx, ticket); errors.Is(err, ErrTooLate) {

@@ -104,6 +104,65 @@ func TestCancelCatchesCopies(t *testing.T) {
 	})
 }
 
+// TestCancelCatchesLateCopies: what an outbox publishes, or a handler repeats, after the due
+// time passes the gate all the same, for as long as none was caught and ten minutes more.
+func TestCancelCatchesLateCopies(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.ctx = t.Context()
+		r.declare(r.channel(), "out")
+		bus := r.setup(r.config("")).Bus()
+		due := time.Now().Add(10 * time.Second)
+		handler := func(id string, ticket *harebus.Ticket) {
+			if err := bus.DeferUntil(r.ctx, "out", due, order{1}, harebus.WithMessageID(id), harebus.WithTicket(ticket)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var sent, kept, came harebus.Ticket
+		handler("sent", &sent)
+		handler("came", &came)
+		tx := bus.Begin()
+		if err := tx.Defer(r.ctx, "out", 10*time.Second, order{2}, harebus.WithTicket(&kept)); err != nil {
+			t.Fatal(err)
+		}
+		envelopes, err := tx.Detach()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, ticket := range []harebus.Ticket{sent, kept} {
+			if err := bus.Cancel(r.ctx, ticket); err != nil {
+				t.Fatal(err)
+			}
+		}
+		r.await("out", 1)
+		<-time.After(10 * time.Minute) // the relay is down
+		forwarded := bus.Forward(r.ctx, []harebus.Envelope{stored(t, envelopes[0])})
+		handler("sent", &sent)
+		handler("came", &came)
+		if forwarded[0] != nil {
+			t.Fatal(forwarded[0])
+		}
+		<-time.After(9 * time.Minute)
+		if got := r.came("out"); len(got) != 2 || got[1] != got[0] || got[0] != `{"ID":1}` {
+			t.Errorf("came %q, want the two that nobody cancelled", got)
+		}
+	})
+}
+
+// TestLateWithoutTicket: it takes the way of a message that was never deferred.
+func TestLateWithoutTicket(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.declare(r.channel(), "out")
+		bus := r.setup(r.config("")).Bus()
+		if err := bus.DeferUntil(r.ctx, "out", time.Now().Add(-time.Second), order{1}); err != nil {
+			t.Fatal(err)
+		}
+		r.await("out", 1)
+		if _, ok := r.broker.Queue("harebus.delay.2ms"); ok {
+			t.Error("a delay queue was declared")
+		}
+	})
+}
+
 // TestCancelLate: what is not certain is said, and the message comes when it was too late.
 func TestCancelLate(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
@@ -119,7 +178,7 @@ func TestCancelLate(t *testing.T) {
 		if !errors.Is(err, harebus.ErrUnknownOutcome) || errors.Is(err, harebus.ErrTooLate) {
 			t.Fatalf("of a message that is due soon: %v", err)
 		}
-		contains(t, err.Error(), "harebus: cancel message", soon.ID, "within 1s")
+		contains(t, err.Error(), "harebus: cancel message", soon.ID, "less than 1s")
 		for _, ticket := range []harebus.Ticket{{}, {ID: "x"}, {Due: time.Now().Add(time.Hour)}, {ID: strings.Repeat("x", 256), Due: time.Now().Add(time.Hour)}} {
 			if err := bus.Cancel(r.ctx, ticket); !errors.Is(err, harebus.ErrRefused) {
 				t.Errorf("%+v: %v", ticket, err)
@@ -391,6 +450,60 @@ func TestReschedule(t *testing.T) {
 		}
 		r.await("harebus.delay.cancelled", 2)
 		if got := r.came("out"); !slices.Equal(got, []string{`{"ID":3}`}) {
+			t.Errorf("came %q", got)
+		}
+	})
+}
+
+// TestRescheduleTwice: each new message has an id of its own, so cancelling one leaves the
+// other. The old one's id is refused: both would be cancelled.
+func TestRescheduleTwice(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.declare(r.channel(), "out")
+		bus := r.setup(r.config("")).Bus()
+		old := r.deferred(bus, 10*time.Second, 1)
+		var next [2]harebus.Ticket
+		for i := range next {
+			var err error
+			if next[i], err = bus.Reschedule(r.ctx, old, "out", time.Minute, order{2 + i}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := bus.Cancel(r.ctx, next[0]); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := bus.Reschedule(r.ctx, next[1], "out", time.Hour, order{4}, harebus.WithMessageID(next[1].ID)); !errors.Is(err, harebus.ErrRefused) {
+			t.Errorf("with the old id: %v", err)
+		}
+		r.await("out", 1)
+		r.await("harebus.delay.cancelled", 2)
+		if got := r.came("out"); !slices.Equal(got, []string{`{"ID":3}`}) {
+			t.Errorf("came %q", got)
+		}
+	})
+}
+
+// TestRescheduleOverALostConnection: the broker has cancelled the old message, and when the
+// connection is back that one is due. The new one must come.
+func TestRescheduleOverALostConnection(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.declare(r.channel(), "out")
+		bus := r.setup(r.config("")).Bus()
+		old := r.deferred(bus, 5*time.Second, 1)
+		r.broker.Inject(brokertest.Fault{On: "queue.bind", Do: brokertest.CutAfter, Match: func(f brokertest.Frame) bool {
+			return f.Queue == "harebus.delay.cancelled"
+		}})
+		r.broker.Inject(brokertest.Fault{On: "connection.open", Do: brokertest.Delay, For: 8 * time.Second})
+		next, err := bus.Reschedule(r.ctx, old, "out", time.Minute, order{2})
+		if !errors.Is(err, harebus.ErrUnknownOutcome) || errors.Is(err, harebus.ErrTooLate) || time.Now().Before(old.Due) {
+			t.Errorf("%v; %v before the message was due", err, time.Until(old.Due))
+		}
+		if next.ID == "" {
+			t.Error("no ticket of the new message")
+		}
+		r.await("harebus.delay.cancelled", 1)
+		r.await("out", 1)
+		if got := r.came("out"); !slices.Equal(got, []string{`{"ID":2}`}) {
 			t.Errorf("came %q", got)
 		}
 	})

@@ -144,7 +144,8 @@ func WithExpiration(d time.Duration) SendOption {
 
 // WithTicket has Defer and DeferUntil fill in the ticket of the message, for [Bus.Cancel]
 // and [Bus.Reschedule]. Other calls ignore it. The ticket names the message by its id: do
-// not give the id of a cancelled message to another one with [WithMessageID].
+// not give the id of a cancelled message to another one with [WithMessageID]. A message with
+// a ticket goes through the delay queues also when it is due: see [Bus.Cancel].
 func WithTicket(ticket *Ticket) SendOption {
 	return sendOption(func(o *sendOptions) { o.ticket = ticket })
 }

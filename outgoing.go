@@ -223,7 +223,7 @@ func (s *sender) stamp(out *publish.Message, draft Outgoing, to address, o *send
 		h.GivenUp, h.ErrorDetails = o.fault.code(), o.fault.details()
 	}
 	if o.ticket != nil && to.op == OpDefer {
-		*o.ticket = Ticket{ID: h.ID, Due: to.due}
+		*o.ticket, out.Ticket = Ticket{ID: h.ID, Due: to.due}, true
 	}
 	out.Publishing = dialect.Stamp(&h, headers)
 	msg := &out.Publishing

@@ -30,7 +30,7 @@ const Margin = time.Second
 var ErrTooLate = errors.New("the message is due: it was delivered, or will be")
 
 var (
-	errUncertain = fmt.Errorf("the broker has the cancellation, but the message is due within %v of it and may have been delivered", Margin)
+	errUncertain = fmt.Errorf("the broker may have got the cancellation too late, less than %v before the message was due, so the message may be delivered", Margin)
 	errNotAll    = errors.New("another message of the transaction was not confirmed, so nothing is cancelled")
 	errNoGate    = fmt.Errorf("%w: nothing was ever deferred with a ticket on this virtual host; was the ticket made on another one?", session.ErrRefused)
 )
@@ -125,7 +125,7 @@ func (p *Publisher) cancel(ctx context.Context, out *Message) error {
 	switch {
 	case err == nil && time.Until(out.Due) >= Margin:
 		return nil
-	case err == nil:
+	case err == nil, maybe && errors.Is(err, ErrTooLate): // an earlier request may have been in time
 		err = errUncertain
 	}
 	verdict := session.NotSent

@@ -55,11 +55,11 @@ func newDelayer(cfg Config) *delayer {
 	return &delayer{cfg: cfg, declaring: make(chan struct{}, 1), endings: session.Endings{What: "delay queues are declared"}, exits: session.Endings{What: "exits of delay queues are declared"}, cancels: newCancels()}
 }
 
-// route makes the routed form of a message that is not due yet, and sees to it
-// that everything on its way exists. It returns false if the message is due by
-// then: the first time, declaring takes a while.
+// route makes the routed form of a message that waits, and sees to it that everything on
+// its way exists. It returns false if the message is due by then: the first time, declaring
+// takes a while.
 func (d *delayer) route(ctx context.Context, s *session.Session, out *Message) (routed, bool, error) {
-	wait := time.Until(out.Due)
+	wait := out.wait()
 	if wait <= 0 {
 		return routed{}, false, nil
 	}
@@ -72,7 +72,7 @@ func (d *delayer) route(ctx context.Context, s *session.Session, out *Message) (
 		if err := d.prepare(ctx, s, out, way); err != nil {
 			return routed{}, false, err
 		}
-		if wait = time.Until(out.Due); wait <= 0 {
+		if wait = out.wait(); wait <= 0 {
 			return routed{}, false, nil
 		}
 		// What is left is shorter now, and may have a way that is known as well.
@@ -81,6 +81,17 @@ func (d *delayer) route(ctx context.Context, s *session.Session, out *Message) (
 		}
 	}
 	return d.along(s, out, way), true, nil
+}
+
+// wait is for how long a message must be in the delay queues. One with a ticket is there
+// for a moment however late it is: it may be a copy of one that was cancelled, and only its
+// gate catches it.
+func (o *Message) wait() time.Duration {
+	wait := time.Until(o.Due)
+	if o.Ticket {
+		return max(wait, time.Millisecond)
+	}
+	return wait
 }
 
 // way is the route of a message that is due after wait. The pause of a retry is

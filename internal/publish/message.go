@@ -28,6 +28,7 @@ type Message struct {
 	Rough         bool      // a delay need not be exact
 	Handled       bool      // it was delivered when it was due, so it cannot be cancelled any more
 	Once          bool      // do not try again what no queue takes
+	Ticket        bool      // somebody can cancel it, so it passes its gate however late it is published
 	Cancels       bool      // no message, but the cancellation of a deferred one: see Cancellation
 	Due           time.Time // deliver not before; zero is at once
 	Publishing    amqp.Publishing

@@ -7,7 +7,6 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/cenkalti/backoff/v4"
 	amqp "github.com/rabbitmq/amqp091-go"
@@ -296,18 +295,17 @@ func over(ctx context.Context, c *session.ConfirmChannel, r *routed, relieve fun
 }
 
 // route decides where this attempt goes: straight to its exchange, or into the
-// delay infrastructure while it is not due. A message that others follow wants to be
+// delay infrastructure while it is not due, and always if it has a ticket. A message that others follow wants to be
 // sure of its way.
 func (p *Publisher) route(ctx context.Context, s *session.Session, out *Message, followed bool) (routed, error) {
 	if err := s.Ready(ctx); err != nil {
 		return routed{}, err
 	}
-	if !out.Due.IsZero() && time.Until(out.Due) > 0 {
-		if r, early, err := p.delays.route(ctx, s, out); early || err != nil {
+	if !out.Due.IsZero() {
+		if r, waits, err := p.delays.route(ctx, s, out); waits || err != nil {
 			return r, err
 		}
-	}
-	if !out.Due.IsZero() { // it is due, whatever the clock of its receiver says
+		// It is due, whatever the clock of its receiver says.
 		delete(out.Publishing.Headers, p.cfg.DueHeader)
 	}
 	if out.Foreign && out.Exchange != "" {
