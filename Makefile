@@ -89,10 +89,6 @@ proof-outbox: broker databases
 
 proof-migrate: broker ## kills harebus topology migrate under load, 200 times at any moment
 	HAREBUS_RABBITMQ_ROOT="$(if $(SUITE),$$(scripts/rabbitmq-root $(SUITE)),$$HAREBUS_RABBITMQ_ROOT)" && export HAREBUS_RABBITMQ_ROOT && \
-		cd integration_test && go test -count=1 -v -timeout 30m -run '^TestMigrateKilled$$' . -migrate-kills 200
-
-proof-migrate: broker ## kills harebus topology migrate under load, 200 times at any moment
-	HAREBUS_RABBITMQ_ROOT="$(if $(SUITE),$$(scripts/rabbitmq-root $(SUITE)),$$HAREBUS_RABBITMQ_ROOT)" && export HAREBUS_RABBITMQ_ROOT && \
 		cd integration_test && go test -count=1 -v -timeout 60m -run '^TestMigrateKilled$$' . -migrate-kills 200
 
 proof-network: broker ## the proof on a cluster in network namespaces: partitions, cuts, lost packets (root, iproute2, iptables)

@@ -169,8 +169,13 @@ func twoServices(t *testing.T, g generation, queueType topology.QueueType) {
 	parked := b.take("error", 1)[0]
 	failed := peer{p, pika2, "billing", b} // of either generation: ours writes the smallest integer, and both read any
 	failed.generation = g
-	pika2.read(p, parked.Headers["PikaBus.FirstFailed"]) // ours: PikaBus neither writes nor reads it
-	delete(parked.Headers, "PikaBus.FirstFailed")
+	pika2.read(p, parked.Headers["PikaBus.FirstFailed"]) // ours, as what describes the parking: PikaBus neither writes nor reads it
+	for _, ours := range []string{"FirstFailed", "ErrorId", "ErrorKind", "ErrorGroup", "Attempts", "Host"} {
+		if _, ok := parked.Headers["PikaBus."+ours]; !ok {
+			t.Errorf("a parked message has no %s", ours)
+		}
+		delete(parked.Headers, "PikaBus."+ours)
+	}
 	parked.Headers["PikaBus.ErrorRetries"] = sameCount(p, g, parked.Headers["PikaBus.ErrorRetries"], 6)
 	failed.looksLike(parked, "error", amqp.Table{
 		"PikaBus.MessageType": "PlaceOrder", "PikaBus.SourceQueue": "orders", "PikaBus.ErrorRetries": g.count(6),
