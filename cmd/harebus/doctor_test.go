@@ -195,7 +195,7 @@ func TestDoctorFindsFaults(t *testing.T) {
 			if !strings.HasPrefix(f.Fix, "harebus "+fault.fix) {
 				t.Fatalf("the fix is %q", f.Fix)
 			}
-			mend(t, url, f.Fix)
+			mend(t, b, url, f.Fix)
 			if again, ok := matching(examine(t, url, file), fault.words...); ok {
 				t.Errorf("after %s there is still %+v", f.Fix, again)
 			}
@@ -215,9 +215,13 @@ func objectNames(b *brokertest.Broker) string {
 }
 
 // mend runs a printed command of harebus. No consumer holds anything here, so it need not wait.
-func mend(t *testing.T, url, command string) {
+func mend(t *testing.T, b *brokertest.Broker, url, command string) {
 	t.Helper()
 	command, _, _ = strings.Cut(command, "   (")
+	command = strings.ReplaceAll(command, "-api http://HOST:15672", "-api "+managementOf(t, b))
+	if strings.Contains(command, "topology migrate -api") {
+		command = strings.Replace(command, "-api", "-settle 30s -api", 1)
+	}
 	words := strings.Fields(strings.ReplaceAll(command, "-settle 30s", "-settle 50ms"))[1:]
 	at := 1
 	if words[0] == "topology" {

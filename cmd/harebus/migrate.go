@@ -18,13 +18,24 @@ Consumers first get the time -drain to empty the queue. Then new messages are he
 is moved, and when nothing has come for -settle the queue is deleted and declared anew. Give -settle
 more than the time in which a consumer finishes all that it holds: a message that it gives back
 to a deleted queue is lost. With -api the broker says what consumers hold, and -settle is 6 s.
+If that takes longer than -hold, everything is put back.
+
+Services declare their bindings again once or twice a minute. While messages are held such a
+binding is removed within a second or so; what is published in between is there twice, with the same id. With
+many instances there may be no quiet time of -settle: stop most of them.
+
+A queue that dead-letters at-least-once needs -api, or -accept-dead-letters: the broker keeps dead
+letters in it until they have arrived, and AMQP does not count them. A message that has an
+expiration can expire in the holding queue; it is dead-lettered as in its own queue, and when it is moved
+its time begins anew.
 
 It refuses to go on, and puts everything back, if messages come to the queue by its name
 (through the default exchange): RabbitMQ can confirm and lose one in the moment of the replacement.
 -accept-by-name accepts that.
 
 Killed at any moment, it loses nothing, and at most one message is there twice, with the same id. Run
-the same command again: it goes on. Until then new messages are held and not handled.
+the same command again: it goes on. Until then new messages are held and not handled; when services
+have declared their bindings again, they are also handled, and once more after the next run.
 
 A service that runs with the old arguments goes on, and logs that its queue is different; deploy
 the new version afterwards.
@@ -40,6 +51,8 @@ func runMigrate(ctx context.Context, args []string, std stdio) int {
 	only := flags.Bool("only-these", false, "without -api: the queue has no other bindings than those in FILE; others would be lost")
 	flags.DurationVar(&o.Drain, "drain", 30*time.Second, "how long consumers may empty the queue first")
 	flags.DurationVar(&o.Settle, "settle", 0, "how long nothing may come back from consumers before the queue is replaced; needed without -api")
+	flags.DurationVar(&o.Hold, "hold", 10*time.Minute, "put everything back if new messages were held for that long and the queue is not replaced")
+	flags.BoolVar(&o.DeadLetters, "accept-dead-letters", false, "without -api: replace a queue that dead-letters at-least-once; dead letters on their way are lost")
 	flags.BoolVar(&o.ByName, "accept-by-name", false, "go on although messages come through the default exchange; one of them can be lost")
 	timeout := flags.Duration("timeout", time.Hour, "give up `after` this long, and put everything back")
 	if code, done := parse(flags, args, std); done {
@@ -87,7 +100,7 @@ func migrateMisuse(flags *flag.FlagSet, o *migrate.Options, api string, only boo
 		return "give -api, or -only-these if the queue has no other bindings than those in the file"
 	case api == "" && o.Settle <= 0:
 		return "-settle is needed without -api: more than the time in which a consumer finishes all that it holds"
-	case timeout <= 0 || o.Drain < 0 || o.Settle < 0:
+	case timeout <= 0 || o.Hold <= 0 || o.Drain < 0 || o.Settle < 0:
 		return "a time is out of range"
 	case o.Settle == 0:
 		o.Settle = stale

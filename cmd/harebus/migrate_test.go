@@ -2,6 +2,8 @@ package main
 
 import (
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 
@@ -102,4 +104,43 @@ func TestMigrateRefusesBadArguments(t *testing.T) {
 		t.Errorf("the queue is %q", q.Type)
 	}
 	nothingLeft(t, b)
+}
+
+// TestMigrateWaitsForWhatTheBrokerHolds: the queue stays as long as the management plugin tells of messages that consumers or
+// dead-lettering hold, and is put back when it tells no end of them or does not tell at all.
+func TestMigrateWaitsForWhatTheBrokerHolds(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct{ counts, want string }{
+		"consumers":                {`"messages_unacknowledged":1,"messages_dlx":0`, "-hold"},
+		"dead letters":             {`"messages_unacknowledged":0,"messages_dlx":1`, "-hold"},
+		"not counted":              {`"messages_dlx":0`, "statistics are switched off"},
+		"no count of dead letters": {`"messages_unacknowledged":0`, "-accept-dead-letters"},
+		"nothing":                  {`"messages_unacknowledged":0,"messages_dlx":0`, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b, url := newBroker(t)
+			old := ordersService
+			old.QueueOptions.Arguments = map[string]any{"x-delivery-limit": 7}
+			execute(t, "", "topology", "apply", "-url", url, topologyFile(t, old)).check(t, exitOK, "")
+			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				answer := "[]"
+				if strings.HasPrefix(r.URL.Path, "/api/queues") {
+					answer = `[{"name":"orders",` + test.counts + `}]`
+				}
+				_, _ = w.Write([]byte(answer))
+			}))
+			defer server.Close()
+			r := execute(t, "", "topology", "migrate", "-api", server.URL, "-settle", "50ms", "-drain", "0s", "-hold", "300ms", "-url", url, topologyFile(t, ordersService), "orders")
+			code, limit := exitOK, int64(20)
+			if test.want != "" {
+				code, limit = exitFailed, 7
+			}
+			r.check(t, code, test.want)
+			if q, _ := b.Queue("orders"); q.Arguments["x-delivery-limit"] != limit {
+				t.Errorf("the queue is %+v", q)
+			}
+			nothingLeft(t, b)
+		})
+	}
 }

@@ -135,13 +135,22 @@ func shell(word string) string {
 	return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'"
 }
 
-// migrate is the command that replaces a queue.
+// migrate is the command that replaces a queue. Without the management API nobody sees whether
+// one that dead-letters at-least-once still holds dead letters.
 func (e *examination) migrate(queue string) string {
-	if e.API != nil {
-		return fmt.Sprintf("harebus topology migrate -api %s %s %s", shell(e.Address), shell(e.File), shell(queue))
+	if e.API != nil || e.plan.Queues[queue].Arguments["x-dead-letter-strategy"] == "at-least-once" {
+		return fmt.Sprintf("harebus topology migrate -api %s %s %s", shell(e.address()), shell(e.File), shell(queue))
 	}
 	return fmt.Sprintf("harebus topology migrate -settle 30s -only-these %s %s   (if the queue has no other bindings than the file's; else with -api)",
 		shell(e.File), shell(queue))
+}
+
+// address is that of the management API, or a place for it.
+func (e *examination) address() string {
+	if e.Address == "" {
+		return "http://HOST:15672"
+	}
+	return e.Address
 }
 
 func (e *examination) apply() string { return "harebus topology apply " + shell(e.File) }
@@ -167,7 +176,8 @@ func (e *examination) objects(context.Context) error {
 		case plan.Bind:
 			e.fault(d.Object+" is missing", "messages that it should route do not reach the queue", e.apply())
 		case plan.Replace:
-			e.fault(fmt.Sprintf("%s is not as wanted: %s", d.Object, d.Text), why(d.Text), "harebus topology apply -replace-exchanges "+shell(e.File))
+			e.fault(fmt.Sprintf("%s is not as wanted: %s", d.Object, d.Text), why(d.Text),
+				fmt.Sprintf("harebus topology apply -replace-exchanges -api %s %s", shell(e.address()), shell(e.File)))
 		case plan.Surplus:
 			e.warn(d.Object+" is not wanted", "the queue gets messages for which the service may have no handler; they are retried and parked",
 				"harebus topology prune -surplus -yes -api "+shell(e.Address)+" "+shell(e.File))

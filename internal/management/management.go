@@ -25,11 +25,14 @@ type Client struct {
 
 // Queue is a queue as the API shows it.
 type Queue struct {
-	Name           string         `json:"name"`
-	Unacknowledged int            `json:"messages_unacknowledged"`
-	Policy         string         `json:"policy"`
-	Effective      map[string]any `json:"effective_policy_definition"`
-	Operator       string         `json:"operator_policy"`
+	Name string `json:"name"`
+	// Unacknowledged is nil until the plugin has counted, and always if its statistics are switched off.
+	Unacknowledged *int `json:"messages_unacknowledged"`
+	// DeadLetters are those that a quorum queue keeps until they have arrived; nil if it is not told.
+	DeadLetters *int           `json:"messages_dlx"`
+	Policy      string         `json:"policy"`
+	Effective   map[string]any `json:"effective_policy_definition"`
+	Operator    string         `json:"operator_policy"`
 }
 
 // New makes a client of the API at address, http(s)://host:port. A user in the address takes
@@ -63,6 +66,7 @@ func (c *Client) Bindings(ctx context.Context) ([]topology.Binding, error) {
 	}
 	var bindings []topology.Binding
 	for _, b := range all {
+		whole(b.Arguments)
 		one := topology.Binding{Exchange: b.Source, Key: b.Key, Arguments: b.Arguments}
 		if one.Queue = b.Destination; b.Kind == "exchange" {
 			one.Queue, one.ToExchange = "", b.Destination
@@ -72,6 +76,34 @@ func (c *Client) Bindings(ctx context.Context) ([]topology.Binding, error) {
 		}
 	}
 	return bindings, nil
+}
+
+// whole makes an int64 of each number of a table without a fraction, as [topology.Read] does: an argument of
+// a binding that is another number is another binding.
+func whole(table map[string]any) {
+	for key, value := range table {
+		table[key] = wholeValue(value)
+	}
+}
+
+func wholeValue(value any) any {
+	switch v := value.(type) {
+	case json.Number:
+		if n, err := v.Int64(); err == nil {
+			return n
+		}
+		if f, err := v.Float64(); err == nil {
+			return f
+		}
+		return v.String()
+	case map[string]any:
+		whole(v)
+	case []any:
+		for i := range v {
+			v[i] = wholeValue(v[i])
+		}
+	}
+	return value
 }
 
 // Queues are all queues.
@@ -109,7 +141,9 @@ func (c *Client) read(ctx context.Context, into any, path ...string) error {
 	if response.StatusCode != http.StatusOK {
 		return fmt.Errorf("ask the management API for %s: %s; it needs a user with the tag management or monitoring", path[1], response.Status)
 	}
-	if err := json.NewDecoder(io.LimitReader(response.Body, mostBytes)).Decode(into); err != nil {
+	in := json.NewDecoder(io.LimitReader(response.Body, mostBytes))
+	in.UseNumber()
+	if err := in.Decode(into); err != nil {
 		return fmt.Errorf("read the management API's %s: %w", path[1], err)
 	}
 	return nil

@@ -3,6 +3,7 @@ package management_test
 import (
 	"net/http"
 	"net/http/httptest"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -36,5 +37,37 @@ func TestRequest(t *testing.T) {
 		if got != want {
 			t.Errorf("%s: asked %q, want %q", address, got, want)
 		}
+	}
+}
+
+// An integer of an argument stays one, also one that no float64 holds; a message count that is not told is not 0.
+func TestNumbers(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		answer := `[{"source":"x","destination":"q","destination_type":"queue","routing_key":"","arguments":{"a":9007199254740993,"b":[1,0.5],"c":{"d":2}}}]`
+		if strings.HasPrefix(r.URL.Path, "/api/queues") {
+			answer = `[{"name":"new"},{"name":"idle","messages_unacknowledged":0,"messages_dlx":3}]`
+		}
+		_, _ = w.Write([]byte(answer))
+	}))
+	defer server.Close()
+	c, err := management.New(server.URL, "u", "p", "/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	bindings, err := c.Bindings(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]any{"a": int64(9007199254740993), "b": []any{int64(1), 0.5}, "c": map[string]any{"d": int64(2)}}
+	if len(bindings) != 1 || !reflect.DeepEqual(bindings[0].Arguments, want) {
+		t.Errorf("the bindings are %#v", bindings)
+	}
+	queues, err := c.Queues(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if queues["new"].Unacknowledged != nil || *queues["idle"].Unacknowledged != 0 || *queues["idle"].DeadLetters != 3 {
+		t.Errorf("the queues are %+v", queues)
 	}
 }

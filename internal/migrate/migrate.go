@@ -37,12 +37,18 @@ type Options struct {
 	// Bindings are those of the queue that the topology has.
 	Bindings []topology.Binding
 	// API, if not nil, tells of the bindings that the topology does not have, and of messages
-	// that consumers hold.
+	// that consumers or the broker's dead-lettering hold.
 	API *management.Client
 	// Drain is how long consumers may empty the queue before its messages are moved.
 	Drain time.Duration
 	// Settle is how long nothing may come back from consumers before the queue is deleted.
 	Settle time.Duration
+	// Hold is how long new messages may be kept from the consumers before the queue is replaced;
+	// after it everything is put back.
+	Hold time.Duration
+	// DeadLetters accepts that dead letters on their way to another queue are not seen, and lost
+	// with the old queue.
+	DeadLetters bool
 	// ByName accepts that messages published to the queue by the default exchange may be lost
 	// at the moment of the replacement.
 	ByName bool
@@ -70,7 +76,7 @@ type run struct {
 }
 
 // names are those of the objects that exist only during a migration.
-type names struct{ holding, keep, gate, due, lock string }
+type names struct{ holding, keep, gate, due, foreign, lock string }
 
 func namesFor(queue string) names {
 	const most = 200
@@ -79,12 +85,15 @@ func namesFor(queue string) names {
 		queue = hex.EncodeToString(sum[:])
 	}
 	base := "harebus.migrate." + queue
-	return names{base + ".holding", base + ".keep", base + ".gate", base + ".due", "harebus.operator." + queue}
+	return names{base + ".holding", base + ".keep", base + ".gate", base + ".due", base + ".api", "harebus.operator." + queue}
 }
 
 // ErrByName is returned when messages are published to the queue by its name: RabbitMQ may
 // confirm and lose one that comes in the moment of the replacement.
 var ErrByName = errors.New("messages come to the queue through the default exchange, by its name; one that comes at the moment of the replacement can be lost although it is confirmed: have its publishers use an exchange, or stop them")
+
+// ErrDeadLetters is returned when the broker may hold messages of the queue that AMQP does not count.
+var ErrDeadLetters = errors.New("the queue dead-letters at-least-once: the broker keeps such messages in it until they have arrived, AMQP does not count them, and they would be deleted with it: give -api, which tells them, or -accept-dead-letters if none is on its way")
 
 // Run replaces the queue. Run again after an error, it goes on.
 func Run(ctx context.Context, o Options) (Report, error) {
@@ -149,7 +158,10 @@ func (r *run) all(ctx context.Context) error {
 	case holding:
 		r.Said("an earlier run was interrupted; going on")
 	}
-	if err := r.prepare(ctx); err != nil {
+	if err := r.seen(ctx, found); !same && err != nil {
+		return err
+	}
+	if err := r.prepare(ctx, found, holding); err != nil {
 		return err
 	}
 	if !same {

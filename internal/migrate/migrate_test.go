@@ -80,7 +80,7 @@ func (r *rig) publish(exchange, key string) {
 func (r *rig) migrate(ctx context.Context, said func(string)) error {
 	_, err := migrate.Run(ctx, migrate.Options{
 		Broker: access.Broker{URLs: []string{r.broker.URL()}, Dial: r.broker.Dial},
-		Queue:  wanted(), Bindings: bindings, Drain: time.Second, Settle: time.Second,
+		Queue:  wanted(), Bindings: bindings, Drain: time.Second, Settle: time.Second, Hold: time.Minute,
 		Said: func(format string, args ...any) {
 			if said != nil {
 				said(fmt.Sprintf(format, args...))
@@ -269,5 +269,144 @@ func TestServiceDeclaresTheOldQueueMeanwhile(t *testing.T) {
 		r.try(r.migrate(r.Context(), nil))
 		<-done
 		r.check("quorum", 0)
+	})
+}
+
+// bindAgain declares the bindings of the queue again, as services do, and publishes, until the returned function is
+// called.
+func (r *rig) bindAgain(every time.Duration) (stop func()) {
+	stopped, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		for next := time.Now(); ; {
+			select {
+			case <-stopped:
+				return
+			case <-time.After(200 * time.Millisecond):
+			}
+			if time.Now().After(next) {
+				r.Check(topology.Topology{Bindings: bindings}.Declare(r.ch))
+				next = time.Now().Add(every)
+			}
+			r.publish("topic", "payment.made")
+		}
+	}()
+	return func() { close(stopped); <-ended }
+}
+
+// Check reports an error; it may be called by any goroutine.
+func (r *rig) Check(err error) {
+	r.Helper()
+	if err != nil {
+		r.Error(err)
+	}
+}
+
+// TestServicesBindAgain: services that declare their bindings again while messages are held do not keep the migration
+// from its end, and only what is published until the binding is removed again is there twice.
+func TestServicesBindAgain(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(r *rig) {
+		ctx, cancel := context.WithTimeout(r.Context(), time.Minute)
+		defer cancel()
+		stop := func() {}
+		r.Check(r.migrate(ctx, func(text string) {
+			if strings.HasPrefix(text, "switched") {
+				stop = r.bindAgain(3 * time.Second)
+			}
+		}))
+		stop()
+		r.check("quorum", 2*5)
+	})
+}
+
+// TestHeldForTooLong: when messages come to the old queue again and again, everything is put back in time.
+func TestHeldForTooLong(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(r *rig) {
+		ctx, cancel := context.WithTimeout(r.Context(), 5*time.Minute)
+		defer cancel()
+		began := time.Now()
+		stop := func() {}
+		err := r.migrate(ctx, func(text string) {
+			if strings.HasPrefix(text, "switched") {
+				stop = r.bindAgain(300 * time.Millisecond)
+			}
+			if strings.HasPrefix(text, "giving up") {
+				stop()
+			}
+		})
+		if err == nil || !strings.Contains(err.Error(), "-hold") || !strings.Contains(err.Error(), "as it was") {
+			r.Errorf("the error is %v", err)
+		}
+		if took := time.Since(began); took > 2*time.Minute {
+			r.Errorf("it took %v", took)
+		}
+		r.check("classic", len(r.sent))
+	})
+}
+
+// TestExchangeIsMissing: a binding whose exchange does not exist is not in the way.
+func TestExchangeIsMissing(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(r *rig) {
+		r.try(r.ch.ExchangeDelete("direct", false, false))
+		r.try(r.migrate(r.Context(), nil))
+		if q, _ := r.broker.Queue("orders"); q.Type != "quorum" || q.Ready != len(r.sent) {
+			r.Errorf("the queue is %q with %d messages", q.Type, q.Ready)
+		}
+	})
+}
+
+// TestExpiresWhileHeld: a message that expires in the holding queue goes where it would have gone from its own queue.
+func TestExpiresWhileHeld(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(r *rig) {
+		_, err := r.ch.QueueDelete("orders", false, false, false)
+		r.try(err)
+		r.try(topology.Topology{
+			Queues: []topology.Queue{
+				{Name: "error"},
+				{Name: "orders", Type: topology.Classic, Arguments: map[string]any{"x-dead-letter-exchange": "", "x-dead-letter-routing-key": "error"}},
+			},
+			Bindings: bindings,
+		}.Declare(r.ch))
+		r.try(r.migrate(r.Context(), func(text string) {
+			if strings.HasPrefix(text, "switched") {
+				r.try(r.ch.PublishWithContext(r.Context(), "topic", "payment.made", true, false, amqp.Publishing{MessageId: "short", Expiration: "100"}))
+			}
+		}))
+		if got := r.broker.Messages("error"); len(got) != 1 || got[0].MessageId != "short" {
+			r.Errorf("in the error queue are %+v", got)
+		}
+	})
+}
+
+// TestDeadLettersOnTheirWay: AMQP does not tell what a queue keeps until it has arrived elsewhere.
+func TestDeadLettersOnTheirWay(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(r *rig) {
+		_, err := r.ch.QueueDelete("orders", false, false, false)
+		r.try(err)
+		r.try(topology.Topology{Queues: []topology.Queue{{Name: "orders", Arguments: map[string]any{
+			"x-dead-letter-exchange": "", "x-dead-letter-routing-key": "error", "x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish",
+		}}}, Bindings: bindings}.Declare(r.ch))
+		if err := r.migrate(r.Context(), nil); err == nil || !strings.Contains(err.Error(), "-accept-dead-letters") {
+			r.Errorf("the error is %v", err)
+		}
+	})
+}
+
+// TestApiOfAnEarlierRun: after a run that knew all bindings was interrupted, one that knows only those of the file
+// would delete the others.
+func TestApiOfAnEarlierRun(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(r *rig) {
+		r.try(topology.Topology{Exchanges: []topology.Exchange{{Name: "harebus.migrate.orders.api", Kind: topology.Fanout}}}.Declare(r.ch))
+		if err := r.migrate(r.Context(), nil); err == nil || !strings.Contains(err.Error(), "give -api again") {
+			r.Errorf("the error is %v", err)
+		}
+		r.try(r.ch.ExchangeDelete("harebus.migrate.orders.api", false, false))
+		r.check("classic", 0)
 	})
 }

@@ -24,6 +24,7 @@ type mover struct {
 	out        *session.ConfirmChannel
 	refuse     func(*amqp.Delivery) error  // may be nil
 	key        func(*amqp.Delivery) string // nil keeps the routing key
+	meanwhile  func(context.Context) error // is called again and again; may be nil
 	moved      int
 }
 
@@ -71,6 +72,8 @@ func (m *mover) run(ctx context.Context, quiet time.Duration, free func() (bool,
 func (m *mover) until(ctx context.Context, quiet time.Duration, free func() (bool, error)) error {
 	idle := time.NewTimer(quiet)
 	defer idle.Stop()
+	again := time.NewTicker(time.Second)
+	defer again.Stop()
 	for {
 		select {
 		case d, ok := <-m.deliveries:
@@ -88,6 +91,13 @@ func (m *mover) until(ctx context.Context, quiet time.Duration, free func() (boo
 				return err
 			}
 			idle.Reset(often)
+		case <-again.C:
+			if m.meanwhile == nil {
+				continue
+			}
+			if err := m.meanwhile(ctx); err != nil {
+				return err
+			}
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}

@@ -11,6 +11,7 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 
 	"github.com/harebus/harebus/internal/refusal"
+	"github.com/harebus/harebus/internal/survey"
 	"github.com/harebus/harebus/internal/wait"
 	"github.com/harebus/harebus/topology"
 )
@@ -18,8 +19,37 @@ import (
 // all keys, in a topic exchange
 const every = "#"
 
-// prepare declares what exists only during the migration, and learns the bindings.
-func (r *run) prepare(ctx context.Context) error {
+// seen refuses to go on when nobody tells what the old queue holds beside what waits in it.
+func (r *run) seen(ctx context.Context, old survey.Queue) error {
+	strict := old.Type == topology.Quorum && old.Arguments["x-dead-letter-strategy"] == "at-least-once" && !r.DeadLetters
+	switch {
+	case !old.Exists:
+		return nil
+	case r.API == nil && strict:
+		return ErrDeadLetters
+	case r.API == nil:
+		return nil
+	}
+	const long = 10 * time.Second // the plugin counts every five seconds
+	for late := time.Now().Add(long); ; {
+		queues, err := r.API.Queues(ctx)
+		q := queues[old.Name]
+		switch {
+		case err != nil || q.Unacknowledged != nil && (q.DeadLetters != nil || !strict):
+			return err
+		case time.Now().After(late) && q.Unacknowledged == nil:
+			return errors.New("the management API does not tell how many messages consumers hold: its statistics are switched off (management_agent.disable_metrics_collector); switch them on, or give -only-these and -settle instead of -api")
+		case time.Now().After(late):
+			return fmt.Errorf("the management API does not tell messages_dlx: %w", ErrDeadLetters)
+		case !wait.Sleep(ctx, often):
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// prepare declares what exists only during the migration, and learns the bindings. The holding
+// queue dead-letters as the old one does, because a message can expire in it.
+func (r *run) prepare(ctx context.Context, old survey.Queue, holds bool) error {
 	if err := errors.Join(r.try(ctx), r.learn(ctx)); err != nil {
 		return err
 	}
@@ -30,8 +60,19 @@ func (r *run) prepare(ctx context.Context) error {
 			{Name: r.names.gate, Kind: topology.Topic, Arguments: caught},
 			{Name: r.names.due, Kind: topology.Topic, Arguments: caught},
 		},
-		Queues:   []topology.Queue{{Name: r.names.holding, Arguments: map[string]any{"x-delivery-limit": topology.LookLimit}}},
 		Bindings: []topology.Binding{{Exchange: r.names.keep, Queue: r.names.holding}},
+	}
+	if r.API != nil {
+		t.Exchanges = append(t.Exchanges, topology.Exchange{Name: r.names.foreign, Kind: topology.Fanout})
+	}
+	if !holds {
+		holding := topology.Queue{Name: r.names.holding, Arguments: map[string]any{"x-delivery-limit": topology.LookLimit}}
+		for _, name := range []string{"x-dead-letter-exchange", "x-dead-letter-routing-key"} {
+			if value, ok := old.Arguments[name]; ok {
+				holding.Arguments[name] = value
+			}
+		}
+		t.Queues = []topology.Queue{holding}
 	}
 	if err := r.channel(ctx, func(ch *amqp.Channel) error { return t.Declare(ch) }); err != nil {
 		return err
@@ -63,7 +104,11 @@ func (r *run) learn(ctx context.Context) error {
 		}
 	}
 	all := topology.Topology{Bindings: r.Bindings}
-	if r.API != nil {
+	if r.API == nil {
+		if there, err := r.exchanged(ctx, r.names.foreign); err != nil || there {
+			return errors.Join(err, fmt.Errorf("an earlier run was given -api and was interrupted; it may have led bindings through %q that FILE does not have, so give -api again", r.names.gate))
+		}
+	} else {
 		bound, err := r.API.Bindings(ctx)
 		if err != nil {
 			return err
@@ -77,8 +122,46 @@ func (r *run) learn(ctx context.Context) error {
 			}
 		}
 	}
-	r.bindings = all.Bindings
-	return nil
+	var err error
+	if r.bindings, err = r.sourced(ctx, all.Bindings); err == nil {
+		r.exit.Bindings, err = r.sourced(ctx, r.exit.Bindings)
+	}
+	return err
+}
+
+// sourced leaves out the bindings whose exchange does not exist: they do not exist either, and
+// cannot be made.
+func (r *run) sourced(ctx context.Context, bindings []topology.Binding) (left []topology.Binding, err error) {
+	exists := map[string]bool{}
+	for _, b := range bindings {
+		there, asked := exists[b.Exchange]
+		if !asked {
+			if there, err = r.exchanged(ctx, b.Exchange); err != nil {
+				return nil, err
+			}
+			if exists[b.Exchange] = there; !there {
+				r.Said("exchange %q does not exist; harebus topology apply declares it and its bindings", b.Exchange)
+			}
+		}
+		if there {
+			left = append(left, b)
+		}
+	}
+	return left, nil
+}
+
+// exchanged says whether an exchange exists. One at which the user may not look counts as there.
+func (r *run) exchanged(ctx context.Context, exchange string) (bool, error) {
+	err := r.channel(ctx, func(ch *amqp.Channel) error {
+		return ch.ExchangeDeclarePassive(exchange, string(topology.Direct), true, false, false, false, nil)
+	})
+	if refusal.Missing(err) {
+		return false, nil
+	}
+	if refusal.Forbidden(err) {
+		err = nil
+	}
+	return err == nil, err
 }
 
 // through are bindings with a gate in the place of their queue.
@@ -105,6 +188,11 @@ func (r *run) led() []topology.Binding {
 }
 
 func (r *run) direct() []topology.Binding { return slices.Concat(r.bindings, r.exit.Bindings) }
+
+// apart removes the direct bindings. Services declare theirs again once or twice a minute, so it
+// is done again and again while messages are held: by a direct binding and by that of the gate
+// each message would come twice.
+func (r *run) apart(ctx context.Context) error { return r.unbind(ctx, r.direct()) }
 
 func (r *run) bind(ctx context.Context, bindings []topology.Binding) error {
 	return r.channel(ctx, func(ch *amqp.Channel) error { return topology.Topology{Bindings: bindings}.Declare(ch) })
@@ -134,12 +222,22 @@ func (r *run) replace(ctx context.Context, there bool) error {
 		if err := r.divert(ctx); err != nil {
 			return err
 		}
-		if err := r.empty(ctx); err != nil {
-			return err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, r.Hold, fmt.Errorf("new messages were held for %v, and messages still come into queue %q, or its consumers still hold some: stop instances of its services, or give -hold more time", r.Hold, r.Queue.Name))
+	defer cancel()
+	began, err := time.Now(), error(nil)
+	for came := there; ; came = true {
+		if came {
+			if err := r.empty(ctx); err != nil {
+				return err
+			}
+		}
+		began = time.Now()
+		if err = r.anew(ctx); !errors.Is(err, errCame) {
+			break
 		}
 	}
-	began := time.Now()
-	if err := r.anew(ctx); err != nil {
+	if err != nil {
 		return err
 	}
 	r.Said("replaced queue %q in %v", r.Queue.Name, time.Since(began).Round(time.Millisecond))
@@ -147,13 +245,14 @@ func (r *run) replace(ctx context.Context, there bool) error {
 }
 
 // divert sends what is published from now on into the holding queue. A message that comes to
-// a queue by two ways is one copy, so leading the bindings through the gate makes none.
+// a queue by two ways is one copy, so leading the bindings through the gate makes none, and
+// before the switch a binding that a service declares again does no harm.
 func (r *run) divert(ctx context.Context) error {
 	for _, step := range []func() error{
 		func() error { return r.bind(ctx, r.open()) },
 		func() error { return r.bind(ctx, r.led()) },
-		func() error { return r.unbind(ctx, r.direct()) },
 		func() error { return r.drained(ctx) },
+		func() error { return r.apart(ctx) },
 		func() error { return r.unbind(ctx, r.open()) }, // this is the switch
 	} {
 		if err := step(); err != nil {
@@ -189,7 +288,7 @@ func (r *run) empty(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	m.refuse = r.refused
+	m.refuse, m.meanwhile = r.refused, r.apart
 	if err := m.run(ctx, r.Settle, func() (bool, error) { return r.free(ctx) }); err != nil {
 		return err
 	}
@@ -220,8 +319,11 @@ func (r *run) free(ctx context.Context) (bool, error) {
 		return true, nil
 	}
 	queues, err := r.API.Queues(ctx)
-	return queues[r.Queue.Name].Unacknowledged == 0, err
+	q := queues[r.Queue.Name]
+	return q.Unacknowledged != nil && *q.Unacknowledged == 0 && (q.DeadLetters == nil || *q.DeadLetters == 0), err
 }
+
+var errCame = errors.New("messages came into the queue at the last moment")
 
 // anew deletes the queue and declares it, in one breath. A service that declares it as it was
 // can come between; then it is done again.
@@ -233,12 +335,15 @@ func (r *run) anew(ctx context.Context) error {
 		if !refusal.Differs(err) {
 			return err
 		}
-		state, err := r.state(ctx, r.Queue.Name)
+		var state amqp.Queue
+		if err = r.apart(ctx); err == nil {
+			state, err = r.state(ctx, r.Queue.Name)
+		}
 		switch {
 		case err != nil && !refusal.Missing(err):
 			return err
 		case state.Messages > 0:
-			return fmt.Errorf("%d messages came into queue %q at the last moment", state.Messages, r.Queue.Name)
+			return errCame
 		}
 		err = r.channel(ctx, func(ch *amqp.Channel) error {
 			if _, err := ch.QueueDelete(r.Queue.Name, false, false, true); err != nil {
@@ -297,7 +402,7 @@ func (r *run) key(d *amqp.Delivery) string {
 // into the holding queue any more when it is seen to be empty.
 func (r *run) clear(ctx context.Context) error {
 	if err := r.channel(ctx, func(ch *amqp.Channel) error {
-		for _, exchange := range []string{r.names.gate, r.names.due, r.names.keep} {
+		for _, exchange := range []string{r.names.gate, r.names.due, r.names.keep, r.names.foreign} {
 			if err := ch.ExchangeDelete(exchange, false, false); err != nil {
 				return err
 			}
