@@ -101,10 +101,11 @@ func TestFilter(t *testing.T) {
 	})
 }
 
-// TestLooksAreFree: a hundred looks take nothing out of a quorum queue that drops what is delivered
-// twenty times, and keep the order.
+// TestLooksAreFree: a hundred looks take nothing out of a quorum queue, whatever its delivery limit is, and keep the order.
 func TestLooksAreFree(t *testing.T) {
 	for name, args := range map[string]amqp.Table{
+		"limit 2":       {"x-queue-type": "quorum", "x-delivery-limit": int32(2)},
+		"limit 5":       {"x-queue-type": "quorum", "x-delivery-limit": int32(5)},
 		"limit 20":      {"x-queue-type": "quorum", "x-delivery-limit": int32(20)},
 		"limit 1000000": {"x-queue-type": "quorum", "x-delivery-limit": int32(1_000_000)},
 		"classic":       nil,
@@ -125,7 +126,7 @@ func TestLooksAreFree(t *testing.T) {
 				}, func(c *errorqueue.Config) { c.Name = "failed" })
 				x.expect("failed", before)
 				count := x.broker.Messages("failed")[0].DeliveryCount
-				if renewed := count < 20; renewed != (name == "limit 20") && name != "classic" {
+				if renewed := count < 20; renewed != (name != "limit 1000000") && name != "classic" {
 					t.Errorf("the delivery count is %d", count)
 				}
 			})
@@ -141,7 +142,13 @@ func TestRefused(t *testing.T) {
 		_, err := x.ch.Consume("consumed", "", true, false, false, false, nil)
 		x.try(err)
 		x.declare("listener", amqp.Table{"x-queue-type": "quorum", "x-dead-letter-exchange": "", "x-delivery-limit": int32(20)})
+		for i, limit := range []string{"none", "once"} {
+			x.declare(limit, amqp.Table{"x-queue-type": "quorum", "x-delivery-limit": int32(i)})
+			x.put(limit, parked("1", "Place", "no", nil))
+		}
 		for name, change := range map[string]func(*errorqueue.Config){
+			"delivery limit is 0":                 func(c *errorqueue.Config) { c.Name = "none" },
+			"delivery limit is 1":                 func(c *errorqueue.Config) { c.Name = "once" },
 			"NOT_FOUND":                           func(c *errorqueue.Config) { c.Name = "absent" },
 			"1 consumers, so it is no error":      func(c *errorqueue.Config) { c.Name = "consumed" },
 			"dead-letters into another queue":     func(c *errorqueue.Config) { c.Name = "listener" },
@@ -182,6 +189,19 @@ func TestLock(t *testing.T) {
 			}, func(c *errorqueue.Config) { c.NoLock = true })
 		})
 		x.with(func(*errorqueue.Queue) {})
+	})
+}
+
+// TestNoLockOfAQueueInUse: a queue that others consume from is not looked at, with a lock or without.
+func TestNoLockOfAQueueInUse(t *testing.T) {
+	bubble(t, func(x *bench) {
+		_, err := x.ch.Consume("error", "", true, false, false, false, nil)
+		x.try(err)
+		cfg := x.config()
+		cfg.NoLock = true
+		if _, err := errorqueue.Open(x.Context(), cfg); err == nil || !strings.Contains(err.Error(), "1 consumers") {
+			t.Errorf("opened: %v", err)
+		}
 	})
 }
 

@@ -6,12 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"regexp"
-	"strconv"
-	"strings"
 	"time"
 
-	amqp "github.com/rabbitmq/amqp091-go"
 	"go.uber.org/zap"
 
 	"github.com/harebus/harebus"
@@ -44,7 +40,8 @@ type Config struct {
 	// refused.
 	NoAudit bool
 	// NoLock does not keep a second operator out. It is for users who may not declare the
-	// queue that is the lock.
+	// queue that is the lock. A queue with consumers is refused all the same: also one that
+	// another operator looks at in this moment.
 	NoLock bool
 	// Log, if not nil, reports waits.
 	Log *zap.Logger
@@ -56,7 +53,7 @@ const (
 )
 
 // ErrLocked says that another operator works with the error queue.
-var ErrLocked = errors.New("another operator works with the error queue")
+var ErrLocked = queue.ErrLocked
 
 // Queue is an open error queue. It is for one goroutine.
 type Queue struct {
@@ -107,10 +104,12 @@ func (q *Queue) open(ctx context.Context) (err error) {
 		Name: "errors", Queue: q.cfg.Name, Hold: hold, Window: window, Timeout: q.cfg.Timeout,
 		Begin: func(ctx context.Context, c *queue.Conn) error {
 			q.conn = c
-			if err := q.lock(ctx); err != nil {
+			err := q.lock(ctx)
+			if err != nil {
 				return err
 			}
-			return q.check(ctx)
+			q.renewAt, err = c.Check(ctx)
+			return err
 		},
 	})
 	return err
@@ -124,37 +123,12 @@ func (q *Queue) Close() error {
 	return nil
 }
 
-// lockPrefix is how the names of the locks begin. A lock is an exclusive queue: no other
-// connection can declare it, and it is gone with the one that has.
-const lockPrefix = "harebus.operator."
-
-// lock keeps a second operator out. The broker takes a moment to notice that a process was
-// killed.
+// lock keeps a second operator out.
 func (q *Queue) lock(ctx context.Context) error {
 	if q.cfg.NoLock {
 		return nil
 	}
-	const tries, pause = 10, 100 * time.Millisecond
-	name := lockPrefix + q.cfg.Name
-	for try := 1; ; try++ {
-		err := q.conn.Session().WithChannel(ctx, func(ch *amqp.Channel) error {
-			_, err := ch.QueueDeclare(name, false, false, true, false, nil)
-			return err
-		})
-		var refused *amqp.Error
-		if !errors.As(err, &refused) || refused.Code != amqp.ResourceLocked {
-			if err != nil {
-				return fmt.Errorf("declare the lock %q: %w", name, err)
-			}
-			return nil
-		}
-		if try == tries {
-			return fmt.Errorf("%w: it holds the queue %q; wait until it has ended", ErrLocked, name)
-		}
-		if err := sleep(ctx, pause); err != nil {
-			return err
-		}
-	}
+	return q.conn.Lock(ctx)
 }
 
 // unlock lets other operators in.
@@ -162,41 +136,7 @@ func (q *Queue) unlock(ctx context.Context) error {
 	if q.cfg.NoLock {
 		return nil
 	}
-	return q.conn.Session().WithChannel(ctx, func(ch *amqp.Channel) error {
-		_, err := ch.QueueDelete(lockPrefix+q.cfg.Name, false, false, false)
-		return err
-	})
-}
-
-// check refuses a queue that is no error queue, and finds out how often it can be looked at.
-func (q *Queue) check(ctx context.Context) error {
-	if err := q.unused(ctx); err != nil {
-		return err
-	}
-	limit, deadLetters := q.learn(ctx)
-	if deadLetters {
-		return errors.New("it dead-letters into another queue, so it is no error queue; a look would use up deliveries of its messages")
-	}
-	q.renewAt = max(fewLooks, limit/2)
-	return nil
-}
-
-// unused waits until the queue has no consumers: that of an operator who was killed is there for
-// a moment, and so long the broker has not taken back what it held.
-func (q *Queue) unused(ctx context.Context) error {
-	const tries, pause = 20, 100 * time.Millisecond
-	for try := 1; ; try++ {
-		state, err := q.conn.Settled(ctx)
-		if err != nil || state.Consumers == 0 || q.cfg.NoLock {
-			return err
-		}
-		if try == tries {
-			return fmt.Errorf("it has %d consumers, so it is no error queue; a look would take messages from them", state.Consumers)
-		}
-		if err := sleep(ctx, pause); err != nil {
-			return err
-		}
-	}
+	return q.conn.Unlock(ctx)
 }
 
 // sleep waits for d, or until ctx ends.
@@ -209,32 +149,4 @@ func sleep(ctx context.Context, d time.Duration) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-}
-
-// fewLooks is well below any delivery limit in use: a quorum queue of RabbitMQ 4 that was
-// declared without one drops a message at its twenty-first delivery.
-const fewLooks = 10
-
-// asIs is what the broker says about a declaration that differs from the queue.
-var asIs = regexp.MustCompile(`inequivalent arg '([^']*)' .*(?:current is|received) .*'(\d+)'`)
-
-// learn asks how often a quorum queue may be looked at, and whether it dead-letters. The question
-// is a declaration with a delivery limit that is no number. The broker refuses it, also when
-// the queue is gone, and says how the queue differs. 0 means unknown.
-func (q *Queue) learn(ctx context.Context) (limit int64, deadLetters bool) {
-	err := q.conn.Session().WithChannel(ctx, func(ch *amqp.Channel) error {
-		_, err := ch.QueueDeclare(q.cfg.Name, true, false, false, false, amqp.Table{"x-queue-type": "quorum", "x-delivery-limit": "?"})
-		return err
-	})
-	var refused *amqp.Error
-	if !errors.As(err, &refused) || refused.Code != amqp.PreconditionFailed {
-		return 0, false
-	}
-	if strings.Contains(refused.Reason, "'x-dead-letter-") {
-		return 0, true
-	}
-	if found := asIs.FindStringSubmatch(refused.Reason); found != nil && found[1] == "x-delivery-limit" {
-		limit, _ = strconv.ParseInt(found[2], 10, 64) // digits; one that is too long is as good as none
-	}
-	return limit, false
 }

@@ -20,8 +20,10 @@ headers are removed. Body, ids and everything else stay as they are.
 Each message is removed from the error queue only after the broker has confirmed
 it in the other one: an interruption can leave a message in both, never in
 neither. What is not moved stays in the error queue, in the same order; once a
-message of a quorum queue has been looked at ten times, it and those behind it are
-put into the queue anew, because the broker may drop what is delivered too often.
+message of a quorum queue has been looked at as often as half its delivery limit (ten
+times if that is unknown), it and those behind it are put into the queue anew, because
+the broker may drop what is delivered too often. A queue with consumers is refused, and
+so is a second operator.
 Messages that come while redrive runs are left alone. An expiration is not kept, nor
 a user id other than the one that redrive logs in with.
 
@@ -60,6 +62,7 @@ func runRedrive(ctx context.Context, args []string, std stdio) int {
 	flags.StringVar(&o.Match, "match", "", "move only messages of this `type`")
 	flags.StringVar(&o.To, "to", "", "move them to this `queue` instead of where they came from")
 	flags.BoolVar(&o.DryRun, "dry-run", false, "only say what would be done")
+	flags.BoolVar(&o.NoLock, "no-lock", false, "do not keep other operators out; for users who may not declare queues named harebus.operator.*")
 	p := itemPrinter{std: std}
 	flags.BoolVar(&p.body, "body", false, "show the bodies too")
 	flags.BoolVar(&p.json, "json", false, "print each message as a JSON object a line, and the sum on stderr")

@@ -40,6 +40,8 @@ type Options struct {
 	Reseal func(ctx context.Context, id *harebus.Identity, p *harebus.Payload) (bool, error)
 	// DryRun changes nothing.
 	DryRun bool
+	// NoLock does not keep other operators out.
+	NoLock bool
 	// Window is how many messages one consumer holds, which bounds what is in memory
 	// here. A queue with more is read by several. Default: 5000.
 	Window int
@@ -94,12 +96,9 @@ func Run(ctx context.Context, o Options, each func(Item)) (Report, error) {
 	ready := 0
 	c, err := queue.Connect(ctx, queue.Options{
 		Broker: o.Broker, Name: "redrive", Queue: o.Queue, Hold: o.Window, Timeout: o.Timeout,
-		Begin: func(ctx context.Context, c *queue.Conn) error {
-			found, err := c.Settled(ctx)
-			if ready = found.Messages; err != nil || ready == 0 {
-				return err
-			}
-			return c.Take(ctx)
+		Begin: func(ctx context.Context, c *queue.Conn) (err error) {
+			ready, err = r.begin(ctx, c)
+			return err
 		},
 	})
 	if err != nil {
@@ -122,7 +121,25 @@ type run struct {
 	conn    *queue.Conn
 	each    func(Item)
 	report  Report
+	renewAt int64
 	renew   bool // see keep
+}
+
+// begin makes sure that nobody else takes messages, begins to take them and returns how many there are.
+func (r *run) begin(ctx context.Context, c *queue.Conn) (ready int, err error) {
+	if !r.options.NoLock {
+		if err := c.Lock(ctx); err != nil {
+			return 0, err
+		}
+	}
+	if r.renewAt, err = c.Check(ctx); err != nil {
+		return 0, fmt.Errorf("queue %q: %w", r.options.Queue, err)
+	}
+	found, err := c.Settled(ctx)
+	if err != nil || found.Messages == 0 {
+		return 0, err
+	}
+	return found.Messages, c.Take(ctx)
 }
 
 // all processes the ready messages. When enough were moved, it still takes those
@@ -140,7 +157,7 @@ func (r *run) all(ctx context.Context, ready int) error {
 			return err
 		}
 		givenBack = l.Redelivered
-		r.renew = r.renew || l.Looks() >= manyDeliveries
+		r.renew = r.renew || l.Looks() >= r.renewAt
 		if enough {
 			err = r.keep(l)
 		} else {
@@ -202,14 +219,9 @@ func (r *run) leave(item Item, reason error) {
 	r.each(item)
 }
 
-// manyDeliveries is well below any delivery limit in use: a quorum queue of RabbitMQ 4
-// that was declared without one drops a message at its twenty-first delivery.
-const manyDeliveries = 10
-
 // keep leaves a message in the queue: it is held until the end, so that the next one
 // comes, and given back when the channel closes. Looking must not use up the delivery
-// limit of a quorum queue, which redrive does not know. So once one message has been
-// looked at often, it and all that follow are published to the queue again, one after
+// limit of a quorum queue. So once one message has been looked at often, it and all that follow are published to the queue again, one after
 // the other and otherwise unchanged, which keeps the order.
 func (r *run) keep(l *queue.Message) error {
 	if !r.renew || l.Broken {

@@ -556,3 +556,32 @@ func TestCutWhileItBegins(t *testing.T) {
 		})
 	}
 }
+
+// TestGuard: redrive does not take messages from others, and does not look at a message more often than its queue allows.
+func TestGuard(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		x := newBench(t)
+		x.declare(t, "few", amqp.Table{"x-queue-type": "quorum", "x-delivery-limit": int32(3)})
+		x.park(t, "few", parked("1", "T", nil))
+		few := func(o *redrive.Options) { o.Queue, o.DryRun = "few", true }
+		for look := range 10 {
+			if report, _, err := x.run(t, few); err != nil || report.Moved != 1 {
+				t.Fatalf("look %d: %+v, %v", look, report, err)
+			}
+		}
+		if _, err := x.ch.QueueDeclare("harebus.operator.few", false, false, true, false, nil); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := x.run(t, few); err == nil || !strings.Contains(err.Error(), "another operator") {
+			t.Errorf("with another operator: %v", err)
+		}
+		if _, err := x.ch.Consume("few", "", false, false, false, false, nil); err != nil {
+			t.Fatal(err)
+		}
+		o := redrive.Options{Broker: x.address(), Queue: "few", HeaderPrefix: "PikaBus.", Timeout: 5 * time.Second, NoLock: true}
+		if _, err := redrive.Run(t.Context(), o, nil); err == nil || !strings.Contains(err.Error(), "1 consumers") {
+			t.Errorf("with a consumer: %v", err)
+		}
+	})
+}
