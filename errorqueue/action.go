@@ -16,7 +16,8 @@ type Options struct {
 	// To is where [Queue.Retry] and [Queue.Edit] send messages, instead of the queue that each
 	// came from.
 	To string
-	// Rate is how many messages a second leave the queue. Default: 100. Negative: no limit.
+	// Rate is how many messages a second leave the queue. Default: 100. Negative: no limit. An
+	// action that would take longer than 20 minutes is refused.
 	Rate int
 	// Refusals is how many messages the broker may refuse before the action stops. Default: 10.
 	Refusals int
@@ -67,7 +68,7 @@ type action struct {
 	all     int // how many are wanted
 	open    int // how many of them were not met yet
 	refused int
-	started time.Time
+	next    time.Time // the rate allows no step before
 	journal *journal
 	reader  *reader
 	report  Report
@@ -83,7 +84,7 @@ func (q *Queue) run(ctx context.Context, messages []Message, a *action) (Report,
 }
 
 func (a *action) do(ctx context.Context, q *Queue, messages []Message) (err error) {
-	a.q, a.reader, a.all, a.open, a.started = q, q.reader(), len(messages), len(messages), time.Now()
+	a.q, a.reader, a.all, a.open = q, q.reader(), len(messages), len(messages)
 	a.wanted = make(map[key]int, len(messages))
 	for i := range messages {
 		a.wanted[messages[i].key]++
@@ -91,6 +92,9 @@ func (a *action) do(ctx context.Context, q *Queue, messages []Message) (err erro
 	a.report.Run = messageid.New()
 	if a.options.Rate == 0 {
 		a.options.Rate = defaultRate
+	}
+	if err := slow(len(messages), a.options.Rate); err != nil {
+		return err
 	}
 	if a.options.Refusals == 0 {
 		a.options.Refusals = defaultRefusals
@@ -116,6 +120,19 @@ func (a *action) do(ctx context.Context, q *Queue, messages []Message) (err erro
 		err = told
 	}
 	return err
+}
+
+// longest is how long an action may take at its rate. The action holds the rest of the queue, and
+// after 30 minutes RabbitMQ takes back what a consumer has not acknowledged.
+const longest = 20 * time.Minute
+
+// slow refuses an action that would take too long.
+func slow(messages, rate int) error {
+	if most := int(longest.Seconds()) * rate; rate > 0 && messages > most {
+		return fmt.Errorf("%d messages at %d a second take longer than %v, and so long the broker does not let a consumer hold the queue; use a higher rate, or act on at most %d at a time",
+			messages, rate, longest, most)
+	}
+	return nil
 }
 
 // settle counts the rest of the selection. It is not in the queue if all of that was seen.
@@ -187,6 +204,7 @@ func (a *action) store(ctx context.Context, steps []*step) error {
 	if err := a.journal.answered(steps, errs); err != nil {
 		return err
 	}
+	before := a.report.Done
 	for i, s := range steps {
 		if err := a.conclude(s, errs[i]); err != nil {
 			return a.abandon(steps[i:], errs[i:], err)
@@ -195,7 +213,7 @@ func (a *action) store(ctx context.Context, steps []*step) error {
 	if a.options.Progress != nil {
 		a.options.Progress(a.report.Done, len(a.report.Left), a.all)
 	}
-	a.pause(ctx)
+	a.pause(ctx, a.report.Done-before)
 	return nil
 }
 
@@ -267,11 +285,15 @@ func left(err error) bool {
 	return errors.As(err, &l)
 }
 
-// pause keeps to the rate.
-func (a *action) pause(ctx context.Context) {
+// pause keeps to the rate after a step of n messages. Time in which nothing went is not made up
+// for.
+func (a *action) pause(ctx context.Context, n int) {
 	if a.options.Rate < 0 {
 		return
 	}
-	due := a.started.Add(time.Duration(a.report.Done) * time.Second / time.Duration(a.options.Rate))
-	_ = sleep(ctx, time.Until(due)) // whether ctx has ended is seen before the next message
+	if now := time.Now(); a.next.Before(now) {
+		a.next = now
+	}
+	a.next = a.next.Add(time.Duration(n) * time.Second / time.Duration(a.options.Rate))
+	_ = sleep(ctx, time.Until(a.next)) // whether ctx has ended is seen before the next message
 }

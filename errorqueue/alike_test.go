@@ -12,6 +12,7 @@ import (
 
 	amqp "github.com/rabbitmq/amqp091-go"
 
+	"github.com/harebus/harebus/brokertest"
 	"github.com/harebus/harebus/errorqueue"
 )
 
@@ -146,6 +147,65 @@ func TestParkedInNoYear(t *testing.T) {
 			var file memory
 			report, err := q.Discard(x.Context(), found.Messages, &file, errorqueue.Options{})
 			x.reports(report, err, "done 3, left 0, gone 0, remaining 0, twice 0")
+		})
+	})
+}
+
+// TestImportOfWhatIsRefused: a line that holds no message and a message that the broker refuses are named, and the others
+// are put into the queue. The audit trail has the numbers.
+func TestImportOfWhatIsRefused(t *testing.T) {
+	bubble(t, func(x *bench) {
+		x.declare("failed", amqp.Table{"x-max-length": int32(2), "x-overflow": "reject-publish"})
+		x.park(1, 4)
+		x.with(func(q *errorqueue.Queue) {
+			var out bytes.Buffer
+			_, err := q.Export(x.Context(), errorqueue.Filter{}, &out)
+			x.try(err)
+			file := "\n\nnonsense\n" + out.String()
+			n, err := errorqueue.Records(strings.NewReader(file))
+			if n != 4 || err == nil || !strings.Contains(err.Error(), "line 3: it is no message") {
+				t.Errorf("the file has %d, %v", n, err)
+			}
+			x.with(func(q *errorqueue.Queue) {
+				done, there, err := q.Import(x.Context(), strings.NewReader(file), errorqueue.Options{})
+				if done != 2 || there != 0 || err == nil {
+					t.Fatalf("put %d, there %d, %v", done, there, err)
+				}
+				for _, want := range []string{"line 3: it is no message", `line 6: the broker does not take it into queue "failed"`, "line 7:"} {
+					if !strings.Contains(err.Error(), want) {
+						t.Errorf("%v, want %q", err, want)
+					}
+				}
+			}, func(c *errorqueue.Config) { c.Name = "failed" })
+		})
+		x.expect("failed", "1 2")
+		trail := x.broker.Messages(errorqueue.AuditQueue)
+		if end := string(trail[len(trail)-1].Body); !strings.Contains(end, `"selected":4,"done":2,"left":2}`) {
+			t.Errorf("the audit trail has %s", end)
+		}
+	})
+}
+
+// TestRateAfterAStall: time in which the broker took nothing is not made up for.
+func TestRateAfterAStall(t *testing.T) {
+	bubble(t, func(x *bench) {
+		x.park(1, 60)
+		x.with(func(q *errorqueue.Queue) {
+			found := x.look(q, errorqueue.Filter{})
+			x.broker.Inject(brokertest.Fault{On: "basic.publish", Nth: 20, Do: brokertest.Delay, For: 1500 * time.Millisecond})
+			var began time.Time // when the step after the stall ended
+			report, err := q.Retry(x.Context(), found.Messages, errorqueue.Options{Rate: 10, Progress: func(done, _, _ int) {
+				if done == 22 {
+					began = time.Now()
+				}
+			}})
+			x.reports(report, err, "done 60, left 0, gone 0, remaining 0, twice 0")
+			if took := time.Since(began); took < 3700*time.Millisecond {
+				t.Errorf("38 at 10 a second took %v", took)
+			}
+			if _, err := q.Retry(x.Context(), make([]errorqueue.Message, 1201), errorqueue.Options{Rate: 1}); err == nil || !strings.Contains(err.Error(), "at most 1200 at a time") {
+				t.Errorf("1201 at one a second: %v", err)
+			}
 		})
 	})
 }

@@ -153,7 +153,7 @@ func (t *errorsTask) flags(flags *flag.FlagSet) {
 	flags.BoolVar(&t.dry, "dry-run", false, "only say what would be done")
 	flags.StringVar(&t.options.To, "to", "", "move the messages to this `queue`")
 	flags.IntVar(&t.options.Rate, "rate", 100, "move `N` messages a second; -1 is as many as possible")
-	flags.IntVar(&t.options.Refusals, "refusals", 10, "stop when the broker has refused `N` messages")
+	flags.IntVar(&t.options.Refusals, "refusals", defaultRefusals, "stop when the broker has refused `N` messages")
 	flags.StringVar(&t.options.Journal, "journal", "", "`file` that keeps what was sent, and with which to go on after a crash (default: one in the folder for temporary files, removed when all went well)")
 	flags.StringVar(&t.body, "body", "", "`file` with the new body for edit; - is stdin")
 	flags.StringVar(&t.archive, "archive", "", "`file` to which discard adds the messages")
@@ -207,7 +207,7 @@ func (t *errorsTask) validate(least, most int, flags *flag.FlagSet) error {
 		t.filter.After = now.Add(-t.newer)
 	}
 	t.filter.Headers = t.headers
-	if t.do != "import" && t.do != "journal" && (t.do != "restore" || t.archiveQueue != "") {
+	if t.do != "journal" && !t.fromFile() {
 		t.filter.IDs = t.args
 	}
 	return nil
@@ -224,11 +224,28 @@ func (t *errorsTask) lacks() error {
 		return errors.New("discard needs -archive or -archive-queue: nothing is thrown away")
 	case t.do == "restore" && t.archiveQueue == "" && len(t.args) != 1:
 		return errors.New("restore needs one file, or -archive-queue")
+	case t.fromFile() && t.narrowed():
+		return fmt.Errorf("%s puts back all messages of the file: -type, -source, -kind, -older, -newer, -header, -in-body and -in-error are not for it", t.do)
+	case t.fromFile() && (t.options.Journal != "" || t.options.Refusals != defaultRefusals):
+		return fmt.Errorf("-journal and -refusals are not for %s: repeat it after an interruption, it leaves out what is there", t.do)
 	case t.do == "edit" && t.body == "":
 		return errors.New("edit needs -body")
 	}
 	return nil
 }
+
+// fromFile says whether the task puts back the messages of a file.
+func (t *errorsTask) fromFile() bool {
+	return t.do == "import" || t.do == "restore" && t.archiveQueue == ""
+}
+
+// narrowed says whether a flag narrows the selection.
+func (t *errorsTask) narrowed() bool {
+	f := &t.filter
+	return f.Type+f.Queue+f.Kind+f.Body+f.Failure != "" || t.older > 0 || t.newer > 0 || len(t.headers) > 0
+}
+
+const defaultRefusals = 10
 
 // whoActs is the operator in the audit trail.
 func whoActs() string {

@@ -65,11 +65,16 @@ func TestErrors(t *testing.T) {
 		{"discard", []string{"discard", "-archive", archive, "-yes", "1", "m2"}, exitOK, `done 1, left 0, not there any more 0, not tried 0, perhaps twice 0\n$`, "journal"},
 		{"absent", []string{"redirect", "-to", "absent", "-yes", "1", "m1"}, exitFailed, `left [0-9a-f]{32}: there is no queue "absent"\ndone 0, left 1`, ""},
 		{"retry", []string{"retry", "-yes", "1", "m1"}, exitOK, `done 1, left 0`, ""},
-		{"restore dry", []string{"restore", "-dry-run", archive}, exitOK, `^1 messages are in the file\n$`, ""},
-		{"restore", []string{"restore", archive}, exitOK, `^put 1 into the error queue, 0 were there already\n$`, ""},
-		{"restore again", []string{"import", archive}, exitOK, `^put 0 into the error queue, 1 were there already\n$`, ""},
+		{"restore dry", []string{"restore", "-dry-run", archive}, exitOK, `^restore: 1 messages → queue error\n$`, ""},
+		{"restore unasked", []string{"restore", archive}, exitFailed, `^restore: 1 messages → queue error\n$`, "give -yes 1"},
+		{"restore", []string{"restore", "-yes", "1", archive}, exitOK, `put 1 into the error queue, 0 were there already\n$`, ""},
+		{"restore again", []string{"import", "-yes", "1", archive}, exitOK, `put 0 into the error queue, 1 were there already\n$`, ""},
+		{"edit of two", []string{"edit", "-body", "-", "-to", "other", "-yes", "2"}, exitUsage, `^$`, "takes 1 argument"},
+		{"edit elsewhere", []string{"edit", "-body", "-", "-to", "other", "-dry-run", "m2"}, exitOK, `edit: 1 of 2 messages → queue other\n$`, ""},
 		{"edit", []string{"edit", "-body", "-", "-yes", "1", "m2"}, exitOK, `done 1, left 0`, ""},
 		{"none", []string{"retry", "-type", "Place"}, exitOK, `retry: 0 of 1`, ""},
+		{"none, and a number", []string{"retry", "-type", "Place", "-yes", "2"}, exitFailed, `retry: 0 of 1`, "0 messages match, and -yes says 2"},
+		{"none, as said", []string{"retry", "-type", "Place", "-yes", "0"}, exitOK, `retry: 0 of 1`, ""},
 		{"import nothing", []string{"import", filepath.Join(dir, "absent")}, exitFailed, `^$`, "no such file"},
 		{"no queue", []string{"-error-queue", "none"}, exitFailed, `^$`, "404"},
 	} {
@@ -87,9 +92,21 @@ func TestErrors(t *testing.T) {
 	if moved := b.Messages("orders"); len(moved) != 2 || moved[0].MessageId != "m1" || string(moved[1].Body) != `{"ID":8}` {
 		t.Errorf("moved are %+v", moved)
 	}
-	execute(t, "", "errors", "import", "-url", url, export).check(t, exitOK, "")
+	execute(t, "", "errors", "import", "-url", url, "-yes", "2", export).check(t, exitOK, "")
 	if left := b.Messages("error"); len(left) != 3 {
 		t.Errorf("%d messages are in the error queue", len(left))
+	}
+}
+
+// TestErrorsEditOfTwo: edit changes one message. That several match is said before anything is asked or written.
+func TestErrorsEditOfTwo(t *testing.T) {
+	t.Parallel()
+	b, ch, url := failures(t)
+	put(t, ch, "error", amqp.Publishing{MessageId: "m1", Body: []byte("{}")})
+	r := execute(t, "{}", onBroker(url, []string{"edit", "-body", "-", "-yes", "2", "m1"})...)
+	r.check(t, exitFailed, "2 messages match; edit changes one")
+	if strings.Contains(r.err, "journal") || len(b.Messages("error")) != 4 {
+		t.Errorf("stderr %q", r.err)
 	}
 }
 
@@ -124,6 +141,8 @@ func TestErrorsMisuse(t *testing.T) {
 		"is there twice":                      {"list", "-header", "x=1", "-header", "x=2"},
 		"import takes 1 argument":             {"import"},
 		"journal takes 1 argument":            {"journal"},
+		"puts back all messages of the file":  {"import", "-type", "T", "file"},
+		"-journal and -refusals are not for":  {"restore", "-journal", "j", "file"},
 		`"-yes" has to stand before the`:      {"edit", "id", "-yes", "1"},
 		"flag provided but not defined":       {"-nonsense"},
 		"-archive or -archive-queue: nothing": {"discard", "-archive", "a", "-archive-queue", "q"},

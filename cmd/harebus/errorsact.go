@@ -17,13 +17,17 @@ import (
 
 // retry is the task retry, and redirect.
 func (t *errorsTask) retry(ctx context.Context) error {
-	to := "the queues that they came from"
-	if t.options.To != "" {
-		to = plain(t.options.To)
-	}
-	return t.act(ctx, "retry", to, func(q *errorqueue.Queue, ms []errorqueue.Message) (errorqueue.Report, error) {
+	return t.act(ctx, "retry", t.target("the queues that they came from"), func(q *errorqueue.Queue, ms []errorqueue.Message) (errorqueue.Report, error) {
 		return q.Retry(ctx, ms, t.options)
 	})
+}
+
+// target is where messages go, for a person.
+func (t *errorsTask) target(origin string) string {
+	if t.options.To == "" {
+		return origin
+	}
+	return "queue " + plain(t.options.To)
 }
 
 // edit is the task edit.
@@ -38,10 +42,7 @@ func (t *errorsTask) edit(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read the new body: %w", err)
 	}
-	return t.act(ctx, "edit", "the queue that it came from", func(q *errorqueue.Queue, ms []errorqueue.Message) (errorqueue.Report, error) {
-		if len(ms) != 1 {
-			return errorqueue.Report{}, fmt.Errorf("%d messages have this id; edit changes one", len(ms))
-		}
+	return t.act(ctx, "edit", t.target("the queue that it came from"), func(q *errorqueue.Queue, ms []errorqueue.Message) (errorqueue.Report, error) {
 		return q.Edit(ctx, ms[0], body, t.options)
 	})
 }
@@ -99,28 +100,22 @@ func (t *errorsTask) importFile(ctx context.Context) (err error) {
 		return err
 	}
 	defer file.Close()
-	if t.dry {
-		n, err := countLines(file)
-		if err == nil {
-			fmt.Fprintf(t.std.out, "%d messages are in the file\n", n)
-		}
-		return err
+	n, bad := errorqueue.Records(file)
+	if _, err := file.Seek(0, io.SeekStart); err != nil {
+		return fmt.Errorf("read the file twice; store a pipe in a file first: %w", err)
+	}
+	fmt.Fprintf(t.std.out, "%s: %d messages → queue %s\n", t.do, n, plain(t.cfg.Name))
+	if t.dry || n == 0 && t.yes < 0 {
+		return bad
+	}
+	if err := t.agree(n); err != nil {
+		return errors.Join(err, bad)
 	}
 	return t.with(ctx, func(q *errorqueue.Queue) error {
 		done, there, err := q.Import(ctx, file, t.options)
 		fmt.Fprintf(t.std.out, "put %d into the error queue, %d were there already\n", done, there)
 		return err
 	})
-}
-
-func countLines(r io.Reader) (n int, err error) {
-	const longest = 1 << 30
-	lines := bufio.NewScanner(r)
-	lines.Buffer(nil, longest)
-	for lines.Scan() {
-		n++
-	}
-	return n, lines.Err()
 }
 
 // act carries out an action on the selection, if the operator agrees.
@@ -135,10 +130,13 @@ func (t *errorsTask) act(ctx context.Context, verb, to string, action func(*erro
 			return err
 		}
 		fmt.Fprintf(t.std.out, "%s: %d of %d messages → %s\n", verb, n, x.Seen, to)
-		if t.dry || n == 0 {
+		if verb == "edit" && n > 1 {
+			return fmt.Errorf("%d messages match; edit changes one", n)
+		}
+		if t.dry || n == 0 && t.yes < 0 {
 			return nil
 		}
-		if err := t.agree(n); err != nil {
+		if err := t.agree(n); err != nil || n == 0 {
 			return err
 		}
 		made, err := t.openJournal()
