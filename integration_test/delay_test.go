@@ -85,7 +85,7 @@ func TestDeferredMessageLooksLikeAPeers(t *testing.T) {
 	b := p.broker()
 	target := p.queue("target")
 	b.declareQueue(target, nil)
-	p.try(p.bus().Defer(p.within(patience), target, 700*time.Millisecond, note{1}, harebus.WithHeader("custom", "x")))
+	p.try(p.bus().Defer(p.within(patience), target, 2*time.Second, note{1}, harebus.WithHeader("custom", "x")))
 	d := b.take(target, 1)[0]
 	due, err := time.Parse(time.RFC3339Nano, d.Headers["PikaBus.DeferredTime"].(string))
 	p.try(err)
