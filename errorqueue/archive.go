@@ -134,9 +134,7 @@ func (c *Content) write(w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	enc := json.NewEncoder(w)
-	enc.SetEscapeHTML(false)
-	return enc.Encode(r)
+	return queue.WriteJSON(w, r)
 }
 
 // Export writes the messages that a filter lets through, a line of JSON each, and leaves them

@@ -13,6 +13,7 @@ import (
 
 	"github.com/harebus/harebus"
 	"github.com/harebus/harebus/errorqueue"
+	"github.com/harebus/harebus/internal/queue"
 )
 
 // groups is the task groups.
@@ -57,9 +58,7 @@ type groupObject struct {
 }
 
 func (t *errorsTask) object(value any) error {
-	enc := json.NewEncoder(t.std.out)
-	enc.SetEscapeHTML(false)
-	return enc.Encode(value)
+	return queue.WriteJSON(t.std.out, value)
 }
 
 // printGroups prints groups as a table.
@@ -217,9 +216,11 @@ func describeContent(w io.Writer, c *errorqueue.Content) error {
 		times = append(times, at.UTC().Format(time.RFC3339))
 	}
 	line("failed", strings.Join(times, " "))
-	line("host", plain(c.Host))
-	line("version", plain(c.Version))
-	line("kind", plain(c.Group.Kind))
+	for _, known := range []struct{ name, text string }{{"host", c.Host}, {"version", c.Version}, {"kind", c.Group.Kind}} {
+		if known.text != "" {
+			line(known.name, plain(known.text))
+		}
+	}
 	if err := out.Flush(); err != nil {
 		return err
 	}

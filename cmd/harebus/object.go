@@ -12,6 +12,7 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 
 	"github.com/harebus/harebus"
+	"github.com/harebus/harebus/internal/queue"
 	"github.com/harebus/harebus/internal/redrive"
 )
 
@@ -103,9 +104,7 @@ func parkedObject(item redrive.Item) object {
 // line is the object as one line of JSON.
 func (o object) line() ([]byte, error) {
 	var buf bytes.Buffer
-	enc := json.NewEncoder(&buf)
-	enc.SetEscapeHTML(false)
-	err := enc.Encode(o)
+	err := queue.WriteJSON(&buf, o)
 	return buf.Bytes(), err
 }
 

@@ -112,8 +112,9 @@ func TestPermissions(t *testing.T) {
 		"service": service, "checking": documented(t, "### The same with `CheckOnly`"),
 		"sender":    documented(t, "### A setup that only sends and publishes"),
 		"deferring": documented(t, "### A setup that also defers"),
-		"redrive":   redriving, "redrive without read": {"^$", redriving.write, "^$"},
-		"redrive without write": {"^$", "^$", redriving.read},
+		"redrive":   redriving, "redrive without read": {redriving.configure, redriving.write, "^$"},
+		"redrive without write":     {redriving.configure, "^$", redriving.read},
+		"redrive without configure": {"^$", redriving.write, redriving.read},
 	}
 	for _, need := range needs {
 		grants[need.user()] = service.without(t, need.kind, need.piece)
@@ -289,16 +290,18 @@ func (p *permitted) sending() *harebus.Bus {
 	return setup.Bus()
 }
 
-// redrive moves what is in the error queue, and leaves it there when it may not read it.
+// redrive moves what is in the error queue, and leaves it there when it may not read it. Without the right to
+// configure it works with -no-lock.
 func (p *permitted) redrive() {
 	plain := newPlainClient(p.T, p.node.URL())
 	if _, err := plain.ch.QueuePurge("error", false); err != nil {
 		p.Fatal(err)
 	}
 	plain.send("", "error", parkedOrder)
+	plain.send("", "error", parkedOrder)
 	o := redrive.Options{Broker: access.Broker{URLs: []string{p.url()}}, Queue: "error", HeaderPrefix: "PikaBus.", Timeout: patience}
 	for user, words := range map[string]string{
-		"redrive without read": "queue 'error'", "redrive without write": "exchange 'amq.default'",
+		"redrive without read": "queue 'error'", "redrive without write": "exchange 'amq.default'", "redrive without configure": "-no-lock",
 	} {
 		o.Broker.URLs[0] = (&permitted{p.T, p.node, user}).url()
 		var reasons []string
@@ -307,9 +310,12 @@ func (p *permitted) redrive() {
 			p.Errorf("%s: %+v, %s", user, report, text)
 		}
 	}
-	o.Broker.URLs[0] = p.url()
-	report, err := redrive.Run(p.Context(), o, func(redrive.Item) {})
-	if err != nil || report.Moved != 1 {
-		p.Errorf("%+v, %v", report, err)
+	for _, user := range []string{"redrive without configure", "redrive"} {
+		o.Broker.URLs[0] = (&permitted{p.T, p.node, user}).url()
+		o.NoLock, o.Count = user != "redrive", 1
+		report, err := redrive.Run(p.Context(), o, func(redrive.Item) {})
+		if err != nil || report.Moved != 1 {
+			p.Errorf("%s: %+v, %v", user, report, err)
+		}
 	}
 }
