@@ -24,7 +24,8 @@ const deferredExplanation = `Shows the messages that wait in the delay queues: d
 	cancel     cancel deferred messages by their tickets, which Defer gives to the
 	           program and list prints
 	restore    take a cancellation back. A message that was due since is sent to its
-	           destination; that is possible for seven days
+	           destination; that is possible for seven days. With -lost it sends on what
+	           met a deleted queue and is due
 
 list holds one queue after the other for as long as it takes to read -limit messages. It
 changes neither their order nor their due times, but what becomes due meanwhile is late
@@ -47,11 +48,12 @@ type deferral struct {
 	limit   int
 	json    bool
 	sum     bool
+	lost    bool
 }
 
 // runDeferred is the command deferred.
 func runDeferred(ctx context.Context, args []string, std stdio) int {
-	flags := newFlags("deferred [flags]\n       harebus deferred list [flags]\n       harebus deferred cancel|restore [flags] TICKET...", deferredExplanation)
+	flags := newFlags("deferred [flags]\n       harebus deferred list [flags]\n       harebus deferred cancel|restore [flags] TICKET...\n       harebus deferred restore -lost [flags]", deferredExplanation)
 	d := &deferral{std: std}
 	connect := connectionFlags(flags)
 	flags.StringVar(&d.to, "to", "", "list only messages for this `queue`, or routing key")
@@ -60,6 +62,7 @@ func runDeferred(ctx context.Context, args []string, std stdio) int {
 	flags.IntVar(&d.limit, "limit", 1000, "look at `N` messages at most")
 	flags.BoolVar(&d.json, "json", false, "print JSON objects")
 	flags.BoolVar(&d.sum, "sum", false, "list a line for each destination and type instead of each message")
+	flags.BoolVar(&d.lost, "lost", false, "restore what met a deleted queue and is due, each message to its destination")
 	flags.StringVar(&d.options.HeaderPrefix, "prefix", "PikaBus.", "`start` of the names of the standard headers")
 	flags.DurationVar(&d.options.Timeout, "timeout", 30*time.Second, "give up `after` this long without a broker, or without an answer from it")
 	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
@@ -84,6 +87,9 @@ func runDeferred(ctx context.Context, args []string, std stdio) int {
 		err = d.cancel(ctx, tickets)
 	default:
 		err = d.restore(ctx, tickets)
+		if d.lost {
+			err = d.restoreLost(ctx)
+		}
 	}
 	if err != nil {
 		return std.fail(err)
@@ -100,7 +106,9 @@ func (d *deferral) check(args []string) (tickets []topology.Ticket, err error) {
 		return nil, errors.New("a number is out of range")
 	case (d.do == "" || d.do == "list") && len(args) > 0:
 		return nil, fmt.Errorf("unexpected argument %q", args[0])
-	case d.do != "" && d.do != "list" && len(args) == 0:
+	case d.lost && (d.do != "restore" || len(args) > 0):
+		return nil, errors.New("-lost is for restore, and takes no tickets")
+	case d.do != "" && d.do != "list" && !d.lost && len(args) == 0:
 		return nil, fmt.Errorf("%s needs tickets; harebus deferred list prints them", d.do)
 	}
 	for _, arg := range args {
@@ -326,4 +334,21 @@ func (d *deferral) restore(ctx context.Context, tickets []topology.Ticket) error
 		faults = append(faults, err)
 	}
 	return errors.Join(faults...)
+}
+
+// restoreLost sends on what met a deleted queue.
+func (d *deferral) restoreLost(ctx context.Context) error {
+	all, err := d.options.RestoreLost(ctx)
+	_, printed := fmt.Fprintf(d.std.out, "%d lost messages were sent to their destinations\n", all.Sent)
+	var faults []error
+	if all.Early > 0 {
+		faults = append(faults, fmt.Errorf("harebus: restore: %d are not due yet, the first at %s, and stay: run the command again then", all.Early, due(all.Due)))
+	}
+	if all.Unclear > 0 {
+		faults = append(faults, fmt.Errorf("harebus: restore: %d do not say where they were to go, and stay", all.Unclear))
+	}
+	if err != nil {
+		faults = append(faults, fmt.Errorf("harebus: %w", err))
+	}
+	return errors.Join(append(faults, printed)...)
 }

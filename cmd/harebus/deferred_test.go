@@ -3,14 +3,19 @@ package main
 import (
 	"context"
 	"errors"
+	"maps"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
+	amqp "github.com/rabbitmq/amqp091-go"
 
 	"github.com/harebus/harebus"
 	"github.com/harebus/harebus/brokertest"
+	"github.com/harebus/harebus/internal/access"
+	"github.com/harebus/harebus/internal/deferred"
+	"github.com/harebus/harebus/topology"
 )
 
 // deferring defers messages and returns their tickets.
@@ -149,10 +154,104 @@ func TestDeferredIsCancelledAndRestored(t *testing.T) {
 	execute(t, "", "deferred", "restore", "-url", url, tickets[0]).check(t, exitFailed, "not among the cancelled")
 }
 
+// lose puts a copy of a message that waits for an hour into the queue of the lost.
+func lose(t *testing.T, b *brokertest.Broker, exchange, key string, change func(*amqp.Publishing)) {
+	t.Helper()
+	m := b.Messages("harebus.delay.1h")[0]
+	out := amqp.Publishing{Headers: maps.Clone(m.Headers), MessageId: m.MessageId, Type: m.Type, Body: m.Body}
+	change(&out)
+	before, _ := b.Queue("harebus.delay.lost")
+	if err := client(t, b).PublishWithContext(t.Context(), exchange, key, true, false, out); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.WaitQueue(t.Context(), "harebus.delay.lost", func(q brokertest.Queue) bool { return q.Ready == before.Ready+1 }); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestLostIsNotSaidToCome: a message that met a deleted queue before it was due, whether
+// somebody has cancelled it or not.
+func TestLostIsNotSaidToCome(t *testing.T) {
+	t.Parallel()
+	b, url := newBroker(t)
+	ticket := deferring(t, b, time.Hour)[0]
+	lose(t, b, "", "harebus.delay.lost", func(*amqp.Publishing) {})
+	for range 2 {
+		execute(t, "", "deferred", "restore", "-url", url, ticket).check(t, exitFailed, `lies in queue "harebus.delay.lost"`)
+		execute(t, "", "deferred", "cancel", "-url", url, ticket).check(t, exitOK, "")
+	}
+	parsed, err := topology.ParseTicket(ticket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	parsed.Due = time.Now().Add(-time.Second)
+	r := execute(t, "", "deferred", "restore", "-url", url, parsed.String())
+	r.check(t, exitOK, "")
+	if err := b.WaitQueue(t.Context(), "orders", func(q brokertest.Queue) bool { return q.Ready == 1 }); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestLostAreSentOn: each to where it was to go, also if its exit was deleted. What is not due
+// yet, or does not say where it was to go, stays.
+func TestLostAreSentOn(t *testing.T) {
+	t.Parallel()
+	b, url := newBroker(t)
+	deferring(t, b, time.Hour)
+	declare(t, client(t, b), "elsewhere", nil)
+	overdue := func(label string) func(*amqp.Publishing) {
+		return func(p *amqp.Publishing) {
+			delete(p.Headers, "PikaBus.DeferredTime")
+			p.Headers["CC"] = []any{"in.7.1", label}
+		}
+	}
+	lose(t, b, "", "harebus.delay.lost", overdue("due//orders"))
+	lose(t, b, "", "harebus.delay.lost", func(*amqp.Publishing) {})
+	lose(t, b, "", "harebus.delay.lost", overdue("due//elsewhere"))
+	lose(t, b, "", "harebus.delay.lost", overdue("none"))
+	lose(t, b, "harebus.delay.lost", "harebus.delay.due//orders", overdue("0.end"))
+	for round := range 2 {
+		r := execute(t, "", "deferred", "restore", "-lost", "-url", url)
+		r.check(t, exitFailed, "1 are not due yet")
+		if !strings.Contains(r.err, "1 do not say where they were to go") {
+			t.Errorf("stderr\n%s", r.err)
+		}
+		if want := []string{"3 lost messages were sent", "0 lost messages were sent"}[round]; !strings.Contains(r.out, want) {
+			t.Errorf("printed\n%s", r.out)
+		}
+		for queue, want := range map[string]int{"orders": 2, "elsewhere": 1, "harebus.delay.lost": 2} {
+			if err := b.WaitQueue(t.Context(), queue, func(q brokertest.Queue) bool { return q.Ready == want }); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+// TestManyAreListed: a queue with more messages than a consumer may hold is looked at by
+// several.
+func TestManyAreListed(t *testing.T) {
+	t.Parallel()
+	b, url := newBroker(t)
+	deferring(t, b, time.Hour, time.Hour, time.Hour, time.Hour, time.Hour)
+	options := deferred.Options{Broker: access.Broker{URLs: []string{url}}, HeaderPrefix: "PikaBus.", Hold: 2, Timeout: 10 * time.Second}
+	for most, want := range map[int]int{3: 3, 4: 4, 9: 5} {
+		seen := map[string]bool{}
+		if err := options.List(t.Context(), most, func(i deferred.Item) { seen[i.ID] = true }); err != nil {
+			t.Fatal(err)
+		}
+		if len(seen) != want {
+			t.Errorf("%d of at most %d are listed, want %d", len(seen), most, want)
+		}
+		if err := b.WaitQueue(t.Context(), "harebus.delay.1h", func(q brokertest.Queue) bool { return q.Ready == 5 }); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestDeferredMisuse(t *testing.T) {
 	t.Parallel()
 	for _, args := range [][]string{
-		{"drop"}, {"cancel"}, {"restore", "x"}, {"list", "x"}, {"-limit", "0"}, {"list", "-within", "-1s"}, {"-timeout", "0"},
+		{"drop"}, {"cancel"}, {"restore", "x"}, {"list", "x"}, {"list", "-lost"}, {"restore", "-lost", "20261129T060000.000Z-1"}, {"-limit", "0"}, {"list", "-within", "-1s"}, {"-timeout", "0"},
 	} {
 		execute(t, "", append([]string{"deferred"}, args...)...).check(t, exitUsage, "harebus deferred -h explains")
 	}

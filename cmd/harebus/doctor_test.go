@@ -134,8 +134,8 @@ var faults = map[string]struct {
 		if err := (topology.Delays{}).Base().Declare(ch); err != nil {
 			t.Fatal(err)
 		}
-		put(t, ch, "harebus.delay.lost", amqp.Publishing{})
-	}, []string{`1 deferred messages lie in queue "harebus.delay.lost"`}, "redrive"},
+		put(t, ch, "harebus.delay.lost", amqp.Publishing{Headers: amqp.Table{"CC": []any{"due//orders"}}})
+	}, []string{`1 deferred messages lie in queue "harebus.delay.lost"`}, "deferred restore -lost"},
 }
 
 func undead(q *topology.Queue) {
@@ -224,7 +224,7 @@ func mend(t *testing.T, b *brokertest.Broker, url, command string) {
 	}
 	words := strings.Fields(strings.ReplaceAll(command, "-settle 30s", "-settle 50ms"))[1:]
 	at := 1
-	if words[0] == "topology" {
+	if words[0] == "topology" || words[0] == "deferred" {
 		at = 2
 	}
 	args := append(append(append([]string{}, words[:at]...), "-url", url), words[at:]...)

@@ -25,6 +25,9 @@ type Options struct {
 	Broker access.Broker
 	// HeaderPrefix starts the names of the standard headers: "PikaBus.".
 	HeaderPrefix string
+	// Hold is how many messages one consumer holds; a queue with more is looked at by several.
+	// Default: 65,535, which is the most.
+	Hold int
 	// Timeout is how long the broker may take to be there, and for one answer.
 	Timeout time.Duration
 }
@@ -159,6 +162,9 @@ func ready(ctx context.Context, s *session.Session, queue string) (n int, err er
 		return 0, fmt.Errorf("ask for queue %q: %w", queue, err)
 	}
 }
+
+// ErrLost says that a message met a deleted queue before it was due.
+var ErrLost = fmt.Errorf("it lies in queue %q, because a queue on its way was deleted, and would be early: restore it when it is due", lost)
 
 // ErrNotCancelled says that a message is not among the cancelled.
 var ErrNotCancelled = errors.New("it is not among the cancelled: it was delivered, was never cancelled, or that was more than seven days ago")

@@ -1,6 +1,7 @@
 package deferred
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -66,27 +67,23 @@ func (o Options) List(ctx context.Context, most int, each func(Item)) error {
 // idle is how long nothing comes from a queue before it is taken for empty.
 const idle = 300 * time.Millisecond
 
-// look takes n messages of a queue and gives them back, in their order, by closing the
-// channel. It ends early when take returns true: then that message is acknowledged.
+// look takes n messages of a queue and gives back those that were not acknowledged, in their
+// order, by closing the channel. It ends early when take returns true: then that message is
+// acknowledged.
 func (o *Options) look(ctx context.Context, s *session.Session, queue string, n int, take func(m *message) (bool, error)) error {
 	var ch *amqp.Channel
-	var deliveries <-chan amqp.Delivery
-	err := s.RPCs(ctx, func(next func()) (err error) {
-		if ch, err = s.Channel(); err != nil {
-			return err
-		}
-		next()
-		if err = ch.Qos(min(n, math.MaxUint16), 0, false); err != nil {
-			return err
-		}
-		next()
-		deliveries, err = ch.Consume(queue, "harebus deferred", false, false, false, false, nil)
+	err := s.RPC(ctx, func() (err error) {
+		ch, err = s.Channel()
 		return err
 	})
 	if err != nil {
 		return fmt.Errorf("look at queue %q: %w", queue, err)
 	}
-	err = taken(ctx, deliveries, min(n, math.MaxUint16), take)
+	for more := true; more && n > 0 && err == nil; {
+		held := min(n, cmp.Or(o.Hold, math.MaxUint16))
+		more, err = consumed(ctx, s, ch, queue, held, take)
+		n -= held
+	}
 	if closed := s.RPC(ctx, ch.Close); err == nil {
 		err = closed
 	}
@@ -96,8 +93,26 @@ func (o *Options) look(ctx context.Context, s *session.Session, queue string, n 
 	return nil
 }
 
-// taken calls take with at most n deliveries.
-func taken(ctx context.Context, deliveries <-chan amqp.Delivery, n int, take func(m *message) (bool, error)) error {
+// consumed calls take with the messages of one consumer, which holds n. It returns false
+// when there were fewer, or take wants no more.
+func consumed(ctx context.Context, s *session.Session, ch *amqp.Channel, queue string, n int, take func(m *message) (bool, error)) (more bool, err error) {
+	var deliveries <-chan amqp.Delivery
+	err = s.RPCs(ctx, func(next func()) (err error) {
+		if err = ch.Qos(n, 0, false); err != nil {
+			return err
+		}
+		next()
+		deliveries, err = ch.Consume(queue, "", false, false, false, false, nil)
+		return err
+	})
+	if err != nil {
+		return false, err
+	}
+	return taken(ctx, deliveries, n, take)
+}
+
+// taken calls take with at most n deliveries, and returns true if there were so many.
+func taken(ctx context.Context, deliveries <-chan amqp.Delivery, n int, take func(m *message) (bool, error)) (all bool, err error) {
 	quiet := time.NewTimer(idle)
 	defer quiet.Stop()
 	for range n {
@@ -105,22 +120,22 @@ func taken(ctx context.Context, deliveries <-chan amqp.Delivery, n int, take fun
 		select {
 		case d, ok := <-deliveries:
 			if !ok {
-				return errors.New("the broker has ended the consumer")
+				return false, errors.New("the broker has ended the consumer")
 			}
 			m, err := unpack(&d)
 			if err != nil {
-				return err
+				return false, err
 			}
 			if found, err := take(m); err != nil || found {
-				return errors.Join(err, acknowledge(&d, found))
+				return false, errors.Join(err, acknowledge(&d, found))
 			}
 		case <-quiet.C:
-			return nil
+			return false, nil
 		case <-ctx.Done():
-			return context.Cause(ctx)
+			return false, context.Cause(ctx)
 		}
 	}
-	return nil
+	return true, nil
 }
 
 func acknowledge(d *amqp.Delivery, found bool) error {
@@ -162,9 +177,6 @@ func (o *Options) item(d *amqp.Delivery) Item {
 	}
 	_, i.Retry = d.Headers[o.HeaderPrefix+harebus.HeaderErrorRetries]
 	label, ticket := labels(d)
-	if label == "" {
-		label, _ = strings.CutPrefix(d.RoutingKey, topology.DefaultDelayPrefix+".")
-	}
 	i.Exchange, i.Key = destination(label)
 	if t := (topology.Ticket{ID: d.MessageId, Due: i.Due}); ticket && t.Validate() == nil {
 		i.Ticket = t.String()
@@ -192,6 +204,9 @@ func labels(d *amqp.Delivery) (exit string, ticket bool) {
 				exit = key
 			}
 		}
+	}
+	if rest, ok := strings.CutPrefix(d.RoutingKey, topology.DefaultDelayPrefix+"."); exit == "" && ok && strings.HasPrefix(rest, "due") {
+		exit = rest // it travels under the name of its exit
 	}
 	return exit, ticket
 }

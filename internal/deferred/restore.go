@@ -37,18 +37,24 @@ func (o Options) Restore(ctx context.Context, t topology.Ticket) (result Restore
 	err = o.with(ctx, "restore", func(ctx context.Context, s *session.Session) error {
 		at := topology.Delays{}.Cancellation(t.ID)
 		err := s.WithChannel(ctx, func(ch *amqp.Channel) error { return ch.QueueUnbind(at.Queue, at.Key, at.Exchange, nil) })
-		if refusal.Missing(err) && !session.Unreachable(err) {
-			return fmt.Errorf("message %q: %w", t.ID, ErrNotCancelled)
-		}
-		if err != nil {
+		never := refusal.Missing(err) && !session.Unreachable(err) // nobody has cancelled anything yet
+		if err != nil && !never {
 			return fmt.Errorf("message %q: remove the cancellation: %w", t.ID, err)
 		}
-		if time.Until(t.Due) >= publish.Margin {
+		early := time.Until(t.Due) >= publish.Margin
+		result = Sent
+		found, err := o.sendFrom(ctx, s, lost, t.ID, early)
+		switch {
+		case found || err != nil:
+			return err
+		case never:
+			return fmt.Errorf("message %q: %w", t.ID, ErrNotCancelled)
+		case early:
 			result = WillCome
 			return nil
+		default:
+			return o.send(ctx, s, t)
 		}
-		result = Sent
-		return o.send(ctx, s, t)
 	})
 	if err != nil {
 		return "", err
@@ -65,7 +71,7 @@ func (o *Options) send(ctx context.Context, s *session.Session, t topology.Ticke
 			wait.Sleep(ctx, left)
 		}
 		for _, queue := range append((topology.Delays{}).Cancelled().Queues, topology.Queue{Name: lost}) {
-			found, err := o.sendFrom(ctx, s, queue.Name, t.ID)
+			found, err := o.sendFrom(ctx, s, queue.Name, t.ID, false)
 			if err != nil || found {
 				return err
 			}
@@ -77,8 +83,8 @@ func (o *Options) send(ctx context.Context, s *session.Session, t topology.Ticke
 	return fmt.Errorf("message %q: %w", t.ID, ErrNotCancelled)
 }
 
-// sendFrom looks for a message in one queue.
-func (o *Options) sendFrom(ctx context.Context, s *session.Session, queue, id string) (sent bool, err error) {
+// sendFrom looks for a message in one queue. One that is early stays there.
+func (o *Options) sendFrom(ctx context.Context, s *session.Session, queue, id string, early bool) (sent bool, err error) {
 	n, err := ready(ctx, s, queue)
 	if err != nil || n == 0 {
 		return false, err
@@ -87,7 +93,11 @@ func (o *Options) sendFrom(ctx context.Context, s *session.Session, queue, id st
 		if m.MessageId != id {
 			return false, nil
 		}
-		if err := o.sendOne(ctx, s, m); err != nil {
+		err := ErrLost
+		if !early {
+			err = o.sendOne(ctx, s, m)
+		}
+		if err != nil {
 			return false, fmt.Errorf("message %q: %w", id, err)
 		}
 		sent = true
@@ -100,7 +110,10 @@ func (o *Options) sendFrom(ctx context.Context, s *session.Session, queue, id st
 func (o *Options) sendOne(ctx context.Context, s *session.Session, m *message) error {
 	exit, _ := labels(m.Delivery)
 	if exit == "" {
-		return errors.New("it does not say where it was to go")
+		return errNoExit
+	}
+	if err := exists(ctx, s, exit); err != nil {
+		return err
 	}
 	log := o.Broker.Logger()
 	confirms := session.ConfirmConfig{Window: 1, Timeout: o.Timeout, Log: log, Waits: wait.Teller{Log: log}, Plain: func(bool) {}}
@@ -122,7 +135,69 @@ func (o *Options) sendOne(ctx context.Context, s *session.Session, m *message) e
 	}
 	r := ch.Wait(ctx, ch.Publish(ctx, &out, func() bool { return false }))
 	if r.Verdict != session.Confirmed {
-		return fmt.Errorf("send it to its destination: %v: %w", r.Verdict, errors.Join(r.Err, errors.New("it stays among the cancelled")))
+		return fmt.Errorf("send it to its destination: %v: %w", r.Verdict, errors.Join(r.Err, errors.New("it stays where it was")))
 	}
 	return nil
+}
+
+var errNoExit = errors.New("it does not say where it was to go")
+
+// exists sees to it that an exit exists. Without it the exchange of the exits would put the
+// message into the queue of the lost again, and confirm it.
+func exists(ctx context.Context, s *session.Session, label string) error {
+	err := s.WithChannel(ctx, func(ch *amqp.Channel) error {
+		_, err := ch.QueueDeclarePassive(topology.DefaultDelayPrefix+"."+label, true, false, false, false, nil)
+		return err
+	})
+	exchange, key := destination(label)
+	if !refusal.Missing(err) || session.Unreachable(err) {
+		return err
+	}
+	if exchange == "" && key == "" {
+		return fmt.Errorf("%w: its exit %q was deleted, and its name is cut", errNoExit, label)
+	}
+	return s.WithChannel(ctx, func(ch *amqp.Channel) error { return (topology.Delays{}).Exit(exchange, key).Declare(ch) })
+}
+
+// Lost is what became of the messages in the queue of the lost.
+type Lost struct {
+	// Sent were sent to their destinations.
+	Sent int
+	// Early stay, because they are not due yet, the first of them at Due.
+	Early int
+	Due   time.Time
+	// Unclear stay, because they do not say where they were to go.
+	Unclear int
+}
+
+// RestoreLost sends on the messages that met a deleted queue. Each is removed when the broker
+// has confirmed it, so an interruption can leave one in both places.
+func (o Options) RestoreLost(ctx context.Context) (all Lost, err error) {
+	err = o.with(ctx, "restore", func(ctx context.Context, s *session.Session) error {
+		n, err := ready(ctx, s, lost)
+		if err != nil || n == 0 {
+			return err
+		}
+		return o.look(ctx, s, lost, n, func(m *message) (bool, error) { return false, o.sendLost(ctx, s, m, &all) })
+	})
+	return all, err
+}
+
+func (o *Options) sendLost(ctx context.Context, s *session.Session, m *message, all *Lost) error {
+	if due := o.item(m.Delivery).Due; time.Until(due) > 0 {
+		if all.Early++; all.Due.IsZero() || due.Before(all.Due) {
+			all.Due = due
+		}
+		return nil
+	}
+	err := o.sendOne(ctx, s, m)
+	switch {
+	case errors.Is(err, errNoExit):
+		all.Unclear++
+		return nil
+	case err != nil:
+		return fmt.Errorf("message %q: %w", m.MessageId, err)
+	}
+	all.Sent++
+	return m.Ack(false)
 }

@@ -191,19 +191,10 @@ func (e *examination) delays(ctx context.Context) error {
 				e.ctl("delete_queue", want.Name)+"   (when it is empty; whoever needs it declares it anew)")
 		case lost && found.Ready > 0:
 			e.fault(fmt.Sprintf("%d deferred messages lie in queue %q", found.Ready, want.Name), "a delay queue on their way was deleted; they are never handled",
-				fmt.Sprintf("harebus redrive -error-queue %s -to %s   (or another queue: their routing key says which)", shell(want.Name), shell(e.firstListener())))
+				"harebus deferred restore -lost   (each goes where it was to go; when it is due)")
 		default:
 			e.passed()
 		}
 	}
 	return nil
-}
-
-func (e *examination) firstListener() string {
-	for _, q := range e.Want.Queues {
-		if !e.errors[q.Name] {
-			return q.Name
-		}
-	}
-	return "QUEUE"
 }
