@@ -199,6 +199,8 @@ func TestLostAreSentOn(t *testing.T) {
 	b, url := newBroker(t)
 	deferring(t, b, time.Hour)
 	declare(t, client(t, b), "elsewhere", nil)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
 	overdue := func(label string) func(*amqp.Publishing) {
 		return func(p *amqp.Publishing) {
 			delete(p.Headers, "PikaBus.DeferredTime")
@@ -220,7 +222,7 @@ func TestLostAreSentOn(t *testing.T) {
 			t.Errorf("printed\n%s", r.out)
 		}
 		for queue, want := range map[string]int{"orders": 2, "elsewhere": 1, "harebus.delay.lost": 2} {
-			if err := b.WaitQueue(t.Context(), queue, func(q brokertest.Queue) bool { return q.Ready == want }); err != nil {
+			if err := b.WaitQueue(ctx, queue, func(q brokertest.Queue) bool { return q.Ready == want }); err != nil {
 				t.Fatal(err)
 			}
 		}
