@@ -241,6 +241,9 @@ func (o *operator) heals() {
 	fixes = append(fixes, fixOf(output, `delay queue "harebus.delay.10m"`))
 	ran := map[string]bool{}
 	for _, fix := range fixes {
+		if patterns := strings.Split(fix, "'"); strings.HasPrefix(fix, "add to the patterns") && len(patterns) == 7 { // the user has nothing that is to be kept
+			fix = fmt.Sprintf("rabbitmqctl set_permissions orders-service '%s' '%s' '%s'", patterns[1], patterns[3], patterns[5])
+		}
 		fix, _, _ = strings.Cut(fix, "   (")
 		if arguments, ok := strings.CutPrefix(fix, "rabbitmqctl "); ok && !ran[fix] {
 			ran[fix] = true

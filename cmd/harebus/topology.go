@@ -66,6 +66,9 @@ type blueprint struct {
 	vhost        string
 	cluster      manifest.Cluster
 	timeout      time.Duration
+	// attached are the bindings of replaced exchanges that are not made again yet. A lost connection begins apply
+	// anew, and then the broker does not tell them any more.
+	attached []topology.Binding
 }
 
 // runTopology is the command topology.
@@ -80,7 +83,7 @@ func runTopology(ctx context.Context, args []string, std stdio) int {
 	delays := flags.Bool("delays", false, "add all delay queues, and the exit of each queue of the file, as Setup.Init declares them")
 	before := flags.String("before", "", "prune: the `file` of the version that ran before")
 	flags.BoolVar(&b.surplus, "surplus", false, "prune: all bindings of the queues that the file does not have; needs -api")
-	flags.BoolVar(&b.replace, "replace-exchanges", false, "apply: delete exchanges that have other properties and declare them anew; what is published in that moment finds none, and bindings of others are kept only with -api")
+	flags.BoolVar(&b.replace, "replace-exchanges", false, "apply: delete exchanges that have other properties and declare them anew; what is published in that moment finds none; all their bindings are made again; needs -api")
 	flags.BoolVar(&b.yes, "yes", false, "prune: do it")
 	flags.BoolVar(&b.json, "json", false, "plan: print a JSON object")
 	flags.StringVar(&b.format, "format", "definitions", "export: `definitions` or kubernetes")
@@ -136,6 +139,8 @@ func (b *blueprint) misuse(flags *flag.FlagSet, before, api string) string {
 		return "prune needs -before, or -surplus with -api"
 	case b.surplus && api == "":
 		return "-surplus needs -api: AMQP does not tell bindings"
+	case b.replace && api == "":
+		return "-replace-exchanges needs -api: the bindings of an exchange go with it, and AMQP does not tell them"
 	case b.format != "definitions" && b.format != "kubernetes":
 		return fmt.Sprintf("-format %q is neither definitions nor kubernetes", b.format)
 	}
@@ -192,6 +197,7 @@ func (b *blueprint) run(ctx context.Context) (code int, err error) {
 		return exitFailed, err
 	}
 	defer link.Close()
+	defer func() { err = errors.Join(err, b.tellAttached()) }()
 	err = link.With(ctx, func(on *session.Session) (err error) {
 		s := survey.Survey{On: on}
 		switch b.do {
@@ -257,16 +263,44 @@ func (b *blueprint) apply(ctx context.Context, s survey.Survey) (int, error) {
 		_, err := fmt.Fprintln(b.std.err, "harebus: topology apply: nothing was changed, because apply cannot end these differences")
 		return exitDiffers, err
 	}
-	restored, err := p.DeleteExchanges(ctx, s, b.api)
-	if err == nil {
-		err = plan.Apply(ctx, s, topology.Join(b.want, topology.Topology{Bindings: restored}))
-	}
-	if err != nil {
+	if err := b.declare(ctx, s, p); err != nil {
 		return exitFailed, err
 	}
 	created := slices.DeleteFunc(p.Differences, func(d plan.Difference) bool { return d.Action == plan.Surplus })
 	_, err = fmt.Fprintf(b.std.out, "declared %d objects; %d of them were missing\n", len(b.want.Exchanges)+len(b.want.Queues)+len(b.want.Bindings), len(created))
 	return exitOK, err
+}
+
+// declare declares everything. It replaces the exchanges that differ, and makes their bindings again, also when not all
+// could be replaced.
+func (b *blueprint) declare(ctx context.Context, s survey.Survey, p *plan.Plan) error {
+	attached, err := p.Attached(ctx, b.api)
+	if err != nil {
+		return err
+	}
+	for _, one := range attached {
+		fmt.Fprintf(b.std.err, "is deleted with its exchange, and made again: %s\n", plan.Describe(one))
+	}
+	b.attached = topology.Join(topology.Topology{Bindings: b.attached}, topology.Topology{Bindings: attached}).Bindings
+	failed := p.Replace(ctx, s, b.want)
+	if failed == nil {
+		failed = plan.Apply(ctx, s, b.want)
+	}
+	left, refused, err := plan.Restore(ctx, s, b.attached)
+	b.attached = left
+	return errors.Join(failed, refused, err)
+}
+
+// tellAttached prints how to make the bindings that are not made again.
+func (b *blueprint) tellAttached() error {
+	if len(b.attached) == 0 {
+		return nil
+	}
+	encoded, err := json.Marshal(topology.Topology{Bindings: b.attached})
+	if err == nil {
+		_, err = fmt.Fprintf(b.std.err, "%d bindings were not made again; a user who may make them does it with:\nharebus topology apply - <<'END'\n%s\nEND\n", len(b.attached), encoded)
+	}
+	return err
 }
 
 func (b *blueprint) prune(ctx context.Context, s survey.Survey) (int, error) {

@@ -123,7 +123,7 @@ func TestTopologyPlanNamesEachArgument(t *testing.T) {
 	if _, err := ch.QueueDelete("orders", false, false, false); err != nil {
 		t.Fatal(err)
 	}
-	execute(t, "", "topology", "apply", "-replace-exchanges", "-url", url, file).check(t, exitOK, "")
+	execute(t, "", "topology", "apply", "-replace-exchanges", "-api", managementOf(t, b), "-url", url, file).check(t, exitOK, "")
 	execute(t, "", "topology", "plan", "-url", url, file).check(t, exitOK, "")
 }
 
@@ -234,6 +234,7 @@ func TestTopologyMisuse(t *testing.T) {
 		"field":         {`unknown field "typ"`, []string{"topology", "plan", bad}},
 		"prune":         {"-before", []string{"topology", "prune", good}},
 		"surplus":       {"needs -api", []string{"topology", "prune", "-surplus", good}},
+		"replace":       {"needs -api", []string{"topology", "apply", "-replace-exchanges", good}},
 		"format":        {"neither", []string{"topology", "export", "-format", "yaml", good}},
 		"api":           {"http://host:15672", []string{"topology", "plan", "-api", "u:secret@h", good}},
 		"migrate":       {"-only-these", []string{"topology", "migrate", good, "orders"}},
@@ -251,4 +252,58 @@ func TestTopologyMisuse(t *testing.T) {
 		})
 	}
 	execute(t, "", "topology", "plan", "-timeout", "1s", "-url", "amqp://127.0.0.1:1/", good).check(t, exitFailed, "gave up")
+}
+
+// TestReplaceExchangesKeepsBindings: the bindings of others to a replaced exchange are made again, also when the connection is lost
+// after the exchange was deleted, and those that cannot be are printed.
+func TestReplaceExchangesKeepsBindings(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		on   string
+		do   brokertest.Action
+		code int
+		want string
+	}{
+		"nothing happens":     {"", 0, exitOK, "made again"},
+		"the connection ends": {"exchange.delete", brokertest.CutAfter, exitOK, "made again"},
+		"one is refused":      {"queue.bind", brokertest.Raise, exitFailed, "harebus topology apply - <<"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b, url := newBroker(t)
+			ch := client(t, b)
+			file := topologyFile(t, ordersService)
+			execute(t, "", "topology", "apply", "-url", url, file).check(t, exitOK, "")
+			exchangeFault("fanout", nil, false)(t, ch)
+			for _, queue := range []string{"stock", "mail"} {
+				if err := (topology.Topology{Queues: []topology.Queue{{Name: queue}}, Bindings: []topology.Binding{{Exchange: "PikaBusDirect", Key: queue, Queue: queue}}}).Declare(ch); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if test.on != "" {
+				fault := b.Inject(brokertest.Fault{On: test.on, Do: test.do, Code: 403, Match: func(f brokertest.Frame) bool { return f.Exchange == "PikaBusDirect" && f.Queue != "error" && f.Queue != "orders" }})
+				defer func() {
+					if fault.Fired() != 1 {
+						t.Errorf("the fault has fired %d times", fault.Fired())
+					}
+				}()
+			}
+			r := execute(t, "", "topology", "apply", "-replace-exchanges", "-api", managementOf(t, b), "-url", url, file)
+			r.check(t, test.code, test.want)
+			keys := bindingKeys(b)
+			if test.code != exitOK {
+				_, rest, _ := strings.Cut(r.err, "<<'END'\n")
+				rest, _, _ = strings.Cut(rest, "\nEND")
+				execute(t, rest, "topology", "apply", "-url", url, "-").check(t, exitOK, "")
+				if after := bindingKeys(b); after == keys {
+					t.Error("the printed command makes no binding")
+				}
+				execute(t, "", "topology", "apply", "-url", url, file).check(t, exitOK, "")
+				keys = bindingKeys(b)
+			}
+			if keys != "error mail orders payment.* refund.made stock" {
+				t.Errorf("the bindings are %s\nstderr: %s", keys, r.err)
+			}
+		})
+	}
 }

@@ -187,8 +187,7 @@ func (e *examination) delays(ctx context.Context) error {
 			e.unchecked("queue %q: %s", want.Name, found.Hidden)
 		case plan.Queues(found.Queue, want) != "":
 			e.fault(fmt.Sprintf("delay queue %q is not as wanted: %s", want.Name, plan.Queues(found.Queue, want)),
-				fmt.Sprintf("deferred messages and retries come early, late or never, or cannot be sent; %d messages wait in it", found.Ready),
-				e.ctl("delete_queue", want.Name)+"   (when it is empty; whoever needs it declares it anew)")
+				fmt.Sprintf("deferred messages and retries come early, late or never, or cannot be sent; %d messages wait in it", found.Ready), e.deleteDelay(found))
 		case lost && found.Ready > 0:
 			e.fault(fmt.Sprintf("%d deferred messages lie in queue %q", found.Ready, want.Name), "a delay queue on their way was deleted; they are never handled",
 				"harebus deferred restore -lost   (each goes where it was to go; when it is due)")
@@ -197,4 +196,15 @@ func (e *examination) delays(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// deleteDelay is the command that deletes an empty delay queue. RabbitMQ has no --if-empty for quorum queues.
+func (e *examination) deleteDelay(q survey.Queue) string {
+	switch {
+	case q.Ready > 0:
+		return "wait until its messages have left it (harebus deferred shows when they are due), and run the doctor again"
+	case q.Type == topology.Classic:
+		return e.ctl("delete_queue", "--if-empty", q.Name)
+	}
+	return e.ctl("delete_queue", q.Name)
 }

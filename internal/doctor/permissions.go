@@ -72,7 +72,8 @@ func (e *examination) exchanges() (names []string) {
 	return names
 }
 
-// grant is the command that gives the user the least permissions for the topology.
+// grant says which permissions the user needs at least for the topology. It is no command: set_permissions replaces the
+// patterns that the user has.
 func (e *examination) grant() string {
 	const delays = `harebus\.delay\..*`
 	var configure, write, read []string
@@ -95,7 +96,8 @@ func (e *examination) grant() string {
 		slices.Sort(names)
 		return "^(" + strings.Join(slices.Compact(names), "|") + ")$"
 	}
-	return e.ctl("set_permissions", e.s.On.User(), pattern(configure, delays), pattern(write, delays, `amq\.default`), pattern(read, delays))
+	return fmt.Sprintf("add to the patterns that the user has (%s shows them; set_permissions replaces all three, so keep what is there): configure '%s', write '%s', read '%s'",
+		strings.Replace(e.ctl("list_user_permissions", e.s.On.User()), " -p "+shell(e.VHost), "", 1), pattern(configure, delays), pattern(write, delays, `amq\.default`), pattern(read, delays))
 }
 
 // policies looks at policies that change what the queues do. AMQP does not tell them.
@@ -120,8 +122,11 @@ func (e *examination) policies(ctx context.Context) error {
 			continue
 		}
 		fix := e.ctl("clear_policy", q.Policy)
-		if q.Policy == "" {
+		switch {
+		case q.Policy == "":
 			fix = e.ctl("clear_operator_policy", q.Operator)
+		case q.Operator != "":
+			fix = fmt.Sprintf("see whether policy %q or operator policy %q sets it (%s; %s), and clear that one", q.Policy, q.Operator, e.ctl("list_policies"), e.ctl("list_operator_policies"))
 		}
 		e.warn(fmt.Sprintf("a policy sets %s of queue %q", strings.Join(keys, ", "), want.Name),
 			"it takes effect beside the arguments that the service declares, and the service does not see it: messages can be dropped, or leave the queue", fix)

@@ -2,11 +2,14 @@ package plan
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 
 	amqp "github.com/rabbitmq/amqp091-go"
 
 	"github.com/harebus/harebus/internal/management"
+	"github.com/harebus/harebus/internal/refusal"
 	"github.com/harebus/harebus/internal/survey"
 	"github.com/harebus/harebus/topology"
 )
@@ -17,30 +20,62 @@ func Apply(ctx context.Context, s survey.Survey, want topology.Topology) error {
 	return each(ctx, s, want, func(ch *amqp.Channel, part topology.Topology) error { return part.Declare(ch) })
 }
 
-// DeleteExchanges deletes the exchanges that have to be replaced, and returns their bindings as
-// far as the management API tells them; without it, none. What is published between this and
-// Apply finds no exchange.
-func (p *Plan) DeleteExchanges(ctx context.Context, s survey.Survey, api *management.Client) (bindings []topology.Binding, err error) {
-	var all []topology.Binding
-	if api != nil {
-		if all, err = api.Bindings(ctx); err != nil {
-			return nil, err
+// Attached are the bindings that go with the exchanges that have to be replaced.
+func (p *Plan) Attached(ctx context.Context, api *management.Client) (bindings []topology.Binding, err error) {
+	replaced := p.replaced()
+	if len(replaced) == 0 {
+		return nil, nil
+	}
+	all, err := api.Bindings(ctx)
+	for _, b := range all {
+		if slices.Contains(replaced, b.Exchange) || slices.Contains(replaced, b.ToExchange) {
+			bindings = append(bindings, b)
 		}
 	}
+	return bindings, err
+}
+
+func (p *Plan) replaced() (names []string) {
 	for _, d := range p.Differences {
-		if d.Action != Replace {
+		if d.Action == Replace {
+			names = append(names, d.Name)
+		}
+	}
+	return names
+}
+
+// Replace deletes the exchanges that have to be replaced, one after the other, and declares each anew. What is
+// published in between finds no exchange, and their bindings are gone.
+func (p *Plan) Replace(ctx context.Context, s survey.Survey, want topology.Topology) error {
+	replaced := p.replaced()
+	for _, x := range want.Exchanges {
+		if !slices.Contains(replaced, x.Name) {
 			continue
 		}
-		for _, b := range all {
-			if b.Exchange == d.Name || b.ToExchange == d.Name {
-				bindings = append(bindings, b)
+		if err := s.On.WithChannel(ctx, func(ch *amqp.Channel) error {
+			if err := ch.ExchangeDelete(x.Name, false, false); err != nil {
+				return fmt.Errorf("delete exchange %q: %w", x.Name, err)
 			}
-		}
-		if err := s.On.WithChannel(ctx, func(ch *amqp.Channel) error { return ch.ExchangeDelete(d.Name, false, false) }); err != nil {
-			return nil, fmt.Errorf("delete exchange %q: %w", d.Name, err)
+			return topology.Topology{Exchanges: []topology.Exchange{x}}.Declare(ch)
+		}); err != nil {
+			return err
 		}
 	}
-	return bindings, nil
+	return nil
+}
+
+// Restore makes bindings, and returns those that the broker refuses, with the reasons.
+func Restore(ctx context.Context, s survey.Survey, bindings []topology.Binding) (left []topology.Binding, refused, err error) {
+	for i, b := range bindings {
+		err := s.On.WithChannel(ctx, func(ch *amqp.Channel) error { return topology.Topology{Bindings: []topology.Binding{b}}.Declare(ch) })
+		switch {
+		case refusal.ByBroker(err) && s.On.Alive():
+			left, refused = append(left, b), errors.Join(refused, err)
+		case err != nil:
+			return append(left, bindings[i:]...), refused, err
+		}
+	}
+	return left, refused, nil
 }
 
 // each does something with each object of a topology, on one channel.
