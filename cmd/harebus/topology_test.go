@@ -281,7 +281,9 @@ func TestReplaceExchangesKeepsBindings(t *testing.T) {
 				}
 			}
 			if test.on != "" {
-				fault := b.Inject(brokertest.Fault{On: test.on, Do: test.do, Code: 403, Match: func(f brokertest.Frame) bool { return f.Exchange == "PikaBusDirect" && f.Queue != "error" && f.Queue != "orders" }})
+				fault := b.Inject(brokertest.Fault{On: test.on, Do: test.do, Code: 403, Match: func(f brokertest.Frame) bool {
+					return f.Method == "exchange.delete" || f.Exchange == "PikaBusDirect" && f.Queue != "error" && f.Queue != "orders"
+				}})
 				defer func() {
 					if fault.Fired() != 1 {
 						t.Errorf("the fault has fired %d times", fault.Fired())
