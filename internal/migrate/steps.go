@@ -225,7 +225,8 @@ func (r *run) replace(ctx context.Context, there bool) error {
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, r.Hold, fmt.Errorf("new messages were held for %v, and messages still come into queue %q, or its consumers still hold some: stop instances of its services, or give -hold more time", r.Hold, r.Queue.Name))
 	defer cancel()
-	began, err := time.Now(), error(nil)
+	var began time.Time
+	var err error
 	for came := there; ; came = true {
 		if came {
 			if err := r.empty(ctx); err != nil {
