@@ -17,7 +17,7 @@ back at the end, behind those that are newer.
 Consumers first get the time -drain to empty the queue. Then new messages are held, what is left
 is moved, and when nothing has come for -settle the queue is deleted and declared anew. Give -settle
 more than the time in which a consumer finishes all that it holds: a message that it gives back
-to a deleted queue is lost. With -api the broker says what consumers hold, and -settle is 6 s.
+to a deleted queue is lost. With -api the broker says what consumers hold, and -settle is 12 s.
 If that takes longer than -hold, everything is put back.
 
 Services declare their bindings again once or twice a minute. While messages are held such a
@@ -92,7 +92,7 @@ func runMigrate(ctx context.Context, args []string, std stdio) int {
 
 // migrateMisuse says what is wrong with the command line, and sets the default of -settle.
 func migrateMisuse(flags *flag.FlagSet, o *migrate.Options, api string, only bool, timeout time.Duration) string {
-	const stale = 6 * time.Second // the management plugin's numbers can be five seconds old
+	const stale = 12 * time.Second // the management plugin's numbers of a quorum queue were 9 s old
 	switch {
 	case flags.NArg() != 2:
 		return "want a file and a queue, got " + arguments(flags)
