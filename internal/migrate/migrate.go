@@ -133,7 +133,14 @@ func (r *run) lock(ctx context.Context) error {
 	}
 }
 
+// channel asks the broker for something. What has been asked for is awaited, also when ctx ends: else what is left
+// of it would come after the first steps of undo, and remove a binding that undo has restored.
 func (r *run) channel(ctx context.Context, do func(*amqp.Channel) error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), answerLimit)
+	defer cancel()
 	return r.s.On.WithChannel(ctx, do)
 }
 
