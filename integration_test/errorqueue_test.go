@@ -40,7 +40,7 @@ func operate() error {
 	o := errorqueue.Options{Rate: -1, Journal: os.Getenv("JOURNAL")}
 	action := os.Getenv(asOperator)
 	if action == "import" {
-		fmt.Println("begin")
+		fmt.Fprintln(os.Stdout, "begin")
 		_, _, err = q.Import(ctx, file, o)
 		return err
 	}
@@ -48,7 +48,7 @@ func operate() error {
 	if err != nil {
 		return err
 	}
-	fmt.Println("begin")
+	fmt.Fprintln(os.Stdout, "begin")
 	switch action {
 	case "retry":
 		_, err = q.Retry(ctx, found.Messages, o)
