@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+
+	"github.com/harebus/harebus/internal/field"
 )
 
 // mostBytes is the largest file that Read accepts.
@@ -32,41 +34,13 @@ func Read(r io.Reader) (Topology, error) {
 		return Topology{}, errors.New("topology: read JSON: something follows the topology; a file holds one")
 	}
 	for i := range t.Exchanges {
-		numbers(t.Exchanges[i].Arguments)
+		field.Numbers(t.Exchanges[i].Arguments)
 	}
 	for i := range t.Queues {
-		numbers(t.Queues[i].Arguments)
+		field.Numbers(t.Queues[i].Arguments)
 	}
 	for i := range t.Bindings {
-		numbers(t.Bindings[i].Arguments)
+		field.Numbers(t.Bindings[i].Arguments)
 	}
 	return t, t.Validate()
-}
-
-// numbers turns the texts of numbers in a table into numbers.
-func numbers(arguments map[string]any) {
-	for key, value := range arguments {
-		arguments[key] = number(value)
-	}
-}
-
-func number(value any) any {
-	switch v := value.(type) {
-	case json.Number:
-		if n, err := v.Int64(); err == nil {
-			return n
-		}
-		f, err := v.Float64()
-		if err != nil {
-			return v.String() // validate says what is wrong with it
-		}
-		return f
-	case map[string]any:
-		numbers(v)
-	case []any:
-		for i := range v {
-			v[i] = number(v[i])
-		}
-	}
-	return value
 }

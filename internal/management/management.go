@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"time"
 
+	"github.com/harebus/harebus/internal/field"
 	"github.com/harebus/harebus/topology"
 )
 
@@ -66,7 +67,7 @@ func (c *Client) Bindings(ctx context.Context) ([]topology.Binding, error) {
 	}
 	var bindings []topology.Binding
 	for _, b := range all {
-		whole(b.Arguments)
+		field.Numbers(b.Arguments) // one with another number is another binding
 		one := topology.Binding{Exchange: b.Source, Key: b.Key, Arguments: b.Arguments}
 		if one.Queue = b.Destination; b.Kind == "exchange" {
 			one.Queue, one.ToExchange = "", b.Destination
@@ -76,34 +77,6 @@ func (c *Client) Bindings(ctx context.Context) ([]topology.Binding, error) {
 		}
 	}
 	return bindings, nil
-}
-
-// whole makes an int64 of each number of a table without a fraction, as [topology.Read] does: an argument of
-// a binding that is another number is another binding.
-func whole(table map[string]any) {
-	for key, value := range table {
-		table[key] = wholeValue(value)
-	}
-}
-
-func wholeValue(value any) any {
-	switch v := value.(type) {
-	case json.Number:
-		if n, err := v.Int64(); err == nil {
-			return n
-		}
-		if f, err := v.Float64(); err == nil {
-			return f
-		}
-		return v.String()
-	case map[string]any:
-		whole(v)
-	case []any:
-		for i := range v {
-			v[i] = wholeValue(v[i])
-		}
-	}
-	return value
 }
 
 // Queues are all queues.
