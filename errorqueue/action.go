@@ -9,6 +9,7 @@ import (
 	"github.com/harebus/harebus/internal/messageid"
 	"github.com/harebus/harebus/internal/queue"
 	"github.com/harebus/harebus/internal/session"
+	"github.com/harebus/harebus/internal/wait"
 )
 
 // Options are how an action is carried out.
@@ -110,13 +111,13 @@ func (a *action) do(ctx context.Context, q *Queue, messages []Message) (err erro
 			err = closed
 		}
 	}()
-	if err := q.audit(ctx, a.entry("begin")); err != nil {
+	if err := q.audit(ctx, a.audited("begin")); err != nil {
 		return err
 	}
 	p := pass{q: q, each: a.each, store: a.store, most: a.together(), enough: a.enough}
 	err = p.run(ctx)
 	a.settle(err == nil && ctx.Err() == nil && !a.stopped())
-	if told := q.audit(context.WithoutCancel(ctx), a.entry("end")); err == nil {
+	if told := q.audit(context.WithoutCancel(ctx), a.audited("end")); err == nil {
 		err = told
 	}
 	return err
@@ -187,14 +188,7 @@ func (a *action) removeAgain(c *Content) error {
 
 // store carries steps out: journal, send, wait for the confirms, journal, acknowledge.
 func (a *action) store(ctx context.Context, steps []*step) error {
-	var moved []*step
-	for _, s := range steps {
-		if s.content == nil {
-			continue
-		}
-		moved = append(moved, s)
-	}
-	if err := a.journal.sent(moved); err != nil {
+	if err := a.journal.sent(steps); err != nil {
 		return err
 	}
 	errs, err := a.send(steps)
@@ -295,5 +289,5 @@ func (a *action) pause(ctx context.Context, n int) {
 		a.next = now
 	}
 	a.next = a.next.Add(time.Duration(n) * time.Second / time.Duration(a.options.Rate))
-	_ = sleep(ctx, time.Until(a.next)) // whether ctx has ended is seen before the next message
+	wait.Sleep(ctx, time.Until(a.next)) // whether ctx has ended is seen before the next message
 }

@@ -210,13 +210,13 @@ func (i *importer) begin(ctx context.Context, from io.ReadSeeker, o Options) err
 	o.Rate = cmp.Or(o.Rate, defaultRate)
 	i.log = action{q: i.q, verb: "import", options: o, all: n}
 	i.log.report.Run = messageid.New()
-	return i.q.audit(ctx, i.log.entry("begin"))
+	return i.q.audit(ctx, i.log.audited("begin"))
 }
 
 func (i *importer) end(ctx context.Context) error {
 	i.log.report.Done = i.done
 	i.log.report.Remaining = max(0, i.log.all-i.done-i.there-len(i.log.report.Left))
-	return i.q.audit(context.WithoutCancel(ctx), i.log.entry("end"))
+	return i.q.audit(context.WithoutCancel(ctx), i.log.audited("end"))
 }
 
 // longestLine is more than a message of the largest size that RabbitMQ takes needs.

@@ -3,13 +3,13 @@ package errorqueue
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
 
 	"github.com/harebus/harebus/internal/messageid"
+	"github.com/harebus/harebus/internal/refusal"
 	"github.com/harebus/harebus/internal/session"
 )
 
@@ -36,8 +36,8 @@ type audited struct {
 	Twice     int `json:"perhaps_twice,omitempty"`
 }
 
-// entry is what the audit trail has of an action.
-func (a *action) entry(phase string) audited {
+// audited is what the audit trail has of an action.
+func (a *action) audited(phase string) audited {
 	r := &a.report
 	return audited{
 		Run: r.Run, Phase: phase, At: time.Now().UTC(), Operator: a.q.cfg.Operator, Action: a.verb, Queue: a.q.cfg.Name, To: a.options.To,
@@ -68,8 +68,7 @@ func (q *Queue) record(ctx context.Context, body []byte, at time.Time) error {
 		_, err := ch.QueueDeclarePassive(AuditQueue, true, false, false, false, nil)
 		return err
 	})
-	var refused *amqp.Error
-	if errors.As(err, &refused) && refused.Code == amqp.NotFound {
+	if refusal.Missing(err) {
 		err = q.conn.Session().WithChannel(ctx, func(ch *amqp.Channel) error {
 			_, err := ch.QueueDeclare(AuditQueue, true, false, false, false, amqp.Table{"x-max-length": int32(100_000)})
 			return err

@@ -8,7 +8,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/harebus/harebus/internal/queue"
+	"github.com/harebus/harebus/internal/field"
 )
 
 // Filter chooses messages. Each field that is set must match; the zero value matches all.
@@ -70,7 +70,7 @@ func (f *Filter) matchesHeaders(c *Content) bool {
 			if key != name && !strings.HasSuffix(key, "."+name) {
 				continue
 			}
-			text, ok := queue.Text(value)
+			text, ok := field.Text(value)
 			if !ok {
 				text = fmt.Sprint(value)
 			}

@@ -15,7 +15,7 @@ import (
 	"github.com/google/uuid"
 )
 
-// entry is a line of a journal, and what the audit trail has of an action.
+// entry is a line of a journal.
 type entry struct {
 	Run    string `json:"run,omitempty"`
 	Action string `json:"action,omitempty"`
@@ -146,12 +146,17 @@ func (j *journal) unclear(c *Content) bool { return j != nil && j.known[c.name()
 
 // sent notes messages that are about to be stored.
 func (j *journal) sent(steps []*step) error {
-	if j == nil || len(steps) == 0 {
+	if j == nil {
 		return nil
 	}
 	var e entry
 	for _, s := range steps {
-		e.Sent = append(e.Sent, s.content.name())
+		if s.content != nil {
+			e.Sent = append(e.Sent, s.content.name())
+		}
+	}
+	if len(e.Sent) == 0 {
+		return nil
 	}
 	return j.write(e)
 }

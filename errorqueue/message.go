@@ -90,7 +90,7 @@ type Content struct {
 }
 
 // groupKey is what makes a group.
-type groupKey struct{ kind, queue, failure string }
+type groupKey struct{ messageType, queue, failure string }
 
 // reader reads messages and keeps their groups.
 type reader struct {
@@ -163,12 +163,12 @@ func known(at time.Time) int64 {
 // group returns the group of a message, which may be a new one.
 func (r *reader) group(c *Content, m *queue.Message) *Group {
 	kind, death := m.Text(r.prefix+header.ErrorKind, ""), m.Death()
-	reason, _ := queue.Text(death["reason"])
-	source, _ := queue.Text(death["queue"])
+	reason, _ := field.Text(death["reason"])
+	source, _ := field.Text(death["queue"])
 	k := groupKey{
-		kind:    m.Text(r.prefix+harebus.HeaderMessageType, m.Type),
-		queue:   m.Text(r.prefix+harebus.HeaderSourceQueue, source),
-		failure: m.Text(r.prefix+header.ErrorGroup, ""),
+		messageType: m.Text(r.prefix+harebus.HeaderMessageType, m.Type),
+		queue:       m.Text(r.prefix+harebus.HeaderSourceQueue, source),
+		failure:     m.Text(r.prefix+header.ErrorGroup, ""),
 	}
 	text := ""
 	if k.failure == "" {
@@ -183,7 +183,7 @@ func (r *reader) group(c *Content, m *queue.Message) *Group {
 			text = fingerprint.Text(c.Failure)
 		}
 		const digits = 8
-		g = &Group{ID: fingerprint.Of(k.kind, k.queue, k.failure)[:digits], Type: k.kind, Queue: k.queue, Kind: kind, Error: text}
+		g = &Group{ID: fingerprint.Of(k.messageType, k.queue, k.failure)[:digits], Type: k.messageType, Queue: k.queue, Kind: kind, Error: text}
 		r.groups[k] = g
 	}
 	return g

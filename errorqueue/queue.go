@@ -138,15 +138,3 @@ func (q *Queue) unlock(ctx context.Context) error {
 	}
 	return q.conn.Unlock(ctx)
 }
-
-// sleep waits for d, or until ctx ends.
-func sleep(ctx context.Context, d time.Duration) error {
-	rest := time.NewTimer(d)
-	defer rest.Stop()
-	select {
-	case <-rest.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -13,6 +12,7 @@ import (
 
 	"github.com/harebus/harebus"
 	"github.com/harebus/harebus/internal/deferred"
+	"github.com/harebus/harebus/internal/queue"
 	"github.com/harebus/harebus/topology"
 )
 
@@ -147,11 +147,7 @@ func (d *deferral) count(ctx context.Context) error {
 
 // object prints a JSON object in a line.
 func (d *deferral) object(object map[string]any) error {
-	line, err := json.Marshal(object)
-	if err == nil {
-		_, err = fmt.Fprintf(d.std.out, "%s\n", line)
-	}
-	if err != nil {
+	if err := queue.WriteJSON(d.std.out, object); err != nil {
 		return fmt.Errorf("harebus: print deferred messages: %w", err)
 	}
 	return nil

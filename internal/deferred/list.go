@@ -14,8 +14,8 @@ import (
 
 	"github.com/harebus/harebus"
 	"github.com/harebus/harebus/internal/field"
+	"github.com/harebus/harebus/internal/queue"
 	"github.com/harebus/harebus/internal/session"
-	"github.com/harebus/harebus/internal/wire"
 	"github.com/harebus/harebus/topology"
 )
 
@@ -51,7 +51,7 @@ func (o Options) List(ctx context.Context, most int, each func(Item)) error {
 			if n = min(n, most); n == 0 {
 				continue
 			}
-			err = o.look(ctx, s, q.name, n, func(m *message) (bool, error) {
+			err = o.look(ctx, s, q.name, n, func(m *queue.Message) (bool, error) {
 				most--
 				each(o.item(m.Delivery))
 				return false, nil
@@ -70,39 +70,39 @@ const idle = 300 * time.Millisecond
 // look takes n messages of a queue and gives back those that were not acknowledged, in their
 // order, by closing the channel. It ends early when take returns true: then that message is
 // acknowledged.
-func (o *Options) look(ctx context.Context, s *session.Session, queue string, n int, take func(m *message) (bool, error)) error {
+func (o *Options) look(ctx context.Context, s *session.Session, name string, n int, take func(m *queue.Message) (bool, error)) error {
 	var ch *amqp.Channel
 	err := s.RPC(ctx, func() (err error) {
 		ch, err = s.Channel()
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("look at queue %q: %w", queue, err)
+		return fmt.Errorf("look at queue %q: %w", name, err)
 	}
 	for more := true; more && n > 0 && err == nil; {
 		held := min(n, cmp.Or(o.Hold, math.MaxUint16))
-		more, err = consumed(ctx, s, ch, queue, held, take)
+		more, err = consumed(ctx, s, ch, name, held, take)
 		n -= held
 	}
 	if closed := s.RPC(ctx, ch.Close); err == nil {
 		err = closed
 	}
 	if err != nil {
-		return fmt.Errorf("look at queue %q: %w", queue, err)
+		return fmt.Errorf("look at queue %q: %w", name, err)
 	}
 	return nil
 }
 
 // consumed calls take with the messages of one consumer, which holds n. It returns false
 // when there were fewer, or take wants no more.
-func consumed(ctx context.Context, s *session.Session, ch *amqp.Channel, queue string, n int, take func(m *message) (bool, error)) (more bool, err error) {
+func consumed(ctx context.Context, s *session.Session, ch *amqp.Channel, name string, n int, take func(m *queue.Message) (bool, error)) (more bool, err error) {
 	var deliveries <-chan amqp.Delivery
 	err = s.RPCs(ctx, func(next func()) (err error) {
 		if err = ch.Qos(n, 0, false); err != nil {
 			return err
 		}
 		next()
-		deliveries, err = ch.Consume(queue, "", false, false, false, false, nil)
+		deliveries, err = ch.Consume(name, "", false, false, false, false, nil)
 		return err
 	})
 	if err != nil {
@@ -112,7 +112,7 @@ func consumed(ctx context.Context, s *session.Session, ch *amqp.Channel, queue s
 }
 
 // taken calls take with at most n deliveries, and returns true if there were so many.
-func taken(ctx context.Context, deliveries <-chan amqp.Delivery, n int, take func(m *message) (bool, error)) (all bool, err error) {
+func taken(ctx context.Context, deliveries <-chan amqp.Delivery, n int, take func(m *queue.Message) (bool, error)) (all bool, err error) {
 	quiet := time.NewTimer(idle)
 	defer quiet.Stop()
 	for range n {
@@ -122,11 +122,7 @@ func taken(ctx context.Context, deliveries <-chan amqp.Delivery, n int, take fun
 			if !ok {
 				return false, errors.New("the broker has ended the consumer")
 			}
-			m, err := unpack(&d)
-			if err != nil {
-				return false, err
-			}
-			if found, err := take(m); err != nil || found {
+			if found, err := take(queue.Unpack(&d)); err != nil || found {
 				return false, errors.Join(err, acknowledge(&d, found))
 			}
 		case <-quiet.C:
@@ -143,30 +139,6 @@ func acknowledge(d *amqp.Delivery, found bool) error {
 		return nil
 	}
 	return d.Ack(false)
-}
-
-// message is one that was taken from a queue.
-type message struct {
-	*amqp.Delivery
-
-	// table is the headers as they came, if the client cannot read all of them. Headers
-	// then has those that it can.
-	table wire.RawTable
-}
-
-// unpack reads the properties of a delivery.
-func unpack(d *amqp.Delivery) (*message, error) {
-	m := &message{Delivery: d}
-	err := wire.Unpack(d)
-	var unreadable *wire.UnreadableError
-	if errors.As(err, &unreadable) {
-		err = nil
-		if !unreadable.All { // else the message has no id, and is nobody's
-			m.table = unreadable.Raw
-			d.Headers, _ = m.table.Readable()
-		}
-	}
-	return m, err
 }
 
 // item describes a message in a delay queue.

@@ -4,17 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
 
 	"github.com/harebus/harebus/internal/header"
 	"github.com/harebus/harebus/internal/publish"
+	"github.com/harebus/harebus/internal/queue"
 	"github.com/harebus/harebus/internal/refusal"
 	"github.com/harebus/harebus/internal/session"
 	"github.com/harebus/harebus/internal/wait"
-	"github.com/harebus/harebus/internal/wire"
 	"github.com/harebus/harebus/topology"
 )
 
@@ -70,8 +69,8 @@ func (o *Options) send(ctx context.Context, s *session.Session, t topology.Ticke
 		if left := time.Until(t.Due.Add(pause)); left > 0 {
 			wait.Sleep(ctx, left)
 		}
-		for _, queue := range append((topology.Delays{}).Cancelled().Queues, topology.Queue{Name: lost}) {
-			found, err := o.sendFrom(ctx, s, queue.Name, t.ID, false)
+		for _, q := range append((topology.Delays{}).Cancelled().Queues, topology.Queue{Name: lost}) {
+			found, err := o.sendFrom(ctx, s, q.Name, t.ID, false)
 			if err != nil || found {
 				return err
 			}
@@ -84,18 +83,18 @@ func (o *Options) send(ctx context.Context, s *session.Session, t topology.Ticke
 }
 
 // sendFrom looks for a message in one queue. One that is early stays there.
-func (o *Options) sendFrom(ctx context.Context, s *session.Session, queue, id string, early bool) (sent bool, err error) {
-	n, err := ready(ctx, s, queue)
+func (o *Options) sendFrom(ctx context.Context, s *session.Session, name, id string, early bool) (sent bool, err error) {
+	n, err := ready(ctx, s, name)
 	if err != nil || n == 0 {
 		return false, err
 	}
-	err = o.look(ctx, s, queue, n, func(m *message) (bool, error) {
+	err = o.look(ctx, s, name, n, func(m *queue.Message) (bool, error) {
 		if m.MessageId != id {
 			return false, nil
 		}
 		err := ErrLost
 		if !early {
-			err = o.sendOne(ctx, s, m)
+			err = o.sending(ctx, s, func(out *session.ConfirmChannel) error { return sendOne(ctx, s, out, m) })
 		}
 		if err != nil {
 			return false, fmt.Errorf("message %q: %w", id, err)
@@ -106,34 +105,31 @@ func (o *Options) sendFrom(ctx context.Context, s *session.Session, queue, id st
 	return sent, err
 }
 
+// sending calls fn with a channel to publish on.
+func (o *Options) sending(ctx context.Context, s *session.Session, fn func(*session.ConfirmChannel) error) error {
+	out, err := session.OpenConfirmChannel(ctx, s, session.Confirms(1, o.Timeout, o.Broker.Logger()))
+	if err != nil {
+		return fmt.Errorf("open a channel: %w", err)
+	}
+	defer out.Retire()
+	return fn(out)
+}
+
 // sendOne sends a message to its exit and waits for the confirm.
-func (o *Options) sendOne(ctx context.Context, s *session.Session, m *message) error {
+func sendOne(ctx context.Context, s *session.Session, on *session.ConfirmChannel, m *queue.Message) error {
 	exit, _ := labels(m.Delivery)
-	if exit == "" {
+	if exit == "" || m.Broken {
 		return errNoExit
 	}
 	if err := exists(ctx, s, exit); err != nil {
 		return err
 	}
-	log := o.Broker.Logger()
-	confirms := session.ConfirmConfig{Window: 1, Timeout: o.Timeout, Log: log, Waits: wait.Teller{Log: log}, Plain: func(bool) {}}
-	ch, err := session.OpenConfirmChannel(ctx, s, confirms)
-	if err != nil {
-		return fmt.Errorf("open a channel: %w", err)
-	}
-	defer ch.Retire()
-	if err := errors.Join(s.Ready(ctx), ch.Acquire(ctx)); err != nil {
+	if err := errors.Join(s.Ready(ctx), on.Acquire(ctx)); err != nil {
 		return err
 	}
-	out := session.Publishing{Exchange: topology.DefaultDelayPrefix + ".exits", Key: exit, Mandatory: true, Message: wire.FromDelivery(m.Delivery)}
-	out.Message.DeliveryMode, out.Message.Expiration = amqp.Persistent, ""
-	if m.table != nil {
-		out.Table, out.Message.Headers = m.table.Without(header.OfBroker), nil
-	} else {
-		out.Message.Headers = maps.Clone(m.Headers)
-		maps.DeleteFunc(out.Message.Headers, func(key string, _ any) bool { return header.OfBroker(key) })
-	}
-	r := ch.Wait(ctx, ch.Publish(ctx, &out, func() bool { return false }))
+	out := m.Without("", header.OfBroker)
+	out.Exchange, out.Key, out.Mandatory = topology.DefaultDelayPrefix+".exits", exit, true
+	r := on.Wait(ctx, on.Publish(ctx, &out, func() bool { return false }))
 	if r.Verdict != session.Confirmed {
 		return fmt.Errorf("send it to its destination: %v: %w", r.Verdict, errors.Join(r.Err, errors.New("it stays where it was")))
 	}
@@ -178,19 +174,21 @@ func (o Options) RestoreLost(ctx context.Context) (all Lost, err error) {
 		if err != nil || n == 0 {
 			return err
 		}
-		return o.look(ctx, s, lost, n, func(m *message) (bool, error) { return false, o.sendLost(ctx, s, m, &all) })
+		return o.sending(ctx, s, func(out *session.ConfirmChannel) error {
+			return o.look(ctx, s, lost, n, func(m *queue.Message) (bool, error) { return false, o.sendLost(ctx, s, out, m, &all) })
+		})
 	})
 	return all, err
 }
 
-func (o *Options) sendLost(ctx context.Context, s *session.Session, m *message, all *Lost) error {
+func (o *Options) sendLost(ctx context.Context, s *session.Session, out *session.ConfirmChannel, m *queue.Message, all *Lost) error {
 	if due := o.item(m.Delivery).Due; time.Until(due) > 0 {
 		if all.Early++; all.Due.IsZero() || due.Before(all.Due) {
 			all.Due = due
 		}
 		return nil
 	}
-	err := o.sendOne(ctx, s, m)
+	err := sendOne(ctx, s, out, m)
 	switch {
 	case errors.Is(err, errNoExit):
 		all.Unclear++

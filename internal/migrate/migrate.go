@@ -12,8 +12,6 @@ package migrate
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"time"
@@ -23,9 +21,9 @@ import (
 	"github.com/harebus/harebus/internal/access"
 	"github.com/harebus/harebus/internal/management"
 	"github.com/harebus/harebus/internal/plan"
+	"github.com/harebus/harebus/internal/queue"
 	"github.com/harebus/harebus/internal/refusal"
 	"github.com/harebus/harebus/internal/survey"
-	"github.com/harebus/harebus/internal/wait"
 	"github.com/harebus/harebus/topology"
 )
 
@@ -78,14 +76,9 @@ type run struct {
 // names are those of the objects that exist only during a migration.
 type names struct{ holding, keep, gate, due, foreign, lock string }
 
-func namesFor(queue string) names {
-	const most = 200
-	if len(queue) > most {
-		sum := sha256.Sum256([]byte(queue))
-		queue = hex.EncodeToString(sum[:])
-	}
-	base := "harebus.migrate." + queue
-	return names{base + ".holding", base + ".keep", base + ".gate", base + ".due", base + ".api", "harebus.operator." + queue}
+func namesFor(name string) names {
+	base := "harebus.migrate." + queue.ShortName(name)
+	return names{base + ".holding", base + ".keep", base + ".gate", base + ".due", base + ".api", queue.LockName(name)}
 }
 
 // ErrByName is returned when messages are published to the queue by its name: RabbitMQ may
@@ -117,20 +110,11 @@ func Run(ctx context.Context, o Options) (Report, error) {
 // run at once.
 func (r *run) lock(ctx context.Context) error {
 	const long = 2 * time.Second // for the broker to notice that an interrupted run has ended
-	for late := time.Now().Add(long); ; {
-		err := r.channel(ctx, func(ch *amqp.Channel) error {
-			_, err := ch.QueueDeclare(r.names.lock, false, false, true, false, nil)
-			return err
-		})
-		switch {
-		case !refusal.Locked(err):
-			return err
-		case time.Now().After(late):
-			return fmt.Errorf("somebody else works on the queue: %q is locked", r.names.lock)
-		case !wait.Sleep(ctx, often):
-			return context.Cause(ctx)
-		}
+	err := queue.Lock(ctx, r.s.On, r.names.lock, long)
+	if refusal.Locked(err) {
+		return fmt.Errorf("somebody else works on the queue: %q is locked", r.names.lock)
 	}
+	return err
 }
 
 // channel asks the broker for something. What has been asked for is awaited, also when ctx ends: else what is left

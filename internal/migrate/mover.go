@@ -4,14 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
 
+	"github.com/harebus/harebus/internal/queue"
 	"github.com/harebus/harebus/internal/session"
-	"github.com/harebus/harebus/internal/wait"
-	"github.com/harebus/harebus/internal/wire"
 )
 
 // mover takes the messages of a queue before all other consumers, and publishes each to an
@@ -51,10 +49,7 @@ func (r *run) mover(ctx context.Context, queue, to string) (*mover, error) {
 		return err
 	})
 	if err == nil {
-		log := r.Broker.Logger()
-		m.out, err = session.OpenConfirmChannel(ctx, r.s.On, session.ConfirmConfig{
-			Window: 1, Timeout: answerLimit, Log: log, Waits: wait.Teller{Log: log}, Plain: func(bool) {},
-		})
+		m.out, err = session.OpenConfirmChannel(ctx, r.s.On, session.Confirms(1, answerLimit, r.Broker.Logger()))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("take messages from %q: %w", queue, err)
@@ -129,34 +124,18 @@ func (m *mover) move(ctx context.Context, d *amqp.Delivery) error {
 	return d.Ack(false)
 }
 
-// copy is the message as it came, but for what belongs to one delivery. The broker refuses a
-// user id that is not that of this connection.
+// copy is the message as it came, but for what belongs to one delivery.
 func (m *mover) copy(d *amqp.Delivery) (session.Publishing, error) {
-	out := session.Publishing{Exchange: m.to, Key: d.RoutingKey, Mandatory: true}
-	err := wire.Unpack(d)
-	var unreadable *wire.UnreadableError
-	if errors.As(err, &unreadable) && !unreadable.All {
-		var whole bool
-		table := wire.RawTable(unreadable.Raw)
-		if d.Headers, whole = table.Readable(); whole {
-			out.Table, err = table.Without(wire.OfOneDelivery), nil
-		}
+	in := queue.Unpack(d)
+	if in.Broken {
+		return session.Publishing{}, fmt.Errorf("message %q has properties that are not AMQP, so nobody can move it; remove it with the management page", d.MessageId)
 	}
-	if err != nil {
-		return out, fmt.Errorf("message %q has properties that are not AMQP, so nobody can move it; remove it with the management page: %w", d.MessageId, err)
-	}
+	out := in.Renewed(m.r.s.On.User())
+	out.Exchange, out.Key, out.Mandatory = m.to, d.RoutingKey, true
 	if m.key != nil {
 		out.Key = m.key(d)
 	}
-	out.Message = wire.FromDelivery(d)
-	out.Message.DeliveryMode = amqp.Persistent
-	if d.UserId == m.r.s.On.User() {
-		out.Message.UserId = d.UserId
-	}
-	if out.Table == nil {
-		out.Message.Headers = maps.Clone(d.Headers)
-		maps.DeleteFunc(out.Message.Headers, func(key string, _ any) bool { return wire.OfOneDelivery(key) })
-	}
+	out.Message.Expiration = d.Expiration // it is not late yet: it begins anew in the holding queue
 	return out, nil
 }
 

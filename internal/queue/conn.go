@@ -73,10 +73,7 @@ func Connect(ctx context.Context, o Options) (*Conn, error) {
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, o.Timeout, fmt.Errorf("gave up after %v", o.Timeout))
 	defer cancel()
-	log := o.Broker.Logger()
-	c := &Conn{o: o, link: link, confirm: session.ConfirmConfig{
-		Window: o.Window, Timeout: o.Timeout, Log: log, Waits: wait.Teller{Log: log}, Plain: func(bool) {},
-	}}
+	c := &Conn{o: o, link: link, confirm: session.Confirms(o.Window, o.Timeout, o.Broker.Logger())}
 	err = link.With(ctx, func(s *session.Session) error {
 		c.session, c.takers = s, nil
 		return c.begin(ctx)
@@ -132,16 +129,12 @@ func (c *Conn) State(ctx context.Context) (q amqp.Queue, err error) {
 // So that must be said several times.
 func (c *Conn) Settled(ctx context.Context) (amqp.Queue, error) {
 	const tries, pause = 4, 200 * time.Millisecond
-	again := time.NewTicker(pause)
-	defer again.Stop()
 	for try := 1; ; try++ {
 		q, err := c.State(ctx)
 		if err != nil || q.Messages+q.Consumers > 0 || try == tries {
 			return q, err
 		}
-		select {
-		case <-again.C:
-		case <-ctx.Done():
+		if !wait.Sleep(ctx, pause) {
 			return q, context.Cause(ctx)
 		}
 	}

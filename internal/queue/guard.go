@@ -10,11 +10,10 @@ import (
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
-)
 
-// LockPrefix is how the names of the locks begin. A lock is an exclusive queue: no other
-// connection can declare it, and it is gone with the one that has.
-const LockPrefix = "harebus.operator."
+	"github.com/harebus/harebus/internal/refusal"
+	"github.com/harebus/harebus/internal/wait"
+)
 
 // ErrLocked says that another operator works with the queue.
 var ErrLocked = errors.New("another operator works with the error queue")
@@ -22,33 +21,22 @@ var ErrLocked = errors.New("another operator works with the error queue")
 // Lock keeps a second operator out until Unlock or the end of the connection. The broker takes
 // a moment to notice that a process was killed.
 func (c *Conn) Lock(ctx context.Context) error {
-	const tries, pause = 10, 100 * time.Millisecond
-	name := LockPrefix + c.o.Queue
-	for try := 1; ; try++ {
-		err := c.session.WithChannel(ctx, func(ch *amqp.Channel) error {
-			_, err := ch.QueueDeclare(name, false, false, true, false, nil)
-			return err
-		})
-		var refused *amqp.Error
-		if !errors.As(err, &refused) || refused.Code != amqp.ResourceLocked {
-			if err != nil {
-				return fmt.Errorf("declare the lock %q (-no-lock goes without): %w", name, err)
-			}
-			return nil
-		}
-		if try == tries {
-			return fmt.Errorf("%w: it holds the queue %q; wait until it has ended", ErrLocked, name)
-		}
-		if err := sleep(ctx, pause); err != nil {
-			return err
-		}
+	const patience = time.Second
+	name := LockName(c.o.Queue)
+	err := Lock(ctx, c.session, name, patience)
+	switch {
+	case refusal.Locked(err):
+		return fmt.Errorf("%w: it holds the queue %q; wait until it has ended", ErrLocked, name)
+	case err != nil && ctx.Err() == nil:
+		return fmt.Errorf("declare the lock %q (-no-lock goes without): %w", name, err)
 	}
+	return err
 }
 
 // Unlock lets other operators in.
 func (c *Conn) Unlock(ctx context.Context) error {
 	return c.session.WithChannel(ctx, func(ch *amqp.Channel) error {
-		_, err := ch.QueueDelete(LockPrefix+c.o.Queue, false, false, false)
+		_, err := ch.QueueDelete(LockName(c.o.Queue), false, false, false)
 		return err
 	})
 }
@@ -87,21 +75,9 @@ func (c *Conn) unused(ctx context.Context) error {
 		if try == tries {
 			return fmt.Errorf("it has %d consumers, so it is no error queue or another operator works with it; a look would take messages from them", state.Consumers)
 		}
-		if err := sleep(ctx, pause); err != nil {
-			return err
+		if !wait.Sleep(ctx, pause) {
+			return context.Cause(ctx)
 		}
-	}
-}
-
-// sleep waits for d, or until ctx ends.
-func sleep(ctx context.Context, d time.Duration) error {
-	rest := time.NewTimer(d)
-	defer rest.Stop()
-	select {
-	case <-rest.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
 	}
 }
 

@@ -3,10 +3,10 @@ package queue
 import (
 	"errors"
 	"maps"
-	"unicode/utf8"
 
 	amqp "github.com/rabbitmq/amqp091-go"
 
+	"github.com/harebus/harebus/internal/field"
 	"github.com/harebus/harebus/internal/session"
 	"github.com/harebus/harebus/internal/wire"
 )
@@ -15,7 +15,7 @@ import (
 type Message struct {
 	*amqp.Delivery
 
-	from *taker
+	from *taker // nil unless a Conn has taken it
 	// Table is the headers as they came, if not all of them can be read. Headers then
 	// has those that can.
 	Table wire.RawTable
@@ -23,9 +23,9 @@ type Message struct {
 	Broken bool
 }
 
-// unpack reads the properties of a delivery.
-func unpack(d *amqp.Delivery, from *taker) *Message {
-	m := &Message{Delivery: d, from: from}
+// Unpack reads the properties of a delivery.
+func Unpack(d *amqp.Delivery) *Message {
+	m := &Message{Delivery: d}
 	err := wire.Unpack(d)
 	if err == nil {
 		return m
@@ -86,19 +86,8 @@ func (m *Message) Death() amqp.Table {
 
 // Text reads a header that is text, or else the property that stands in for it.
 func (m *Message) Text(name, property string) string {
-	if v, ok := Text(m.Headers[name]); ok && v != "" {
+	if v, ok := field.Text(m.Headers[name]); ok && v != "" {
 		return v
 	}
 	return property
-}
-
-// Text returns a header value that is text. Python's clients write bytes too.
-func Text(value any) (string, bool) {
-	switch v := value.(type) {
-	case string:
-		return v, utf8.ValidString(v)
-	case []byte:
-		return string(v), utf8.Valid(v)
-	}
-	return "", false
 }

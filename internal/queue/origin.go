@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/harebus/harebus"
+	"github.com/harebus/harebus/internal/field"
 	"github.com/harebus/harebus/internal/header"
 	"github.com/harebus/harebus/internal/session"
 	"github.com/harebus/harebus/internal/wire"
@@ -26,7 +27,7 @@ func (m *Message) Source(prefix, errorQueue string) (string, error) {
 	if !ok {
 		return "", errors.New("it does not say where it came from")
 	}
-	source, ok := Text(value)
+	source, ok := field.Text(value)
 	if !ok {
 		return "", errors.New("its source queue is not text")
 	}

@@ -82,7 +82,9 @@ func (c *Conn) Next(ctx context.Context) (m *Message, ok bool, err error) {
 				return nil, false, c.ended(from)
 			}
 			from.held++
-			return unpack(&d, from), true, nil
+			m := Unpack(&d)
+			m.from = from
+			return m, true, nil
 		case <-ctx.Done():
 			quiet.Stop()
 			return nil, false, nil

@@ -16,6 +16,7 @@ import (
 
 	"github.com/harebus/harebus"
 	"github.com/harebus/harebus/internal/access"
+	"github.com/harebus/harebus/internal/field"
 	"github.com/harebus/harebus/internal/queue"
 	"github.com/harebus/harebus/internal/session"
 )
@@ -268,9 +269,9 @@ func (o Options) item(l *queue.Message, position int) Item {
 	}
 	death := l.Death()
 	if i.Source == "" {
-		i.Source, _ = queue.Text(death["queue"])
+		i.Source, _ = field.Text(death["queue"])
 	}
-	if reason, ok := queue.Text(death["reason"]); ok && i.Failure == "" {
+	if reason, ok := field.Text(death["reason"]); ok && i.Failure == "" {
 		i.Failure = "the broker moved it here: " + reason
 	}
 	return i

@@ -70,6 +70,12 @@ type ConfirmConfig struct {
 	Plain func(always bool)
 }
 
+// Confirms is the configuration for a program that is no service: nobody counts the messages
+// that the client had to encode.
+func Confirms(window int, timeout time.Duration, log *zap.Logger) ConfirmConfig {
+	return ConfirmConfig{Window: window, Timeout: timeout, Log: log, Waits: wait.Teller{Log: log}, Plain: func(bool) {}}
+}
+
 // Publishing is a message and where it goes.
 type Publishing struct {
 	Exchange, Key string
