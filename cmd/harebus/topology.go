@@ -310,7 +310,7 @@ func (b *blueprint) prune(ctx context.Context, s survey.Survey) (int, error) {
 		if err != nil {
 			return exitFailed, err
 		}
-		former = topology.Join(topology.Topology{Bindings: former}, topology.Topology{Bindings: p.Surplus()}).Bindings
+		former = topology.Join(topology.Topology{Bindings: former}, topology.Topology{Bindings: p.Surplus}).Bindings
 	}
 	verb := "would remove"
 	if b.yes {

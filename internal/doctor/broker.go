@@ -10,6 +10,7 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 
 	"github.com/harebus/harebus/internal/messageid"
+	"github.com/harebus/harebus/internal/refusal"
 	"github.com/harebus/harebus/internal/session"
 	"github.com/harebus/harebus/internal/survey"
 	"github.com/harebus/harebus/internal/wire"
@@ -32,8 +33,7 @@ func (e *examination) alarm(ctx context.Context) error {
 	})
 	select {
 	case err := <-answered:
-		var refused *amqp.Error
-		if errors.As(err, &refused) && refused.Code == amqp.AccessRefused {
+		if refusal.Forbidden(err) {
 			e.unchecked("alarms: the user may not write to amq.default, by which the broker is asked")
 			return nil
 		}

@@ -80,9 +80,9 @@ func Restore(ctx context.Context, s survey.Survey, bindings []topology.Binding) 
 
 // each does something with each object of a topology, on one channel.
 func each(ctx context.Context, s survey.Survey, t topology.Topology, do func(*amqp.Channel, topology.Topology) error) error {
-	var ch *amqp.Channel
-	err := s.On.RPCs(ctx, func(next func()) (err error) {
-		if ch, err = s.On.Channel(); err != nil {
+	return s.On.RPCs(ctx, func(next func()) error {
+		ch, err := s.On.Channel()
+		if err != nil {
 			return err
 		}
 		defer func() { _ = ch.Close() }()
@@ -97,7 +97,6 @@ func each(ctx context.Context, s survey.Survey, t topology.Topology, do func(*am
 		}
 		return nil
 	})
-	return err
 }
 
 // parts takes a topology apart, in the order in which it is declared.
@@ -134,19 +133,12 @@ func Former(before, now topology.Topology) []topology.Binding {
 	return former
 }
 
-// Surplus are the bindings to wanted queues that the management API shows and the topology
-// does not have.
-func (p *Plan) Surplus() []topology.Binding { return p.surplus }
-
-// Describe names a binding.
-func Describe(b topology.Binding) string { return describe(b) }
-
 // Prune removes bindings. One that is not there is removed already.
 func Prune(ctx context.Context, s survey.Survey, bindings []topology.Binding) error {
 	return each(ctx, s, topology.Topology{Bindings: bindings}, func(ch *amqp.Channel, part topology.Topology) error {
 		b := part.Bindings[0]
 		if err := ch.QueueUnbind(b.Queue, b.Key, b.Exchange, amqp.Table(b.Arguments)); err != nil {
-			return fmt.Errorf("remove %s: %w", describe(b), err)
+			return fmt.Errorf("remove %s: %w", Describe(b), err)
 		}
 		return nil
 	})

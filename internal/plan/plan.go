@@ -1,9 +1,10 @@
 // Package plan compares a topology with what a broker has, down to each argument, and brings
-// the broker nearer to it: it declares what is missing (apply.go) and removes bindings that are
-// wanted no more (prune.go).
+// the broker nearer to it: it declares what is missing and removes bindings that are wanted no more
+// (apply.go).
 package plan
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -48,8 +49,9 @@ type Plan struct {
 	Unseen []string `json:"unseen"`
 	// Queues is what the broker has under the names of the wanted queues.
 	Queues map[string]survey.Queue `json:"-"`
-
-	surplus []topology.Binding
+	// Surplus are the bindings to wanted queues that the management API shows and the topology
+	// does not have.
+	Surplus []topology.Binding `json:"-"`
 }
 
 // Stuck are the differences that Apply cannot end.
@@ -159,23 +161,16 @@ func (p *Plan) bindings(ctx context.Context, api *management.Client, want topolo
 	for _, b := range all {
 		there[text(b)] = true
 	}
-	wanted, own := map[string]bool{}, map[string]bool{}
-	for _, q := range want.Queues {
-		own[q.Name] = true
-	}
 	for _, b := range want.Bindings {
-		wanted[text(b)] = true
 		if there[text(b)] {
 			p.Same++
 		} else {
-			p.add(Bind, describe(b), "", "missing", "apply")
+			p.add(Bind, Describe(b), "", "missing", "apply")
 		}
 	}
-	for _, b := range all {
-		if own[b.Queue] && !wanted[text(b)] {
-			p.surplus = append(p.surplus, b)
-			p.add(Surplus, describe(b), "", "not wanted", "prune, if nobody needs it")
-		}
+	p.Surplus = Former(topology.Topology{Bindings: all}, want)
+	for _, b := range p.Surplus {
+		p.add(Surplus, Describe(b), "", "not wanted", "prune, if nobody needs it")
 	}
 	return nil
 }
@@ -189,7 +184,8 @@ func text(value any) string {
 	return string(encoded)
 }
 
-func describe(b topology.Binding) string {
+// Describe names a binding.
+func Describe(b topology.Binding) string {
 	to := fmt.Sprintf("queue %q", b.Queue)
 	if b.ToExchange != "" {
 		to = fmt.Sprintf("exchange %q", b.ToExchange)
@@ -201,12 +197,7 @@ func describe(b topology.Binding) string {
 	return object
 }
 
-func kind(q topology.Queue) topology.QueueType {
-	if q.Type == "" {
-		return topology.Quorum
-	}
-	return q.Type
-}
+func kind(q topology.Queue) topology.QueueType { return cmp.Or(q.Type, topology.Quorum) }
 
 // Queues says how a queue differs from the wanted one; it is empty if it does not.
 func Queues(have, want topology.Queue) string {

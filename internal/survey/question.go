@@ -1,6 +1,7 @@
 package survey
 
 import (
+	"cmp"
 	"maps"
 	"regexp"
 	"strconv"
@@ -27,10 +28,7 @@ func ask(like topology.Queue) *question {
 		arguments: table(like.Arguments),
 	}
 	// Classic too: a virtual host may have another default.
-	q.arguments[queueType] = string(topology.Quorum)
-	if like.Type != "" {
-		q.arguments[queueType] = string(like.Type)
-	}
+	q.arguments[queueType] = string(cmp.Or(like.Type, topology.Quorum))
 	return q
 }
 

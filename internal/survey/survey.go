@@ -40,17 +40,14 @@ type Exchange struct {
 // it takes: two if it is equal.
 func (s Survey) Queue(ctx context.Context, like topology.Queue) (Queue, error) {
 	found := Queue{Queue: topology.Queue{Name: like.Name}}
-	err := s.On.WithChannel(ctx, func(ch *amqp.Channel) error {
+	var err error
+	found.Exists, found.Hidden, err = s.look(ctx, func(ch *amqp.Channel) error {
 		state, err := ch.QueueDeclarePassive(like.Name, true, false, false, false, nil)
-		found.Exists, found.Ready, found.Consumers = err == nil, state.Messages, state.Consumers
+		found.Ready, found.Consumers = state.Messages, state.Consumers
 		return err
 	})
-	if found.Hidden, err = hidden(err); err != nil || found.Hidden != "" {
-		found.Exists = err == nil
+	if err != nil || found.Hidden != "" || !found.Exists {
 		return found, err
-	}
-	if !found.Exists {
-		return found, nil
 	}
 	q := ask(like)
 	found.Hidden, err = s.agree(ctx, q, func(ch *amqp.Channel) error {
@@ -66,17 +63,12 @@ func (s Survey) Queue(ctx context.Context, like topology.Queue) (Queue, error) {
 // Exchange asks about an exchange, as [Survey.Queue] does about a queue.
 func (s Survey) Exchange(ctx context.Context, like topology.Exchange) (Exchange, error) {
 	found := Exchange{Exchange: topology.Exchange{Name: like.Name}}
-	err := s.On.WithChannel(ctx, func(ch *amqp.Channel) error {
-		err := ch.ExchangeDeclarePassive(like.Name, "direct", true, false, false, false, nil)
-		found.Exists = err == nil
-		return err
+	var err error
+	found.Exists, found.Hidden, err = s.look(ctx, func(ch *amqp.Channel) error {
+		return ch.ExchangeDeclarePassive(like.Name, string(topology.Direct), true, false, false, false, nil)
 	})
-	if found.Hidden, err = hidden(err); err != nil || found.Hidden != "" {
-		found.Exists = err == nil
+	if err != nil || found.Hidden != "" || !found.Exists {
 		return found, err
-	}
-	if !found.Exists {
-		return found, nil
 	}
 	q := askExchange(like)
 	found.Hidden, err = s.agree(ctx, q, func(ch *amqp.Channel) error {
@@ -86,6 +78,13 @@ func (s Survey) Exchange(ctx context.Context, like topology.Exchange) (Exchange,
 		found.Exchange = q.exchange(like.Name)
 	}
 	return found, err
+}
+
+// look declares an object passively, and says whether it exists, or why the broker does not tell.
+func (s Survey) look(ctx context.Context, passive func(*amqp.Channel) error) (exists bool, reason string, err error) {
+	answer := s.On.WithChannel(ctx, passive)
+	reason, err = hidden(answer)
+	return answer == nil || reason != "", reason, err
 }
 
 // agree asks until the broker agrees with the question: it is corrected by each refusal.
