@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"go/format"
 	"go/token"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -36,11 +37,13 @@ func (q *Queue) GoTest(c *Content, pkg, setup string) ([]byte, error) {
 	source, err := c.raw.Source(q.cfg.HeaderPrefix, q.cfg.Name)
 	switch {
 	case err != nil:
-		return nil, fmt.Errorf("errorqueue: write a test for message %q: %w", c.ID(), err)
 	case c.Unreadable:
-		return nil, fmt.Errorf("errorqueue: write a test for message %q: %w", c.ID(), errors.New("it has headers that the AMQP client cannot read"))
+		err = errors.New("it has headers that the AMQP client cannot read")
 	case !token.IsIdentifier(pkg) || !token.IsIdentifier(setup):
-		return nil, fmt.Errorf("errorqueue: write a test for message %q: %w", c.ID(), fmt.Errorf("%q and %q have to be names in Go", pkg, setup))
+		err = fmt.Errorf("%q and %q have to be names in Go", pkg, setup)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("errorqueue: write a test for message %q: %w", c.ID(), err)
 	}
 	p := c.raw.Cleaned(q.cfg.HeaderPrefix, "").Message
 	if c.Attempts > 1 {
@@ -106,14 +109,9 @@ func value(v any) string {
 	case amqp.Decimal:
 		return fmt.Sprintf("amqp.Decimal{Scale: %d, Value: %d}", v.Scale, v.Value)
 	case amqp.Table:
-		keys := make([]string, 0, len(v))
-		for key := range v {
-			keys = append(keys, key)
-		}
-		slices.Sort(keys)
 		var b strings.Builder
 		b.WriteString("amqp.Table{")
-		for _, key := range keys {
+		for _, key := range slices.Sorted(maps.Keys(v)) {
 			fmt.Fprintf(&b, "\n%q: %s,", key, value(v[key]))
 		}
 		b.WriteString("\n}")

@@ -257,9 +257,8 @@ func plain(text string) string {
 
 // plainLine is text without what a terminal would obey.
 func plainLine(text string) string {
-	quoted := strconv.Quote(text)
 	if strings.ContainsFunc(text, func(r rune) bool { return r == '\uFFFD' || !strconv.IsPrint(r) }) {
-		return quoted
+		return strconv.Quote(text)
 	}
 	return text
 }
