@@ -9,7 +9,6 @@ import (
 	"io"
 	"maps"
 	"net"
-	"os"
 	"reflect"
 	"slices"
 	"strings"
@@ -162,12 +161,7 @@ func TestEveryWorkloadRuns(t *testing.T) {
 // TestDatabase carries out each workload with a database.
 func TestDatabase(t *testing.T) {
 	books, err := openBooks(t.Context())
-	switch {
-	case errors.Is(err, database.ErrMissing) && os.Getenv("CI") != "true":
-		t.Skip(err)
-	case err != nil:
-		t.Fatal(err)
-	}
+	database.SkipOrFail(t, err)
 	t.Cleanup(func() { _ = books.close() })
 	for _, s := range databasePlan()[2:] { // the two before differ only in numbers
 		t.Run(s.workload, func(t *testing.T) {

@@ -48,7 +48,7 @@ func Need(t testing.TB, kind string) *Database {
 		return &Database{Kind: kind, Dialect: outbox.SQLite, Driver: "sqlite", DSN: SQLiteDSN(filepath.Join(t.TempDir(), "test.db"))}
 	}
 	s, err := sharedServer(kind)
-	skipOrFail(t, err)
+	SkipOrFail(t, err)
 	return s.database(t)
 }
 
@@ -62,7 +62,7 @@ func SQLiteDSN(path string) string {
 func Own(t testing.TB, kind string) *Database {
 	t.Helper()
 	s, err := start(programs()[kind])
-	skipOrFail(t, err)
+	SkipOrFail(t, err)
 	t.Cleanup(s.stop)
 	return s.database(t)
 }
@@ -185,7 +185,9 @@ func (d *Database) Restart(t testing.TB) {
 	t.Fatal(err)
 }
 
-func skipOrFail(t testing.TB, err error) {
+// SkipOrFail ends a test after an error: it is skipped if a server is not installed, unless tests
+// have to have it (see the package comment), and fails otherwise.
+func SkipOrFail(t testing.TB, err error) {
 	t.Helper()
 	switch {
 	case err == nil:

@@ -14,7 +14,7 @@ const poolSize = 3
 func (d *Database) Pooled(t testing.TB) *Database {
 	t.Helper()
 	s, err := start(pgbouncer(d.server.port))
-	skipOrFail(t, err)
+	SkipOrFail(t, err)
 	t.Cleanup(s.stop)
 	pooled := *d
 	pooled.server, pooled.DSN = s, s.program.dsn(s.port, d.name)
