@@ -108,15 +108,22 @@ func TestLargeBodies(t *testing.T) {
 }
 
 // memory is a store whose bodies can vanish and change.
-type memory struct{ bodies map[string][]byte }
+type memory struct {
+	mu     sync.Mutex
+	bodies map[string][]byte
+}
 
 func (m *memory) Put(_ context.Context, key string, body []byte) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	m.bodies[key] = body
 	return nil
 }
 
 func (m *memory) Get(_ context.Context, key string, limit int) ([]byte, error) {
+	m.mu.Lock()
 	body, ok := m.bodies[key]
+	m.mu.Unlock()
 	switch {
 	case !ok:
 		return nil, claim.ErrNotFound

@@ -87,26 +87,66 @@ func TestJournalOfAnEndedRun(t *testing.T) {
 		x.park(1, 1)
 		o := errorqueue.Options{Journal: filepath.Join(x.TempDir(), "journal")}
 		x.with(func(q *errorqueue.Queue) {
-			var file memory
 			for range 2 {
-				file.Reset()
-				report, err := q.Discard(x.Context(), x.look(q, errorqueue.Filter{}).Messages, &file, o)
+				file := x.archive("")
+				report, err := q.Discard(x.Context(), x.look(q, errorqueue.Filter{}).Messages, file, o)
 				x.reports(report, err, "done 1, left 0, gone 0, remaining 0, twice 0")
-				if file.Len() == 0 {
-					t.Error("the message is in no archive and in no queue")
+				if n, _, err := q.Import(x.Context(), file, errorqueue.Options{}); n != 1 || err != nil {
+					t.Errorf("the message is in no archive and in no queue: %d, %v", n, err)
 				}
-				_, _, err = q.Import(x.Context(), bytes.NewReader(file.Bytes()), errorqueue.Options{})
-				x.try(err)
 			}
 		})
 		x.expect("error", "1")
 	})
 }
 
-// memory is an archive in memory.
-type memory struct{ bytes.Buffer }
+// archive is a file that has some text and to which is added.
+func (x *bench) archive(text string) *os.File {
+	x.Helper()
+	file, err := os.OpenFile(filepath.Join(x.TempDir(), "archive"), os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
+	x.try(err)
+	x.Cleanup(func() { _ = file.Close() })
+	_, err = file.WriteString(text)
+	x.try(err)
+	_, err = file.Seek(0, 0)
+	x.try(err)
+	return file
+}
 
-func (*memory) Sync() error { return nil }
+// TestArchiveCutOff: an archive whose last line is cut off, at any byte, takes further messages, and all of them come back.
+// A text that is no record is kept, and what follows it has a line of its own.
+func TestArchiveCutOff(t *testing.T) {
+	bubble(t, func(x *bench) {
+		x.park(1, 2)
+		x.with(func(q *errorqueue.Queue) {
+			var export bytes.Buffer
+			_, err := q.Export(x.Context(), errorqueue.Filter{}, &export)
+			x.try(err)
+			record, _, _ := strings.Cut(export.String(), "\n")
+			for at := range len(record) {
+				x.archived(q, "\n"+record[:at], "put 2, there 0, fault false")
+			}
+			x.archived(q, "a list by hand", "put 2, there 0, fault true")
+			x.archived(q, strings.Repeat("x", 200_000), "put 2, there 0, fault true")
+			x.archived(q, strings.Repeat("x", 200_000)+"\n"+record[:10], "put 2, there 0, fault true")
+			x.archived(q, record, "put 2, there 1, fault false") // a line that was written but for its end
+		})
+	})
+}
+
+// archived discards everything into an archive with a text, and imports that.
+func (x *bench) archived(q *errorqueue.Queue, text, want string) {
+	x.Helper()
+	file := x.archive(text)
+	report, err := q.Discard(x.Context(), x.look(q, errorqueue.Filter{}).Messages, file, errorqueue.Options{Rate: -1})
+	x.reports(report, err, "done 2, left 0, gone 0, remaining 0, twice 0")
+	_, err = file.Seek(0, 0)
+	x.try(err)
+	done, there, err := q.Import(x.Context(), file, errorqueue.Options{Rate: -1})
+	if got := fmt.Sprintf("put %d, there %d, fault %t", done, there, err != nil); got != want {
+		x.Errorf("after %q: %s; want %s", text[:min(len(text), 300)], got, want)
+	}
+}
 
 // TestJournalOfAnEdit: the journal of an edit is not taken for an edit with another body.
 func TestJournalOfAnEdit(t *testing.T) {
@@ -144,8 +184,7 @@ func TestParkedInNoYear(t *testing.T) {
 					t.Errorf("group from %v to %v: %v", g.First, g.Last, err)
 				}
 			}
-			var file memory
-			report, err := q.Discard(x.Context(), found.Messages, &file, errorqueue.Options{})
+			report, err := q.Discard(x.Context(), found.Messages, x.archive(""), errorqueue.Options{})
 			x.reports(report, err, "done 3, left 0, gone 0, remaining 0, twice 0")
 		})
 	})

@@ -10,6 +10,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -93,17 +95,15 @@ func (r *Record) message() (*queue.Message, error) {
 	return m, nil
 }
 
-// File is where Discard writes messages: an *os.File.
-type File interface {
-	io.Writer
-	// Sync returns when what was written is on disk.
-	Sync() error
-}
-
-// Discard moves messages out of the error queue into a file, which it syncs before it removes
-// them. [Queue.Import] puts them back. To archive messages in a queue instead, use
-// [Queue.Move].
-func (q *Queue) Discard(ctx context.Context, messages []Message, to File, o Options) (Report, error) {
+// Discard moves messages out of the error queue to the end of a file, which it syncs before it
+// removes them. [Queue.Import] puts them back. Open the file with os.O_RDWR, os.O_CREATE and
+// os.O_APPEND, so that it keeps what an earlier run has archived. A last line that a killed run has
+// not written to its end is cut off: its message is still in the error queue. To archive messages in
+// a queue instead, use [Queue.Move].
+func (q *Queue) Discard(ctx context.Context, messages []Message, to *os.File, o Options) (Report, error) {
+	if err := endLastLine(to); err != nil {
+		return Report{}, fmt.Errorf("errorqueue: discard: open the archive: %w", err)
+	}
 	return q.run(ctx, messages, &action{
 		verb: "discard", options: o,
 		prepare: func(c *Content) (session.Publishing, error) {
@@ -126,6 +126,48 @@ func (q *Queue) Discard(ctx context.Context, messages []Message, to File, o Opti
 			return nil
 		},
 	})
+}
+
+// endLastLine sees to it that what is added to an archive begins with a line of its own. A record that is cut off is
+// removed, any other text is kept.
+func endLastLine(file *os.File) error {
+	info, err := file.Stat()
+	if err != nil || !info.Mode().IsRegular() {
+		return err
+	}
+	last, err := lastLine(file, info.Size())
+	if err != nil || len(last) == 0 {
+		return err
+	}
+	if _, err := parseRecord(last); err != nil && recordBegins(last) {
+		return file.Truncate(info.Size() - int64(len(last)))
+	}
+	_, err = file.WriteString("\n")
+	return err
+}
+
+// lastLine is what stands behind the last end of a line.
+func lastLine(file *os.File, size int64) ([]byte, error) {
+	const step = 64 << 10
+	var line []byte
+	for size > 0 && len(line) < longestLine {
+		piece := make([]byte, min(size, step))
+		size -= int64(len(piece))
+		if _, err := file.ReadAt(piece, size); err != nil {
+			return nil, err
+		}
+		if end := bytes.LastIndexByte(piece, '\n'); end >= 0 {
+			return append(piece[end+1:], line...), nil
+		}
+		line = append(piece, line...)
+	}
+	return line, nil
+}
+
+// recordBegins says whether a text is the beginning of a record, of which a few bytes can be all.
+func recordBegins(line []byte) bool {
+	const begin = `{"id":`
+	return strings.HasPrefix(begin, string(line)) || bytes.HasPrefix(line, []byte(begin))
 }
 
 // write writes the message as a line of JSON.

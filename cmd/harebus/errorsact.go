@@ -60,25 +60,8 @@ func (t *errorsTask) discard(ctx context.Context) error {
 			return report, fmt.Errorf("open the archive: %w", err)
 		}
 		defer func() { err = errors.Join(err, file.Close()) }()
-		if err := endLine(file); err != nil {
-			return report, fmt.Errorf("open the archive: %w", err)
-		}
 		return q.Discard(ctx, ms, file, t.options)
 	})
-}
-
-// endLine ends a line that was not written to its end, because the disk was full.
-func endLine(file *os.File) error {
-	info, err := file.Stat()
-	if err != nil || info.Size() == 0 {
-		return err
-	}
-	last := make([]byte, 1)
-	if _, err := file.ReadAt(last, info.Size()-1); err != nil || last[0] == '\n' {
-		return err
-	}
-	_, err = file.WriteString("\n")
-	return err
 }
 
 // restore is the task restore: the opposite of discard.
