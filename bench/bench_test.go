@@ -19,6 +19,7 @@ import (
 
 	"github.com/harebus/harebus/bench/nullbroker"
 	"github.com/harebus/harebus/brokertest"
+	"github.com/harebus/harebus/seal"
 	"github.com/harebus/harebus/integration_test/outbox/database"
 )
 
@@ -90,6 +91,10 @@ func TestEverybodySendsTheSame(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	if _, ok := seal.KeyID(sent["harebus-sealed"].Body); !ok {
+		t.Errorf("what is not sealed: %s", sent["harebus-sealed"].Body)
+	}
+	delete(sent, "harebus-sealed")
 	want := sent["harebus"]
 	for name, got := range sent {
 		if !bytes.Equal(got.Body, want.Body) {

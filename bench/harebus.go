@@ -1,11 +1,13 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"time"
 
 	"github.com/harebus/harebus"
+	"github.com/harebus/harebus/seal"
 	"github.com/harebus/harebus/topology"
 )
 
@@ -18,11 +20,7 @@ func harebusTuned(publish harebus.PublishConfig, consume harebus.ConsumeConfig) 
 		name: "harebus", requester: harebusRequester, handle: outboxHandle,
 		keeper: func(ctx context.Context, p *place, relay bool) (keeper, error) { return newOutboxKeeper(ctx, p, relay) },
 		publisher: func(_ context.Context, p *place) (publisher, error) {
-			s, err := harebus.New(harebus.Config{URL: p.url, Dial: p.dial, Publish: publish})
-			if err != nil {
-				return nil, err
-			}
-			return harebusPublisher{s, s.Bus()}, nil
+			return newHarebusPublisher(harebus.Config{URL: p.url, Dial: p.dial, Publish: publish})
 		},
 		consume: func(ctx context.Context, p *place, queue string, seen func(*job)) (stopper, error) {
 			return harebusConsumer(ctx, p, queue, consume, func(_ context.Context, _ *harebus.Bus, j job) error {
@@ -47,6 +45,34 @@ func harebusTuned(publish harebus.PublishConfig, consume harebus.ConsumeConfig) 
 			})
 		},
 	}
+}
+
+// harebusSealed publishes sealed messages.
+func harebusSealed() *library {
+	return &library{
+		name: "harebus-sealed",
+		publisher: func(_ context.Context, p *place) (publisher, error) {
+			key, err := seal.NewKey("2026-11", bytes.Repeat([]byte{1}, 32))
+			if err != nil {
+				return nil, err
+			}
+			keys, err := seal.NewKeyring(key)
+			if err != nil {
+				return nil, err
+			}
+			cfg := harebus.Config{URL: p.url, Dial: p.dial}
+			cfg.Payload.Guards = []harebus.Guard{seal.New(keys, seal.Policy{Types: []string{"*"}})}
+			return newHarebusPublisher(cfg)
+		},
+	}
+}
+
+func newHarebusPublisher(cfg harebus.Config) (publisher, error) {
+	s, err := harebus.New(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return harebusPublisher{s, s.Bus()}, nil
 }
 
 type harebusPublisher struct {

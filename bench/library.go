@@ -60,7 +60,7 @@ const (
 // libraries are all contenders, ours first.
 func libraries() []*library {
 	return []*library{
-		harebusLibrary(), rawLibrary(), rawCoalesced(), rawMultiple(),
+		harebusLibrary(), harebusSealed(), rawLibrary(), rawCoalesced(), rawMultiple(),
 		watermillLibrary("watermill", 1), watermillLibrary("watermill-x10", workers), wagslaneLibrary(),
 		bareLibrary(), commitPublishLibrary(), joinLibrary(),
 	}

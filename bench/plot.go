@@ -20,7 +20,7 @@ const (
 
 // colours of the libraries.
 var colours = map[string]string{
-	"harebus": "#d9480f", "raw": "#495057", "raw-coalesced": "#868e96", "raw-multiple": "#adb5bd",
+	"harebus": "#d9480f", "harebus-sealed": "#ffa94d", "raw": "#495057", "raw-coalesced": "#868e96", "raw-multiple": "#adb5bd",
 	"watermill": "#1c7ed6", "watermill-x10": "#74c0fc", "go-rabbitmq": "#2b8a3e",
 }
 

@@ -3,6 +3,8 @@ package seal
 import (
 	"crypto/aes"
 	"crypto/cipher"
+	"errors"
+	"sync"
 )
 
 // XAESSeal encrypts with a given nonce, as the published vectors need it.
@@ -30,6 +32,34 @@ func XAESOpen(secret, nonce, sealed, bound []byte) ([]byte, error) {
 	}
 	return x.open(append(append([]byte(nil), nonce...), sealed...), bound)
 }
+
+// Nonces are those of n messages that several goroutines seal with one key.
+func Nonces(secret []byte, n int) ([][]byte, error) {
+	x, err := newXAES(secret)
+	if err != nil {
+		return nil, err
+	}
+	const lanes = 4
+	nonces, errs := make([][]byte, n), make([]error, lanes)
+	var group sync.WaitGroup
+	for lane := range lanes {
+		group.Go(func() {
+			for i := lane; i < n; i += lanes {
+				sealed, err := x.seal(nil, nil, nil)
+				if err != nil {
+					errs[lane] = err
+					return
+				}
+				nonces[i] = sealed[:nonceSize]
+			}
+		})
+	}
+	group.Wait()
+	return nonces, errors.Join(errs...)
+}
+
+// BatchSize is how many messages a derived key seals.
+const BatchSize = batchSize
 
 // Frame returns the parts of a frame, and the frame made of them again.
 func Frame(body []byte) (parts [][]byte, again []byte, err error) {

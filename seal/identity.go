@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/harebus/harebus"
@@ -51,6 +52,19 @@ func (s binding) append(b []byte, id *harebus.Identity) ([]byte, error) {
 		return nil, fmt.Errorf("the bound headers take %d bytes, more than %d", n, maxBound)
 	}
 	return b, nil
+}
+
+// boundBytes lends the buffers in which what is bound is put together.
+var boundBytes = sync.Pool{New: func() any { return new([]byte) }}
+
+// bind puts head and the identity into one piece, which goes back to boundBytes.
+func (s binding) bind(head []byte, id *harebus.Identity) (*[]byte, error) {
+	buffer := boundBytes.Get().(*[]byte) //nolint:forcetypeassert // the pool has nothing else
+	bound, err := s.append(append((*buffer)[:0], head...), id)
+	if err == nil { // else it can be large
+		*buffer = bound
+	}
+	return buffer, err
 }
 
 // size is about how many bytes append appends.

@@ -40,11 +40,12 @@ func (s *sealer) Protect(ctx context.Context, id *harebus.Identity, p *harebus.P
 		return err
 	}
 	head := h.append(make([]byte, 0, h.size()+nonceSize+len(p.Body)+tagSize))
-	bound, err := s.binding.append(append(make([]byte, 0, len(head)+s.binding.size(id)), head...), id)
+	bound, err := s.binding.bind(head, id)
+	defer boundBytes.Put(bound)
 	if err != nil {
 		return fmt.Errorf("seal: %w", err)
 	}
-	body, err := key.hidden().cipher.seal(head, p.Body, bound)
+	body, err := key.hidden().cipher.seal(head, p.Body, *bound)
 	if err != nil {
 		return fmt.Errorf("seal: encrypt the body: %w", err)
 	}
@@ -75,11 +76,12 @@ func (s *sealer) Admit(ctx context.Context, id *harebus.Identity, p *harebus.Pay
 	if !key.seals() || string(f.check) != string(key.check[:]) {
 		return reject("wrong-key", "the key %q is not the one that the sender has under this id", key.id)
 	}
-	bound, err := s.binding.append(append(make([]byte, 0, len(f.head)+s.binding.size(id)), f.head...), id)
+	bound, err := s.binding.bind(f.head, id)
+	defer boundBytes.Put(bound)
 	if err != nil {
 		return reject("tampered", "%w", err)
 	}
-	body, err := key.hidden().cipher.open(f.sealed, bound)
+	body, err := key.hidden().cipher.open(f.sealed, *bound)
 	if err != nil {
 		return reject("tampered", "the message was changed after it was sealed, or sender and receiver bind different headers")
 	}

@@ -5,6 +5,7 @@ import (
 	"crypto/cipher"
 	"crypto/rand"
 	"crypto/subtle"
+	"sync/atomic"
 )
 
 const (
@@ -14,14 +15,29 @@ const (
 	halfNonce  = nonceSize / 2
 )
 
-// xaes is XAES-256-GCM (c2sp.org/XAES-256-GCM): the first half of a random nonce of 192 bits
-// derives a key for AES-256-GCM, the second half is the nonce of that. So one key is good for
-// 2^80 messages. The second half is the one that cipher.NewGCMWithRandomNonce makes, which Go
-// allows in its FIPS mode.
+// xaes is XAES-256-GCM (c2sp.org/XAES-256-GCM): the first half of a nonce of 192 bits derives a
+// key for AES-256-GCM, the second half is the nonce of that. The second half is the one that
+// cipher.NewGCMWithRandomNonce makes, which Go allows in its FIPS mode.
+//
+// A derived key seals a batch of messages, because deriving one costs a third of sealing a small
+// message. Two nonces can be equal only within a batch, or if two batches have the same half: one
+// key is good for 2^56 messages, and then the chance of two equal nonces is 2^-33.
 type xaes struct {
 	block cipher.Block
 	mask  [aes.BlockSize]byte // K1 of CMAC
+	out   atomic.Pointer[batch]
+	in    [16]atomic.Pointer[batch] // the last batches of the senders, by the first byte of half
 }
+
+// batch is what messages share whose nonces begin with the same half.
+type batch struct {
+	half [halfNonce]byte
+	aead cipher.AEAD
+	left atomic.Int32 // how many more may be sealed
+}
+
+// batchSize is how many messages one derived key seals.
+const batchSize = 256
 
 func newXAES(secret []byte) (*xaes, error) {
 	block, err := aes.NewCipher(secret)
@@ -51,32 +67,52 @@ func (x *xaes) derive(half []byte) []byte {
 	return key
 }
 
-// aead encrypts the messages whose nonces begin with half.
-func (x *xaes) aead(half []byte) (cipher.AEAD, error) {
+// batch derives the key of the messages whose nonces begin with half.
+func (x *xaes) batch(half []byte) (*batch, error) {
 	block, err := aes.NewCipher(x.derive(half))
 	if err != nil {
 		return nil, err
 	}
-	return cipher.NewGCMWithRandomNonce(block)
+	aead, err := cipher.NewGCMWithRandomNonce(block)
+	return &batch{half: [halfNonce]byte(half), aead: aead}, err
+}
+
+// current is the batch of the next message.
+func (x *xaes) current() (*batch, error) {
+	if b := x.out.Load(); b != nil && b.left.Add(-1) >= 0 {
+		return b, nil
+	}
+	half := make([]byte, halfNonce)
+	_, _ = rand.Read(half) // never fails: it ends the process instead
+	b, err := x.batch(half)
+	if err != nil {
+		return nil, err
+	}
+	b.left.Store(batchSize - 1)
+	x.out.Store(b)
+	return b, nil
 }
 
 // seal appends nonce, ciphertext and tag to dst.
 func (x *xaes) seal(dst, body, bound []byte) ([]byte, error) {
-	n := len(dst)
-	dst = append(dst, make([]byte, halfNonce)...)
-	_, _ = rand.Read(dst[n:]) // never fails: it ends the process instead
-	aead, err := x.aead(dst[n:])
+	b, err := x.current()
 	if err != nil {
 		return nil, err
 	}
-	return aead.Seal(dst, nil, body, bound), nil //nolint:gosec // this AEAD makes the nonce itself and puts it in front
+	return b.aead.Seal(append(dst, b.half[:]...), nil, body, bound), nil //nolint:gosec // this AEAD makes the nonce itself and puts it in front
 }
 
 // open decrypts what seal has appended.
 func (x *xaes) open(sealed, bound []byte) ([]byte, error) {
-	aead, err := x.aead(sealed[:halfNonce])
-	if err != nil {
-		return nil, err
+	half, rest := sealed[:halfNonce], sealed[halfNonce:]
+	known := &x.in[half[0]%byte(len(x.in))]
+	b := known.Load()
+	if b == nil || string(b.half[:]) != string(half) {
+		var err error
+		if b, err = x.batch(half); err != nil {
+			return nil, err
+		}
+		known.Store(b)
 	}
-	return aead.Open(nil, nil, sealed[halfNonce:], bound)
+	return b.aead.Open(nil, nil, rest, bound)
 }

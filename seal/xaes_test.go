@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"testing"
 
+	"github.com/harebus/harebus"
 	"github.com/harebus/harebus/seal"
 )
 
@@ -72,6 +73,51 @@ func TestAccumulatedVectors(t *testing.T) {
 	got := make([]byte, 32)
 	if _, err := sum.Read(got); err != nil || hex.EncodeToString(got) != wants {
 		t.Errorf("%x, %v; want %s", got, err, wants)
+	}
+}
+
+// TestNonces: no two are equal, and no derived key seals more messages than it may, whoever seals.
+func TestNonces(t *testing.T) {
+	t.Parallel()
+	const messages = 20 * seal.BatchSize
+	nonces, err := seal.Nonces(bytes.Repeat([]byte{1}, 32), messages)
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen, batches := map[string]bool{}, map[string]int{}
+	for _, nonce := range nonces {
+		seen[string(nonce)] = true
+		batches[string(nonce[:12])]++
+	}
+	if len(seen) != messages {
+		t.Errorf("%d messages have %d nonces", messages, len(seen))
+	}
+	for half, n := range batches {
+		if n > seal.BatchSize {
+			t.Errorf("the key of %x has sealed %d messages, more than %d", half, n, seal.BatchSize)
+		}
+	}
+	if len(batches) < messages/seal.BatchSize {
+		t.Errorf("%d messages were sealed with %d keys", messages, len(batches))
+	}
+}
+
+// TestInterleaved: a receiver opens the messages of many senders in turns, more than it remembers derived keys of.
+func TestInterleaved(t *testing.T) {
+	t.Parallel()
+	receiver := seal.New(ring(t, secret(t, "2026-11", 1)), all)
+	id := sent()
+	for range 3 {
+		for sender := range 64 {
+			body := []byte{byte(sender)}
+			p := harebus.Payload{ContentType: "application/json", Body: body}
+			if err := seal.New(ring(t, secret(t, "2026-11", 1)), all).Protect(t.Context(), id, &p); err != nil {
+				t.Fatal(err)
+			}
+			if opened, err := admit(t, receiver, received(id), &p); err != nil || !bytes.Equal(opened.Body, body) {
+				t.Fatalf("opened %x, %v; want %x", opened.Body, err, body)
+			}
+		}
 	}
 }
 
