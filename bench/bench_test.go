@@ -19,8 +19,8 @@ import (
 
 	"github.com/harebus/harebus/bench/nullbroker"
 	"github.com/harebus/harebus/brokertest"
-	"github.com/harebus/harebus/seal"
 	"github.com/harebus/harebus/integration_test/outbox/database"
+	"github.com/harebus/harebus/seal"
 )
 
 // Watermill leaves a goroutine that reconnects behind when it is closed.
