@@ -13,6 +13,7 @@ import (
 	"github.com/harebus/harebus"
 	"github.com/harebus/harebus/internal/deferred"
 	"github.com/harebus/harebus/internal/queue"
+	"github.com/harebus/harebus/internal/visible"
 	"github.com/harebus/harebus/topology"
 )
 
@@ -215,9 +216,9 @@ func (d *deferral) items(items []deferred.Item) error {
 		for _, i := range items {
 			ticket := "-"
 			if i.Ticket != "" {
-				ticket = shown(i.Ticket)
+				ticket = visible.Word(i.Ticket)
 			}
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", due(i.Due), shown(i.Type), where(&i), kind(&i), ticket)
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", due(i.Due), visible.Word(i.Type), where(&i), kind(&i), ticket)
 		}
 	})
 }
@@ -232,7 +233,7 @@ func (d *deferral) sums(items []deferred.Item) error {
 	sums := map[group]*sum{}
 	var order []group
 	for _, i := range items {
-		g := group{where(&i), shown(i.Type), kind(&i)}
+		g := group{where(&i), visible.Word(i.Type), kind(&i)}
 		if sums[g] == nil {
 			sums[g] = &sum{first: i.Due}
 			order = append(order, g)
@@ -273,9 +274,9 @@ func where(i *deferred.Item) string {
 	case i.Exchange == "" && i.Key == "":
 		return "-"
 	case i.Exchange == "":
-		return shown(i.Key)
+		return visible.Word(i.Key)
 	default:
-		return shown(i.Exchange + " " + i.Key)
+		return visible.Word(i.Exchange + " " + i.Key)
 	}
 }
 
@@ -284,15 +285,6 @@ func kind(i *deferred.Item) string {
 		return "retry"
 	}
 	return "deferred"
-}
-
-// shown is a text of a message on one line of a terminal: quoted if it could be more.
-func shown(text string) string {
-	quoted := fmt.Sprintf("%+q", text)
-	if quoted == `"`+text+`"` && text != "" && !strings.Contains(text, " ") {
-		return text
-	}
-	return quoted
 }
 
 // cancel cancels messages.
@@ -311,7 +303,7 @@ func (d *deferral) cancel(ctx context.Context, tickets []topology.Ticket) error 
 			faults = append(faults, err)
 			continue
 		}
-		_, err := fmt.Fprintf(d.std.out, "cancelled for certain, due in %v; until then harebus deferred restore %s takes it back\n", time.Until(ticket.Due).Round(time.Second), shown(ticket.String()))
+		_, err := fmt.Fprintf(d.std.out, "cancelled for certain, due in %v; until then harebus deferred restore %s takes it back\n", time.Until(ticket.Due).Round(time.Second), visible.Word(ticket.String()))
 		faults = append(faults, err)
 	}
 	return errors.Join(append(faults, setup.Close())...)
@@ -326,7 +318,7 @@ func (d *deferral) restore(ctx context.Context, tickets []topology.Ticket) error
 			faults = append(faults, fmt.Errorf("harebus: %w", err))
 			continue
 		}
-		_, err = fmt.Fprintf(d.std.out, "%s: %s\n", shown(ticket.ID), result)
+		_, err = fmt.Fprintf(d.std.out, "%s: %s\n", visible.Word(ticket.ID), result)
 		faults = append(faults, err)
 	}
 	return errors.Join(faults...)

@@ -258,15 +258,3 @@ func TestDeferredMisuse(t *testing.T) {
 		execute(t, "", append([]string{"deferred"}, args...)...).check(t, exitUsage, "harebus deferred -h explains")
 	}
 }
-
-// TestShown: texts of messages do not reach the terminal as they are.
-func TestShown(t *testing.T) {
-	t.Parallel()
-	for text, want := range map[string]string{
-		"Order": "Order", "": `""`, "a b": `"a b"`, "\x1b[2J": `"\x1b[2J"`, "ä": `"\u00e4"`,
-	} {
-		if got := shown(text); got != want {
-			t.Errorf("%q is shown as %s, want %s", text, got, want)
-		}
-	}
-}

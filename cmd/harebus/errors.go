@@ -101,7 +101,7 @@ func runErrors(ctx context.Context, args []string, std stdio) int {
 	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
 		t.do, args = args[0], args[1:]
 	}
-	flags := newFlags("errors [TASK] [flags] [ID...|FILE]", errorsExplanation)
+	flags := newFlags("errors ["+strings.Join(slices.Sorted(maps.Keys(errorsTasks)), "|")+"] [flags] [ID...|FILE]", errorsExplanation)
 	connect := connectionFlags(flags)
 	t.flags(flags)
 	task, ok := errorsTasks[t.do]

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/harebus/harebus/errorqueue"
+	"github.com/harebus/harebus/internal/visible"
 )
 
 // retry is the task retry, and redirect.
@@ -27,7 +28,7 @@ func (t *errorsTask) target(origin string) string {
 	if t.options.To == "" {
 		return origin
 	}
-	return "queue " + plain(t.options.To)
+	return "queue " + visible.Word(t.options.To)
 }
 
 // edit is the task edit.
@@ -50,7 +51,7 @@ func (t *errorsTask) edit(ctx context.Context) error {
 // discard is the task discard.
 func (t *errorsTask) discard(ctx context.Context) error {
 	if t.archiveQueue != "" {
-		return t.act(ctx, "discard", "queue "+plain(t.archiveQueue), func(q *errorqueue.Queue, ms []errorqueue.Message) (errorqueue.Report, error) {
+		return t.act(ctx, "discard", "queue "+visible.Word(t.archiveQueue), func(q *errorqueue.Queue, ms []errorqueue.Message) (errorqueue.Report, error) {
 			return q.Move(ctx, ms, t.archiveQueue, t.options)
 		})
 	}
@@ -71,7 +72,7 @@ func (t *errorsTask) restore(ctx context.Context) error {
 	}
 	back := t.cfg.Name
 	t.cfg.Name = t.archiveQueue
-	return t.act(ctx, "restore", "queue "+plain(back), func(q *errorqueue.Queue, ms []errorqueue.Message) (errorqueue.Report, error) {
+	return t.act(ctx, "restore", "queue "+visible.Word(back), func(q *errorqueue.Queue, ms []errorqueue.Message) (errorqueue.Report, error) {
 		return q.Move(ctx, ms, back, t.options)
 	})
 }
@@ -87,7 +88,7 @@ func (t *errorsTask) importFile(ctx context.Context) (err error) {
 	if _, err := file.Seek(0, io.SeekStart); err != nil {
 		return fmt.Errorf("read the file twice; store a pipe in a file first: %w", err)
 	}
-	fmt.Fprintf(t.std.out, "%s: %d messages → queue %s\n", t.do, n, plain(t.cfg.Name))
+	fmt.Fprintf(t.std.out, "%s: %d messages → queue %s\n", t.do, n, visible.Word(t.cfg.Name))
 	if t.dry || n == 0 && t.yes < 0 {
 		return bad
 	}
@@ -177,7 +178,7 @@ func (t *errorsTask) openJournal() (made bool, err error) {
 // report says what an action has done.
 func (t *errorsTask) report(r errorqueue.Report, err error, made bool) error {
 	for _, left := range r.Left {
-		fmt.Fprintf(t.std.out, "left %s: %s\n", left.ID, plainLine(left.Reason))
+		fmt.Fprintf(t.std.out, "left %s: %s\n", left.ID, visible.Line(left.Reason))
 	}
 	for _, id := range r.Twice {
 		fmt.Fprintf(t.std.out, "perhaps twice: %s\n", id)

@@ -14,6 +14,7 @@ import (
 	"github.com/harebus/harebus"
 	"github.com/harebus/harebus/errorqueue"
 	"github.com/harebus/harebus/internal/queue"
+	"github.com/harebus/harebus/internal/visible"
 )
 
 // groups is the task groups.
@@ -42,7 +43,7 @@ func (t *errorsTask) overview(x *errorqueue.Index) error {
 		}
 		return nil
 	}
-	fmt.Fprintf(t.std.out, "%d failed messages in %s, as of %s\n", x.Seen, plain(t.cfg.Name), x.At.Format(time.TimeOnly))
+	fmt.Fprintf(t.std.out, "%d failed messages in %s, as of %s\n", x.Seen, visible.Word(t.cfg.Name), x.At.Format(time.TimeOnly))
 	return t.printGroups(x.Groups())
 }
 
@@ -76,7 +77,7 @@ func (t *errorsTask) printGroups(groups []*errorqueue.Group) error {
 			inThem += g.Count
 			continue
 		}
-		fmt.Fprintf(w, "%s\t%d\t%s\t%s\t%s\t%s\n", g.ID, g.Count, plain(g.Type), plain(g.Queue), span(g.First, g.Last), plainLine(g.Error))
+		fmt.Fprintf(w, "%s\t%d\t%s\t%s\t%s\t%s\n", g.ID, g.Count, visible.Word(g.Type), visible.Word(g.Queue), span(g.First, g.Last), visible.Line(g.Error))
 	}
 	if hidden > 0 {
 		fmt.Fprintf(w, "… %d more groups with %d messages (-all)\n", hidden, inThem)
@@ -125,7 +126,7 @@ func (t *errorsTask) list(ctx context.Context) error {
 		fmt.Fprintln(w, "ID\tGROUP\tTYPE\tQUEUE\tPARKED\tATTEMPTS\tBYTES\tMESSAGE")
 		for i := range x.Messages {
 			m := &x.Messages[i]
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%d\t%s\n", m.ID(), m.Group.ID, plain(m.Group.Type), plain(m.Group.Queue), span(m.Parked(), m.Parked()), m.Attempts, m.Size, plain(m.MessageID))
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%d\t%s\n", m.ID(), m.Group.ID, visible.Word(m.Group.Type), visible.Word(m.Group.Queue), span(m.Parked(), m.Parked()), m.Attempts, m.Size, visible.Word(m.MessageID))
 		}
 		return w.Flush()
 	})
@@ -200,10 +201,10 @@ func describeContent(w io.Writer, c *errorqueue.Content) error {
 		}
 	}
 	line("id", c.ID())
-	line("message", plain(c.MessageID))
+	line("message", visible.Word(c.MessageID))
 	line("group", c.Group.ID)
-	line("type", plain(c.Group.Type))
-	line("queue", plain(c.Group.Queue))
+	line("type", visible.Word(c.Group.Type))
+	line("queue", visible.Word(c.Group.Queue))
 	if at := c.Parked(); !at.IsZero() {
 		line("parked", at.UTC().Format(time.RFC3339))
 	}
@@ -218,7 +219,7 @@ func describeContent(w io.Writer, c *errorqueue.Content) error {
 	line("failed", strings.Join(times, " "))
 	for _, known := range []struct{ name, text string }{{"host", c.Host}, {"version", c.Version}, {"kind", c.Group.Kind}} {
 		if known.text != "" {
-			line(known.name, plain(known.text))
+			line(known.name, visible.Word(known.text))
 		}
 	}
 	if err := out.Flush(); err != nil {
@@ -226,7 +227,7 @@ func describeContent(w io.Writer, c *errorqueue.Content) error {
 	}
 	fmt.Fprintln(w, "error")
 	for text := range strings.Lines(c.Failure) {
-		fmt.Fprintf(w, "    %s\n", plainLine(strings.TrimSuffix(text, "\n")))
+		fmt.Fprintf(w, "    %s\n", visible.Line(strings.TrimSuffix(text, "\n")))
 	}
 	fmt.Fprintln(w, "headers")
 	names := make([]string, 0, len(c.Headers))
@@ -241,26 +242,10 @@ func describeContent(w io.Writer, c *errorqueue.Content) error {
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(w, "    %s: %s\n", plain(name), plainLine(string(value)))
+		fmt.Fprintf(w, "    %s: %s\n", visible.Word(name), visible.Line(string(value)))
 	}
-	_, err := fmt.Fprintf(w, "body (%d bytes)\n    %s\n", len(c.Body), plainLine(printable(c.Body)))
+	_, err := fmt.Fprintf(w, "body (%d bytes)\n    %s\n", len(c.Body), visible.Line(printable(c.Body)))
 	return err
-}
-
-// plain is a word that is shown as it is if it is nothing but visible text, and quoted otherwise.
-func plain(text string) string {
-	if text == "" || strings.ContainsFunc(text, func(r rune) bool { return r == ' ' || r == '"' || r == '\uFFFD' || !strconv.IsPrint(r) }) {
-		return strconv.Quote(text)
-	}
-	return text
-}
-
-// plainLine is text without what a terminal would obey.
-func plainLine(text string) string {
-	if strings.ContainsFunc(text, func(r rune) bool { return r == '\uFFFD' || !strconv.IsPrint(r) }) {
-		return strconv.Quote(text)
-	}
-	return text
 }
 
 // export is the task export.

@@ -6,6 +6,7 @@
 //	harebus request [flags] QUEUE BODY
 //	harebus listen [flags] QUEUE
 //	harebus errors [TASK] [flags] [ID...|FILE]
+//	harebus ui [flags]
 //	harebus redrive [flags]
 //	harebus doctor [flags] FILE
 //	harebus topology plan|apply|prune|export [flags] FILE
@@ -17,6 +18,8 @@
 //	harebus keys new|list [flags] FILE
 //	harebus soak [flags]
 //	harebus broker [flags]
+//	harebus new service [flags] NAME
+//	harebus completion bash|zsh|fish
 //	harebus version
 //
 // The broker is the one of -url, else of the environment variable AMQP_URL,
@@ -33,6 +36,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 )
@@ -63,6 +67,7 @@ var commands = []command{
 	{"request", "send a command and print the reply", runRequest},
 	{"listen", "print the messages of a queue", runListen},
 	{"errors", "show, retry, edit, archive and export failed messages", runErrors},
+	{"ui", "show all of this on a web page", runUI},
 	{"redrive", "move parked messages back to their source", runRedrive},
 	{"doctor", "look for what is wrong with the broker, and say how to mend it", runDoctor},
 	{"topology", "compare, declare, prune, migrate and export queues and bindings", runTopology},
@@ -73,6 +78,7 @@ var commands = []command{
 	{"keys", "make and show keys for sealing messages", runKeys},
 	{"soak", "send for a while and account for every message", runSoak},
 	{"broker", "run a broker in this process, for trying things out", runBroker},
+	{"new", "make a service: a folder with code, tests and a Dockerfile", runNew},
 	{"version", "print the versions of this command, Go and the AMQP client", runVersion},
 }
 
@@ -82,14 +88,16 @@ type stdio struct {
 	in       io.Reader
 	out, err io.Writer
 	terminal bool // err is one
+	// collect, if not nil, is called with the flags of a command, which then does nothing.
+	collect func(*flag.FlagSet)
 }
 
 // run is the whole command: it returns the exit code when ctx ends or the work
 // is done.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	std := stdio{stdin, stdout, &lockedWriter{w: stderr}, isTerminal(stderr)}
+	std := stdio{in: stdin, out: stdout, err: &lockedWriter{w: stderr}, terminal: isTerminal(stderr)}
 	if len(args) == 0 {
-		printUsage(std.err)
+		fmt.Fprintln(std.err, "harebus: a command is missing; harebus -h lists them")
 		return exitUsage
 	}
 	switch args[0] {
@@ -97,7 +105,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		printUsage(stdout)
 		return exitOK
 	}
-	for _, c := range commands {
+	for _, c := range table() {
 		if c.name == args[0] {
 			return c.run(ctx, args[1:], std)
 		}
@@ -106,10 +114,15 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	return exitUsage
 }
 
+// table has all commands. completion is not in commands, because it needs them.
+func table() []command {
+	return append(slices.Clip(commands), command{"completion", "print a script that has a shell complete commands and flags", runCompletion})
+}
+
 func printUsage(w io.Writer) {
 	fmt.Fprintln(w, "usage: harebus COMMAND [flags] [arguments]")
-	for _, c := range commands {
-		fmt.Fprintf(w, "  %-8s  %s\n", c.name, c.summary)
+	for _, c := range table() {
+		fmt.Fprintf(w, "  %-10s  %s\n", c.name, c.summary)
 	}
 	fmt.Fprintln(w, "harebus COMMAND -h explains a command and its flags.")
 }
@@ -129,6 +142,10 @@ func newFlags(synopsis, explanation string) *flag.FlagSet {
 // parse reads the command line. When done is true the command must end with
 // code: the usage was asked for, or the flags are wrong and that has been said.
 func parse(flags *flag.FlagSet, args []string, std stdio) (code int, done bool) {
+	if std.collect != nil {
+		std.collect(flags)
+		return exitOK, true
+	}
 	flags.SetOutput(io.Discard) // what to print where is decided below
 	err := flags.Parse(args)
 	if err == nil {

@@ -149,7 +149,7 @@ func TestMisuse(t *testing.T) {
 		name, want string
 		args       []string
 	}{
-		{"nothing", "usage: harebus COMMAND", nil},
+		{"nothing", "a command is missing", nil},
 		{"unknown", `no command "sned"`, []string{"sned"}},
 		{"flag", "-nonsense", []string{"send", "-nonsense", "q", "b"}},
 		{"no-body", "got 1 arguments", []string{"send", "q"}},
@@ -183,6 +183,19 @@ func TestMisuse(t *testing.T) {
 		{"password-no-address", "not of the form", []string{"send", "-user", "u", "-url", "u:secret@h", "q", "b"}},
 		{"broker-address", "loopback", []string{"broker", "-listen", "0.0.0.0:5672"}},
 		{"broker-port", "host:port", []string{"broker", "-listen", "5672"}},
+		{"new-nothing", "want service and one name", []string{"new"}},
+		{"new-other", "want service and one name", []string{"new", "saga", "orders"}},
+		{"new-two", "and 2 arguments", []string{"new", "service", "a", "b"}},
+		{"new-empty", "no name for a service", []string{"new", "service", ""}},
+		{"new-path", "no name for a service", []string{"new", "service", "../orders"}},
+		{"new-dot", "no name for a service", []string{"new", "service", "."}},
+		{"new-capital", "no name for a service", []string{"new", "service", "Orders"}},
+		{"new-hyphen", "no name for a service", []string{"new", "service", "orders-"}},
+		{"new-long", "no name for a service", []string{"new", "service", strings.Repeat("a", 61)}},
+		{"new-module", "not the path of a module", []string{"new", "service", "-module", "a b", "orders"}},
+		{"new-replace", "not a folder with harebus", []string{"new", "service", "-replace", "scaffold", "orders"}},
+		{"completion-nothing", "want bash, zsh or fish", []string{"completion"}},
+		{"completion-other", "want bash, zsh or fish", []string{"completion", "tcsh"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
@@ -195,7 +208,7 @@ func TestMisuse(t *testing.T) {
 			if r.out != "" || strings.Contains(r.err, "secret") {
 				t.Errorf("stdout %q, stderr %q", r.out, r.err)
 			}
-			if lines := strings.Count(r.err, "\n"); len(test.args) > 0 && (lines != 1 || !strings.Contains(r.err, "-h")) {
+			if lines := strings.Count(r.err, "\n"); lines != 1 || !strings.Contains(r.err, "-h") {
 				t.Errorf("stderr has %d lines, want one that names -h:\n%s", lines, r.err)
 			}
 		})
@@ -222,7 +235,7 @@ func TestHelp(t *testing.T) {
 	}
 	r := execute(t, "", "-h")
 	r.check(t, exitOK, "")
-	for _, c := range commands {
+	for _, c := range table() {
 		if !strings.Contains(r.out, c.name) {
 			t.Errorf("harebus -h does not name %s", c.name)
 		}
