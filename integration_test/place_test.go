@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -47,9 +48,19 @@ func shared(t *testing.T) *place {
 
 var delayQueues sync.Once
 
+// needsRabbitMQ skips a test that brings a broker of its own, where only the shared broker is tested: the in-process broker.
+// CI knows the text.
+func needsRabbitMQ(t *testing.T) {
+	t.Helper()
+	if os.Getenv("HAREBUS_SHARED_ONLY") == "1" {
+		t.Skip("needs a RabbitMQ of its own")
+	}
+}
+
 // private is a place on a broker of the test's own.
 func private(t *testing.T, options rabbit.Options) *place {
 	t.Helper()
+	needsRabbitMQ(t)
 	options.Kind = rabbit.KindNode
 	rabbit.SkipWithoutBroker(t, rabbit.Installed())
 	privates <- struct{}{}
@@ -76,6 +87,7 @@ var commanded struct {
 // somebody else may use too, or that act on all connections of a virtual host.
 func vhosted(t *testing.T) *place {
 	t.Helper()
+	needsRabbitMQ(t)
 	node := rabbit.Shared(t)
 	if node.Kind() == rabbit.KindURL {
 		commanded.once.Do(func() {
