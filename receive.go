@@ -385,25 +385,13 @@ func (d *delivery) handle(h *handler) error {
 	return d.endpoint.commit(d.ackable(), outs)
 }
 
-// ackableWith is a lease with the values of the attempt, which observers have put there.
-type ackableWith struct {
-	context.Context
-	values context.Context
-}
-
-func (l ackableWith) Value(key any) any {
-	if v := l.Context.Value(key); v != nil {
-		return v
-	}
-	return l.values.Value(key)
-}
-
-// ackable is the context of what is published before the ack.
+// ackable is the context of what is published before the ack. It has the values of the attempt,
+// which observers have put there.
 func (d *delivery) ackable() context.Context {
 	if d.ctx == d.Context() {
 		return d.Ackable()
 	}
-	return ackableWith{d.Ackable(), d.ctx}
+	return consume.WithValues(d.Ackable(), d.ctx)
 }
 
 // fail carries out what the retry policy and the error handler decide.

@@ -45,3 +45,18 @@ func (l *ackable) take() context.Context {
 	}
 	return l.current
 }
+
+// WithValues is a context that also has the values of another one.
+func WithValues(ctx, values context.Context) context.Context { return both{ctx, values} }
+
+type both struct {
+	context.Context
+	values context.Context
+}
+
+func (b both) Value(key any) any {
+	if v := b.Context.Value(key); v != nil {
+		return v
+	}
+	return b.values.Value(key)
+}
