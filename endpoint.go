@@ -143,7 +143,12 @@ func (c *EndpointConfig) ownTopology(of *Config) topology.Topology {
 }
 
 // Registrar takes handlers: a [Setup], for the endpoint of Config.Queue, or an [Endpoint].
-type Registrar interface{ registrar() *endpoint }
+// Packages that are built upon the bus can also look at its consumption, and change it.
+type Registrar interface {
+	registrar() *endpoint
+	Consumption() ConsumeConfig
+	SetConcurrency(concurrency, prefetch int) error
+}
 
 // Endpoint is one more listener queue of a setup, with handlers, retries and limits of its
 // own: see [Setup.Endpoint].
@@ -330,6 +335,14 @@ func (e *endpoint) SetConcurrency(concurrency, prefetch int) error {
 		group.Resize(consume.Concurrency, consume.Prefetch) // logs, which may call the setup
 	}
 	return nil
+}
+
+// Consumption is Consume of the configuration with its defaults, and what SetConcurrency has changed.
+// Its Arguments are not to be changed.
+func (e *endpoint) Consumption() ConsumeConfig {
+	e.setup.mu.Lock()
+	defer e.setup.mu.Unlock()
+	return e.cfg.Consume
 }
 
 // Stats returns the counts of this endpoint: what was received, and not what the setup has

@@ -205,14 +205,15 @@ var imports = []string{
 	"github.com/harebus/harebus", "github.com/harebus/harebus/service", "github.com/harebus/harebus/brokertest", "github.com/harebus/harebus/outbox", "github.com/harebus/harebus/topology",
 }
 
-// modules are the pages of modules of their own: the folder, and what their snippets import
-// beside imports.
+// modules are the pages of modules or packages of their own: the folder of the module, and what
+// their snippets import beside imports.
 var modules = map[string]struct {
 	folder  string
 	imports []string
 }{
 	"telemetry.md": {"../otelbus", []string{"github.com/harebus/harebus/otelbus", "go.opentelemetry.io/otel/propagation"}},
 	"schedules.md": {"../schedule", []string{"github.com/harebus/harebus/schedule"}},
+	"batches.md":   {"", []string{"github.com/harebus/harebus/batch"}},
 }
 
 // program makes something that compiles of a block: a package that is not main, so

@@ -57,11 +57,13 @@ func (a *Acker) Limit(prefetch int) {
 }
 
 // many says whether so many acks have been put off that they are to be sent now: a quarter of what the
-// broker may deliver besides the deliveries that are still being handled.
+// broker may deliver besides the deliveries that are still being handled, or as many as go together. Those
+// above a delivery that is still being handled are not among the latter: each would take a frame of its
+// own, and one frame for all when that delivery is done, as for the messages of a batch.
 func (a *Acker) many() bool {
-	waiting := int(max(a.due, a.acked)-a.acked) + len(a.single) //nolint:gosec // bounded by the prefetch
-	held := int(max(a.top+1, a.next)-a.next) - len(a.settled)   //nolint:gosec // likewise
-	return waiting >= min(max((a.prefetch-held)/4, 1), maxAckBatch)
+	together := int(max(a.due, a.acked) - a.acked)            //nolint:gosec // bounded by the prefetch
+	held := int(max(a.top+1, a.next)-a.next) - len(a.settled) //nolint:gosec // likewise
+	return together >= maxAckBatch || together+len(a.single) >= max((a.prefetch-held)/4, 1)
 }
 
 // Done acks a delivery, now or within ackDelay.
