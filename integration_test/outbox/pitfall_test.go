@@ -163,31 +163,87 @@ func TestBadInput(t *testing.T) {
 	onEach(t, func(t *testing.T, r *rig) {
 		ob := r.outbox(outbox.Config{})
 		s := r.setup(ob, "")
-		for _, wrong := range []outbox.Dialect{outbox.Postgres, outbox.MariaDB, outbox.SQLite} {
-			other, err := outbox.New(outbox.Config{DB: r.db, Dialect: wrong})
-			if err != nil {
-				t.Fatal(err)
+		r.start(s)
+		r.store(ob, s, "out")
+		r.await("out", 1) // it runs
+		r.empty()
+		stored := int(r.stats(ob).Stored)
+		for name, bad := range map[string]struct {
+			do   func() error
+			want string
+		}{
+			"no dialect":              {func() error { return r.check(0) }, "Dialect is none of Postgres, MySQL, MariaDB and SQLite"},
+			"another dialect":         {func() error { return r.check(r.another()) }, "Dialect is not that of the database: " + r.another().String()},
+			"no tables":               {func() error { return r.outbox(outbox.Config{Prefix: "none_"}).Check(r.ctx) }, "if they are missing"},
+			"a transaction has ended": {func() error { return ob.Join(r.ended(), s.Bus()).Send(r.ctx, "out", placed{1}) }, outbox.ErrEnded.Error()},
+			"no transaction":          {func() error { return ob.Join(nil, s.Bus()).Send(r.ctx, "out", placed{1}) }, "the transaction or the bus is nil"},
+			"no bus":                  {func() error { return r.sent(ob, nil) }, "the bus is nil"},
+			"a wrapper": {
+				func() error { return ob.Join(rewriting{r.db}, s.Bus()).Send(r.ctx, "out", placed{1}) },
+				"a wrapper such as bun.Tx rewrites placeholders; outbox_test.rewriting was given",
+			},
+			"a long id":  {func() error { return r.sent(ob, s.Bus(), harebus.WithMessageID(strings.Repeat("x", 256))) }, "longer than 255 bytes"},
+			"two setups": {func() error { return ob.Run(r.ctx, s.Bus()) }, outbox.ErrRunning.Error()},
+			"two outboxes": {
+				func() error {
+					choose := func(*harebus.Message) (*outbox.Outbox, error) { return ob, nil }
+					return outbox.Route(choose, ob).Add(r.ctx, r.outbox(outbox.Config{}))
+				}, "two outboxes have the same tables",
+			},
+		} {
+			if err := bad.do(); err == nil || !strings.Contains(err.Error(), bad.want) {
+				t.Errorf("%s: %v does not contain %q", name, err, bad.want)
 			}
-			if err := other.Check(r.ctx); wrong == r.data.Dialect && err != nil {
-				t.Error(err)
-			} else if wrong != r.data.Dialect {
-				contains(t, err, "Dialect is not that of the database: "+wrong.String())
-			}
 		}
-		tx, err := r.db.BeginTx(r.ctx, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := tx.Rollback(); err != nil {
-			t.Fatal(err)
-		}
-		if err := ob.Join(tx, s.Bus()).Send(r.ctx, "out", placed{1}); !errors.Is(err, outbox.ErrEnded) {
-			t.Errorf("Join of a transaction that has ended: %v", err)
-		}
-		err = ob.Join(rewriting{r.db}, s.Bus()).Send(r.ctx, "out", placed{1})
-		contains(t, err, "a wrapper such as bun.Tx rewrites placeholders; outbox_test.rewriting was given")
-		check(t, "stored", r.number("select count(*) from harebus_outbox"), 0)
+		check(t, "stored", int(r.stats(ob).Stored), stored)
+		check(t, "rows", r.number("select count(*) from harebus_outbox"), 0)
+		r.store(ob, s, "out")
+		r.await("out", 2) // it still does
 	})
+}
+
+// check makes an outbox with a dialect, and checks it.
+func (r *rig) check(d outbox.Dialect) error {
+	ob, err := outbox.New(outbox.Config{DB: r.db, Dialect: d})
+	if err != nil {
+		return err
+	}
+	return ob.Check(r.ctx)
+}
+
+// another is a dialect that the database does not have.
+func (r *rig) another() outbox.Dialect {
+	if r.data.Dialect == outbox.Postgres {
+		return outbox.SQLite
+	}
+	return outbox.Postgres
+}
+
+// ended is a transaction that is over.
+func (r *rig) ended() *sql.Tx {
+	r.t.Helper()
+	tx, err := r.db.BeginTx(r.ctx, nil)
+	if err == nil {
+		err = tx.Rollback()
+	}
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return tx
+}
+
+// sent is what a transaction says that sends one message.
+func (r *rig) sent(ob *outbox.Outbox, bus *harebus.Bus, opts ...harebus.SendOption) error {
+	return ob.Transaction(r.ctx, bus, func(ctx context.Context, tx *outbox.Tx) error { return tx.Send(ctx, "out", placed{1}, opts...) })
+}
+
+func (r *rig) stats(ob *outbox.Outbox) outbox.Stats {
+	r.t.Helper()
+	stats, err := ob.Stats(r.ctx)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return stats
 }
 
 // rewriting is a transaction that does with placeholders what bun does.

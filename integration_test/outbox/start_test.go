@@ -3,7 +3,6 @@ package outbox_test
 import (
 	"context"
 	"errors"
-	"strings"
 	"testing"
 	"time"
 
@@ -112,11 +111,4 @@ func TestTwoSetups(t *testing.T) {
 	if err := <-ended; err != nil {
 		t.Error(err)
 	}
-	err = ob.Transaction(r.ctx, s.Bus(), func(ctx context.Context, tx *outbox.Tx) error {
-		return tx.Send(ctx, "out", placed{2}, harebus.WithMessageID(strings.Repeat("x", 256)))
-	})
-	contains(t, err, "longer than 255 bytes")
-	contains(t, ob.Join(nil, s.Bus()).Send(r.ctx, "out", placed{2}), "the transaction or the bus is nil")
-	_, err = ob.Begin(r.ctx, nil)
-	contains(t, err, "the bus is nil")
 }
