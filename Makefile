@@ -8,7 +8,7 @@ TIMEOUT ?= 15m
 FUZZTIME ?= 10s
 # The number of simulated schedules of faults in `make proof`.
 SCHEDULES ?= 2000
-# How long `make proof` breaks everything around the outbox.
+# How long `make proof` breaks everything around the outbox, for each database.
 SOAK ?= 3m
 # The suites of Debian whose RabbitMQ `make test-all` runs on besides the installed one: 4.0 and the newest, now 4.3.
 SUITES ?= trixie sid
@@ -82,10 +82,10 @@ proof-operator: broker
 		cd integration_test && go test -count=1 -v -timeout 15m -run '^TestOperatorKilled$$' . -kills 40
 
 # The part of the proof about the outbox: services are killed at every step, and databases, on every database; everything
-# breaks for SOAK.
+# breaks for SOAK on PostgreSQL and MariaDB; and the proof that it would be noticed.
 proof-outbox: broker databases
 	HAREBUS_RABBITMQ_ROOT="$(if $(SUITE),$$(scripts/rabbitmq-root $(SUITE)),$$HAREBUS_RABBITMQ_ROOT)" && export HAREBUS_RABBITMQ_ROOT && \
-		cd integration_test/outbox && go test -count=1 -v -timeout 60m -run '^(TestCrash|TestOutage|TestDatabaseRestarts|TestBrokerAway|TestSoak)$$' . -soak $(SOAK)
+		cd integration_test/outbox && go test -count=1 -v -timeout 60m -run '^(TestCrash|TestOutage|TestDatabaseRestarts|TestBrokerAway|TestSoak|TestMutants)$$' . -soak $(SOAK) -mutations
 
 proof-migrate: broker ## kills harebus topology migrate under load, 200 times at any moment
 	HAREBUS_RABBITMQ_ROOT="$(if $(SUITE),$$(scripts/rabbitmq-root $(SUITE)),$$HAREBUS_RABBITMQ_ROOT)" && export HAREBUS_RABBITMQ_ROOT && \

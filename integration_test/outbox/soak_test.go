@@ -24,7 +24,7 @@ import (
 	"github.com/harebus/harebus/outbox"
 )
 
-var soakFor = flag.Duration("soak", 0, "how long TestSoak breaks things; 0: it does not run")
+var soakFor = flag.Duration("soak", 0, "how long TestSoak breaks things, for each database; 0: it does not run")
 
 // TestSoak: three processes handle commands and run transactions of their own, while they are
 // killed and frozen for longer than their leases, the database is killed, an old snapshot of it
@@ -36,7 +36,9 @@ func TestSoak(t *testing.T) {
 		t.Log("not asked for; run with -soak 3m")
 		return
 	}
-	newSoak(t, "postgres").run()
+	for _, kind := range []string{"postgres", "mariadb"} {
+		t.Run(kind, func(t *testing.T) { newSoak(t, kind).run() })
+	}
 }
 
 // soak is what is broken, and what it must have done in the end.
@@ -201,7 +203,10 @@ func (s *soak) command(over context.Context) {
 
 // hold holds a snapshot, a new one whenever the database was killed, until over ends.
 func (s *soak) hold(over context.Context) {
-	const begin = "begin isolation level repeatable read"
+	begin := "begin isolation level repeatable read"
+	if s.data.Kind == "mariadb" {
+		begin = "start transaction with consistent snapshot"
+	}
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
 	for over.Err() == nil {
