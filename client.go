@@ -7,6 +7,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/harebus/harebus/internal/declare"
+	"github.com/harebus/harebus/internal/program"
 	"github.com/harebus/harebus/internal/publish"
 	"github.com/harebus/harebus/internal/replies"
 	"github.com/harebus/harebus/internal/routing"
@@ -26,7 +27,7 @@ func (s *Setup) dialing(addresses []session.Address) session.Config {
 		note = " (the default, since Config.URL is empty)"
 	}
 	return session.Config{
-		Addresses: addresses, AddressNote: note, Name: cfg.Connect.Name, Product: "harebus", Version: version(),
+		Addresses: addresses, AddressNote: note, Name: cfg.Connect.Name, Product: "harebus", Version: program.Version(program.Library),
 		TLS: cfg.Connect.TLS, Dial: cfg.Dial,
 		ExternalAuth: cfg.Connect.ExternalAuth, Credentials: cfg.Connect.Credentials, Username: cfg.Connect.Username, Password: cfg.Connect.Password,
 		Timeout: connect.Timeout, RequestTimeout: connect.RequestTimeout, WriteTimeout: connect.WriteTimeout,
@@ -161,7 +162,7 @@ func (s *Setup) encodedByClient(always bool) {
 	if always && s.counters.warned.CompareAndSwap(false, true) {
 		s.log.Warn("the AMQP client writes its frames in another way than this version of harebus expects;"+
 			" messages arrive, but cost more CPU: use the version of the client that harebus requires, or a newer harebus",
-			zap.String("client", client), zap.String("version", versionOf(client)))
+			zap.String("client", program.Client), zap.String("version", program.Version(program.Client)))
 	}
 }
 
@@ -185,7 +186,7 @@ func (s *Setup) frameMax() int {
 func (s *Setup) replying(link *session.Link) replies.Config {
 	owner := s.endpoint.queue
 	if owner == "" {
-		owner = programName()
+		owner = program.Name()
 	}
 	return replies.Config{
 		Link: link, BackOff: s.cfg.Connect.BackOff, Log: s.log.Named("replies"), Late: &s.counters.lateReplies,

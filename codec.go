@@ -4,10 +4,10 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"reflect"
 	"unicode/utf8"
 
 	"github.com/harebus/harebus/internal/codec"
+	"github.com/harebus/harebus/internal/wirename"
 )
 
 // Codec turns values into bodies and back. Codecs are safe for concurrent use.
@@ -141,14 +141,14 @@ type Validator interface{ Validate() error }
 // decode reads m into a new T.
 func decode[T any](c *codecs, m *Message) (T, error) {
 	var zero T
-	target := fresh[T]()
+	target := wirename.Target[T]()
 	if err := decodeInto(c, m, target); err != nil {
 		return zero, err
 	}
 	if value, ok := target.(*T); ok {
 		return *value, nil
 	}
-	return target.(T), nil //nolint:forcetypeassert // fresh returns one or the other
+	return target.(T), nil //nolint:forcetypeassert // Target returns one or the other
 }
 
 // decodeInto reads m into what target points to. An error is a *RejectError.
@@ -166,13 +166,4 @@ func decodeInto(c *codecs, m *Message, target any) error {
 		}
 	}
 	return nil
-}
-
-// fresh returns the target for decoding a T: a *T, or a new T if T is a pointer, as
-// with generated protobuf types.
-func fresh[T any]() any {
-	if t := reflect.TypeFor[T](); t.Kind() == reflect.Pointer {
-		return reflect.New(t.Elem()).Interface()
-	}
-	return new(T)
 }

@@ -9,11 +9,7 @@ import (
 	"maps"
 	"math"
 	"net"
-	"os"
-	"path/filepath"
-	"runtime/debug"
 	"slices"
-	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -22,6 +18,7 @@ import (
 
 	"github.com/harebus/harebus/internal/field"
 	"github.com/harebus/harebus/internal/foreign"
+	"github.com/harebus/harebus/internal/program"
 	"github.com/harebus/harebus/internal/session"
 	"github.com/harebus/harebus/internal/wait"
 	"github.com/harebus/harebus/topology"
@@ -383,7 +380,7 @@ func (c Config) withDefaults() Config {
 	fill(&c.Exchanges.Direct, defaultDirectExchange)
 	fill(&c.Exchanges.Topic, defaultTopicExchange)
 	fill(&c.Payload.HeaderPrefix, defaultHeaderPrefix)
-	fill(&c.Connect.Name, connectionName(c.Queue))
+	fill(&c.Connect.Name, program.Connection(c.Queue, maxShortString))
 	fill(&c.Publish.Channels, 1)
 	fill(&c.Publish.Window, 1000)
 	fill(&c.Publish.ConfirmTimeout, 30*time.Second)
@@ -431,16 +428,6 @@ func (c Config) String() string {
 // Format writes String for every verb, so that no way of printing a config shows
 // a password.
 func (c Config) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, c.String()) }
-
-// connectionName is the default; a long queue name is cut.
-func connectionName(queue string) string {
-	name := strings.TrimSpace(programName() + " " + queue)
-	if len(name) <= maxShortString {
-		return name
-	}
-	const more = "…"
-	return strings.ToValidUTF8(name[:maxShortString-len(more)], "") + more
-}
 
 // nameInstance gives the listener queue of an instance its name.
 func (c *Config) nameInstance() { c.Queue = c.first().instance() }
@@ -610,29 +597,4 @@ func (c *Config) validateParts() []error {
 // addresses parses the URLs.
 func (c *Config) addresses() ([]session.Address, error) {
 	return session.ParseAddresses(c.Connect.URLs)
-}
-
-func programName() string {
-	if len(os.Args) == 0 {
-		return "harebus"
-	}
-	return filepath.Base(os.Args[0])
-}
-
-// version is the client's version in the broker's management.
-func version() string { return versionOf("github.com/harebus/harebus") }
-
-// client is the module of the AMQP client.
-const client = "github.com/rabbitmq/amqp091-go"
-
-// versionOf returns the version of a module that this program is made of.
-func versionOf(module string) string {
-	if info, ok := debug.ReadBuildInfo(); ok {
-		for _, dep := range append(info.Deps, &info.Main) {
-			if dep.Path == module && dep.Version != "" {
-				return dep.Version
-			}
-		}
-	}
-	return "(devel)"
 }

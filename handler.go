@@ -13,6 +13,7 @@ import (
 	"github.com/harebus/harebus/internal/field"
 	"github.com/harebus/harebus/internal/foreign"
 	"github.com/harebus/harebus/internal/lazytimeout"
+	"github.com/harebus/harebus/internal/wirename"
 )
 
 // HandlerFunc handles one message. Its result decides what happens to the message:
@@ -90,11 +91,9 @@ type handler struct {
 func Handle[T any](on Registrar, fn func(ctx context.Context, bus *Bus, message T) error, opts ...HandlerOption) {
 	e := on.registrar()
 	h := &handler{timeout: max(e.cfg.Handling.Timeout, 0)}
-	err := errors.New("the type has no wire name; give it a method MessageType() string, or pass WithType")
-	if named, ok := fresh[T]().(Named); ok {
-		h.messageType, err = messageType(named)
-		h.named = err == nil
-	}
+	var err error
+	h.messageType, err = wirename.Handled(wirename.Target[T]())
+	h.named = err == nil
 	h.apply(opts)
 	if !h.named {
 		e.addHandler(nil, fmt.Errorf("handler of %v: %w", reflect.TypeFor[T](), err))

@@ -3,6 +3,8 @@ package harebus
 import (
 	"maps"
 	"time"
+
+	"github.com/harebus/harebus/internal/wirename"
 )
 
 // SendOption changes one call of Send, Publish, Defer or Reply. The functions of this
@@ -91,13 +93,13 @@ func (t TypeOption) forHandling(h *handler)    { h.messageType, h.named = t.name
 
 // typeOf returns the wire name to send value under.
 func (o *sendOptions) typeOf(value any) (string, error) {
-	if err := checkNil(value); err != nil {
+	if err := wirename.CheckNil(value); err != nil {
 		return NoType, err
 	}
 	if o.typed {
 		return o.messageType, nil
 	}
-	return wireName(value)
+	return wirename.Of(value)
 }
 
 // WithCorrelationID sets the correlation id. Without it a handler's messages

@@ -17,6 +17,7 @@ import (
 	"github.com/harebus/harebus/internal/publish"
 	"github.com/harebus/harebus/internal/routing"
 	"github.com/harebus/harebus/internal/session"
+	"github.com/harebus/harebus/internal/wirename"
 	"github.com/harebus/harebus/topology"
 )
 
@@ -78,7 +79,7 @@ func (s *sender) route(to address, value any, o *sendOptions) (*publish.Message,
 	out := &publish.Message{Op: int8(to.op), Exchange: to.exchange, Key: to.key, Due: to.due, Mandatory: !o.optional, Foreign: o.exchange != ""}
 	switch {
 	case to.op == OpPublish && out.Mandatory:
-		needless, err := s.endpoint.setup.cfg.needless(value)
+		needless, err := wirename.Optional(value, s.endpoint.setup.cfg.Publish.OptionalEvents)
 		if err != nil {
 			return nil, fmt.Errorf("%T: %w", value, err)
 		}

@@ -12,6 +12,7 @@ import (
 	"github.com/harebus/harebus/internal/foreign"
 	"github.com/harebus/harebus/internal/replies"
 	"github.com/harebus/harebus/internal/safelog"
+	"github.com/harebus/harebus/internal/wirename"
 )
 
 // requestPatience is how long a request waits whose context has no deadline.
@@ -58,14 +59,12 @@ func replyAs[T any](m *Message) (T, error) {
 		return reply, nil
 	}
 	err := foreign.Call(func() (err error) { // foreign code
-		if named, ok := fresh[T]().(Named); ok && m.Type != NoType {
-			want, err := messageType(named)
-			if err != nil {
-				return err
-			}
-			if want != m.Type {
-				return fmt.Errorf("%w: %s instead of %s", ErrUnexpectedReply, field.Quote(m.Type), field.Quote(want))
-			}
+		switch want, err := wirename.Handled(wirename.Target[T]()); {
+		case errors.Is(err, wirename.ErrNone) || m.Type == NoType:
+		case err != nil:
+			return err
+		case want != m.Type:
+			return fmt.Errorf("%w: %s instead of %s", ErrUnexpectedReply, field.Quote(m.Type), field.Quote(want))
 		}
 		reply, err = decode[T](m.codecs, m)
 		return err

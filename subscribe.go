@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 
 	"github.com/harebus/harebus/internal/declare"
 	"github.com/harebus/harebus/internal/engine"
 	"github.com/harebus/harebus/internal/routing"
 	"github.com/harebus/harebus/internal/session"
+	"github.com/harebus/harebus/internal/wirename"
 	"github.com/harebus/harebus/topology"
 )
 
@@ -142,4 +144,46 @@ func (e *endpoint) owner(of *engine.Engine) *session.Link {
 		return of.Consume
 	}
 	return of.Publish
+}
+
+// PublishEvent publishes an event to the topic that its method Topic() string
+// returns, as [Bus.Publish] does. An event without that method is refused.
+func (s *sender) PublishEvent(ctx context.Context, event any, opts ...SendOption) error {
+	topic, err := wirename.Topic(event)
+	if err != nil {
+		return refuse(OpPublish.String(), "event %T: %w", event, err)
+	}
+	return s.Publish(ctx, topic, event, opts...)
+}
+
+// HandleEvent registers a handler for an event, as [Handle] does, and subscribes
+// the listener queue to the event's topic, which T's method Topic() string returns.
+// It is called on a zero T. The topic is bound when the setup starts. A handler that
+// is registered after that has its topic bound soon after the call, and gets the events
+// that are published from then on; [Setup.Subscribe] returns when the broker has bound it.
+//
+// Faults, such as a T without a topic, are reported by Start.
+func HandleEvent[T any](on Registrar, fn func(ctx context.Context, bus *Bus, event T) error, opts ...HandlerOption) {
+	topic, err := wirename.Topic(wirename.Target[T]())
+	if err != nil {
+		on.registrar().addHandler(nil, fmt.Errorf("handler of event %v: %w", reflect.TypeFor[T](), err))
+		return
+	}
+	on.registrar().keepTopic(topic)
+	Handle(on, fn, opts...)
+}
+
+// keepTopic adds a topic to the list; the next declaration binds it. A setup that has started
+// declares at once.
+func (e *endpoint) keepTopic(topic string) {
+	s := e.setup
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if slices.Contains(e.subs, topic) {
+		return
+	}
+	e.subs = append(e.subs, topic)
+	if s.started {
+		s.declarer.Soon()
+	}
 }
