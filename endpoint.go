@@ -12,6 +12,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/harebus/harebus/contract"
 	"github.com/harebus/harebus/internal/consume"
 	"github.com/harebus/harebus/internal/field"
 	"github.com/harebus/harebus/internal/resend"
@@ -39,8 +40,7 @@ func (c EndpointConfig) instance() string {
 	if !c.QueueOptions.PerInstance || c.Queue == "" {
 		return c.Queue
 	}
-	id := NewMessageID()
-	return c.Queue + "." + id[len(id)-12:] // random digits
+	return routing.Instance(c.Queue, NewMessageID())
 }
 
 // withDefaults returns a copy with every zero field filled in.
@@ -173,7 +173,8 @@ type endpoint struct {
 	faults []error // of registrations; Start reports them
 	late   []error // of registrations after Start; Ready reports them
 	subs   []string
-	group  *consume.Group // nil while nothing is consumed
+	sent   []contract.Message // that Sends and Publishes have declared
+	group  *consume.Group     // nil while nothing is consumed
 }
 
 func newEndpoint(s *Setup, c EndpointConfig) *endpoint {
@@ -205,7 +206,9 @@ func (e *endpoint) registered() error {
 	case e.consumes() && len(*e.handlers.Load()) == 0:
 		return fmt.Errorf("no handler is registered for the queue %s; use Handle or HandleMessage", field.Quote(e.queue))
 	}
-	return nil
+	all, err := settled(*e.handlers.Load())
+	e.handlers.Store(&all)
+	return err
 }
 
 // consumption is the configuration of the consumers, whose session consumes from so many

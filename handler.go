@@ -64,17 +64,28 @@ func WithRetry(policy RetryConfig) HandlerOption {
 
 // handler is a registered handler.
 type handler struct {
+	handlerOptions
+
 	messageType string
 	named       bool
-	timeout     time.Duration
-	expired     error        // the cause of its context's end by the timeout
-	retry       *RetryConfig // nil: the setup's
+	origin      string       // its part of derived ids
+	value       reflect.Type // of the message; nil for a handler of undecoded ones
+	topic       string       // of an event
+	run         HandlerFunc
+	take        func(ctx context.Context, bus *Bus, message any) error // with a decoded message
+	to          string                                                 // the type to which an upcast leads
+	made        reflect.Type                                           // what it makes for that
+}
+
+// handlerOptions are those that an upcast takes over from the handler to which it leads.
+type handlerOptions struct {
+	timeout time.Duration
+	expired error        // the cause of its context's end by the timeout
+	retry   *RetryConfig // nil: the setup's
 	// untransacted says that it runs without Config.Handling.Transactor.
 	untransacted bool
 	// transacted says that it must not run without one.
 	transacted bool
-	origin     string // its part of derived ids
-	run        HandlerFunc
 	givenUp    func(context.Context, *Bus, *Message, error) error // nil: nothing
 }
 
@@ -90,7 +101,8 @@ type handler struct {
 // is not used.
 func Handle[T any](on Registrar, fn func(ctx context.Context, bus *Bus, message T) error, opts ...HandlerOption) {
 	e := on.registrar()
-	h := &handler{timeout: max(e.cfg.Handling.Timeout, 0)}
+	h := &handler{value: reflect.TypeFor[T]()}
+	h.timeout = max(e.cfg.Handling.Timeout, 0)
 	var err error
 	h.messageType, err = wirename.Handled(wirename.Target[T]())
 	h.named = err == nil
@@ -107,6 +119,7 @@ func Handle[T any](on Registrar, fn func(ctx context.Context, bus *Bus, message 
 			}
 			return fn(ctx, bus, message)
 		}
+		h.take = func(ctx context.Context, bus *Bus, message any) error { return fn(ctx, bus, message.(T)) } //nolint:forcetypeassert // value says so
 	}
 	e.addHandler(h, nil)
 }
@@ -114,7 +127,8 @@ func Handle[T any](on Registrar, fn func(ctx context.Context, bus *Bus, message 
 // HandleMessage registers a handler that gets the whole message, undecoded, for
 // one wire name, [NoType] or [AnyType].
 func (e *endpoint) HandleMessage(messageType string, fn HandlerFunc, opts ...HandlerOption) {
-	h := &handler{messageType: messageType, named: true, timeout: max(e.cfg.Handling.Timeout, 0), run: fn}
+	h := &handler{messageType: messageType, named: true, run: fn}
+	h.timeout = max(e.cfg.Handling.Timeout, 0)
 	h.apply(opts)
 	e.addHandler(h, nil)
 }
@@ -194,7 +208,12 @@ func (e *endpoint) register(h *handler, err error) error {
 		if h.messageType != AnyType {
 			e.counts.Type(h.messageType) // before strangers fill the list
 		}
-		e.handlers.Store(&all)
+		if e.setup.started {
+			all, err = settled(all)
+		}
+		if err == nil {
+			e.handlers.Store(&all)
+		}
 	}
 	return err
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/harebus/harebus/internal/publish"
 )
@@ -51,7 +52,9 @@ func (e *endpoint) Invoke(ctx context.Context, message any, opts ...SendOption) 
 		return fail(ErrNoQueue)
 	}
 	e.setup.mu.Lock()
-	faults := errors.Join(e.faults...)
+	all, err := settled(*e.handlers.Load())
+	e.handlers.Store(&all)
+	faults := errors.Join(append(slices.Clip(e.faults), err)...)
 	e.setup.mu.Unlock()
 	if faults != nil {
 		return fail(faults)

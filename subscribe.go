@@ -170,7 +170,7 @@ func HandleEvent[T any](on Registrar, fn func(ctx context.Context, bus *Bus, eve
 		return
 	}
 	on.registrar().keepTopic(topic)
-	Handle(on, fn, opts...)
+	Handle(on, fn, append(slices.Clip(opts), handlerOption(func(h *handler) { h.topic = topic }))...)
 }
 
 // keepTopic adds a topic to the list; the next declaration binds it. A setup that has started

@@ -196,6 +196,11 @@ var (
 	cmd PlaceOrder
 	errNoMoney, errNoSuchAccount error
 )
+
+type (
+	Charge   struct{ Euros float64 }
+	ChargeV2 struct{ Cents int }
+)
 `
 
 // imports are those that snippets may use; unused ones are not complained about.
@@ -212,6 +217,7 @@ var modules = map[string]struct {
 	imports []string
 }{
 	"telemetry.md": {"../otelbus", []string{"github.com/harebus/harebus/otelbus", "go.opentelemetry.io/otel/propagation"}},
+	"contracts.md": {"../asyncapi", []string{"github.com/harebus/harebus/asyncapi", "testing"}},
 	"schedules.md": {"../schedule", []string{"github.com/harebus/harebus/schedule"}},
 	"batches.md":   {"", []string{"github.com/harebus/harebus/batch"}},
 }
@@ -229,6 +235,9 @@ func program(block string, further ...string) string {
 	}
 	if !strings.Contains(block, "type PlaceOrder ") {
 		b.WriteString("type PlaceOrder struct{ ID int }\n")
+	}
+	if strings.Contains(block, " := newOrders()") {
+		b.WriteString("func newOrders() (*harebus.Setup, error) { return setup, nil }\n")
 	}
 	b.WriteString(preamble)
 	if strings.HasPrefix(block, "type ") || strings.HasPrefix(block, "func ") {

@@ -11,6 +11,8 @@
 //	harebus doctor [flags] FILE
 //	harebus topology plan|apply|prune|export [flags] FILE
 //	harebus topology migrate [flags] FILE QUEUE
+//	harebus contract show FILE
+//	harebus contract diff [flags] OLD NEW
 //	harebus deferred [list|cancel|restore] [flags] [TICKET...]
 //	harebus outbox schema|sql [flags] [TASK [ID...]]
 //	harebus claims sweep [flags] DIRECTORY
@@ -71,6 +73,7 @@ var commands = []command{
 	{"redrive", "move parked messages back to their source", runRedrive},
 	{"doctor", "look for what is wrong with the broker, and say how to mend it", runDoctor},
 	{"topology", "compare, declare, prune, migrate and export queues and bindings", runTopology},
+	{"contract", "compare two versions of the AsyncAPI document of a service", runContract},
 	{"deferred", "show, cancel and restore messages that wait for their time", runDeferred},
 	{"outbox", "print SQL for the tables of package outbox", runOutbox},
 	{"claims", "remove old bodies from a directory of package claim", runClaims},

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"mime"
+	"reflect"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -70,6 +71,23 @@ func (r *Registry[C]) ForSending(contentType, messageType string, value any) (C,
 		}
 	}
 	return r.fallback, nil
+}
+
+// Media is the content type of the bodies of a message type whose values are of a Go type; nil stands for an unknown one.
+func (r *Registry[C]) Media(messageType string, of reflect.Type) string {
+	var value any
+	switch {
+	case of == nil:
+	case of.Kind() == reflect.Pointer:
+		value = reflect.New(of.Elem()).Interface()
+	default:
+		value = reflect.Zero(of).Interface()
+	}
+	codec, err := r.ForSending("", messageType, value)
+	if err != nil { // only a content type that is asked for can be unknown
+		return ""
+	}
+	return codec.ContentType()
 }
 
 // ForReading chooses by message type, else by content type. A message without a

@@ -145,3 +145,12 @@ func (l *Listener) DeliveryLimit() int {
 	}
 	return deliveryLimit
 }
+
+// instanceDigits is how many random digits end the name of the queue of an instance.
+const instanceDigits = 12
+
+// Instance is the name of a queue for one instance of a service alone, with the last digits of a new id.
+func Instance(queue, id string) string { return queue + "." + id[len(id)-instanceDigits:] }
+
+// OfInstance is the name that all instances have in common.
+func OfInstance(queue string) string { return queue[:len(queue)-instanceDigits-1] }

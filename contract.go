@@ -1,0 +1,137 @@
+package harebus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+
+	"github.com/harebus/harebus/contract"
+	"github.com/harebus/harebus/internal/routing"
+	"github.com/harebus/harebus/internal/wirename"
+	"github.com/harebus/harebus/topology"
+)
+
+// Sends declares that the service sends commands of type T to a queue. It is for [Setup.Contract], and changes nothing about
+// sending: the handlers of a setup are known, and what they send is not. T needs a method MessageType. Start reports faults.
+func Sends[T any](on Registrar, queue string) {
+	declareSent[T](on.registrar(), contract.Message{Queue: queue}, topology.ValidRoutingKey(queue))
+}
+
+// Publishes declares that the service publishes events of type T to a topic, as [Sends] does for commands. The empty topic
+// stands for the one that T's method Topic() string returns.
+func Publishes[T any](on Registrar, topic string) {
+	err := topology.ValidRoutingKey(topic)
+	if topic == "" {
+		topic, err = wirename.Topic(wirename.Target[T]())
+	}
+	declareSent[T](on.registrar(), contract.Message{Topic: topic}, err)
+}
+
+func declareSent[T any](e *endpoint, m contract.Message, err error) {
+	m.Value = reflect.TypeFor[T]()
+	var unnamed error
+	m.Type, unnamed = wirename.Handled(wirename.Target[T]())
+	if err := errors.Join(err, unnamed); err != nil {
+		e.addHandler(nil, fmt.Errorf("declare that %v is sent: %w", m.Value, err))
+		return
+	}
+	m.ContentType = e.setup.codecs.Media(m.Type, m.Value)
+	e.setup.mu.Lock()
+	defer e.setup.mu.Unlock()
+	e.sent = append(e.sent, m)
+}
+
+// Contract is what the service takes from the bus, as its handlers and subscriptions say, and what it gives, as [Sends] and
+// [Publishes] say. The module asyncapi makes a document of it. Faulty registrations are an error.
+func (s *Setup) Contract() (contract.Service, error) {
+	var faults []error
+	of := contract.Service{Direct: s.routing.Direct, Topic: s.routing.Topic, HeaderPrefix: s.dialect.Prefix}
+	for _, e := range s.all() {
+		q := contract.Queue{Name: e.queue, PerInstance: e.cfg.QueueOptions.PerInstance, Topics: e.topics()}
+		if q.PerInstance {
+			q.Name = routing.OfInstance(e.queue)
+		}
+		if e.consumes() {
+			of.Queues = append(of.Queues, q)
+		}
+		handlers := *e.handlers.Load()
+		for _, name := range slices.Sorted(maps.Keys(handlers)) {
+			if h := handlers[name]; name != NoType && name != AnyType {
+				of.Receives = append(of.Receives, contract.Message{Type: name, Value: h.value, ContentType: s.codecs.Media(name, h.value), Queue: q.Name, Topic: h.topic})
+			}
+		}
+		s.mu.Lock()
+		of.Sends = append(of.Sends, e.sent...)
+		_, err := settled(handlers)
+		faults = append(append(faults, e.faults...), err)
+		s.mu.Unlock()
+	}
+	if err := errors.Join(faults...); err != nil {
+		return of, fmt.Errorf("harebus: contract: %w", err)
+	}
+	return of, nil
+}
+
+// Upcast has messages of the older type Old handled by the handler of New, after convert has made a New of them: for a type
+// whose new version has a wire name of its own, while messages of the old version still come. The handler of New may be
+// an upcast itself. Both types need a method MessageType.
+//
+// The options of the handler of New apply. An error of convert is one of the handler; return [NoRetry] for an Old that no
+// New can be made of. [Incoming] is the message as it came. What the handler sends has the ids that a handler of Old gives
+// it, also when a deployment comes between two attempts. Start reports a missing handler of New, and circles.
+func Upcast[Old, New any](on Registrar, convert func(ctx context.Context, old Old) (New, error)) {
+	e, value := on.registrar(), reflect.TypeFor[New]()
+	to, err := wirename.Handled(wirename.Target[New]())
+	if err == nil && convert == nil {
+		err = errors.New("convert is nil")
+	}
+	if err != nil {
+		e.addHandler(nil, fmt.Errorf("upcast of %v to %v: %w", reflect.TypeFor[Old](), value, err))
+		return
+	}
+	Handle(on, func(ctx context.Context, bus *Bus, old Old) error {
+		newer, err := convert(ctx, old)
+		if err != nil {
+			return err
+		}
+		h := (*e.handlers.Load())[to]
+		if h == nil || h.value != value {
+			return e.unhandled("unknown-type", "upcast to %q: no handler of a %v", to, value)
+		}
+		return h.take(ctx, bus, newer)
+	}, handlerOption(func(h *handler) { h.to, h.made = to, value }))
+}
+
+// settled gives each upcast the options of the handler to which it leads.
+func settled(all map[string]*handler) (map[string]*handler, error) {
+	var faults []error
+	all = maps.Clone(all)
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		end, err := all[name].end(all)
+		if faults = append(faults, err); err == nil {
+			h := *all[name]
+			h.handlerOptions = end.handlerOptions
+			all[name] = &h
+		}
+	}
+	return all, errors.Join(faults...)
+}
+
+// end is the handler to which an upcast leads; another handler leads to itself.
+func (h *handler) end(all map[string]*handler) (*handler, error) {
+	at := h
+	for range len(all) {
+		if at.to == "" {
+			return at, nil
+		}
+		next := all[at.to]
+		if next == nil || next.value != at.made {
+			return nil, fmt.Errorf("upcast of %q: there is no handler of %q that takes a %v; register one with Handle", h.messageType, at.to, at.made)
+		}
+		at = next
+	}
+	return nil, fmt.Errorf("upcast of %q: it leads in a circle over %q", h.messageType, at.messageType)
+}
