@@ -2,10 +2,14 @@ package harebus
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"maps"
 	"slices"
 
 	"go.uber.org/zap"
 
+	"github.com/harebus/harebus/contract"
 	"github.com/harebus/harebus/internal/declare"
 	"github.com/harebus/harebus/internal/program"
 	"github.com/harebus/harebus/internal/publish"
@@ -89,6 +93,35 @@ func (s *Setup) Topology() topology.Topology {
 		}
 	}
 	return topology.Join(append(parts, s.cfg.Declare.Topology)...)
+}
+
+// Contract is what the service takes from the bus, as its handlers and subscriptions say, and what it gives, as [Sends] and
+// [Publishes] say. The module asyncapi makes a document of it. Faulty registrations are an error.
+func (s *Setup) Contract() (contract.Service, error) {
+	var faults []error
+	of := contract.Service{Direct: s.routing.Direct, Topic: s.routing.Topic, HeaderPrefix: s.dialect.Prefix}
+	for _, e := range s.all() {
+		each := e.cfg.QueueOptions.PerInstance
+		q := contract.Queue{Name: routing.Shared(e.queue, each), PerInstance: each, Topics: e.topics()}
+		if e.consumes() {
+			of.Queues = append(of.Queues, q)
+		}
+		handlers := *e.handlers.Load()
+		for _, name := range slices.Sorted(maps.Keys(handlers)) {
+			if h := handlers[name]; name != NoType && name != AnyType {
+				of.Receives = append(of.Receives, contract.Message{Type: name, Value: h.value, ContentType: s.codecs.Media(name, h.value), Queue: q.Name, Topic: h.topic})
+			}
+		}
+		s.mu.Lock()
+		of.Sends = append(of.Sends, e.sent...)
+		_, err := settled(handlers)
+		faults = append(append(faults, e.faults...), err)
+		s.mu.Unlock()
+	}
+	if err := errors.Join(faults...); err != nil {
+		return of, fmt.Errorf("harebus: contract: %w", err)
+	}
+	return of, nil
 }
 
 // exclusiveQueues are the listener queues that belong to the connection that consumes.

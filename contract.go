@@ -9,7 +9,6 @@ import (
 	"slices"
 
 	"github.com/harebus/harebus/contract"
-	"github.com/harebus/harebus/internal/routing"
 	"github.com/harebus/harebus/internal/wirename"
 	"github.com/harebus/harebus/topology"
 )
@@ -42,37 +41,6 @@ func declareSent[T any](e *endpoint, m contract.Message, err error) {
 	e.setup.mu.Lock()
 	defer e.setup.mu.Unlock()
 	e.sent = append(e.sent, m)
-}
-
-// Contract is what the service takes from the bus, as its handlers and subscriptions say, and what it gives, as [Sends] and
-// [Publishes] say. The module asyncapi makes a document of it. Faulty registrations are an error.
-func (s *Setup) Contract() (contract.Service, error) {
-	var faults []error
-	of := contract.Service{Direct: s.routing.Direct, Topic: s.routing.Topic, HeaderPrefix: s.dialect.Prefix}
-	for _, e := range s.all() {
-		q := contract.Queue{Name: e.queue, PerInstance: e.cfg.QueueOptions.PerInstance, Topics: e.topics()}
-		if q.PerInstance {
-			q.Name = routing.OfInstance(e.queue)
-		}
-		if e.consumes() {
-			of.Queues = append(of.Queues, q)
-		}
-		handlers := *e.handlers.Load()
-		for _, name := range slices.Sorted(maps.Keys(handlers)) {
-			if h := handlers[name]; name != NoType && name != AnyType {
-				of.Receives = append(of.Receives, contract.Message{Type: name, Value: h.value, ContentType: s.codecs.Media(name, h.value), Queue: q.Name, Topic: h.topic})
-			}
-		}
-		s.mu.Lock()
-		of.Sends = append(of.Sends, e.sent...)
-		_, err := settled(handlers)
-		faults = append(append(faults, e.faults...), err)
-		s.mu.Unlock()
-	}
-	if err := errors.Join(faults...); err != nil {
-		return of, fmt.Errorf("harebus: contract: %w", err)
-	}
-	return of, nil
 }
 
 // Upcast has messages of the older type Old handled by the handler of New, after convert has made a New of them: for a type

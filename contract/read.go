@@ -151,7 +151,7 @@ func (d *Document) readMessage(key string, value any) (*operation, error) {
 	}
 	one := &operation{message: text(m, "name"), contentType: text(m, "contentType"), headers: m["headers"], payload: m["payload"]}
 	if one.message == "" {
-		one.message = unescape(key)
+		one.message = unescaped.Replace(key)
 	}
 	if one.contentType == "" {
 		one.contentType = text(d.root, "defaultContentType")
@@ -166,7 +166,7 @@ func (d *Document) readMessage(key string, value any) (*operation, error) {
 func placeOf(channel map[string]any, reference string) string {
 	address := text(channel, "address")
 	if address == "" {
-		address = unescape(strings.TrimPrefix(reference, "#/channels/"))
+		address = unescaped.Replace(strings.TrimPrefix(reference, "#/channels/"))
 	}
 	bindings, _ := channel["bindings"].(map[string]any)
 	amqp, _ := bindings["amqp"].(map[string]any)
@@ -212,15 +212,12 @@ func (d *Document) at(reference string) (any, error) {
 	var value any = d.root
 	for part := range strings.SplitSeq(path, "/") {
 		m, _ := value.(map[string]any)
-		if value, ok = m[unescape(part)]; !ok {
+		if value, ok = m[unescaped.Replace(part)]; !ok {
 			return nil, fmt.Errorf("the reference %.100q leads nowhere", reference)
 		}
 	}
 	return value, nil
 }
-
-// unescape undoes the escapes of a JSON pointer.
-func unescape(part string) string { return strings.NewReplacer("~1", "/", "~0", "~").Replace(part) }
 
 // object returns a field that is an object; none is empty.
 func object(of map[string]any, name string) (map[string]any, error) {

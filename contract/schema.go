@@ -471,9 +471,12 @@ func below(name string, all []misfit) []misfit {
 	return inside
 }
 
+// escaped and unescaped are the names in JSON pointers.
+var escaped, unescaped = strings.NewReplacer("~", "~0", "/", "~1"), strings.NewReplacer("~1", "/", "~0", "~")
+
 // pointer is a part of a JSON pointer.
 func pointer(name string) string {
-	return "/" + strings.NewReplacer("~", "~0", "/", "~1").Replace(name)
+	return "/" + escaped.Replace(name)
 }
 
 func properties(schema map[string]any) map[string]any {

@@ -152,5 +152,10 @@ const instanceDigits = 12
 // Instance is the name of a queue for one instance of a service alone, with the last digits of a new id.
 func Instance(queue, id string) string { return queue + "." + id[len(id)-instanceDigits:] }
 
-// OfInstance is the name that all instances have in common.
-func OfInstance(queue string) string { return queue[:len(queue)-instanceDigits-1] }
+// Shared is the name of a queue without what makes it that of one instance, if it is.
+func Shared(queue string, ofInstance bool) string {
+	if !ofInstance {
+		return queue
+	}
+	return queue[:len(queue)-instanceDigits-1]
+}
