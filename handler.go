@@ -101,8 +101,7 @@ type handlerOptions struct {
 // is not used.
 func Handle[T any](on Registrar, fn func(ctx context.Context, bus *Bus, message T) error, opts ...HandlerOption) {
 	e := on.registrar()
-	h := &handler{value: reflect.TypeFor[T]()}
-	h.timeout = max(e.cfg.Handling.Timeout, 0)
+	h := &handler{handlerOptions: handlerOptions{timeout: max(e.cfg.Handling.Timeout, 0)}, value: reflect.TypeFor[T]()}
 	var err error
 	h.messageType, err = wirename.Handled(wirename.Target[T]())
 	h.named = err == nil
@@ -127,8 +126,7 @@ func Handle[T any](on Registrar, fn func(ctx context.Context, bus *Bus, message 
 // HandleMessage registers a handler that gets the whole message, undecoded, for
 // one wire name, [NoType] or [AnyType].
 func (e *endpoint) HandleMessage(messageType string, fn HandlerFunc, opts ...HandlerOption) {
-	h := &handler{messageType: messageType, named: true, run: fn}
-	h.timeout = max(e.cfg.Handling.Timeout, 0)
+	h := &handler{handlerOptions: handlerOptions{timeout: max(e.cfg.Handling.Timeout, 0)}, messageType: messageType, named: true, run: fn}
 	h.apply(opts)
 	e.addHandler(h, nil)
 }
