@@ -245,12 +245,11 @@ func (e *endpoint) consumption(link *session.Link, queues int) consume.Config {
 // begins with it. It is empty for a setup without a queue.
 func (e *endpoint) Queue() string { return e.queue }
 
-// Endpoint adds a queue to the setup: its consumers use the same connections as the others,
-// and Start, Stop and the rest of Setup's methods are for all of them. [Handle], [HandleEvent]
-// and the methods of the Endpoint register handlers, and subscribe, for its queue. What
-// a handler sends names the queue of its endpoint as the reply address; what is sent outside
-// handlers names Config.Queue. Endpoints are added before Start; the call reports every fault
-// in cfg at once and does not connect.
+// Endpoint adds a queue to the setup: its consumers use the same connections as the others, and Start,
+// Stop and the rest of Setup's methods are for all of them. [Handle], [HandleEvent] and the methods of
+// the Endpoint register handlers, and subscribe, for its queue. What a handler sends names the queue
+// of its endpoint as the reply address; what is sent outside handlers names Config.Queue. Endpoints
+// are added before Start; the call reports every fault in cfg at once and does not connect.
 func (s *Setup) Endpoint(cfg EndpointConfig) (*Endpoint, error) {
 	c := cfg.withDefaults()
 	c.Queue = c.instance()
@@ -299,6 +298,16 @@ func (s *Setup) all() []*endpoint {
 	return s.endpoints
 }
 
+// Endpoints returns those of the setup. That of Config.Queue, if there is one, is the first.
+func (s *Setup) Endpoints() (list []*Endpoint) {
+	for _, one := range s.all() {
+		if one.consumes() {
+			list = append(list, &Endpoint{one})
+		}
+	}
+	return list
+}
+
 // parksIn says whether a queue is an error queue of the setup.
 func (s *Setup) parksIn(queue string) bool {
 	return slices.ContainsFunc(s.all(), func(e *endpoint) bool { return e.cfg.ErrorQueue.Name == queue })
@@ -310,13 +319,12 @@ func (e *Endpoint) Pause(ctx context.Context) error { return e.setup.pause(ctx, 
 // Resume ends a pause of this endpoint, as [Setup.Resume] does for all.
 func (e *Endpoint) Resume() error { return e.setup.resume(e.endpoint) }
 
-// SetConcurrency changes how many messages each consumer handles at once, and how many
-// unacknowledged ones it may hold: Consume.Concurrency and Consume.Prefetch, with the same
-// limits; a prefetch of 0 is five times the concurrency. It holds from now on, also for
-// consumers that a later Start makes. Handlers that run are not disturbed: with a lower
-// concurrency the ones that are too many finish their message first. Where the order of the
-// queue is kept, or will be, the consumer first waits for its handlers. SetConcurrency
-// returns at once.
+// SetConcurrency changes how many messages each consumer handles at once, and how many unacknowledged
+// ones it may hold: Consume.Concurrency and Consume.Prefetch, with the same limits; a prefetch of 0 is
+// five times the concurrency. It holds from now on, also for consumers that a later Start makes.
+// Handlers that run are not disturbed: with a lower concurrency the ones that are too many finish
+// their message first. Where the order of the queue is kept, or will be, the consumer first waits for
+// its handlers. SetConcurrency returns at once.
 func (e *endpoint) SetConcurrency(concurrency, prefetch int) error {
 	consume := ConsumeConfig{Concurrency: concurrency, Prefetch: prefetch}
 	fill(&consume.Prefetch, defaultPrefetch(concurrency))
@@ -354,9 +362,9 @@ func (e *Endpoint) Stats() Stats {
 	var stats Stats
 	stats.addQueue(&e.counts)
 	e.setup.mu.Lock()
-	group := e.group
+	group, consume := e.group, e.cfg.Consume
 	e.setup.mu.Unlock()
-	if group != nil {
+	if stats.Consume = consume; group != nil {
 		stats.OldestInFlight, stats.Paused = group.Oldest(), group.Paused()
 	}
 	return stats

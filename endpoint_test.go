@@ -148,6 +148,29 @@ func TestEndpointWithoutAFirst(t *testing.T) {
 	})
 }
 
+// TestEndpointsAreListed: that of Config.Queue comes first; their stats have what they consume with now.
+func TestEndpointsAreListed(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		s := r.setup(r.config("orders"))
+		r.endpoint(s, harebus.EndpointConfig{Queue: "imports", Consume: harebus.ConsumeConfig{Concurrency: 1}})
+		list := s.Endpoints()
+		if len(list) != 2 || list[0].Queue() != "orders" || list[1].Queue() != "imports" {
+			t.Fatalf("endpoints %v", list)
+		}
+		if err := list[1].SetConcurrency(3, 4); err != nil {
+			t.Fatal(err)
+		}
+		for i, want := range [][3]int{{10, 50, 1}, {3, 4, 1}} {
+			if c := list[i].Stats().Consume; c.Concurrency != want[0] || c.Prefetch != want[1] || c.Consumers != want[2] {
+				t.Errorf("%v consumes with %+v", list[i], c)
+			}
+		}
+		if none := r.setup(r.config("")).Endpoints(); len(none) > 0 {
+			t.Errorf("without a queue: %v", none)
+		}
+	})
+}
+
 // TestEndpointFaults: all faults of an endpoint are reported at once, by name.
 func TestEndpointFaults(t *testing.T) {
 	t.Parallel()

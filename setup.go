@@ -137,12 +137,11 @@ func (s *Setup) makeEngine() *engine.Engine {
 	return s.eng
 }
 
-// Init connects, declares everything the setup may need – all 145 delay queues
-// included – and disconnects: Call it in a deployment, for services that run with
-// fewer permissions or with CheckOnly. Other services declare the few delay queues
-// that they use when they need them. With CheckOnly it only checks. As Start does,
-// it waits for a broker that is not there yet and starts again when the connection
-// is lost, until ctx ends, and it fails at once when the broker refuses.
+// Init connects, declares everything the setup may need – all 145 delay queues included – and
+// disconnects: Call it in a deployment, for services that run with fewer permissions or with
+// CheckOnly. Other services declare the few delay queues that they use when they need them. With
+// CheckOnly it only checks. As Start does, it waits for a broker that is not there yet and starts
+// again when the connection is lost, until ctx ends, and it fails at once when the broker refuses.
 func (s *Setup) Init(ctx context.Context) error {
 	const channels = 2
 	l := session.NewLink("init", s.dialer, channels)
@@ -153,8 +152,7 @@ func (s *Setup) Init(ctx context.Context) error {
 	return nil
 }
 
-// initOver declares everything, and starts again on a new session when the
-// connection is lost.
+// initOver declares everything, and starts again on a new session when the connection is lost.
 func (s *Setup) initOver(ctx context.Context, l *session.Link) error {
 	pauses := wait.NewPauses(s.log, s.cfg.Connect.BackOff)
 	for {
@@ -188,13 +186,12 @@ func (s *Setup) declareForInit(ctx context.Context, on *session.Session) error {
 	return cfg.EstablishDelays(ctx, on, t)
 }
 
-// Start connects, declares the topology and begins to consume. It returns when
-// every consumer consumes, or stands by for its turn: the first messages come one at a
-// time (see ConsumeConfig.Prefetch). It waits for a broker that is not there yet, and logs
-// that, until ctx ends. If the broker refuses (wrong credentials, no such vhost, no
-// permission, an object that exists with other properties), or a registered handler
-// is faulty, Start fails at once. After Start the end of ctx has no effect;
-// handlers see its values.
+// Start connects, declares the topology and begins to consume. It returns when every consumer
+// consumes, or stands by for its turn: the first messages come one at a time (see
+// ConsumeConfig.Prefetch). It waits for a broker that is not there yet, and logs that, until ctx ends.
+// If the broker refuses (wrong credentials, no such vhost, no permission, an object that exists with
+// other properties), or a registered handler is faulty, Start fails at once. After Start the end of
+// ctx has no effect; handlers see its values.
 func (s *Setup) Start(ctx context.Context) error {
 	if err := checkTransactors(ctx, s.all()); err != nil {
 		return fmt.Errorf("harebus: start: %w", err)
@@ -278,18 +275,17 @@ func (s *Setup) Run(ctx context.Context) error {
 	return s.Stop(context.Background())
 }
 
-// Pause stops consuming without stopping the setup: deliveries whose handler has not
-// begun go back to the queue, and Pause returns when no handler runs any more. Messages
-// stay in the queue until [Setup.Resume], or go to other instances; sending goes on, and
-// so does everything in the background. It is for an operator or a service that has to
-// wait for something else, such as a database that is away.
+// Pause stops consuming without stopping the setup: deliveries whose handler has not begun go back to
+// the queue, and Pause returns when no handler runs any more. Messages stay in the queue until
+// [Setup.Resume], or go to other instances; sending goes on, and so does everything in the background.
+// It is for an operator or a service that has to wait for something else, such as a database that is
+// away.
 //
-// When ctx ends first, Pause returns its cause; the pause stays, and handlers that were
-// running finish. A setup that is paused is ready, as far as [Setup.Ready] goes;
-// [Setup.Stats] says that it is paused. A Stop ends the pause. Pause fails with
-// [ErrNotStarted] when the setup is not started, and with [ErrInHandler] inside a
-// handler, for which it would have to wait. Pausing a setup that is paused waits for the
-// same.
+// When ctx ends first, Pause returns its cause; the pause stays, and handlers that were running
+// finish. A setup that is paused is ready, as far as [Setup.Ready] goes; [Setup.Stats] says that it is
+// paused. A Stop ends the pause. Pause fails with [ErrNotStarted] when the setup is not started, and
+// with [ErrInHandler] inside a handler, for which it would have to wait. Pausing a setup that is
+// paused waits for the same.
 func (s *Setup) Pause(ctx context.Context) error { return s.pause(ctx, s.all()...) }
 
 func (s *Setup) pause(ctx context.Context, of ...*endpoint) error {

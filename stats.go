@@ -5,7 +5,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/harebus/harebus/internal/engine"
 	"github.com/harebus/harebus/internal/publish"
 	"github.com/harebus/harebus/internal/tally"
 )
@@ -39,6 +38,8 @@ type Stats struct {
 	InFlight int64
 	// OldestInFlight is for how long the oldest of them has been there.
 	OldestInFlight time.Duration
+	// Consume has what an endpoint consumes with now; that of a setup is zero.
+	Consume ConsumeConfig
 }
 
 // OtherTypes is the name in [Stats.Types] of the types that are not counted apart.
@@ -148,18 +149,14 @@ func (s *Setup) Stats() Stats {
 		Connections: c.connections.Load(), Plain: c.plain.Load(), LateReplies: c.lateReplies.Load(),
 		Published: c.publishing.Published.Load(), Unpublished: c.publishing.Unpublished.Load(), Republished: c.publishing.Republished.Load(),
 	}
-	for _, one := range s.all() {
+	s.mu.Lock()
+	eng, endpoints := s.eng, s.endpoints
+	s.mu.Unlock()
+	for _, one := range endpoints {
 		stats.addQueue(&one.counts)
 	}
-	if e := s.running(); e != nil {
-		stats.OldestInFlight, stats.Paused = e.Groups.Oldest(), e.Groups.Paused()
+	if eng != nil {
+		stats.OldestInFlight, stats.Paused = eng.Groups.Oldest(), eng.Groups.Paused()
 	}
 	return stats
-}
-
-// running is the engine, if there is one.
-func (s *Setup) running() *engine.Engine {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.eng
 }

@@ -8,6 +8,9 @@
 //	harebus errors [TASK] [flags] [ID...|FILE]
 //	harebus ui [flags]
 //	harebus redrive [flags]
+//	harebus status [flags] [QUEUE...]
+//	harebus top [flags] [QUEUE...]
+//	harebus control pause|resume|concurrency|rate [flags] QUEUE [N]
 //	harebus doctor [flags] FILE
 //	harebus topology plan|apply|prune|export [flags] FILE
 //	harebus topology migrate [flags] FILE QUEUE
@@ -71,6 +74,9 @@ var commands = []command{
 	{"errors", "show, retry, edit, archive and export failed messages", runErrors},
 	{"ui", "show all of this on a web page", runUI},
 	{"redrive", "move parked messages back to their source", runRedrive},
+	{"status", "ask the instances of services how they are", runStatus},
+	{"top", "show what services handle, again and again", runTop},
+	{"control", "pause and resume queues of services, and change their limits", runControl},
 	{"doctor", "look for what is wrong with the broker, and say how to mend it", runDoctor},
 	{"topology", "compare, declare, prune, migrate and export queues and bindings", runTopology},
 	{"contract", "compare two versions of the AsyncAPI document of a service", runContract},

@@ -28,6 +28,8 @@ type Broker struct {
 	ExternalAuth       bool
 	TLS                *tls.Config
 	Dial               func(network, address string) (net.Conn, error)
+	// Name is what the broker shows of the connections. Default: "harebus".
+	Name string
 	// Version is that of the command. The broker shows it.
 	Version string
 	// RequestTimeout is how long the broker may take to answer. Default: 30 s.
@@ -64,7 +66,7 @@ func (b Broker) Link(name string) (*session.Link, error) {
 		return nil, err
 	}
 	return session.NewLink(name, session.NewDialer(session.Config{
-		Addresses: addresses, Name: "harebus", Product: "harebus", Version: b.Version,
+		Addresses: addresses, Name: cmp.Or(b.Name, "harebus"), Product: "harebus", Version: b.Version,
 		TLS: b.TLS, Dial: b.Dial, ExternalAuth: b.ExternalAuth, Username: b.Username, Password: b.Password, Credentials: b.Credentials,
 		Timeout: handshake, RequestTimeout: cmp.Or(b.RequestTimeout, requestTimeout), WriteTimeout: writeTimeout,
 		Heartbeat: heartbeat, BackOff: wait.Default,

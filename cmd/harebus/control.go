@@ -1,0 +1,189 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/harebus/harebus/internal/queue"
+	"github.com/harebus/harebus/pulse"
+)
+
+const controlExplanation = `Changes how the instances of a service consume from the listener queue QUEUE:
+
+	pause        consume nothing until resume; messages stay in the queue. Handlers that
+	             run finish their message
+	resume       end a pause
+	concurrency  handle N messages at once, for each consumer of each instance
+	rate         begin N messages a second, in each instance; 0 ends the limit
+
+It acts on the instances that take orders (pulse.Config.Control) and run now, or on the one
+of -instance. It lasts until another order or the end of the process: an instance that is
+started later does not know of it. The log of each instance says who gave the order.
+
+Exit codes: 0 done by all that have answered, 1 not done (stderr says why), 2 the command
+line is wrong.`
+
+// control is one run of the command control.
+type control struct {
+	asking
+
+	instance string
+	order    pulse.Order
+}
+
+// runControl is the command control.
+func runControl(ctx context.Context, args []string, std stdio) int {
+	c := &control{asking: asking{std: std}}
+	flags := newFlags("control pause|resume [flags] QUEUE\n       harebus control concurrency|rate [flags] QUEUE N", controlExplanation)
+	connect := connectionFlags(flags)
+	c.flags(flags)
+	flags.StringVar(&c.instance, "instance", "", "only the instance of this `name`, as harebus status shows it")
+	flags.IntVar(&c.order.Prefetch, "prefetch", 0, "with concurrency: `how` many messages each consumer may hold (default: 5 × N)")
+	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
+		c.order.Do, args = args[0], args[1:]
+	}
+	if code, done := parse(flags, args, std); done {
+		return code
+	}
+	err := c.read(flags.Args(), arguments(flags))
+	if err == nil {
+		broker, wrong := connect.broker(std)
+		if err = wrong; err == nil {
+			err = c.open(broker)
+		}
+	}
+	if err != nil {
+		return std.misuse(flags, err.Error())
+	}
+	defer c.client.Close()
+	if err := c.run(ctx); err != nil {
+		return std.fail(fmt.Errorf("harebus: control %s: %w", c.order.Do, err))
+	}
+	return exitOK
+}
+
+// read reads the arguments.
+func (c *control) read(args []string, got string) (err error) {
+	want := map[string]int{pulse.Pause: 1, pulse.Resume: 1, pulse.Concurrency: 2, pulse.Rate: 2}[c.order.Do]
+	switch {
+	case want == 0:
+		return fmt.Errorf("want pause, resume, concurrency or rate, got %q", c.order.Do)
+	case len(args) != want:
+		return fmt.Errorf("%s needs %d arguments, got %s", c.order.Do, want, got)
+	case c.order.Prefetch != 0 && c.order.Do != pulse.Concurrency:
+		return fmt.Errorf("-prefetch is not for %s", c.order.Do)
+	}
+	c.order.Queue = args[0]
+	switch c.order.Do {
+	case pulse.Concurrency:
+		c.order.Concurrency, err = strconv.Atoi(args[1])
+	case pulse.Rate:
+		c.order.Rate, err = strconv.ParseFloat(args[1], 64)
+	}
+	if err != nil {
+		return fmt.Errorf("%q is not a number", args[1])
+	}
+	return nil
+}
+
+// run asks who is there, gives the order, and says what has become of it.
+func (c *control) run(ctx context.Context) error {
+	ctx, cancel := c.bounded(ctx)
+	defer cancel()
+	there, err := c.ask(ctx, []string{c.order.Queue})
+	if err != nil {
+		return err
+	}
+	there.Answers = slices.DeleteFunc(there.Answers, func(a pulse.Answer) bool { return c.instance != "" && a.Instance != c.instance })
+	if len(there.Answers) == 0 {
+		return fmt.Errorf("no instance answers for the queue %q", c.order.Queue)
+	}
+	if !slices.ContainsFunc(there.Answers, func(a pulse.Answer) bool { return a.Control }) {
+		return fmt.Errorf("none of %d instances takes orders; the program has to allow it with pulse.Config.Control", len(there.Answers))
+	}
+	done, err := c.client.Control(ctx, pulse.Target{Queue: c.order.Queue, Instance: c.instance}, c.order)
+	if err != nil {
+		return err
+	}
+	return c.report(there, done)
+}
+
+// report prints what the instances have done.
+func (c *control) report(there, done *pulse.Round) error {
+	refused := 0
+	for i := range done.Answers {
+		if done.Answers[i].Refused != "" {
+			refused++
+		}
+	}
+	if err := c.print(there, done); err != nil {
+		return err
+	}
+	var missing int
+	for _, a := range there.Answers {
+		if a.Control && !answered(done, a.Instance) {
+			missing++
+		}
+	}
+	if refused+missing > 0 {
+		return fmt.Errorf("of %d instances %d have refused and %d have not answered", len(done.Answers)+missing, refused, missing)
+	}
+	if len(done.Answers) == 0 {
+		return errors.New("no instance has answered")
+	}
+	return nil
+}
+
+func answered(r *pulse.Round, instance string) bool {
+	return slices.ContainsFunc(r.Answers, func(a pulse.Answer) bool { return a.Instance == instance })
+}
+
+func (c *control) print(there, done *pulse.Round) error {
+	if c.json {
+		for _, a := range done.Answers {
+			if err := queue.WriteJSON(c.std.out, a); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	w := tabwriter.NewWriter(c.std.out, 0, 0, 2, ' ', 0) //nolint:mnd // columns two apart
+	for i := range done.Answers {
+		c.result(w, &done.Answers[i])
+	}
+	for _, a := range there.Answers {
+		switch {
+		case answered(done, a.Instance):
+		case a.Control:
+			fmt.Fprintf(w, "%s\tno answer\n", shown(a.Instance))
+		default:
+			fmt.Fprintf(w, "%s\ttakes no orders\n", shown(a.Instance))
+		}
+	}
+	return w.Flush()
+}
+
+// result prints what an instance has done.
+func (c *control) result(w io.Writer, a *pulse.Answer) {
+	if a.Refused != "" {
+		fmt.Fprintf(w, "%s\trefused: %s\n", shown(a.Instance), plainLine(a.Refused))
+		return
+	}
+	for i := range a.Queues {
+		q := &a.Queues[i]
+		if q.Name != c.order.Queue {
+			continue
+		}
+		state := "consumes"
+		if q.Paused {
+			state = "paused"
+		}
+		fmt.Fprintf(w, "%s\t%s\tlimit %s\t%d in hand\n", shown(a.Instance), state, limits(q), q.InHand)
+	}
+}

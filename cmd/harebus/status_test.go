@@ -1,0 +1,229 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/harebus/harebus"
+	"github.com/harebus/harebus/brokertest"
+	"github.com/harebus/harebus/pulse"
+)
+
+// serving starts an instance of a service that answers, and has it handle a message and park another.
+func serving(t *testing.T, b *brokertest.Broker, c pulse.Config, queue string) *harebus.Setup {
+	t.Helper()
+	p, err := pulse.New(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := harebus.Config{URL: b.URL(), Dial: b.Dial, Queue: queue}
+	p.Use(&cfg)
+	setup, err := harebus.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	setup.HandleMessage("Place", func(_ context.Context, _ *harebus.Bus, m *harebus.Message) error {
+		if m.Body[0] != '{' {
+			return harebus.NoRetry(errors.New("no"))
+		}
+		return nil
+	})
+	if err := setup.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	served := make(chan error, 1)
+	go func() { served <- p.Serve(ctx, setup) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := errors.Join(<-served, setup.Close()); err != nil {
+			t.Error(err)
+		}
+	})
+	for _, body := range []any{map[string]int{"ID": 7}, "text"} {
+		if err := setup.Bus().Send(t.Context(), queue, body, harebus.WithType("Place")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := b.WaitQueue(t.Context(), "error", func(q brokertest.Queue) bool { return q.Ready > 0 }); err != nil {
+		t.Fatal(err)
+	}
+	listens(t, b, "instance."+p.Instance())
+	return setup
+}
+
+// listens waits until somebody can be asked under a key.
+func listens(t *testing.T, b *brokertest.Broker, key string) {
+	t.Helper()
+	for late := time.Now().Add(20 * time.Second); ; {
+		for _, binding := range b.Bindings() {
+			if binding.Source == pulse.Exchange && binding.RoutingKey == key {
+				return
+			}
+		}
+		if time.Now().After(late) {
+			t.Fatal("nobody can be asked")
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// pretend is a stranger who answers every question with a text.
+func pretend(t *testing.T, b *brokertest.Broker, body string) {
+	t.Helper()
+	ch := client(t, b)
+	if err := ch.ExchangeDeclare(pulse.Exchange, "direct", true, false, false, false, nil); err != nil {
+		t.Fatal(err)
+	}
+	q, err := ch.QueueDeclare("", false, false, true, false, nil)
+	if err == nil {
+		err = ch.QueueBind(q.Name, "all", pulse.Exchange, false, nil)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	questions, err := ch.Consume(q.Name, "", true, false, false, false, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		for d := range questions {
+			_ = ch.PublishWithContext(context.Background(), "", d.ReplyTo, false, false, amqp.Publishing{CorrelationId: d.CorrelationId, Body: []byte(body)})
+		}
+	}()
+}
+
+// TestStatus: a line for each queue of each instance, and what is known of a queue of which no instance answers.
+func TestStatus(t *testing.T) {
+	t.Parallel()
+	b, url := newBroker(t)
+	declare(t, client(t, b), "stock", nil)
+	r := execute(t, "", "status", "-url", url)
+	r.check(t, exitOK, "")
+	if r.out != "no instance has answered; services answer if they use package pulse\n" {
+		t.Errorf("printed %s", r.out)
+	}
+	serving(t, b, pulse.Config{Version: "1.8.2"}, "orders")
+	serving(t, b, pulse.Config{Service: "pay"}, "payments")
+	for _, test := range []struct {
+		name, want string
+		args       []string
+	}{
+		{"all", `(?s)^INSTANCE .*\n\S+  orders   1\.8\.2    \S+ +orders +consumes  10 +0 +- +1 +1 +0 +1 +\S+/\S+ +\S+/\S+\n\S+  pay .*payments .*\n$`, nil},
+		{"types", `(?s)orders .*\n +Place +1 +1 +0 +1 .*payments`, []string{"-types"}},
+		{"one", `(?s)^INSTANCE[^\n]*\n[^\n]*payments [^\n]*\n$`, []string{"payments"}},
+		{"silent", `(?s)^INSTANCE[^\n]*\n[^\n]*orders [^\n]*\n\? absent: no answer; there is no such queue, or the user may not see it\n\? stock: no answer; 0 messages are ready, and it has 0 consumers\n$`, []string{"orders", "stock", "absent"}},
+	} {
+		r := execute(t, "", append([]string{"status", "-url", url}, test.args...)...)
+		r.check(t, exitOK, "")
+		if !regexp.MustCompile(test.want).MatchString(r.out) {
+			t.Errorf("%s: printed\n%swanted %s", test.name, r.out, test.want)
+		}
+	}
+	r = execute(t, "", "status", "-json", "-url", url)
+	r.check(t, exitOK, "")
+	if got := objects(t, r.out); len(got) != 2 || got[0]["service"] != "orders" || got[0]["version"] != "1.8.2" {
+		t.Errorf("printed %s", r.out)
+	}
+}
+
+// TestTop: a line for each queue of each service, with rates, the error queue, and instances that do not answer any more.
+func TestTop(t *testing.T) {
+	t.Parallel()
+	b, url := newBroker(t)
+	setup := serving(t, b, pulse.Config{Version: "1"}, "orders")
+	serving(t, b, pulse.Config{Version: "2"}, "orders")
+	ch := client(t, b)
+	if _, err := ch.Consume("orders", "stranger", false, false, false, false, nil); err != nil {
+		t.Fatal(err)
+	}
+	r := execute(t, "", "top", "-every", "400ms", "-url", url, "orders", "absent")
+	r.check(t, exitOK, "")
+	want := `(?s)^SERVICE  QUEUE   INST  READY  IN HAND  HANDLED/s  FAILED/s  RETRIED  PARKED  CRITICAL  VERSION\n` +
+		`orders   orders  2     0      0        0\.0        0\.0       0        2       -         [12], [12]\n` +
+		`\? orders has 1 consumers more than the instances that have answered\n\? absent: no answer; there is no such queue, or the user may not see it\nerror 2\n$`
+	if !regexp.MustCompile(want).MatchString(r.out) {
+		t.Errorf("printed\n%swanted\n%s", r.out, want)
+	}
+	if err := setup.Pause(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	r = execute(t, "", "top", "-every", "300ms", "-json", "-rounds", "2", "-url", url)
+	r.check(t, exitOK, "")
+	if got := objects(t, r.out); len(got) != 2 || got[1]["instances"] != 2.0 || got[1]["paused"] != 1.0 {
+		t.Errorf("printed %s", r.out)
+	}
+}
+
+// TestTopReckons: rates and times are those since the table before, also when an instance comes, goes or starts anew.
+func TestTopReckons(t *testing.T) {
+	t.Parallel()
+	start := time.Now()
+	histogram := func(n uint64) (h harebus.Histogram) {
+		h.Counts = make([]uint64, len(harebus.HistogramBounds())+1)
+		h.Counts[3] = n // 1 ms
+		return h
+	}
+	says := func(instance string, after time.Duration, handled uint64) pulse.Answer {
+		return pulse.Answer{Instance: instance, Service: "s", Version: "1", Clock: start.Add(after), Queues: []pulse.Queue{{
+			Name: "q", Consumers: 1, InHand: 2, All: harebus.MessageStats{Handled: handled, Failed: handled / 10, CriticalTime: histogram(handled)},
+		}}}
+	}
+	x := &top{gone: map[string]time.Time{}}
+	x.remember(&pulse.Round{Answers: []pulse.Answer{says("a", 0, 100), says("b", 0, 1000), says("gone", 0, 5)}})
+	round := &pulse.Round{Answers: []pulse.Answer{says("a", 2*time.Second, 300), says("b", 2*time.Second, 50), says("new", 2*time.Second, 70)}}
+	lines := x.gather(round)
+	if len(lines) != 1 {
+		t.Fatalf("lines %+v", lines)
+	}
+	if l := lines[0]; l.Handled != 100 || l.Failed != 10 || l.Instances != 3 || l.InHand != 6 || l.critical.Count() != 200 || l.Half != "1ms" || len(l.Versions) != 1 {
+		t.Errorf("line %+v", l)
+	}
+	x.remember(round)
+	if _, gone := x.gone["gone"]; !gone || len(x.gone) != 1 {
+		t.Errorf("gone %v", x.gone)
+	}
+	x.failed, x.at = 10, time.Now().Add(-time.Minute)
+	if got := x.grown(pulse.Waiting{Exists: true, Ready: 48}); got != " (+38/min)" {
+		t.Errorf("grown %q", got)
+	}
+}
+
+// TestStatusAndTerminals: nothing that an instance says reaches a terminal as a control character.
+func TestStatusAndTerminals(t *testing.T) {
+	t.Parallel()
+	b, url := newBroker(t)
+	evil := `\u001b[2J\u202e\u009b1m\n`
+	pretend(t, b, `{"instance":"`+evil+`","service":"`+evil+`","version":"`+evil+`","not_ready":"`+evil+`","clock":"2001-01-01T00:00:00Z","cut":true,"queues":[{"name":"`+evil+
+		`","in_hand":-9223372036854775808,"rate":1e308,"concurrency":-1,"all":{"Handled":18446744073709551615},"types":{"`+evil+`":{}}}]}`)
+	pretend(t, b, "{")
+	for _, args := range [][]string{{"status", "-types"}, {"status", "-json"}, {"top", "-every", "300ms"}, {"top", "-every", "300ms", "-json"}} {
+		r := execute(t, "", append(args, "-url", url)...)
+		r.check(t, exitOK, "1 answers could not be read")
+		if strings.ContainsFunc(r.out+r.err, func(c rune) bool { return c < ' ' && c != '\n' || c >= 0x7f && c < 0xa0 || c == 0x202e }) {
+			t.Errorf("%v printed %q%q", args, r.out, r.err)
+		}
+		if !strings.Contains(r.out, "u001b") && !strings.Contains(r.out, "x1b") {
+			t.Errorf("%v printed %s", args, r.out)
+		}
+	}
+}
+
+// TestShort: durations in few characters.
+func TestShort(t *testing.T) {
+	t.Parallel()
+	for d, want := range map[time.Duration]string{
+		0: "-", 250 * time.Microsecond: "250µs", 2500 * time.Microsecond: "2.5ms", 1234567 * time.Nanosecond: "1.2ms", 1234 * time.Millisecond: "1.2s", time.Minute: "1m",
+		90 * time.Minute: "1h30m", 3 * time.Hour: "3h", 49 * time.Hour: "2d", 1<<63 - 1: ">24h", 75*time.Second + 3*time.Millisecond: "1m15s",
+	} {
+		if got := short(d); got != want {
+			t.Errorf("%v is %q, want %q", int64(d), got, want)
+		}
+	}
+}

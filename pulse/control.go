@@ -1,0 +1,137 @@
+package pulse
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+	"go.uber.org/zap"
+
+	"github.com/harebus/harebus"
+)
+
+// Order changes a queue of the instances that are told so. It lasts until another order, or
+// the end of the process; nothing is stored.
+type Order struct {
+	// Do is Pause, Resume, Concurrency or Rate.
+	Do string `json:"do"`
+	// Queue is the listener queue.
+	Queue string `json:"queue"`
+	// Concurrency and Prefetch are those of harebus.Endpoint.SetConcurrency.
+	Concurrency int `json:"concurrency,omitempty"`
+	Prefetch    int `json:"prefetch,omitempty"`
+	// Rate is how many messages each instance may begin a second; 0 is as many as it can.
+	Rate float64 `json:"rate,omitempty"`
+	// From is who gives the order, as he says. The audit line has beside it the user that has
+	// logged in, which the broker has checked.
+	From string `json:"from,omitempty"`
+}
+
+// What an [Order] does.
+const (
+	Pause       = "pause"
+	Resume      = "resume"
+	Concurrency = "concurrency"
+	Rate        = "rate"
+)
+
+// order carries out an order and logs it.
+func (p *Pulse) order(ctx context.Context, setup *harebus.Setup, m *amqp.Delivery) error {
+	const most = 4096
+	var o Order
+	var err error
+	if len(m.Body) > most {
+		err = fmt.Errorf("the order has %d bytes, more than %d", len(m.Body), most)
+	} else if err = json.Unmarshal(m.Body, &o); err == nil {
+		err = p.carryOut(ctx, setup, &o)
+	}
+	p.log.Info("an operator gave an order", zap.String("do", shorten(o.Do)), zap.String("queue", shorten(o.Queue)), zap.Int("concurrency", o.Concurrency), zap.Int("prefetch", o.Prefetch),
+		zap.Float64("rate", o.Rate), zap.String("user", m.UserId), zap.String("from", shorten(o.From)), zap.Error(err))
+	return err
+}
+
+// settle is how long an order to pause waits for handlers.
+const settle = time.Second
+
+func (p *Pulse) carryOut(ctx context.Context, setup *harebus.Setup, o *Order) error {
+	e := endpointOf(setup, o.Queue)
+	if e == nil {
+		return fmt.Errorf("this instance has no queue %.255q", o.Queue)
+	}
+	switch o.Do {
+	case Pause:
+		return pause(ctx, e)
+	case Resume:
+		return e.Resume()
+	case Concurrency:
+		if err := p.patient(e, o.Concurrency, p.rateOf(o.Queue)); err != nil {
+			return err
+		}
+		return e.SetConcurrency(o.Concurrency, o.Prefetch)
+	case Rate:
+		return p.setRate(e, o.Rate)
+	default:
+		return fmt.Errorf("%.80q is none of pause, resume, concurrency and rate", o.Do)
+	}
+}
+
+func endpointOf(setup *harebus.Setup, queue string) *harebus.Endpoint {
+	for _, e := range setup.Endpoints() {
+		if e.Queue() == queue {
+			return e
+		}
+	}
+	return nil
+}
+
+// pause does not wait for handlers for long: the answer says how many there are.
+func pause(ctx context.Context, e *harebus.Endpoint) error {
+	ctx, cancel := context.WithTimeout(ctx, settle)
+	defer cancel()
+	err := e.Pause(ctx)
+	if ctx.Err() != nil {
+		return nil // it is paused all the same
+	}
+	return err
+}
+
+// The limits of a rate.
+const (
+	mostRate = 100_000
+	// patience is how long a message may wait inside its handler for its turn.
+	patience = 30 * time.Second
+)
+
+func (p *Pulse) rateOf(queue string) float64 {
+	if l := p.limiter(queue); l != nil {
+		return l.rate()
+	}
+	return 0
+}
+
+func (p *Pulse) setRate(e *harebus.Endpoint, rate float64) error {
+	l := p.limiter(e.Queue())
+	if l == nil {
+		return errors.New("the program has not passed the config of this queue to UseEndpoint, so it has no rate")
+	}
+	if !(rate >= 0 && rate <= mostRate) { // NaN too
+		return fmt.Errorf("the rate %v is not between 0 and %d", rate, mostRate)
+	}
+	if err := p.patient(e, e.Stats().Consume.Concurrency, rate); err != nil {
+		return err
+	}
+	l.set(rate)
+	return nil
+}
+
+// patient refuses a rate at which handlers would wait for too long for their turn.
+func (*Pulse) patient(e *harebus.Endpoint, concurrency int, rate float64) error {
+	if workers := float64(concurrency) * float64(e.Stats().Consume.Consumers); rate > 0 && workers/rate > patience.Seconds() {
+		return fmt.Errorf("%v messages at once and %v a second: each would wait for %v s for its turn, more than %v; lower the concurrency first, or pause the queue",
+			workers, rate, workers/rate, patience)
+	}
+	return nil
+}

@@ -1,0 +1,209 @@
+package pulse_test
+
+import (
+	"context"
+	"math"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/harebus/harebus"
+	"github.com/harebus/harebus/pulse"
+)
+
+// TestControl: a queue is paused, resumed and resized; each order is in the log, with the user that the broker has checked.
+func TestControl(t *testing.T) {
+	bubble(t, func(r *rig) {
+		s := r.serve(pulse.Config{Control: true}, "orders", nil, nil).begin()
+		if q := r.order(pulse.Order{Do: pulse.Pause, Queue: "orders"}, ""); !q.Paused {
+			r.Errorf("not paused: %+v", q)
+		}
+		if !s.setup.Stats().Paused || s.setup.Ready() != nil {
+			r.Errorf("paused %v, ready %v", s.setup.Stats().Paused, s.setup.Ready())
+		}
+		s.send("orders", 3)
+		time.Sleep(time.Minute)
+		if got := s.setup.Stats().Handled; got != 0 {
+			r.Errorf("%d messages were handled in a pause", got)
+		}
+		if q := r.order(pulse.Order{Do: pulse.Resume, Queue: "orders"}, ""); q.Paused {
+			r.Errorf("paused: %+v", q)
+		}
+		r.until("three are handled", func() bool { return s.setup.Stats().Handled == 3 })
+		if q := r.order(pulse.Order{Do: pulse.Concurrency, Queue: "orders", Concurrency: 7}, ""); q.Concurrency != 7 || q.Prefetch != 35 {
+			r.Errorf("limits %+v", q)
+		}
+		for _, refused := range []struct {
+			pulse.Order
+			why string
+		}{
+			{pulse.Order{Do: "stop", Queue: "orders"}, `"stop" is none of`},
+			{pulse.Order{Do: pulse.Concurrency, Queue: "orders", Concurrency: -1}, "not between 1 and"},
+			{pulse.Order{Do: pulse.Concurrency, Queue: "orders", Concurrency: math.MaxInt}, "not between 1 and"},
+			{pulse.Order{Do: pulse.Rate, Queue: "orders", Rate: -1}, "not between 0 and"},
+			{pulse.Order{Do: pulse.Rate, Queue: "orders", Rate: 1e9}, "not between 0 and"},
+			{pulse.Order{Do: pulse.Rate, Queue: "orders", Rate: 0.1}, "lower the concurrency first"},
+		} {
+			r.order(refused.Order, refused.why)
+		}
+		if _, err := r.client.Control(r.Context(), pulse.Target{}, pulse.Order{Do: pulse.Rate, Rate: math.NaN()}); err == nil {
+			r.Error("NaN is a rate")
+		}
+		all := s.log.FilterMessage("an operator gave an order").All()
+		if len(all) != 9 {
+			r.Fatalf("%d orders are in the log", len(all))
+		}
+		if f := all[0].ContextMap(); f["do"] != "pause" || f["queue"] != "orders" || f["user"] != "ann" || f["from"] != "ann@ops1" || all[0].LoggerName != "pulse" {
+			r.Errorf("logged %v by %s", f, all[0].LoggerName)
+		}
+		if f := all[3].ContextMap(); f["error"] == nil {
+			r.Errorf("logged %v", f)
+		}
+	})
+}
+
+// TestPauseWithWork: a pause does not wait for handlers; the answer says how many there are.
+func TestPauseWithWork(t *testing.T) {
+	bubble(t, func(r *rig) {
+		release := make(chan struct{})
+		s := r.serve(pulse.Config{Control: true}, "orders", func(context.Context, place) error { <-release; return nil }, nil).begin()
+		s.send("orders", 1)
+		r.until("in hand", func() bool { return s.setup.Stats().InFlight == 1 })
+		if q := r.order(pulse.Order{Do: pulse.Pause, Queue: "orders"}, ""); !q.Paused || q.InHand != 1 {
+			r.Errorf("queue %+v", q)
+		}
+		close(release)
+		r.until("finished", func() bool { return s.setup.Stats().Handled == 1 })
+	})
+}
+
+// TestControlIsOff: an instance that does not take orders does not hear them, and nothing of the broker leads them to it.
+func TestControlIsOff(t *testing.T) {
+	bubble(t, func(r *rig) {
+		s := r.serve(pulse.Config{}, "orders", nil, nil).begin()
+		for i := range 2 { // without the exchange, and with it
+			round, err := r.client.Control(r.Context(), pulse.Target{Queue: "orders"}, pulse.Order{Do: pulse.Pause, Queue: "orders"})
+			r.try(err)
+			if len(round.Answers) > 0 || s.setup.Stats().Paused {
+				r.Errorf("answers %+v", round)
+			}
+			if i == 0 {
+				r.serve(pulse.Config{Control: true}, "payments", nil, nil).begin()
+			}
+		}
+		r.order(pulse.Order{Do: pulse.Pause, Queue: "payments"}, "")
+		ch := r.channel()
+		r.try(ch.PublishWithContext(r.Context(), "", s.desk(), false, false, amqp.Publishing{Body: []byte(`{"do":"pause","queue":"orders"}`)}))
+		time.Sleep(time.Minute)
+		if s.setup.Stats().Paused {
+			r.Error("an order past the exchange was carried out")
+		}
+	})
+}
+
+// TestEndpoints: each queue of an instance is controlled alone.
+func TestEndpoints(t *testing.T) {
+	bubble(t, func(r *rig) {
+		s := r.serve(pulse.Config{Control: true}, "orders", nil, nil)
+		more := harebus.EndpointConfig{Queue: "imports", QueueOptions: harebus.QueueOptions{PerInstance: true}, Consume: harebus.ConsumeConfig{Concurrency: 1}}
+		s.pulse.UseEndpoint(&more)
+		imports, err := s.setup.Endpoint(more)
+		r.try(err)
+		plain, err := s.setup.Endpoint(harebus.EndpointConfig{Queue: "plain"})
+		r.try(err)
+		for _, e := range []*harebus.Endpoint{imports, plain} {
+			harebus.Handle(e, func(context.Context, *harebus.Bus, place) error { return nil })
+		}
+		s.begin()
+		r.order(pulse.Order{Do: pulse.Pause, Queue: imports.Queue()}, "")
+		r.order(pulse.Order{Do: pulse.Rate, Queue: imports.Queue(), Rate: 4}, "")
+		r.order(pulse.Order{Do: pulse.Rate, Queue: "plain", Rate: 4}, "UseEndpoint")
+		r.order(pulse.Order{Do: pulse.Pause, Queue: "orders"}, "")
+		queues := r.ask(pulse.Target{Queue: "plain"}, 1).Answers[0].Queues
+		if len(queues) != 3 || !queues[0].Paused || !queues[1].Paused || queues[1].Rate != 4 || queues[1].Concurrency != 1 || queues[2].Paused || queues[2].Rate != 0 {
+			r.Errorf("queues %+v", queues)
+		}
+	})
+}
+
+// TestRate: messages begin at the ordered rate, not faster and not much slower; without one they do not wait.
+func TestRate(t *testing.T) {
+	bubble(t, func(r *rig) {
+		var handled atomic.Int64
+		s := r.serve(pulse.Config{Control: true}, "orders", func(context.Context, place) error { handled.Add(1); return nil }, nil).begin()
+		r.order(pulse.Order{Do: pulse.Rate, Queue: "orders", Rate: 10}, "")
+		began := time.Now()
+		s.send("orders", 101)
+		r.until("all are handled", func() bool { return handled.Load() == 101 })
+		if took := time.Since(began); took < 9900*time.Millisecond || took > 10500*time.Millisecond {
+			r.Errorf("101 messages at 10/s took %v", took)
+		}
+		r.order(pulse.Order{Do: pulse.Rate, Queue: "orders", Rate: 0.1}, "") // each waits for 20 s at most
+		s.send("orders", 100)
+		time.Sleep(time.Second)
+		r.order(pulse.Order{Do: pulse.Rate, Queue: "orders"}, "") // those who wait hear of it
+		began = time.Now()
+		r.until("all are handled", func() bool { return handled.Load() == 201 })
+		if took := time.Since(began); took > time.Second {
+			r.Errorf("without a rate that took %v", took)
+		}
+	})
+}
+
+// TestRateAndTimeout: a message whose turn would come after the timeout of its handler is postponed, and has not failed.
+func TestRateAndTimeout(t *testing.T) {
+	bubble(t, func(r *rig) {
+		s := r.serve(pulse.Config{Control: true}, "orders", nil, func(cfg *harebus.Config) { cfg.Handling.Timeout = 5 * time.Second }).begin()
+		r.order(pulse.Order{Do: pulse.Rate, Queue: "orders", Rate: 0.1}, "")
+		s.send("orders", 3)
+		r.until("all are handled", func() bool { return s.setup.Stats().Handled == 3 })
+		if stats := s.setup.Stats(); stats.Failed != stats.Postponed || stats.Postponed == 0 || stats.Retried+stats.Parked > 0 {
+			r.Errorf("stats %+v", stats.MessageStats)
+		}
+	})
+}
+
+// TestStopWhileWaiting: a stop does not wait for turns.
+func TestStopWhileWaiting(t *testing.T) {
+	bubble(t, func(r *rig) {
+		s := r.serve(pulse.Config{Control: true}, "orders", nil, func(cfg *harebus.Config) { cfg.ShutdownTimeout = time.Second }).begin()
+		r.order(pulse.Order{Do: pulse.Rate, Queue: "orders", Rate: 0.1}, "")
+		s.send("orders", 5)
+		time.Sleep(time.Second)
+		began := time.Now()
+		s.end()
+		if took := time.Since(began); took > 3*time.Second {
+			r.Errorf("a stop took %v", took)
+		}
+		if q, _ := r.broker.Queue("orders"); q.Ready != 4 {
+			r.Errorf("%d messages are left", q.Ready)
+		}
+	})
+}
+
+// TestAllocations: a message costs nothing while its queue has no rate.
+func TestAllocations(t *testing.T) {
+	p, err := pulse.New(pulse.Config{Control: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := harebus.Config{Queue: "orders"}
+	p.Use(&cfg)
+	handled := 0
+	handle := cfg.Handling.Middleware[0](func(context.Context, *harebus.Bus, *harebus.Message) error { handled++; return nil })
+	ctx := context.Background()
+	if n := testing.AllocsPerRun(1000, func() { _ = handle(ctx, nil, nil) }); n > 0 || handled < 1000 {
+		t.Errorf("%v allocations a message", n)
+	}
+	off, err := pulse.New(pulse.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg = harebus.Config{Queue: "orders"}
+	if off.Use(&cfg); len(cfg.Handling.Middleware)+len(cfg.Observers) > 0 || strings.Contains(cfg.String(), "pulse") {
+		t.Errorf("config %+v", cfg)
+	}
+}
