@@ -356,8 +356,7 @@ func (e *endpoint) Consumption() ConsumeConfig {
 	return e.cfg.Consume
 }
 
-// Stats returns the counts of this endpoint: what was received, and not what the setup has
-// sent. It may be called at any time.
+// Stats returns the counts of what this endpoint has received. It may be called at any time.
 func (e *Endpoint) Stats() Stats {
 	var stats Stats
 	stats.addQueue(&e.counts)

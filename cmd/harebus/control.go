@@ -11,6 +11,7 @@ import (
 	"text/tabwriter"
 
 	"github.com/harebus/harebus/internal/queue"
+	"github.com/harebus/harebus/internal/visible"
 	"github.com/harebus/harebus/pulse"
 )
 
@@ -161,9 +162,9 @@ func (c *control) print(there, done *pulse.Round) error {
 		switch {
 		case answered(done, a.Instance):
 		case a.Control:
-			fmt.Fprintf(w, "%s\tno answer\n", shown(a.Instance))
+			fmt.Fprintf(w, "%s\tno answer\n", visible.Word(a.Instance))
 		default:
-			fmt.Fprintf(w, "%s\ttakes no orders\n", shown(a.Instance))
+			fmt.Fprintf(w, "%s\ttakes no orders\n", visible.Word(a.Instance))
 		}
 	}
 	return w.Flush()
@@ -172,7 +173,7 @@ func (c *control) print(there, done *pulse.Round) error {
 // result prints what an instance has done.
 func (c *control) result(w io.Writer, a *pulse.Answer) {
 	if a.Refused != "" {
-		fmt.Fprintf(w, "%s\trefused: %s\n", shown(a.Instance), plainLine(a.Refused))
+		fmt.Fprintf(w, "%s\trefused: %s\n", visible.Word(a.Instance), visible.Line(a.Refused))
 		return
 	}
 	for i := range a.Queues {
@@ -184,6 +185,6 @@ func (c *control) result(w io.Writer, a *pulse.Answer) {
 		if q.Paused {
 			state = "paused"
 		}
-		fmt.Fprintf(w, "%s\t%s\tlimit %s\t%d in hand\n", shown(a.Instance), state, limits(q), q.InHand)
+		fmt.Fprintf(w, "%s\t%s\tlimit %s\t%d in hand\n", visible.Word(a.Instance), state, limits(q), q.InHand)
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/harebus/harebus"
 	"github.com/harebus/harebus/internal/access"
 	"github.com/harebus/harebus/internal/queue"
+	"github.com/harebus/harebus/internal/visible"
 	"github.com/harebus/harebus/pulse"
 )
 
@@ -150,7 +151,7 @@ func (a *asking) status(ctx context.Context, queues []string, types bool) error 
 	}
 	remarks(&text, round.Answers)
 	for _, name := range slices.Sorted(maps.Keys(unanswered)) {
-		fmt.Fprintf(&text, "? %s: no answer; %s\n", shown(name), waits(unanswered[name]))
+		fmt.Fprintf(&text, "? %s: no answer; %s\n", visible.Word(name), waits(unanswered[name]))
 	}
 	if text.Len() == 0 {
 		text.WriteString("no instance has answered; services answer if they use package pulse\n")
@@ -178,11 +179,11 @@ func statusLines(w io.Writer, a *pulse.Answer, types bool) {
 		case a.NotReady != "":
 			state = "not ready"
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%d\t%s\t%s\n", shown(a.Instance), shown(a.Service), shown(cmp.Or(a.Version, "-")), short(a.Clock.Sub(a.Started)),
-			shown(q.Name), state, limits(q), q.InHand, short(q.Oldest), counts(&q.All))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%d\t%s\t%s\n", visible.Word(a.Instance), visible.Word(a.Service), visible.Word(cmp.Or(a.Version, "-")), short(a.Clock.Sub(a.Started)),
+			visible.Word(q.Name), state, limits(q), q.InHand, short(q.Oldest), counts(&q.All))
 		for _, name := range slices.Sorted(maps.Keys(q.Types)) {
 			if of := q.Types[name]; types {
-				fmt.Fprintf(w, "\t\t\t\t  %s\t\t\t\t\t%s\n", shown(name), counts(&of))
+				fmt.Fprintf(w, "\t\t\t\t  %s\t\t\t\t\t%s\n", visible.Word(name), counts(&of))
 			}
 		}
 	}
@@ -246,13 +247,13 @@ func remarks(w io.Writer, answers []pulse.Answer) {
 	for i := range answers {
 		a := &answers[i]
 		if a.NotReady != "" {
-			fmt.Fprintf(w, "▲ %s is not ready: %s\n", shown(a.Instance), plainLine(a.NotReady))
+			fmt.Fprintf(w, "▲ %s is not ready: %s\n", visible.Word(a.Instance), visible.Line(a.NotReady))
 		}
 		if a.Ahead.Abs() > tolerance {
-			fmt.Fprintf(w, "▲ %s: its clock is %s %s that of this machine\n", shown(a.Instance), short(a.Ahead.Abs()), map[bool]string{true: "ahead of", false: "behind"}[a.Ahead > 0])
+			fmt.Fprintf(w, "▲ %s: its clock is %s %s that of this machine\n", visible.Word(a.Instance), short(a.Ahead.Abs()), map[bool]string{true: "ahead of", false: "behind"}[a.Ahead > 0])
 		}
 		if a.Cut {
-			fmt.Fprintf(w, "▲ %s has too many types or queues to name all\n", shown(a.Instance))
+			fmt.Fprintf(w, "▲ %s has too many types or queues to name all\n", visible.Word(a.Instance))
 		}
 	}
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/harebus/harebus"
 	"github.com/harebus/harebus/internal/queue"
+	"github.com/harebus/harebus/internal/visible"
 	"github.com/harebus/harebus/pulse"
 )
 
@@ -294,7 +295,7 @@ func (t *top) show(v *view) error {
 func (l *line) print(w io.Writer) {
 	versions := make([]string, len(l.Versions))
 	for i, version := range l.Versions {
-		versions[i] = shown(version)
+		versions[i] = visible.Word(version)
 	}
 	inst := fmt.Sprint(l.Instances)
 	if l.Paused > 0 {
@@ -304,7 +305,7 @@ func (l *line) print(w io.Writer) {
 	if l.Half != "-" {
 		critical = l.Half + "/" + l.Most
 	}
-	fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%d\t%.1f\t%.1f\t%d\t%d\t%s\t%s\n", shown(l.Service), shown(l.Queue), inst, l.Ready, l.InHand, l.Handled, l.Failed, l.Retried, l.Parked,
+	fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%d\t%.1f\t%.1f\t%d\t%d\t%s\t%s\n", visible.Word(l.Service), visible.Word(l.Queue), inst, l.Ready, l.InHand, l.Handled, l.Failed, l.Retried, l.Parked,
 		critical, strings.Join(versions, ", "))
 }
 
@@ -316,17 +317,17 @@ func (t *top) note(text io.Writer, v *view) {
 	}
 	for _, name := range slices.Sorted(maps.Keys(known)) {
 		if more := v.waiting[name].Consumers - known[name]; more > 0 {
-			fmt.Fprintf(text, "? %s has %d consumers more than the instances that have answered\n", shown(name), more)
+			fmt.Fprintf(text, "? %s has %d consumers more than the instances that have answered\n", visible.Word(name), more)
 		}
 	}
 	for _, name := range silent(t.queues, v.round) {
-		fmt.Fprintf(text, "? %s: no answer; %s\n", shown(name), waits(v.waiting[name]))
+		fmt.Fprintf(text, "? %s: no answer; %s\n", visible.Word(name), waits(v.waiting[name]))
 	}
 	for _, name := range slices.Sorted(maps.Keys(t.gone)) {
-		fmt.Fprintf(text, "? %s has not answered since %s\n", shown(name), t.gone[name].Format(time.TimeOnly))
+		fmt.Fprintf(text, "? %s has not answered since %s\n", visible.Word(name), t.gone[name].Format(time.TimeOnly))
 	}
 	remarks(text, v.round.Answers)
 	if w := v.waiting[t.errorQueue]; w.Exists {
-		fmt.Fprintf(text, "%s %d%s\n", shown(t.errorQueue), w.Ready, v.growth)
+		fmt.Fprintf(text, "%s %d%s\n", visible.Word(t.errorQueue), w.Ready, v.growth)
 	}
 }
