@@ -242,9 +242,9 @@ func TestError_says_what_to_do(t *testing.T) {
 		reason     string
 		want       []string
 	}{
-		"other queue type":      {"declare", `queue "q"`, 406, "PRECONDITION_FAILED - inequivalent arg 'x-queue-type' for queue 'q'", []string{"another x-queue-type", "choose the other queue type", "delete it"}},
+		"other queue type":      {"declare", `queue "q"`, 406, "PRECONDITION_FAILED - inequivalent arg 'x-queue-type' for queue 'q'", []string{"another x-queue-type", "choose the other queue type", "harebus topology migrate", "QueueOptions.AsFound"}},
 		"other argument":        {"declare", `queue "q"`, 406, "PRECONDITION_FAILED - inequivalent arg 'x-delivery-limit' for queue 'q'", []string{"another x-delivery-limit", "change Arguments"}},
-		"other kind":            {"declare", `exchange "e"`, 406, "PRECONDITION_FAILED - inequivalent arg 'type' for exchange 'e'", []string{"another type", "choose the other kind", "bindings go with it"}},
+		"other kind":            {"declare", `exchange "e"`, 406, "PRECONDITION_FAILED - inequivalent arg 'type' for exchange 'e'", []string{"another type", "choose the other kind", "-replace-exchanges"}},
 		"not durable":           {"declare", `queue "q"`, 406, "PRECONDITION_FAILED - inequivalent arg 'durable' for queue 'q'", []string{"another durable", "change Transient"}},
 		"invalid argument":      {"declare", `queue "q"`, 406, "PRECONDITION_FAILED - invalid arg 'x-max-priority'", []string{"does not take these properties"}},
 		"missing":               {"check", `queue "q"`, 404, "NOT_FOUND - no queue 'q'", []string{"does not exist", "start the service that owns it"}},

@@ -88,11 +88,13 @@ func (e *Error) differs(reason string) string {
 	if strings.HasPrefix(e.Object, "queue") {
 		// The broker names one difference of several, and not always the type.
 		if strings.HasPrefix(match[1], "x-dead-letter") || match[1] == "x-overflow" || match[1] == "x-delivery-limit" {
-			remedy = otherType + ", or change Arguments,"
+			remedy = otherType + " or change Arguments"
 		}
-		return fmt.Sprintf("it exists with another %s: %s to take the queue over as it is, or empty it, delete it and start again", match[1], remedy)
+		return fmt.Sprintf("it exists with another %s. There are three ways out: %s to ask for the queue as it is; replace it while services run, with harebus topology migrate;"+
+			" or use it as found, without declaring it (QueueOptions.AsFound for a listener queue). harebus topology plan shows all that differs", match[1], remedy)
 	}
-	return fmt.Sprintf("it exists with another %s: %s to use the exchange as it is, or delete it and start again (its bindings go with it)", match[1], remedy)
+	return fmt.Sprintf("it exists with another %s. There are two ways out: %s to ask for the exchange as it is; or replace it, with harebus topology apply -replace-exchanges,"+
+		" which makes its bindings again", match[1], remedy)
 }
 
 // missing explains a 404.
