@@ -54,7 +54,7 @@ func (Gzip) Coding() string { return "gzip" }
 // Compress appends one gzip member.
 func (Gzip) Compress(dst, body []byte) ([]byte, error) { return coding.Gzip(dst, body) }
 
-// Decompress reads exactly one gzip member.
+// Decompress reads exactly one gzip member, or one body in the form of zlib, which Celery sends.
 func (Gzip) Decompress(body []byte, limit int) ([]byte, error) { return coding.Gunzip(body, limit) }
 
 // WithCompression compresses the body of one message, whatever its size; nil sends it as it

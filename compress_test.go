@@ -3,10 +3,13 @@ package harebus_test
 import (
 	"bytes"
 	"compress/gzip"
+	"compress/zlib"
 	"context"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"runtime"
 	"strings"
 	"testing"
@@ -198,6 +201,14 @@ func TestReceiveFuncAndCompression(t *testing.T) {
 		if receive(r, seen); receive(r, got).Text != "a" {
 			t.Error("the body was not decompressed")
 		}
+		celery, err := hex.DecodeString("789cab560a49ad2851b2524a54aa0500196103c1") // {"Text":"a"}
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.publish(ch, "notes", amqp.Publishing{Type: "Note", ContentEncoding: "utf-8", Headers: amqp.Table{"compression": "application/x-gzip"}, Body: celery})
+		if receive(r, seen); receive(r, got).Text != "a" {
+			t.Error("the body of Celery was not decompressed")
+		}
 	})
 }
 
@@ -256,6 +267,123 @@ func TestGzipBomb(t *testing.T) {
 	if used := after.TotalAlloc - before.TotalAlloc; used > limit/2 {
 		t.Errorf("%d MiB were allocated", used>>20)
 	}
+}
+
+// TestStrangeCodings: what a message can say of its coding, right or wrong. It is handled, or parked at once with the reason.
+func TestStrangeCodings(t *testing.T) {
+	pack := func(body []byte) []byte {
+		out, err := harebus.Gzip{}.Compress(nil, body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out
+	}
+	plain := []byte(`{"Text":"a"}`)
+	packed := pack(plain)
+	var named bytes.Buffer
+	w := gzip.NewWriter(&named)
+	w.Name, w.Comment, w.Extra = "note.json", strings.Repeat("c", 500), make([]byte, 60000)
+	if _, err := w.Write(plain); err != nil || w.Close() != nil {
+		t.Fatal(err)
+	}
+	cases := map[string]struct {
+		encoding string
+		header   any // PikaBus.ContentEncoding; nil is none
+		body     []byte
+		want     string // how the error details begin; "" is handled
+	}{
+		"capitals": {"GZIP", nil, packed, ""}, "blanks": {" gzip ", nil, packed, ""},
+		"spring": {"gzip, utf-8", nil, packed, ""}, "old spring": {"gzip:UTF-8", nil, packed, ""},
+		"name and comment": {"gzip", nil, named.Bytes(), ""}, "zlib": {"gzip", nil, deflated(t, plain), ""},
+		"header only": {"", "gzip", packed, ""}, "header first": {"utf-8", "gzip", packed, ""}, "bytes": {"", []byte("gzip"), packed, ""},
+		"number": {"gzip", int32(7), packed, "bad-header"}, "table": {"gzip", amqp.Table{"a": "b"}, packed, "bad-header"},
+		"charset first": {"utf-8, gzip", nil, packed, "unsupported-content"}, "unknown": {"br", nil, packed, "unsupported-content"},
+		"twice": {"gzip", nil, pack(packed), "bad-payload"}, "twice, said": {"gzip, gzip", nil, pack(packed), "unsupported-content"},
+		"not compressed": {"gzip", nil, plain, "bad-payload"}, "empty": {"gzip", nil, nil, "bad-payload"}, "of nothing": {"gzip", nil, pack(nil), "bad-payload"},
+		"two members": {"gzip", nil, append(bytes.Clone(packed), packed...), "bad-payload"}, "empty member behind": {"gzip", nil, append(bytes.Clone(packed), pack(nil)...), "bad-payload"},
+		"long name": {strings.Repeat("g", 255), nil, packed, "unsupported-content"}, "no UTF-8": {"gzip\xff", nil, packed, "unsupported-content"},
+	}
+	bubble(t, func(t *testing.T, r *rig) {
+		s := r.setup(r.config("notes"))
+		handled := map[string]bool{}
+		harebus.Handle(s, func(ctx context.Context, _ *harebus.Bus, n note) error {
+			handled[harebus.Incoming(ctx).ID] = n.Text == "a"
+			return nil
+		})
+		r.start(s)
+		ch := r.channel()
+		for name, c := range cases {
+			headers := amqp.Table{}
+			if c.header != nil {
+				headers["PikaBus.ContentEncoding"] = c.header
+			}
+			r.publish(ch, "notes", amqp.Publishing{MessageId: name, Type: "Note", ContentEncoding: c.encoding, Headers: headers, Body: c.body})
+		}
+		r.quiet("error")
+		parked := map[string]string{}
+		for _, m := range r.broker.Messages("error") {
+			parked[m.MessageId] = fmt.Sprint(m.Headers["PikaBus.ErrorDetails"])
+			if !bytes.Equal(m.Body, cases[m.MessageId].body) {
+				t.Errorf("%s: the parked body differs", m.MessageId)
+			}
+		}
+		for name, c := range cases {
+			if details := parked[name]; handled[name] != (c.want == "") || (details == "") != (c.want == "") || !strings.HasPrefix(details, c.want) {
+				t.Errorf("%s: handled %t, parked for %.100q; want %q", name, handled[name], details, c.want)
+			}
+		}
+		if stats := s.Stats(); stats.Retried != 0 {
+			t.Errorf("%d attempts were repeated", stats.Retried)
+		}
+	})
+}
+
+// TestZlib: what Celery calls gzip is read as strictly as gzip.
+func TestZlib(t *testing.T) {
+	text := []byte(longNote.Text)
+	body := deflated(t, text)
+	bomb := deflated(t, make([]byte, 16<<20))
+	for name, c := range map[string]struct {
+		body []byte
+		want error
+	}{
+		"right": {body, nil}, "empty": {deflated(t, nil), nil},
+		"bomb": {bomb, harebus.ErrBodyTooLarge}, "one byte too many": {deflated(t, make([]byte, 16<<10+1)), harebus.ErrBodyTooLarge},
+		"cut": {body[:len(body)-1], io.ErrUnexpectedEOF}, "without an end": {body[:len(body)-5], io.ErrUnexpectedEOF}, "header only": {body[:2], io.ErrUnexpectedEOF},
+		"other sum": {append(bytes.Clone(body[:len(body)-1]), body[len(body)-1]^1), zlib.ErrChecksum},
+		"followed":  {append(bytes.Clone(body), 0), errAny}, "twice": {append(bytes.Clone(body), body...), errAny},
+		"dictionary": {[]byte{0x78, 0xbb, 0, 0, 0, 2, 3, 0, 0, 0, 0, 1}, zlib.ErrDictionary},
+	} {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		got, err := harebus.Gzip{}.Decompress(c.body, 16<<10)
+		runtime.ReadMemStats(&after)
+		if c.want == errAny && err == nil || c.want != errAny && !errors.Is(err, c.want) || err != nil && got != nil {
+			t.Errorf("%s: %d bytes, %v; want %v", name, len(got), err, c.want)
+		}
+		if used := after.TotalAlloc - before.TotalAlloc; used > 1<<20 {
+			t.Errorf("%s: %d KiB were allocated", name, used>>10)
+		}
+	}
+	if got, err := (harebus.Gzip{}).Decompress(body, 16<<10); err != nil || !bytes.Equal(got, text) {
+		t.Errorf("%.20q, %v", got, err)
+	}
+}
+
+// errAny stands for an error of any kind.
+var errAny = errors.New("any error")
+
+func deflated(t *testing.T, body []byte) []byte {
+	t.Helper()
+	var out bytes.Buffer
+	w := zlib.NewWriter(&out)
+	if _, err := w.Write(body); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return out.Bytes()
 }
 
 // TestCompressionFaults: New names what is wrong.

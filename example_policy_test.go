@@ -215,6 +215,12 @@ func fromMassTransit(m *harebus.Message) error {
 
 // fromCelery leaves the positional arguments of a task as the body.
 func fromCelery(m *harebus.Message, task string) error {
+	if m.Headers["compression"] == "application/x-gzip" {
+		var err error
+		if m.Body, err = (harebus.Gzip{}).Decompress(m.Body, 1<<20); err != nil {
+			return harebus.NoRetry(fmt.Errorf("decompress the task: %w", err))
+		}
+	}
 	var body []json.RawMessage // arguments, named arguments, and what Celery needs
 	if err := json.Unmarshal(m.Body, &body); err != nil || len(body) != 3 {
 		return harebus.NoRetry(fmt.Errorf("the body is not that of a task: %w", err))

@@ -148,6 +148,9 @@ func (g *Guard) Admit(ctx context.Context, id *harebus.Identity, p *harebus.Payl
 		return nil
 	}
 	r, err := decode(p.Body)
+	if errors.Is(err, errNewer) {
+		return err // another instance may know it
+	}
 	if err == nil {
 		err = g.check(r)
 	}

@@ -161,11 +161,20 @@ func TestHostileReferences(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+	const version = 3
 	for i := range good {
 		changed := bytes.Clone(good)
 		changed[i] ^= 1
-		rejected(fmt.Sprintf("byte %d changed", i), changed)
+		if i != version {
+			rejected(fmt.Sprintf("byte %d changed", i), changed)
+		}
 		rejected(fmt.Sprintf("cut at %d", i), good[:i])
+	}
+	var reject *harebus.RejectError
+	newer := bytes.Clone(good)
+	newer[version]++
+	if _, err := admit(newer); err == nil || errors.As(err, &reject) || !strings.Contains(err.Error(), "update this service") {
+		t.Errorf("a later version: %v", err)
 	}
 	rejected("followed by a byte", append(bytes.Clone(good), 0))
 	for key := range store.bodies {
@@ -182,7 +191,6 @@ func TestHostileReferences(t *testing.T) {
 	}
 	rejected("the body is missing", good)
 	id.TimeSent = time.Now()
-	var reject *harebus.RejectError
 	if _, err := admit(good); err == nil || errors.As(err, &reject) {
 		t.Errorf("a body that may come later: %v", err)
 	}

@@ -40,11 +40,19 @@ func (r *reference) encode() ([]byte, error) {
 	return out, nil
 }
 
-var errReference = errors.New("the body is no reference that this version can read")
+var (
+	errReference = errors.New("the body is no reference")
+	// errNewer is a reference of a release that this one does not know.
+	errNewer = errors.New("claim: the reference has a form that this version does not know; update this service")
+)
 
 func decode(in []byte) (r reference, err error) {
-	if len(in) < len(magic) || string(in[:len(magic)]) != magic {
+	const version = len(magic) - 1
+	switch {
+	case len(in) < len(magic) || string(in[:version]) != magic[:version]:
 		return r, errReference
+	case in[version] != magic[version]:
+		return r, errNewer
 	}
 	in = in[len(magic):]
 	take := func(n int) []byte {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"runtime"
 	"strings"
+	"unicode/utf8"
 )
 
 const (
@@ -79,6 +80,10 @@ func parseKeys(text string) (*Keyring, error) {
 	if len(text) > maxKeyFile {
 		return nil, fmt.Errorf("more than %d bytes", maxKeyFile)
 	}
+	if !utf8.ValidString(text) {
+		return nil, errors.New("it is no UTF-8; save it as UTF-8")
+	}
+	text = strings.TrimPrefix(text, "\ufeff") // of editors of Windows
 	var current *Key
 	var accepted []*Key
 	for n, line := range strings.Split(text, "\n") {

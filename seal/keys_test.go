@@ -1,10 +1,13 @@
 package seal_test
 
 import (
+	"encoding/base64"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -108,6 +111,67 @@ func TestKeyFileFaults(t *testing.T) {
 	}
 	if _, err := seal.NewSigningKey("a", nil); err == nil {
 		t.Error("an empty private key was accepted")
+	}
+}
+
+// TestKeyFileCut: whatever end of a file is missing, nothing is taken for a key that is not one of the whole file.
+func TestKeyFileCut(t *testing.T) {
+	t.Parallel()
+	whole, err := seal.ParseKeys(keyFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := range keyFile {
+		keys, err := seal.ParseKeys(keyFile[:n])
+		if err != nil {
+			continue
+		}
+		for _, key := range keys.Keys() {
+			if same, err := whole.Key(t.Context(), key.ID()); err != nil || same.Fingerprint() != key.Fingerprint() || same.Kind() != key.Kind() {
+				t.Errorf("cut at %d: %v is no key of the file", n, key)
+			}
+		}
+	}
+}
+
+// TestManyKeys: a file of some ten thousand keys is read quickly, and each is found.
+func TestManyKeys(t *testing.T) {
+	t.Parallel()
+	const most = 10_000
+	var text strings.Builder
+	for i := range most {
+		fmt.Fprintf(&text, "accepted %d secret %s\n", i, base64.StdEncoding.EncodeToString(binary.BigEndian.AppendUint64(make([]byte, 24), uint64(i))))
+	}
+	keys, err := seal.ParseKeys(text.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := map[string]bool{}
+	for i := range most {
+		key, err := keys.Key(t.Context(), strconv.Itoa(i))
+		if err != nil {
+			t.Fatal(err)
+		}
+		seen[key.Fingerprint()] = true
+	}
+	if len(seen) != most {
+		t.Errorf("%d different keys", len(seen))
+	}
+}
+
+// TestWindowsKeyFile: a file that Windows has written, with a mark at its start and its ends of lines, is read; one in UTF-16
+// is refused.
+func TestWindowsKeyFile(t *testing.T) {
+	t.Parallel()
+	windows := strings.ReplaceAll(keyFile, "\n", "\r\n")
+	for _, text := range []string{"\ufeff" + windows, "\ufeffcurrent a secret " + ones} {
+		if _, err := seal.ParseKeys(text); err != nil {
+			t.Errorf("%.20q: %v", text, err)
+		}
+	}
+	wide := "\xff\xfe" + strings.Join(strings.Split("current a secret "+ones, ""), "\x00")
+	if _, err := seal.ParseKeys(wide); err == nil || !strings.Contains(err.Error(), "UTF-8") {
+		t.Errorf("UTF-16: %v", err)
 	}
 }
 

@@ -25,7 +25,7 @@ type Policy struct {
 	// Headers are the custom headers that are bound to the message, as "tenant": they cannot
 	// be changed, added or removed. A message whose bound headers take more than 4 KiB
 	// is not sent. Headers that something changes on the way cannot be bound, such as
-	// those of tracing and the standard ones.
+	// those of tracing and most standard ones; "PikaBus.Environment" can.
 	Headers []string
 	// MaxAge is how old a message may be when it is handled, by the time at which it was
 	// sent or, if it is later, for which it was deferred. Retries and messages moved back

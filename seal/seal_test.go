@@ -242,6 +242,28 @@ func TestEveryField(t *testing.T) {
 	}
 }
 
+// TestOtherEnvironment: if the policy binds it, nobody changes or removes the environment of a message.
+func TestOtherEnvironment(t *testing.T) {
+	t.Parallel()
+	const environment = "PikaBus.Environment"
+	for kind, g := range guards(ring(t, secret(t, "key", 1)), seal.Policy{Types: []string{"*"}, Headers: []string{environment}}) {
+		id := sent()
+		id.Headers[environment] = "staging"
+		p := protect(t, g, id)
+		for name, change := range map[string]func(headers map[string]any){
+			"production": func(headers map[string]any) { headers[environment] = "production" }, "none": func(headers map[string]any) { delete(headers, environment) },
+		} {
+			r := received(id)
+			change(r.Headers)
+			_, err := admit(t, g, r, p)
+			t.Run(kind+"/"+name, func(t *testing.T) { refused(t, err, "tampered") })
+		}
+		if _, err := admit(t, g, received(id), p); err != nil {
+			t.Errorf("%s: %v", kind, err)
+		}
+	}
+}
+
 // TestEveryFieldOfTheBody: what describes a signed body is signed.
 func TestEveryFieldOfTheBody(t *testing.T) {
 	t.Parallel()

@@ -4,6 +4,7 @@ package coding
 import (
 	"bytes"
 	"compress/gzip"
+	"compress/zlib"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -69,8 +70,12 @@ func Gzip(dst, body []byte) ([]byte, error) {
 
 // Gunzip decompresses one gzip member, with nothing behind it, to at most limit bytes. It
 // returns nothing of a body whose checksum is wrong. The member ends with its length
-// (RFC 1952), so nothing larger than the body is allocated.
+// (RFC 1952), so nothing larger than the body is allocated. It also reads the form of zlib, which Celery
+// calls application/x-gzip.
 func Gunzip(body []byte, limit int) ([]byte, error) {
+	if len(body) > 1 && body[0] != 0x1f && binary.BigEndian.Uint16(body)%31 == 0 { // the check of a zlib header
+		return inflate(body, limit)
+	}
 	in := bytes.NewReader(body) // reads single bytes, so nothing behind the member is taken
 	r, err := reader(in)
 	if err != nil {
@@ -100,6 +105,32 @@ func Gunzip(body []byte, limit int) ([]byte, error) {
 		return nil, fmt.Errorf("%d bytes follow the compressed body", in.Len())
 	}
 	return out, nil
+}
+
+// inflate is Gunzip for the form of zlib (RFC 1950). It says nowhere how long the body is, so it is read twice, the first
+// time to see that.
+func inflate(body []byte, limit int) ([]byte, error) {
+	in := bytes.NewReader(body)
+	r, err := zlib.NewReader(in)
+	if err != nil {
+		return nil, err
+	}
+	n, err := io.Copy(io.Discard, io.LimitReader(r, int64(limit)+1))
+	switch {
+	case err != nil:
+		return nil, err
+	case n > int64(limit):
+		return nil, ErrTooLarge
+	case in.Len() > 0:
+		return nil, fmt.Errorf("%d bytes follow the compressed body", in.Len())
+	}
+	in.Reset(body)
+	if err := r.(zlib.Resetter).Reset(in, nil); err != nil { //nolint:forcetypeassert // as package zlib promises
+		return nil, err
+	}
+	out := make([]byte, n)
+	_, err = io.ReadFull(r, out)
+	return out, err
 }
 
 func reader(in io.Reader) (*gzip.Reader, error) {
