@@ -16,7 +16,7 @@ SUITES ?= trixie sid
 SUITE ?=
 export HAREBUS_REQUIRE_BROKER ?= 1
 
-.PHONY: proof proof-simulated proof-real proof-outbox proof-operator proof-network proof-migrate test test-installed test-suite test-all race vet lint fmt tidy fuzz bench broker databases help
+.PHONY: proof proof-simulated proof-real proof-outbox proof-operator proof-network proof-migrate test test-installed test-suite test-all race vet lint fmt tidy fuzz bench broker databases browser help
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,7 +28,7 @@ test: test-installed ## all tests but the proof, on a private broker of the inst
 		fi; \
 	done
 
-test-installed: broker databases
+test-installed: broker databases browser
 	@echo "== tests of all modules; installed: $$(basename /usr/lib/rabbitmq/lib/rabbitmq_server-*)"
 	scripts/each-module $(CURDIR)/scripts/go-test -count=1 -timeout $(TIMEOUT) $(TESTFLAGS)
 
@@ -47,7 +47,10 @@ broker: ## what the tests need of RabbitMQ: an installed server, unless AMQP_URL
 databases: ## what the tests of the outbox need: PostgreSQL, MariaDB and pgbouncer, installed
 	@scripts/install-databases
 
-race: broker databases ## all tests under the race detector (slow)
+browser: ## what the tests of harebus ui need: Chromium, installed
+	@scripts/install-chromium
+
+race: broker databases browser ## all tests under the race detector (slow)
 	scripts/each-module $(CURDIR)/scripts/go-test -race -timeout $(TIMEOUT) $(TESTFLAGS)
 
 vet: ## go vet of all modules

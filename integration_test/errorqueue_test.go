@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"testing"
 	"time"
@@ -203,10 +204,12 @@ func TestErrorQueueTargets(t *testing.T) {
 	}
 	q, err := errorqueue.Open(t.Context(), errorqueue.Config{Connect: harebus.ConnectConfig{URLs: []string{p.url}}, Name: failed, NoAudit: true})
 	p.try(err)
-	began := time.Now()
+	parked = nil
+	before, began := heap(), time.Now()
 	found, err := q.Look(t.Context(), errorqueue.Filter{})
 	p.try(err)
 	look := time.Since(began)
+	index := heap() - before
 	began = time.Now()
 	some := found.Messages[n/4 : n/4+min(n/2, 20_000)]
 	report, err := q.Retry(t.Context(), some, errorqueue.Options{Rate: -1})
@@ -222,7 +225,15 @@ func TestErrorQueueTargets(t *testing.T) {
 	if len(found.Messages) != n || report.Done != len(some) {
 		t.Errorf("found %d of %d; of %d: %+v", len(found.Messages), n, len(some), report)
 	}
-	t.Logf("looked at %d in %v; moved %d in %v, %.0f a second", n, look, report.Done, took, float64(report.Done)/took.Seconds())
+	t.Logf("looked at %d in %v, the index has %.1f MB; moved %d in %v, %.0f a second", n, look, float64(index)/1e6, report.Done, took, float64(report.Done)/took.Seconds())
+}
+
+// heap is what lies in the memory of this process.
+func heap() int64 {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
 }
 
 var targetMessages = flag.Int("messages", 500, "how many messages TestErrorQueueTargets puts into the error queue")

@@ -1,0 +1,191 @@
+package chromium_test
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/chromedp"
+
+	"github.com/harebus/harebus"
+	"github.com/harebus/harebus/cmd/harebus/internal/page"
+	"github.com/harebus/harebus/internal/doctor"
+	"github.com/harebus/harebus/internal/plan"
+)
+
+// TestPage looks at the page in a browser.
+func TestPage(t *testing.T) {
+	ctx := newBrowser(t)
+	t.Run("states", func(t *testing.T) { states(t, ctx) })
+	t.Run("topology", func(t *testing.T) { fromFile(t, ctx) })
+	t.Run("hostile", func(t *testing.T) { hostile(t, ctx) })
+	t.Run("no-javascript", func(t *testing.T) { noJavaScript(t, ctx) })
+	t.Run("other-site", func(t *testing.T) { otherSite(t, ctx) })
+}
+
+// states: axe finds nothing in any of them, none is wider than its window, and the browser has nothing to say.
+func states(t *testing.T, ctx context.Context) {
+	x := newBench(t, ctx, nil)
+	x.judge("empty queue")
+	x.park(34, "ChargeCard", "payments", "dial tcp 10.0.4.7:443: connect: connection refused", `{"ID":7}`)
+	x.park(12, "PlaceOrder", "orders", `bad-payload: cannot unmarshal string into Go struct field PlaceOrder.ID of type int`, `{"ID":"7"}`)
+	x.park(60, "RefundPayment", "orders", "panic: assignment to entry in nil map @ shop.(*Shop).place", `{"ID":7,"Amount":12.5}`)
+	x.open("/errors")
+	x.judge("groups")
+	x.picture("page-groups", looks[0])
+	x.open("/errors?type=Nothing")
+	x.judge("no match")
+	x.open("/errors?older=soon")
+	x.judge("wrong search")
+	x.open("/errors")
+	x.click("60")
+	x.judge("list")
+	x.first()
+	x.judge("message")
+	x.picture("page-message", looks[1])
+	x.click("Retry it")
+	x.judge("confirm")
+	x.fill("count", "2")
+	x.click("Retry")
+	x.await("Nothing was done")
+	x.judge("wrong number")
+	x.open("/errors")
+	x.click("Redirect all")
+	x.fill("to", "absent")
+	x.fill("count", "106")
+	x.fill("rate", "1000")
+	x.click("Redirect")
+	x.await("not everything was done")
+	x.judge("left")
+	x.open("/errors")
+	x.click("Archive")
+	x.judge("confirm archive")
+	x.fill("count", "60")
+	x.fill("rate", "1")
+	x.click("Archive")
+	x.judge("at work")
+	x.picture("page-action", looks[0])
+	x.changes() // by JavaScript
+	x.click("Stop")
+	x.await("It was stopped from this page")
+	x.judge("stopped")
+	x.open("/errors")
+	x.click("Redirect all")
+	x.fill("to", "orders")
+	x.fill("count", fmt.Sprint(len(x.broker.Messages("error"))))
+	x.fill("rate", "1000")
+	x.click("Redirect")
+	x.await("Redirect: done")
+	x.judge("done")
+	for _, path := range []string{"/actions", "/log", "/deferred", "/deferred/list", "/topology", "/doctor", "/nonsense", "/looks/gone"} {
+		x.open(path)
+		x.judge(path)
+	}
+	setup, err := harebus.New(harebus.Config{Dial: x.broker.Dial})
+	x.try(err)
+	x.try(setup.Bus().Defer(x.Context(), "orders", time.Hour, "later", harebus.WithType("Remind")))
+	x.try(setup.Close())
+	x.open("/deferred/list")
+	x.judge("waiting")
+	x.broker.Refuse(time.Hour)
+	x.open("/login?token=x")
+	x.judge("refused")
+}
+
+// fromFile is what needs a topology.
+func fromFile(t *testing.T, ctx context.Context) {
+	x := newBench(t, ctx, func(cfg *page.Config) {
+		cfg.ReadOnly = true
+		cfg.Plan = func(context.Context) (*plan.Plan, error) {
+			return &plan.Plan{Same: 7, Unseen: []string{"3 bindings (AMQP has no question for them)"}, Differences: []plan.Difference{
+				{Object: `queue "orders"`, Text: "type classic → quorum, x-delivery-limit none → 20", Remedy: "migrate orders"},
+				{Object: `exchange "PikaBusTopic"`, Text: "is missing", Remedy: "apply"},
+			}}, nil
+		}
+		cfg.Doctor = func(context.Context) (*doctor.Report, error) {
+			return &doctor.Report{Passed: 171, Unchecked: []string{"the consumer timeout, the largest message"}, Findings: []doctor.Finding{
+				{Fault: true, What: `queue "error" is not as wanted: x-delivery-limit none → 1000000`, Why: "RabbitMQ 4 drops a message that was looked at 21 times", Fix: "harebus topology migrate orders.json error"},
+				{What: "the clock of the broker is 4 s behind", Why: "deferred messages come late", Fix: "run an NTP client there"},
+			}}, nil
+		}
+	})
+	for _, path := range []string{"/topology", "/doctor", "/errors"} {
+		x.open(path)
+		x.judge("read-only " + path)
+	}
+}
+
+// hostile: nothing in a message runs, and the page stays as it should be.
+func hostile(t *testing.T, ctx context.Context) {
+	x := newBench(t, ctx, nil)
+	markup := `</pre></table><script>alert(1)</script><img src=x onerror=alert(2)><a href="javascript:alert(3)">x</a>"' onfocus=alert(4) autofocus` + "\u202e\x1b[2J"
+	x.park(1, markup, strings.Repeat("w", 200), markup+strings.Repeat("x", 3000), markup)
+	x.open("/errors")
+	x.judge("hostile groups")
+	x.click("List all")
+	x.judge("hostile list")
+	x.first()
+	x.judge("hostile message")
+	if !strings.Contains(x.text(), "<script>alert(1)</script>") {
+		x.Error("the markup is not shown as text")
+	}
+}
+
+// noJavaScript: a message is found, read and retried without it.
+func noJavaScript(t *testing.T, ctx context.Context) {
+	x := newBench(t, ctx, nil)
+	x.park(3, "Charge", "orders", "no money", `{"ID":7}`)
+	call(x, emulation.SetScriptExecutionDisabled, emulation.SetScriptExecutionDisabledParams{Value: true})
+	x.open("/errors?type=Charge")
+	x.click("List all")
+	x.first()
+	x.click("Retry it")
+	x.fill("count", "1")
+	x.click("Retry")
+	deadline := time.Now().Add(10 * time.Second)
+	for !strings.Contains(x.text(), "Retry: done") && time.Now().Before(deadline) {
+		x.run(chromedp.Reload())
+	}
+	if n := len(x.broker.Messages("orders")); n != 1 || !strings.Contains(x.text(), "Done 1 of 1") {
+		x.Errorf("%d messages were retried: %s", n, x.text())
+	}
+	x.clean("without JavaScript")
+}
+
+// otherSite: a page on another port, and one with another name for this machine, can neither frame the page nor send its forms.
+func otherSite(t *testing.T, ctx context.Context) {
+	x := newBench(t, ctx, nil)
+	x.park(1, "Charge", "orders", "no money", `{"ID":7}`)
+	x.open("/errors")
+	path := evaluate[string](x, `location.href`)
+	evil := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/html")
+		if r.URL.Path == "/frame" {
+			fmt.Fprintf(w, `<iframe src="%s/errors"></iframe>`, x.origin)
+			return
+		}
+		fmt.Fprintf(w, `<form method=post action="%s/act"><input name=do value=retry><input name=count value=1><input name=rate value=1><button>Win</button></form>`, path)
+	}))
+	t.Cleanup(evil.Close)
+	for _, site := range []string{evil.URL, strings.Replace(evil.URL, "127.0.0.1", "localhost", 1)} {
+		x.run(chromedp.Navigate(site))
+		x.run(chromedp.Click(chromedp.CSS(`button`)))
+		x.await("You cannot see this page")
+	}
+	x.clean("forms of others")
+	x.run(chromedp.Navigate(evil.URL+"/frame"), chromedp.WaitReady(chromedp.CSS("iframe")))
+	x.mu.Lock()
+	if len(x.faults) == 0 || !strings.Contains(x.faults[0], "frame") {
+		x.Errorf("the page can be framed: %q", x.faults)
+	}
+	x.faults = nil
+	x.mu.Unlock()
+	if n := len(x.broker.Messages("orders")); n != 0 {
+		x.Errorf("%d messages were moved", n)
+	}
+}
