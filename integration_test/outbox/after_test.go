@@ -3,6 +3,8 @@ package outbox_test
 import (
 	"context"
 	"errors"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -65,4 +67,45 @@ func TestDeleteAfterConfirm(t *testing.T) {
 	confirms.Release()
 	r.empty()
 	r.await("out", 2)
+}
+
+// TestDeletedWhileRead: a row is deleted after the table was read and before the relay looks at what was found. The
+// row is not published again.
+func TestDeletedWhileRead(t *testing.T) {
+	t.Parallel()
+	r, seen := traced(t, database.Need(t, "postgres"))
+	ob := r.outbox(outbox.Config{})
+	s := r.setup(ob, "")
+	r.start(s)
+	r.store(ob, s, "out") // the first one binds the queue
+	r.await("out", 1)
+	r.empty()
+	var published, reading, happened atomic.Bool
+	read, deleted := make(chan struct{}), make(chan struct{})
+	wait := func(c <-chan struct{}) {
+		select {
+		case <-c:
+		case <-r.ctx.Done():
+		}
+	}
+	seen.call(func(text string, over bool) {
+		switch reads := strings.Contains(text, "(lane, id) >"); {
+		case strings.HasPrefix(text, "delete from harebus_outbox") && !over && !published.Swap(true):
+			wait(read)
+		case strings.HasPrefix(text, "delete from harebus_outbox") && over && !happened.Swap(true):
+			close(deleted)
+		case reads && !over && published.Load() && !happened.Load():
+			reading.Store(true)
+		case reads && over && reading.Swap(false):
+			close(read)
+			wait(deleted)
+			<-time.After(50 * time.Millisecond) // the relay notes that it was deleted
+		}
+	})
+	r.store(ob, s, "out")
+	wait(deleted)
+	r.store(ob, s, "out") // leaves after what the read has found
+	r.eventually("the last has come", func() bool { found, _ := r.ids("out"); return len(found) == 3 })
+	r.empty()
+	r.await("out", 3)
 }

@@ -16,6 +16,23 @@ import (
 type statements struct {
 	mu   sync.Mutex
 	done []statement
+	at   func(text string, over bool) // called when a statement begins, and when it is over
+}
+
+// call makes fn be called when a statement begins, and when it is over.
+func (s *statements) call(fn func(text string, over bool)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.at = fn
+}
+
+func (s *statements) notify(text string, over bool) {
+	s.mu.Lock()
+	fn := s.at
+	s.mu.Unlock()
+	if fn != nil {
+		fn(text, over)
+	}
 }
 
 type statement struct {
@@ -33,6 +50,7 @@ func (s *statements) TraceQueryStart(ctx context.Context, _ *pgx.Conn, q pgx.Tra
 			args = args[1:]
 		}
 	}
+	s.notify(q.SQL, false)
 	return context.WithValue(ctx, statementKey{}, statement{q.SQL, args})
 }
 
@@ -42,6 +60,7 @@ func (s *statements) TraceQueryEnd(ctx context.Context, _ *pgx.Conn, end pgx.Tra
 	if !ok || end.Err != nil {
 		return
 	}
+	s.notify(one.text, true)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.done = append(s.done, one)
