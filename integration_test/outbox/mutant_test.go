@@ -38,12 +38,6 @@ var mutants = []mutant.Mutant{
 		Breaks: "TestJoin/postgres",
 	},
 	{
-		Name: "forget a deleted row at once", File: "outbox/erase.go",
-		Old:    "\t\tl.erased = append(l.erased, ids...)\n",
-		New:    "\t\tfor _, id := range ids {\n\t\t\tdelete(l.known, id)\n\t\t}\n",
-		Breaks: "TestDeletedWhileRead",
-	},
-	{
 		Name: "take over lanes without two renewals", File: "outbox/lease.go",
 		Old: "if r.healthy >= enough {", New: "if r.healthy < enough || r.healthy >= enough {",
 		Breaks: "TestOutage",
