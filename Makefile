@@ -85,10 +85,10 @@ proof-operator: broker
 		cd integration_test && go test -count=1 -v -timeout 15m -run '^TestOperatorKilled$$' . -kills 40
 
 # The part of the proof about the outbox: services are killed at every step, and databases, on every database; everything
-# breaks for SOAK on PostgreSQL and MariaDB; and the proof that it would be noticed.
+# breaks for SOAK on PostgreSQL and MariaDB; and the proof that it would be noticed. RUN is a pattern of tests.
 proof-outbox: broker databases
 	HAREBUS_RABBITMQ_ROOT="$(if $(SUITE),$$(scripts/rabbitmq-root $(SUITE)),$$HAREBUS_RABBITMQ_ROOT)" && export HAREBUS_RABBITMQ_ROOT && \
-		cd integration_test/outbox && go test -count=1 -v -timeout 60m -run '^(TestCrash|TestOutage|TestDatabaseRestarts|TestBrokerAway|TestSoak|TestMutants)$$' . -soak $(SOAK) -mutations
+		cd integration_test/outbox && go test -count=1 -v -timeout 60m -run '$(or $(RUN),^(TestCrash|TestOutage|TestDatabaseRestarts|TestBrokerAway|TestSoak|TestMutants)$$)' . -soak $(SOAK) -mutations
 
 proof-migrate: broker ## kills harebus topology migrate under load, 200 times at any moment
 	HAREBUS_RABBITMQ_ROOT="$(if $(SUITE),$$(scripts/rabbitmq-root $(SUITE)),$$HAREBUS_RABBITMQ_ROOT)" && export HAREBUS_RABBITMQ_ROOT && \
