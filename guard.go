@@ -40,9 +40,9 @@ type Identity struct {
 	AppID                       string
 	TimeSent                    time.Time
 	Hops                        int
-	// Headers are all of the message. Bind single ones by their names, and not all: the
-	// broker, retries and observers (a trace context) add headers, and a copy of a message that
-	// was too large to be parked can lack some.
+	// Headers are all of the message. Bind single ones by their names, and not all: the broker,
+	// retries and observers (a trace context) add headers, and a copy of a message too large to be
+	// parked can lack some, but none that a method Bound() []string of the Guard names while others can go.
 	Headers map[string]any
 
 	// Exchange, RoutingKey and NotBefore are where a message is sent, and when it is due.

@@ -85,7 +85,7 @@ func newDialect(cfg *PayloadConfig) header.Dialect {
 	if cfg.Build != "" {
 		always[prefix+HeaderBuild] = cfg.Build
 	}
-	return header.Dialect{Prefix: prefix, Time: format, Always: always, Environment: cfg.Environment, Names: header.Names{
+	return header.Dialect{Prefix: prefix, Time: format, Always: always, Environment: cfg.Environment, Keep: header.Bound(cfg.Guards), Names: header.Names{
 		Environment:        prefix + HeaderEnvironment,
 		MessageID:          prefix + HeaderMessageID,
 		CorrelationID:      prefix + HeaderCorrelationID,

@@ -20,6 +20,7 @@ import (
 	"github.com/harebus/harebus"
 	"github.com/harebus/harebus/brokertest"
 	"github.com/harebus/harebus/internal/access"
+	"github.com/harebus/harebus/internal/parked"
 	"github.com/harebus/harebus/internal/redrive"
 	"github.com/harebus/harebus/seal"
 )
@@ -257,6 +258,43 @@ func TestSenderWithoutKeyService(t *testing.T) {
 			t.Errorf("not handled; %d messages are in the error queue", len(b.Messages("error")))
 		}
 	})
+}
+
+// TestCrowded: a message whose many small headers leave no room for the reason of its failure keeps the large one that is
+// bound, so its copy in the error queue still opens.
+func TestCrowded(t *testing.T) {
+	t.Parallel()
+	policy := seal.Policy{Types: []string{"*"}, Headers: []string{"tenant"}, Details: true}
+	for kind, g := range guards(ring(t, secret(t, "key", 1)), policy) {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				b := brokertest.New()
+				t.Cleanup(b.Close)
+				s := serve(t, b, "orders", g, nil, func(context.Context, *harebus.Bus, *harebus.Message) error {
+					return harebus.NoRetry(errors.New(strings.Repeat("long ", 1600)))
+				})
+				headers := map[string]any{"tenant": strings.Repeat("t", 2000)}
+				for i := range 1400 {
+					headers[fmt.Sprintf("small-%d", i)] = strings.Repeat("s", 70)
+				}
+				if err := s.Bus().Send(t.Context(), "orders", payment{canary}, harebus.WithHeaders(headers)); err != nil {
+					t.Fatal(err)
+				}
+				if err := b.WaitQuiet(t.Context(), "error"); err != nil {
+					t.Fatal(err)
+				}
+				copied := b.Messages("error")[0]
+				id, p := parked.Read("PikaBus.", &amqp.Delivery{
+					Headers: copied.Headers, ContentType: copied.ContentType, ContentEncoding: copied.ContentEncoding, MessageId: copied.MessageId,
+					CorrelationId: copied.CorrelationId, Type: copied.Type, Timestamp: copied.Timestamp, AppId: copied.AppId, Body: copied.Body,
+				}, "orders")
+				if err := g.Admit(t.Context(), id, p); err != nil || copied.Headers["PikaBus.LeftOut"] == nil {
+					t.Errorf("left out %v: %v", copied.Headers["PikaBus.LeftOut"], err)
+				}
+			})
+		})
+	}
 }
 
 // TestHostile: what somebody without a key can do to a message in a queue ends in the error queue, with the reason.

@@ -69,6 +69,9 @@ func newRules(keys Keys, p Policy) *rules {
 	return r
 }
 
+// Bound returns the bound headers, which copies of a message keep as long as others can be left out.
+func (r *rules) Bound() []string { return r.binding.names }
+
 func (r *rules) covers(messageType string) bool { return r.all || r.types[messageType] }
 
 // destination is where a message is sent, as it is bound: a command to a queue has no exchange

@@ -103,6 +103,16 @@ func (d *Dialect) NameLeftOut(headers amqp.Table, all string) {
 	headers[d.Names.ErrorDetails] = shorten(note(all)+details, MaxErrorDetails)
 }
 
+// Bound are the headers that guards have bound to their messages: those that their method Bound names.
+func Bound[G any](guards []G) (names []string) {
+	for _, g := range guards {
+		if b, ok := any(g).(interface{ Bound() []string }); ok {
+			names = append(names, b.Bound()...)
+		}
+	}
+	return names
+}
+
 // expendable lists the headers that may be left out of a failed message, in the
 // order in which they are left out.
 func (d *Dialect) expendable(headers amqp.Table) []string {
@@ -119,6 +129,12 @@ func (d *Dialect) expendable(headers amqp.Table) []string {
 		keys = append(keys, key)
 	}
 	slices.SortFunc(keys, func(a, b string) int {
+		if keep := slices.Contains(d.Keep, a); keep != slices.Contains(d.Keep, b) {
+			if keep {
+				return 1
+			}
+			return -1
+		}
 		if custom := strings.HasPrefix(a, d.Prefix); custom != strings.HasPrefix(b, d.Prefix) {
 			if custom {
 				return 1

@@ -28,6 +28,8 @@ type Dialect struct {
 	Always map[string]any
 	// Environment is where this setup runs; "" takes messages of every environment.
 	Environment string
+	// Keep are custom headers that copies lose only when nothing else is left to lose.
+	Keep []string
 }
 
 const (

@@ -1,6 +1,7 @@
 package header_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -42,6 +43,25 @@ func TestDescriptionGoesFirst(t *testing.T) {
 		}
 		if size := publish.HeaderFrame(msg); got != want || msg.Headers["PikaBus.ErrorId"] == nil || size > frame {
 			t.Errorf("with %d bytes: %s, want %s; %d bytes are left: %v", custom, got, want, size, msg.Headers)
+		}
+	}
+}
+
+// TestBoundStays: a header that a guard binds is left out last, though it is the largest of many.
+func TestBoundStays(t *testing.T) {
+	t.Parallel()
+	const frame = 4096
+	d := &header.Dialect{Prefix: "PikaBus.", Keep: []string{"tenant"}}
+	d.Names.ErrorDetails, d.Names.LeftOut = "PikaBus.ErrorDetails", "PikaBus.LeftOut"
+	for size, kept := range map[int]bool{300: true, 2000: true, 5000: false} {
+		msg := parked(d, 10)
+		msg.Headers["tenant"] = strings.Repeat("t", size)
+		for i := range 100 {
+			msg.Headers[fmt.Sprintf("small-%d", i)] = strings.Repeat("s", 40)
+		}
+		d.Fit(msg, frame, 0)
+		if _, ok := msg.Headers["tenant"]; ok != kept || publish.HeaderFrame(msg) > frame {
+			t.Errorf("%d bytes: kept %t, %d bytes are left", size, ok, publish.HeaderFrame(msg))
 		}
 	}
 }
