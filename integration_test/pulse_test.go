@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	amqp "github.com/rabbitmq/amqp091-go"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
@@ -58,6 +59,31 @@ func (p *place) asking(user string) *pulse.Client {
 	p.try(err)
 	p.Cleanup(c.Close)
 	return c
+}
+
+// peeks looks at the first messages of a queue of each type, several times.
+func (o *operator) peeks() {
+	b := o.broker()
+	for name, args := range map[string]amqp.Table{"parked": {"x-queue-type": "quorum", "x-delivery-limit": 1_000_000}, "plain": {"x-queue-type": "classic"}} {
+		b.declareQueue(name, args)
+		var all []amqp.Publishing
+		for i := range 20 {
+			all = append(all, amqp.Publishing{MessageId: fmt.Sprintf("m%02d", i), DeliveryMode: amqp.Persistent})
+		}
+		b.publishAll(name, all)
+		for range 2 {
+			if output := o.ends(0, []string{"peek", "-n", "3", name}, "20 messages ready", "m00", "m02"); strings.Contains(output, "m03") {
+				o.Errorf("printed %s", output)
+			}
+		}
+		for i, d := range b.take(name, 20) {
+			if d.MessageId != all[i].MessageId {
+				o.Errorf("%s: at place %d is %s", name, i, d.MessageId)
+			}
+		}
+	}
+	b.declareQueue("served", amqp.Table{"x-queue-type": "quorum", "x-delivery-limit": 20})
+	o.ends(1, []string{"peek", "served"}, "its delivery limit is 20")
 }
 
 // The permissions that docs/pulse.md names suffice to answer, to ask, to take and to give orders; nobody else gives any. A
@@ -119,4 +145,5 @@ func TestPulse(t *testing.T) {
 		t.Errorf("logged %+v", all)
 	}
 	p.try(errors.Join(takes.Ready(), takes.Resume()))
+	newOperator(p, 0).peeks()
 }

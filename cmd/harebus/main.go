@@ -10,6 +10,7 @@
 //	harebus redrive [flags]
 //	harebus status [flags] [QUEUE...]
 //	harebus top [flags] [QUEUE...]
+//	harebus peek [flags] QUEUE
 //	harebus control pause|resume|concurrency|rate [flags] QUEUE [N]
 //	harebus doctor [flags] FILE
 //	harebus topology plan|apply|prune|export [flags] FILE
@@ -76,6 +77,7 @@ var commands = []command{
 	{"redrive", "move parked messages back to their source", runRedrive},
 	{"status", "ask the instances of services how they are", runStatus},
 	{"top", "show what services handle, again and again", runTop},
+	{"peek", "show what lies in a queue, and leave it there", runPeek},
 	{"control", "pause and resume queues of services, and change their limits", runControl},
 	{"doctor", "look for what is wrong with the broker, and say how to mend it", runDoctor},
 	{"topology", "compare, declare, prune, migrate and export queues and bindings", runTopology},
