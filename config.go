@@ -137,6 +137,10 @@ type HandlingConfig struct {
 	// Unhandled says what happens to a message without a handler: UnhandledRetry by
 	// default, because a newer instance of the service may have one.
 	Unhandled UnhandledMode
+	// GivenUp is called for every message that is about to be moved to the error queue, also one
+	// that has no handler or cannot be read: as the function of [WithGivenUp], and after it.
+	// Package failed has one that publishes an event. Default: none.
+	GivenUp func(ctx context.Context, bus *Bus, m Failed) error
 	// Transactor runs handlers inside a transaction of something else, such as a
 	// database, and publishes what they sent after its commit: see package outbox.
 	// [WithoutTransaction] leaves out one handler. Start then works without a Queue,

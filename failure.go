@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"reflect"
 	"time"
 
 	"github.com/harebus/harebus/internal/foreign"
@@ -89,16 +88,16 @@ func failed(ctx context.Context, err error) *failure {
 	defer cancel()
 	f, trouble := foreign.Apart(ctx, func() (*failure, error) { return readError(err), nil })
 	if trouble != nil {
-		return &failure{text: unreadable(err, trouble)}
+		return &failure{text: foreign.Unreadable(err, trouble)}
 	}
 	return f
 }
 
 func readError(err error) *failure {
 	f := &failure{err: err}
-	trouble := foreign.Call(func() error { f.text = header.ErrorDetails(bounded{err}); return nil })
+	trouble := foreign.Call(func() error { f.text = header.ErrorDetails(err); return nil })
 	if trouble != nil {
-		f.text, f.err = unreadable(err, trouble), nil
+		f.text, f.err = foreign.Unreadable(err, trouble), nil
 	}
 	trouble = foreign.EachError(err, func(e error) bool {
 		f.types += fmt.Sprintf("%T ", e)
@@ -128,26 +127,6 @@ func readError(err error) *failure {
 	return f
 }
 
-// bounded is an error whose text is not much longer than what is kept of it.
-type bounded struct{ error }
-
-func (b bounded) Error() string {
-	const most = 4 * header.MaxErrorDetails
-	text := b.error.Error()
-	if len(text) > most {
-		return text[:most] + " … (cut)"
-	}
-	return text
-}
-
-// unreadable is the text of an error that has none.
-func unreadable(err, trouble error) string {
-	if v := reflect.ValueOf(err); v.Kind() == reflect.Pointer && v.IsNil() {
-		return fmt.Sprintf("a nil %T was returned as an error; return nil itself (%s)", err, foreign.Text(trouble))
-	}
-	return fmt.Sprintf("the methods of the error, a %T, cannot be called: %s", err, foreign.Text(trouble))
-}
-
 // rejection returns the RejectError in an error, or nil.
 func rejection(err error) *RejectError {
 	var rejected *RejectError
@@ -159,13 +138,4 @@ func rejection(err error) *RejectError {
 		return !ok
 	})
 	return rejected
-}
-
-// textOf is the text of an error for a log.
-func textOf(err error) string {
-	var text string
-	if trouble := foreign.Call(func() error { text = err.Error(); return nil }); trouble != nil {
-		return unreadable(err, trouble)
-	}
-	return text
 }

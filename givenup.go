@@ -9,6 +9,7 @@ import (
 
 	"github.com/harebus/harebus/internal/foreign"
 	"github.com/harebus/harebus/internal/header"
+	"github.com/harebus/harebus/internal/resend"
 )
 
 // WithGivenUp calls fn when a message of the handler is about to be moved to the
@@ -25,39 +26,58 @@ func WithGivenUp(fn func(ctx context.Context, bus *Bus, m *Message, err error) e
 	return handlerOption(func(h *handler) { h.givenUp = fn })
 }
 
-// giveUp calls the function of WithGivenUp and publishes what it sent. It returns
-// false when nothing can be sent now; then the message must be delivered again.
-func (d *delivery) giveUp() bool {
-	if d.handler == nil || d.handler.givenUp == nil {
-		return true
+// Failed is a message that is about to be moved to the error queue, for Config.Handling.GivenUp.
+type Failed struct {
+	// Message is as far as it could be read.
+	*Message
+	// Kind and Group are the headers ErrorKind and ErrorGroup of the parked copy, which package
+	// errorqueue explains. They hold nothing of the message.
+	Kind, Group string
+}
+
+// giveUp calls the functions for messages that are given up. It returns false when nothing can
+// be sent now; then the message must be delivered again.
+func (d *delivery) giveUp(cause *failure) bool {
+	h, all := d.handler, d.endpoint.cfg.Handling
+	if h != nil && h.givenUp != nil && !d.tell("WithGivenUp", h.origin, h.timeout, func(ctx context.Context, bus *Bus, m *Message) error {
+		return h.givenUp(ctx, bus, m, d.felt.shown())
+	}) {
+		return false
 	}
-	err := d.runGivenUp()
+	return all.GivenUp == nil || d.tell("Config.Handling.GivenUp", d.endpoint.queue+"\x00\x00", all.Timeout, func(ctx context.Context, bus *Bus, m *Message) error {
+		kind, group := resend.Group(cause)
+		return all.GivenUp(ctx, bus, Failed{m, kind, group})
+	})
+}
+
+// tell calls a function for a message that is given up, and publishes what it sent.
+func (d *delivery) tell(name, origin string, timeout time.Duration, fn HandlerFunc) bool {
+	err := d.runGivenUp(origin, timeout, fn)
 	switch {
 	case err == nil:
 		return true
 	case d.Context().Err() != nil || !d.Connected():
 		return false
 	default:
-		d.Log().Error("the function of WithGivenUp failed; parking the message without what it sent",
+		d.Log().Error("the function of "+name+" failed; parking the message without what it sent",
 			append(d.fields(), zap.Error(d.told(err)))...)
 		return true
 	}
 }
 
-func (d *delivery) runGivenUp() error {
+func (d *delivery) runGivenUp(origin string, timeout time.Duration, fn HandlerFunc) error {
 	const long = 5 * time.Minute
-	h, timeout := d.handler, d.handler.timeout
 	if timeout <= 0 {
 		timeout = long
 	}
 	m := d.seen()
-	scope := &scope{Incoming: m, ID: d.came.id, Origin: h.origin + "\x00given up"}
+	scope := &scope{Incoming: m, ID: d.came.id, Origin: origin + "\x00given up"}
 	bus := &Bus{sender{d.endpoint, scope}}
 	ctx := inHandlerOf(d.ctx, bus, timeout, handlerTimeout(timeout))
 	defer ctx.End()
 	_, err := foreign.Apart(ctx, func() (struct{}, error) {
 		d.Enter()
-		return struct{}{}, h.givenUp(ctx, bus, m, d.felt.shown())
+		return struct{}{}, fn(ctx, bus, m)
 	})
 	outs, ended := scope.End()
 	switch {

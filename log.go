@@ -6,6 +6,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/harebus/harebus/internal/foreign"
 	"github.com/harebus/harebus/internal/safelog"
 	"github.com/harebus/harebus/internal/slogcore"
 )
@@ -45,5 +46,5 @@ func errorField(key string, err error) zap.Field {
 	if rejected := rejection(err); rejected != nil {
 		return zap.String("reason", rejected.Reason)
 	}
-	return zap.String(key, safelog.Printable(textOf(err)))
+	return zap.String(key, safelog.Printable(foreign.TextOf(err)))
 }

@@ -487,7 +487,7 @@ func (d *delivery) postpone(until time.Time) {
 
 // park moves the message to the error queue.
 func (d *delivery) park(cause *failure) {
-	if d.giveUp() {
+	if d.giveUp(cause) {
 		result := d.elsewhere().Park(cause)
 		if result != resend.Stuck {
 			d.answer(cause) // not before: a message that goes back to its queue can still be handled

@@ -206,7 +206,7 @@ type (
 // imports are those that snippets may use; unused ones are not complained about.
 var imports = []string{
 	"context", "database/sql", "encoding/json", "errors", "fmt", "maps", "net", "net/http", "os", "os/signal", "slices", "syscall", "time",
-	"github.com/harebus/harebus/answers", "github.com/harebus/harebus/claim", "github.com/harebus/harebus/seal",
+	"github.com/harebus/harebus/answers", "github.com/harebus/harebus/claim", "github.com/harebus/harebus/failed", "github.com/harebus/harebus/seal",
 	"github.com/harebus/harebus", "github.com/harebus/harebus/service", "github.com/harebus/harebus/brokertest", "github.com/harebus/harebus/outbox", "github.com/harebus/harebus/topology",
 }
 

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"runtime"
 	"runtime/debug"
 )
@@ -49,6 +50,23 @@ func Text(trouble error) string {
 	default:
 		return fmt.Sprintf("panic: %T", value)
 	}
+}
+
+// Unreadable is the text of an error that has none, because its methods cannot be called.
+func Unreadable(err, trouble error) string {
+	if v := reflect.ValueOf(err); v.Kind() == reflect.Pointer && v.IsNil() {
+		return fmt.Sprintf("a nil %T was returned as an error; return nil itself (%s)", err, Text(trouble))
+	}
+	return fmt.Sprintf("the methods of the error, a %T, cannot be called: %s", err, Text(trouble))
+}
+
+// TextOf is the text of an error for a log.
+func TextOf(err error) string {
+	var text string
+	if trouble := Call(func() error { text = err.Error(); return nil }); trouble != nil {
+		return Unreadable(err, trouble)
+	}
+	return text
 }
 
 // Details is [Text] with the stack of a panic, for a log.

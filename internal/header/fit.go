@@ -14,7 +14,9 @@ import (
 
 // ErrorDetails is the text of a failure as valid UTF-8 of bounded length.
 func ErrorDetails(cause error) string {
-	return shorten(strings.ToValidUTF8(cause.Error(), "\uFFFD"), MaxErrorDetails)
+	text := cause.Error()
+	text = text[:min(len(text), 4*MaxErrorDetails)] // of which more cannot be needed
+	return shorten(strings.ToValidUTF8(text, "\uFFFD"), MaxErrorDetails)
 }
 
 // MaxErrorDetails bounds the text of a failure that travels with a message.

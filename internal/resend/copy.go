@@ -117,13 +117,19 @@ type Failure interface {
 // describe writes into a copy for the error queue what tells this parking from others: one of
 // its own id, and the fingerprint of the cause.
 func (c *Case) describe(headers amqp.Table, cause error) {
+	dialect := c.Queue.Dialect
+	dialect.NoteAttempt(headers, time.Now(), c.Failures == 0)
+	kind, group := Group(cause)
+	dialect.DescribeParking(headers, messageid.New(), kind, group)
+}
+
+// Group returns the kind of a failure, and the fingerprint that it has in common with others of its kind.
+func Group(cause error) (kind, group string) {
 	kind, types := "error", ""
 	if f, ok := cause.(Failure); ok { //nolint:errorlint // what it wraps is foreign code
 		kind, types = f.ErrorKind(), f.ErrorTypes()
 	}
-	dialect := c.Queue.Dialect
-	dialect.NoteAttempt(headers, time.Now(), c.Failures == 0)
-	dialect.DescribeParking(headers, messageid.New(), kind, fingerprint.Of(kind, types, fingerprint.Text(header.ErrorDetails(cause))))
+	return kind, fingerprint.Of(kind, types, fingerprint.Text(header.ErrorDetails(cause)))
 }
 
 // AsItCame is the content of a copy of a message exactly as it came: packed are its
