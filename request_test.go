@@ -169,7 +169,7 @@ func TestRequestRetried(t *testing.T) {
 	for name, c := range map[string]struct {
 		timeout  time.Duration
 		attempts int
-	}{"in time": {5 * time.Minute, 3}, "too late": {5 * time.Second, 2}} {
+	}{"in time": {5 * time.Minute, 3}, "too late": {4 * time.Second, 2}} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T, r *rig) {
 				s := r.setup(r.config("orders"))

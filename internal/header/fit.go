@@ -15,24 +15,28 @@ import (
 // ErrorDetails is the text of a failure as valid UTF-8 of bounded length.
 func ErrorDetails(cause error) string {
 	text := cause.Error()
-	text = text[:min(len(text), 4*MaxErrorDetails)] // of which more cannot be needed
+	if most := 4 * MaxErrorDetails; len(text) > most { // the rest is not looked at
+		text = text[:most] + cutMark
+	}
 	return shorten(strings.ToValidUTF8(text, "\uFFFD"), MaxErrorDetails)
 }
 
 // MaxErrorDetails bounds the text of a failure that travels with a message.
 const MaxErrorDetails = 8 << 10
 
+// cutMark ends a text that was cut.
+const cutMark = " … (cut)"
+
 // shorten cuts valid UTF-8 to at most so many bytes, and says so.
 func shorten(text string, most int) string {
 	if len(text) <= most {
 		return text
 	}
-	const mark = " … (cut)"
-	cut := most - len(mark)
+	cut := most - len(cutMark)
 	for cut > 0 && !utf8.RuneStart(text[cut]) {
 		cut--
 	}
-	return text[:cut] + mark
+	return text[:cut] + cutMark
 }
 
 // Fit makes sure that the message can be sent and read: its headers fit into a frame
