@@ -102,19 +102,20 @@ func (c Config) complete(of harebus.ConsumeConfig) (Config, error) {
 		c.Size = min(max(room/c.Parallel, 1), largest)
 	}
 	var faults []error
+	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
 	if c.Size < 1 || c.Size > largest {
-		faults = append(faults, fmt.Errorf("Size %d is not between 1 and %d", c.Size, largest))
+		fault("Size %d is not between 1 and %d", c.Size, largest)
 	}
 	if c.Parallel < 1 || c.Parallel > mostAtOnce {
-		faults = append(faults, fmt.Errorf("Parallel %d is not between 1 and %d", c.Parallel, mostAtOnce))
+		fault("Parallel %d is not between 1 and %d", c.Parallel, mostAtOnce)
 	}
 	if c.Wait < 0 || c.Wait > longestWait {
-		faults = append(faults, fmt.Errorf("Wait %v is not between 0 and %v", c.Wait, longestWait))
+		fault("Wait %v is not between 0 and %v", c.Wait, longestWait)
 	}
 	if need := c.Size * c.Parallel; len(faults) == 0 && need > room {
-		faults = append(faults, fmt.Errorf("Size %d × Parallel %d needs %d messages in hand, and the endpoint handles %d at once"+
+		fault("Size %d × Parallel %d needs %d messages in hand, and the endpoint handles %d at once"+
 			" (Consume.Concurrency %d × Consume.Consumers %d): raise Consume.Concurrency to %d, or lower Size",
-			c.Size, c.Parallel, need, room, of.Concurrency, of.Consumers, (need+of.Consumers-1)/of.Consumers))
+			c.Size, c.Parallel, need, room, of.Concurrency, of.Consumers, (need+of.Consumers-1)/of.Consumers)
 	}
 	return c, errors.Join(faults...)
 }

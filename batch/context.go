@@ -14,13 +14,14 @@ type limited struct {
 
 // shared makes the context of a batch. The caller calls end.
 func shared[T any](items []Item[T]) (ctx context.Context, end func()) {
-	by := items[0].ctx
+	tightest := items[0]
 	for _, i := range items[1:] {
 		limit, ok := i.ctx.Deadline()
-		if least, limited := by.Deadline(); ok && (!limited || limit.Before(least)) {
-			by = i.ctx
+		if least, limited := tightest.ctx.Deadline(); ok && (!limited || limit.Before(least)) {
+			tightest = i
 		}
 	}
+	by := tightest.ctx
 	ctx, cancel := context.WithCancelCause(context.Background())
 	stop := context.AfterFunc(by, func() { cancel(context.Cause(by)) })
 	return limited{ctx, by}, func() { stop(); cancel(nil) }

@@ -97,6 +97,7 @@ func (r *rig) start(cfg batch.Config, fn batch.HandlerFunc[row], opts ...harebus
 	r.try(r.setup.Start(r.ctx))
 	r.send(-1)
 	r.quiet()
+	time.Sleep(time.Second) // until the consumers take as many messages as they may
 	r.began = time.Now()
 }
 

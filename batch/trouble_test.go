@@ -60,6 +60,29 @@ func TestTimeLimit(t *testing.T) {
 	})
 }
 
+// TestTimeIsOver: a message whose time is over before its batch is handled is not in it.
+func TestTimeIsOver(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.cfg.Handling.Middleware = []harebus.Middleware{func(next harebus.HandlerFunc) harebus.HandlerFunc {
+			return func(ctx context.Context, bus *harebus.Bus, m *harebus.Message) error {
+				if strings.Contains(string(m.Body), "2") && m.Attempt == 1 {
+					var cancel context.CancelCauseFunc
+					ctx, cancel = context.WithCancelCause(ctx)
+					time.AfterFunc(time.Second, func() { cancel(errors.New("not wanted")) })
+				}
+				return next(ctx, bus, m)
+			}
+		}}
+		r.start(batch.Config{Size: 20, Wait: 3 * time.Second}, done)
+		r.send(1, 2, 3)
+		r.quiet()
+		r.wants(2, 1)
+		if stats := r.setup.Stats(); stats.Handled != 1+3 || stats.Retried != 1 {
+			t.Errorf("handled %d, retried %d", stats.Handled, stats.Retried)
+		}
+	})
+}
+
 // TestShortTime: a batch does not wait so long that less than half of the time of its messages is
 // left for the handler.
 func TestShortTime(t *testing.T) {
@@ -70,11 +93,13 @@ func TestShortTime(t *testing.T) {
 			}
 			return make([]error, len(rows))
 		}, harebus.WithTimeout(10*time.Second))
-		r.send(1)
-		r.quiet()
-		r.wants(1)
-		if at := r.calls[0].at; at < 5*time.Second || at > 5100*time.Millisecond {
-			t.Errorf("handled after %v, want 5s", at)
+		for i := range 8 { // the time for the wait and for the turn end together
+			r.began = time.Now()
+			r.send(i)
+			r.quiet()
+			if at := r.calls[i].at; at < 5*time.Second || at > 5100*time.Millisecond {
+				t.Errorf("handled after %v, want 5s", at)
+			}
 		}
 	})
 }

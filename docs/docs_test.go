@@ -220,6 +220,7 @@ var modules = map[string]struct {
 	"contracts.md": {"../asyncapi", []string{"github.com/harebus/harebus/asyncapi", "testing"}},
 	"schedules.md": {"../schedule", []string{"github.com/harebus/harebus/schedule"}},
 	"batches.md":   {"", []string{"github.com/harebus/harebus/batch"}},
+	"limits.md":    {"", []string{"github.com/harebus/harebus/limit"}},
 }
 
 // program makes something that compiles of a block: a package that is not main, so

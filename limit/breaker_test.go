@@ -1,0 +1,285 @@
+package limit_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/harebus/harebus"
+	"github.com/harebus/harebus/limit"
+)
+
+var errAway = errors.New("the provider is away")
+
+// provider is a system behind a handler, and what its breaker did.
+type provider struct {
+	away    bool
+	changes []string
+	began   time.Time
+}
+
+func (p *provider) call(context.Context, job) error {
+	if p.away {
+		return errAway
+	}
+	return nil
+}
+
+// breaker makes a breaker that notes its changes.
+func (p *provider) breaker(t *testing.T, cfg limit.BreakerConfig) *limit.Breaker {
+	t.Helper()
+	p.began = time.Now()
+	cfg.Changed = func(s limit.State, err error) {
+		p.changes = append(p.changes, fmt.Sprintf("%v %v %v", time.Since(p.began).Round(time.Second), s, err))
+	}
+	b, err := limit.NewBreaker(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func (p *provider) wants(t *testing.T, changes ...string) {
+	t.Helper()
+	if got := strings.Join(p.changes, "\n"); got != strings.Join(changes, "\n") {
+		t.Errorf("changes:\n%s\nwant:\n%s", got, strings.Join(changes, "\n"))
+	}
+}
+
+// TestBreaker: the breaker opens when half of the latest 20 attempts have failed, tries one message
+// every 10 s, and closes when that succeeds. Meanwhile nothing is parked and no other handler is called.
+func TestBreaker(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		var p provider
+		b := p.breaker(t, limit.BreakerConfig{})
+		r.start(p.call, b.For())
+		r.send(30)
+		r.quiet()
+		p.wants(t)
+		p.away = true
+		r.send(200)
+		time.Sleep(35 * time.Second)
+		if n := r.calls(); n > 30+10+10+3 { // those that open it, those that began meanwhile, three probes
+			t.Errorf("%d calls", n)
+		}
+		if b.State() != limit.Open {
+			t.Error(b.State())
+		}
+		p.away = false
+		r.quiet()
+		p.wants(t, "0s open the provider is away", "10s probing <nil>", "10s open the provider is away", "20s probing <nil>",
+			"20s open the provider is away", "30s probing <nil>", "30s open the provider is away", "40s probing <nil>", "40s closed <nil>")
+		if stats := r.setup.Stats(); stats.Handled != 230 || stats.Parked != 0 {
+			t.Errorf("handled %d, parked %d", stats.Handled, stats.Parked)
+		}
+	})
+}
+
+// TestBreakerForHours: an outage of hours parks nothing, and what waits stays in the queue: a
+// message goes round the broker once in a while, not again and again.
+func TestBreakerForHours(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		p := provider{away: true}
+		r.cfg.Handling.Timeout = 10 * time.Minute
+		r.start(p.call, p.breaker(t, limit.BreakerConfig{Attempts: 5, Pause: time.Minute}).For())
+		r.send(1000)
+		time.Sleep(2 * time.Hour)
+		p.away = false
+		r.quiet()
+		stats := r.setup.Stats()
+		if stats.Handled != 1000 || stats.Parked != 0 || stats.Retried > 10 || stats.Postponed > 500 {
+			t.Errorf("handled %d, parked %d, retried %d, postponed %d", stats.Handled, stats.Parked, stats.Retried, stats.Postponed)
+		}
+	})
+}
+
+// TestBreakerStaysClosed: fewer failures than the share, fewer attempts than are looked at, failures
+// that lie too far apart, and errors that are about a message do not open it.
+func TestBreakerStaysClosed(t *testing.T) {
+	errBad := errors.New("a bad message")
+	for name, c := range map[string]struct {
+		cfg   limit.BreakerConfig
+		pause time.Duration // between messages
+		fails func(n int) error
+	}{
+		"share": {limit.BreakerConfig{}, 0, func(n int) error {
+			if n%20 < 9 {
+				return errAway
+			}
+			return nil
+		}},
+		"attempts": {limit.BreakerConfig{Attempts: 1000}, 0, func(int) error { return errAway }},
+		"window":   {limit.BreakerConfig{Attempts: 5, Window: 30 * time.Second}, 10 * time.Second, func(int) error { return errAway }},
+		"about the message": {limit.BreakerConfig{Failure: func(err error) bool { return !errors.Is(err, errBad) }}, 0,
+			func(int) error { return errBad }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, r *rig) {
+				var p provider
+				n := 0
+				r.cfg.Retry.MaxRetries = -1
+				r.cfg.Consume.Concurrency = 1
+				r.start(func(context.Context, job) error { n++; return c.fails(n - 1) }, p.breaker(t, c.cfg).For("Job"))
+				for range 60 {
+					r.send(1)
+					time.Sleep(c.pause)
+				}
+				r.quiet()
+				p.wants(t)
+				if n != 60 {
+					t.Errorf("%d calls", n)
+				}
+			})
+		})
+	}
+}
+
+// TestDown: a handler's word opens the breaker at once, until the time that it says.
+func TestDown(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		var p provider
+		b := p.breaker(t, limit.BreakerConfig{})
+		until := time.Now().Add(90 * time.Second)
+		r.start(func(context.Context, job) error {
+			if time.Now().Before(until) {
+				return fmt.Errorf("charge: %w", limit.Down(until, errAway))
+			}
+			return nil
+		}, b.For())
+		r.send(1)
+		r.send(50)
+		r.quiet()
+		p.wants(t, "0s open charge: the provider is away", "1m30s probing <nil>", "1m30s closed <nil>")
+		if n := r.calls(); n > 51+10 {
+			t.Errorf("%d calls", n)
+		}
+		if stats := r.setup.Stats(); stats.Handled != 51 || stats.Retried != 0 || stats.Parked != 0 {
+			t.Errorf("handled %d, retried %d, parked %d", stats.Handled, stats.Retried, stats.Parked)
+		}
+		if limit.Down(until, nil) != nil {
+			t.Error("Down of nothing is an error")
+		}
+	})
+}
+
+// TestDownLonger: a later word counts if it names a later time.
+func TestDownLonger(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		var p provider
+		b := p.breaker(t, limit.BreakerConfig{})
+		start := time.Now()
+		r.start(func(_ context.Context, j job) error {
+			if time.Since(start) > 10*time.Second {
+				return nil
+			}
+			time.Sleep(time.Duration(j.ID+1) * time.Second) // all have begun
+			return limit.Down(start.Add([]time.Duration{30, 90, 60}[j.ID]*time.Second), errAway)
+		}, b.For())
+		r.send(3)
+		r.quiet()
+		p.wants(t, "1s open the provider is away", "1m30s probing <nil>", "1m30s closed <nil>")
+	})
+}
+
+// TestDownWithoutBreaker: the message is postponed until then.
+func TestDownWithoutBreaker(t *testing.T) {
+	bubble(t, func(_ *testing.T, r *rig) {
+		until := time.Now().Add(time.Minute)
+		r.start(func(ctx context.Context, _ job) error {
+			if harebus.Incoming(ctx).Attempt != 1 {
+				r.t.Error("it was counted")
+			}
+			if time.Now().Before(until) {
+				return limit.Down(until, errAway)
+			}
+			return nil
+		})
+		r.send(1)
+		r.quiet()
+		if r.calls() != 2 {
+			r.t.Errorf("%d calls", r.calls())
+		}
+		r.within("the second call", r.at[1]-r.at[0], time.Minute)
+	})
+}
+
+// TestProbeMisbehaves: a message that is tried and panics, ends its goroutine, or runs into its time
+// limit is a failure: the breaker does not wait for it for ever.
+func TestProbeMisbehaves(t *testing.T) {
+	for name, misdeed := range map[string]func(ctx context.Context) error{
+		"panic":  func(context.Context) error { panic("boom") },
+		"goexit": func(context.Context) error { runtime.Goexit(); return nil },
+		"hangs":  func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, r *rig) {
+				p := provider{away: true}
+				r.cfg.Retry.MaxRetries = 100
+				bad := 0
+				r.start(func(ctx context.Context, j job) error {
+					if p.away && r.calls() > 5 && bad < 2 {
+						bad++
+						return misdeed(ctx)
+					}
+					if bad == 2 {
+						p.away = false
+					}
+					return p.call(ctx, j)
+				}, p.breaker(t, limit.BreakerConfig{Attempts: 5}).For())
+				r.send(5)
+				r.quiet()
+				if stats := r.setup.Stats(); stats.Handled != 5 || stats.Parked != 0 || bad != 2 {
+					t.Errorf("handled %d, parked %d, %d misdeeds; %q", stats.Handled, stats.Parked, bad, p.changes)
+				} else if stats.Retried != 4 && name != "goexit" {
+					t.Errorf("%d retries were counted, want those of the four before it opened", stats.Retried)
+				}
+			})
+		})
+	}
+}
+
+// TestProbeIsCutOff: when a stop cuts the tried message off, another one is tried.
+func TestProbeIsCutOff(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		p := provider{away: true}
+		b := p.breaker(t, limit.BreakerConfig{Attempts: 1})
+		r.cfg.ShutdownTimeout = time.Second
+		hang := false
+		fn := func(ctx context.Context, j job) error {
+			if hang {
+				<-ctx.Done()
+			}
+			return p.call(ctx, j)
+		}
+		r.start(fn, b.For())
+		r.send(3)
+		time.Sleep(5 * time.Second)
+		hang = true
+		time.Sleep(10 * time.Second)
+		if b.State() != limit.Probing {
+			t.Fatal(b.State())
+		}
+		r.try(r.setup.Close())
+		hang, p.away = false, false
+		r.start(fn, b.For())
+		r.quiet()
+		if b.State() != limit.Closed || r.setup.Stats().Handled != 3 {
+			t.Errorf("%v, handled %d", b.State(), r.setup.Stats().Handled)
+		}
+	})
+}
+
+// TestBadBreaker: every fault is reported at once.
+func TestBadBreaker(t *testing.T) {
+	t.Parallel()
+	_, err := limit.NewBreaker(limit.BreakerConfig{Share: 1.5, Attempts: -1, Window: -1, Pause: -1})
+	for _, part := range []string{"limit: new breaker: ", "Share 1.5", "Attempts -1", "Window -1ns", "Pause -1ns"} {
+		if err == nil || !strings.Contains(err.Error(), part) {
+			t.Errorf("%v does not say %q", err, part)
+		}
+	}
+}
