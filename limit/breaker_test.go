@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"runtime"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -17,13 +19,15 @@ var errAway = errors.New("the provider is away")
 
 // provider is a system behind a handler, and what its breaker did.
 type provider struct {
-	away    bool
+	away  atomic.Bool
+	began time.Time
+
+	mu      sync.Mutex // guards changes
 	changes []string
-	began   time.Time
 }
 
 func (p *provider) call(context.Context, job) error {
-	if p.away {
+	if p.away.Load() {
 		return errAway
 	}
 	return nil
@@ -34,6 +38,8 @@ func (p *provider) breaker(t *testing.T, cfg limit.BreakerConfig) *limit.Breaker
 	t.Helper()
 	p.began = time.Now()
 	cfg.Changed = func(s limit.State, err error) {
+		p.mu.Lock()
+		defer p.mu.Unlock()
 		p.changes = append(p.changes, fmt.Sprintf("%v %v %v", time.Since(p.began).Round(time.Second), s, err))
 	}
 	b, err := limit.NewBreaker(cfg)
@@ -45,6 +51,8 @@ func (p *provider) breaker(t *testing.T, cfg limit.BreakerConfig) *limit.Breaker
 
 func (p *provider) wants(t *testing.T, changes ...string) {
 	t.Helper()
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	if got := strings.Join(p.changes, "\n"); got != strings.Join(changes, "\n") {
 		t.Errorf("changes:\n%s\nwant:\n%s", got, strings.Join(changes, "\n"))
 	}
@@ -60,7 +68,7 @@ func TestBreaker(t *testing.T) {
 		r.send(30)
 		r.quiet()
 		p.wants(t)
-		p.away = true
+		p.away.Store(true)
 		r.send(200)
 		time.Sleep(35 * time.Second)
 		if n := r.calls(); n > 30+10+10+3 { // those that open it, those that began meanwhile, three probes
@@ -69,7 +77,7 @@ func TestBreaker(t *testing.T) {
 		if b.State() != limit.Open {
 			t.Error(b.State())
 		}
-		p.away = false
+		p.away.Store(false)
 		r.quiet()
 		p.wants(t, "0s open the provider is away", "10s probing <nil>", "10s open the provider is away", "20s probing <nil>",
 			"20s open the provider is away", "30s probing <nil>", "30s open the provider is away", "40s probing <nil>", "40s closed <nil>")
@@ -83,12 +91,13 @@ func TestBreaker(t *testing.T) {
 // message goes round the broker once in a while, not again and again.
 func TestBreakerForHours(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
-		p := provider{away: true}
+		var p provider
+		p.away.Store(true)
 		r.cfg.Handling.Timeout = 10 * time.Minute
 		r.start(p.call, p.breaker(t, limit.BreakerConfig{Attempts: 5, Pause: time.Minute}).For())
 		r.send(1000)
 		time.Sleep(2 * time.Hour)
-		p.away = false
+		p.away.Store(false)
 		r.quiet()
 		stats := r.setup.Stats()
 		if stats.Handled != 1000 || stats.Parked != 0 || stats.Retried > 10 || stats.Postponed > 500 {
@@ -120,18 +129,18 @@ func TestBreakerStaysClosed(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T, r *rig) {
 				var p provider
-				n := 0
+				var n atomic.Int64
 				r.cfg.Retry.MaxRetries = -1
 				r.cfg.Consume.Concurrency = 1
-				r.start(func(context.Context, job) error { n++; return c.fails(n - 1) }, p.breaker(t, c.cfg).For("Job"))
+				r.start(func(context.Context, job) error { return c.fails(int(n.Add(1)) - 1) }, p.breaker(t, c.cfg).For("Job"))
 				for range 60 {
 					r.send(1)
 					time.Sleep(c.pause)
 				}
 				r.quiet()
 				p.wants(t)
-				if n != 60 {
-					t.Errorf("%d calls", n)
+				if n.Load() != 60 {
+					t.Errorf("%d calls", n.Load())
 				}
 			})
 		})
@@ -217,23 +226,24 @@ func TestProbeMisbehaves(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T, r *rig) {
-				p := provider{away: true}
+				var p provider
+				p.away.Store(true)
 				r.cfg.Retry.MaxRetries = 100
-				bad := 0
+				var bad atomic.Int64
 				r.start(func(ctx context.Context, j job) error {
-					if p.away && r.calls() > 5 && bad < 2 {
-						bad++
+					if p.away.Load() && r.calls() > 5 && bad.Load() < 2 {
+						bad.Add(1)
 						return misdeed(ctx)
 					}
-					if bad == 2 {
-						p.away = false
+					if bad.Load() == 2 {
+						p.away.Store(false)
 					}
 					return p.call(ctx, j)
 				}, p.breaker(t, limit.BreakerConfig{Attempts: 5}).For())
 				r.send(5)
 				r.quiet()
-				if stats := r.setup.Stats(); stats.Handled != 5 || stats.Parked != 0 || bad != 2 {
-					t.Errorf("handled %d, parked %d, %d misdeeds; %q", stats.Handled, stats.Parked, bad, p.changes)
+				if stats := r.setup.Stats(); stats.Handled != 5 || stats.Parked != 0 || bad.Load() != 2 {
+					t.Errorf("handled %d, parked %d, %d misdeeds; %q", stats.Handled, stats.Parked, bad.Load(), p.changes)
 				} else if stats.Retried != 4 && name != "goexit" {
 					t.Errorf("%d retries were counted, want those of the four before it opened", stats.Retried)
 				}
@@ -245,12 +255,13 @@ func TestProbeMisbehaves(t *testing.T) {
 // TestProbeIsCutOff: when a stop cuts the tried message off, another one is tried.
 func TestProbeIsCutOff(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
-		p := provider{away: true}
+		var p provider
+		p.away.Store(true)
 		b := p.breaker(t, limit.BreakerConfig{Attempts: 1})
 		r.cfg.ShutdownTimeout = time.Second
-		hang := false
+		var hang atomic.Bool
 		fn := func(ctx context.Context, j job) error {
-			if hang {
+			if hang.Load() {
 				<-ctx.Done()
 			}
 			return p.call(ctx, j)
@@ -258,13 +269,14 @@ func TestProbeIsCutOff(t *testing.T) {
 		r.start(fn, b.For())
 		r.send(3)
 		time.Sleep(5 * time.Second)
-		hang = true
+		hang.Store(true)
 		time.Sleep(10 * time.Second)
 		if b.State() != limit.Probing {
 			t.Fatal(b.State())
 		}
 		r.try(r.setup.Close())
-		hang, p.away = false, false
+		hang.Store(false)
+		p.away.Store(false)
 		r.start(fn, b.For())
 		r.quiet()
 		if b.State() != limit.Closed || r.setup.Stats().Handled != 3 {
