@@ -59,6 +59,9 @@ func TestCommand(t *testing.T) {
 		t.Fatal(err)
 	}
 	ran := make(chan schedule.Due, 10)
+	if err := schedules.AddMessage("other", "@yearly", schedule.Queue("other"), func(schedule.Due) any { return PlaceOrder{} }); err != nil {
+		t.Fatal(err)
+	}
 	err = schedules.Add("yearly", "@yearly", func(_ context.Context, _ *harebus.Bus, due schedule.Due) error {
 		ran <- due
 		return nil
@@ -87,6 +90,6 @@ func TestCommand(t *testing.T) {
 		t.Fatal(err)
 	}
 	expect("no instance runs", "ls", "shop")
-	expect("no instance runs", "ls", "shop") // they were left there
+	expect(`"other"`, "ls", "shop") // the tokens were left there
 	refused("no instance of the service runs", "run", "shop", "yearly")
 }

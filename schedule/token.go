@@ -31,10 +31,12 @@ type token struct {
 	// Orphan is since when no leader has had a definition of the schedule.
 	Orphan *time.Time `json:"orphan,omitempty"`
 
-	// What follows is for people: the definition and the next due time when it was written.
+	// What follows is for people and for the tools in internal/scheduled: the definition, the next due time when it was
+	// written, and when that is fired, if later.
 	Expression string     `json:"cron,omitempty"`
 	Zone       string     `json:"zone,omitempty"`
 	Next       *time.Time `json:"next,omitempty"`
+	Fires      *time.Time `json:"fires,omitempty"`
 }
 
 // beats says which of two tokens of one name counts: the one with the later watermark. One that
@@ -54,6 +56,7 @@ func (t *token) beats(other *token) bool {
 // consumer comes back, every token that was in the queue before is in its hands.
 type mark struct {
 	Instance string `json:"instance"`
+	Service  string `json:"service"` // its queue
 	Number   int    `json:"number"`
 	Probe    bool   `json:"probe,omitempty"`
 }

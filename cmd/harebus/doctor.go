@@ -9,17 +9,19 @@ import (
 	"time"
 
 	"github.com/harebus/harebus/internal/doctor"
+	"github.com/harebus/harebus/internal/scheduled"
 )
 
 const doctorExplanation = `Looks for what is wrong with the broker for a service: missing or different queues and
 exchanges, arguments that lose messages, delay queues, messages where none should be, permissions,
-alarms, limits, the version and the clock. FILE is the service's topology as JSON (see harebus
-topology -h). Log in as the service does, so that its permissions are checked.
+alarms, limits, the version, the clock, and recurring schedules that are not fired. FILE is the
+service's topology as JSON (see harebus topology -h). Log in as the service does, so that its
+permissions are checked.
 
-It changes nothing. For a second it has two queues of its own, to ask for the broker's clock. Each
-finding says why it matters and what mends it; ✗ is a fault, ▲ a danger. What could not be checked
-comes at the end. With -api, the address of the management plugin, bindings and policies are
-checked too.
+It changes nothing. For a second it has two queues of its own, to ask for the broker's clock, and the
+leader of recurring schedules gets a request. Each finding says why it matters and what mends it; ✗ is
+a fault, ▲ a danger. What could not be checked comes at the end. With -api, the address of the
+management plugin, bindings and policies are checked too.
 
 Exit codes: 0 nothing was found, 1 the command has failed, 2 the command line is wrong,
 3 something was found.`
@@ -31,6 +33,7 @@ func runDoctor(ctx context.Context, args []string, std stdio) int {
 	connect := connectionFlags(flags)
 	api := flags.String("api", "", "`address` of the management plugin, http://host:15672")
 	flags.StringVar(&o.ErrorQueue, "error-queue", "error", "`queue` of failed messages, if no queue of the file names it")
+	flags.StringVar(&o.Tokens, "tokens", "", "`queue` of the tokens of schedules, if its name does not end in "+scheduled.Suffix)
 	asJSON := flags.Bool("json", false, "print a JSON object")
 	timeout := flags.Duration("timeout", time.Minute, "give up `after` this long")
 	if code, done := parse(flags, args, std); done {
@@ -60,6 +63,12 @@ func runDoctor(ctx context.Context, args []string, std stdio) int {
 		return std.fail(fmt.Errorf("harebus: doctor: %w", err))
 	}
 	defer o.Link.Close()
+	setup, err := sender(broker, std)
+	if err != nil {
+		return std.fail(fmt.Errorf("harebus: doctor: %w", err))
+	}
+	defer func() { _ = setup.Close() }() // it has only asked
+	o.Bus = setup.Bus()
 	report, err := doctor.Examine(ctx, o)
 	if err == nil {
 		err = printReport(std.out, report, *asJSON)

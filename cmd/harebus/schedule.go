@@ -2,19 +2,14 @@ package main
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
 
-	amqp "github.com/rabbitmq/amqp091-go"
-
-	"github.com/harebus/harebus"
 	"github.com/harebus/harebus/internal/access"
-	"github.com/harebus/harebus/internal/session"
+	"github.com/harebus/harebus/internal/scheduled"
 )
 
 const scheduleExplanation = `Shows and changes the recurring schedules of the service whose listener queue is
@@ -34,30 +29,9 @@ an instance.
 
 Exit codes: 0 done, 1 not done (stderr says why), 2 the command line is wrong.`
 
-// The wire names and the bodies are those of package schedule, which is in a module of its own, because
-// of its cron parser.
-const (
-	scheduleRequest = "harebus.schedule.request"
-	scheduleToken   = "harebus.schedule.token"
-)
-
-// scheduled is the token of a schedule.
-type scheduled struct {
-	Name    string     `json:"name"`
-	Last    time.Time  `json:"last"`
-	Fresh   bool       `json:"fresh"`
-	Running *time.Time `json:"running"`
-	Paused  bool       `json:"paused"`
-	Orphan  *time.Time `json:"orphan"`
-	Cron    string     `json:"cron"`
-	Zone    string     `json:"zone"`
-	Next    *time.Time `json:"next"`
-}
-
 // scheduler is one run of the command schedule.
 type scheduler struct {
 	std      stdio
-	broker   access.Broker
 	queue    string // of the tokens
 	do, name string
 }
@@ -88,120 +62,47 @@ func runSchedule(ctx context.Context, args []string, std stdio) int {
 		return std.misuse(flags, "-timeout must be more than 0")
 	}
 	if s.name = flags.Arg(1); s.queue == "" {
-		s.queue = flags.Arg(0) + ".schedules"
+		s.queue = flags.Arg(0) + scheduled.Suffix
 	}
-	var err error
-	if s.broker, err = connect.broker(std); err != nil {
+	broker, err := connect.broker(std)
+	if err != nil {
 		return std.misuse(flags, err.Error())
 	}
 	ctx, cancel := context.WithTimeout(ctx, *timeout)
 	defer cancel()
-	if err := s.run(ctx); err != nil {
+	if err := s.run(ctx, broker); err != nil {
 		return std.fail(fmt.Errorf("harebus: schedule %s: %w", s.do, err))
 	}
 	return exitOK
 }
 
-func (s *scheduler) run(ctx context.Context) error {
-	tokens, led, err := s.look(ctx)
-	switch {
-	case err != nil:
-		return err
-	case led:
-		return s.ask(ctx)
-	case s.do != "ls":
-		return errors.New("no instance of the service runs; start one, because it has to carry this out")
-	}
-	return s.print(tokens, nil, "no instance runs; these are the tokens in the queue")
-}
-
-// look says whether somebody consumes from the queue. If not, it reads the tokens and leaves them there.
-func (s *scheduler) look(ctx context.Context) (tokens []scheduled, led bool, err error) {
-	link, err := s.broker.Link("schedule")
+func (s *scheduler) run(ctx context.Context, broker access.Broker) error {
+	link, err := broker.Link("schedule")
 	if err != nil {
-		return nil, false, err
+		return err
 	}
 	defer link.Close()
-	err = link.With(ctx, func(on *session.Session) error {
-		return on.WithChannel(ctx, func(ch *amqp.Channel) error {
-			found, err := ch.QueueDeclarePassive(s.queue, true, false, false, false, nil)
-			if isMissing(err) {
-				return fmt.Errorf("there is no queue %q; correct the name of the service's queue, or name that of the tokens with -tokens", s.queue)
-			}
-			if led = found.Consumers > 0; led || err != nil || s.do != "ls" {
-				return err
-			}
-			tokens, err = s.read(ctx, ch, found.Messages)
-			return err
-		})
-	})
-	return tokens, led, err
-}
-
-// read reads the tokens among n messages. The broker takes them back when the channel is closed.
-func (s *scheduler) read(ctx context.Context, ch *amqp.Channel, n int) ([]scheduled, error) {
-	deliveries, err := ch.Consume(s.queue, "", false, false, false, false, nil)
-	if err != nil {
-		return nil, err
-	}
-	latest := map[string]scheduled{}
-	for range n {
-		select {
-		case d, ok := <-deliveries:
-			if !ok {
-				return nil, errors.New("the broker has cancelled the consumer")
-			}
-			var t scheduled
-			if d.Type == scheduleToken && json.Unmarshal(d.Body, &t) == nil && !t.Last.Before(latest[t.Name].Last) {
-				latest[t.Name] = t
-			}
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		}
-	}
-	var tokens []scheduled
-	for _, t := range latest {
-		tokens = append(tokens, t)
-	}
-	slices.SortFunc(tokens, func(a, b scheduled) int { return strings.Compare(a.Name, b.Name) })
-	return tokens, nil
-}
-
-// ask asks the leader.
-func (s *scheduler) ask(ctx context.Context) error {
-	setup, err := sender(s.broker, s.std)
+	setup, err := sender(broker, s.std)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = setup.Close() }() // every outcome is known by then
-	reply, err := harebus.Request[*harebus.Message](ctx, setup.Bus(), s.queue,
-		map[string]string{"do": s.do, "name": s.name}, harebus.WithType(scheduleRequest))
+	client := scheduled.Client{Link: link, Bus: setup.Bus(), Queue: s.queue}
+	if s.do != "ls" {
+		return client.Do(ctx, s.do, s.name)
+	}
+	found, err := client.Look(ctx)
 	if err != nil {
 		return err
 	}
-	var answer struct {
-		Leader  string          `json:"leader"`
-		Error   string          `json:"error"`
-		Tokens  []scheduled     `json:"tokens"`
-		Defined map[string]bool `json:"defined"`
-	}
-	if err := json.Unmarshal(reply.Body, &answer); err != nil {
-		return fmt.Errorf("read the answer: %w", err)
-	}
-	switch {
-	case answer.Error != "":
-		return errors.New(answer.Error)
-	case s.do == "ls":
-		return s.print(answer.Tokens, answer.Defined, "led by "+answer.Leader)
-	}
-	return nil
+	return s.print(found)
 }
 
-// print prints a table. defined is nil if nobody leads.
-func (s *scheduler) print(tokens []scheduled, defined map[string]bool, head string) error {
+// print prints a table.
+func (s *scheduler) print(found *scheduled.State) error {
 	w := tabwriter.NewWriter(s.std.out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "NAME\tCRON\tZONE\tLAST\tNEXT\tREMARKS") //nolint:errcheck // Flush reports it
-	for _, t := range tokens {
+	for _, t := range found.Tokens {
 		last := "never"
 		if !t.Fresh {
 			last = t.Last.UTC().Format(time.RFC3339)
@@ -211,28 +112,35 @@ func (s *scheduler) print(tokens []scheduled, defined map[string]bool, head stri
 			next = t.Next.UTC().Format(time.RFC3339)
 		}
 		fmt.Fprintf(w, "%q\t%q\t%q\t%s\t%s\t%s\n", t.Name, t.Cron, t.Zone, last, next, //nolint:errcheck // likewise
-			strings.Join(t.remarks(defined != nil && !defined[t.Name]), ", "))
+			strings.Join(remarks(found, &t), ", "))
 	}
 	if err := w.Flush(); err != nil {
 		return err
+	}
+	head := "no instance runs; these are the tokens in the queue"
+	if found.Leader != "" {
+		head = "led by " + found.Leader
 	}
 	fmt.Fprintf(s.std.err, "%s\n", printable([]byte(head)))
 	return nil
 }
 
 // remarks are what is unusual.
-func (t *scheduled) remarks(undefined bool) (remarks []string) {
+func remarks(found *scheduled.State, t *scheduled.Token) (remarks []string) {
 	if t.Paused {
 		remarks = append(remarks, "paused")
 	}
 	if t.Running != nil {
 		remarks = append(remarks, "runs since "+t.Running.UTC().Format(time.RFC3339))
 	}
-	if undefined || t.Orphan != nil {
+	if found.Undefined(t) {
 		remarks = append(remarks, "not defined by the leader")
 	}
-	if time.Until(t.Last) > time.Minute {
+	if t.Future(time.Now()) {
 		remarks = append(remarks, "in the future: a clock was wrong; rm mends it")
+	}
+	if t.Overdue(time.Now()) {
+		remarks = append(remarks, "overdue")
 	}
 	return remarks
 }

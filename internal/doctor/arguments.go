@@ -50,6 +50,7 @@ func (e *examination) judge(want topology.Queue, found survey.Queue, reasons []s
 // contents reports messages that wait where none should.
 func (e *examination) contents(found survey.Queue) {
 	switch {
+	case e.tokens(e.wanted(found.Name)): // see schedules
 	case e.errors[found.Name] && found.Ready > 0:
 		e.warn(fmt.Sprintf("%d failed messages wait in queue %q", found.Ready, found.Name), "nobody handles them until they are moved back",
 			"harebus redrive -error-queue "+shell(found.Name))

@@ -1,7 +1,7 @@
 // Package doctor looks for what is wrong, or dangerous, with a broker for a service: it compares
 // the service's topology with the broker, reads the arguments of queues (arguments.go), asks
-// for permissions (permissions.go) and for the state of the broker (broker.go). It changes
-// nothing. Each finding has the reason why it matters and the command that mends it.
+// for permissions (permissions.go), for the state of the broker (broker.go) and for recurring
+// schedules (schedules.go). It changes nothing. Each finding has the reason why it matters and the command that mends it.
 package doctor
 
 import (
@@ -13,6 +13,7 @@ import (
 	"time"
 	"unicode"
 
+	"github.com/harebus/harebus"
 	"github.com/harebus/harebus/internal/management"
 	"github.com/harebus/harebus/internal/plan"
 	"github.com/harebus/harebus/internal/session"
@@ -33,6 +34,10 @@ type Options struct {
 	VHost string
 	// ErrorQueue is the error queue if no queue names it.
 	ErrorQueue string
+	// Tokens is the queue of the tokens of schedules, if it is not named after that of the
+	// service, and Bus asks the leader.
+	Tokens string
+	Bus    *harebus.Bus
 	// Now is the time.
 	Now func() time.Time
 }
@@ -87,7 +92,7 @@ func (e *examination) all(ctx context.Context) (err error) {
 		return err
 	}
 	for _, check := range []func(context.Context) error{
-		e.objects, e.queues, e.delays, e.permissions, e.limits, e.clock, e.policies,
+		e.objects, e.queues, e.delays, e.schedules, e.permissions, e.limits, e.clock, e.policies,
 	} {
 		if err := check(ctx); err != nil {
 			return err
