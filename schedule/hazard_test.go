@@ -81,12 +81,62 @@ func TestTokensBehindTheMark(t *testing.T) {
 	if complete, _ := l.returned(probe); complete {
 		t.Fatal("an earlier probe counts")
 	}
-	e, counts := l.arrive(old, "1", false, now)
-	if s, _, _ := l.look(e, false, now); !counts || s == nil || s.message == nil || !s.message.At.Equal(now.Add(-30*time.Second)) {
+	e, what := l.arrive(old, "1", false, now)
+	if s, _, _ := l.look(e, now); what != fateCounts || s == nil || s.message == nil || !s.message.At.Equal(now.Add(-30*time.Second)) {
 		t.Fatalf("the token that came is not due: %+v", s)
 	}
 	if complete, changed := l.returned(stale); !complete || !changed || len(l.missing(now)) != 0 {
 		t.Fatal("the last probe does not count, or the schedule is missing although its token is here")
+	}
+}
+
+// holding is a keeper that holds, until it is released.
+type holding struct{ released bool }
+
+func (h *holding) Release()    { h.released = true }
+func (h *holding) Holds() bool { return !h.released }
+
+// TestTokenWaitsForItsSuccessor: a token that comes back after its successor was confirmed waits until that has come. If a mark that
+// is behind the successor comes first, another instance has got the successor, and may have acknowledged it in favour of the token.
+func TestTokenWaitsForItsSuccessor(t *testing.T) {
+	t.Parallel()
+	for _, elsewhere := range []bool{false, true} {
+		now := time.Now()
+		l := newLeader()
+		l.definitions["x"] = &definition{name: "x", timetable: every(time.Hour), zone: time.UTC, within: time.Hour}
+		old := &token{Name: "x", Last: now}
+		for n := range crowd + 1 {
+			l.entries[fmt.Sprint(n)] = &entry{}
+		}
+		e, _ := l.arrive(old, "1", true, now)
+		if !l.gather(e, now) {
+			t.Fatal("it does not wait for the others")
+		}
+		e.hold, e.timer = &holding{}, nil
+		if l.gather(e, now) {
+			t.Fatal("it waits for the others again")
+		}
+		s, _, _ := l.look(e, now)
+		l.confirmed(s, now)
+		successor, what := l.arrive(old, "1", true, now)
+		if what != fateEarly || successor.id != s.id {
+			t.Fatalf("it does not wait: %v", what)
+		}
+		waits := &holding{}
+		successor.early = append(successor.early, waits)
+		if elsewhere {
+			l.returned(l.mark(true))
+			if _, what := l.arrive(old, "1", true, now); !waits.released || what != fateCounts {
+				t.Errorf("without its successor it is %v", what)
+			}
+			continue
+		}
+		l.arrive(&s.next, s.id, false, now)
+		successor.stop() // as when it is held
+		successor.hold = &holding{}
+		if _, what := l.arrive(old, "1", true, now); !waits.released || what != fateNeedless {
+			t.Errorf("with its successor it is %v", what)
+		}
 	}
 }
 
@@ -375,20 +425,20 @@ func TestTokenThatNobodyDefines(t *testing.T) {
 	t.Parallel()
 	l, now := newLeader(), time.Now()
 	e, _ := l.arrive(&token{Name: "x", Last: now.Add(-time.Hour)}, "1", false, now)
-	s, _, gone := l.look(e, false, now)
+	s, _, gone := l.look(e, now)
 	if gone || s == nil || s.message != nil || !s.next.Orphan.Equal(now) {
 		t.Fatalf("a token without a definition: %+v, gone %v", s, gone)
 	}
 	l.confirmed(s, now)
 	e, _ = l.arrive(&s.next, s.id, false, now)
-	if s, _, gone := l.look(e, false, now.Add(29*24*time.Hour)); gone || s == nil || s.message != nil {
+	if s, _, gone := l.look(e, now.Add(29*24*time.Hour)); gone || s == nil || s.message != nil {
 		t.Fatalf("after 29 days: %+v, gone %v", s, gone)
 	}
-	if _, _, gone := l.look(e, false, now.Add(31*24*time.Hour)); !gone {
+	if _, _, gone := l.look(e, now.Add(31*24*time.Hour)); !gone {
 		t.Fatal("after 31 days it is not gone")
 	}
 	l.definitions["x"] = &definition{name: "x", timetable: every(time.Hour), zone: time.UTC, within: time.Hour}
-	if s, _, gone := l.look(e, false, now.Add(time.Minute)); gone || s == nil || s.next.Orphan != nil || s.message == nil {
+	if s, _, gone := l.look(e, now.Add(time.Minute)); gone || s == nil || s.next.Orphan != nil || s.message == nil {
 		t.Fatalf("with a definition: %+v", s)
 	}
 }

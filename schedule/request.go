@@ -32,7 +32,7 @@ func (s *Schedules) onRequest(ctx context.Context, bus *harebus.Bus, r request) 
 	s.mu.Lock()
 	complete, e, d := s.leader.complete, s.leader.entries[r.Name], s.leader.definitions[r.Name]
 	s.mu.Unlock()
-	if !complete || e != nil && e.hold == nil {
+	if !complete || e != nil && (e.hold == nil || e.worn) {
 		return later() // the tokens are on their way
 	}
 	a := answer{Leader: leaderName()}
@@ -41,7 +41,7 @@ func (s *Schedules) onRequest(ctx context.Context, bus *harebus.Bus, r request) 
 	case r.Do == "ls":
 		a.Tokens, a.Defined = s.list()
 	case r.Do == "run" && d != nil:
-		due := dueMessage{Schedule: r.Name, At: clock().UTC(), Manual: true}
+		due := dueMessage{Schedule: r.Name, At: s.clock().UTC(), Manual: true}
 		err = bus.Send(ctx, s.setup.Queue(), due, harebus.WithType(dueType(r.Name)))
 	case r.Do == "run" && e != nil:
 		err = fmt.Errorf("the leader's version of the service does not define the schedule %q", r.Name)
@@ -50,7 +50,7 @@ func (s *Schedules) onRequest(ctx context.Context, bus *harebus.Bus, r request) 
 	case r.Do == "pause":
 		err = s.change(ctx, e, func(t *token) { t.Paused = true })
 	case r.Do == "resume":
-		err = s.change(ctx, e, func(t *token) { t.Paused, t.Last = false, clock().UTC() })
+		err = s.change(ctx, e, func(t *token) { t.Paused, t.Last = false, s.clock().UTC() })
 	case r.Do == "rm":
 		s.remove(e)
 	default:

@@ -62,8 +62,12 @@ type instance struct {
 	mu    sync.Mutex
 	conns []net.Conn
 	dead  bool
-	// writes is after how many writes to the broker the instance dies; 0: never.
-	writes int
+	// frozen, if not nil, is closed when what the instance reads and writes goes on.
+	frozen chan struct{}
+	// wrong is by how much its clock is.
+	wrong time.Duration
+	// writes is after how many writes to the broker the instance dies; 0: never. wrote is how many it has made.
+	writes, wrote int
 }
 
 // Dial connects, unless the instance is dead.
@@ -87,9 +91,18 @@ type mortal struct {
 	instance *instance
 }
 
+// Read reads, and returns when the instance is not frozen.
+func (c *mortal) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	c.instance.thaw()
+	return n, err
+}
+
 func (c *mortal) Write(b []byte) (int, error) {
 	i := c.instance
+	i.thaw()
 	i.mu.Lock()
+	i.wrote++
 	if i.writes > 0 {
 		if i.writes--; i.writes == 0 {
 			i.dieLocked()
@@ -97,6 +110,32 @@ func (c *mortal) Write(b []byte) (int, error) {
 	}
 	i.mu.Unlock()
 	return c.Conn.Write(b)
+}
+
+// shown is what the clock of the instance shows.
+func (i *instance) shown() time.Time {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return clock().Add(i.wrong)
+}
+
+// freeze stops for so long what the instance reads and writes. Its clock goes on.
+func (i *instance) freeze(d time.Duration) {
+	frozen := make(chan struct{})
+	i.mu.Lock()
+	i.frozen = frozen
+	i.mu.Unlock()
+	time.AfterFunc(d, func() { close(frozen) })
+}
+
+// thaw waits for the end of a freeze.
+func (i *instance) thaw() {
+	i.mu.Lock()
+	frozen := i.frozen
+	i.mu.Unlock()
+	if frozen != nil {
+		<-frozen
+	}
 }
 
 // die ends the instance as a kill does: everything that it has connected is cut.
@@ -137,6 +176,7 @@ func (r *rig) instance(name string, change ...func(*harebus.Config, *Config)) *i
 	if i.Schedules, err = New(setup, own); err != nil {
 		r.t.Fatal(err)
 	}
+	i.Schedules.clock = i.shown
 	return i
 }
 

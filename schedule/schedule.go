@@ -35,6 +35,7 @@ type Schedules struct {
 	queue    string // of the tokens
 	instance string
 	log      *zap.Logger
+	clock    func() time.Time
 
 	mu     sync.Mutex // guards what follows
 	leader *leader
@@ -75,7 +76,7 @@ func New(setup *harebus.Setup, cfg Config) (*Schedules, error) {
 		cfg.Logger = zap.NewNop()
 	}
 	s := &Schedules{
-		setup: setup, queue: cfg.Queue, instance: harebus.NewMessageID(), log: cfg.Logger.Named("schedule"),
+		setup: setup, queue: cfg.Queue, instance: harebus.NewMessageID(), log: cfg.Logger.Named("schedule"), clock: clock,
 		leader: newLeader(), known: map[string]bool{}, warned: map[string]time.Time{},
 	}
 	var err error

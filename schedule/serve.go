@@ -35,22 +35,31 @@ func (s *Schedules) onToken(ctx context.Context, bus *harebus.Bus, t token) erro
 	if t.Name == "" || t.Last.IsZero() {
 		return harebus.NoRetry(errors.New("schedule: the token has no name or no watermark"))
 	}
-	m, now := harebus.Incoming(ctx), clock()
+	m, now := harebus.Incoming(ctx), s.clock()
 	s.mu.Lock()
-	e, counts := s.leader.arrive(&t, m.ID, m.Redelivered, now)
-	if !counts {
+	e, what := s.leader.arrive(&t, m.ID, m.Redelivered, now)
+	switch what {
+	case fateNeedless:
 		s.mu.Unlock()
 		return nil
+	case fateEarly:
+		return s.await(ctx, bus, e)
+	case fateCounts:
 	}
 	s.known[t.Name] = true
 	s.warnOfFuture(&t, now)
-	own, wake, gone := s.leader.look(e, m.Redelivered, now)
+	var own *step
+	wake, gone := now.Add(gathering), false
+	if !s.leader.gather(e, now) {
+		own, wake, gone = s.leader.look(e, now)
+	}
 	var steps []*step
 	if own != nil {
 		steps = append([]*step{own}, s.leader.batch(e, now)...)
 	}
 	probe := !s.leader.complete && s.leader.probing == 0
 	if gone {
+		e.stop()
 		delete(s.leader.entries, t.Name)
 		s.log.Warn("the token of a schedule that no version of the service has defined for 30 days is removed", zap.String("schedule", t.Name))
 	}
@@ -74,6 +83,18 @@ func (s *Schedules) onToken(ctx context.Context, bus *harebus.Bus, t token) erro
 	return nil
 }
 
+// await has a token wait for its successor, and sends a mark behind that one. It is called with mu held, and releases it.
+func (s *Schedules) await(ctx context.Context, bus *harebus.Bus, successor *entry) error {
+	h := new(harebus.Hold)
+	successor.early = append(successor.early, h)
+	marked := s.leader.probing != 0 // when that one is back, the next one is sent
+	s.mu.Unlock()
+	if !marked {
+		s.sendMark(ctx, bus, true)
+	}
+	return h
+}
+
 // clock is the time without the reading of the monotonic clock, because due times have none.
 func clock() time.Time { return time.Now().Round(0) }
 
@@ -85,8 +106,8 @@ func (s *Schedules) keep(e *entry, wake time.Time) error {
 }
 
 func (s *Schedules) keepLocked(e *entry, wake time.Time) error {
-	h, now := new(harebus.Hold), clock()
-	e.stop()
+	h, now := new(harebus.Hold), s.clock()
+	e.stop() // and its predecessors are looked at again: this one has come
 	e.hold, e.kept = h, now
 	e.timer = time.AfterFunc(max(wake.Sub(now), time.Millisecond), func() { s.release(e, h) })
 	return h
@@ -96,7 +117,7 @@ func (s *Schedules) keepLocked(e *entry, wake time.Time) error {
 func (s *Schedules) release(e *entry, h *harebus.Hold) {
 	s.mu.Lock()
 	if e.hold == h && e.timer != nil {
-		e.timer, e.kept = nil, clock()
+		e.timer, e.kept = nil, s.clock()
 		s.leader.ready = append(s.leader.ready, e)
 	}
 	s.mu.Unlock()
@@ -120,7 +141,7 @@ func (s *Schedules) carryOut(ctx context.Context, steps []*step) {
 	_ = s.publish(ctx, open, func(tx *harebus.Tx, one *step) error {
 		return tx.Send(ctx, s.queue, one.next, harebus.WithType(typeToken), harebus.WithMessageID(one.id))
 	}, func(one *step) {
-		s.leader.confirmed(one, clock())
+		s.leader.confirmed(one, s.clock())
 		if !one.verdict.due.IsZero() {
 			s.count(one)
 			done = append(done, one)
@@ -178,7 +199,7 @@ func (s *Schedules) publish(ctx context.Context, steps []*step, send func(*hareb
 		case err == nil, partly && some.Messages[i].Outcome == harebus.Confirmed:
 			confirmed(one)
 		case one.entry != nil:
-			one.entry.failed(clock())
+			one.entry.failed(s.clock())
 		}
 	}
 	return err
@@ -194,19 +215,37 @@ func (s *Schedules) warnOfFuture(t *token, now time.Time) {
 		zap.String("schedule", t.Name), zap.Time("watermark", t.Last))
 }
 
+// warnOfOther says once an hour that another service has its schedules in the same queue. Only one instance leads, and it fires
+// the schedules of its own service.
+func (s *Schedules) warnOfOther(service string) {
+	if service == "" || service == s.setup.Queue() {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	key, now := "\x00"+service, s.clock() // no schedule has such a name
+	if now.Sub(s.warned[key]) < time.Hour {
+		return
+	}
+	s.warned[key] = now
+	s.log.Error("two services have their schedules in one queue, and those of one of them are not fired; give each a Config.Queue of its own",
+		zap.String("queue", s.queue), zap.String("service", s.setup.Queue()), zap.String("other", service))
+}
+
 // onMark gets the marks of all instances. Only its own say something to an instance.
 func (s *Schedules) onMark(ctx context.Context, bus *harebus.Bus, m mark) error {
 	if m.Instance != s.instance {
+		s.warnOfOther(m.Service)
 		return nil
 	}
-	now := clock()
+	now := s.clock()
 	s.mu.Lock()
 	complete, changed := s.leader.returned(m)
 	if changed {
 		s.counts.LeaderChanges++
 		s.log.Info("this instance leads the schedules", zap.Int("tokens", len(s.leader.entries)))
 	}
-	probe := !s.leader.complete && !m.Probe
+	probe := !s.leader.complete && !m.Probe || s.leader.probing == 0 && s.leader.awaited()
 	steps := s.leader.missing(now)
 	for _, one := range steps {
 		if !s.known[one.next.Name] {
@@ -234,7 +273,7 @@ func (s *Schedules) sendMark(ctx context.Context, bus *harebus.Bus, probe bool) 
 	s.mu.Lock()
 	m := s.leader.mark(probe)
 	s.mu.Unlock()
-	m.Instance = s.instance
+	m.Instance, m.Service = s.instance, s.setup.Queue()
 	err := bus.Send(ctx, s.queue, m, harebus.WithType(typeMark), harebus.WithExpiration(2*interval), harebus.Immediately())
 	if err == nil {
 		return true
@@ -252,7 +291,7 @@ func (s *Schedules) sendMark(ctx context.Context, bus *harebus.Bus, probe bool) 
 
 // onDone notes the end of a run. It may come before the token that says that the run has begun.
 func (s *Schedules) onDone(ctx context.Context, _ *harebus.Bus, d done) error {
-	now := clock()
+	now := s.clock()
 	s.mu.Lock()
 	e := s.leader.entries[d.Name]
 	early := e == nil && !s.leader.complete || e != nil && e.token.Last.Before(d.At)
@@ -291,7 +330,7 @@ func (s *Schedules) change(ctx context.Context, e *entry, change func(*token)) e
 	defer cancel()
 	err := s.publish(ctx, []*step{one}, func(tx *harebus.Tx, one *step) error {
 		return tx.Send(ctx, s.queue, one.next, harebus.WithType(typeToken), harebus.WithMessageID(one.id))
-	}, func(one *step) { s.leader.replaced(one, clock()) })
+	}, func(one *step) { s.leader.replaced(one, s.clock()) })
 	if err != nil {
 		return fmt.Errorf("schedule: change the token of %q: %w", e.token.Name, err)
 	}
@@ -326,9 +365,9 @@ func (r *runner) Run(ctx context.Context, bus *harebus.Bus) error {
 	}()
 	for {
 		s.mu.Lock()
-		s.leader.tick(clock())
+		s.leader.tick(s.clock())
 		probe := s.leader.complete
-		needed := !probe || len(s.leader.missing(clock())) > 0
+		needed := !probe || len(s.leader.missing(s.clock())) > 0
 		s.mu.Unlock()
 		pause := interval
 		if needed && !s.trySendMark(ctx, bus, probe) {

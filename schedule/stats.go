@@ -53,7 +53,7 @@ func (s *Schedules) count(one *step) {
 		log.Info("a due time is left out, because the run before has not ended")
 	case v.fire:
 		s.counts.Fired++
-		if one.late = max(clock().Sub(one.definition.fires(v.due)), 0); one.late > tardy {
+		if one.late = max(s.clock().Sub(one.definition.fires(v.due)), 0); one.late > tardy {
 			s.counts.Late++
 		}
 	}
