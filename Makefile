@@ -16,7 +16,7 @@ SUITES ?= trixie sid
 SUITE ?=
 export HAREBUS_REQUIRE_BROKER ?= 1
 
-.PHONY: proof proof-simulated proof-real proof-outbox proof-operator proof-network proof-migrate test test-installed test-suite test-all race vet lint fmt tidy fuzz bench broker databases browser help
+.PHONY: proof proof-simulated proof-real proof-schedules proof-outbox proof-operator proof-network proof-migrate test test-installed test-suite test-all race vet lint fmt tidy fuzz bench broker databases browser help
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -68,7 +68,7 @@ tidy: ## go mod tidy of all modules
 fuzz: ## each fuzz target for FUZZTIME
 	scripts/fuzz $(FUZZTIME)
 
-proof: proof-simulated proof-real proof-outbox proof-operator ## breaks brokers, networks and processes under a ledger, and proves that it would notice: no message is lost
+proof: proof-simulated proof-real proof-schedules proof-outbox proof-operator ## breaks brokers, networks and processes under a ledger, and proves that it would notice: no message is lost
 
 proof-simulated: # the part of the proof in virtual time, and the proof that it would notice
 	go test -count=1 $(TESTFLAGS) ./internal/ledger
@@ -77,7 +77,11 @@ proof-simulated: # the part of the proof in virtual time, and the proof that it 
 
 proof-real: broker # the part of the proof on real brokers; RUN is a pattern of tests
 	HAREBUS_RABBITMQ_ROOT="$(if $(SUITE),$$(scripts/rabbitmq-root $(SUITE)),$$HAREBUS_RABBITMQ_ROOT)" && export HAREBUS_RABBITMQ_ROOT && \
-		cd integration_test && go test -count=1 -v -timeout 30m -run '$(RUN)' ./proof && cd schedule && go test -count=1 -v -timeout 30m -run '$(RUN)' . -chaos 3m
+		cd integration_test && go test -count=1 -v -timeout 30m -run '$(RUN)' ./proof
+
+proof-schedules: broker # the part of the proof about recurring schedules: instances, brokers and the nodes of a cluster are broken, while two versions run
+	HAREBUS_RABBITMQ_ROOT="$(if $(SUITE),$$(scripts/rabbitmq-root $(SUITE)),$$HAREBUS_RABBITMQ_ROOT)" && export HAREBUS_RABBITMQ_ROOT && \
+		cd integration_test/schedule && go test -count=1 -v -timeout 60m -run '^(TestChaos|TestCluster|TestMany)$$' . -chaos 3m -cluster 4m -many 10000
 
 # The part of the proof about operators: those who work with an error queue are killed while they do.
 proof-operator: broker

@@ -30,17 +30,18 @@ func TestChaos(t *testing.T) {
 		t.Run(string(kind), func(t *testing.T) {
 			node := rabbit.Need(t, rabbit.Options{Kind: rabbit.KindNode, Config: []string{"consumer_timeout = 60000"}})
 			t.Logf("RabbitMQ %s", node.Version())
-			newHavoc(t, node, kind).run()
+			newHavoc(t, node, kind).run(*chaos)
 		})
 	}
 }
 
-// havoc is a service of several processes that is broken.
+// havoc is a service of several processes that is broken, and its broker.
 type havoc struct {
-	t    *testing.T
-	node *rabbit.Node
-	rand *rand.Rand
-	plan plan
+	t       *testing.T
+	node    *rabbit.Node
+	cluster *rabbit.Cluster // nil for a single node
+	rand    *rand.Rand
+	plan    plan
 
 	instances                       []*exec.Cmd
 	kills, freezes, closes, brokers int
@@ -48,10 +49,11 @@ type havoc struct {
 
 func newHavoc(t *testing.T, node *rabbit.Node, kind topology.QueueType) *havoc {
 	return &havoc{t: t, node: node, rand: rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), 0)), //nolint:gosec // chance, not secrecy
-		plan: plan{URL: node.URL(), Queue: "chaos", Type: kind, Version: 1, Journal: filepath.Join(t.TempDir(), "journal")}}
+		plan: plan{URLs: []string{node.URL()}, Queue: "chaos", Type: kind, Version: 1, Journal: filepath.Join(t.TempDir(), "journal")}}
 }
 
-func (h *havoc) run() {
+// run breaks things for so long, and judges.
+func (h *havoc) run(chaos time.Duration) {
 	t := h.t
 	for range 4 {
 		h.instances = append(h.instances, h.spawn())
@@ -64,20 +66,21 @@ func (h *havoc) run() {
 	h.await("each", time.Now(), time.Minute)
 	h.await("third", time.Now(), time.Minute)
 	began := time.Now()
-	half := began.Add(*chaos / 2)
-	broker := began.Add(*chaos / 3)
-	for time.Since(began) < *chaos {
+	half := began.Add(chaos / 2)
+	broker := began.Add(chaos / 3)
+	for time.Since(began) < chaos {
 		if h.plan.Version == 1 && time.Now().After(half) {
 			h.plan.Version = 2 // whatever is started from now on
 		}
 		switch n := h.rand.IntN(10); {
 		case time.Now().After(broker):
-			broker = broker.Add(max(time.Minute, *chaos/3))
-			h.restart()
+			broker = h.breakBroker(broker, chaos)
 		case n < 6:
 			h.replace(h.rand.IntN(len(h.instances)))
 		case n < 8:
 			h.freeze(h.rand.IntN(len(h.instances)))
+		case h.cluster != nil: // its nodes are what is broken
+			h.replace(h.rand.IntN(len(h.instances)))
 		default:
 			h.closes++
 			if _, err := h.node.Ctl(t.Context(), "close_all_connections", "chaos"); err != nil {
@@ -95,7 +98,7 @@ func (h *havoc) run() {
 		h.await(name, until, 90*time.Second)
 	}
 	runs := h.journal()
-	t.Logf("%d × kill, %d × freeze, %d × all connections closed, %d × broker killed", h.kills, h.freezes, h.closes, h.brokers)
+	t.Logf("%d × kill, %d × freeze, %d × all connections closed, %d × broker killed or frozen", h.kills, h.freezes, h.closes, h.brokers)
 	h.check(runs, "each", time.Second, began, until)
 	h.check(runs, "third", 3*time.Second, began, until)
 	for _, name := range []string{"removed", "changed", "added"} {
@@ -154,6 +157,17 @@ func (h *havoc) freeze(i int) {
 	if err := one.Signal(syscall.SIGCONT); err != nil {
 		h.t.Fatal(err)
 	}
+}
+
+// breakBroker breaks the broker and returns when it is to be broken next.
+func (h *havoc) breakBroker(last time.Time, chaos time.Duration) time.Time {
+	if h.cluster == nil {
+		h.restart()
+		return last.Add(max(time.Minute, chaos/3))
+	}
+	h.breakNode()
+	const rest = 8 * time.Second
+	return time.Now().Add(rest)
 }
 
 // restart kills the broker and starts it again.
@@ -248,7 +262,7 @@ func (h *havoc) check(runs []run, name string, interval time.Duration, from, to 
 func TestManyTakeovers(t *testing.T) {
 	node := rabbit.Need(t, rabbit.Options{Kind: rabbit.KindNode})
 	t.Logf("RabbitMQ %s", node.Version())
-	p := plan{URL: node.URL(), Queue: "passed", Type: topology.Quorum, Version: 1}
+	p := plan{URLs: []string{node.URL()}, Queue: "passed", Type: topology.Quorum, Version: 1}
 	var mu sync.Mutex
 	made := map[string]int{}
 	var before func() error

@@ -23,10 +23,11 @@ const asService = "HAREBUS_SCHEDULE_SERVICE"
 
 // plan is what an instance does.
 type plan struct {
-	URL, Queue string
-	Type       topology.QueueType
-	Version    int
-	Journal    string // the file in which it notes its runs
+	URLs    []string
+	Queue   string
+	Type    topology.QueueType
+	Version int
+	Journal string // the file in which it notes its runs
 }
 
 // run is a line of the journal.
@@ -87,7 +88,7 @@ func (p *plan) service(note func(run) error) (*harebus.Setup, *schedule.Schedule
 		return nil, nil, err
 	}
 	setup, err := harebus.New(harebus.Config{
-		URL: p.URL, Queue: p.Queue, QueueOptions: harebus.QueueOptions{Type: p.Type}, Logger: zap.NewNop(),
+		Connect: harebus.ConnectConfig{URLs: p.URLs}, Queue: p.Queue, QueueOptions: harebus.QueueOptions{Type: p.Type}, Logger: zap.NewNop(),
 		Retry: harebus.RetryConfig{GiveUpAfter: time.Hour}, // another version may know what this one does not
 	})
 	if err != nil {
