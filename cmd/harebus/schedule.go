@@ -112,7 +112,7 @@ func (s *scheduler) print(found *scheduled.State) error {
 			next = t.Next.UTC().Format(time.RFC3339)
 		}
 		fmt.Fprintf(w, "%q\t%q\t%q\t%s\t%s\t%s\n", t.Name, t.Cron, t.Zone, last, next, //nolint:errcheck // likewise
-			strings.Join(remarks(found, &t), ", "))
+			strings.Join(scheduleRemarks(found, &t), ", "))
 	}
 	if err := w.Flush(); err != nil {
 		return err
@@ -125,8 +125,8 @@ func (s *scheduler) print(found *scheduled.State) error {
 	return nil
 }
 
-// remarks are what is unusual.
-func remarks(found *scheduled.State, t *scheduled.Token) (remarks []string) {
+// scheduleRemarks are what is unusual.
+func scheduleRemarks(found *scheduled.State, t *scheduled.Token) (remarks []string) {
 	if t.Paused {
 		remarks = append(remarks, "paused")
 	}
