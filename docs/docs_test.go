@@ -221,6 +221,7 @@ var modules = map[string]struct {
 	"schedules.md": {"../schedule", []string{"github.com/harebus/harebus/schedule"}},
 	"batches.md":   {"", []string{"github.com/harebus/harebus/batch"}},
 	"limits.md":    {"", []string{"github.com/harebus/harebus/limit"}},
+	"pulse.md":     {"", []string{"github.com/harebus/harebus/pulse"}},
 }
 
 // program makes something that compiles of a block: a package that is not main, so
