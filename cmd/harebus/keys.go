@@ -195,7 +195,7 @@ func (k *newKey) line() (line, public string) {
 
 // insert puts a line at the end of the text. If its key is current, no other one is.
 func (k *newKey) insert(text, line string) string {
-	lines := strings.SplitAfter(text, "\n")
+	lines := strings.SplitAfter(strings.TrimPrefix(text, "\ufeff"), "\n") // an editor of Windows has begun with that
 	for i, l := range lines {
 		if words := strings.Fields(l); k.current && len(words) > 0 && words[0] == "current" {
 			lines[i] = strings.Replace(l, "current", "accepted", 1)

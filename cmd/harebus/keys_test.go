@@ -62,6 +62,25 @@ func TestKeys(t *testing.T) {
 	}
 }
 
+// TestWindowsKeys: a file that an editor of Windows has saved gets a new current key.
+func TestWindowsKeys(t *testing.T) {
+	t.Parallel()
+	name := filepath.Join(t.TempDir(), "keys")
+	if err := os.WriteFile(name, []byte("\ufeffcurrent a secret AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=\r\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if code, _, stderr := runKeysCommand(t, "new", "-current", "-id", "b", name); code != exitOK {
+		t.Fatal(stderr)
+	}
+	keys, err := seal.ReadKeys(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if current, err := keys.Current(t.Context()); err != nil || current.ID() != "b" || len(keys.Keys()) != 2 {
+		t.Errorf("current %v, %v of %v", current, err, keys.Keys())
+	}
+}
+
 // TestKeysFaults: a command that fails changes nothing.
 func TestKeysFaults(t *testing.T) {
 	t.Parallel()
