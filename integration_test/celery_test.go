@@ -1,3 +1,5 @@
+//go:build celery
+
 package integration_test
 
 import (
