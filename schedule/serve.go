@@ -87,7 +87,7 @@ func (s *Schedules) onToken(ctx context.Context, bus *harebus.Bus, t token) erro
 func (s *Schedules) await(ctx context.Context, bus *harebus.Bus, successor *entry) error {
 	h := new(harebus.Hold)
 	successor.early = append(successor.early, h)
-	marked := s.leader.probing != 0 // when that one is back, the next one is sent
+	marked := s.leader.probing >= successor.mark // an earlier one may have gone to another leader
 	s.mu.Unlock()
 	if !marked {
 		s.sendMark(ctx, bus, true)
