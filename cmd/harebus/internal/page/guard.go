@@ -90,6 +90,7 @@ func (g *gate) login(w http.ResponseWriter, r *http.Request) (done bool) {
 		return false
 	}
 	g.used.Do(func() {
+		//nolint:gosec // the loopback interface has no TLS, so Secure would lose the cookie
 		http.SetCookie(w, &http.Cookie{Name: g.cookie, Value: g.session, Path: "/", HttpOnly: true, SameSite: http.SameSiteStrictMode})
 		done = true
 	})

@@ -80,11 +80,20 @@ func (s *Server) doctor(w http.ResponseWriter, r *http.Request) {
 
 // trail is an entry of the audit trail.
 type trail struct {
-	At                                      time.Time
-	Run, Phase, Operator, Action, Queue, To string
-	Selected, Done, Left, Gone, Remaining   int
-	Twice                                   int    `json:"perhaps_twice"`
-	User                                    string `json:"-"` // the broker has checked it
+	At        time.Time `json:"at"`
+	Run       string    `json:"run"`
+	Phase     string    `json:"phase"`
+	Operator  string    `json:"operator"`
+	Action    string    `json:"action"`
+	Queue     string    `json:"queue"`
+	To        string    `json:"to"`
+	Selected  int       `json:"selected"`
+	Done      int       `json:"done"`
+	Left      int       `json:"left"`
+	Gone      int       `json:"gone"`
+	Remaining int       `json:"remaining"`
+	Twice     int       `json:"perhaps_twice"`
+	User      string    `json:"-"` // the broker has checked it
 }
 
 // log shows the audit trail, the newest entry first.
@@ -97,7 +106,7 @@ func (s *Server) log(w http.ResponseWriter, r *http.Request) {
 		_, err := q.Each(r.Context(), errorqueue.Filter{}, func(c *errorqueue.Content) error {
 			var e trail
 			if json.Unmarshal(c.Body, &e) != nil {
-				return nil // it is not an entry
+				return nil //nolint:nilerr // it is not an entry
 			}
 			e.User = c.Properties.UserID
 			if entries = append(entries, e); len(entries) > most {

@@ -21,16 +21,16 @@ import (
 // TestPage looks at the page in a browser.
 func TestPage(t *testing.T) {
 	ctx := newBrowser(t)
-	t.Run("states", func(t *testing.T) { states(t, ctx) })
-	t.Run("topology", func(t *testing.T) { fromFile(t, ctx) })
-	t.Run("hostile", func(t *testing.T) { hostile(t, ctx) })
-	t.Run("no-javascript", func(t *testing.T) { noJavaScript(t, ctx) })
-	t.Run("other-site", func(t *testing.T) { otherSite(t, ctx) })
+	t.Run("states", func(t *testing.T) { states(ctx, t) })
+	t.Run("topology", func(t *testing.T) { fromFile(ctx, t) })
+	t.Run("hostile", func(t *testing.T) { hostile(ctx, t) })
+	t.Run("no-javascript", func(t *testing.T) { noJavaScript(ctx, t) })
+	t.Run("other-site", func(t *testing.T) { otherSite(ctx, t) })
 }
 
 // states: axe finds nothing in any of them, none is wider than its window, and the browser has nothing to say.
-func states(t *testing.T, ctx context.Context) {
-	x := newBench(t, ctx, nil)
+func states(ctx context.Context, t *testing.T) {
+	x := newBench(ctx, t, nil)
 	x.judge("empty queue")
 	x.park(34, "ChargeCard", "payments", "dial tcp 10.0.4.7:443: connect: connection refused", `{"ID":7}`)
 	x.park(12, "PlaceOrder", "orders", `bad-payload: cannot unmarshal string into Go struct field PlaceOrder.ID of type int`, `{"ID":"7"}`)
@@ -98,8 +98,8 @@ func states(t *testing.T, ctx context.Context) {
 }
 
 // fromFile is what needs a topology.
-func fromFile(t *testing.T, ctx context.Context) {
-	x := newBench(t, ctx, func(cfg *page.Config) {
+func fromFile(ctx context.Context, t *testing.T) {
+	x := newBench(ctx, t, func(cfg *page.Config) {
 		cfg.ReadOnly = true
 		cfg.Plan = func(context.Context) (*plan.Plan, error) {
 			return &plan.Plan{Same: 7, Unseen: []string{"3 bindings (AMQP has no question for them)"}, Differences: []plan.Difference{
@@ -121,8 +121,8 @@ func fromFile(t *testing.T, ctx context.Context) {
 }
 
 // hostile: nothing in a message runs, and the page stays as it should be.
-func hostile(t *testing.T, ctx context.Context) {
-	x := newBench(t, ctx, nil)
+func hostile(ctx context.Context, t *testing.T) {
+	x := newBench(ctx, t, nil)
 	markup := `</pre></table><script>alert(1)</script><img src=x onerror=alert(2)><a href="javascript:alert(3)">x</a>"' onfocus=alert(4) autofocus` + "\u202e\x1b[2J"
 	x.park(1, markup, strings.Repeat("w", 200), markup+strings.Repeat("x", 3000), markup)
 	x.open("/errors")
@@ -137,8 +137,8 @@ func hostile(t *testing.T, ctx context.Context) {
 }
 
 // noJavaScript: a message is found, read and retried without it.
-func noJavaScript(t *testing.T, ctx context.Context) {
-	x := newBench(t, ctx, nil)
+func noJavaScript(ctx context.Context, t *testing.T) {
+	x := newBench(ctx, t, nil)
 	x.park(3, "Charge", "orders", "no money", `{"ID":7}`)
 	call(x, emulation.SetScriptExecutionDisabled, emulation.SetScriptExecutionDisabledParams{Value: true})
 	x.open("/errors?type=Charge")
@@ -158,8 +158,8 @@ func noJavaScript(t *testing.T, ctx context.Context) {
 }
 
 // otherSite: a page on another port, and one with another name for this machine, can neither frame the page nor send its forms.
-func otherSite(t *testing.T, ctx context.Context) {
-	x := newBench(t, ctx, nil)
+func otherSite(ctx context.Context, t *testing.T) {
+	x := newBench(ctx, t, nil)
 	x.park(1, "Charge", "orders", "no money", `{"ID":7}`)
 	x.open("/errors")
 	path := evaluate[string](x, `location.href`)

@@ -94,7 +94,7 @@ type bench struct {
 }
 
 // newBench starts a page, and a tab of its own with cookies of its own.
-func newBench(t *testing.T, ctx context.Context, change func(*page.Config)) *bench {
+func newBench(ctx context.Context, t *testing.T, change func(*page.Config)) *bench {
 	t.Helper()
 	x := &bench{T: t, broker: brokertest.New()}
 	t.Cleanup(x.broker.Close)
