@@ -26,9 +26,9 @@ func TestClockOfTheLeader(t *testing.T) {
 		began := time.Now()
 		time.Sleep(33 * time.Minute)
 		a.skew(-time.Hour)
-		before, published := len(r.runs), a.setup.Stats().Published
+		before, published := len(r.noted()), a.setup.Stats().Published
 		time.Sleep(40 * time.Minute)
-		if n := len(r.runs) - before; n != 0 {
+		if n := len(r.noted()) - before; n != 0 {
 			t.Errorf("%d runs while the clock is an hour back", n)
 		}
 		if n := a.setup.Stats().Published - published; n < 7 || n > 10 {
@@ -55,17 +55,17 @@ func TestClockSetForward(t *testing.T) {
 		time.Sleep(time.Minute)
 		i.skew(24 * time.Hour)
 		time.Sleep(6 * time.Minute)
-		if len(r.runs) != 1 || r.runs[0].Missed != 23 {
-			t.Fatalf("runs after a day that was not: %+v", r.runs)
+		if len(r.noted()) != 1 || r.noted()[0].Missed != 23 {
+			t.Fatalf("runs after a day that was not: %+v", r.noted())
 		}
 		i.skew(0)
 		time.Sleep(12 * time.Hour)
-		if len(r.runs) != 1 || r.logged("watermark in the future") == 0 {
-			t.Errorf("%d runs, %d warnings", len(r.runs), r.logged("watermark in the future"))
+		if len(r.noted()) != 1 || r.logged("watermark in the future") == 0 {
+			t.Errorf("%d runs, %d warnings", len(r.noted()), r.logged("watermark in the future"))
 		}
 		time.Sleep(24 * time.Hour)
-		if len(r.runs) < 12 {
-			t.Errorf("%d runs", len(r.runs))
+		if len(r.noted()) < 12 {
+			t.Errorf("%d runs", len(r.noted()))
 		}
 	})
 }

@@ -179,8 +179,8 @@ func TestLongIntervals(t *testing.T) {
 				t.Errorf("%s: next %v after %v, %v", token.Name, token.Next, token.Last, err)
 			}
 		}
-		if len(a.Tokens) != 3 || len(r.runs) != 0 {
-			t.Errorf("%d tokens, runs %v", len(a.Tokens), r.runs)
+		if len(a.Tokens) != 3 || len(r.noted()) != 0 {
+			t.Errorf("%d tokens, runs %v", len(a.Tokens), r.noted())
 		}
 	})
 }

@@ -301,3 +301,10 @@ func without(a, b []time.Time) (rest []time.Time) {
 
 // logged is how many lines of the log contain a text.
 func (r *rig) logged(text string) int { return r.logs.FilterMessageSnippet(text).Len() }
+
+// noted are the runs so far.
+func (r *rig) noted() []run {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.runs)
+}
