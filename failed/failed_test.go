@@ -67,20 +67,22 @@ func bubble(t *testing.T, cfg harebus.HandlingConfig, test func(t *testing.T, ct
 }
 
 // watcher subscribes to all failures with a queue of its own.
-func watcher(t *testing.T, ctx context.Context, b *brokertest.Broker) {
+func watcher(t *testing.T, b *brokertest.Broker) {
 	t.Helper()
 	s, err := harebus.New(harebus.Config{Queue: "watcher", Subscriptions: []string{failed.Prefix + "#"}, Dial: b.Dial})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Init(ctx); err != nil {
+	if err := s.Init(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 }
 
 // events waits until there are n events, and reads them.
-func events(t *testing.T, ctx context.Context, b *brokertest.Broker, n int) (all []failed.Event, raw []brokertest.Message) {
+func events(t *testing.T, b *brokertest.Broker, n int) (all []failed.Event, raw []brokertest.Message) {
 	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+	defer cancel()
 	if err := b.WaitQueue(ctx, "watcher", func(q brokertest.Queue) bool { return q.Ready >= n }); err != nil {
 		t.Fatal(err)
 	}
@@ -102,7 +104,7 @@ func events(t *testing.T, ctx context.Context, b *brokertest.Broker, n int) (all
 // its body or of the text of the error.
 func TestPublish(t *testing.T) {
 	bubble(t, harebus.HandlingConfig{Unhandled: harebus.UnhandledPark}, func(t *testing.T, ctx context.Context, b *brokertest.Broker, s *harebus.Setup) {
-		watcher(t, ctx, b)
+		watcher(t, b)
 		for id, message := range map[string]any{"m1": order{"final"}, "m2": order{"panic"}, "m3": json.RawMessage(`{"ID": 7}`), "m4": order{"retried"}} {
 			if err := s.Bus().Send(ctx, "orders", message, harebus.WithMessageID(id), harebus.WithType("Order.v2"), harebus.WithCorrelationID("c-"+id)); err != nil {
 				t.Fatal(err)
@@ -114,7 +116,7 @@ func TestPublish(t *testing.T) {
 		if err := s.Bus().Send(ctx, "orders", []int{1}, harebus.WithMessageID("m6"), harebus.WithType(harebus.NoType)); err != nil {
 			t.Fatal(err)
 		}
-		all, raw := events(t, ctx, b, 6)
+		all, raw := events(t, b, 6)
 		parked := map[string]amqp.Table{}
 		for _, m := range b.Messages("error") {
 			parked[m.MessageId] = m.Headers
@@ -158,7 +160,7 @@ func TestPublishToNobody(t *testing.T) {
 		if err := s.Bus().Send(ctx, "orders", failed.Event{}); err != nil {
 			t.Fatal(err)
 		}
-		watcher(t, ctx, b)
+		watcher(t, b)
 		if err := s.Subscribe(ctx, failed.Prefix+"#"); err != nil { // to what it has no handler for
 			t.Fatal(err)
 		}
@@ -188,7 +190,7 @@ func TestGivenUpOfAllFails(t *testing.T) {
 		panic("no")
 	}}
 	bubble(t, cfg, func(t *testing.T, ctx context.Context, b *brokertest.Broker, s *harebus.Setup) {
-		watcher(t, ctx, b)
+		watcher(t, b)
 		if err := s.Bus().Send(ctx, "orders", order{"final"}); err != nil {
 			t.Fatal(err)
 		}
