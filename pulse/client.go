@@ -9,6 +9,7 @@ import (
 	"math"
 	"net"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -182,7 +183,7 @@ func (q *question) ask(ctx context.Context, to Target, body []byte) error {
 			return err
 		}
 		next()
-		m := amqp.Publishing{CorrelationId: q.id, ReplyTo: "amq.rabbitmq.reply-to", Expiration: fmt.Sprint(stale.Milliseconds()), Body: body}
+		m := amqp.Publishing{CorrelationId: q.id, ReplyTo: "amq.rabbitmq.reply-to", Expiration: strconv.FormatInt(stale.Milliseconds(), 10), Body: body}
 		if q.exchange == ControlExchange {
 			m.ContentType, m.UserId = "application/json", q.on.User()
 		}

@@ -149,7 +149,7 @@ func (p *Pulse) limiter(queue string) *limiter {
 func (p *Pulse) Serve(ctx context.Context, setup *harebus.Setup) error {
 	err := p.serve(ctx, setup)
 	if ctx.Err() != nil {
-		return nil
+		return nil //nolint:nilerr // that was wanted
 	}
 	p.log.Warn("nobody can ask this instance how it is; the service goes on", zap.Error(err))
 	return fmt.Errorf("pulse: serve: %w", err)

@@ -10,6 +10,7 @@ import (
 	"maps"
 	"math"
 	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -191,7 +192,7 @@ func statusLines(w io.Writer, a *pulse.Answer, types bool) {
 
 // limits are how many messages are handled at once, and a second.
 func limits(q *pulse.Queue) string {
-	text := fmt.Sprint(q.Concurrency)
+	text := strconv.Itoa(q.Concurrency)
 	if q.Consumers > 1 {
 		text = fmt.Sprintf("%d×%d", q.Consumers, q.Concurrency)
 	}

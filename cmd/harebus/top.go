@@ -7,6 +7,7 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -297,7 +298,7 @@ func (l *line) print(w io.Writer) {
 	for i, version := range l.Versions {
 		versions[i] = visible.Word(version)
 	}
-	inst := fmt.Sprint(l.Instances)
+	inst := strconv.Itoa(l.Instances)
 	if l.Paused > 0 {
 		inst += fmt.Sprintf(", %d paused", l.Paused)
 	}
