@@ -16,7 +16,7 @@ import (
 
 type (
 	placeOrder struct {
-		ID    string  `json:"id" jsonschema:"minLength=1"`
+		ID    string  `json:"id"             jsonschema:"minLength=1"`
 		Lines []Line  `json:"lines"`
 		Note  string  `json:"note,omitempty"`
 		Total float64 `json:"total"`

@@ -14,7 +14,7 @@ import (
 
 // PlaceOrder is a command.
 type PlaceOrder struct {
-	ID    int `json:"id" jsonschema:"minimum=1"`
+	ID    int `json:"id"    jsonschema:"minimum=1"`
 	Total int `json:"total"`
 }
 

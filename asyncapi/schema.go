@@ -138,10 +138,11 @@ func plainName(name string) string {
 	if !generic {
 		return plain(name)
 	}
+	parts := []string{base}
 	for part := range strings.FieldsFuncSeq(arguments, func(r rune) bool { return r == '[' || r == ']' || r == ',' }) {
-		base += "_" + part[strings.LastIndexAny(part, "./")+1:]
+		parts = append(parts, part[strings.LastIndexAny(part, "./")+1:])
 	}
-	return plain(base)
+	return plain(strings.Join(parts, "_"))
 }
 
 // plain replaces what a key of a document must not have.
@@ -381,8 +382,7 @@ func dominant(all []*structField) *structField {
 
 // fields collects the fields of one struct, and returns those that it embeds.
 func (e embedded) fields(depth int, byName map[string][]*structField) (inside []embedded) {
-	for i := range e.of.NumField() {
-		f := e.of.Field(i)
+	for f := range e.of.Fields() {
 		of, pointer := f.Type, false
 		if f.Anonymous && of.Kind() == reflect.Pointer {
 			of, pointer = of.Elem(), true

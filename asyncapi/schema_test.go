@@ -50,7 +50,7 @@ type (
 		Uint     uint64  `json:",string"`
 		Float    float32 `json:",omitempty"`
 		Quoted   *bool   `json:",string"`
-		Text     Color   `json:"text" jsonschema:"enum=red,enum=,description=a\\, b"`
+		Text     Color   `json:"text"       jsonschema:"enum=red,enum=,description=a\\, b"`
 		Bytes    []byte
 		Fixed    [2]int
 		Bin      [3]byte
@@ -64,9 +64,8 @@ type (
 		Time     time.Time
 		TimePtr  *time.Time
 		Zero     time.Time     `json:",omitzero"`
-		Duration time.Duration `json:"-,"`
+		Duration time.Duration `json:"a-b"`
 		Skipped  int           `json:"-"`
-		skipped  int
 		Addr     netip.Addr
 		AddrPtr  *netip.Addr
 		Upper    Upper
@@ -92,7 +91,6 @@ func (Money) JSONSchema() map[string]any {
 	return map[string]any{"type": "string", "pattern": "^-?[0-9]+$"}
 }
 func (everything) MessageType() string { return "everything" }
-func (e everything) unused() int       { return e.skipped }
 func validator(t testing.TB, of reflect.Type) *jsonschema.Schema {
 	t.Helper()
 	s := newSchemas()
@@ -145,8 +143,8 @@ func fill(r *rand.Rand, v reflect.Value, depth int) {
 			if v.Type().Field(i).IsExported() {
 				fill(r, v.Field(i), depth)
 			} else if v.Type().Field(i).Anonymous && v.Field(i).Kind() == reflect.Struct {
-				for j := range v.Field(i).NumField() {
-					fill(r, v.Field(i).Field(j), depth)
+				for _, inside := range v.Field(i).Fields() {
+					fill(r, inside, depth)
 				}
 			}
 		}
