@@ -12,6 +12,9 @@ import (
 	"github.com/harebus/harebus/internal/publish"
 )
 
+// cutMark ends a text that was cut.
+const cutMark = " … (cut)"
+
 // ErrorDetails is the text of a failure as valid UTF-8 of bounded length.
 func ErrorDetails(cause error) string {
 	text := cause.Error()
@@ -23,9 +26,6 @@ func ErrorDetails(cause error) string {
 
 // MaxErrorDetails bounds the text of a failure that travels with a message.
 const MaxErrorDetails = 8 << 10
-
-// cutMark ends a text that was cut.
-const cutMark = " … (cut)"
 
 // shorten cuts valid UTF-8 to at most so many bytes, and says so.
 func shorten(text string, most int) string {
