@@ -5,11 +5,13 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/harebus/harebus"
 	"github.com/harebus/harebus/brokertest"
+	"github.com/harebus/harebus/pulse"
 	"github.com/harebus/harebus/schedule"
 )
 
@@ -50,7 +52,13 @@ func TestCommand(t *testing.T) {
 		}
 	}
 	refused("there is no queue", "ls", "shop")
-	setup, err := harebus.New(harebus.Config{URL: url, Queue: "shop"})
+	answers, err := pulse.New(pulse.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := harebus.Config{URL: url, Queue: "shop"}
+	answers.Use(&cfg)
+	setup, err := harebus.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,6 +81,24 @@ func TestCommand(t *testing.T) {
 		t.Fatal(err)
 	}
 	expect(`"yearly"`, "ls", "shop")
+	serving, end := context.WithCancel(t.Context())
+	var served sync.WaitGroup
+	served.Go(func() {
+		if err := answers.Serve(serving, setup); err != nil {
+			t.Error(err)
+		}
+	})
+	defer served.Wait()
+	defer end()
+	for deadline := time.Now().Add(30 * time.Second); ; { // until it is served
+		out, err := exec.CommandContext(t.Context(), binary, "top", "-every", "100ms", "-url", url).CombinedOutput()
+		if err == nil && strings.Contains(string(out), "shop.schedules 2 schedules, next ") {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("top: %v\n%s", err, out)
+		}
+	}
 	expect("", "run", "shop", "yearly")
 	select {
 	case <-ran:

@@ -112,7 +112,7 @@ func (s *scheduler) print(found *scheduled.State) error {
 			next = t.Next.UTC().Format(time.RFC3339)
 		}
 		fmt.Fprintf(w, "%q\t%q\t%q\t%s\t%s\t%s\n", t.Name, t.Cron, t.Zone, last, next, //nolint:errcheck // likewise
-			strings.Join(scheduleRemarks(found, &t), ", "))
+			strings.Join(found.Remarks(&t, time.Now()), ", "))
 	}
 	if err := w.Flush(); err != nil {
 		return err
@@ -123,24 +123,4 @@ func (s *scheduler) print(found *scheduled.State) error {
 	}
 	fmt.Fprintf(s.std.err, "%s\n", printable([]byte(head)))
 	return nil
-}
-
-// scheduleRemarks are what is unusual.
-func scheduleRemarks(found *scheduled.State, t *scheduled.Token) (remarks []string) {
-	if t.Paused {
-		remarks = append(remarks, "paused")
-	}
-	if t.Running != nil {
-		remarks = append(remarks, "runs since "+t.Running.UTC().Format(time.RFC3339))
-	}
-	if found.Undefined(t) {
-		remarks = append(remarks, "not defined by the leader")
-	}
-	if t.Future(time.Now()) {
-		remarks = append(remarks, "in the future: a clock was wrong; rm mends it")
-	}
-	if t.Overdue(time.Now()) {
-		remarks = append(remarks, "overdue")
-	}
-	return remarks
 }

@@ -51,7 +51,9 @@ func serving(t *testing.T, b *brokertest.Broker, c pulse.Config, queue string) *
 			t.Fatal(err)
 		}
 	}
-	if err := b.WaitQueue(t.Context(), "error", func(q brokertest.Queue) bool { return q.Ready > 0 }); err != nil {
+	parked := b.WaitQueue(t.Context(), "error", func(q brokertest.Queue) bool { return q.Ready > 0 })
+	handled := b.WaitQueue(t.Context(), queue, func(q brokertest.Queue) bool { return q.Ready+q.Unacked == 0 })
+	if err := errors.Join(parked, handled); err != nil {
 		t.Fatal(err)
 	}
 	listens(t, b, "instance."+p.Instance())

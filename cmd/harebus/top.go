@@ -14,6 +14,7 @@ import (
 
 	"github.com/harebus/harebus"
 	"github.com/harebus/harebus/internal/queue"
+	"github.com/harebus/harebus/internal/scheduled"
 	"github.com/harebus/harebus/internal/visible"
 	"github.com/harebus/harebus/pulse"
 )
@@ -25,7 +26,8 @@ With names of queues only these are shown, also when no instance answers.
 INST is how many instances have answered, READY how many messages wait in the queue, and the
 rates and CRITICAL (from the sending of a message until it was handled: below which half and 99
 of 100 lie) are those since the table before. RETRIED and PARKED count since the instances
-started. FAILED is the error queue of -error-queue.
+started. FAILED is the error queue of -error-queue. Of a queue with the tokens of recurring
+schedules a line says how many there are, which is due next, and what is overdue.
 
 Exit codes: 0 done or interrupted, 1 the command has failed, 2 the command line is wrong.`
 
@@ -39,10 +41,11 @@ type top struct {
 	rounds     int
 	live       bool // the table is drawn in place
 
-	before map[string]pulse.Answer // by instance
-	gone   map[string]time.Time    // instances that have not answered any more, since when
-	failed int                     // messages in the error queue before; -1 is unknown
-	at     time.Time               // of that
+	leaders schedules
+	before  map[string]pulse.Answer // by instance
+	gone    map[string]time.Time    // instances that have not answered any more, since when
+	failed  int                     // messages in the error queue before; -1 is unknown
+	at      time.Time               // of that
 }
 
 // runTop is the command top.
@@ -68,6 +71,8 @@ func runTop(ctx context.Context, args []string, std stdio) int {
 		return std.misuse(flags, err.Error())
 	}
 	defer t.client.Close()
+	t.leaders = schedules{broker: broker, std: std}
+	defer t.leaders.close()
 	file, _ := std.out.(*os.File)
 	t.queues, t.live = flags.Args(), file != nil && isTerminal(file) && !t.json
 	if t.rounds == 0 && !t.live {
@@ -130,6 +135,9 @@ type line struct {
 	Half      string   `json:"critical_half"`
 	Most      string   `json:"critical_99"`
 	Versions  []string `json:"versions"`
+	// Schedules are those of a queue of tokens, or ScheduleError says why they are not known.
+	Schedules     *scheduled.Summary `json:"schedules,omitempty"`
+	ScheduleError string             `json:"schedule_error,omitempty"`
 
 	critical harebus.Histogram
 }
@@ -155,6 +163,7 @@ func (t *top) look(ctx context.Context) (*view, error) {
 	for i := range v.lines {
 		v.lines[i].Ready = v.waiting[v.lines[i].Queue].Ready
 	}
+	t.schedules(ctx, v)
 	t.remember(round)
 	v.growth = t.grown(v.waiting[t.errorQueue])
 	return v, nil
@@ -328,6 +337,7 @@ func (t *top) note(text io.Writer, v *view) {
 		fmt.Fprintf(text, "? %s has not answered since %s\n", visible.Word(name), t.gone[name].Format(time.TimeOnly))
 	}
 	remarks(text, v.round.Answers)
+	noteSchedules(text, v.lines)
 	if w := v.waiting[t.errorQueue]; w.Exists {
 		fmt.Fprintf(text, "%s %d%s\n", visible.Word(t.errorQueue), w.Ready, v.growth)
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/harebus/harebus/internal/deferred"
 	"github.com/harebus/harebus/internal/doctor"
 	"github.com/harebus/harebus/internal/plan"
+	"github.com/harebus/harebus/internal/scheduled"
 	"github.com/harebus/harebus/internal/session"
 	"github.com/harebus/harebus/internal/survey"
 	"github.com/harebus/harebus/topology"
@@ -126,11 +127,17 @@ func (d *desk) configure(std stdio) error {
 	c.Errors.Name, c.Errors.HeaderPrefix, c.Errors.Timeout, c.Errors.Most = d.errorQueue, d.prefix, d.timeout, d.most
 	c.Errors.NoLock, c.Errors.NoAudit, c.Errors.Log, c.Errors.Operator = d.noLock, d.quiet, d.broker.Log, whoActs()+" (ui)"
 	c.Deferred = deferred.Options{Broker: d.broker, HeaderPrefix: d.prefix, Timeout: d.timeout}
+	c.Schedules = d.schedules(std)
 	if d.file == "" {
 		return nil
 	}
 	if d.want, err = readTopology(d.file, std.in); err != nil {
 		return err
+	}
+	for _, q := range d.want.Queues {
+		if scheduled.Holds(q) {
+			c.ScheduleQueues = append(c.ScheduleQueues, q.Name)
+		}
 	}
 	vhost, api, err := reach(d.broker, d.api)
 	if err != nil {
@@ -155,6 +162,23 @@ func (d *desk) configure(std stdio) error {
 		return r, err
 	}
 	return nil
+}
+
+// schedules sees recurring schedules with connections of its own.
+func (d *desk) schedules(std stdio) func(context.Context, string) (*scheduled.State, error) {
+	return func(ctx context.Context, queue string) (found *scheduled.State, err error) {
+		setup, err := sender(d.broker, std)
+		if err != nil {
+			return nil, err
+		}
+		defer func() { _ = setup.Close() }() // every outcome is known by then
+		err = d.linked(ctx, func(ctx context.Context, link *session.Link) error {
+			client := scheduled.Client{Link: link, Bus: setup.Bus(), Queue: queue}
+			found, err = client.Look(ctx)
+			return err
+		})
+		return found, err
+	}
 }
 
 // linked calls fn with a connection of its own.

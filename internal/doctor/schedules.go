@@ -17,7 +17,7 @@ const answer = 20 * time.Second
 // tokens says whether a queue holds the tokens of recurring schedules. Only such a queue may be asked.
 func (e *examination) tokens(q topology.Queue) bool {
 	single, _ := q.Arguments["x-single-active-consumer"].(bool)
-	return single && (q.Name == e.Tokens || strings.HasSuffix(q.Name, scheduled.Suffix))
+	return scheduled.Holds(q) || single && q.Name == e.Tokens
 }
 
 // schedules looks at the recurring schedules of the service.

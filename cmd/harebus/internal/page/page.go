@@ -19,6 +19,7 @@ import (
 	"github.com/harebus/harebus/internal/deferred"
 	"github.com/harebus/harebus/internal/doctor"
 	"github.com/harebus/harebus/internal/plan"
+	"github.com/harebus/harebus/internal/scheduled"
 )
 
 // Config says what the page shows.
@@ -29,6 +30,10 @@ type Config struct {
 	// Plan compares the broker with a topology, Doctor examines it. They are nil without a topology.
 	Plan   func(context.Context) (*plan.Plan, error)
 	Doctor func(context.Context) (*doctor.Report, error)
+	// Schedules sees the recurring schedules whose tokens are in a queue. ScheduleQueues are such
+	// queues of the topology.
+	Schedules      func(ctx context.Context, queue string) (*scheduled.State, error)
+	ScheduleQueues []string
 	// Broker is what the page says about where it looks. It has no password.
 	Broker string
 	// ReadOnly has no actions, NoBodies shows no bodies.
@@ -92,6 +97,7 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("GET /looks/{look}/messages/{message}", s.show)
 	mux.HandleFunc("GET /deferred", s.deferred)
 	mux.HandleFunc("GET /deferred/list", s.waiting)
+	mux.HandleFunc("GET /schedules", s.schedules)
 	mux.HandleFunc("GET /topology", s.topology)
 	mux.HandleFunc("GET /doctor", s.doctor)
 	mux.HandleFunc("GET /log", s.log)

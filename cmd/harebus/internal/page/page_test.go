@@ -21,6 +21,7 @@ import (
 	"github.com/harebus/harebus/errorqueue"
 	"github.com/harebus/harebus/internal/doctor"
 	"github.com/harebus/harebus/internal/plan"
+	"github.com/harebus/harebus/internal/scheduled"
 )
 
 // look is the id of the look that a page is about.
@@ -375,6 +376,37 @@ func TestTopologyAndDoctor(t *testing.T) {
 			x.expect(x.get("/topology"), http.StatusBadGateway, "no answer")
 			x.expect(x.get("/doctor"), http.StatusBadGateway, "no answer")
 		})
+	})
+}
+
+// TestSchedules: those of a queue of tokens, and of no other queue.
+func TestSchedules(t *testing.T) {
+	var asked string
+	var state *scheduled.State
+	var fault error
+	change := func(cfg *page.Config) {
+		cfg.Schedules = func(_ context.Context, queue string) (*scheduled.State, error) { asked = queue; return state, fault }
+		cfg.ScheduleQueues = []string{"shop.schedules", "stock.schedules"}
+	}
+	bubble(t, change, func(x *bench) {
+		x.expect(x.get("/schedules"), http.StatusOK, "Of the topology: shop.schedules , stock.schedules")
+		if asked != "" {
+			t.Errorf("%q was asked without a name", asked)
+		}
+		next := time.Now().Add(-time.Hour)
+		state = &scheduled.State{Leader: "host-1", Defined: map[string]bool{"nightly": true}, Tokens: []scheduled.Token{
+			{Name: "nightly", Cron: "0 2 * * *", Zone: "Europe/Oslo", Last: next, Next: &next}, {Name: "<b>old</b>", Fresh: true, Paused: true},
+		}}
+		a := x.get("/schedules?queue=shop")
+		x.expect(a, http.StatusOK, "Schedules of queue shop.schedules", "Led by host-1", "nightly 0 2 * * * Europe/Oslo", "overdue", "never – paused, not defined by the leader")
+		if asked != "shop.schedules" || strings.Contains(a.html, "<b>old") {
+			t.Errorf("queue %q was asked: %s", asked, a.html)
+		}
+		state.Leader = ""
+		x.expect(x.get("/schedules?queue=shop.schedules"), http.StatusOK, "No instance runs, so nothing is fired")
+		x.expect(x.get("/schedules?queue="+strings.Repeat("x", 300)), http.StatusBadRequest, "queue")
+		fault = errors.New("no answer")
+		x.expect(x.get("/schedules?queue=shop"), http.StatusBadGateway, "no answer")
 	})
 }
 

@@ -15,7 +15,7 @@ import (
 type tab struct{ Path, Name string }
 
 // tabs are the parts of the page. A new part is a line here, a route and a template.
-var tabs = []tab{{"/errors", "Failed"}, {"/deferred", "Deferred"}, {"/topology", "Topology"}, {"/doctor", "Doctor"}, {"/actions", "Actions"}, {"/log", "Log"}}
+var tabs = []tab{{"/errors", "Failed"}, {"/deferred", "Deferred"}, {"/schedules", "Schedules"}, {"/topology", "Topology"}, {"/doctor", "Doctor"}, {"/actions", "Actions"}, {"/log", "Log"}}
 
 // view is what a template gets.
 type view struct {
@@ -42,7 +42,7 @@ var pages = func() map[string]*template.Template {
 		"stamp": func(at time.Time) string { return at.UTC().Format("2006-01-02 15:04:05 UTC") },
 	}
 	all := map[string]*template.Template{}
-	for _, name := range []string{"groups", "list", "message", "confirm", "actions", "progress", "deferred", "waiting", "topology", "doctor", "log", "fault", "refused"} {
+	for _, name := range []string{"groups", "list", "message", "confirm", "actions", "progress", "deferred", "waiting", "schedules", "topology", "doctor", "log", "fault", "refused"} {
 		all[name] = template.Must(template.New("layout.html").Funcs(functions).ParseFS(assets, "assets/layout.html", "assets/"+name+".html"))
 	}
 	return all

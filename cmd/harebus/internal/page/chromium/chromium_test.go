@@ -16,6 +16,7 @@ import (
 	"github.com/harebus/harebus/cmd/harebus/internal/page"
 	"github.com/harebus/harebus/internal/doctor"
 	"github.com/harebus/harebus/internal/plan"
+	"github.com/harebus/harebus/internal/scheduled"
 )
 
 // TestPage looks at the page in a browser.
@@ -82,7 +83,7 @@ func states(ctx context.Context, t *testing.T) {
 	x.click("Redirect")
 	x.await("Redirect: done")
 	x.judge("done")
-	for _, path := range []string{"/actions", "/log", "/deferred", "/deferred/list", "/topology", "/doctor", "/nonsense", "/looks/gone"} {
+	for _, path := range []string{"/actions", "/log", "/deferred", "/deferred/list", "/schedules", "/topology", "/doctor", "/nonsense", "/looks/gone"} {
 		x.open(path)
 		x.judge(path)
 	}
@@ -101,6 +102,11 @@ func states(ctx context.Context, t *testing.T) {
 func fromFile(ctx context.Context, t *testing.T) {
 	x := newBench(ctx, t, func(cfg *page.Config) {
 		cfg.ReadOnly = true
+		cfg.ScheduleQueues = []string{"shop.schedules", "stock.schedules"}
+		cfg.Schedules = func(context.Context, string) (*scheduled.State, error) {
+			next := time.Now().Add(-time.Hour)
+			return &scheduled.State{Leader: "host-1", Tokens: []scheduled.Token{{Name: "nightly", Cron: "0 2 * * *", Zone: "Europe/Oslo", Last: next, Next: &next}}}, nil
+		}
 		cfg.Plan = func(context.Context) (*plan.Plan, error) {
 			return &plan.Plan{Same: 7, Unseen: []string{"3 bindings (AMQP has no question for them)"}, Differences: []plan.Difference{
 				{Object: `queue "orders"`, Text: "type classic → quorum, x-delivery-limit none → 20", Remedy: "migrate orders"},
@@ -114,7 +120,7 @@ func fromFile(ctx context.Context, t *testing.T) {
 			}}, nil
 		}
 	})
-	for _, path := range []string{"/topology", "/doctor", "/errors"} {
+	for _, path := range []string{"/topology", "/doctor", "/errors", "/schedules?queue=shop"} {
 		x.open(path)
 		x.judge("read-only " + path)
 	}
