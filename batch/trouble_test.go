@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -278,8 +279,8 @@ func TestFewerAtOnce(t *testing.T) {
 func TestBesideOthers(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
 		r.make(batch.Config{Size: 10, Wait: 10 * time.Second}, done)
-		others := 0
-		r.setup.HandleMessage("Other", func(context.Context, *harebus.Bus, *harebus.Message) error { others++; return nil })
+		var others atomic.Int64
+		r.setup.HandleMessage("Other", func(context.Context, *harebus.Bus, *harebus.Message) error { others.Add(1); return nil })
 		r.try(r.setup.Start(r.ctx))
 		r.send(1)
 		time.Sleep(time.Second)
@@ -287,8 +288,8 @@ func TestBesideOthers(t *testing.T) {
 			r.try(r.setup.Bus().Send(r.ctx, "rows", []byte("x"), harebus.WithType("Other")))
 		}
 		time.Sleep(6 * time.Second) // the trial is over
-		if others != 30 {
-			t.Errorf("%d others were handled", others)
+		if n := others.Load(); n != 30 {
+			t.Errorf("%d others were handled", n)
 		}
 		r.wants()
 		r.quiet()

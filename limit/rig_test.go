@@ -76,8 +76,8 @@ func (r *rig) start(fn func(ctx context.Context, j job) error, middleware ...har
 		return fn(ctx, j)
 	})
 	s.HandleMessage("Other", func(context.Context, *harebus.Bus, *harebus.Message) error { return nil })
+	r.began = time.Now() // before a handler looks at it
 	r.try(s.Start(r.ctx))
-	r.began = time.Now()
 }
 
 // begin notes the beginning of a handler.
