@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -53,7 +54,21 @@ func TestValidate(t *testing.T) {
 		"two values":            {harebus.Message{Type: "PlaceOrder", Body: []byte(`{} {}`)}, "the body is not JSON"},
 		"a pointer type":        {harebus.Message{Type: "OrderPlaced", Body: []byte(`{"id": 7}`)}, `"/id" breaks the rule type`},
 		"another type":          {harebus.Message{Type: "Other", Body: []byte(`secret`)}, ""},
-		"another content type":  {harebus.Message{Type: "PlaceOrder", ContentType: "text/plain", Body: []byte(`secret`)}, ""},
+		"text":                  {harebus.Message{Type: "PlaceOrder", ContentType: "text/plain", Body: []byte(`{"lines": [], "total": 0}`)}, "breaks the rule required"},
+		"bytes":                 {harebus.Message{Type: "PlaceOrder", ContentType: "application/octet-stream", Body: []byte(`{}`)}, "breaks the rule required"},
+		"another name of JSON":  {harebus.Message{Type: "PlaceOrder", ContentType: "text/json", Body: []byte(`{}`)}, "breaks the rule required"},
+		"text that is none":     {harebus.Message{Type: "PlaceOrder", ContentType: "text/plain", Body: []byte(`secret`)}, "the body is not JSON"},
+		"text that fits":        {harebus.Message{Type: "PlaceOrder", ContentType: "text/plain", Body: []byte(goodOrder)}, ""},
+		"another content type":  {harebus.Message{Type: "PlaceOrder", ContentType: "application/x-protobuf", Body: []byte(goodOrder)}, "content type is not that of JSON"},
+		"no content type":       {harebus.Message{Type: "PlaceOrder", ContentType: "json/;", Body: []byte(goodOrder)}, "content type is not that of JSON"},
+		"a name twice":          {harebus.Message{Type: "PlaceOrder", Body: []byte(strings.Replace(goodOrder, `"amount": 1`, `"amount": -5, "amount": 1`, 1))}, `"/lines/0/amount" is there twice`},
+		"a name in capitals":    {harebus.Message{Type: "PlaceOrder", Body: []byte(strings.Replace(goodOrder, `"amount": 1`, `"amount": 1, "AMOUNT": -5`, 1))}, `"/lines/0/AMOUNT" differs from the name of the field only in case`},
+		"an optional one":       {harebus.Message{Type: "PlaceOrder", Body: []byte(strings.Replace(goodOrder, `"unknown"`, `"Note"`, 1))}, `"/Note" differs`},
+		"half":                  {harebus.Message{Type: "PlaceOrder", Body: []byte(`{"id": "7",`)}, "the body is not JSON"},
+		"a long number":         {harebus.Message{Type: "PlaceOrder", Body: []byte(strings.Replace(goodOrder, "1.5", strings.Repeat("9", 401), 1))}, `"/total" is a number with too many digits`},
+		"a large exponent":      {harebus.Message{Type: "PlaceOrder", Body: []byte(strings.Replace(goodOrder, "1.5", "1e1000001", 1))}, `"/total" is a number with too many digits`},
+		"a huge exponent":       {harebus.Message{Type: "PlaceOrder", Body: []byte(strings.Replace(goodOrder, `"unknown": null`, `"unknown": [1e-99999999999999999999]`, 1))}, `"/unknown/0" is a number with too many digits`},
+		"a large number":        {harebus.Message{Type: "PlaceOrder", Body: []byte(strings.Replace(goodOrder, "1.5", "1e300", 1))}, ""},
 		"a hundred violations":  {harebus.Message{Type: "PlaceOrder", Body: []byte(`{"id": "7", "total": 0, "lines": [` + strings.Repeat("1,", 99) + `1]}`)}, `"/lines/4" breaks the rule type`},
 		"1 MB":                  {harebus.Message{Type: "PlaceOrder", Body: bytes.Repeat([]byte("["), 1<<20)}, "the body is not JSON"},
 		"a name that is a text": {harebus.Message{Type: "PlaceOrder", Body: []byte(`{"id": "7", "total": 0, "lines": {"` + strings.Repeat("a", 500) + `": 1}}`)}, `"/lines" breaks the rule type`},
@@ -75,6 +90,26 @@ func TestValidate(t *testing.T) {
 			if text := done.Err.Error(); !strings.Contains(text, row.want) || strings.Contains(text, "secret") || len(text) > 1000 {
 				t.Errorf("%s: %s, want %s", name, text, row.want)
 			}
+		}
+	}
+}
+
+// TestValidateIsBounded: small bodies of a stranger do not cost much memory.
+func TestValidateIsBounded(t *testing.T) {
+	all, err := compile([]any{placeOrder{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, body := range map[string]string{
+		"exponents":  `{"id": "7", "total": 0, "lines": [` + strings.Repeat(`{"sku": "a", "amount": -1e1000000},`, 1800) + `{}]}`,
+		"violations": `{"id": "7", "total": 0, "lines": [` + strings.Repeat("1,", 2<<20) + `1]}`,
+	} {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		err := fits(all["PlaceOrder"], []byte(body))
+		runtime.ReadMemStats(&after)
+		if used := after.TotalAlloc - before.TotalAlloc; err == nil || used > 64<<20 {
+			t.Errorf("%s: %v, %d MB", name, err, used>>20)
 		}
 	}
 }
