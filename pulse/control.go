@@ -1,6 +1,7 @@
 package pulse
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -25,8 +26,9 @@ type Order struct {
 	Prefetch    int `json:"prefetch,omitempty"`
 	// Rate is how many messages each instance may begin a second; 0 is as many as it can.
 	Rate float64 `json:"rate,omitempty"`
-	// From is who gives the order, as he says. The audit line has beside it the user that has
-	// logged in, which the broker has checked.
+	// From is who gives the order, as he says. The audit line has beside it the user that the
+	// message names, which the broker has checked. [Client] names the user that has logged in;
+	// another program may name none, and then the line says so.
 	From string `json:"from,omitempty"`
 }
 
@@ -37,6 +39,10 @@ const (
 	Concurrency = "concurrency"
 	Rate        = "rate"
 )
+
+// unknownUser is in the log when an order does not name its user: the broker checks a name that is
+// there, and demands none.
+const unknownUser = "unknown, the order names none"
 
 // order carries out an order and logs it.
 func (p *Pulse) order(ctx context.Context, setup *harebus.Setup, m *amqp.Delivery) error {
@@ -49,12 +55,9 @@ func (p *Pulse) order(ctx context.Context, setup *harebus.Setup, m *amqp.Deliver
 		err = p.carryOut(ctx, setup, &o)
 	}
 	p.log.Info("an operator gave an order", zap.String("do", shorten(o.Do)), zap.String("queue", shorten(o.Queue)), zap.Int("concurrency", o.Concurrency), zap.Int("prefetch", o.Prefetch),
-		zap.Float64("rate", o.Rate), zap.String("user", m.UserId), zap.String("from", shorten(o.From)), zap.Error(err))
+		zap.Float64("rate", o.Rate), zap.String("user", cmp.Or(m.UserId, unknownUser)), zap.String("from", shorten(o.From)), zap.Error(err))
 	return err
 }
-
-// settle is how long an order to pause waits for handlers.
-const settle = time.Second
 
 func (p *Pulse) carryOut(ctx context.Context, setup *harebus.Setup, o *Order) error {
 	e := endpointOf(setup, o.Queue)
@@ -87,21 +90,24 @@ func endpointOf(setup *harebus.Setup, queue string) *harebus.Endpoint {
 	return nil
 }
 
-// pause does not wait for handlers for long: the answer says how many there are.
+var errNoWait = errors.New("an order does not wait for handlers")
+
+// pause does not wait for handlers: the answer says how many there are. A busy instance that
+// waited would answer after the others, when the asker no longer listens.
 func pause(ctx context.Context, e *harebus.Endpoint) error {
-	ctx, cancel := context.WithTimeout(ctx, settle)
-	defer cancel()
-	err := e.Pause(ctx)
-	if ctx.Err() != nil {
-		return nil // it is paused all the same
+	ctx, stop := context.WithCancelCause(ctx)
+	stop(errNoWait)
+	if err := e.Pause(ctx); !errors.Is(err, errNoWait) {
+		return err
 	}
-	return err
+	return nil // it is paused all the same
 }
 
 // The limits of a rate.
 const (
 	mostRate = 100_000
-	// patience is how long a message may wait inside its handler for its turn.
+	// patience is how long a message may wait inside its handler for its turn, at most half of
+	// the handler's timeout.
 	patience = 30 * time.Second
 )
 
@@ -128,10 +134,14 @@ func (p *Pulse) setRate(e *harebus.Endpoint, rate float64) error {
 }
 
 // patient refuses a rate at which handlers would wait for too long for their turn.
-func (*Pulse) patient(e *harebus.Endpoint, concurrency int, rate float64) error {
-	if workers := float64(concurrency) * float64(e.Stats().Consume.Consumers); rate > 0 && workers/rate > patience.Seconds() {
-		return fmt.Errorf("%v messages at once and %v a second: each would wait for %v s for its turn, more than %v; lower the concurrency first, or pause the queue",
-			workers, rate, workers/rate, patience)
+func (p *Pulse) patient(e *harebus.Endpoint, concurrency int, rate float64) error {
+	if rate <= 0 {
+		return nil
+	}
+	most := p.limiter(e.Queue()).patience()
+	if workers := float64(concurrency) * float64(e.Stats().Consume.Consumers); workers/rate > most.Seconds() {
+		return fmt.Errorf("%v messages at once and %v a second: each would wait for %v s for its turn, more than %v (30 s, or half of the handler's timeout); lower the concurrency first, or pause the queue",
+			workers, rate, workers/rate, most)
 	}
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"math"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -80,6 +81,36 @@ func TestPauseWithWork(t *testing.T) {
 	})
 }
 
+// TestPauseOfTwo: a busy instance answers as soon as an idle one, so nobody is left out.
+func TestPauseOfTwo(t *testing.T) {
+	bubble(t, func(r *rig) {
+		release := make(chan struct{})
+		defer close(release)
+		busy := r.serve(pulse.Config{Control: true}, "orders", func(context.Context, place) error { <-release; return nil }, nil).begin()
+		busy.send("orders", 1)
+		r.until("in hand", func() bool { return busy.setup.Stats().InFlight == 1 })
+		r.serve(pulse.Config{Control: true}, "orders", nil, nil).begin()
+		round, err := r.client.Control(r.Context(), pulse.Target{Queue: "orders"}, pulse.Order{Do: pulse.Pause, Queue: "orders"})
+		r.try(err)
+		if len(round.Answers) != 2 || !round.Answers[0].Queues[0].Paused || !round.Answers[1].Queues[0].Paused || round.Took > 100*time.Millisecond {
+			r.Errorf("round %+v", round)
+		}
+		r.ask(pulse.Target{}, 2)
+	})
+}
+
+// TestOrderWithoutUser: the log does not leave the user of an order open.
+func TestOrderWithoutUser(t *testing.T) {
+	bubble(t, func(r *rig) {
+		s := r.serve(pulse.Config{Control: true}, "orders", nil, nil).begin()
+		r.try(r.channel().PublishWithContext(r.Context(), pulse.ControlExchange, "queue.orders", false, false, amqp.Publishing{Body: []byte(`{"do":"pause","queue":"orders"}`)}))
+		r.until("paused", func() bool { return s.setup.Stats().Paused })
+		if f := s.log.FilterMessage("an operator gave an order").All()[0].ContextMap(); f["user"] != "unknown, the order names none" {
+			r.Errorf("logged %v", f)
+		}
+	})
+}
+
 // TestControlIsOff: an instance that does not take orders does not hear them, and nothing of the broker leads them to it.
 func TestControlIsOff(t *testing.T) {
 	bubble(t, func(r *rig) {
@@ -153,14 +184,49 @@ func TestRate(t *testing.T) {
 	})
 }
 
-// TestRateAndTimeout: a message whose turn would come after the timeout of its handler is postponed, and has not failed.
+// TestRateAndTimeout: a message does not wait for its turn for more than half of its handler's timeout.
 func TestRateAndTimeout(t *testing.T) {
 	bubble(t, func(r *rig) {
-		s := r.serve(pulse.Config{Control: true}, "orders", nil, func(cfg *harebus.Config) { cfg.Handling.Timeout = 5 * time.Second }).begin()
-		r.order(pulse.Order{Do: pulse.Rate, Queue: "orders", Rate: 0.1}, "")
-		s.send("orders", 3)
-		r.until("all are handled", func() bool { return s.setup.Stats().Handled == 3 })
-		if stats := s.setup.Stats(); stats.Failed != stats.Postponed || stats.Postponed == 0 || stats.Retried+stats.Parked > 0 {
+		var handled atomic.Int64
+		var mu sync.Mutex
+		least := 5 * time.Second
+		s := r.serve(pulse.Config{Control: true}, "orders", func(ctx context.Context, _ place) error {
+			handled.Add(1)
+			deadline, _ := ctx.Deadline()
+			mu.Lock()
+			defer mu.Unlock()
+			least = min(least, time.Until(deadline))
+			return nil
+		}, func(cfg *harebus.Config) { cfg.Handling.Timeout, cfg.Consume.Concurrency = 5*time.Second, 10 }).begin()
+		r.order(pulse.Order{Do: pulse.Rate, Queue: "orders", Rate: 2}, "more than 2.5s")
+		r.order(pulse.Order{Do: pulse.Rate, Queue: "orders", Rate: 4}, "")
+		r.order(pulse.Order{Do: pulse.Concurrency, Queue: "orders", Concurrency: 11}, "more than 2.5s")
+		s.send("orders", 50)
+		r.until("all are handled", func() bool { return handled.Load() == 50 })
+		if stats := s.setup.Stats(); stats.Failed > 0 || least < 2500*time.Millisecond {
+			r.Errorf("least %v, stats %+v", least, stats.MessageStats)
+		}
+	})
+}
+
+// TestRateAndShortTimeout: messages whose handler has too little time to wait are postponed, which is no failure. They come
+// back one after the other at the ordered rate, and not all again and again.
+func TestRateAndShortTimeout(t *testing.T) {
+	bubble(t, func(r *rig) {
+		const many = 20
+		s := r.serve(pulse.Config{Control: true}, "orders", nil, nil)
+		s.setup.HandleMessage("Hasty", func(context.Context, *harebus.Bus, *harebus.Message) error { return nil }, harebus.WithTimeout(2*time.Second))
+		s.begin()
+		r.order(pulse.Order{Do: pulse.Rate, Queue: "orders", Rate: 0.5}, "")
+		began := time.Now()
+		for range many {
+			r.try(s.setup.Bus().Send(r.Context(), "orders", 1, harebus.WithType("Hasty")))
+		}
+		r.until("all are handled", func() bool { return s.setup.Stats().Handled == many })
+		if took := time.Since(began); took < 38*time.Second || took > 2*time.Minute {
+			r.Errorf("took %v", took)
+		}
+		if stats := s.setup.Stats(); stats.Failed != stats.Postponed || stats.Postponed < many/2 || stats.Postponed > 4*many || stats.Retried+stats.Parked > 0 {
 			r.Errorf("stats %+v", stats.MessageStats)
 		}
 	})

@@ -1,6 +1,7 @@
 package pulse
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"strings"
@@ -15,15 +16,28 @@ import (
 type limiter struct {
 	queue       string // its name, or the beginning of it
 	perInstance bool
-	interval    atomic.Int64 // between two messages, in nanoseconds; 0 is no limit
+	timeout     time.Duration // of the handlers, if none has its own; 0 is none
+	interval    atomic.Int64  // between two messages, in nanoseconds; 0 is no limit
 
 	mu      sync.Mutex // guards what follows
 	next    time.Time  // when the next message may begin
+	back    time.Time  // when the next message that is postponed comes back
 	changed chan struct{}
 }
 
-func newLimiter(queue string, perInstance bool) *limiter {
-	return &limiter{queue: queue, perInstance: perInstance, changed: make(chan struct{})}
+func newLimiter(e *harebus.EndpointConfig) *limiter {
+	const usual = 5 * time.Minute // as the setup has it
+	return &limiter{
+		queue: e.Queue, perInstance: e.QueueOptions.PerInstance, timeout: max(0, cmp.Or(e.Handling.Timeout, usual)), changed: make(chan struct{}),
+	}
+}
+
+// patience is how long a message may wait for its turn: its handler needs time, too.
+func (l *limiter) patience() time.Duration {
+	if l.timeout == 0 {
+		return patience
+	}
+	return min(patience, l.timeout/2) //nolint:mnd // half of it
 }
 
 // of says whether the limiter is that of a queue.
@@ -50,7 +64,7 @@ func (l *limiter) set(rate float64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.interval.Store(interval)
-	l.next = time.Time{}
+	l.next, l.back = time.Time{}, time.Time{}
 	close(l.changed)
 	l.changed = make(chan struct{})
 }
@@ -71,7 +85,13 @@ func (l *limiter) limit(next harebus.HandlerFunc) harebus.HandlerFunc {
 // exact.
 const lag = 10 * time.Millisecond
 
-// slot takes the next time at which a message may begin, unless it comes too late for its ctx.
+// longestSpread is over how much time postponed messages come back. They come back then also if the
+// limit has ended.
+const longestSpread = 10 * time.Minute
+
+// slot takes the next time at which a message may begin. If the wait needs more than half of the
+// time that its ctx has left, at is when the message may come back: each a turn later than the one
+// before, so that they do not all come back at once.
 func (l *limiter) slot(ctx context.Context) (at time.Time, late bool, changed <-chan struct{}) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -79,16 +99,22 @@ func (l *limiter) slot(ctx context.Context) (at time.Time, late bool, changed <-
 	if l.next.After(at) {
 		at = l.next
 	}
-	if deadline, ok := ctx.Deadline(); ok && at.After(deadline) {
+	interval := time.Duration(l.interval.Load())
+	if deadline, ok := ctx.Deadline(); ok && time.Until(at) > time.Until(deadline)/2 { //nolint:mnd // half of it
+		if l.back.Before(at) || l.back.After(at.Add(longestSpread)) {
+			l.back = at
+		}
+		at = l.back
+		l.back = at.Add(interval)
 		return at, true, nil
 	}
-	l.next = at.Add(time.Duration(l.interval.Load()))
+	l.next = at.Add(interval)
 	return at, false, l.changed
 }
 
-var errRate = errors.New("the rate of this queue is limited, and the turn of the message comes after the timeout of its handler")
+var errRate = errors.New("the rate of this queue is limited, and the message would wait for its turn for more than half of its handler's timeout")
 
-// wait waits for the turn of a message. One that would come after the handler's timeout is
+// wait waits for the turn of a message. One whose handler would have too little time left then is
 // postponed.
 func (l *limiter) wait(ctx context.Context) error {
 	for {

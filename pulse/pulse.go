@@ -113,7 +113,7 @@ func (p *Pulse) endpoint(e *harebus.EndpointConfig) {
 	if !p.cfg.Control || e.Queue == "" {
 		return
 	}
-	l := newLimiter(e.Queue, e.QueueOptions.PerInstance)
+	l := newLimiter(e)
 	p.limiters = append(p.limiters, l)
 	e.Handling.Middleware = append([]harebus.Middleware{l.limit}, e.Handling.Middleware...)
 }
