@@ -21,14 +21,12 @@ var (
 	// ErrUnroutable: the broker found no queue for a mandatory message, also after
 	// several attempts. No queue has it.
 	ErrUnroutable = errors.New("no queue takes the message")
-	// ErrNacked: a queue did not take the message, because it is full and has
-	// reject-publish or because it has no leader. A command was sent again for five
-	// seconds. A message that several queues can get was sent three times in three
-	// seconds, so the other queues may have up to three copies.
+	// ErrNacked: a queue did not take the message, because it is full and has reject-publish or because it has no
+	// leader. A command was sent again for five seconds. A message that several queues can get was sent three times
+	// in three seconds, so the other queues may have up to three copies.
 	ErrNacked = errors.New("the broker refused the message")
-	// ErrUnknownOutcome: the message was sent, but ctx ended before the broker
-	// confirmed it. It may or may not arrive. Send it again with the same message
-	// id, so that receivers can recognise a duplicate.
+	// ErrUnknownOutcome: the message was sent, but ctx ended before the broker confirmed it. It may or may not
+	// arrive. Send it again with the same message id, so that receivers can recognise a duplicate.
 	ErrUnknownOutcome = errors.New("not known whether the broker has the message")
 	// ErrNotSent: the message was not sent, because there was no usable connection
 	// before ctx ended.
@@ -38,11 +36,10 @@ var (
 	// unless an earlier cancellation has caught it.
 	ErrTooLate = publish.ErrTooLate
 
-	// ErrRefused: harebus refused the message before it was sent, or the broker refused it
-	// and closed the channel. No queue has it; the text says what to change. Together with
-	// ErrUnknownOutcome it means that the connection ended each time the message was sent
-	// alone. Then some of several queues may have it. In both cases do not send it again
-	// unchanged.
+	// ErrRefused: harebus refused the message before it was sent, or the broker refused it and closed the channel. No
+	// queue has it; the text says what to change. Together with ErrUnknownOutcome it means that the connection ended
+	// each time the message was sent alone. Then some of several queues may have it. In both cases do not send it
+	// again unchanged.
 	ErrRefused = session.ErrRefused
 	// ErrReplyOutsideHandler: Reply was called outside a handler.
 	ErrReplyOutsideHandler = errors.New("reply outside a handler")
@@ -55,9 +52,8 @@ var (
 	// ErrNoReply: a request was sent, and no reply came in time. It may have been handled,
 	// or may still be. It comes as a [RequestError].
 	ErrNoReply = errors.New("no reply came in time")
-	// ErrReplyLost: a request was sent, and its reply queue is gone: somebody deleted it, its
-	// node is down, or the broker was away for more than five minutes. The request may have
-	// been handled. It comes as a [RequestError].
+	// ErrReplyLost: a request was sent, and its reply queue is gone: somebody deleted it, its node is down, or the
+	// broker was away for more than five minutes. The request may have been handled. It comes as a [RequestError].
 	ErrReplyLost = replies.ErrLost
 	// ErrUnexpectedReply: the reply to a request has another type than the one that was
 	// asked for. It comes as a [RequestError], which has the reply.
@@ -72,13 +68,11 @@ var (
 	ErrNotStarted = errors.New("not started")
 	// ErrStopped: the setup was stopped and has not been started again.
 	ErrStopped = session.ErrStopped
-	// ErrGoexit: a handler, or other code of yours, ended its goroutine with
-	// runtime.Goexit, as t.FailNow and the functions of testify's require do. The
-	// bus treats it as a failure, as it does a panic.
+	// ErrGoexit: a handler, or other code of yours, ended its goroutine with runtime.Goexit, as t.FailNow and the
+	// functions of testify's require do. The bus treats it as a failure, as it does a panic.
 	ErrGoexit = foreign.ErrGoexit
-	// ErrInHandler: Stop or Close was called inside a handler. It would wait for
-	// this handler, so it stopped nothing. Stop the setup from outside instead: for
-	// example, cancel the context of Run.
+	// ErrInHandler: Stop or Close was called inside a handler. It would wait for this handler, so it stopped nothing.
+	// Stop the setup from outside instead: for example, cancel the context of Run.
 	ErrInHandler = errors.New("called inside a handler, which it would wait for; return first and stop from elsewhere")
 	// ErrNoQueue: the call needs a listener queue and Config.Queue is empty.
 	ErrNoQueue = errors.New("no listener queue is configured")
@@ -161,9 +155,8 @@ func (e *PublishError) Unwrap() []error {
 	return []error{e.Outcome.sentinel(), e.Err}
 }
 
-// TransactionError says that a commit did not get every message confirmed. The
-// confirmed messages cannot be taken back: send only the others again, or let
-// receivers recognise duplicates by their ids.
+// TransactionError says that a commit did not get every message confirmed. The confirmed messages cannot be taken
+// back: send only the others again, or let receivers recognise duplicates by their ids.
 type TransactionError struct {
 	// Messages holds every message of the transaction in the order of the calls.
 	Messages []MessageOutcome
@@ -234,11 +227,11 @@ type noRetryError struct{ err error }
 
 func (e *noRetryError) Error() string { return e.err.Error() }
 func (e *noRetryError) Unwrap() error { return e.err }
+func (e *noRetryError) NoRetry()      {} // tells middleware what it is
 
-// RetryAfter asks for the next attempt in d, instead of after the pause of the
-// retry policy. A negative d is taken as 0, one above [topology.MaxDelay] as
-// topology.MaxDelay. It counts as a retry: after the last one the message is parked
-// as usual. RetryAfter(d, nil) is nil. [Postpone] does not count.
+// RetryAfter asks for the next attempt in d, instead of after the pause of the retry policy. A negative d is taken as
+// 0, one above [topology.MaxDelay] as topology.MaxDelay. It counts as a retry: after the last one the message is
+// parked as usual. RetryAfter(d, nil) is nil. [Postpone] does not count.
 func RetryAfter(d time.Duration, err error) error {
 	if err == nil {
 		return nil
@@ -246,11 +239,10 @@ func RetryAfter(d time.Duration, err error) error {
 	return &askedError{after: d, err: err}
 }
 
-// Postpone asks for the next attempt in d, without counting this one as a failure.
-// For example, return it when a rate limit was reached. The message waits in the
-// broker, [Message.Attempt] stays as it is, and it can be postponed without end
-// unless [RetryConfig].GiveUpAfter is set. d is limited as for [RetryAfter],
-// and 100 ms is the least, also for a time that has passed; Postpone(d, nil) is nil.
+// Postpone asks for the next attempt in d, without counting this one as a failure. For example, return it when a rate
+// limit was reached. The message waits in the broker, [Message.Attempt] stays as it is, and it can be postponed
+// without end unless [RetryConfig].GiveUpAfter is set. d is limited as for [RetryAfter], and 100 ms is the least,
+// also for a time that has passed; Postpone(d, nil) is nil.
 func Postpone(d time.Duration, err error) error {
 	if err == nil {
 		return nil
@@ -268,18 +260,19 @@ type askedError struct {
 func (e *askedError) Error() string { return e.err.Error() }
 func (e *askedError) Unwrap() error { return e.err }
 
-// Hold is an error with which a handler keeps its message: unacknowledged, in this process, and
-// without a worker. When [Hold.Release] is called, the handler is called again with the same
-// message. Each Hold is for one message and one time. It is for a message that stands for
-// something that this instance holds, and that must pass to another one if this one dies; a
-// message that only has to wait is better off with [Postpone].
+// Pause tells middleware what is asked for.
+func (e *askedError) Pause() (d time.Duration, counted bool) { return e.after, !e.uncounted }
+
+// Hold is an error with which a handler keeps its message: unacknowledged, in this process, and without a worker.
+// When [Hold.Release] is called, the handler is called again with the same message. Each Hold is for one message and
+// one time. It is for a message that stands for something that this instance holds, and that must pass to another one
+// if this one dies; a message that only has to wait is better off with [Postpone].
 //
-// What the handler has sent is discarded, as after a failure; [Message.Attempt] stays as it is.
-// A held message takes a place in Consume.Prefetch, and the broker takes it back after its
-// consumer timeout, 30 minutes by default. It also goes back to the queue when the connection is
-// lost, and when the setup stops or pauses: Release then does nothing. A Hold needs a queue whose
-// order is kept, which is one with a single active consumer, or a quorum queue with Concurrency 1
-// and one consumer. Elsewhere it is a failure like any other.
+// What the handler has sent is discarded, as after a failure; [Message.Attempt] stays as it is. A held message takes
+// a place in Consume.Prefetch, and the broker takes it back after its consumer timeout, 30 minutes by default. It
+// also goes back to the queue when the connection is lost, and when the setup stops or pauses: Release then does
+// nothing. A Hold needs a queue whose order is kept, which is one with a single active consumer, or a quorum queue
+// with Concurrency 1 and one consumer. Elsewhere it is a failure like any other.
 type Hold struct { //nolint:errname // an instruction to the bus, not a failure
 	mu       sync.Mutex // guards what follows
 	released bool
@@ -321,18 +314,16 @@ func (h *Hold) keep(again func(), lives func() bool) {
 	}
 }
 
-// PanicError is a panic of a handler, or of other code of yours. Value is what was
-// passed to panic; Unwrap returns it if it is an error. Stack is the stack of the
-// goroutine that panicked.
+// PanicError is a panic of a handler, or of other code of yours. Value is what was passed to panic; Unwrap returns it
+// if it is an error. Stack is the stack of the goroutine that panicked.
 type PanicError = foreign.PanicError
 
-// RejectError says why no handler has seen a message. The message is parked at
-// once, except for "no-type" and "unknown-type", for which Config.Handling.Unhandled
-// decides.
+// RejectError says why no handler has seen a message. The message is parked at once, except for "no-type" and
+// "unknown-type", for which Config.Handling.Unhandled decides.
 type RejectError struct {
-	// Reason is a short code: "bad-header", "bad-time", "bad-retry-count",
-	// "no-type", "unknown-type", "unsupported-content", "bad-payload",
-	// "too-large", "loop", "missing-context", "bad-context", "other-environment".
+	// Reason is a short code: "bad-header", "bad-time", "bad-retry-count", "no-type", "unknown-type",
+	// "unsupported-content", "bad-payload", "too-large", "loop", "missing-context", "bad-context",
+	// "other-environment".
 	Reason string
 	// Err says more.
 	Err error

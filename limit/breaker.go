@@ -14,26 +14,35 @@ import (
 
 // BreakerConfig says when a [Breaker] opens. The zero value of every field means its default.
 type BreakerConfig struct {
-	// Share of failures among the latest attempts that opens the breaker, above 0 and at most 1.
+	// InARow is how many failures without a success between them open the breaker, whatever time
+	// they take: a system that hangs, and a queue with little to do, have few attempts. At most
+	// 1,000. Default: 5.
+	InARow int
+	// Share of failures among the latest attempts that opens the breaker, too, above 0 and at most 1.
 	// Default: 0.5.
 	Share float64
-	// Attempts is how many attempts are looked at. With fewer the breaker stays closed. Default: 20.
+	// Attempts is how many attempts are looked at for Share. With fewer only InARow opens the breaker.
+	// Default: 20.
 	Attempts int
-	// Window is the time within which these attempts ended. Older ones do not count. Default: a
-	// minute.
+	// Window is the time within which these attempts ended. Older ones do not count for Share.
+	// Default: a minute.
 	Window time.Duration
 	// Pause is how long the breaker is open before a message is tried. Default: 10 s.
 	Pause time.Duration
-	// Failure says whether an error is a failure of the system behind the handler. Default: every
-	// error but a [*harebus.RejectError], which is about the message. Leave out what else is about
-	// the message: a good message may be the one that is tried.
+	// Failure says whether an error is a failure of the system behind the handler. What is none is
+	// about the message, and is no attempt: it neither opens the breaker nor closes it. Default:
+	// every error but a [*harebus.RejectError] and [harebus.NoRetry]. It is not asked about a
+	// [harebus.Postpone], which is never a failure. If it panics, the attempt has failed.
 	Failure func(error) bool
 	// Changed is called when the breaker opens, tries a message or closes, with the error that has
-	// opened it. It must return soon. Default: nothing.
+	// opened it. It must return soon; a panic of it fails the message. Default: nothing.
 	Changed func(State, error)
 }
 
 func (c BreakerConfig) withDefaults() BreakerConfig {
+	if c.InARow == 0 {
+		c.InARow = 5
+	}
 	if c.Share == 0 {
 		c.Share = 0.5
 	}
@@ -47,10 +56,7 @@ func (c BreakerConfig) withDefaults() BreakerConfig {
 		c.Pause = 10 * time.Second
 	}
 	if c.Failure == nil {
-		c.Failure = func(err error) bool {
-			var rejected *harebus.RejectError
-			return !errors.As(err, &rejected)
-		}
+		c.Failure = func(err error) bool { return !about(err) }
 	}
 	if c.Changed == nil {
 		c.Changed = func(State, error) {}
@@ -62,6 +68,9 @@ func (c BreakerConfig) withDefaults() BreakerConfig {
 func (c BreakerConfig) check() error {
 	var faults []error
 	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
+	if c.InARow < 1 || c.InARow > 1000 {
+		fault("InARow %d is not between 1 and 1000", c.InARow)
+	}
 	if !(c.Share > 0 && c.Share <= 1) { // a NaN is neither
 		fault("Share %v is not above 0 and at most 1", c.Share)
 	}
@@ -102,8 +111,11 @@ type Breaker struct {
 
 	mu      sync.Mutex // guards what follows
 	state   State
-	until   time.Time // while it is open
+	until   time.Time // before that no message is tried
+	probe   int       // the number of the message that is tried, or was the last one
+	expires time.Time // when another one is tried instead, while it is probing
 	latest  []attempt // at most Attempts, the oldest first
+	inARow  int       // failures since the last success
 	changed chan struct{}
 }
 
@@ -156,73 +168,113 @@ func (b *Breaker) For(types ...string) harebus.Middleware {
 			if len(types) > 0 && !slices.Contains(types, m.Type) {
 				return next(ctx, bus, m)
 			}
-			return b.handle(ctx, func() error { return next(ctx, bus, m) })
+			return b.handle(ctx, func(ctx context.Context) error { return next(ctx, bus, m) })
 		}
 	}
 }
 
-func (b *Breaker) handle(ctx context.Context, next func() error) (err error) {
-	probe, err := b.admit(ctx)
+func (b *Breaker) handle(ctx context.Context, next func(context.Context) error) (err error) {
+	ctx, probe, err := b.admit(ctx)
 	if err != nil {
 		return err
 	}
-	returned := false
+	// This is the outcome if the goroutine ends below. The breaker is told in any case, because it
+	// would wait for the message that is tried.
+	outcome, err := verdict{failed: true}, harebus.ErrGoexit
 	defer func() {
-		if returned {
-			return
+		if v := recover(); v != nil { // of Failure
+			err = errors.Join(err, &harebus.PanicError{Value: v, Stack: debug.Stack()})
 		}
-		if v := recover(); v != nil {
-			err = b.judge(probe, &harebus.PanicError{Value: v, Stack: debug.Stack()})
-			return
-		}
-		_ = b.judge(probe, harebus.ErrGoexit) // its goroutine ends, and nobody gets a result
+		err = b.settle(probe, outcome, err)
 	}()
-	if probe {
-		b.cfg.Changed(Probing, nil)
-	}
-	err = next()
-	returned = true
-	if errors.Is(ctx.Err(), context.Canceled) {
-		b.withdraw(probe)
-		return err
-	}
-	return b.judge(probe, err)
+	err = guarded(func() error {
+		if probe > 0 {
+			b.cfg.Changed(Probing, nil)
+		}
+		return next(ctx)
+	})
+	outcome = b.judge(ctx, err)
+	return err
 }
 
-// admit waits until the message may be handled. probe says that it is the one that is tried.
-func (b *Breaker) admit(ctx context.Context) (probe bool, err error) {
-	waited := patience(ctx)
+// guarded turns a panic into an error.
+func guarded(fn func() error) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = &harebus.PanicError{Value: v, Stack: debug.Stack()}
+		}
+	}()
+	return fn()
+}
+
+// verdict is what an attempt says about the system.
+type verdict struct {
+	failed  bool
+	nothing bool // it says nothing
+	down    *downError
+}
+
+// judge calls Failure, which is foreign code.
+func (b *Breaker) judge(ctx context.Context, err error) verdict {
+	if errors.Is(ctx.Err(), context.Canceled) { // a stop has cut it off
+		return verdict{nothing: true}
+	}
+	if err == nil {
+		return verdict{}
+	}
+	if down, ok := find[*downError](err); ok {
+		return verdict{failed: true, down: down}
+	}
+	if asked, ok := find[pauser](err); ok {
+		if _, counted := asked.Pause(); !counted {
+			return verdict{nothing: true}
+		}
+	}
+	if !b.cfg.Failure(err) {
+		return verdict{nothing: true}
+	}
+	return verdict{failed: true}
+}
+
+// admit waits until the message may be handled. probe is its number if it is the one that is tried.
+func (b *Breaker) admit(ctx context.Context) (_ context.Context, probe int, err error) {
+	inner, waited := patience(ctx)
 	defer waited.Stop()
 	for {
-		state, left, changed := b.look()
-		switch state {
-		case Closed:
-			return false, nil
-		case Probing:
-			if left <= 0 {
-				return true, nil
-			}
+		probe, left, changed := b.look(ctx)
+		if left <= 0 {
+			return inner, probe, nil
 		}
 		if err := b.rest(ctx, left, changed, waited); err != nil {
-			return false, err
+			return nil, 0, err
 		}
 	}
 }
 
-// look returns the state, and for how long it lasts at most unless changed is closed before. When
-// the time of the open breaker is over it becomes Probing, with nothing left, for the caller alone.
-func (b *Breaker) look() (state State, left time.Duration, changed <-chan struct{}) {
+// look returns for how long the state lasts at most unless changed is closed before; nothing is left
+// if the message may be handled. When the time of the open breaker is over, or that of the message
+// that is tried, it is probing for the caller alone, which gets a number.
+func (b *Breaker) look(ctx context.Context) (probe int, left time.Duration, changed <-chan struct{}) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	left = time.Until(b.until)
-	switch {
-	case b.state == Probing:
-		left = longest
-	case b.state == Open && left <= 0:
-		b.become(Probing)
-		left = 0
+	switch b.state {
+	case Closed:
+		return 0, 0, b.changed
+	case Open:
+		left = time.Until(b.until)
+	case Probing:
+		left = time.Until(b.expires)
 	}
-	return b.state, left, b.changed
+	if left > 0 {
+		return 0, left, b.changed
+	}
+	b.become(Probing)
+	b.probe++
+	b.expires = time.Now().Add(longest + b.cfg.Pause)
+	if limit, ok := ctx.Deadline(); ok {
+		b.expires = limit.Add(b.cfg.Pause)
+	}
+	return b.probe, 0, b.changed
 }
 
 // rest waits for a change. Its error is what becomes of a message that has waited for too long.
@@ -250,74 +302,86 @@ func (b *Breaker) later() time.Duration {
 // become changes the state and tells those who wait. mu is held.
 func (b *Breaker) become(state State) {
 	b.state = state
-	b.latest = nil
+	b.latest, b.inARow = nil, 0
 	close(b.changed)
 	b.changed = make(chan struct{})
 }
 
-// judge counts an attempt and returns what becomes of its message. What fails while the breaker is
-// open, or opens it, is postponed, so that it uses up no attempt.
-func (b *Breaker) judge(probe bool, err error) error {
-	var down *downError
-	failed := err != nil && (errors.As(err, &down) || b.cfg.Failure(err))
-	state, changed := b.count(probe, failed, down)
+// settle counts an attempt and returns what becomes of its message. What fails while the breaker is
+// open, or opens it, is postponed, so that it uses up no attempt: for as long as it asks, if that is
+// longer.
+func (b *Breaker) settle(probe int, v verdict, err error) error {
+	state, changed := b.count(probe, v)
 	if changed {
 		b.cfg.Changed(state, err)
 	}
-	if failed && state != Closed {
-		return harebus.Postpone(b.later(), err)
+	if !v.failed || state == Closed {
+		return err
 	}
-	return err
+	later := b.later()
+	if asked, ok := find[pauser](err); ok {
+		d, _ := asked.Pause()
+		later = max(later, d)
+	}
+	return harebus.Postpone(later, err)
 }
 
-// count counts an attempt, and returns the state and whether it has changed.
-func (b *Breaker) count(probe, failed bool, down *downError) (State, bool) {
+// count counts an attempt, and returns the state and whether it has changed. Of the messages that are
+// tried only the latest one decides; another one has outlasted its time.
+func (b *Breaker) count(probe int, v verdict) (State, bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	now := time.Now()
-	if b.state == Closed {
-		b.note(now, failed)
+	was, now := b.state, time.Now()
+	if v.down != nil && v.down.until.After(b.until) {
+		b.until = v.down.until
 	}
 	switch {
-	case down != nil && b.state == Open:
-		if down.until.After(b.until) {
-			b.until = down.until
+	case was == Probing && probe == b.probe:
+		b.answered(v, now)
+	case was != Probing && v.down != nil:
+		b.become(Open)
+	case was == Closed && !v.nothing:
+		b.note(attempt{now, v.failed})
+		if v.failed && b.tooMany(now) {
+			b.until = now.Add(b.cfg.Pause)
 			b.become(Open)
 		}
-		return Open, false
-	case down != nil:
-		b.until = down.until
-		b.become(Open)
-	case probe && !failed:
-		b.become(Closed)
-	case probe, failed && b.state == Closed && b.tooMany(now):
-		b.until = now.Add(b.cfg.Pause)
-		b.become(Open)
-	default:
-		return b.state, false
 	}
-	return b.state, true
+	return b.state, b.state != was && !(v.nothing && b.state == Open)
 }
 
-// withdraw gives the place of a message that was tried, and was cut off by a stop, to another one.
-func (b *Breaker) withdraw(probe bool) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if probe && b.state == Probing {
-		b.become(Open)
+// answered ends the trial. Only a success closes the breaker, and not before the time that somebody
+// else has named meanwhile. A message that says nothing about the system makes room for another
+// one. mu is held.
+func (b *Breaker) answered(v verdict, now time.Time) {
+	if v.failed && v.down == nil {
+		if pause := now.Add(b.cfg.Pause); pause.After(b.until) {
+			b.until = pause
+		}
 	}
+	if !v.failed && !v.nothing && !b.until.After(now) {
+		b.become(Closed)
+		return
+	}
+	b.become(Open)
 }
 
 // note notes an attempt. mu is held.
-func (b *Breaker) note(now time.Time, failed bool) {
+func (b *Breaker) note(a attempt) {
 	if len(b.latest) == b.cfg.Attempts {
 		b.latest = append(b.latest[:0], b.latest[1:]...)
 	}
-	b.latest = append(b.latest, attempt{now, failed})
+	b.latest = append(b.latest, a)
+	if b.inARow++; !a.failed {
+		b.inARow = 0
+	}
 }
 
 // tooMany says whether so many attempts have failed that the breaker opens. mu is held.
 func (b *Breaker) tooMany(now time.Time) bool {
+	if b.inARow >= b.cfg.InARow {
+		return true
+	}
 	if len(b.latest) < b.cfg.Attempts || now.Sub(b.latest[0].at) > b.cfg.Window {
 		return false
 	}

@@ -58,7 +58,7 @@ func (p *provider) wants(t *testing.T, changes ...string) {
 	}
 }
 
-// TestBreaker: the breaker opens when half of the latest 20 attempts have failed, tries one message
+// TestBreaker: the breaker opens when five attempts in a row have failed, tries one message
 // every 10 s, and closes when that succeeds. Meanwhile nothing is parked and no other handler is called.
 func TestBreaker(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
@@ -71,7 +71,7 @@ func TestBreaker(t *testing.T) {
 		p.away.Store(true)
 		r.send(200)
 		time.Sleep(35 * time.Second)
-		if n := r.calls(); n > 30+10+10+3 { // those that open it, those that began meanwhile, three probes
+		if n := r.calls(); n > 30+5+10+3 { // those that open it, those that began meanwhile, three probes
 			t.Errorf("%d calls", n)
 		}
 		if b.State() != limit.Open {
@@ -116,15 +116,18 @@ func TestBreakerStaysClosed(t *testing.T) {
 		fails func(n int) error
 	}{
 		"share": {limit.BreakerConfig{}, 0, func(n int) error {
-			if n%20 < 9 {
+			if n%20 < 18 && n%2 == 0 { // 9 of 20
 				return errAway
 			}
 			return nil
 		}},
-		"attempts": {limit.BreakerConfig{Attempts: 1000}, 0, func(int) error { return errAway }},
-		"window":   {limit.BreakerConfig{Attempts: 5, Window: 30 * time.Second}, 10 * time.Second, func(int) error { return errAway }},
+		"attempts": {limit.BreakerConfig{Attempts: 1000, InARow: 1000}, 0, func(int) error { return errAway }},
+		"window":   {limit.BreakerConfig{Attempts: 5, InARow: 1000, Window: 30 * time.Second}, 10 * time.Second, func(int) error { return errAway }},
 		"about the message": {limit.BreakerConfig{Failure: func(err error) bool { return !errors.Is(err, errBad) }}, 0,
 			func(int) error { return errBad }},
+		"by default": {limit.BreakerConfig{}, 0, func(n int) error {
+			return []error{harebus.NoRetry(errBad), &harebus.RejectError{Reason: "bad-payload"}}[n%2]
+		}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T, r *rig) {
@@ -285,11 +288,245 @@ func TestProbeIsCutOff(t *testing.T) {
 	})
 }
 
+// TestPostponeIsNoFailure: what a handler, a batch or a limiter postpones is no attempt, and is
+// postponed for as long as it asks, also while the breaker is open.
+func TestPostponeIsNoFailure(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		var p provider
+		r.start(func(context.Context, job) error {
+			if r.calls() <= 20 {
+				return harebus.Postpone(time.Hour, errAway)
+			}
+			return nil
+		}, p.breaker(t, limit.BreakerConfig{Failure: func(error) bool { return true }}).For())
+		r.send(20)
+		r.quiet()
+		p.wants(t)
+		r.within("the next call", r.at[20]-r.at[0], time.Hour)
+	})
+}
+
+// TestBreakerShare: with successes between them, half of the latest attempts open it, and errors
+// about messages do not count.
+func TestBreakerShare(t *testing.T) {
+	bubble(t, func(_ *testing.T, r *rig) {
+		var p provider
+		r.cfg.Consume.Concurrency = 1
+		r.cfg.Retry.MaxRetries = -1
+		n := 0
+		r.start(func(context.Context, job) error {
+			n++
+			switch n % 4 {
+			case 0:
+				return errAway
+			case 1:
+				return nil
+			}
+			return harebus.NoRetry(errors.New("a bad message"))
+		}, p.breaker(r.t, limit.BreakerConfig{Pause: 2 * time.Hour}).For())
+		r.send(60)
+		time.Sleep(time.Minute)
+		p.wants(r.t, "0s open the provider is away")
+		if n != 40 {
+			r.t.Errorf("it opened after %d messages, want 40, of which 20 count", n)
+		}
+		r.try(r.setup.Close())
+	})
+}
+
+// TestBreakerFewAttempts: failures in a row open it with the defaults, also when minutes lie between
+// them, as with a system that hangs, or a queue with little to do. So nothing is parked.
+func TestBreakerFewAttempts(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		var p provider
+		p.away.Store(true)
+		r.cfg.Retry.MaxRetries = 3
+		r.start(func(ctx context.Context, j job) error {
+			if p.away.Load() {
+				<-ctx.Done() // five minutes
+				return ctx.Err()
+			}
+			return nil
+		}, p.breaker(t, limit.BreakerConfig{}).For())
+		r.send(2)
+		time.Sleep(100 * time.Minute)
+		p.away.Store(false)
+		r.quiet()
+		if stats := r.setup.Stats(); stats.Handled != 2 || stats.Parked != 0 || stats.Retried != 4 {
+			t.Errorf("handled %d, parked %d, retried %d; %q", stats.Handled, stats.Parked, stats.Retried, p.changes)
+		}
+	})
+}
+
+// circular is an error that wraps itself.
+type circular struct{}
+
+func (circular) Error() string   { return "circular" }
+func (c circular) Unwrap() error { return c }
+
+// broken is an error whose methods panic.
+type broken struct{}
+
+func (broken) Error() string { panic("no text") }
+func (broken) Unwrap() error { panic("no cause") }
+
+// TestBreakerIsTold: code that judges a message that is tried, and misbehaves, does not leave the
+// breaker waiting for ever. The attempt has failed.
+func TestBreakerIsTold(t *testing.T) {
+	misjudge := func(fn func()) func(error) bool {
+		calls := 0
+		return func(error) bool {
+			if calls++; calls == 6 { // the first one that is tried
+				fn()
+			}
+			return true
+		}
+	}
+	for name, c := range map[string]struct {
+		err     error
+		failure func(error) bool
+	}{
+		"circular error": {circular{}, nil},
+		"broken error":   {broken{}, nil},
+		"panic":          {errAway, misjudge(func() { panic("boom") })},
+		"goexit":         {errAway, misjudge(runtime.Goexit)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, r *rig) {
+				var p provider
+				r.cfg.Consume.Concurrency = 5
+				b := p.breaker(t, limit.BreakerConfig{Failure: c.failure})
+				r.start(func(context.Context, job) error {
+					if r.calls() <= 6 {
+						return c.err
+					}
+					return nil
+				}, b.For())
+				r.send(5)
+				r.quiet()
+				if len(p.changes) != 5 || b.State() != limit.Closed {
+					t.Errorf("%q", p.changes)
+				}
+				if stats := r.setup.Stats(); stats.Handled != 5 || stats.Parked != 0 {
+					t.Errorf("handled %d, parked %d", stats.Handled, stats.Parked)
+				}
+			})
+		})
+	}
+}
+
+// TestProbeNeverReturns: when the time of a message that is tried is over, another one is tried, even
+// if the handler of the first one goes on. What that says later is the result of any attempt.
+func TestProbeNeverReturns(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		var p provider
+		r.cfg.Handling.Timeout = 2 * time.Minute
+		r.cfg.Consume.Concurrency = 5
+		r.start(func(context.Context, job) error {
+			switch n := r.calls(); {
+			case n == 6:
+				time.Sleep(10 * time.Minute)
+				return errAway
+			case n <= 6:
+				return errAway
+			}
+			return nil
+		}, p.breaker(t, limit.BreakerConfig{}).For())
+		r.send(5)
+		r.quiet()
+		p.wants(t, "0s open the provider is away", "10s probing <nil>", "2m11s probing <nil>", "2m11s closed <nil>")
+		if stats := r.setup.Stats(); stats.Handled != 5 || stats.Parked != 0 {
+			t.Errorf("handled %d, parked %d", stats.Handled, stats.Parked)
+		}
+	})
+}
+
+// TestBadProbe: a message that is bad itself says nothing about the system: the next one is tried.
+func TestBadProbe(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		var p provider
+		r.cfg.Consume.Concurrency = 5
+		until := time.Now().Add(time.Minute)
+		b := p.breaker(t, limit.BreakerConfig{})
+		r.start(func(context.Context, job) error {
+			switch n := r.calls(); {
+			case n == 6:
+				return harebus.NoRetry(errors.New("a bad message"))
+			case time.Now().Before(until):
+				return errAway
+			}
+			return nil
+		}, b.For())
+		r.send(5)
+		time.Sleep(15 * time.Second)
+		if r.calls() != 7 || b.State() != limit.Open {
+			t.Errorf("%d calls, %v; want that the next message was tried at once, and failed", r.calls(), b.State())
+		}
+		r.quiet()
+		if stats := r.setup.Stats(); stats.Handled != 4 || stats.Parked != 1 {
+			t.Errorf("handled %d, parked %d", stats.Handled, stats.Parked)
+		}
+	})
+}
+
+// TestAsksForLonger: a message that fails while the breaker is open comes again when its handler has
+// asked for it, if that is later.
+func TestAsksForLonger(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		var p provider
+		r.start(func(ctx context.Context, _ job) error {
+			if harebus.Incoming(ctx).Attempt != 1 {
+				t.Error("it was counted")
+			}
+			if r.calls() == 1 {
+				return harebus.RetryAfter(time.Hour, errAway)
+			}
+			return nil
+		}, p.breaker(t, limit.BreakerConfig{InARow: 1}).For())
+		r.send(1)
+		r.quiet()
+		r.within("the second call", r.at[1]-r.at[0], time.Hour)
+	})
+}
+
+// TestDownWhileProbing: the word of a handler that began before the breaker opened has nobody else
+// tried, and holds although the message that is tried succeeds.
+func TestDownWhileProbing(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		var p provider
+		start := time.Now()
+		seen := map[int]bool{}
+		var mu sync.Mutex
+		r.start(func(_ context.Context, j job) error {
+			mu.Lock()
+			again := seen[j.ID]
+			seen[j.ID] = true
+			mu.Unlock()
+			switch {
+			case j.ID == 0 && !again:
+				time.Sleep(time.Second)
+				return errAway
+			case j.ID == 0 && time.Since(start) < 30*time.Second:
+				time.Sleep(5 * time.Second)
+			case !again:
+				time.Sleep(12 * time.Second)
+				return limit.Down(start.Add(time.Minute), errAway)
+			}
+			return nil
+		}, p.breaker(t, limit.BreakerConfig{InARow: 1}).For())
+		r.send(2)
+		time.Sleep(13 * time.Second)
+		r.send(2) // these wait
+		r.quiet()
+		p.wants(t, "1s open the provider is away", "11s probing <nil>", "16s open <nil>", "1m0s probing <nil>", "1m0s closed <nil>")
+	})
+}
+
 // TestBadBreaker: every fault is reported at once.
 func TestBadBreaker(t *testing.T) {
 	t.Parallel()
-	_, err := limit.NewBreaker(limit.BreakerConfig{Share: 1.5, Attempts: -1, Window: -1, Pause: -1})
-	for _, part := range []string{"limit: new breaker: ", "Share 1.5", "Attempts -1", "Window -1ns", "Pause -1ns"} {
+	_, err := limit.NewBreaker(limit.BreakerConfig{InARow: -1, Share: 1.5, Attempts: -1, Window: -1, Pause: -1})
+	for _, part := range []string{"limit: new breaker: ", "InARow -1", "Share 1.5", "Attempts -1", "Window -1ns", "Pause -1ns"} {
 		if err == nil || !strings.Contains(err.Error(), part) {
 			t.Errorf("%v does not say %q", err, part)
 		}

@@ -11,6 +11,7 @@
 package limit
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -104,7 +105,8 @@ func (l *Limiter) For(types ...string) harebus.Middleware {
 			if len(types) > 0 && !slices.Contains(types, m.Type) {
 				return next(ctx, bus, m)
 			}
-			if err := l.begin(ctx); err != nil {
+			ctx, err := l.begin(ctx)
+			if err != nil {
 				return err
 			}
 			defer l.end()
@@ -115,32 +117,32 @@ func (l *Limiter) For(types ...string) harebus.Middleware {
 
 // begin waits until a message may be handled. Messages wait in a line, and only the first one
 // looks at the limits.
-func (l *Limiter) begin(ctx context.Context) error {
-	waited := patience(ctx)
+func (l *Limiter) begin(ctx context.Context) (context.Context, error) {
+	inner, waited := patience(ctx)
 	defer waited.Stop()
 	select {
 	case l.turn <- struct{}{}:
 		defer func() { <-l.turn }()
 	case <-waited.C:
-		return harebus.Postpone(least, errLimited)
+		return nil, harebus.Postpone(least, errLimited)
 	case <-ctx.Done():
-		return context.Cause(ctx)
+		return nil, context.Cause(ctx)
 	}
 	for {
 		due, ok := l.take(time.Now())
 		if ok {
-			return nil
+			return inner, nil
 		}
-		if l.rest(ctx, due, waited) {
+		if l.rest(ctx, cmp.Or(due, longest), waited) {
 			continue
 		}
 		if ctx.Err() != nil {
-			return context.Cause(ctx)
+			return nil, context.Cause(ctx)
 		}
 		if due, ok = l.take(time.Now()); ok {
-			return nil
+			return inner, nil
 		}
-		return harebus.Postpone(max(due, least), errLimited)
+		return nil, harebus.Postpone(max(due, least), errLimited)
 	}
 }
 
@@ -160,13 +162,14 @@ func (l *Limiter) rest(ctx context.Context, due time.Duration, waited *time.Time
 	return true
 }
 
-// take begins a message if the limits allow it. If not, due is when to look again at the latest.
+// take begins a message if the limits allow it. If not, due is when to look again at the latest; it is
+// zero if nobody knows, because another message has to end first.
 func (l *Limiter) take(now time.Time) (due time.Duration, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.refill(now)
 	if l.limits.Concurrency > 0 && l.running >= l.limits.Concurrency {
-		return longest, false
+		return 0, false
 	}
 	if l.limits.Rate > 0 {
 		if l.tokens < 1-tiny {

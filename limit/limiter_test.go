@@ -127,6 +127,41 @@ func TestTooLong(t *testing.T) {
 	})
 }
 
+// TestConcurrencyTooLong: when a message has waited for too long because others run, nobody knows when
+// they end: it comes again at once, and not minutes later.
+func TestConcurrencyTooLong(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.cfg.Handling.Timeout = time.Minute
+		r.start(func(context.Context, job) error { time.Sleep(40 * time.Second); return nil }, limiter(t, limit.Limits{Concurrency: 1}).For())
+		r.send(2)
+		r.quiet()
+		if stats := r.setup.Stats(); stats.Postponed != 1 {
+			t.Errorf("%d postponements", stats.Postponed)
+		}
+		r.within("the second one", r.at[1]-r.at[0], 40*time.Second)
+	})
+}
+
+// TestWaitOnce: a breaker and a limiter share the half of the time for which a message waits.
+func TestWaitOnce(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		var p provider
+		r.cfg.Handling.Timeout = time.Minute
+		l := limiter(t, limit.Limits{Rate: 0.001})
+		r.start(func(context.Context, job) error { return limit.Down(time.Now().Add(25*time.Second), errAway) }, p.breaker(t, limit.BreakerConfig{}).For(), l.For())
+		r.send(1)
+		time.Sleep(time.Second)
+		r.send(1)
+		time.Sleep(29 * time.Second) // it has waited for 24 s for the breaker, and for 5 s for the limiter
+		before := r.setup.Stats().Postponed
+		time.Sleep(2 * time.Second)
+		if after := r.setup.Stats().Postponed; after != before+1 {
+			t.Errorf("%d postponements, then %d", before, after)
+		}
+		r.try(r.setup.Close())
+	})
+}
+
 // TestLimitedStop: a stop cuts off messages that wait: they go back to the queue, and are not counted.
 func TestLimitedStop(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {

@@ -19,12 +19,21 @@ var (
 	errOpen    = errors.New("limit: the circuit breaker is open")
 )
 
+// waitKey is that of the time by which the waiting of a message ends, in its context.
+type waitKey struct{}
+
 // patience is a timer for how long a message waits at most: half of the time that it has, so that
-// the other half is left for its handler.
-func patience(ctx context.Context) *time.Timer {
-	wait := longest
-	if deadline, ok := ctx.Deadline(); ok {
-		wait = min(wait, time.Until(deadline)/2)
+// the other half is left for its handler. The breakers and limiters within get the context that is
+// returned, so that they share that half.
+func patience(ctx context.Context) (context.Context, *time.Timer) {
+	by, ok := ctx.Value(waitKey{}).(time.Time)
+	if !ok {
+		wait := longest
+		if deadline, ok := ctx.Deadline(); ok {
+			wait = min(wait, time.Until(deadline)/2)
+		}
+		by = time.Now().Add(wait)
+		ctx = context.WithValue(ctx, waitKey{}, by)
 	}
-	return time.NewTimer(wait)
+	return ctx, time.NewTimer(time.Until(by))
 }
