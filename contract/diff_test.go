@@ -298,11 +298,60 @@ func TestDiffRefuses(t *testing.T) {
 	}
 }
 
+// doubled is components of which each is a union, or a sum, of the one before with itself.
+func doubled(keyword, first string, n int) string {
+	all := []string{`"A0": ` + first}
+	for i := range n {
+		all = append(all, fmt.Sprintf(`"A%d": {%q: [{"$ref": "#/components/schemas/A%d"}, {"$ref": "#/components/schemas/A%d"}]}`, i+1, keyword, i, i))
+	}
+	return "{" + strings.Join(all, ",") + "}"
+}
+
+// ring is a circle of objects.
+func ring(n int) string {
+	var all []string
+	for i := range n {
+		all = append(all, fmt.Sprintf(`"A%d": {"type": "object", "properties": {"a": {"$ref": "#/components/schemas/A%d"}}}`, i, (i+1)%n))
+	}
+	return "{" + strings.Join(all, ",") + "}"
+}
+
+const cyclicUnion = `{"A0": {"anyOf": [{"$ref": "#/components/schemas/A1"}, {"type": "null"}]}, "A1": {"oneOf": [{"$ref": "#/components/schemas/A0"}, {"type": "string"}]}}`
+
+// TestDiffIsBounded: unions that are parts of themselves, or double with each step, neither end the process nor take long.
+func TestDiffIsBounded(t *testing.T) {
+	t.Parallel()
+	at := func(n int) string { return fmt.Sprintf(`{"$ref": "#/components/schemas/A%d"}`, n) }
+	if found := diff(t, document("receive", at(0), cyclicUnion), document("receive", `{"type": ["string", "null"]}`, "")); len(found) > 0 {
+		t.Errorf("%q", found)
+	}
+	if found := diff(t, document("receive", at(1), cyclicUnion), document("receive", `{"type": "string"}`, "")); len(found) != 1 || !strings.Contains(found[0], "type null or string → string") {
+		t.Errorf("%q", found)
+	}
+	if found := diff(t, document("receive", at(40), doubled("anyOf", `{"type": "string"}`, 40)), document("receive", `{"type": "string"}`, "")); len(found) > 0 {
+		t.Errorf("%q", found)
+	}
+	needs := `{"type": "object", "required": ["a"]}`
+	if found := diff(t, document("receive", at(40), doubled("allOf", needs, 40)), document("receive", needs, "")); len(found) > 0 {
+		t.Errorf("%q", found)
+	}
+	old, large := read(t, document("receive", `{}`, "")), read(t, document("receive", `{"anyOf": [`+strings.Repeat(`{"type": "string"},`, 1000)+`{}]}`, ""))
+	if _, err := contract.Diff(large, old); err == nil || !strings.Contains(err.Error(), "more than 1000 schemas") {
+		t.Errorf("%v", err)
+	}
+	one, other := read(t, document("receive", at(0), ring(400))), read(t, document("receive", at(0), ring(401)))
+	if _, err := contract.Diff(one, other); err == nil || !strings.Contains(err.Error(), "too large") {
+		t.Errorf("%v", err)
+	}
+}
+
 // FuzzDiff: no document makes Read or Diff panic or hang, and a document has no changes against itself.
 func FuzzDiff(f *testing.F) {
 	f.Add(document("receive", `{"allOf": [{"$ref": "#/components/schemas/A"}]}`, `{"A": {"type": ["object", "null"], "properties": {"a": {"$ref": "#/components/schemas/A"}}, "required": ["a"]}}`))
 	f.Add(document("send", `{"anyOf": [{"enum": [1, "a"]}, {"type": "array", "items": [{"not": {}}]}, true]}`, ""))
 	f.Add(document("receive", `{"type": "integer", "minimum": 1e400}`, ""))
+	f.Add(document("receive", `{"$ref": "#/components/schemas/A0"}`, cyclicUnion))
+	f.Add(document("send", `{"$ref": "#/components/schemas/A30"}`, doubled("anyOf", `{"type": "string"}`, 30)))
 	f.Fuzz(func(t *testing.T, text string) {
 		a, err := contract.Read(strings.NewReader(text))
 		if err != nil {

@@ -2,6 +2,7 @@ package contract
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"reflect"
@@ -38,7 +39,9 @@ type comparison struct {
 	done map[[2]uintptr][]misfit
 	// merged are schemas with allOf as one, by the identity of the schema.
 	merged map[uintptr]map[string]any
-	err    error
+	// depth is how many schemas are being compared, one in the other; steps is how many pairs of alternatives were.
+	depth, steps int
+	err          error
 }
 
 // fits returns why values of the schema a may not fit the schema b.
@@ -54,12 +57,26 @@ type alternative struct {
 	schema map[string]any
 }
 
+// Limits of a comparison: recursive schemas of two documents can have as many pairs as the product of both.
+const (
+	mostDepth = 10_000
+	mostSteps = 5_000_000
+)
+
 // compare compares two schemas. They are recursive through references, so each pair is compared once.
 func (c *comparison) compare(a, b any) []misfit {
 	key := [2]uintptr{identity(a), identity(b)}
 	if found, ok := c.done[key]; ok && key[0] != 0 && key[1] != 0 {
 		return found
 	}
+	if c.depth > mostDepth || c.steps > mostSteps {
+		c.fail(errors.New("the schemas are too large to be compared, or lie too deep in each other"))
+	}
+	if c.err != nil {
+		return nil
+	}
+	c.depth++
+	defer func() { c.depth-- }()
 	c.done[key] = nil
 	var found []misfit
 	of, in := c.alternatives(c.from, a), c.alternatives(c.to, b)
@@ -94,6 +111,7 @@ func (c *comparison) nearest(a alternative, in []alternative) (best []misfit, so
 		if b.kind != a.kind && b.kind != "" && (a.kind != "integer" || b.kind != "number") {
 			continue
 		}
+		c.steps++
 		if found := c.constraints(a, b); !some || serious(found) < serious(best) {
 			best, some = found, true
 		}
@@ -120,26 +138,49 @@ func identity(schema any) uintptr {
 	return reflect.ValueOf(m).Pointer()
 }
 
+// mostAlternatives is how many schemas a union may have, with those of the unions in it.
+const mostAlternatives = 1000
+
 // alternatives takes a schema apart, into one for each type that it allows.
 func (c *comparison) alternatives(d *Document, schema any) []alternative {
+	u := union{seen: map[uintptr]bool{}}
+	c.collect(d, schema, &u)
+	return u.all
+}
+
+// union has the alternatives of a schema. A schema that is there twice, or is a part of itself, adds nothing.
+type union struct {
+	all  []alternative
+	seen map[uintptr]bool
+}
+
+// collect adds the alternatives of a schema to a union.
+func (c *comparison) collect(d *Document, schema any, u *union) {
 	switch s := schema.(type) {
 	case nil:
-		return []alternative{{}}
+		u.all = append(u.all, alternative{})
 	case bool:
 		if s {
-			return []alternative{{}}
+			u.all = append(u.all, alternative{})
 		}
-		return nil
 	case map[string]any:
 		m, err := d.resolved(s)
 		if err != nil {
 			c.fail(err)
-			return nil
+			return
 		}
-		return c.apart(d, c.whole(d, m))
+		if u.seen[identity(m)] {
+			return
+		}
+		u.seen[identity(m)] = true
+		if len(u.seen) > mostAlternatives {
+			c.fail(fmt.Errorf("a union (anyOf, oneOf) has more than %d schemas; make it smaller", mostAlternatives))
+			return
+		}
+		c.apart(d, c.whole(d, m), u)
+	default:
+		c.fail(fmt.Errorf("a schema is a %T, and not an object", schema))
 	}
-	c.fail(fmt.Errorf("a schema is a %T, and not an object", schema))
-	return nil
 }
 
 func (c *comparison) fail(err error) {
@@ -148,34 +189,34 @@ func (c *comparison) fail(err error) {
 	}
 }
 
-// apart is alternatives of a schema without a reference.
-func (c *comparison) apart(d *Document, m map[string]any) []alternative {
-	for _, union := range []string{"anyOf", "oneOf"} {
-		list, ok := m[union].([]any)
-		if !ok || asserts(m, union) {
+// apart collects the alternatives of a schema without a reference.
+func (c *comparison) apart(d *Document, m map[string]any, u *union) {
+	for _, keyword := range []string{"anyOf", "oneOf"} {
+		parts, ok := m[keyword].([]any)
+		if !ok || asserts(m, keyword) {
 			continue
 		}
-		var all []alternative
-		for _, one := range list {
-			all = append(all, c.alternatives(d, one)...)
+		for _, one := range parts {
+			c.collect(d, one, u)
 		}
-		return all
+		return
 	}
 	switch kind := m["type"].(type) {
 	case string:
-		return []alternative{{kind, m}}
+		u.all = append(u.all, alternative{kind, m})
+		return
 	case []any:
-		var all []alternative
 		for _, one := range kind {
 			name, _ := one.(string)
-			all = append(all, alternative{name, m})
+			u.all = append(u.all, alternative{name, m})
 		}
-		return all
+		return
 	}
 	if m["properties"] != nil || m["required"] != nil {
-		return []alternative{{"object", m}}
+		u.all = append(u.all, alternative{"object", m})
+		return
 	}
-	return []alternative{{"", m}}
+	u.all = append(u.all, alternative{"", m})
 }
 
 // whole is a schema with the parts of its allOf in it, if no two of them say something about the same.
@@ -213,7 +254,7 @@ func merge(into, of map[string]any) bool {
 		case !there || slices.Contains(annotations, key):
 			into[key] = value
 		case key == "required":
-			into[key] = append(slices.Clone(list(was)), list(value)...)
+			into[key] = joined(list(was), list(value))
 		case key == "properties":
 			both := maps.Clone(properties(into))
 			for name, one := range properties(of) {
@@ -230,6 +271,17 @@ func merge(into, of map[string]any) bool {
 	return true
 }
 
+// joined has the names of two lists, each once.
+func joined(a, b []any) []any {
+	all := slices.Clone(a)
+	for _, one := range b {
+		if !slices.ContainsFunc(all, func(other any) bool { return reflect.DeepEqual(one, other) }) {
+			all = append(all, one)
+		}
+	}
+	return all
+}
+
 func list(value any) []any {
 	all, _ := value.([]any)
 	return all
@@ -243,8 +295,8 @@ func (c *comparison) sameBut(a, b any, done map[[2]uintptr]bool) bool {
 	case map[string]any:
 		y, ok := b.(map[string]any)
 		key := [2]uintptr{identity(a), identity(b)}
-		if !ok || done[key] {
-			return ok
+		if !ok || done[key] || len(done) > mostDepth { // what is too large to be compared is not the same
+			return ok && done[key]
 		}
 		done[key] = true
 		x, y = c.behind(c.from, x), c.behind(c.to, y)
