@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -159,7 +160,7 @@ func lastLine(file *os.File, size int64) ([]byte, error) {
 		if end := bytes.LastIndexByte(piece, '\n'); end >= 0 {
 			return append(piece[end+1:], line...), nil
 		}
-		line = append(piece, line...)
+		line = slices.Concat(piece, line)
 	}
 	return line, nil
 }

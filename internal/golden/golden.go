@@ -201,7 +201,7 @@ func (m *message) publishing() amqp.Publishing {
 
 func text(t *testing.T, m message) []byte {
 	t.Helper()
-	text, err := json.MarshalIndent(m, "", "\t")
+	text, err := json.MarshalIndent(m, "", "\t") //nolint:musttag // the files have the names of Go
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -221,7 +221,7 @@ func read(t *testing.T, name string, now message) (m message) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := json.Unmarshal(data, &m); err != nil {
+	if err := json.Unmarshal(data, &m); err != nil { //nolint:musttag // likewise
 		t.Fatalf("read %s: %v", name, err)
 	}
 	return m
