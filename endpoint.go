@@ -147,6 +147,7 @@ func (c *EndpointConfig) ownTopology(of *Config) topology.Topology {
 type Registrar interface {
 	registrar() *endpoint
 	Consumption() ConsumeConfig
+	SingleActive() bool
 	SetConcurrency(concurrency, prefetch int) error
 }
 
@@ -220,12 +221,11 @@ func (e *endpoint) consumption(link *session.Link, queues int) consume.Config {
 			" process or connection ends again and again to the error queue before the retries are used up; remove it or raise it",
 			zap.String("queue", e.queue), zap.Int("x-delivery-limit", e.cfg.listener().DeliveryLimit()), zap.Int("attempts", attempts))
 	}
-	single, _ := e.cfg.QueueOptions.Arguments["x-single-active-consumer"].(bool)
 	arguments, _ := field.Table(e.cfg.Consume.Arguments) // validate has tried it
 	return consume.Config{
 		Queue: e.queue, Queues: queues, Arguments: arguments, Exclusive: e.cfg.Consume.Exclusive, AutoDelete: e.cfg.QueueOptions.AutoDelete,
 		Consumers: e.cfg.Consume.Consumers, Workers: e.cfg.Consume.Concurrency, Prefetch: e.cfg.Consume.Prefetch,
-		OneByOne: e.cfg.QueueOptions.Type == topology.Quorum, Single: single, DeliveryLimit: e.cfg.listener().DeliveryLimit(),
+		OneByOne: e.cfg.QueueOptions.Type == topology.Quorum, Single: e.SingleActive(), DeliveryLimit: e.cfg.listener().DeliveryLimit(),
 		Link: link, BackOff: s.cfg.Connect.BackOff, Log: s.log, Waits: s.waits, Stopped: ErrStopped,
 		Declare: func(ctx context.Context, on *session.Session, since time.Time, first bool) error {
 			if first {
@@ -354,6 +354,12 @@ func (e *endpoint) Consumption() ConsumeConfig {
 	e.setup.mu.Lock()
 	defer e.setup.mu.Unlock()
 	return e.cfg.Consume
+}
+
+// SingleActive says whether one consumer at a time gets the messages of the queue (x-single-active-consumer).
+func (e *endpoint) SingleActive() bool {
+	single, _ := e.cfg.QueueOptions.Arguments["x-single-active-consumer"].(bool)
+	return single
 }
 
 // Stats returns the counts of what this endpoint has received. It may be called at any time.

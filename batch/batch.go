@@ -30,10 +30,12 @@ const (
 // Config says when a batch is full, and how many are handled at once.
 type Config struct {
 	// Size is the largest number of messages in a batch, at most 10,000. Default: as many as the
-	// endpoint handles at once (Consume.Concurrency × Consume.Consumers), divided by Parallel.
+	// endpoint handles at once (Consume.Concurrency × Consume.Consumers; Consume.Concurrency, if the
+	// queue has a single active consumer), divided by Parallel.
 	Size int
 	// Wait is how long the first message of a batch waits for others, at most a minute.
-	// Default: 50 ms. A stop or a pause takes this long, too, if a batch waits.
+	// Default: 50 ms. A stop or a pause takes this long, too, if a batch waits; when Config.ShutdownTimeout
+	// is less, the messages go back to their queue instead, uncounted.
 	Wait time.Duration
 	// Parallel is how many calls of the handler run at once, at most 1,000. Default: 1. While that
 	// many run, a batch that is not full goes on taking messages.
@@ -69,14 +71,14 @@ type HandlerFunc[T any] func(ctx context.Context, batch []Item[T]) []error
 
 // Handle registers a handler for batches of the messages of one type, as [harebus.Handle] does for
 // single ones, with the same options. A message that cannot be decoded is parked alone. One that has
-// failed before, or that the broker has delivered three times, is handled in a batch of its own
-// at once, so that a bad message never spoils the second attempt of others.
+// failed before, or that the broker has delivered three times (quorum queues count that), is handled
+// in a batch of its own at once, so that a bad message never spoils the second attempt of others.
 //
 // A batch runs without Config.Handling.Transactor, because its transaction would be that of one
 // message. An error says what is wrong with cfg; what is wrong with the registration is reported
 // by Start.
 func Handle[T any](on harebus.Registrar, fn HandlerFunc[T], cfg Config, opts ...harebus.HandlerOption) error {
-	cfg, err := cfg.complete(on.Consumption())
+	cfg, err := cfg.complete(on.Consumption(), on.SingleActive())
 	if fn == nil {
 		err = errors.Join(err, errors.New("the function is nil"))
 	}
@@ -90,7 +92,11 @@ func Handle[T any](on harebus.Registrar, fn HandlerFunc[T], cfg Config, opts ...
 
 // complete fills in the defaults and reports every fault. A message of a batch takes a place in
 // the concurrency of its endpoint, so a batch for which there is no room would never be full.
-func (c Config) complete(of harebus.ConsumeConfig) (Config, error) {
+// Of the consumers of a queue with a single active one, the others have no messages.
+func (c Config) complete(of harebus.ConsumeConfig, single bool) (Config, error) {
+	if single {
+		of.Consumers = 1
+	}
 	room := of.Concurrency * of.Consumers
 	if c.Wait == 0 {
 		c.Wait = defaultWait

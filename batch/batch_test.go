@@ -254,6 +254,16 @@ func TestConfig(t *testing.T) {
 			t.Errorf("%+v: %v", c.cfg, err)
 		}
 	}
+	single, err := setup.Endpoint(harebus.EndpointConfig{
+		Queue: "single", Consume: harebus.ConsumeConfig{Concurrency: 30, Consumers: 2},
+		QueueOptions: harebus.QueueOptions{Arguments: map[string]any{"x-single-active-consumer": true}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := batch.Handle(single, done, batch.Config{Size: 60}); err == nil || !strings.Contains(err.Error(), "raise Consume.Concurrency to 60, or lower Size") {
+		t.Errorf("with a single active consumer: %v", err)
+	}
 	if err := batch.Handle[row](setup, nil, batch.Config{}); err == nil || !strings.Contains(err.Error(), "the function is nil") {
 		t.Error(err)
 	}

@@ -44,7 +44,7 @@ func Example() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	if err := batch.Handle(setup, store, batch.Config{Size: 5, Wait: time.Second}); err != nil {
+	if err := batch.Handle(setup, store, batch.Config{Size: 5, Wait: time.Minute}); err != nil {
 		log.Fatal(err)
 	}
 	if err := setup.Start(ctx); err != nil {

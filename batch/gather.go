@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 
@@ -52,7 +53,7 @@ type member[T any] struct {
 func (g *gatherer[T]) handle(ctx context.Context, bus *harebus.Bus, message T) error {
 	// This is the result for as long as the function has not returned: it has ended its goroutine.
 	m := &member[T]{Item[T]{message, bus, ctx}, harebus.ErrGoexit}
-	b, leads := g.join(m, alone(harebus.Incoming(ctx)))
+	b, leads := g.join(m, harebus.Incoming(ctx))
 	if leads {
 		g.lead(ctx, b)
 	} else {
@@ -62,17 +63,18 @@ func (g *gatherer[T]) handle(ctx context.Context, bus *harebus.Bus, message T) e
 }
 
 // alone says whether a message is handled in a batch of its own: it has failed before, or it was
-// delivered again and again, perhaps because it ends the process.
+// delivered again and again, perhaps because it ends the process. Quorum queues count that.
 func alone(m *harebus.Message) bool {
 	count, _ := m.Headers["x-delivery-count"].(int64)
 	return m.Attempt > 1 || count >= worn
 }
 
 // join puts a message into the open batch, or into a new one, which its handler leads.
-func (g *gatherer[T]) join(m *member[T], alone bool) (b *gathering[T], leads bool) {
+func (g *gatherer[T]) join(m *member[T], in *harebus.Message) (b *gathering[T], leads bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	b = g.open
+	alone := alone(in) || b.has(in)
 	if leads = b == nil || alone; leads {
 		b = &gathering[T]{full: make(chan struct{}), done: make(chan struct{})}
 	}
@@ -87,6 +89,14 @@ func (g *gatherer[T]) join(m *member[T], alone bool) (b *gathering[T], leads boo
 		g.open = b
 	}
 	return b, leads
+}
+
+// has says whether the batch has this message already: its connection was lost, and the broker has
+// delivered it again.
+func (b *gathering[T]) has(in *harebus.Message) bool {
+	return b != nil && in.Redelivered && slices.ContainsFunc(b.members, func(m *member[T]) bool {
+		return harebus.Incoming(m.item.ctx).ID == in.ID
+	})
 }
 
 // lead sees a batch through to the results of its members.

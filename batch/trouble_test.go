@@ -242,6 +242,58 @@ func TestLostConnection(t *testing.T) {
 	})
 }
 
+// TestNoDoubles: messages of a batch that waits while the connection is lost come again, and are not
+// in that batch twice.
+func TestNoDoubles(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		handled := 0
+		r.start(batch.Config{Size: 10, Wait: time.Minute}, func(_ context.Context, rows []batch.Item[row]) []error {
+			in := map[int]bool{}
+			for _, one := range rows {
+				if in[one.Message.ID] {
+					t.Errorf("row %d is in the batch twice", one.Message.ID)
+				}
+				in[one.Message.ID] = true
+			}
+			handled += len(rows)
+			return make([]error, len(rows))
+		})
+		r.send(upTo(4)...)
+		time.Sleep(time.Second)
+		r.broker.CutConnections()
+		r.quiet()
+		time.Sleep(2 * time.Minute) // until the batch that waited is handled, too
+		if handled != 8 {
+			t.Errorf("%d rows were handled in %v, want each twice", handled, r.sizes())
+		}
+	})
+}
+
+// TestStopSoonerThanWait: when ShutdownTimeout is less than Wait, a stop ends the wait, and the messages
+// go back to the queue, uncounted.
+func TestStopSoonerThanWait(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.cfg.ShutdownTimeout = 5 * time.Second
+		r.start(batch.Config{Size: 10, Wait: time.Minute}, done)
+		r.send(1, 2, 3)
+		time.Sleep(time.Second)
+		began := time.Now()
+		r.try(r.setup.Close())
+		if took := time.Since(began); took > 6*time.Second {
+			t.Errorf("it took %v", took)
+		}
+		r.wants()
+		if q, _ := r.broker.Queue("rows"); q.Ready != 3 {
+			t.Errorf("%d messages are ready, want 3", q.Ready)
+		}
+		for _, m := range r.broker.Messages("rows") {
+			if m.Headers["PikaBus.ErrorRetries"] != nil {
+				t.Errorf("%v was counted", m.Headers)
+			}
+		}
+	})
+}
+
 // TestDeliveredOften: a message that the broker has delivered three times, perhaps because it ends
 // the process, is handled alone and at once.
 func TestDeliveredOften(t *testing.T) {
