@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"go.uber.org/zap"
 
@@ -95,7 +96,7 @@ func (s *Setup) Topology() topology.Topology {
 	return topology.Join(append(parts, s.cfg.Declare.Topology)...)
 }
 
-// Contract is what the service takes from the bus, as its handlers and subscriptions say, and what it gives, as [Sends] and
+// Contract is what the service takes from the bus, as its handlers and subscriptions say (without the messages of the library to itself), and what it gives, as [Sends] and
 // [Publishes] say. The module asyncapi makes a document of it. Faulty registrations are an error.
 func (s *Setup) Contract() (contract.Service, error) {
 	var faults []error
@@ -103,14 +104,17 @@ func (s *Setup) Contract() (contract.Service, error) {
 	for _, e := range s.all() {
 		each := e.cfg.QueueOptions.PerInstance
 		q := contract.Queue{Name: routing.Shared(e.queue, each), PerInstance: each, Topics: e.topics()}
-		if e.consumes() {
-			of.Queues = append(of.Queues, q)
-		}
 		handlers := *e.handlers.Load()
+		shown := len(handlers) == 0 || len(q.Topics) > 0
 		for _, name := range slices.Sorted(maps.Keys(handlers)) {
-			if h := handlers[name]; name != NoType && name != AnyType {
+			internal := strings.HasPrefix(name, "harebus.")
+			shown = shown || !internal
+			if h := handlers[name]; name != NoType && name != AnyType && !internal {
 				of.Receives = append(of.Receives, contract.Message{Type: name, Value: h.value, ContentType: s.codecs.Media(name, h.value), Queue: q.Name, Topic: h.topic})
 			}
+		}
+		if shown && e.consumes() {
+			of.Queues = append(of.Queues, q)
 		}
 		s.mu.Lock()
 		of.Sends = append(of.Sends, e.sent...)

@@ -59,8 +59,9 @@ type alternative struct {
 
 // Limits of a comparison: recursive schemas of two documents can have as many pairs as the product of both.
 const (
-	mostDepth = 10_000
+	mostDepth = 1000
 	mostSteps = 5_000_000
+	mostSame  = 10_000 // pairs of objects that are compared as a whole
 )
 
 // compare compares two schemas. They are recursive through references, so each pair is compared once.
@@ -295,7 +296,7 @@ func (c *comparison) sameBut(a, b any, done map[[2]uintptr]bool) bool {
 	case map[string]any:
 		y, ok := b.(map[string]any)
 		key := [2]uintptr{identity(a), identity(b)}
-		if !ok || done[key] || len(done) > mostDepth { // what is too large to be compared is not the same
+		if !ok || done[key] || len(done) > mostSame { // what is too large to be compared is not the same
 			return ok && done[key]
 		}
 		done[key] = true

@@ -11,10 +11,17 @@ import (
 	"github.com/harebus/harebus"
 	"github.com/harebus/harebus/internal/access"
 	"github.com/harebus/harebus/internal/doctor"
+	"github.com/harebus/harebus/internal/scheduled"
+	"github.com/harebus/harebus/seal"
 )
 
 // examine runs the doctor for the service of an instance, and returns what it finds.
 func (r *rig) examine(i *instance) []doctor.Finding {
+	r.t.Helper()
+	return r.report(i).Findings
+}
+
+func (r *rig) report(i *instance) *doctor.Report {
 	r.t.Helper()
 	link, err := access.Broker{URLs: []string{r.broker.URL()}, Dial: r.broker.Dial}.Link("doctor")
 	if err != nil {
@@ -32,7 +39,79 @@ func (r *rig) examine(i *instance) []doctor.Finding {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	return report.Findings
+	return report
+}
+
+// TestDoctorOfSealedTokens: what cannot be seen of schedules is said, and does not end the examination.
+func TestDoctorOfSealedTokens(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		i := r.hourly("a")
+		i.stop()
+		sealed := stored(`{"name":"hourly"}`)
+		sealed.ContentType = seal.ContentType
+		r.put(tokens, sealed)
+		report := r.report(i)
+		if said := strings.Join(report.Unchecked, "\n"); !strings.Contains(said, `recurring schedules of queue "shop.schedules": read a token: it is sealed`) || report.Passed == 0 {
+			t.Errorf("%+v", report)
+		}
+	})
+}
+
+// TestLookWithoutAnInstance: a look ends where messages that have expired are counted and never come, and it shows the token
+// that a leader chooses.
+func TestLookWithoutAnInstance(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.hourly("a").stop()
+		now := time.Now().UTC().Truncate(time.Second)
+		for _, body := range []string{
+			`{"name":"x","last":%q,"fresh":true}`, `{"name":"x","last":%q,"revision":2,"paused":true}`, `{"name":"x","last":%q,"revision":1}`,
+		} {
+			r.put(tokens, stored(fmt.Sprintf(body, now.Format(time.RFC3339))))
+			now = now.Truncate(time.Hour)
+		}
+		gone := stored(`{}`)
+		gone.Type, gone.Expiration = typeMark, "1"
+		r.put(tokens, gone)
+		time.Sleep(time.Second)
+		link, err := access.Broker{URLs: []string{r.broker.URL()}, Dial: r.broker.Dial}.Link("look")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer link.Close()
+		began := time.Now()
+		state, err := scheduled.Client{Link: link, Queue: tokens}.Look(t.Context())
+		if err != nil || len(state.Tokens) != 1 || time.Since(began) > 10*time.Second {
+			t.Fatalf("%+v, %v, after %v", state, err, time.Since(began))
+		}
+		if x := state.Tokens[0]; x.Fresh || x.Revision != 2 || !x.Paused {
+			t.Errorf("%+v", x)
+		}
+	})
+}
+
+// TestContractWithSchedules: what the library sends itself is no part of a service's contract.
+func TestContractWithSchedules(t *testing.T) {
+	t.Parallel()
+	setup, err := harebus.New(harebus.Config{Queue: "shop"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	schedules, err := New(setup, Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := schedules.Add("nightly", "@daily", func(context.Context, *harebus.Bus, Due) error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	of, err := setup.Contract()
+	if err != nil || len(of.Queues) != 0 || len(of.Receives) != 0 {
+		t.Errorf("%+v, %v", of, err)
+	}
+	setup.HandleMessage("PlaceOrder", func(context.Context, *harebus.Bus, *harebus.Message) error { return nil })
+	of, err = setup.Contract()
+	if err != nil || len(of.Queues) != 1 || of.Queues[0].Name != "shop" || len(of.Receives) != 1 {
+		t.Errorf("%+v, %v", of, err)
+	}
 }
 
 // finding is the one that has all words; the others do not matter.

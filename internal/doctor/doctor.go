@@ -92,7 +92,7 @@ func (e *examination) all(ctx context.Context) (err error) {
 		return err
 	}
 	for _, check := range []func(context.Context) error{
-		e.objects, e.queues, e.delays, e.schedules, e.permissions, e.limits, e.clock, e.policies,
+		e.objects, e.queues, e.delays, e.permissions, e.limits, e.clock, e.policies, e.schedules,
 	} {
 		if err := check(ctx); err != nil {
 			return err

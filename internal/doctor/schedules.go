@@ -27,8 +27,10 @@ func (e *examination) schedules(ctx context.Context) error {
 		if !e.tokens(want) || !found.Exists || found.Hidden != "" {
 			continue
 		}
-		if err := e.lead(ctx, found); err != nil {
+		if err := e.lead(ctx, found); ctx.Err() != nil {
 			return err
+		} else if err != nil {
+			e.unchecked("the recurring schedules of queue %q: %v", want.Name, err)
 		}
 	}
 	return nil

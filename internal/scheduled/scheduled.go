@@ -22,12 +22,19 @@ import (
 const (
 	typeRequest = "harebus.schedule.request"
 	typeToken   = "harebus.schedule.token"
+	typeSealed  = "application/vnd.harebus.sealed" // the content type; package seal has the same
 	// Suffix is what the name of the tokens' queue has after that of the service's, unless the service names it.
 	Suffix = ".schedules"
 )
 
 // ErrNoInstance says that there is nobody who could carry out a request.
 var ErrNoInstance = errors.New("no instance of the service runs; start one, because it has to carry this out")
+
+// errSealed says that a body cannot be read.
+var errSealed = errors.New("it is sealed, and only the instances of the service have the key; their logs and Schedules.Stats say how schedules are")
+
+// silence is after how long without a delivery a queue is taken as read: messages that have expired are counted and never come.
+const silence = 2 * time.Second
 
 // Token is that of a schedule.
 type Token struct {
@@ -42,11 +49,25 @@ type Token struct {
 	Paused  bool       `json:"paused"`
 	// Orphan is since when no leader has had a definition of the schedule.
 	Orphan *time.Time `json:"orphan"`
-	Cron   string     `json:"cron"`
-	Zone   string     `json:"zone"`
+	// Revision counts the changes of a token with the same watermark.
+	Revision int    `json:"revision"`
+	Cron     string `json:"cron"`
+	Zone     string `json:"zone"`
 	// Next is the next due time, and Fires when it is fired, if that is later by jitter.
 	Next  *time.Time `json:"next"`
 	Fires *time.Time `json:"fires"`
+}
+
+// beats says which of two tokens of one name counts for the leader, as in package schedule.
+func (t *Token) beats(other *Token) bool {
+	switch {
+	case t.Fresh != other.Fresh:
+		return other.Fresh
+	case !t.Last.Equal(other.Last):
+		return t.Last.After(other.Last) != t.Fresh
+	default:
+		return t.Revision > other.Revision
+	}
 }
 
 // slack is how far clocks may be apart, and how late a due time may be, before that is worth a word.
@@ -136,8 +157,13 @@ func (c Client) read(ctx context.Context, ch *amqp.Channel, messages int) ([]Tok
 		return nil, err
 	}
 	latest := map[string]Token{}
+	quiet := time.NewTimer(silence)
+	defer quiet.Stop()
 	for range messages {
+		quiet.Reset(silence)
 		select {
+		case <-quiet.C:
+			return sorted(latest), nil
 		case d, ok := <-deliveries:
 			if !ok {
 				return nil, errors.New("the broker has cancelled the consumer")
@@ -145,20 +171,31 @@ func (c Client) read(ctx context.Context, ch *amqp.Channel, messages int) ([]Tok
 			if err := wire.Unpack(&d); err != nil {
 				continue // it is no token
 			}
+			if d.Type == typeToken && d.ContentType == typeSealed {
+				return nil, fmt.Errorf("read a token: %w", errSealed)
+			}
 			var t Token
-			if d.Type == typeToken && json.Unmarshal(d.Body, &t) == nil && !t.Last.Before(latest[t.Name].Last) {
+			if d.Type != typeToken || json.Unmarshal(d.Body, &t) != nil {
+				continue
+			}
+			if was, known := latest[t.Name]; !known || t.beats(&was) {
 				latest[t.Name] = t
 			}
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
 		}
 	}
+	return sorted(latest), nil
+}
+
+// sorted has tokens by name.
+func sorted(latest map[string]Token) []Token {
 	var tokens []Token
 	for _, t := range latest {
 		tokens = append(tokens, t)
 	}
 	slices.SortFunc(tokens, func(a, b Token) int { return strings.Compare(a.Name, b.Name) })
-	return tokens, nil
+	return tokens
 }
 
 // ask asks the leader.
@@ -166,6 +203,9 @@ func (c Client) ask(ctx context.Context, what, name string) (*State, error) {
 	reply, err := harebus.Request[*harebus.Message](ctx, c.Bus, c.Queue, map[string]string{"do": what, "name": name}, harebus.WithType(typeRequest))
 	if err != nil {
 		return nil, err
+	}
+	if reply.ContentType == typeSealed {
+		return nil, fmt.Errorf("read the answer: %w", errSealed)
 	}
 	var answer struct {
 		State
