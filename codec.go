@@ -12,35 +12,33 @@ import (
 
 // Codec turns values into bodies and back. Codecs are safe for concurrent use.
 type Codec interface {
-	// ContentType is the media type of the bodies that the codec writes. A received
-	// message with this content type is read by the codec. It has no parameters:
-	// "application/json".
+	// ContentType is the media type of the bodies that the codec writes. A received message with this content type is
+	// read by the codec. It has no parameters: "application/json".
 	ContentType() string
-	// Encode returns the body for value. The bus keeps the returned slice and may
-	// still be writing it after the call has returned; do not reuse or change it.
+	// Encode returns the body for value. The bus keeps the returned slice and may still be writing it after the call
+	// has returned; do not reuse or change it.
 	Encode(value any) ([]byte, error)
 	// Decode reads body into the value that target points to.
 	Decode(body []byte, target any) error
 }
 
-// ValueCodec is a [Codec] for certain Go values: it is used for a value that it
-// accepts if neither the call nor the message type chooses another.
+// ValueCodec is a [Codec] for certain Go values: it is used for a value that it accepts if neither the call nor the
+// message type chooses another.
 type ValueCodec interface {
 	Codec
 	// Accepts reports whether the codec is the one for value.
 	Accepts(value any) bool
 }
 
-// JSON is the default codec. A nil or nil map is written as {}, as PikaBus does,
-// and a nil slice as []. Another value that would become null is an error.
-// When reading, a body that is not valid UTF-8, has more than one value, or is
+// JSON is the default codec. A nil or nil map is written as {}, as PikaBus does, and a nil slice as []. Another value
+// that would become null is an error. When reading, a body that is not valid UTF-8, has more than one value, or is
 // null where a value is expected is an error. A byte order mark is skipped.
 type JSON struct {
-	// Strict refuses fields that the target does not have or whose names differ from
-	// it in case, and objects that have a field twice.
+	// Strict refuses fields that the target does not have or whose names differ from it in case, and objects that
+	// have a field twice.
 	Strict bool
-	// Numbers decodes numbers into an any as [json.Number], which keeps every digit.
-	// Without it they are float64, which is exact up to 2^53.
+	// Numbers decodes numbers into an any as [json.Number], which keeps every digit. Without it they are float64,
+	// which is exact up to 2^53.
 	Numbers bool
 }
 
@@ -84,8 +82,8 @@ func (Bytes) Decode(body []byte, target any) error {
 	return nil
 }
 
-// Text passes strings through as UTF-8. A string is sent as JSON, which every
-// PikaBus peer reads, unless the call says WithContentType("text/plain").
+// Text passes strings through as UTF-8. A string is sent as JSON, which every PikaBus peer reads, unless the call
+// says WithContentType("text/plain").
 type Text struct{}
 
 // ContentType is text/plain.
@@ -134,8 +132,8 @@ func takes(c Codec, target any) bool {
 	}
 }
 
-// Validator is implemented by message types that can check a decoded value. If
-// Validate returns an error, the message is parked at once.
+// Validator is implemented by message types that can check a decoded value. If Validate returns an error, the message
+// is parked at once.
 type Validator interface{ Validate() error }
 
 // decode reads m into a new T.
@@ -160,9 +158,17 @@ func decodeInto(c *codecs, m *Message, target any) error {
 	if err := chosen.Decode(m.Body, target); err != nil {
 		return reject("bad-payload", "decode %T from %s: %w", target, chosen.ContentType(), err)
 	}
-	if v, ok := target.(Validator); ok {
-		if err := v.Validate(); err != nil {
-			return reject("bad-payload", "validate %T: %w", target, err)
+	return valid(target)
+}
+
+// valid asks the first one that can tell whether it is valid.
+func valid(targets ...any) error {
+	for _, target := range targets {
+		if v, ok := target.(Validator); ok {
+			if err := v.Validate(); err != nil {
+				return reject("bad-payload", "validate %T: %w", target, err)
+			}
+			return nil
 		}
 	}
 	return nil

@@ -45,7 +45,8 @@ func declareSent[T any](e *endpoint, m contract.Message, err error) {
 
 // Upcast has messages of the older type Old handled by the handler of New, after convert has made a New of them: for a type
 // whose new version has a wire name of its own, while messages of the old version still come. The handler of New may be
-// an upcast itself. Both types need a method MessageType.
+// an upcast itself. Both types need a method MessageType. If Old is an event, with a method Topic() string, its topic is bound
+// as [HandleEvent] does. What convert returns is validated as a received message is ([Validator]).
 //
 // The options of the handler of New apply. An error of convert is one of the handler; return [NoRetry] for an Old that no
 // New can be made of. [Incoming] is the message as it came. What the handler sends has the ids that a handler of Old gives
@@ -60,8 +61,15 @@ func Upcast[Old, New any](on Registrar, convert func(ctx context.Context, old Ol
 		e.addHandler(nil, fmt.Errorf("upcast of %v to %v: %w", reflect.TypeFor[Old](), value, err))
 		return
 	}
-	Handle(on, func(ctx context.Context, bus *Bus, old Old) error {
+	handle := Handle[Old]
+	if _, err := wirename.Topic(wirename.Target[Old]()); !errors.Is(err, wirename.ErrNoTopic) {
+		handle = HandleEvent[Old]
+	}
+	handle(on, func(ctx context.Context, bus *Bus, old Old) error {
 		newer, err := convert(ctx, old)
+		if err == nil {
+			err = valid(&newer, newer)
+		}
 		if err != nil {
 			return err
 		}

@@ -20,11 +20,10 @@ import (
 // nil means done; an error means a retry by the retry policy; [NoRetry],
 // [RetryAfter] and Postpone change that. A panic is an error with a stack.
 //
-// Messages sent with bus are buffered. They are published when the handler has
-// returned nil, before the incoming message is acknowledged, and discarded when the
-// handler fails. The publishing takes at most six minutes, and ends when the message can no
-// longer be acknowledged; then the attempt has failed. Do not use bus after the handler has returned. ctx ends after the
-// handler timeout, or when a stop takes longer than the shutdown timeout.
+// Messages sent with bus are buffered. They are published when the handler has returned nil, before the incoming
+// message is acknowledged, and discarded when the handler fails. The publishing takes at most six minutes, and ends
+// when the message can no longer be acknowledged; then the attempt has failed. Do not use bus after the handler has
+// returned. ctx ends after the handler timeout, or when a stop takes longer than the shutdown timeout.
 type HandlerFunc func(ctx context.Context, bus *Bus, m *Message) error
 
 // Named is implemented by message types. MessageType returns the wire name, which
@@ -89,12 +88,11 @@ type handlerOptions struct {
 	givenUp    func(context.Context, *Bus, *Message, error) error // nil: nothing
 }
 
-// Handle registers a handler for the messages of one type on a [Setup] or an [Endpoint]. After Start it
-// applies to messages that are received from then on. The wire name is that of T's
-// MessageType method or of [WithType]. It is not derived from the Go type,
-// because such a name would change when the type is renamed. The body is decoded by
-// the codec of its content type; one that cannot be decoded is parked at once.
-// [Incoming] gives the handler the rest of the message.
+// Handle registers a handler for the messages of one type on a [Setup] or an [Endpoint]. After Start it applies to
+// messages that are received from then on. The wire name is that of T's MessageType method or of [WithType]. It is
+// not derived from the Go type, because such a name would change when the type is renamed. The body is decoded by the
+// codec of its content type; one that cannot be decoded is parked at once. [Incoming] gives the handler the rest of
+// the message.
 //
 // Faults, such as a second handler for a type, are reported by Start; those of a
 // handler registered after Start by the log and by [Setup.Ready], and that handler

@@ -133,6 +133,61 @@ func TestUpcastThatFails(t *testing.T) {
 	})
 }
 
+// bookedV1 is an older version of an event; bookedV2 knows when it is not valid.
+type (
+	bookedV1 struct{ Seat int }
+	bookedV2 struct{ Seats []int }
+)
+
+func (bookedV1) MessageType() string { return "Booked" }
+func (bookedV1) Topic() string       { return "seat.booked" }
+func (bookedV2) MessageType() string { return "Booked.v2" }
+func (bookedV2) Topic() string       { return "seats.booked" }
+func (b *bookedV2) Validate() error {
+	if len(b.Seats) == 0 || b.Seats[0] == 0 {
+		return errors.New("no seats")
+	}
+	return nil
+}
+
+// TestUpcastOfAnEvent: the topic of the older event is bound, and stands in the contract; what the conversion makes is validated.
+func TestUpcastOfAnEvent(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		s := r.setup(r.config("hall"))
+		got := make(chan bookedV2, 2)
+		harebus.Upcast(s, func(_ context.Context, old bookedV1) (bookedV2, error) { return bookedV2{[]int{old.Seat}}, nil })
+		harebus.HandleEvent(s, heard(got))
+		r.start(s)
+		for _, event := range []bookedV1{{0}, {7}} {
+			if err := s.Bus().PublishEvent(r.ctx, event); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if b := receive(r, got); b.Seats[0] != 7 {
+			t.Errorf("%+v", b)
+		}
+		contains(t, fmt.Sprint(r.await("error", 1)[0].Headers["PikaBus.ErrorDetails"]), "bad-payload: validate *harebus_test.bookedV2: no seats")
+		of, err := s.Contract()
+		if err != nil || len(of.Receives) != 2 || of.Receives[0].Topic != "seat.booked" || of.Receives[1].Topic != "seats.booked" {
+			t.Errorf("%+v, %v", of.Receives, err)
+		}
+	})
+}
+
+// TestUpcastValidatesPointers: likewise if the handler takes a pointer.
+func TestUpcastValidatesPointers(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		s := r.setup(r.config("hall"))
+		harebus.Upcast(s, func(context.Context, shipV1) (*bookedV2, error) { return &bookedV2{}, nil })
+		harebus.Handle(s, func(context.Context, *harebus.Bus, *bookedV2) error { return nil })
+		r.start(s)
+		if err := s.Bus().Send(r.ctx, "hall", shipV1{}); err != nil {
+			t.Fatal(err)
+		}
+		contains(t, fmt.Sprint(r.await("error", 1)[0].Headers["PikaBus.ErrorDetails"]), "no seats")
+	})
+}
+
 type nameless struct{}
 
 // TestUpcastFaults: Start refuses upcasts that lead to no handler.

@@ -179,3 +179,28 @@ func TestWhenHandledAsRequest(t *testing.T) {
 		}
 	})
 }
+
+// TestWhenHandledWithoutAddress: a command that asks for an acknowledgement and has no address for it is parked unhandled, with the remedy.
+func TestWhenHandledWithoutAddress(t *testing.T) {
+	bubble(t, func(r *rig) {
+		s := r.service("stock", func(context.Context, *harebus.Bus, reserve) error { r.t.Error("it was handled"); return nil }, answers.Acknowledge)
+		sender, err := harebus.New(harebus.Config{Dial: r.broker.Dial})
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		defer func() { _ = sender.Close() }()
+		if err := sender.Bus().Send(r.ctx, "stock", reserve{1}, answers.WhenHandled()); err != nil {
+			r.t.Fatal(err)
+		}
+		if err := r.broker.WaitQuiet(r.ctx, "error"); err != nil {
+			r.t.Fatal(err)
+		}
+		parked := r.broker.Messages("error")
+		if len(parked) != 1 || s.Stats().Parked != 1 {
+			r.t.Fatalf("%d parked", len(parked))
+		}
+		if text, _ := parked[0].Headers["PikaBus.ErrorDetails"].(string); !strings.Contains(text, "must pass WithReplyTo") {
+			r.t.Error(text)
+		}
+	})
+}

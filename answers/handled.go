@@ -2,6 +2,7 @@ package answers
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/harebus/harebus"
 )
@@ -22,8 +23,11 @@ func (Handled) MessageType() string { return "harebus.Handled" }
 
 // WhenHandled asks the receiver of a command for a [Handled], which comes to the listener queue of the sender, or to the queue of
 // [harebus.WithReplyTo]; handle it like any message. harebus.Request[answers.Handled] waits for it. The receiver needs
-// [Acknowledge]; others ignore the option. There is no word of a command that fails: see package failed, or use Request.
+// [Acknowledge]; others ignore the option. A setup without a queue needs WithReplyTo as well: without it Acknowledge parks the command
+// before it is handled. There is no word of a command that fails: see package failed, or use Request.
 func WhenHandled() harebus.SendOption { return harebus.WithHeader(header, true) }
+
+var errNoAddress = fmt.Errorf("answers: acknowledge: %w; its sender has no queue and must pass WithReplyTo", harebus.ErrNoReplyAddress)
 
 // Acknowledge is a middleware for receivers: it replies with a [Handled] to the commands that ask for it, when their handler has
 // returned nil. The reply is published with what the handler sent, before the command is acknowledged: so it may come twice, with
@@ -33,7 +37,10 @@ func Acknowledge(next harebus.HandlerFunc) harebus.HandlerFunc {
 	return func(ctx context.Context, bus *harebus.Bus, m *harebus.Message) error {
 		id, of := m.ID, m.Type
 		asked, _ := m.Headers[header].(bool)
-		if err := next(ctx, bus, m); err != nil || !asked || m.ReplyTo == "" {
+		if asked && m.ReplyTo == "" {
+			return harebus.NoRetry(errNoAddress)
+		}
+		if err := next(ctx, bus, m); err != nil || !asked {
 			return err
 		}
 		return bus.Reply(ctx, Handled{MessageID: id, Type: of}, harebus.NonMandatory())
