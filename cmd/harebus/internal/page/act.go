@@ -99,11 +99,13 @@ func (s *Server) act(w http.ResponseWriter, r *http.Request) {
 	http.Redirect(w, r, "/actions/"+started.ID, http.StatusSeeOther)
 }
 
-// run is an action that was begun.
+// run is an action that was begun. It does not keep the messages: a look may have many.
 type run struct {
-	ID    string
-	Deed  *deed
-	Began time.Time
+	ID       string
+	Do, Verb string
+	Count    int    // of its messages
+	File     string // the archive of a discard
+	Began    time.Time
 
 	stop context.CancelFunc
 	done chan struct{} // closed at the end
@@ -125,17 +127,17 @@ func (s *Server) start(d *deed) (*run, error) {
 		return nil, errBusy
 	}
 	ctx, stop := context.WithCancel(s.ctx)
-	one := &run{ID: rand.Text(), Deed: d, Began: time.Now(), stop: stop, done: make(chan struct{})}
+	one := &run{ID: rand.Text(), Do: d.Do, Verb: d.Verb(), Count: len(d.Messages), File: d.File, Began: time.Now(), stop: stop, done: make(chan struct{})}
 	const most = 20
 	s.mu.Lock()
 	if s.runs = append(s.runs, one); len(s.runs) > most {
-		s.runs = s.runs[1:]
+		s.runs = slices.Delete(s.runs, 0, 1)
 	}
 	s.mu.Unlock()
 	s.running.Go(func() {
 		defer stop()
 		defer close(one.done)
-		report, journal, err := s.carryOut(ctx, one)
+		report, journal, err := s.carryOut(ctx, d, one)
 		s.mu.Lock()
 		one.Report, one.Journal, one.Err, one.Ended = report, journal, err, time.Now()
 		s.mu.Unlock()
@@ -145,7 +147,7 @@ func (s *Server) start(d *deed) (*run, error) {
 }
 
 // carryOut carries an action out, with a journal that stays only when something is left to know.
-func (s *Server) carryOut(ctx context.Context, one *run) (report errorqueue.Report, journal string, err error) {
+func (s *Server) carryOut(ctx context.Context, d *deed, one *run) (report errorqueue.Report, journal string, err error) {
 	file, err := os.CreateTemp("", "harebus-errors-*.ndjson")
 	if err != nil {
 		return report, "", fmt.Errorf("make a journal: %w", err)
@@ -154,7 +156,6 @@ func (s *Server) carryOut(ctx context.Context, one *run) (report errorqueue.Repo
 	if err = file.Close(); err != nil {
 		return report, journal, err
 	}
-	d := one.Deed
 	o := errorqueue.Options{To: d.To, Rate: d.Rate, Journal: journal, Progress: func(done, left, _ int) {
 		s.mu.Lock()
 		one.Moved, one.LeftSoFar = done, left
@@ -196,7 +197,7 @@ func (s *Server) active() *run {
 }
 
 // Percent is how much of the action is done.
-func (r *run) Percent() int { return 100 * (r.Moved + r.LeftSoFar) / max(1, len(r.Deed.Messages)) }
+func (r *run) Percent() int { return 100 * (r.Moved + r.LeftSoFar) / max(1, r.Count) }
 
 // Clean says whether everything was done that was asked for.
 func (r *run) Clean() bool {
@@ -232,13 +233,13 @@ func (s *Server) progress(w http.ResponseWriter, r *http.Request) {
 		s.fault(w, r, http.StatusNotFound, "There is no such action", "The page keeps the last twenty. The page Log has the audit trail.")
 		return
 	}
-	title := one.Deed.Verb() + ": at work"
+	title := one.Verb + ": at work"
 	switch {
 	case one.Ended.IsZero():
 	case one.Clean():
-		title = one.Deed.Verb() + ": done"
+		title = one.Verb + ": done"
 	default:
-		title = one.Deed.Verb() + ": not everything was done"
+		title = one.Verb + ": not everything was done"
 	}
 	s.write(w, r, http.StatusOK, "progress", view{Title: title, Body: &one})
 }

@@ -17,7 +17,7 @@ const (
 
 // gate decides who may see the page. It serves whoever has come by the one-time address, and
 // nobody else: a cookie says who that is, and each form has a token that only the page itself
-// can know. Other sites are refused by what browsers say about the origin of a request, and by
+// can know. Other sites and ports are refused by what browsers say about the origin of a request, and by
 // the name in the header Host, which must be an address of the loopback interface.
 type gate struct {
 	address       string
@@ -32,8 +32,12 @@ type gate struct {
 func newGate(address string) gate {
 	_, port, _ := net.SplitHostPort(address) // a listener's address has a port
 	const shortName = 8
+	hosts := []string{address, net.JoinHostPort("localhost", port)}
+	if port == "80" { // browsers leave it out
+		hosts = append(hosts, strings.TrimSuffix(address, ":80"), "localhost")
+	}
 	return gate{
-		address: address, hosts: []string{address, net.JoinHostPort("localhost", port)},
+		address: address, hosts: hosts,
 		token: secret(), cookie: "harebus_" + secret()[:shortName], session: secret(), form: secret(), used: &sync.Once{},
 	}
 }
@@ -45,9 +49,7 @@ func (g *gate) protect(next, refuse http.Handler) http.Handler {
 		panic(err) // the folder is in the program
 	}
 	static := http.FileServerFS(files)
-	sameOrigin := http.NewCrossOriginProtection()
-	sameOrigin.SetDenyHandler(refuse)
-	inside := sameOrigin.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	inside := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodGet && r.Method != http.MethodHead {
 			r.Body = http.MaxBytesReader(w, r.Body, mostInForm)
 			if r.ParseForm() != nil || !same(r.PostForm.Get("form"), g.form) {
@@ -56,12 +58,14 @@ func (g *gate) protect(next, refuse http.Handler) http.Handler {
 			}
 		}
 		next.ServeHTTP(w, r)
-	}))
+	})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		secure(w.Header())
 		switch {
 		case !slices.Contains(g.hosts, r.Host):
 			http.Error(w, "this page is not for that host name", http.StatusMisdirectedRequest)
+		case foreign(r):
+			refuse.ServeHTTP(w, r)
 		case slices.Contains([]string{"/style.css", "/page.js", "/icon.svg"}, r.URL.Path):
 			static.ServeHTTP(w, r)
 		case r.URL.Path == loginPath && r.Method == http.MethodGet && g.login(w, r):
@@ -71,6 +75,22 @@ func (g *gate) protect(next, refuse http.Handler) http.Handler {
 			refuse.ServeHTTP(w, r)
 		}
 	})
+}
+
+// foreign says whether a request comes from elsewhere: from another site or port, also to load what
+// only has to be loaded to do something, such as a look; or, if it may change something, from what
+// does not say that it comes from the page. An address that somebody types in comes from none.
+func foreign(r *http.Request) bool {
+	site := r.Header.Get("Sec-Fetch-Site")
+	switch {
+	case site == "same-origin":
+		return false
+	case site != "" && site != "none":
+		return true
+	case r.Method == http.MethodGet || r.Method == http.MethodHead:
+		return false
+	}
+	return r.Header.Get("Origin") != "http://"+r.Host
 }
 
 // secure sets what browsers have to know: nothing is stored, framed, or loaded from elsewhere.
@@ -113,10 +133,12 @@ func same(a, b string) bool { return subtle.ConstantTimeCompare([]byte(a), []byt
 // refuse answers who is not let through. It says nothing about the broker.
 func (s *Server) refuse(w http.ResponseWriter, r *http.Request) {
 	status, why := http.StatusForbidden, "The request did not come from this page, or the page is from an earlier run of harebus ui. Nothing was done."
-	if !s.gate.known(r) {
+	switch {
+	case foreign(r) && r.Method == http.MethodGet:
+		why = "Another site, or another port of this machine, has led here. Type the address in, or copy it. Nothing was done."
+	case !s.gate.known(r) && r.URL.Path != loginPath:
 		status, why = http.StatusUnauthorized, "Open the address that harebus ui has printed. It works once, in one browser; start harebus ui again for another one."
-	}
-	if strings.HasPrefix(r.URL.Path, loginPath) {
+	case r.URL.Path == loginPath:
 		status, why = http.StatusUnauthorized, "This address does not work, or not any more: it works once. Start harebus ui again."
 	}
 	s.write(w, r, status, "refused", view{Title: "You cannot see this page", Stranger: true, Body: why})

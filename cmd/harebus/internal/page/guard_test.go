@@ -2,6 +2,7 @@ package page_test
 
 import (
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"strings"
 	"testing"
@@ -92,6 +93,7 @@ func TestOtherSites(t *testing.T) {
 			"old-browser":   func(r *http.Request) { r.Header.Del("Sec-Fetch-Site"); r.Header.Set("Origin", "http://evil.example") },
 			"old-port":      func(r *http.Request) { r.Header.Del("Sec-Fetch-Site"); r.Header.Set("Origin", "http://127.0.0.1:1") },
 			"opaque":        func(r *http.Request) { r.Header.Del("Sec-Fetch-Site"); r.Header.Set("Origin", "null") },
+			"unsaid":        func(r *http.Request) { r.Header.Del("Sec-Fetch-Site"); r.Header.Del("Origin") },
 			"as-text":       func(r *http.Request) { r.Header.Set("Content-Type", "text/plain") },
 		} {
 			r := x.request(http.MethodPost, path, good)
@@ -111,6 +113,70 @@ func TestOtherSites(t *testing.T) {
 		x.has("error", "a")
 		x.has("orders", "")
 	})
+}
+
+// TestForeignLooks: another site, or a page on another port, cannot have an address loaded, not even for a look. Who opens an
+// address out of a terminal can.
+func TestForeignLooks(t *testing.T) {
+	bubble(t, nil, func(x *bench) {
+		x.park("a", "Place", "boom", nil)
+		before := len(x.broker.Connections())
+		for site, want := range map[string]int{"cross-site": http.StatusForbidden, "same-site": http.StatusForbidden, "same-origin": http.StatusOK, "none": http.StatusOK, "": http.StatusOK} {
+			for _, path := range []string{"/topology", "/style.css", strings.TrimPrefix(x.site.Address(), "http://"+address)} {
+				r := x.request(http.MethodGet, path, nil)
+				r.Header.Set("Sec-Fetch-Site", site)
+				a := x.do(r)
+				if a.StatusCode != want && (want != http.StatusOK || a.StatusCode != http.StatusSeeOther) {
+					x.Errorf("%q, %s: status %d", site, path, a.StatusCode)
+				}
+			}
+			r := x.request(http.MethodGet, "/errors", nil)
+			r.Header.Set("Sec-Fetch-Site", site)
+			if want != http.StatusOK {
+				x.expect(x.do(r), want, "Another site, or another port of this machine")
+			}
+		}
+		if n := len(x.broker.Connections()); n != before {
+			x.Errorf("%d connections, %d before", n, before)
+		}
+		if m := x.broker.Messages("error"); m[0].Redelivered {
+			x.Error("a look was taken")
+		}
+	})
+}
+
+// TestOneTimeAddressFromElsewhere: a link on another site does not use up the one-time address.
+func TestOneTimeAddressFromElsewhere(t *testing.T) {
+	t.Parallel()
+	site := page.New(page.Config{}, address)
+	defer site.Close()
+	for _, test := range []struct {
+		from string
+		want int
+	}{{"cross-site", http.StatusForbidden}, {"none", http.StatusSeeOther}} {
+		r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, site.Address(), nil)
+		r.Header.Set("Sec-Fetch-Site", test.from)
+		w := httptest.NewRecorder()
+		if site.ServeHTTP(w, r); w.Code != test.want {
+			t.Errorf("%s: status %d", test.from, w.Code)
+		}
+	}
+}
+
+// TestPort80: browsers leave the port out.
+func TestPort80(t *testing.T) {
+	t.Parallel()
+	for address, hosts := range map[string][]string{"127.0.0.1:80": {"127.0.0.1", "127.0.0.1:80", "localhost", "localhost:80"}, "[::1]:80": {"[::1]", "localhost"}} {
+		site := page.New(page.Config{}, address)
+		defer site.Close()
+		for _, host := range append(hosts, "evil.example") {
+			r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+host+"/style.css", nil)
+			w := httptest.NewRecorder()
+			if site.ServeHTTP(w, r); (w.Code == http.StatusOK) != (host != "evil.example") {
+				t.Errorf("%s, host %q: status %d", address, host, w.Code)
+			}
+		}
+	}
 }
 
 // TestHeaders: no answer is stored, framed, or may load anything from elsewhere.

@@ -77,14 +77,22 @@ func (s *Server) use(ctx context.Context, cfg errorqueue.Config, fn func(*errorq
 		if s.active() != nil {
 			return errBusy
 		}
-		select {
-		case <-s.free:
-		case <-ctx.Done():
-			return context.Cause(ctx)
+		if err := claim(ctx, s.free); err != nil {
+			return err
 		}
 	}
 	defer func() { s.free <- struct{}{} }()
 	return with(ctx, cfg, fn)
+}
+
+// claim waits for a token.
+func claim(ctx context.Context, token <-chan struct{}) error {
+	select {
+	case <-token:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // with calls fn with an error queue.
@@ -115,7 +123,7 @@ func (s *Server) take(ctx context.Context, query search, filter errorqueue.Filte
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.looks = append(s.looks, l); len(s.looks) > most {
-		s.looks = s.looks[1:]
+		s.looks = slices.Delete(s.looks, 0, 1) // which leaves nothing behind
 	}
 	return l, nil
 }

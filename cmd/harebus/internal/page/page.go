@@ -50,7 +50,9 @@ type Server struct {
 	handler http.Handler
 	gate    gate
 	// free has a token while nobody uses the error queue: a look, an action.
-	free    chan struct{}
+	free chan struct{}
+	// freeLog has a token while nobody reads the audit trail. An action does not keep it.
+	freeLog chan struct{}
 	ctx     context.Context // ends with Close
 	stop    context.CancelFunc
 	running sync.WaitGroup // actions
@@ -63,8 +65,9 @@ type Server struct {
 // New makes the page for a server that listens on address, host:port.
 func New(cfg Config, address string) *Server {
 	cfg.Errors.Name = cmp.Or(cfg.Errors.Name, "error")
-	s := &Server{cfg: cfg, gate: newGate(address), free: make(chan struct{}, 1)}
+	s := &Server{cfg: cfg, gate: newGate(address), free: make(chan struct{}, 1), freeLog: make(chan struct{}, 1)}
 	s.free <- struct{}{}
+	s.freeLog <- struct{}{}
 	s.ctx, s.stop = context.WithCancel(context.Background())
 	s.handler = s.gate.protect(s.routes(), http.HandlerFunc(s.refuse))
 	return s

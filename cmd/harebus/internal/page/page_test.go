@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -420,5 +422,46 @@ func TestLog(t *testing.T) {
 		x.expect(x.get("/log"), http.StatusOK, "bob@ops2", "discard, end")
 		x.broker.Refuse(time.Hour)
 		x.expect(x.get("/log"), http.StatusBadGateway)
+	})
+}
+
+// TestLogInTwoTabs: one waits for the other, and neither finds the audit trail locked.
+func TestLogInTwoTabs(t *testing.T) {
+	bubble(t, nil, func(x *bench) {
+		x.declare(errorqueue.AuditQueue)
+		x.put(errorqueue.AuditQueue, amqp.Publishing{Body: []byte(`{"operator":"bob@ops2","action":"discard","phase":"end","selected":3,"done":3}`)})
+		x.broker.Inject(brokertest.Fault{On: "basic.consume", Do: brokertest.Delay, For: 2 * time.Second, Match: func(f brokertest.Frame) bool { return f.Queue == errorqueue.AuditQueue }})
+		status := make(chan int)
+		for range 2 {
+			r := x.request(http.MethodGet, "/log", nil)
+			go func() {
+				w := httptest.NewRecorder()
+				x.site.ServeHTTP(w, r)
+				status <- w.Code
+			}()
+		}
+		if a, b := <-status, <-status; a != http.StatusOK || b != http.StatusOK {
+			x.Errorf("status %d and %d", a, b)
+		}
+	})
+}
+
+// TestActionsKeepNoLook: an action that has ended does not keep the look that it was about.
+func TestActionsKeepNoLook(t *testing.T) {
+	bubble(t, nil, func(x *bench) {
+		x.park("a", "Place", "boom", nil)
+		groups := x.get("/errors")
+		kept := x.site.LastLook()
+		done := x.begin(groups, "Retry", "1", nil)
+		x.end(done)
+		for range 4 {
+			x.get("/errors")
+		}
+		runtime.GC()
+		if kept.Value() != nil {
+			x.Error("the look is kept")
+		}
+		x.expect(x.get(done), http.StatusOK, "Retry: done", "Done 1 of 1")
+		x.expect(x.get("/actions"), http.StatusOK, "Retry 1 1 done")
 	})
 }

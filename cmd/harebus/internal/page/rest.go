@@ -102,7 +102,13 @@ func (s *Server) log(w http.ResponseWriter, r *http.Request) {
 	cfg := s.cfg.Errors
 	cfg.Name, cfg.NoAudit = errorqueue.AuditQueue, true
 	var entries []trail
-	err := with(r.Context(), cfg, func(q *errorqueue.Queue) error {
+	err := claim(r.Context(), s.freeLog) // of two tabs the second would find it locked
+	if err != nil {
+		s.broker(w, r, err)
+		return
+	}
+	defer func() { s.freeLog <- struct{}{} }()
+	err = with(r.Context(), cfg, func(q *errorqueue.Queue) error {
 		_, err := q.Each(r.Context(), errorqueue.Filter{}, func(c *errorqueue.Content) error {
 			var e trail
 			if json.Unmarshal(c.Body, &e) != nil {

@@ -212,19 +212,26 @@ func (x *bench) fill(name, text string) {
 	x.run(chromedp.SetValue(chromedp.CSS(`input[name="`+name+`"]`), text))
 }
 
+// shown is what a reader sees. Between two pages there is no body.
+const shown = `document.body?.innerText ?? ""`
+
 // text is what a reader sees.
 func (x *bench) text() string {
 	x.Helper()
-	return evaluate[string](x, `document.body?.innerText ?? ""`) // between two pages there is none
+	return evaluate[string](x, shown)
 }
 
 // await waits until a text is there.
 func (x *bench) await(want string) {
 	x.Helper()
 	deadline := time.Now().Add(time.Minute)
-	for !strings.Contains(x.text(), want) {
-		if time.Now().After(deadline) {
-			x.Fatalf("%q does not come: %s", want, x.text())
+	for {
+		text, err := chromedp.Run(x.tab, chromedp.Evaluate[string](shown)) // fails while the browser goes from one site to another
+		switch {
+		case err == nil && strings.Contains(text, want):
+			return
+		case time.Now().After(deadline):
+			x.Fatalf("%q does not come: %s, %v", want, text, err)
 		}
 	}
 }
