@@ -282,12 +282,35 @@ func (q *question) take(d *amqp.Delivery) bool {
 
 // Waiting is what waits in a queue.
 type Waiting struct {
-	// Exists is false if there is no such queue, or the broker does not tell this user.
-	Exists           bool
+	// Exists is false if there is no such queue.
+	Exists bool
+	// Ready and Consumers are the messages that wait, and the consumers.
 	Ready, Consumers int
+	// Unknown is why the broker does not tell, such as that the node of the queue is down. Then
+	// nothing else is known. It is empty if all is known.
+	Unknown string
 }
 
-// Waiting asks how much waits in queues. Nothing is touched.
+// Known says whether Ready and Consumers are those of the queue.
+func (w Waiting) Known() bool { return w.Exists && w.Unknown == "" }
+
+// untold reads a refusal to tell about a queue.
+func untold(err error) Waiting {
+	switch {
+	case session.Unreachable(err):
+		return Waiting{Unknown: "it cannot be reached now: its node is down, or it is being started"}
+	case refusal.Missing(err):
+		return Waiting{}
+	case refusal.Locked(err):
+		return Waiting{Unknown: "it is exclusive: only the connection that has declared it is told"}
+	case refusal.Forbidden(err):
+		return Waiting{Unknown: "the user may not see it, if there is such a queue"}
+	}
+	return Waiting{Unknown: err.Error()}
+}
+
+// Waiting asks how much waits in queues. Nothing is touched. What the broker does not tell about one
+// queue is no error.
 func (c *Client) Waiting(ctx context.Context, queues []string) (map[string]Waiting, error) {
 	found := map[string]Waiting{}
 	err := c.look.With(ctx, func(on *session.Session) error {
@@ -299,9 +322,9 @@ func (c *Client) Waiting(ctx context.Context, queues []string) (map[string]Waiti
 			})
 			switch {
 			case err == nil:
-				found[name] = Waiting{true, state.Messages, state.Consumers}
+				found[name] = Waiting{Exists: true, Ready: state.Messages, Consumers: state.Consumers}
 			case refusal.ByBroker(err) && on.Alive():
-				found[name] = Waiting{}
+				found[name] = untold(err)
 			default:
 				return err
 			}

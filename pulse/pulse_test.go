@@ -234,3 +234,27 @@ func TestWaiting(t *testing.T) {
 		_ = s
 	})
 }
+
+// TestWaitingUntold: why the broker does not tell is not the same as an empty queue.
+func TestWaitingUntold(t *testing.T) {
+	bubble(t, func(r *rig) {
+		_, err := r.channel().QueueDeclare("mine", false, false, true, false, nil)
+		r.try(err)
+		for name, refused := range map[string]brokertest.Fault{
+			"down":   {Code: 404, Text: "NOT_FOUND - queue 'down' in vhost '/' process is stopped by supervisor"},
+			"away":   {Code: 404, Text: "NOT_FOUND - home node 'rabbit@b' of durable queue 'away' in vhost '/' is down or inaccessible"},
+			"hidden": {Code: 403, Text: "ACCESS_REFUSED"},
+			"odd":    {Code: 406, Text: "PRECONDITION_FAILED"},
+		} {
+			refused.On, refused.Do, refused.Times, refused.Match = "queue.declare", brokertest.Raise, -1, func(f brokertest.Frame) bool { return f.Queue == name }
+			r.broker.Inject(refused)
+		}
+		found, err := r.client.Waiting(r.Context(), []string{"absent", "down", "away", "hidden", "mine", "odd"})
+		r.try(err)
+		for name, why := range map[string]string{"absent": "", "down": "its node is down", "away": "its node is down", "hidden": "may not see it", "mine": "it is exclusive", "odd": "PRECONDITION_FAILED"} {
+			if w := found[name]; w.Known() || !contains(w.Unknown, why) {
+				r.Errorf("%s: %+v", name, w)
+			}
+		}
+	})
+}

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -82,6 +83,26 @@ func TestScriptsQuote(t *testing.T) {
 		if !strings.Contains(script, `y'\''s`) || !strings.Contains(script, `broker'\''s $(id) word'`) {
 			t.Errorf("%s:\n%s", name, script)
 		}
+	}
+}
+
+// TestNewServiceNames: no name makes a service that cannot work.
+func TestNewServiceNames(t *testing.T) {
+	t.Chdir(t.TempDir())
+	for name, why := range map[string]string{"error": "failed messages", "rabbitmq": "the broker in", "Orders": "small letters"} {
+		execute(t, "", "new", "service", name).check(t, exitUsage, why)
+	}
+	for _, name := range []string{"listener", "true", "null"} {
+		execute(t, "", "new", "service", name).check(t, exitOK, "")
+		for file, want := range map[string]string{"docker-compose.yml": "\n  \"" + name + "\":\n", "service.go": "= \"" + name + "\"\n"} {
+			if made, err := os.ReadFile(filepath.Join(name, file)); err != nil || !strings.Contains(string(made), want) {
+				t.Errorf("%s of %s: %s, %v", file, name, made, err)
+			}
+		}
+	}
+	tests, err := os.ReadFile("listener/service_test.go")
+	if second := regexp.MustCompile(`Queue: "(.*?)"`).FindSubmatch(tests); err != nil || second == nil || serviceName.Match(second[1]) {
+		t.Errorf("the second queue of the test can be that of a service: %s, %v", second, err)
 	}
 }
 

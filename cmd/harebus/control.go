@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"slices"
@@ -25,7 +26,9 @@ const controlExplanation = `Changes how the instances of a service consume from 
 
 It acts on the instances that take orders (pulse.Config.Control) and run now, or on the one
 of -instance. It lasts until another order or the end of the process: an instance that is
-started later does not know of it. The log of each instance says who gave the order.
+started later does not know of it. The log of each instance says who gave the order. A remark
+says when the queue had more consumers than the instances that have answered: the others do
+not use package pulse, or were slower than -quiet, and may not have answered to the order.
 
 Exit codes: 0 done by all that have answered, 1 not done (stderr says why), 2 the command
 line is wrong.`
@@ -53,6 +56,11 @@ func runControl(ctx context.Context, args []string, std stdio) int {
 		return code
 	}
 	err := c.read(flags.Args(), arguments(flags))
+	flags.Visit(func(f *flag.Flag) { // such as -instance "$NAME" without a NAME
+		if f.Name == "instance" && c.instance == "" {
+			err = errors.Join(err, errors.New("-instance is empty; without it the order is for all instances"))
+		}
+	})
 	if err == nil {
 		broker, wrong := connect.broker(std)
 		if err = wrong; err == nil {
@@ -101,6 +109,11 @@ func (c *control) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	consumers := consuming(there.Answers)
+	waiting, err := c.client.Waiting(ctx, []string{c.order.Queue})
+	if err != nil {
+		return err
+	}
 	there.Answers = slices.DeleteFunc(there.Answers, func(a pulse.Answer) bool { return c.instance != "" && a.Instance != c.instance })
 	if len(there.Answers) == 0 {
 		return fmt.Errorf("no instance answers for the queue %q", c.order.Queue)
@@ -112,7 +125,13 @@ func (c *control) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return c.report(there, done)
+	err = c.report(there, done)
+	notes := c.std.out
+	if c.json {
+		notes = c.std.err
+	}
+	noteConsumers(notes, consumers, waiting)
+	return err
 }
 
 // report prints what the instances have done.

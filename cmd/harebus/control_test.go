@@ -36,6 +36,15 @@ func TestControl(t *testing.T) {
 			t.Errorf("%v printed\n%s", step.args, r.out)
 		}
 	}
+	if _, err := client(t, b).Consume("orders", "stranger", false, false, false, false, nil); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{}, {"-json"}} {
+		r := execute(t, "", append(append([]string{"control", "resume", "-url", url}, args...), "orders")...)
+		if r.code != exitOK || !strings.Contains(r.out+r.err, "? orders has 1 consumers more than the instances that have answered\n") || strings.Contains(r.err, "?") == (len(args) == 0) {
+			t.Errorf("exit code %d, printed\n%s%s", r.code, r.out, r.err)
+		}
+	}
 	if got := setup.Endpoints()[0].Stats().Consume; got.Concurrency != 3 || got.Prefetch != 9 || plain.Stats().Paused {
 		t.Errorf("consumes with %+v", got)
 	}
@@ -52,6 +61,8 @@ func TestControlMisuse(t *testing.T) {
 		"is not a number":    {"concurrency", "q", "many"},
 		"-prefetch is not":   {"pause", "-prefetch", "3", "q"},
 		"must be more than":  {"pause", "-wait", "0", "q"},
+		"-quiet and":         {"pause", "-quiet", "0", "q"},
+		"-instance is empty": {"pause", "-instance", "", "q"},
 	} {
 		r := execute(t, "", append([]string{"control"}, args...)...)
 		r.check(t, exitUsage, name)

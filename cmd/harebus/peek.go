@@ -107,15 +107,16 @@ func (p *peek) look(ctx context.Context, conn *queue.Conn) error {
 	if _, err := conn.Check(ctx); err != nil { // a policy may say otherwise, and somebody may consume by now
 		return fmt.Errorf("no message was looked at: %w", err)
 	}
-	n := min(p.n, found.Ready)
-	if found.Type == topology.Quorum {
-		n = found.Ready
+	n := found.Ready
+	if found.Type != topology.Quorum && n > 0 {
+		n = min(p.n, n)
+		conn.Limit(n)
 	}
 	messages, err := p.take(ctx, conn, n)
 	if err != nil {
 		return err
 	}
-	return p.print(messages[:min(p.n, len(messages))])
+	return p.print(messages)
 }
 
 // kindOf describes a queue.
@@ -155,7 +156,7 @@ func harmless(q *survey.Queue) error {
 	return nil
 }
 
-// take takes messages. They go back when the connection is closed.
+// take takes n messages and returns those to be shown. They go back when the connection is closed.
 func (p *peek) take(ctx context.Context, conn *queue.Conn, n int) ([]*queue.Message, error) {
 	var messages []*queue.Message
 	if n == 0 {
@@ -164,12 +165,19 @@ func (p *peek) take(ctx context.Context, conn *queue.Conn, n int) ([]*queue.Mess
 	if err := conn.Take(ctx); err != nil {
 		return nil, err
 	}
-	for len(messages) < n {
+	for range n {
 		m, ok, err := conn.Next(ctx)
-		if err != nil || !ok {
-			return messages, err
+		switch {
+		case err != nil:
+			return nil, err
+		case ctx.Err() != nil:
+			return nil, context.Cause(ctx)
+		case !ok:
+			return messages, nil
 		}
-		messages = append(messages, m)
+		if len(messages) < p.n {
+			messages = append(messages, m)
+		}
 	}
 	return messages, nil
 }

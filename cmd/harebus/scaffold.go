@@ -31,6 +31,12 @@ var serviceName = regexp.MustCompile(`^[a-z][a-z0-9]*(-[a-z0-9]+)*$`)
 
 const longestServiceName = 60
 
+// taken are names that fit and are those of something else.
+var taken = map[string]string{
+	"error":    "the queue of failed messages has this name",
+	"rabbitmq": "the broker in docker-compose.yml has this name",
+}
+
 // blank is what the templates of a service say.
 type blank struct {
 	Name, Module     string
@@ -75,6 +81,9 @@ func runNew(_ context.Context, args []string, std stdio) int {
 func (b *blank) complete(replace string) error {
 	if !serviceName.MatchString(b.Name) || len(b.Name) > longestServiceName {
 		return fmt.Errorf("%q is no name for a service: want at most %d small letters, digits and single hyphens, a letter first", b.Name, longestServiceName)
+	}
+	if why := taken[b.Name]; why != "" {
+		return fmt.Errorf("%q is no name for a service: %s", b.Name, why)
 	}
 	if b.Module == "" {
 		b.Module = "example.org/" + b.Name

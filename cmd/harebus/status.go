@@ -26,7 +26,8 @@ const statusExplanation = `Asks the instances of services how they are, and prin
 instance: what it handles now, and what has become of the messages since it started.
 With names of queues only these are shown, also when no instance answers. Services answer
 if they use package pulse; of others a named queue shows how many messages and consumers
-it has. Nothing is changed.
+it has. A remark says when a queue has more consumers than the instances that have answered:
+the others do not use package pulse, or were slower than -quiet. Nothing is changed.
 
 TIME is from a delivery until its handler is done, CRITICAL from the sending of a message
 until then: the bounds below which half and 99 of 100 lie. -types prints a line for each
@@ -40,6 +41,7 @@ type asking struct {
 	client  *pulse.Client
 	json    bool
 	wait    time.Duration
+	quiet   time.Duration
 	timeout time.Duration
 }
 
@@ -47,16 +49,17 @@ type asking struct {
 func (a *asking) flags(flags *flag.FlagSet) {
 	flags.BoolVar(&a.json, "json", false, "print JSON objects, one a line")
 	flags.DurationVar(&a.wait, "wait", 2*time.Second, "how long the first answer may `take`")
+	flags.DurationVar(&a.quiet, "quiet", 250*time.Millisecond, "wait for the next answer for at most this `time`; more for slow instances")
 	flags.DurationVar(&a.timeout, "timeout", 30*time.Second, "give up `after` this long without a broker")
 }
 
 // open makes the client. The caller closes it.
 func (a *asking) open(b access.Broker) (err error) {
-	if a.wait <= 0 || a.timeout <= 0 {
-		return errors.New("-wait and -timeout must be more than 0")
+	if a.wait <= 0 || a.quiet <= 0 || a.timeout <= 0 {
+		return errors.New("-wait, -quiet and -timeout must be more than 0")
 	}
 	a.client, err = pulse.Open(pulse.ClientConfig{
-		Connect: harebus.ConnectConfig{URLs: b.URLs, TLS: b.TLS, ExternalAuth: b.ExternalAuth}, Patience: a.wait, From: whoActs(), Log: b.Log,
+		Connect: harebus.ConnectConfig{URLs: b.URLs, TLS: b.TLS, ExternalAuth: b.ExternalAuth}, Patience: a.wait, Quiet: a.quiet, From: whoActs(), Log: b.Log,
 	})
 	return err
 }
@@ -64,6 +67,27 @@ func (a *asking) open(b access.Broker) (err error) {
 // bounded ends a round that the broker does not let end.
 func (a *asking) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeoutCause(ctx, a.timeout+2*a.wait, fmt.Errorf("gave up after %v", a.timeout))
+}
+
+// tell asks the instances of some queues, or all. Without an answer of the broker to that, such as in
+// an alarm, refused says why, and queues can still be looked at.
+func (a *asking) tell(ctx context.Context, queues []string) (round *pulse.Round, refused, err error) {
+	round, refused = a.ask(ctx, queues)
+	if refused == nil {
+		return round, nil, nil
+	}
+	if a.json || ctx.Err() != nil {
+		return nil, nil, refused
+	}
+	return &pulse.Round{}, refused, nil
+}
+
+// errNotAsked ends a command that has printed why.
+var errNotAsked = errors.New("no instance could be asked")
+
+// noteRefused prints why no instance could be asked.
+func noteRefused(w io.Writer, refused error) {
+	fmt.Fprintf(w, "? %s: %s\n", errNotAsked, visible.Line(refused.Error()))
 }
 
 // ask asks the instances of some queues, or all.
@@ -125,21 +149,23 @@ func runStatus(ctx context.Context, args []string, std stdio) int {
 func (a *asking) status(ctx context.Context, queues []string, types bool) error {
 	ctx, cancel := a.bounded(ctx)
 	defer cancel()
-	round, err := a.ask(ctx, queues)
+	round, refused, err := a.tell(ctx, queues)
+	if err != nil {
+		return err
+	}
+	consumers := consuming(round.Answers)
+	waiting, err := a.client.Waiting(ctx, append(slices.Collect(maps.Keys(consumers)), silent(queues, round)...))
 	if err != nil {
 		return err
 	}
 	if a.json {
+		noteConsumers(a.std.err, consumers, waiting)
 		for _, answer := range round.Answers {
 			if err := queue.WriteJSON(a.std.out, answer); err != nil {
 				return err
 			}
 		}
 		return nil
-	}
-	unanswered, err := a.client.Waiting(ctx, silent(queues, round))
-	if err != nil {
-		return err
 	}
 	var text strings.Builder
 	if len(round.Answers) > 0 {
@@ -150,21 +176,60 @@ func (a *asking) status(ctx context.Context, queues []string, types bool) error 
 		}
 		_ = w.Flush() // a Builder takes everything
 	}
+	noteConsumers(&text, consumers, waiting)
 	remarks(&text, round.Answers)
-	for _, name := range slices.Sorted(maps.Keys(unanswered)) {
-		fmt.Fprintf(&text, "? %s: no answer; %s\n", visible.Word(name), waits(unanswered[name]))
+	if refused != nil {
+		noteRefused(&text, refused)
 	}
+	noteSilent(&text, silent(queues, round), waiting)
 	if text.Len() == 0 {
 		text.WriteString("no instance has answered; services answer if they use package pulse\n")
 	}
-	_, err = io.WriteString(a.std.out, text.String())
+	if _, err = io.WriteString(a.std.out, text.String()); err == nil && refused != nil {
+		return errNotAsked
+	}
 	return err
+}
+
+// consuming is how many consumers the instances have that have answered, by queue. Several services
+// may share a queue.
+func consuming(answers []pulse.Answer) map[string]int {
+	consumers := map[string]int{}
+	for i := range answers {
+		for _, q := range answers[i].Queues {
+			n := q.Consumers
+			if q.Paused {
+				n = 0
+			}
+			consumers[q.Name] += n
+		}
+	}
+	return consumers
+}
+
+// noteConsumers prints which queues have consumers that have not answered.
+func noteConsumers(w io.Writer, consumers map[string]int, waiting map[string]pulse.Waiting) {
+	for _, name := range slices.Sorted(maps.Keys(consumers)) {
+		if more := waiting[name].Consumers - consumers[name]; more > 0 {
+			fmt.Fprintf(w, "? %s has %d consumers more than the instances that have answered\n", visible.Word(name), more)
+		}
+	}
+}
+
+// noteSilent prints what is known of queues of which no instance has answered.
+func noteSilent(w io.Writer, queues []string, waiting map[string]pulse.Waiting) {
+	for _, name := range slices.Sorted(slices.Values(queues)) {
+		fmt.Fprintf(w, "? %s: no answer; %s\n", visible.Word(name), waits(waiting[name]))
+	}
 }
 
 // waits says what is known of a queue without an instance that answers.
 func waits(w pulse.Waiting) string {
-	if !w.Exists {
-		return "there is no such queue, or the user may not see it"
+	switch {
+	case w.Unknown != "":
+		return visible.Line(w.Unknown)
+	case !w.Exists:
+		return "there is no such queue"
 	}
 	return fmt.Sprintf("%d messages are ready, and it has %d consumers", w.Ready, w.Consumers)
 }

@@ -88,16 +88,22 @@ func runTop(ctx context.Context, args []string, std stdio) int {
 func (t *top) run(ctx context.Context) error {
 	for n := 0; t.rounds == 0 || n <= t.rounds; n++ {
 		began := time.Now()
-		view, err := t.look(ctx)
+		v, err := t.look(ctx)
 		if err != nil {
-			return err
+			if !t.live || n == 0 || ctx.Err() != nil {
+				return err
+			}
+			v = &view{round: &pulse.Round{}, refused: err} // the next look may succeed
 		}
 		if n > 0 || t.live {
-			if err := t.show(view); err != nil {
+			if err := t.show(v); err != nil {
 				return err
 			}
 		}
 		if n == t.rounds && t.rounds > 0 {
+			if v.refused != nil {
+				return errNotAsked
+			}
 			return nil
 		}
 		rest := time.NewTimer(t.every - time.Since(began))
@@ -114,6 +120,7 @@ func (t *top) run(ctx context.Context) error {
 // view is one table.
 type view struct {
 	round   *pulse.Round
+	refused error // why no instance could be asked
 	lines   []line
 	waiting map[string]pulse.Waiting
 	growth  string // of the error queue
@@ -125,8 +132,7 @@ type line struct {
 	Queue     string   `json:"queue"`
 	Instances int      `json:"instances"`
 	Paused    int      `json:"paused"`
-	Consumers int      `json:"-"` // of the instances that have answered
-	Ready     int      `json:"ready"`
+	Ready     *int     `json:"ready"` // nil is unknown
 	InHand    int64    `json:"in_hand"`
 	Handled   float64  `json:"handled_per_second"`
 	Failed    float64  `json:"failed_per_second"`
@@ -146,11 +152,11 @@ type line struct {
 func (t *top) look(ctx context.Context) (*view, error) {
 	ctx, cancel := t.bounded(ctx)
 	defer cancel()
-	round, err := t.ask(ctx, t.queues)
+	round, refused, err := t.tell(ctx, t.queues)
 	if err != nil {
 		return nil, err
 	}
-	v := &view{round: round}
+	v := &view{round: round, refused: refused}
 	v.lines = t.gather(round)
 	names := append(slices.Clone(t.queues), t.errorQueue)
 	for _, l := range v.lines {
@@ -161,10 +167,14 @@ func (t *top) look(ctx context.Context) (*view, error) {
 		return nil, err
 	}
 	for i := range v.lines {
-		v.lines[i].Ready = v.waiting[v.lines[i].Queue].Ready
+		if w := v.waiting[v.lines[i].Queue]; w.Known() {
+			v.lines[i].Ready = &w.Ready
+		}
 	}
 	t.schedules(ctx, v)
-	t.remember(round)
+	if refused == nil {
+		t.remember(round)
+	}
 	v.growth = t.grown(v.waiting[t.errorQueue])
 	return v, nil
 }
@@ -206,8 +216,6 @@ func (l *line) add(a *pulse.Answer, q *pulse.Queue, before pulse.Answer) {
 	l.Parked += q.All.Parked
 	if q.Paused {
 		l.Paused++
-	} else {
-		l.Consumers += q.Consumers
 	}
 	if !slices.Contains(l.Versions, a.Version) {
 		l.Versions = append(l.Versions, a.Version)
@@ -264,7 +272,7 @@ func (t *top) remember(round *pulse.Round) {
 // grown says how fast the error queue grows.
 func (t *top) grown(w pulse.Waiting) string {
 	before, since := t.failed, t.at
-	if t.failed, t.at = w.Ready, time.Now(); !w.Exists {
+	if t.failed, t.at = w.Ready, time.Now(); !w.Known() {
 		t.failed = -1
 	}
 	if before < 0 || t.failed < 0 || before == t.failed {
@@ -287,9 +295,12 @@ func (t *top) show(v *view) error {
 	if t.live {
 		text.WriteString("\x1b[H\x1b[2J")
 	}
-	if len(v.lines) == 0 {
+	switch {
+	case v.refused != nil:
+		noteRefused(&text, v.refused)
+	case len(v.lines) == 0:
 		text.WriteString("no instance has answered; services answer if they use package pulse\n")
-	} else {
+	default:
 		w := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0) //nolint:mnd // columns two apart
 		fmt.Fprintln(w, "SERVICE\tQUEUE\tINST\tREADY\tIN HAND\tHANDLED/s\tFAILED/s\tRETRIED\tPARKED\tCRITICAL\tVERSION")
 		for i := range v.lines {
@@ -311,34 +322,36 @@ func (l *line) print(w io.Writer) {
 	if l.Paused > 0 {
 		inst += fmt.Sprintf(", %d paused", l.Paused)
 	}
-	critical := "-"
+	critical, ready := "-", "-"
+	if l.Ready != nil {
+		ready = strconv.Itoa(*l.Ready)
+	}
 	if l.Half != "-" {
 		critical = l.Half + "/" + l.Most
 	}
-	fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%d\t%.1f\t%.1f\t%d\t%d\t%s\t%s\n", visible.Word(l.Service), visible.Word(l.Queue), inst, l.Ready, l.InHand, l.Handled, l.Failed, l.Retried, l.Parked,
+	fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%.1f\t%.1f\t%d\t%d\t%s\t%s\n", visible.Word(l.Service), visible.Word(l.Queue), inst, ready, l.InHand, l.Handled, l.Failed, l.Retried, l.Parked,
 		critical, strings.Join(versions, ", "))
 }
 
 // note prints what is unusual, and the error queue.
 func (t *top) note(text io.Writer, v *view) {
-	known := map[string]int{} // several services may share a queue
-	for _, l := range v.lines {
-		known[l.Queue] += l.Consumers
-	}
-	for _, name := range slices.Sorted(maps.Keys(known)) {
-		if more := v.waiting[name].Consumers - known[name]; more > 0 {
-			fmt.Fprintf(text, "? %s has %d consumers more than the instances that have answered\n", visible.Word(name), more)
+	consumers := consuming(v.round.Answers)
+	noteConsumers(text, consumers, v.waiting)
+	noteSilent(text, silent(t.queues, v.round), v.waiting)
+	for _, name := range slices.Sorted(maps.Keys(consumers)) {
+		if why := v.waiting[name].Unknown; why != "" {
+			fmt.Fprintf(text, "? %s: %s\n", visible.Word(name), visible.Line(why))
 		}
-	}
-	for _, name := range silent(t.queues, v.round) {
-		fmt.Fprintf(text, "? %s: no answer; %s\n", visible.Word(name), waits(v.waiting[name]))
 	}
 	for _, name := range slices.Sorted(maps.Keys(t.gone)) {
 		fmt.Fprintf(text, "? %s has not answered since %s\n", visible.Word(name), t.gone[name].Format(time.TimeOnly))
 	}
 	remarks(text, v.round.Answers)
 	noteSchedules(text, v.lines)
-	if w := v.waiting[t.errorQueue]; w.Exists {
+	switch w := v.waiting[t.errorQueue]; {
+	case w.Unknown != "":
+		fmt.Fprintf(text, "%s -: %s\n", visible.Word(t.errorQueue), visible.Line(w.Unknown))
+	case w.Exists:
 		fmt.Fprintf(text, "%s %d%s\n", visible.Word(t.errorQueue), w.Ready, v.growth)
 	}
 }

@@ -22,6 +22,9 @@ type taker struct {
 // consumerTag is the same on each channel.
 const consumerTag = "harebus operator"
 
+// Limit has what is taken from now on be held up to n messages, as Options.Hold: no others leave the queue.
+func (c *Conn) Limit(n int) { c.o.Hold = n }
+
 // Take begins to take messages. A second call continues.
 func (c *Conn) Take(ctx context.Context) error {
 	if len(c.takers) > 0 {
