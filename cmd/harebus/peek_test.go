@@ -1,14 +1,19 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
+	"go.uber.org/zap"
 
 	"github.com/harebus/harebus/brokertest"
+	"github.com/harebus/harebus/internal/access"
 )
 
 // ids are those of the messages in a queue, in their order.
@@ -85,4 +90,57 @@ func TestPeek(t *testing.T) {
 	}
 	execute(t, "", "peek", "-n", "1001", "q").check(t, exitUsage, "out of range")
 	execute(t, "", "peek").check(t, exitUsage, "want one queue")
+}
+
+// TestPeekTakesFew: of a classic queue nothing leaves but what is shown; of a quorum queue all do, and only that is kept.
+func TestPeekTakesFew(t *testing.T) {
+	t.Parallel()
+	b, url := newBroker(t)
+	ch := client(t, b)
+	for queue, args := range map[string]amqp.Table{"classic": nil, "quorum": {"x-queue-type": "quorum", "x-delivery-limit": 1_000_000}} {
+		declare(t, ch, queue, args)
+		for i := range 9 {
+			put(t, ch, queue, amqp.Publishing{MessageId: fmt.Sprint("m", i), DeliveryMode: amqp.Persistent})
+		}
+		r := execute(t, "", "peek", "-n", "2", "-url", url, queue)
+		r.check(t, exitOK, "")
+		if strings.Count(r.out, "\n") != 4 {
+			t.Errorf("printed\n%s", r.out)
+		}
+		if err := b.WaitQueue(t.Context(), queue, func(q brokertest.Queue) bool { return q.Ready == 9 }); err != nil {
+			t.Fatal(err)
+		}
+		touched := 0
+		for _, m := range b.Messages(queue) {
+			if m.Redelivered {
+				touched++
+			}
+		}
+		if want := map[string]int{"classic": 2, "quorum": 9}[queue]; touched != want {
+			t.Errorf("%s: %d messages were taken, want %d", queue, touched, want)
+		}
+	}
+}
+
+// TestPeekInterrupted: who interrupts a look does not get a part of it as if it were all.
+func TestPeekInterrupted(t *testing.T) {
+	t.Parallel()
+	b, url := newBroker(t)
+	ch := client(t, b)
+	declare(t, ch, "classic", nil)
+	put(t, ch, "classic", amqp.Publishing{MessageId: "a"})
+	b.Inject(brokertest.Fault{On: "basic.deliver", From: brokertest.FromBroker, Do: brokertest.Delay, For: time.Minute})
+	var out strings.Builder
+	p := &peek{std: stdio{out: &out}, broker: access.Broker{URLs: []string{url}, Log: zap.NewNop()}, queue: "classic", n: 1, timeout: 20 * time.Second}
+	ctx, cancel := context.WithCancelCause(t.Context())
+	ended := make(chan error)
+	go func() { ended <- p.run(ctx) }()
+	if err := b.WaitQueue(t.Context(), "classic", func(q brokertest.Queue) bool { return q.Unacked > 0 }); err != nil {
+		t.Fatal(err)
+	}
+	stopped := errors.New("interrupted")
+	cancel(stopped)
+	if err := <-ended; !errors.Is(err, stopped) || strings.Contains(out.String(), "ID") {
+		t.Errorf("error %v, printed\n%s", err, out.String())
+	}
 }
