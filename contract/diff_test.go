@@ -150,6 +150,29 @@ func TestDiffSchemas(t *testing.T) {
 			before: `{"oneOf": [{"type": "string"}, {"type": "object", "properties": {"a": {"type": "string"}}}]}`,
 			after:  `{"oneOf": [{"type": "object", "properties": {"a": {"type": "string"}}}, {"type": "string"}]}`,
 		},
+		"a keyword that is not known": {
+			before: `{"type": "object", "dependentRequired": {"a": ["b"]}}`, after: `{"type": "object", "dependentRequired": {"a": ["c"]}}`,
+			received: true, sent: true, receivedBack: true, sentBack: true, text: "dependentRequired",
+		},
+		"elements without a type": {
+			before: `{"items": {"type": "integer"}}`, after: `{"items": {"type": "string"}}`,
+			received: true, sent: true, receivedBack: true, sentBack: true, text: "/payload/*: type integer → string",
+		},
+		"values of a map without a type": {
+			before: `{"additionalProperties": {"type": "number"}}`, after: `{"additionalProperties": {"type": "integer"}}`,
+			received: true, sentBack: true, text: "/payload/*: type number → integer",
+		},
+		"false that refuses": {
+			before: `{"type": "array"}`, after: `{"type": "array", "contains": false}`, received: true, sentBack: true, text: "contains none → false",
+		},
+		"large numbers": {
+			before: `{"type": "integer", "enum": [9007199254740993]}`, after: `{"type": "integer", "enum": [9007199254740992]}`,
+			received: true, sent: true, receivedBack: true, sentBack: true, text: "enum",
+		},
+		"one number": {before: `{"type": "number", "minimum": 1, "enum": [10]}`, after: `{"type": "number", "minimum": 1.0, "enum": [1e1]}`},
+		"a bound that no float has": {
+			before: `{"type": "number", "maximum": 1e400}`, after: `{"type": "number", "maximum": 1e399}`, received: true, sentBack: true, text: "maximum 1e400 → 1e399",
+		},
 		"base64": {
 			before: `{"type": "string", "contentEncoding": "base64"}`, after: `{"type": "string"}`, sent: true, receivedBack: true, text: "contentEncoding",
 		},
@@ -272,6 +295,9 @@ func TestReadRefuses(t *testing.T) {
 		"traits":                {fmt.Sprintf(operation, `{"traits": []}`, receive), "it has traits"},
 		"a message":             {fmt.Sprintf(operation, "[]", receive), `message "M": it is no object`},
 		"messages":              {fmt.Sprintf(operation, "{}", `{"action": "send", "channel": {"$ref": "#/channels/c"}, "messages": [1]}`), "messages[0] is no reference"},
+		"Avro":                  {fmt.Sprintf(operation, `{"payload": {"$ref": "#/p"}}`, receive)[:1] + `"p": {"schemaFormat": "application/vnd.apache.avro;version=1.9.0", "schema": {}}, ` + fmt.Sprintf(operation, `{"payload": {"$ref": "#/p"}}`, receive)[1:], "avro;version=1.9.0\" is not read"},
+		"Avro in headers":       {fmt.Sprintf(operation, `{"headers": {"schemaFormat": "application/vnd.apache.avro", "schema": {}}}`, receive), "avro\" is not read"},
+		"a reply":               {fmt.Sprintf(operation, "{}", `{"action": "receive", "channel": {"$ref": "#/channels/c"}, "reply": {}}`), "it has a reply"},
 		"an operation twice":    {`{"asyncapi": "3.0.0", "channels": {"c": {"messages": {"M": {}, "N": {"name": "M", "payload": true}}}}, "operations": {"x": ` + receive + `}}`, "two operations with different messages are"},
 		"a reference in a list": {fmt.Sprintf(operation, `{"$ref": "#/operations/x/action/0"}`, receive), "leads nowhere"},
 	} {

@@ -36,6 +36,7 @@ func (o *operation) String() string { return fmt.Sprintf("%s %q, %s", o.action, 
 func Read(r io.Reader) (*Document, error) {
 	limited := &io.LimitedReader{R: r, N: mostBytes + 1}
 	in := json.NewDecoder(limited)
+	in.UseNumber()
 	var value any
 	if err := in.Decode(&value); err != nil && limited.N > 0 {
 		return nil, fmt.Errorf("contract: read document: it is not JSON: %w", err)
@@ -97,6 +98,9 @@ func (d *Document) readOperation(value any) error {
 		return err
 	}
 	action := text(op, "action")
+	if op["reply"] != nil {
+		return errors.New("it has a reply, which is not read; describe the reply as an operation of its own")
+	}
 	if action != "receive" && action != "send" {
 		return fmt.Errorf("action %.20q is neither receive nor send", action)
 	}
@@ -156,10 +160,25 @@ func (d *Document) readMessage(key string, value any) (*operation, error) {
 	if one.contentType == "" {
 		one.contentType = text(d.root, "defaultContentType")
 	}
-	if payload, _ := one.payload.(map[string]any); payload["schemaFormat"] != nil {
-		one.payload = payload["schema"]
+	for _, part := range []*any{&one.payload, &one.headers} {
+		if *part, err = d.unwrapped(*part); err != nil {
+			return nil, err
+		}
 	}
 	return one, nil
+}
+
+// unwrapped is the schema of a multi-format schema; another one is itself. Diff reports references that lead nowhere.
+func (d *Document) unwrapped(schema any) (any, error) {
+	m, err := d.resolved(schema)
+	if err != nil || m["schemaFormat"] == nil {
+		return schema, nil //nolint:nilerr // see above
+	}
+	format := strings.ReplaceAll(text(m, "schemaFormat"), " ", "")
+	if !strings.HasPrefix(format, "application/vnd.aai.asyncapi") && (!strings.HasPrefix(format, "application/schema+") || !strings.HasSuffix(format, ";version=draft-07")) {
+		return nil, fmt.Errorf("the schemaFormat %.100q is not read, only those of AsyncAPI and of JSON Schema draft-07", format)
+	}
+	return m["schema"], nil
 }
 
 // placeOf names where the messages of a channel are: in a queue, or under a topic of an exchange.

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math/big"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -306,7 +308,7 @@ func (c *comparison) sameBut(a, b any, done map[[2]uintptr]bool) bool {
 		y, ok := b.([]any)
 		return ok && slices.EqualFunc(x, y, func(v, w any) bool { return c.sameBut(v, w, done) })
 	default:
-		return reflect.DeepEqual(a, b)
+		return equal(a, b)
 	}
 }
 
@@ -321,7 +323,7 @@ func (c *comparison) behind(d *Document, m map[string]any) map[string]any {
 }
 
 // annotations are the keywords that exclude no value.
-var annotations = []string{"title", "description", "default", "examples", "$comment", "$id", "$schema", "readOnly", "writeOnly", "deprecated", "definitions", "$defs"}
+var annotations = []string{"title", "description", "default", "examples", "$comment", "$id", "$schema", "readOnly", "writeOnly", "deprecated", "externalDocs", "definitions", "$defs"}
 
 // asserts says whether a schema has a keyword that excludes values, beside one.
 func asserts(m map[string]any, beside string) bool {
@@ -394,14 +396,36 @@ func (c *comparison) constraints(a, b alternative) []misfit {
 			found = append(found, misfit{keyword: k.name, before: shown(was), after: shown(is)})
 		}
 	}
-	switch a.kind {
-	case "object":
+	for _, name := range slices.Sorted(maps.Keys(unread(a.schema, b.schema))) {
+		if was, is := a.schema[name], b.schema[name]; !c.same(was, is) {
+			found = append(found, misfit{keyword: name, before: shown(was), after: shown(is)})
+		}
+	}
+	if a.kind == "object" || a.kind == "" {
 		found = append(found, c.object(a.schema, b.schema)...)
-	case "array":
+	}
+	if a.kind == "array" || a.kind == "" {
 		found = append(found, c.elements(a.schema, b.schema)...)
 	}
 	return found
 }
+
+// unread are keywords that are not known here. Whether they exclude values is unknown, so any change counts.
+func unread(schemas ...map[string]any) map[string]bool {
+	names := map[string]bool{}
+	for _, m := range schemas {
+		for name := range m {
+			known := slices.ContainsFunc(keywords, func(k keyword) bool { return k.name == name }) || slices.Contains(structural, name)
+			if !known && !strings.HasPrefix(name, "x-") && !slices.Contains(annotations, name) {
+				names[name] = true
+			}
+		}
+	}
+	return names
+}
+
+// structural are the keywords that are compared part by part.
+var structural = []string{"type", "enum", "const", "properties", "required", "additionalProperties", "items"}
 
 // of says whether the keyword is about values of a type.
 func (k *keyword) of(kind string) bool {
@@ -410,21 +434,42 @@ func (k *keyword) of(kind string) bool {
 
 // allowsLess says whether the value of the keyword in b excludes values that the one in a allows, or may do so.
 func (c *comparison) allowsLess(k keyword, a, b any) bool {
-	if b == nil || b == false || c.same(a, b) {
+	if b == nil || b == false && (k.name == "uniqueItems" || k.name == "not") || c.same(a, b) {
 		return false
 	}
-	was, bounded := a.(float64)
-	is, number := b.(float64)
+	was, bounded := number(a)
+	is, bound := number(b)
 	switch {
-	case k.sense == whole || !number:
+	case k.sense == whole || !bound:
 		return true
 	case !bounded: // at least 0 of something is no bound
-		return k.name == "minimum" || k.name == "exclusiveMinimum" || k.sense == most || is > 0
+		return k.name == "minimum" || k.name == "exclusiveMinimum" || k.sense == most || is.Sign() > 0
 	case k.sense == least:
-		return is > was
+		return is.Cmp(was) > 0
 	default:
-		return is < was
+		return is.Cmp(was) < 0
 	}
+}
+
+// number is the exact value of a number, if that is short enough to be computed with.
+func number(value any) (*big.Rat, bool) {
+	n, ok := value.(json.Number)
+	if !ok || len(n) > 400 {
+		return nil, false
+	}
+	if i := strings.IndexAny(string(n), "eE"); i >= 0 {
+		if exponent, err := strconv.Atoi(string(n[i+1:])); err != nil || exponent < -400 || exponent > 400 {
+			return nil, false
+		}
+	}
+	return new(big.Rat).SetString(string(n))
+}
+
+// equal says whether two values are one that are no objects or lists. 1 and 1.0 are.
+func equal(a, b any) bool {
+	x, ok := number(a)
+	y, both := number(b)
+	return ok && both && x.Cmp(y) == 0 || reflect.DeepEqual(a, b)
 }
 
 // values compares enum and const.
@@ -435,7 +480,7 @@ func values(a, b alternative) []misfit {
 	}
 	lost := was == nil
 	for _, value := range was {
-		if ofKind(value, a.kind) && !slices.ContainsFunc(is, func(one any) bool { return reflect.DeepEqual(value, one) }) {
+		if ofKind(value, a.kind) && !slices.ContainsFunc(is, func(one any) bool { return equal(value, one) }) {
 			lost = true
 		}
 	}
@@ -502,10 +547,12 @@ func (c *comparison) object(a, b map[string]any) (found []misfit) {
 
 // elements compares the elements of two arrays.
 func (c *comparison) elements(a, b map[string]any) []misfit {
-	switch b["items"].(type) {
-	case nil:
+	_, listed := a["items"].([]any)
+	_, lists := b["items"].([]any)
+	switch {
+	case b["items"] == nil:
 		return nil
-	case []any:
+	case listed || lists:
 		if c.same(a["items"], b["items"]) {
 			return nil
 		}
