@@ -58,7 +58,8 @@ type document struct {
 	channels   map[string]any
 	operations map[string]any
 	messages   map[string]any
-	keys       map[any]string // of what has one: a place or a messageID
+	keys       map[any]string             // of what has one: a place or a messageID
+	bodies     map[[3]string]reflect.Type // of an action, a channel and a wire name
 }
 
 // place tells channels apart.
@@ -75,7 +76,7 @@ func newDocument(of contract.Service, info Info) (*document, error) {
 	if info.Title == "" || info.Version == "" {
 		return nil, errors.New("Info needs a Title and a Version")
 	}
-	d := &document{of: of, schemas: newSchemas(), channels: schema{}, operations: schema{}, messages: schema{}, keys: map[any]string{}}
+	d := &document{of: of, schemas: newSchemas(), channels: schema{}, operations: schema{}, messages: schema{}, keys: map[any]string{}, bodies: map[[3]string]reflect.Type{}}
 	for _, q := range of.Queues {
 		d.addQueue(q)
 	}
@@ -152,6 +153,9 @@ func (d *document) addTopic(topic string) string {
 
 // addOperation adds a message in one direction, and its channel.
 func (d *document) addOperation(action string, m contract.Message) error {
+	for m.Value != nil && m.Value.Kind() == reflect.Pointer {
+		m.Value = m.Value.Elem()
+	}
 	message, err := d.addMessage(m)
 	if err != nil {
 		return err
@@ -162,6 +166,10 @@ func (d *document) addOperation(action string, m contract.Message) error {
 	} else {
 		channel = d.addQueue(contract.Queue{Name: m.Queue})
 	}
+	if other, twice := d.bodies[[3]string{action, channel, m.Type}]; twice && other != m.Value {
+		return fmt.Errorf("it is a %v and a %v in one place (%s, %s); use one Go type for both, or another wire name", other, m.Value, action, channel)
+	}
+	d.bodies[[3]string{action, channel, m.Type}] = m.Value
 	in := "#/channels/" + channel
 	d.channels[channel].(schema)["messages"].(schema)[message] = schema{"$ref": "#/components/messages/" + message}
 	d.operations[free(d.operations, action+"."+channel+"."+message)] = schema{
@@ -192,9 +200,6 @@ func free(in map[string]any, key string) string {
 
 // addMessage adds a message and returns its key.
 func (d *document) addMessage(m contract.Message) (string, error) {
-	for m.Value != nil && m.Value.Kind() == reflect.Pointer {
-		m.Value = m.Value.Elem()
-	}
 	key, known := d.key(messageID{m.Type, m.Value, m.ContentType}, d.messages, plain(m.Type))
 	if known {
 		return key, nil

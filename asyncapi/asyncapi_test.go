@@ -108,6 +108,25 @@ send "OrderPlaced", topic "order.placed" of exchange "PikaBusTopic"`
 	}
 }
 
+type otherPlaced struct{ Number int }
+
+func (otherPlaced) MessageType() string { return "OrderPlaced" }
+func (otherPlaced) Topic() string       { return "order.placed" }
+
+// TestExportOfTwoBodies: a document with two bodies of one event could not be compared, so it is refused with both Go types.
+func TestExportOfTwoBodies(t *testing.T) {
+	t.Parallel()
+	setup := orders(t)
+	one, err := setup.Endpoint(harebus.EndpointConfig{Queue: "orders.reports"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	harebus.HandleEvent(one, nothing[otherPlaced])
+	if _, err := Export(setup, info); err == nil || !strings.Contains(err.Error(), "asyncapi.orderPlaced and a asyncapi.otherPlaced in one place") {
+		t.Errorf("%v", err)
+	}
+}
+
 // TestExportFaults: what cannot be described is an error.
 func TestExportFaults(t *testing.T) {
 	t.Parallel()

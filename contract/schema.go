@@ -1,6 +1,7 @@
 package contract
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -18,9 +19,13 @@ type misfit struct {
 	keyword       string
 	before, after string
 	harmless      bool // it is a change that nobody can notice as an error
+	more          int  // instead of a misfit: so many are left out
 }
 
 func (m misfit) text() string {
+	if m.more > 0 {
+		return fmt.Sprintf("and %d more changes", m.more)
+	}
 	return strings.TrimSpace(fmt.Sprintf("%s %s → %s", m.keyword, m.before, m.after))
 }
 
@@ -104,8 +109,15 @@ func few(found []misfit) []misfit {
 	if len(found) <= most {
 		return found
 	}
-	slices.SortStableFunc(found, func(x, y misfit) int { return serious([]misfit{y}) - serious([]misfit{x}) })
-	return slices.Clip(found[:most])
+	const countable = 1_000_000
+	all := slices.SortedStableFunc(slices.Values(found), func(x, y misfit) int {
+		return cmp.Or(cmp.Compare(min(x.more, 1), min(y.more, 1)), serious([]misfit{y})-serious([]misfit{x}))
+	})
+	left := misfit{harmless: serious(all[most:]) == 0}
+	for _, m := range all[most:] {
+		left.more = min(left.more+max(m.more, 1), countable)
+	}
+	return append(slices.Clip(all[:most]), left)
 }
 
 // nearest returns what is the least that stands against a value of a, among the alternatives of the same type.
