@@ -16,9 +16,8 @@ import (
 	"github.com/harebus/harebus/internal/wirename"
 )
 
-// HandlerFunc handles one message. Its result decides what happens to the message:
-// nil means done; an error means a retry by the retry policy; [NoRetry],
-// [RetryAfter] and Postpone change that. A panic is an error with a stack.
+// HandlerFunc handles one message. Its result decides what happens to the message: nil means done; an error means a
+// retry by the retry policy; [NoRetry], [RetryAfter] and Postpone change that. A panic is an error with a stack.
 //
 // Messages sent with bus are buffered. They are published when the handler has returned nil, before the incoming
 // message is acknowledged, and discarded when the handler fails. The publishing takes at most six minutes, and ends
@@ -26,13 +25,11 @@ import (
 // returned. ctx ends after the handler timeout, or when a stop takes longer than the shutdown timeout.
 type HandlerFunc func(ctx context.Context, bus *Bus, m *Message) error
 
-// Named is implemented by message types. MessageType returns the wire name, which
-// is the same in every program and language on the bus. It must not depend on the
-// value, because it is called on a zero value.
+// Named is implemented by message types. MessageType returns the wire name, which is the same in every program and
+// language on the bus. It must not depend on the value, because it is called on a zero value.
 type Named interface{ MessageType() string }
 
-// Names that [Setup.HandleMessage] and [WithType] accept beside wire
-// names.
+// Names that [Setup.HandleMessage] and [WithType] accept beside wire names.
 const (
 	// NoType stands for messages that carry no type.
 	NoType = ""
@@ -48,15 +45,13 @@ type handlerOption func(*handler)
 
 func (f handlerOption) forHandling(h *handler) { f(h) }
 
-// WithTimeout replaces Config.Handling.Timeout for one handler. Zero
-// means no timeout.
+// WithTimeout replaces Config.Handling.Timeout for one handler. Zero means no timeout.
 func WithTimeout(d time.Duration) HandlerOption {
 	return handlerOption(func(h *handler) { h.timeout = d })
 }
 
-// WithRetry replaces Config.Retry for one handler. A zero field takes the value of
-// Config.Retry. Config.Retry also applies to messages whose handler is not known,
-// because they have an unknown type or cannot be read.
+// WithRetry replaces Config.Retry for one handler. A zero field takes the value of Config.Retry. Config.Retry also
+// applies to messages whose handler is not known, because they have an unknown type or cannot be read.
 func WithRetry(policy RetryConfig) HandlerOption {
 	return handlerOption(func(h *handler) { h.retry = &policy })
 }
@@ -89,14 +84,13 @@ type handlerOptions struct {
 }
 
 // Handle registers a handler for the messages of one type on a [Setup] or an [Endpoint]. After Start it applies to
-// messages that are received from then on. The wire name is that of T's MessageType method or of [WithType]. It is
-// not derived from the Go type, because such a name would change when the type is renamed. The body is decoded by the
-// codec of its content type; one that cannot be decoded is parked at once. [Incoming] gives the handler the rest of
-// the message.
+// messages that are received from then on. The wire name is that of T's MessageType method or of [WithType]. It is not
+// derived from the Go type, because such a name would change when the type is renamed. The body is decoded by the codec
+// of its content type; one that cannot be decoded is parked at once. [Incoming] gives the handler the rest of the
+// message.
 //
-// Faults, such as a second handler for a type, are reported by Start; those of a
-// handler registered after Start by the log and by [Setup.Ready], and that handler
-// is not used.
+// Faults, such as a second handler for a type, are reported by Start; those of a handler registered after Start by the
+// log and by [Setup.Ready], and that handler is not used.
 func Handle[T any](on Registrar, fn func(ctx context.Context, bus *Bus, message T) error, opts ...HandlerOption) {
 	e := on.registrar()
 	h := &handler{handlerOptions: handlerOptions{timeout: max(e.cfg.Handling.Timeout, 0)}, value: reflect.TypeFor[T]()}
@@ -121,8 +115,7 @@ func Handle[T any](on Registrar, fn func(ctx context.Context, bus *Bus, message 
 	e.addHandler(h, nil)
 }
 
-// HandleMessage registers a handler that gets the whole message, undecoded, for
-// one wire name, [NoType] or [AnyType].
+// HandleMessage registers a handler that gets the whole message, undecoded, for one wire name, [NoType] or [AnyType].
 func (e *endpoint) HandleMessage(messageType string, fn HandlerFunc, opts ...HandlerOption) {
 	h := &handler{handlerOptions: handlerOptions{timeout: max(e.cfg.Handling.Timeout, 0)}, messageType: messageType, named: true, run: fn}
 	h.apply(opts)
@@ -161,8 +154,8 @@ func (h *handler) complete(cfg *EndpointConfig) error {
 	return nil
 }
 
-// addHandler registers a handler, or notes the fault. A fault while the service runs
-// is logged and reported by Ready, and not by the next Start.
+// addHandler registers a handler, or notes the fault. A fault while the service runs is logged and reported by Ready,
+// and not by the next Start.
 func (e *endpoint) addHandler(h *handler, err error) {
 	if err == nil {
 		err = h.complete(&e.cfg) // which calls foreign code, so without the lock
@@ -214,8 +207,7 @@ func (e *endpoint) register(h *handler, err error) error {
 	return err
 }
 
-// handlerFor finds the handler of a message, by a look-up and nothing else:
-// type names come from the network.
+// handlerFor finds the handler of a message, by a look-up and nothing else: type names come from the network.
 func (e *endpoint) handlerFor(m *Message) (*handler, error) {
 	handlers := *e.handlers.Load()
 	if h, ok := handlers[m.Type]; ok && m.Type != AnyType {
@@ -235,8 +227,7 @@ func (e *endpoint) unhandled(reason, format string, args ...any) error {
 	return &RejectError{Reason: reason, Err: fmt.Errorf(format, args...), curable: e.cfg.Handling.Unhandled != UnhandledPark}
 }
 
-// invoke runs a handler and turns panics into errors. What it returns after its
-// timeout says so.
+// invoke runs a handler and turns panics into errors. What it returns after its timeout says so.
 func (h *handler) invoke(parent context.Context, bus *Bus, m *Message) error {
 	ctx := inHandlerOf(parent, bus, h.timeout, h.expired)
 	defer ctx.End()
@@ -254,8 +245,8 @@ func (t handlerTimeout) Error() string {
 	return fmt.Sprintf("handler timeout of %v", time.Duration(t))
 }
 
-// inHandlerOf makes the context of one run of a handler: it leads to the handler's bus, and
-// ends with the timeout. The caller calls End.
+// inHandlerOf makes the context of one run of a handler: it leads to the handler's bus, and ends with the timeout. The
+// caller calls End.
 func inHandlerOf(parent context.Context, bus *Bus, timeout time.Duration, cause error) *lazytimeout.Context {
 	return lazytimeout.New(parent, handlingKey{}, bus, timeout, cause)
 }

@@ -20,24 +20,21 @@ func (c *EndpointConfig) listener() *routing.Listener {
 	return &routing.Listener{Name: c.Queue, Options: routing.Options(c.QueueOptions), ErrorQueue: routing.ErrorQueue(c.ErrorQueue)}
 }
 
-// Subscribe binds topics to the listener queue, which is declared if it is missing,
-// and keeps them in its list: a binding that somebody removes is made again. It
-// returns when all are bound. When the connection is lost, it waits for the next
-// one until ctx ends.
+// Subscribe binds topics to the listener queue, which is declared if it is missing, and keeps them in its list: a
+// binding that somebody removes is made again. It returns when all are bound. When the connection is lost, it waits for
+// the next one until ctx ends.
 //
-// A call that fails changes nothing: topics that it has bound are unbound
-// again, and none is bound later. If the connection is lost before that, a
-// service that consumes does it on the next one.
+// A call that fails changes nothing: topics that it has bound are unbound again, and none is bound later. If the
+// connection is lost before that, a service that consumes does it on the next one.
 func (e *endpoint) Subscribe(ctx context.Context, topics ...string) error {
 	return e.changeBindings(ctx, "subscribe", topics, &declare.Change{
 		Bindings: e.topicBindings(topics, nil), Undo: e.unlisted, Keep: func() { e.addTopics(topics) },
 	})
 }
 
-// SubscribeWith is Subscribe with binding arguments, which only exchanges of
-// special types use. If somebody removes such a binding, it is not made again, and
-// it stays when a later topic of the call fails. To keep such a binding, put it
-// into Config.Topology.
+// SubscribeWith is Subscribe with binding arguments, which only exchanges of special types use. If somebody removes
+// such a binding, it is not made again, and it stays when a later topic of the call fails. To keep such a binding, put
+// it into Config.Topology.
 func (e *endpoint) SubscribeWith(ctx context.Context, arguments map[string]any, topics ...string) error {
 	if arguments == nil {
 		return e.Subscribe(ctx, topics...)
@@ -47,9 +44,8 @@ func (e *endpoint) SubscribeWith(ctx context.Context, arguments map[string]any, 
 	})
 }
 
-// Unsubscribe removes the bindings of topics from the listener queue. Messages that
-// are already in the queue stay there. A topic that was not bound is no error. A
-// call that fails changes nothing, as with [Setup.Subscribe].
+// Unsubscribe removes the bindings of topics from the listener queue. Messages that are already in the queue stay
+// there. A topic that was not bound is no error. A call that fails changes nothing, as with [Setup.Subscribe].
 func (e *endpoint) Unsubscribe(ctx context.Context, topics ...string) error {
 	return e.changeBindings(ctx, "unsubscribe", topics, &declare.Change{
 		Bindings: e.topicBindings(topics, nil), Remove: true, Undo: e.listed, Keep: func() { e.removeTopics(topics) },
@@ -146,8 +142,8 @@ func (e *endpoint) owner(of *engine.Engine) *session.Link {
 	return of.Publish
 }
 
-// PublishEvent publishes an event to the topic that its method Topic() string
-// returns, as [Bus.Publish] does. An event without that method is refused.
+// PublishEvent publishes an event to the topic that its method Topic() string returns, as [Bus.Publish] does. An event
+// without that method is refused.
 func (s *sender) PublishEvent(ctx context.Context, event any, opts ...SendOption) error {
 	topic, err := wirename.Topic(event)
 	if err != nil {
@@ -156,11 +152,10 @@ func (s *sender) PublishEvent(ctx context.Context, event any, opts ...SendOption
 	return s.Publish(ctx, topic, event, opts...)
 }
 
-// HandleEvent registers a handler for an event, as [Handle] does, and subscribes
-// the listener queue to the event's topic, which T's method Topic() string returns.
-// It is called on a zero T. The topic is bound when the setup starts. A handler that
-// is registered after that has its topic bound soon after the call, and gets the events
-// that are published from then on; [Setup.Subscribe] returns when the broker has bound it.
+// HandleEvent registers a handler for an event, as [Handle] does, and subscribes the listener queue to the event's
+// topic, which T's method Topic() string returns. It is called on a zero T. The topic is bound when the setup starts. A
+// handler that is registered after that has its topic bound soon after the call, and gets the events that are published
+// from then on; [Setup.Subscribe] returns when the broker has bound it.
 //
 // Faults, such as a T without a topic, are reported by Start.
 func HandleEvent[T any](on Registrar, fn func(ctx context.Context, bus *Bus, event T) error, opts ...HandlerOption) {
@@ -173,8 +168,7 @@ func HandleEvent[T any](on Registrar, fn func(ctx context.Context, bus *Bus, eve
 	Handle(on, fn, append(slices.Clip(opts), handlerOption(func(h *handler) { h.topic = topic }))...)
 }
 
-// keepTopic adds a topic to the list; the next declaration binds it. A setup that has started
-// declares at once.
+// keepTopic adds a topic to the list; the next declaration binds it. A setup that has started declares at once.
 func (e *endpoint) keepTopic(topic string) {
 	s := e.setup
 	s.mu.Lock()
