@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 
 	"go.uber.org/zap"
 
@@ -83,9 +82,8 @@ func (s *Setup) queueTopologies() topology.Topology {
 	return topology.Join(s.listenerQueues(false), s.cfg.Declare.Topology)
 }
 
-// Topology is what the setup wants of the broker, as Start declares it: for a file that the
-// command harebus compares with a broker. Left out are the delay queues ([topology.Delays]) and
-// queues of one connection or instance.
+// Topology is what the setup wants of the broker, as Start declares it: for a file that the command harebus compares with
+// a broker. Left out are the delay queues ([topology.Delays]) and queues of one connection or instance.
 func (s *Setup) Topology() topology.Topology {
 	parts := append([]topology.Topology{s.routing.Topology()}, s.errorTopologies()...)
 	for _, e := range s.all() {
@@ -99,22 +97,17 @@ func (s *Setup) Topology() topology.Topology {
 // Contract is what the service takes from the bus, as its handlers and subscriptions say (without the messages of the library to itself), and what it gives, as [Sends] and
 // [Publishes] say. The module asyncapi makes a document of it. Faulty registrations are an error.
 func (s *Setup) Contract() (contract.Service, error) {
-	var faults []error
-	of := contract.Service{Direct: s.routing.Direct, Topic: s.routing.Topic, HeaderPrefix: s.dialect.Prefix}
+	of, faults := contract.Service{Direct: s.routing.Direct, Topic: s.routing.Topic, HeaderPrefix: s.dialect.Prefix}, []error(nil)
 	for _, e := range s.all() {
-		each := e.cfg.QueueOptions.PerInstance
-		q := contract.Queue{Name: routing.Shared(e.queue, each), PerInstance: each, Topics: e.topics()}
+		q := contract.Queue{Name: routing.Shared(e.queue, e.cfg.QueueOptions.PerInstance), PerInstance: e.cfg.QueueOptions.PerInstance, Topics: e.topics()}
+		if e.consumes() {
+			of.Queues = append(of.Queues, q)
+		}
 		handlers := *e.handlers.Load()
-		shown := len(handlers) == 0 || len(q.Topics) > 0
 		for _, name := range slices.Sorted(maps.Keys(handlers)) {
-			internal := strings.HasPrefix(name, "harebus.")
-			shown = shown || !internal
-			if h := handlers[name]; name != NoType && name != AnyType && !internal {
+			if h := handlers[name]; name != NoType && name != AnyType {
 				of.Receives = append(of.Receives, contract.Message{Type: name, Value: h.value, ContentType: s.codecs.Media(name, h.value), Queue: q.Name, Topic: h.topic})
 			}
-		}
-		if shown && e.consumes() {
-			of.Queues = append(of.Queues, q)
 		}
 		s.mu.Lock()
 		of.Sends = append(of.Sends, e.sent...)
@@ -125,7 +118,7 @@ func (s *Setup) Contract() (contract.Service, error) {
 	if err := errors.Join(faults...); err != nil {
 		return of, fmt.Errorf("harebus: contract: %w", err)
 	}
-	return of, nil
+	return of.Public(), nil
 }
 
 // exclusiveQueues are the listener queues that belong to the connection that consumes.

@@ -83,8 +83,7 @@ func Upcast[Old, New any](on Registrar, convert func(ctx context.Context, old Ol
 
 // settled gives each upcast the options of the handler to which it leads.
 func settled(all map[string]*handler) (map[string]*handler, error) {
-	var faults []error
-	all = maps.Clone(all)
+	all, faults := maps.Clone(all), []error(nil)
 	for _, name := range slices.Sorted(maps.Keys(all)) {
 		end, err := all[name].end(all)
 		if faults = append(faults, err); err == nil {

@@ -6,7 +6,11 @@
 // harebus contract diff does.
 package contract
 
-import "reflect"
+import (
+	"reflect"
+	"slices"
+	"strings"
+)
 
 // Service is what a service takes and gives.
 type Service struct {
@@ -21,6 +25,18 @@ type Service struct {
 	Receives []Message
 	// Sends are the messages that it is said to send.
 	Sends []Message
+}
+
+// Public is the service without the messages that the library sends to itself, and without queues for nothing else.
+func (s Service) Public() Service {
+	own := func(m Message) bool { return strings.HasPrefix(m.Type, "harebus.") }
+	s.Queues = slices.DeleteFunc(s.Queues, func(q Queue) bool {
+		elsewhere := func(m Message) bool { return m.Queue != q.Name }
+		here := slices.DeleteFunc(slices.Clone(s.Receives), elsewhere)
+		return len(q.Topics) == 0 && len(here) > 0 && !slices.ContainsFunc(here, func(m Message) bool { return !own(m) })
+	})
+	s.Receives = slices.DeleteFunc(s.Receives, own)
+	return s
 }
 
 // Queue is a listener queue.
