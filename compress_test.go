@@ -12,6 +12,7 @@ import (
 	"io"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -305,9 +306,9 @@ func TestStrangeCodings(t *testing.T) {
 	}
 	bubble(t, func(t *testing.T, r *rig) {
 		s := r.setup(r.config("notes"))
-		handled := map[string]bool{}
+		var handled sync.Map
 		harebus.Handle(s, func(ctx context.Context, _ *harebus.Bus, n note) error {
-			handled[harebus.Incoming(ctx).ID] = n.Text == "a"
+			handled.Store(harebus.Incoming(ctx).ID, n.Text == "a")
 			return nil
 		})
 		r.start(s)
@@ -328,8 +329,9 @@ func TestStrangeCodings(t *testing.T) {
 			}
 		}
 		for name, c := range cases {
-			if details := parked[name]; handled[name] != (c.want == "") || (details == "") != (c.want == "") || !strings.HasPrefix(details, c.want) {
-				t.Errorf("%s: handled %t, parked for %.100q; want %q", name, handled[name], details, c.want)
+			right, _ := handled.Load(name)
+			if details := parked[name]; (right == true) != (c.want == "") || (details == "") != (c.want == "") || !strings.HasPrefix(details, c.want) {
+				t.Errorf("%s: handled %v, parked for %.100q; want %q", name, right, details, c.want)
 			}
 		}
 		if stats := s.Stats(); stats.Retried != 0 {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -170,7 +171,7 @@ func TestCopyIsRefusedAlways(t *testing.T) {
 				logger, logs := observed()
 				cfg := r.config("orders")
 				cfg.Logger = logger
-				var calls int
+				var calls atomic.Int32
 				s := r.setup(cfg)
 				got := make(chan int, 10)
 				harebus.Handle(s, func(_ context.Context, _ *harebus.Bus, o order) error {
@@ -178,7 +179,7 @@ func TestCopyIsRefusedAlways(t *testing.T) {
 						got <- o.ID
 						return nil
 					}
-					calls++
+					calls.Add(1)
 					if parked {
 						return harebus.NoRetry(errBoom)
 					}
@@ -197,15 +198,15 @@ func TestCopyIsRefusedAlways(t *testing.T) {
 				if !always {
 					m := r.await("error", 1)[0]
 					contains(t, fmt.Sprint(m.Headers[prefixed("ErrorDetails")]), "bad")
-					if calls > 10 {
-						t.Errorf("%d attempts", calls)
+					if n := calls.Load(); n > 10 {
+						t.Errorf("%d attempts", n)
 					}
 					return
 				}
 				time.Sleep(3 * time.Minute)
 				r.works(s, got, 2)
-				if calls > 20 {
-					t.Errorf("the handler was called %d times in three minutes", calls)
+				if n := calls.Load(); n > 20 {
+					t.Errorf("the handler was called %d times in three minutes", n)
 				}
 				if n := logs.FilterMessageSnippet("a copy of a message that failed is refused").Len(); n != 2 {
 					t.Errorf("%d lines in the log, want 2", n)

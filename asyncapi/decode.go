@@ -73,7 +73,7 @@ func (r *reader) object(at []string) (any, error) {
 		if err != nil || !ok {
 			return nil, errNoJSON
 		}
-		inside := append(at, name)
+		inside := slices.Concat(at, []string{name})
 		if _, twice := all[name]; twice {
 			return nil, fmt.Errorf("%q is there twice", pointer(inside))
 		}
@@ -133,7 +133,7 @@ func spelled(of *jsonschema.Schema, value any, at []string, steps int) error {
 	switch v := value.(type) {
 	case map[string]any:
 		for _, name := range slices.Sorted(maps.Keys(v)) {
-			inside := append(at, name)
+			inside := slices.Concat(at, []string{name})
 			field, known := of.Properties[name]
 			for other := range of.Properties {
 				if !known && strings.EqualFold(name, other) {

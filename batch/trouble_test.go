@@ -246,7 +246,7 @@ func TestLostConnection(t *testing.T) {
 // in that batch twice.
 func TestNoDoubles(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
-		handled := 0
+		var handled atomic.Int32
 		r.start(batch.Config{Size: 10, Wait: time.Minute}, func(_ context.Context, rows []batch.Item[row]) []error {
 			in := map[int]bool{}
 			for _, one := range rows {
@@ -255,7 +255,7 @@ func TestNoDoubles(t *testing.T) {
 				}
 				in[one.Message.ID] = true
 			}
-			handled += len(rows)
+			handled.Add(int32(len(rows)))
 			return make([]error, len(rows))
 		})
 		r.send(upTo(4)...)
@@ -263,8 +263,8 @@ func TestNoDoubles(t *testing.T) {
 		r.broker.CutConnections()
 		r.quiet()
 		time.Sleep(2 * time.Minute) // until the batch that waited is handled, too
-		if handled != 8 {
-			t.Errorf("%d rows were handled in %v, want each twice", handled, r.sizes())
+		if n := handled.Load(); n != 8 {
+			t.Errorf("%d rows were handled in %v, want each twice", n, r.sizes())
 		}
 	})
 }

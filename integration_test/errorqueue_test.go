@@ -204,7 +204,6 @@ func TestErrorQueueTargets(t *testing.T) {
 	}
 	q, err := errorqueue.Open(t.Context(), errorqueue.Config{Connect: harebus.ConnectConfig{URLs: []string{p.url}}, Name: failed, NoAudit: true})
 	p.try(err)
-	parked = nil
 	before, began := heap(), time.Now()
 	found, err := q.Look(t.Context(), errorqueue.Filter{})
 	p.try(err)

@@ -20,14 +20,14 @@ import (
 // users makes users of this place with their patterns: configure, write, read.
 func (p *place) users(patterns map[string][3]string) {
 	p.Helper()
-	var make, drop []string
+	var add, drop []string
 	for name, x := range patterns {
 		user := p.name + name
-		make = append(make, fmt.Sprintf(`rabbit_auth_backend_internal:add_user(<<"%s">>, <<"secret">>, <<"test">>)`, user),
+		add = append(add, fmt.Sprintf(`rabbit_auth_backend_internal:add_user(<<"%s">>, <<"secret">>, <<"test">>)`, user),
 			fmt.Sprintf(`rabbit_auth_backend_internal:set_permissions(<<"%s">>, <<"%s">>, <<"%s">>, <<"%s">>, <<"%s">>, <<"test">>)`, user, p.name, x[0], x[1], x[2]))
 		drop = append(drop, fmt.Sprintf(`rabbit_auth_backend_internal:delete_user(<<"%s">>, <<"test">>)`, user))
 	}
-	p.ctl("eval", strings.Join(make, ", ")+".")
+	p.ctl("eval", strings.Join(add, ", ")+".")
 	p.Cleanup(func() {
 		if _, err := p.node.Ctl(context.Background(), "eval", strings.Join(drop, ", ")+"."); err != nil {
 			p.Error(err)

@@ -105,10 +105,11 @@ func describeSchedules(s scheduled.Summary, now time.Time) string {
 	}
 	if len(s.Overdue) > 0 {
 		const most = 5
-		text += fmt.Sprintf("; %d overdue:", len(s.Overdue))
+		var names []string
 		for _, name := range s.Overdue[:min(len(s.Overdue), most)] {
-			text += " " + visible.Word(name)
+			names = append(names, visible.Word(name))
 		}
+		text += fmt.Sprintf("; %d overdue: %s", len(s.Overdue), strings.Join(names, " "))
 	}
 	return text
 }
