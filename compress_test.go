@@ -329,9 +329,10 @@ func TestStrangeCodings(t *testing.T) {
 			}
 		}
 		for name, c := range cases {
-			right, _ := handled.Load(name)
-			if details := parked[name]; (right == true) != (c.want == "") || (details == "") != (c.want == "") || !strings.HasPrefix(details, c.want) {
-				t.Errorf("%s: handled %v, parked for %.100q; want %q", name, right, details, c.want)
+			value, _ := handled.Load(name)
+			right, _ := value.(bool)
+			if details := parked[name]; right != (c.want == "") || (details == "") != (c.want == "") || !strings.HasPrefix(details, c.want) {
+				t.Errorf("%s: handled %t, parked for %.100q; want %q", name, right, details, c.want)
 			}
 		}
 		if stats := s.Stats(); stats.Retried != 0 {
