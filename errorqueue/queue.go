@@ -63,6 +63,19 @@ type Queue struct {
 	renewAt int64
 }
 
+// With calls fn with an open error queue, and closes it then. An error of fn comes before one of the end.
+func With(ctx context.Context, cfg Config, fn func(*Queue) error) error {
+	q, err := Open(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	err = fn(q)
+	if closed := q.Close(); err == nil {
+		err = closed
+	}
+	return err
+}
+
 // Open connects, and keeps other operators out until Close: it fails with [ErrLocked] if there
 // is one.
 func Open(ctx context.Context, cfg Config) (*Queue, error) {

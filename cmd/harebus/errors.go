@@ -261,15 +261,7 @@ func whoActs() string {
 
 // with opens the error queue for fn.
 func (t *errorsTask) with(ctx context.Context, fn func(*errorqueue.Queue) error) error {
-	q, err := errorqueue.Open(ctx, t.cfg)
-	if err != nil {
-		return err
-	}
-	err = fn(q)
-	if closed := q.Close(); err == nil {
-		err = closed
-	}
-	return err
+	return errorqueue.With(ctx, t.cfg, fn)
 }
 
 // look finds the selection. Ids that nothing has are an error.

@@ -161,7 +161,7 @@ func (s *Server) carryOut(ctx context.Context, d *deed, one *run) (report errorq
 		one.Moved, one.LeftSoFar = done, left
 		s.mu.Unlock()
 	}}
-	err = with(ctx, s.cfg.Errors, func(q *errorqueue.Queue) (err error) {
+	err = errorqueue.With(ctx, s.cfg.Errors, func(q *errorqueue.Queue) (err error) {
 		report, err = d.carryOut(ctx, q, o)
 		return err
 	})

@@ -82,7 +82,7 @@ func (s *Server) use(ctx context.Context, cfg errorqueue.Config, fn func(*errorq
 		}
 	}
 	defer func() { s.free <- struct{}{} }()
-	return with(ctx, cfg, fn)
+	return errorqueue.With(ctx, cfg, fn)
 }
 
 // claim waits for a token.
@@ -93,19 +93,6 @@ func claim(ctx context.Context, token <-chan struct{}) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-}
-
-// with calls fn with an error queue.
-func with(ctx context.Context, cfg errorqueue.Config, fn func(*errorqueue.Queue) error) error {
-	q, err := errorqueue.Open(ctx, cfg)
-	if err != nil {
-		return err
-	}
-	err = fn(q)
-	if closed := q.Close(); err == nil {
-		err = closed
-	}
-	return err
 }
 
 // take looks at the error queue and keeps what it finds.

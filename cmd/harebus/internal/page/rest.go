@@ -108,7 +108,7 @@ func (s *Server) log(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer func() { s.freeLog <- struct{}{} }()
-	err = with(r.Context(), cfg, func(q *errorqueue.Queue) error {
+	err = errorqueue.With(r.Context(), cfg, func(q *errorqueue.Queue) error {
 		_, err := q.Each(r.Context(), errorqueue.Filter{}, func(c *errorqueue.Content) error {
 			var e trail
 			if json.Unmarshal(c.Body, &e) != nil {
