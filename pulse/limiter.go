@@ -4,12 +4,12 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/harebus/harebus"
+	"github.com/harebus/harebus/internal/routing"
 )
 
 // limiter spaces the messages of one queue. Without a rate a message costs one atomic load.
@@ -42,8 +42,7 @@ func (l *limiter) patience() time.Duration {
 
 // of says whether the limiter is that of a queue.
 func (l *limiter) of(queue string) bool {
-	const digits = 12
-	return queue == l.queue || l.perInstance && strings.HasPrefix(queue, l.queue+".") && len(queue) == len(l.queue)+1+digits
+	return queue == l.queue || l.perInstance && routing.IsInstance(queue, l.queue)
 }
 
 // rate is how many messages a second may begin; 0 is no limit.

@@ -3,6 +3,7 @@ package routing
 import (
 	"fmt"
 	"maps"
+	"strings"
 	"time"
 
 	"github.com/harebus/harebus/topology"
@@ -151,6 +152,11 @@ const instanceDigits = 12
 
 // Instance is the name of a queue for one instance of a service alone, with the last digits of a new id.
 func Instance(queue, id string) string { return queue + "." + id[len(id)-instanceDigits:] }
+
+// IsInstance says whether a queue is that of an instance of another one.
+func IsInstance(queue, of string) bool {
+	return strings.HasPrefix(queue, of+".") && len(queue) == len(of)+1+instanceDigits
+}
 
 // Shared is the name of a queue without what makes it that of one instance, if it is.
 func Shared(queue string, ofInstance bool) string {
