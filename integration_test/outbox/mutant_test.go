@@ -70,10 +70,8 @@ func root(t *testing.T) string {
 // TestMutantsFit: the texts that the mutants replace are there.
 func TestMutantsFit(t *testing.T) {
 	t.Parallel()
-	for _, m := range mutants {
-		if err := m.Fits(root(t)); err != nil {
-			t.Error(err)
-		}
+	if err := mutant.Fit(root(t), mutants); err != nil {
+		t.Error(err)
 	}
 }
 

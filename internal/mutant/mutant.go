@@ -6,6 +6,7 @@ package mutant
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -49,11 +50,15 @@ func (m Mutant) Run(ctx context.Context, root, dir string, args ...string) error
 	return nil
 }
 
-// Fits returns an error unless the library has the text that the mutant replaces
+// Fit returns an error unless the library has the text that each mutant replaces
 // exactly once.
-func (m Mutant) Fits(root string) error {
-	_, err := m.source(root)
-	return err
+func Fit(root string, mutants []Mutant) error {
+	var faults []error
+	for _, m := range mutants {
+		_, err := m.source(root)
+		faults = append(faults, err)
+	}
+	return errors.Join(faults...)
 }
 
 // source reads the file to change.

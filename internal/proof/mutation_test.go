@@ -228,10 +228,8 @@ func TestMutantsFit(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, m := range slices.Concat(mutants, targeted) {
-		if err := m.Fits(root); err != nil {
-			t.Error(err)
-		}
+	if err := mutant.Fit(root, slices.Concat(mutants, targeted)); err != nil {
+		t.Error(err)
 	}
 }
 
