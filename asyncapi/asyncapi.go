@@ -132,7 +132,10 @@ func (d *document) addQueue(q contract.Queue) string {
 		channel["address"] = q.Name + ".{instance}"
 		channel["parameters"] = schema{"instance": schema{"description": "random digits; each instance of the service has a queue of its own"}}
 	}
+	bound := schema{"exchange": d.of.Direct}
+	channel[contract.Extension] = bound
 	if len(q.Topics) > 0 {
+		bound["topics"], bound["topicExchange"] = slices.Sorted(slices.Values(q.Topics)), d.of.Topic
 		channel["description"] = "bound to the topics " + strings.Join(slices.Sorted(slices.Values(q.Topics)), ", ") + " of the exchange " + d.of.Topic
 	}
 	d.channels[key] = channel

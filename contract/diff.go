@@ -26,6 +26,7 @@ func (c Change) String() string { return strings.TrimSpace(c.Operation+" "+c.Fie
 // become less. Whatever the services on the other side can notice of the contrary is breaking:
 //
 //   - An operation is gone: a message, a handler or a queue, or the type, the exchange or the topic has another name.
+//   - A queue is bound to another exchange, or a topic is not bound to it any more ([Extension]).
 //   - The content type has changed.
 //   - In a message that is received, a field is required now, or a type, format, enum or bound allows less.
 //   - In a message that is sent, a field that was always there can be missing now, or a type, format, enum or bound allows more.
@@ -55,6 +56,7 @@ func Diff(before, after *Document) ([]Change, error) {
 	for _, is := range known {
 		changes = append(changes, Change{false, is.String(), "", "added"})
 	}
+	changes = append(changes, rebound(before, after)...)
 	slices.SortFunc(changes, func(a, b Change) int {
 		if a.Breaking != b.Breaking {
 			return map[bool]int{true: -1, false: 1}[a.Breaking]

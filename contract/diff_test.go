@@ -115,8 +115,22 @@ func TestDiffSchemas(t *testing.T) {
 			before: `{"anyOf": [{"type": "null"}, {"type": "string"}]}`, after: `{"type": ["null", "string"], "minLength": 1}`, received: true, sentBack: true,
 			text: "minLength none → 1",
 		},
-		"a pattern": {before: `{"type": "string", "pattern": "a"}`, after: `{"type": "string", "pattern": "b"}`, received: true, sent: true, receivedBack: true, sentBack: true, text: `pattern "a" → "b"`},
-		"a title":   {before: `{"type": "string", "title": "a"}`, after: `{"type": "string", "title": "b", "x-more": 1}`},
+		"a bound without its number": {before: `{"type": "number", "minimum": 1}`, after: `{"type": "number", "exclusiveMinimum": 1}`, received: true, sentBack: true, text: "exclusiveMinimum none → 1"},
+		"one bound of two keywords":  {before: `{"type": "integer", "exclusiveMinimum": 0}`, after: `{"type": "integer", "minimum": 1}`},
+		"an upper one":               {before: `{"type": "integer", "exclusiveMaximum": 10}`, after: `{"type": "integer", "maximum": 9.5}`},
+		"a wider bound":              {before: `{"type": "number", "exclusiveMinimum": 0}`, after: `{"type": "number", "minimum": 0}`, sent: true, receivedBack: true, textBack: "exclusiveMinimum none → 0"},
+		"a negative bound":           {before: `{"type": "integer", "exclusiveMinimum": -1.5}`, after: `{"type": "integer", "minimum": -1}`},
+		"a second bound":             {before: `{"type": "number", "minimum": 5}`, after: `{"type": "number", "minimum": 5, "exclusiveMinimum": 4}`},
+		"an enum without a type":     {before: `{"type": "string", "enum": ["a", "b"]}`, after: `{"enum": ["b", "a"]}`},
+		"an enum of two types":       {before: `{"type": ["string", "null"], "enum": ["a"]}`, after: `{"const": "a"}`},
+		"an enum of numbers":         {before: `{"type": "integer", "enum": [1, 2]}`, after: `{"enum": [2.0, 1]}`},
+		"an enum of anything":        {before: `{"enum": [1, "a", null, true]}`, after: `{"enum": [1, "a", null]}`, received: true, sentBack: true, text: "type boolean or integer"},
+		"a title in a part":          {before: `{"not": {"type": "string", "title": "a"}}`, after: `{"not": {"type": "string", "description": "b", "x-more": 1}}`},
+		"a field that is title":      {before: `{"not": {"properties": {"title": {"type": "string"}}}}`, after: `{"not": {"properties": {"description": {"type": "string"}}}}`, received: true, sent: true, receivedBack: true, sentBack: true, text: "not"},
+		"a value that has a title":   {before: `{"not": {"const": {"title": "a"}}}`, after: `{"not": {"const": {"title": "b"}}}`, received: true, sent: true, receivedBack: true, sentBack: true, text: "not"},
+		"an order in a part":         {before: `{"not": {"required": ["a", "b"]}}`, after: `{"not": {"required": ["b", "a"]}}`},
+		"a pattern":                  {before: `{"type": "string", "pattern": "a"}`, after: `{"type": "string", "pattern": "b"}`, received: true, sent: true, receivedBack: true, sentBack: true, text: `pattern "a" → "b"`},
+		"a title":                    {before: `{"type": "string", "title": "a"}`, after: `{"type": "string", "title": "b", "x-more": 1}`},
 		"anything": {
 			before: `{}`, after: `{"type": "string"}`, received: true, sentBack: true, text: "type any → string",
 		},
@@ -249,6 +263,41 @@ func TestDiffOperations(t *testing.T) {
 		}
 		if found := diff(t, before, none); len(found) != 1 || !strings.HasPrefix(found[0], "!") {
 			t.Errorf("%q", found)
+		}
+	}
+}
+
+// TestDiffBindings: a queue that is bound to other exchanges, or to less, breaks those who send to it.
+func TestDiffBindings(t *testing.T) {
+	t.Parallel()
+	bound := func(extension string) string {
+		return strings.Replace(document("receive", "{}", ""), `"address": "orders",`, `"address": "orders", `+extension, 1)
+	}
+	events := func(topics string) string {
+		return bound(`"x-harebus": {"exchange": "PikaBusDirect", "topicExchange": "PikaBusTopic", "topics": [` + topics + `]},`)
+	}
+	for name, row := range map[string]struct{ before, after, want string }{
+		"the same":              {events(`"a.b"`), events(`"a.b"`), ``},
+		"not said before":       {bound(""), events(`"a.b"`), ``},
+		"not said any more":     {events(`"a.b"`), bound(""), ``},
+		"exchange of commands":  {bound(`"x-harebus": {"exchange": "PikaBusDirect"},`), bound(`"x-harebus": {"exchange": "amq.direct"},`), `!queue "orders": exchange of commands "PikaBusDirect" → "amq.direct"`},
+		"exchange of events":    {events(`"a"`), strings.Replace(events(`"a"`), "PikaBusTopic", "amq.topic", 1), `!queue "orders": exchange of events "PikaBusTopic" → "amq.topic"`},
+		"a topic lost":          {events(`"a.b", "c"`), events(`"c"`), `!queue "orders": topic "a.b" is not bound any more`},
+		"a topic added":         {events(`"c"`), events(`"c", "d"`), `queue "orders": topic "d" is bound`},
+		"a wider topic":         {events(`"a.b", "a.c.d"`), events(`"a.#"`), `queue "orders": topic "a.#" is bound`},
+		"one word":              {events(`"a.b"`), events(`"a.*"`), `queue "orders": topic "a.*" is bound`},
+		"one word for two":      {events(`"a.b.c"`), events(`"a.*"`), `!queue "orders": topic "a.b.c" is not bound any more` + "\n" + `queue "orders": topic "a.*" is bound`},
+		"less than any":         {events(`"#"`), events(`"#.a"`), `!queue "orders": topic "#" is not bound any more`},
+		"any number in between": {events(`"a.*.b", "a.b"`), events(`"a.#.b"`), `queue "orders": topic "a.#.b" is bound`},
+		"many of any number":    {events(`"` + strings.Repeat("#.", 120) + `a"`), events(`"` + strings.Repeat("#.", 120) + `b"`), `!queue "orders": topic "` + strings.Repeat("#.", 120) + `a" is not bound any more` + "\n" + `queue "orders": topic "` + strings.Repeat("#.", 120) + `b" is bound`},
+	} {
+		if found := strings.Join(diff(t, row.before, row.after), "\n"); found != row.want {
+			t.Errorf("%s: %q, want %q", name, found, row.want)
+		}
+	}
+	for _, bad := range []string{`"x-harebus": 7,`, `"x-harebus": {"topics": [1]},`} {
+		if _, err := contract.Read(strings.NewReader(bound(bad))); err == nil || !strings.Contains(err.Error(), "x-harebus") {
+			t.Errorf("%s: %v", bad, err)
 		}
 	}
 }

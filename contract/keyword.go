@@ -48,7 +48,7 @@ var keywords = []keyword{
 func (c *comparison) constraints(a, b alternative) []misfit {
 	found := values(a, b)
 	for _, k := range keywords {
-		if was, is := a.schema[k.name], b.schema[k.name]; k.of(a.kind) && c.allowsLess(k, was, is) {
+		if was, is := a.schema[k.name], b.schema[k.name]; k.of(a.kind) && c.allowsLess(k, was, is) && !within(k.name, a, b) {
 			found = append(found, misfit{keyword: k.name, before: shown(was), after: shown(is)})
 		}
 	}
@@ -72,7 +72,7 @@ func unread(schemas ...map[string]any) map[string]bool {
 	for _, m := range schemas {
 		for name := range m {
 			known := slices.ContainsFunc(keywords, func(k keyword) bool { return k.name == name }) || slices.Contains(structural, name)
-			if !known && !strings.HasPrefix(name, "x-") && !slices.Contains(annotations, name) {
+			if !known && !silent(name) {
 				names[name] = true
 			}
 		}
@@ -158,9 +158,21 @@ func ofKind(value any, kind string) bool {
 	switch value.(type) {
 	case nil:
 		return kind == "null" || kind == ""
+	case bool:
+		return kind == "boolean" || kind == ""
 	case string:
 		return kind == "string" || kind == ""
+	case []any:
+		return kind == "array" || kind == ""
+	case map[string]any:
+		return kind == "object" || kind == ""
 	default:
-		return kind != "null" && kind != "string"
+		return kind == "number" || kind == "" || kind == "integer" && integral(value)
 	}
+}
+
+// integral says whether a number has nothing behind the point, as far as that can be told.
+func integral(value any) bool {
+	n, known := number(value)
+	return !known || n.IsInt()
 }

@@ -17,6 +17,7 @@ const mostBytes = 16 << 20
 type Document struct {
 	root       map[string]any
 	operations []operation
+	queues     map[string]bindings
 }
 
 // operation is one message in one direction at one place.
@@ -55,8 +56,8 @@ func Read(r io.Reader) (*Document, error) {
 	case !strings.HasPrefix(version, "3."):
 		return nil, fmt.Errorf("contract: read document: it is AsyncAPI %.20q, and only version 3 is read", version)
 	}
-	d := &Document{root: root}
-	if err := d.readOperations(); err != nil {
+	d := &Document{root: root, queues: map[string]bindings{}}
+	if err := errors.Join(d.readOperations(), d.readQueues()); err != nil {
 		return nil, fmt.Errorf("contract: read document: %w", err)
 	}
 	return d, nil
@@ -181,23 +182,37 @@ func (d *Document) unwrapped(schema any) (any, error) {
 	return m["schema"], nil
 }
 
-// placeOf names where the messages of a channel are: in a queue, or under a topic of an exchange.
-func placeOf(channel map[string]any, reference string) string {
-	address := text(channel, "address")
-	if address == "" {
-		address = unescaped.Replace(strings.TrimPrefix(reference, "#/channels/"))
+// addressOf is the address of a channel, or the name under which it stands in the document.
+func addressOf(channel map[string]any, key string) string {
+	if address := text(channel, "address"); address != "" {
+		return address
 	}
+	return unescaped.Replace(key)
+}
+
+// amqpOf is what a channel says for AMQP.
+func amqpOf(channel map[string]any) map[string]any {
 	bindings, _ := channel["bindings"].(map[string]any)
 	amqp, _ := bindings["amqp"].(map[string]any)
+	return amqp
+}
+
+// placeOf names where the messages of a channel are: in a queue, or under a topic of an exchange.
+func placeOf(channel map[string]any, reference string) string {
+	address, amqp := addressOf(channel, strings.TrimPrefix(reference, "#/channels/")), amqpOf(channel)
 	exchange, _ := amqp["exchange"].(map[string]any)
 	switch {
 	case text(amqp, "is") == "queue":
 		return fmt.Sprintf("queue %q", address)
 	case text(exchange, "name") != "":
-		return fmt.Sprintf("topic %q of exchange %q", address, text(exchange, "name"))
+		return topicOf(text(exchange, "name"), address)
 	default:
 		return fmt.Sprintf("channel %q", address)
 	}
+}
+
+func topicOf(exchange, topic string) string {
+	return fmt.Sprintf("topic %q of exchange %q", topic, exchange)
 }
 
 // mostReferences is how many references may lead to each other.

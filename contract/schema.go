@@ -127,10 +127,30 @@ func (c *comparison) fail(err error) {
 	}
 }
 
-// same says whether two values are one, also through references.
-func (c *comparison) same(a, b any) bool { return c.sameBut(a, b, map[[2]uintptr]bool{}) }
+// same says whether two values of a keyword are one, also through references, and whatever is said about them for readers.
+func (c *comparison) same(a, b any) bool { return c.sameBut(a, b, schemas, map[[2]uintptr]bool{}) }
 
-func (c *comparison) sameBut(a, b any, done map[[2]uintptr]bool) bool {
+// content is what the objects in the value of a keyword are.
+type content int8
+
+const (
+	schemas content = iota // schemas
+	named                  // schemas by the names of fields or patterns
+	data                   // values of messages
+)
+
+func contentOf(keyword string) content {
+	switch keyword {
+	case "properties", "patternProperties", "dependencies":
+		return named
+	case "enum", "const":
+		return data
+	default:
+		return schemas
+	}
+}
+
+func (c *comparison) sameBut(a, b any, of content, done map[[2]uintptr]bool) bool {
 	switch x := a.(type) {
 	case map[string]any:
 		y, ok := b.(map[string]any)
@@ -139,14 +159,48 @@ func (c *comparison) sameBut(a, b any, done map[[2]uintptr]bool) bool {
 			return ok && done[key]
 		}
 		done[key] = true
+		if of == data {
+			return maps.EqualFunc(x, y, func(v, w any) bool { return c.sameBut(v, w, data, done) })
+		}
 		x, y = c.behind(c.from, x), c.behind(c.to, y)
-		return maps.EqualFunc(x, y, func(v, w any) bool { return c.sameBut(v, w, done) })
+		if of == named {
+			return maps.EqualFunc(x, y, func(v, w any) bool { return c.sameBut(v, w, schemas, done) })
+		}
+		return c.samePart(x, y, done)
 	case []any:
 		y, ok := b.([]any)
-		return ok && slices.EqualFunc(x, y, func(v, w any) bool { return c.sameBut(v, w, done) })
+		return ok && slices.EqualFunc(x, y, func(v, w any) bool { return c.sameBut(v, w, of, done) })
 	default:
 		return equal(a, b)
 	}
+}
+
+// samePart compares two schemas inside of a keyword that is compared as a whole. What excludes no value does not count.
+func (c *comparison) samePart(a, b map[string]any, done map[[2]uintptr]bool) bool {
+	for _, names := range []map[string]any{a, b} {
+		for name := range names {
+			if silent(name) {
+				continue
+			}
+			v, in := a[name]
+			w, both := b[name]
+			if in != both || !c.sameBut(v, w, contentOf(name), done) && !sameNames(name, v, w) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// sameNames says whether two lists differ in their order only, where it does not matter.
+func sameNames(keyword string, a, b any) bool {
+	was, is := list(a), list(b)
+	return slices.Contains([]string{"required", "type", "enum"}, keyword) && len(was) == len(is) && len(joined(was, is)) == len(was) && len(was) > 0
+}
+
+// silent says whether a keyword excludes no value.
+func silent(keyword string) bool {
+	return strings.HasPrefix(keyword, "x-") || slices.Contains(annotations, keyword)
 }
 
 // behind is what a reference leads to; other objects are themselves.

@@ -94,22 +94,43 @@ func (c *comparison) apart(d *Document, m map[string]any, u *union) {
 		}
 		return
 	}
+	for _, kind := range typesOf(m) {
+		u.all = append(u.all, alternative{kind, m})
+	}
+}
+
+// typesOf are the types that a schema allows; the empty one stands for all. Without the keyword type, the values of enum and const say it,
+// and a type without a value in them is none.
+func typesOf(m map[string]any) (kinds []string) {
 	switch kind := m["type"].(type) {
 	case string:
-		u.all = append(u.all, alternative{kind, m})
-		return
+		kinds = []string{kind}
 	case []any:
 		for _, one := range kind {
 			name, _ := one.(string)
-			u.all = append(u.all, alternative{name, m})
+			kinds = append(kinds, name)
 		}
-		return
 	}
-	if m["properties"] != nil || m["required"] != nil {
-		u.all = append(u.all, alternative{"object", m})
-		return
+	values := enumOf(m)
+	switch {
+	case values == nil && kinds == nil && (m["properties"] != nil || m["required"] != nil):
+		return []string{"object"}
+	case values == nil && kinds == nil:
+		return []string{""}
+	case values == nil:
+		return kinds
 	}
-	u.all = append(u.all, alternative{"", m})
+	if kinds == nil {
+		kinds = []string{"null", "boolean", "string", "number", "array", "object"}
+	}
+	if !slices.ContainsFunc(values, func(value any) bool { return ofKind(value, "number") && !integral(value) }) {
+		if i := slices.Index(kinds, "number"); i >= 0 {
+			kinds[i] = "integer"
+		}
+	}
+	return slices.DeleteFunc(kinds, func(kind string) bool {
+		return !slices.ContainsFunc(values, func(value any) bool { return ofKind(value, kind) })
+	})
 }
 
 // whole is a schema with the parts of its allOf in it, if no two of them say something about the same.
@@ -183,7 +204,7 @@ func list(value any) []any {
 // asserts says whether a schema has a keyword that excludes values, beside one.
 func asserts(m map[string]any, beside string) bool {
 	for key := range m {
-		if key != beside && !strings.HasPrefix(key, "x-") && !slices.Contains(annotations, key) {
+		if key != beside && !silent(key) {
 			return true
 		}
 	}
