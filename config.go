@@ -530,7 +530,7 @@ func (c *Config) validateNumbers() []error {
 	var faults []error
 	faults = append(faults, c.Payload.contextFaults()...)
 	for _, text := range []string{c.Payload.Environment, c.Payload.Build} {
-		if err := checkShort("the text of Payload.Environment or Build", text); err != nil {
+		if err := field.CheckShort("the text of Payload.Environment or Build", text); err != nil {
 			faults = append(faults, err)
 		}
 	}

@@ -80,7 +80,7 @@ func OpenEnvelope(exchange, routingKey string, head, body []byte) (Envelope, err
 	if n := len(m.Publishing.Headers); n > header.MaxEntries {
 		return fail("the head has %d headers, more than %d", n, header.MaxEntries)
 	}
-	if err := errors.Join(addressFaults(m)...); err != nil {
+	if err := errors.Join(m.AddressFaults()...); err != nil {
 		return fail("%w", err)
 	}
 	return Envelope{m}, nil
@@ -183,7 +183,7 @@ func (m *Message) Envelope(exchange, routingKey string) (Envelope, error) {
 		Op: int8(OpForward), Exchange: exchange, Key: routingKey, Mandatory: true,
 		Foreign: exchange != "", Several: exchange != "", Publishing: p,
 	}
-	if err := errors.Join(addressFaults(out)...); err != nil {
+	if err := errors.Join(out.AddressFaults()...); err != nil {
 		return Envelope{}, refuse("envelope", "%w", err)
 	}
 	return Envelope{out}, nil

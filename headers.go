@@ -70,8 +70,7 @@ const (
 	IntentEvent Intent = "event"
 )
 
-// newDialect returns how a setup writes headers. The full names are made once, so that
-// stamping a message concatenates nothing.
+// newDialect returns how a setup writes headers.
 func newDialect(cfg *PayloadConfig) header.Dialect {
 	prefix := cfg.HeaderPrefix
 	format := header.ISOTime
@@ -85,31 +84,7 @@ func newDialect(cfg *PayloadConfig) header.Dialect {
 	if cfg.Build != "" {
 		always[prefix+HeaderBuild] = cfg.Build
 	}
-	return header.Dialect{Prefix: prefix, Time: format, Always: always, Environment: cfg.Environment, Keep: header.Bound(cfg.Guards), Names: header.Names{
-		Environment:        prefix + HeaderEnvironment,
-		MessageID:          prefix + HeaderMessageID,
-		CorrelationID:      prefix + HeaderCorrelationID,
-		TimeSent:           prefix + HeaderTimeSent,
-		ReplyTo:            prefix + HeaderReplyTo,
-		OriginatingAddress: prefix + HeaderOriginatingAddress,
-		Intent:             prefix + HeaderIntent,
-		MessageType:        prefix + HeaderMessageType,
-		ContentType:        prefix + HeaderContentType,
-		ContentEncoding:    prefix + HeaderContentEncoding,
-		DeferredTime:       prefix + HeaderDeferredTime,
-		ErrorRetries:       prefix + HeaderErrorRetries,
-		ErrorDetails:       prefix + HeaderErrorDetails,
-		SourceQueue:        prefix + HeaderSourceQueue,
-		Hops:               prefix + HeaderHops,
-		FirstFailed:        prefix + HeaderFirstFailed,
-		LeftOut:            prefix + HeaderLeftOut,
-		RawHeaders:         prefix + HeaderRawHeaders,
-		Signature:          prefix + HeaderSignature,
-		Parking:            prefix + HeaderParking,
-		ReplyBy:            prefix + HeaderReplyBy,
-		Fault:              prefix + HeaderFault,
-		CausationID:        prefix + HeaderCausationID,
-	}}
+	return header.Dialect{Prefix: prefix, Time: format, Always: always, Environment: cfg.Environment, Keep: header.Bound(cfg.Guards), Names: header.NamesOf(prefix)}
 }
 
 // NewMessageID returns a new id as the bus makes them: UUID version 7 (RFC 9562),

@@ -5,11 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
-	"strconv"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/harebus/harebus/internal/field"
 	"github.com/harebus/harebus/internal/foreign"
@@ -18,7 +15,6 @@ import (
 	"github.com/harebus/harebus/internal/routing"
 	"github.com/harebus/harebus/internal/session"
 	"github.com/harebus/harebus/internal/wirename"
-	"github.com/harebus/harebus/topology"
 )
 
 const maxShortString = field.MaxShortString
@@ -230,7 +226,7 @@ func (s *sender) stamp(out *publish.Message, draft Outgoing, to address, o *send
 	msg := &out.Publishing
 	msg.Priority, msg.AppId, msg.Body = o.priority, o.appID, draft.Body
 	if o.expiration != 0 {
-		msg.Expiration, err = expiration(o.expiration)
+		msg.Expiration, err = field.Expiration(o.expiration)
 	}
 	return err
 }
@@ -275,14 +271,6 @@ func (s *sender) messageID(out *publish.Message, messageType string, o *sendOpti
 	}
 }
 
-func expiration(d time.Duration) (string, error) {
-	ms := d.Milliseconds()
-	if ms < 1 || ms > math.MaxUint32 {
-		return "", fmt.Errorf("expiration %v is not between 1ms and %v", d, time.Duration(math.MaxUint32)*time.Millisecond)
-	}
-	return strconv.FormatInt(ms, 10), nil
-}
-
 // seal is the last stage of a message that goes out. The guards protect its content; then
 // it refuses messages that would close the channel or the whole connection.
 func (s *sender) seal(ctx context.Context, out *publish.Message) error {
@@ -291,17 +279,7 @@ func (s *sender) seal(ctx context.Context, out *publish.Message) error {
 			return fmt.Errorf("protect the message: %w", err) // perhaps only now
 		}
 	}
-	msg := &out.Publishing
-	var faults []error
-	for _, short := range []struct{ name, value string }{
-		{"message id", msg.MessageId}, {"correlation id", msg.CorrelationId}, {"message type", msg.Type},
-		{"reply address", msg.ReplyTo}, {"app id", msg.AppId}, {"content type", msg.ContentType},
-	} {
-		if err := checkShort(short.name, short.value); err != nil {
-			faults = append(faults, err)
-		}
-	}
-	faults = append(faults, addressFaults(out)...)
+	faults := out.Faults()
 	if err := s.fits(out); err != nil {
 		faults = append(faults, err)
 	}
@@ -309,26 +287,6 @@ func (s *sender) seal(ctx context.Context, out *publish.Message) error {
 		return fmt.Errorf("%w: %w", ErrRefused, errors.Join(faults...))
 	}
 	return nil
-}
-
-// checkShort refuses what is no short string of AMQP.
-func checkShort(name, value string) error {
-	if len(value) > maxShortString || !utf8.ValidString(value) {
-		return fmt.Errorf("%s %s is longer than %d bytes or not valid UTF-8", name, field.Quote(value), maxShortString)
-	}
-	return nil
-}
-
-// addressFaults are those of an exchange and a routing key. Fanout and headers
-// exchanges do not look at the key.
-func addressFaults(out *publish.Message) (faults []error) {
-	if err := checkShort("exchange", out.Exchange); err != nil {
-		faults = append(faults, err)
-	}
-	if err := topology.ValidRoutingKey(out.Key); err != nil && (out.Key != "" || !out.Foreign) {
-		faults = append(faults, err)
-	}
-	return faults
 }
 
 // fits refuses a message whose headers would close the connection, or could not

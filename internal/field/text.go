@@ -64,3 +64,11 @@ func ParseCount(value any) (int, error) {
 	}
 	return int(n), nil
 }
+
+// CheckShort refuses what is no short string of AMQP.
+func CheckShort(name, value string) error {
+	if len(value) > MaxShortString || !utf8.ValidString(value) {
+		return fmt.Errorf("%s %s is longer than %d bytes or not valid UTF-8", name, Quote(value), MaxShortString)
+	}
+	return nil
+}

@@ -2,6 +2,8 @@ package field
 
 import (
 	"fmt"
+	"math"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -56,4 +58,13 @@ func checkTime(t time.Time) (time.Time, error) {
 		return time.Time{}, fmt.Errorf("year %d is out of range", t.Year())
 	}
 	return t, nil
+}
+
+// Expiration is how AMQP writes after which time a message expires.
+func Expiration(d time.Duration) (string, error) {
+	ms := d.Milliseconds()
+	if ms < 1 || ms > math.MaxUint32 {
+		return "", fmt.Errorf("expiration %v is not between 1ms and %v", d, time.Duration(math.MaxUint32)*time.Millisecond)
+	}
+	return strconv.FormatInt(ms, 10), nil
 }

@@ -13,7 +13,7 @@ import (
 // Read returns what a message says of itself and what it carries, as [harebus.Guard.Admit] of a
 // service gets them that consumes from queue. prefix starts the names of the standard headers.
 func Read(prefix string, in *amqp.Delivery, queue string) (*harebus.Identity, *harebus.Payload) {
-	d := dialect(prefix)
+	d := &header.Dialect{Prefix: prefix, Names: header.NamesOf(prefix)}
 	h, _ := d.Read(in) // a fault leaves the field empty, as it does for the sender and for a service
 	signature, _ := field.Text(in.Headers[d.Names.Signature])
 	id := &harebus.Identity{
@@ -22,21 +22,4 @@ func Read(prefix string, in *amqp.Delivery, queue string) (*harebus.Identity, *h
 		TimeSent: h.TimeSent, Hops: h.Hops, Headers: in.Headers, Queue: queue,
 	}
 	return id, &harebus.Payload{ContentType: h.ContentType, ContentEncoding: h.ContentEncoding, Body: in.Body, Signature: signature}
-}
-
-// dialect has the names of the headers that are read here.
-func dialect(prefix string) *header.Dialect {
-	return &header.Dialect{Prefix: prefix, Names: header.Names{
-		MessageID:          prefix + harebus.HeaderMessageID,
-		CorrelationID:      prefix + harebus.HeaderCorrelationID,
-		TimeSent:           prefix + harebus.HeaderTimeSent,
-		ReplyTo:            prefix + harebus.HeaderReplyTo,
-		OriginatingAddress: prefix + harebus.HeaderOriginatingAddress,
-		Intent:             prefix + harebus.HeaderIntent,
-		MessageType:        prefix + harebus.HeaderMessageType,
-		ContentType:        prefix + harebus.HeaderContentType,
-		ContentEncoding:    prefix + harebus.HeaderContentEncoding,
-		Hops:               prefix + harebus.HeaderHops,
-		Signature:          prefix + harebus.HeaderSignature,
-	}}
 }
