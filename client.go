@@ -103,17 +103,16 @@ func (s *Setup) Contract() (contract.Service, error) {
 		if e.consumes() {
 			of.Queues = append(of.Queues, q)
 		}
+		s.mu.Lock()
+		of.Sends = append(of.Sends, e.sent...)
+		faults = append(append(faults, e.faults...), e.settle())
+		s.mu.Unlock()
 		handlers := *e.handlers.Load()
 		for _, name := range slices.Sorted(maps.Keys(handlers)) {
 			if h := handlers[name]; name != NoType && name != AnyType {
 				of.Receives = append(of.Receives, contract.Message{Type: name, Value: h.value, ContentType: s.codecs.Media(name, h.value), Queue: q.Name, Topic: h.topic})
 			}
 		}
-		s.mu.Lock()
-		of.Sends = append(of.Sends, e.sent...)
-		_, err := settled(handlers)
-		faults = append(append(faults, e.faults...), err)
-		s.mu.Unlock()
 	}
 	if err := errors.Join(faults...); err != nil {
 		return of, fmt.Errorf("harebus: contract: %w", err)

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"reflect"
 	"slices"
+	"strings"
 
 	"github.com/harebus/harebus/contract"
 	"github.com/harebus/harebus/internal/wirename"
@@ -81,18 +82,25 @@ func Upcast[Old, New any](on Registrar, convert func(ctx context.Context, old Ol
 	}, handlerOption(func(h *handler) { h.to, h.made = to, value }))
 }
 
-// settled gives each upcast the options of the handler to which it leads.
-func settled(all map[string]*handler) (map[string]*handler, error) {
-	all, faults := maps.Clone(all), []error(nil)
-	for _, name := range slices.Sorted(maps.Keys(all)) {
-		end, err := all[name].end(all)
-		if faults = append(faults, err); err == nil {
-			h := *all[name]
-			h.handlerOptions = end.handlerOptions
-			all[name] = &h
+// settle makes the registered handlers those that messages find, each upcast with the options of the handler to which it
+// leads. setup.mu is held. Nothing changes if one of them leads nowhere.
+func (e *endpoint) settle() error {
+	all, faults := maps.Clone(e.known), []error(nil)
+	for name, h := range e.known {
+		end, err := h.end(e.known)
+		if err != nil {
+			faults = append(faults, err)
+		} else if end != h {
+			upcast := *h
+			upcast.handlerOptions = end.handlerOptions
+			all[name] = &upcast
 		}
 	}
-	return all, errors.Join(faults...)
+	if len(faults) == 0 {
+		e.handlers.Store(&all)
+	}
+	slices.SortFunc(faults, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
+	return errors.Join(faults...)
 }
 
 // end is the handler to which an upcast leads; another handler leads to itself.

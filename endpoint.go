@@ -166,20 +166,20 @@ type endpoint struct {
 	counts  tally.Queue
 	copies  *resend.Queue
 
-	// handlers is replaced, with setup.mu held, and never changed: messages are looked up
-	// without a lock.
+	// handlers is replaced by settle and never changed: messages are looked up without a lock.
 	handlers atomic.Pointer[map[string]*handler]
 
 	// setup.mu guards what follows.
-	faults []error // of registrations; Start reports them
-	late   []error // of registrations after Start; Ready reports them
+	known  map[string]*handler // registered
+	faults []error             // of registrations; Start reports them
+	late   []error             // of registrations after Start; Ready reports them
 	subs   []string
 	sent   []contract.Message // that Sends and Publishes have declared
 	group  *consume.Group     // nil while nothing is consumed
 }
 
 func newEndpoint(s *Setup, c EndpointConfig) *endpoint {
-	e := &endpoint{setup: s, cfg: c, queue: c.Queue, subs: slices.Clone(c.Subscriptions)}
+	e := &endpoint{setup: s, cfg: c, queue: c.Queue, subs: slices.Clone(c.Subscriptions), known: map[string]*handler{}}
 	e.retries.Store(int64(c.Retry.most()))
 	e.handlers.Store(&map[string]*handler{})
 	e.copies = &resend.Queue{
@@ -204,12 +204,10 @@ func (e *endpoint) registered() error {
 	switch {
 	case len(e.faults) > 0:
 		return errors.Join(e.faults...)
-	case e.consumes() && len(*e.handlers.Load()) == 0:
+	case e.consumes() && len(e.known) == 0:
 		return fmt.Errorf("no handler is registered for the queue %s; use Handle or HandleMessage", field.Quote(e.queue))
 	}
-	all, err := settled(*e.handlers.Load())
-	e.handlers.Store(&all)
-	return err
+	return e.settle()
 }
 
 // consumption is the configuration of the consumers, whose session consumes from so many

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"reflect"
 	"time"
 
@@ -181,7 +180,7 @@ func (e *endpoint) addHandler(h *handler, err error) {
 func (e *endpoint) register(h *handler, err error) error {
 	switch {
 	case err != nil:
-	case (*e.handlers.Load())[h.messageType] != nil:
+	case e.known[h.messageType] != nil:
 		err = fmt.Errorf("handler of %q: there is one already", h.messageType)
 	case h.timeout < 0:
 		err = fmt.Errorf("handler of %q: timeout %v is negative", h.messageType, h.timeout)
@@ -192,16 +191,15 @@ func (e *endpoint) register(h *handler, err error) error {
 			e.retries.Store(max(e.retries.Load(), int64(h.retry.most())))
 		}
 		h.origin = e.queue + "\x00" + h.messageType
-		all := maps.Clone(*e.handlers.Load())
-		all[h.messageType] = h
+		e.known[h.messageType] = h
 		if h.messageType != AnyType {
 			e.counts.Type(h.messageType) // before strangers fill the list
 		}
 		if e.setup.started {
-			all, err = settled(all)
+			err = e.settle()
 		}
-		if err == nil {
-			e.handlers.Store(&all)
+		if err != nil {
+			delete(e.known, h.messageType)
 		}
 	}
 	return err

@@ -390,3 +390,32 @@ func TestReplies(t *testing.T) {
 		}
 	})
 }
+
+// TestManyHandlers: what it costs to register a handler does not grow with the number of those that are registered.
+func TestManyHandlers(t *testing.T) {
+	setup, err := harebus.New(harebus.Config{Queue: "orders"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const handlers = 10_000
+	names := make([]string, handlers)
+	for n := range names {
+		names[n] = fmt.Sprint("type ", n)
+	}
+	nothing := func(context.Context, *harebus.Bus, *harebus.Message) error { return nil }
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	for _, name := range names {
+		setup.HandleMessage(name, nothing)
+	}
+	runtime.ReadMemStats(&after)
+	t.Logf("%d bytes each", (after.TotalAlloc-before.TotalAlloc)/handlers)
+	if each := (after.TotalAlloc - before.TotalAlloc) / handlers; each > 4<<10 {
+		t.Errorf("%d bytes for each of %d handlers", each, handlers)
+	}
+	for _, name := range []string{names[0], names[handlers-1]} {
+		if i, err := setup.Invoke(t.Context(), order{1}, harebus.WithType(name)); err != nil || i.Err != nil {
+			t.Errorf("%s: %v, %v", name, err, i)
+		}
+	}
+}

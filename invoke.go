@@ -52,9 +52,7 @@ func (e *endpoint) Invoke(ctx context.Context, message any, opts ...SendOption) 
 		return fail(ErrNoQueue)
 	}
 	e.setup.mu.Lock()
-	all, err := settled(*e.handlers.Load())
-	e.handlers.Store(&all)
-	faults := errors.Join(append(slices.Clip(e.faults), err)...)
+	faults := errors.Join(append(slices.Clip(e.faults), e.settle())...)
 	e.setup.mu.Unlock()
 	if faults != nil {
 		return fail(faults)

@@ -246,10 +246,13 @@ func TestUpcastFaults(t *testing.T) {
 	}
 }
 
-// TestUpcastAfterStart: one that leads nowhere is reported by Ready and is not used, and one that leads to a handler is used.
+// TestUpcastAfterStart: one that leads nowhere is reported by Ready and is not used, not even by a later one of the same
+// type; one that leads to a handler is used.
 func TestUpcastAfterStart(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
-		s := r.setup(r.config("shipping"))
+		cfg := r.config("shipping")
+		cfg.Handling.Unhandled = harebus.UnhandledPark
+		s := r.setup(cfg)
 		got := make(chan shipV3, 1)
 		harebus.Handle(s, func(_ context.Context, _ *harebus.Bus, m shipV3) error { got <- m; return nil })
 		r.start(s)
@@ -267,8 +270,19 @@ func TestUpcastAfterStart(t *testing.T) {
 			t.Fatal("Ready returned nil")
 		}
 		contains(t, err.Error(), `upcast of "Ship": there is no handler of "Order"`)
+		if err := s.Bus().Send(r.ctx, "shipping", shipV1{2}); err != nil {
+			t.Fatal(err)
+		}
+		contains(t, r.details(), `no handler for messages of type "Ship"`)
 		if service, _ := s.Contract(); len(service.Receives) != 2 {
 			t.Errorf("%+v", service.Receives)
+		}
+		harebus.Upcast(s, toV2)
+		if err := s.Bus().Send(r.ctx, "shipping", shipV1{3}); err != nil {
+			t.Fatal(err)
+		}
+		if m := receive(r, got); m.Orders[0] != 3 {
+			t.Errorf("%+v", m)
 		}
 	})
 }

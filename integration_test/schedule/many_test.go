@@ -42,15 +42,17 @@ func TestMany(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for n := range *many {
-			err := schedules.Add(fmt.Sprint("schedule ", n), cron, func(context.Context, *harebus.Bus, schedule.Due) error {
-				fired.Add(1)
-				return nil
-			})
-			if err != nil {
-				t.Fatal(err)
+		measure(t, "registered", func() {
+			for n := range *many {
+				err := schedules.Add(fmt.Sprint("schedule ", n), cron, func(context.Context, *harebus.Bus, schedule.Due) error {
+					fired.Add(1)
+					return nil
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
 			}
-		}
+		})
 		return setup, schedules
 	}
 	minute := func(at time.Time) string { return fmt.Sprintf("%d %d * * * *", at.Second(), at.Minute()) }
