@@ -252,7 +252,10 @@ type road struct {
 	mu       sync.Mutex // guards what follows
 	listener net.Listener
 	open     map[net.Conn]struct{}
+	stalled  bool
 	wg       sync.WaitGroup
+
+	gate sync.RWMutex // held by a stall
 }
 
 // road builds one to the place's broker. It is closed at first.
@@ -325,7 +328,7 @@ func (r *road) accept(listener net.Listener) {
 		r.mu.Unlock()
 		for from, to := range map[net.Conn]net.Conn{near: far, far: near} {
 			r.wg.Go(func() {
-				_, _ = io.Copy(to, from) // an end is an end
+				_, _ = io.Copy(struct{ io.Writer }{to}, stalling{from, &r.gate}) // an end is an end
 				from.Close()
 				to.Close()
 			})
@@ -347,8 +350,22 @@ func (r *road) cut() {
 	r.reset()
 }
 
+// stall has nothing go through until the next reset.
+func (r *road) stall() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.stalled {
+		r.gate.Lock()
+		r.stalled = true
+	}
+}
+
 // reset is called with r.mu held.
 func (r *road) reset() {
+	if r.stalled {
+		r.gate.Unlock()
+		r.stalled = false
+	}
 	for conn := range r.open {
 		if tcp, ok := conn.(*net.TCPConn); ok {
 			_ = tcp.SetLinger(0)
