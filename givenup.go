@@ -21,9 +21,13 @@ import (
 // has none), that is logged, its messages are discarded, and the message is parked
 // all the same. A crash in between repeats both, with the same message ids. fn is
 // not called for a message without a handler, nor when an [ErrorHandler] discards
-// the message.
+// the message. With the option several times all functions are called, in that order.
 func WithGivenUp(fn func(ctx context.Context, bus *Bus, m *Message, err error) error) HandlerOption {
-	return handlerOption(func(h *handler) { h.givenUp = fn })
+	return handlerOption(func(h *handler) {
+		if fn != nil {
+			h.givenUp = append(h.givenUp, fn)
+		}
+	})
 }
 
 // Failed is a message that is about to be moved to the error queue, for Config.Handling.GivenUp.
@@ -39,10 +43,12 @@ type Failed struct {
 // be sent now; then the message must be delivered again.
 func (d *delivery) giveUp(cause *failure) bool {
 	h, all := d.handler, d.endpoint.cfg.Handling
-	if h != nil && h.givenUp != nil && !d.tell("WithGivenUp", h.origin, h.timeout, func(ctx context.Context, bus *Bus, m *Message) error {
-		return h.givenUp(ctx, bus, m, d.felt.shown())
-	}) {
-		return false
+	for i := 0; h != nil && i < len(h.givenUp); i++ {
+		if !d.tell("WithGivenUp", h.origin+strings.Repeat("\x00", i), h.timeout, func(ctx context.Context, bus *Bus, m *Message) error {
+			return h.givenUp[i](ctx, bus, m, d.felt.shown())
+		}) {
+			return false
+		}
 	}
 	return all.GivenUp == nil || d.tell("Config.Handling.GivenUp", d.endpoint.queue+"\x00\x00", all.Timeout, func(ctx context.Context, bus *Bus, m *Message) error {
 		kind, group := resend.Group(cause)

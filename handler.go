@@ -79,7 +79,7 @@ type handlerOptions struct {
 	untransacted bool
 	// transacted says that it must not run without one.
 	transacted bool
-	givenUp    func(context.Context, *Bus, *Message, error) error // nil: nothing
+	givenUp    []func(context.Context, *Bus, *Message, error) error
 }
 
 // Handle registers a handler for the messages of one type on a [Setup] or an [Endpoint]. After Start it applies to
@@ -118,7 +118,11 @@ func Handle[T any](on Registrar, fn func(ctx context.Context, bus *Bus, message 
 func (e *endpoint) HandleMessage(messageType string, fn HandlerFunc, opts ...HandlerOption) {
 	h := &handler{handlerOptions: handlerOptions{timeout: max(e.cfg.Handling.Timeout, 0)}, messageType: messageType, named: true, run: fn}
 	h.apply(opts)
-	e.addHandler(h, nil)
+	var err error
+	if h.messageType != messageType {
+		err = fmt.Errorf("handler of %s: WithType(%s) names another type; leave it out", field.Quote(messageType), field.Quote(h.messageType))
+	}
+	e.addHandler(h, err)
 }
 
 func (h *handler) apply(opts []HandlerOption) {

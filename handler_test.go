@@ -419,3 +419,18 @@ func TestManyHandlers(t *testing.T) {
 		}
 	}
 }
+
+// TestHandlerOfTwoTypes: a handler for one wire name that is given another one is refused.
+func TestHandlerOfTwoTypes(t *testing.T) {
+	t.Parallel()
+	setup, err := harebus.New(harebus.Config{Queue: "orders"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	setup.HandleMessage("Order", func(context.Context, *harebus.Bus, *harebus.Message) error { return nil }, harebus.WithType("Order.v2"))
+	_, err = setup.Invoke(t.Context(), order{1})
+	if err == nil {
+		t.Fatal("no error")
+	}
+	contains(t, err.Error(), `handler of "Order": WithType("Order.v2") names another type; leave it out`)
+}

@@ -288,6 +288,8 @@ func TestGivenUp(t *testing.T) {
 						t.Errorf("given up with %v, %+v", err, m)
 					}
 					return errors.Join(bus.Send(ctx, "out", answer{2}), c.fn(ctx, bus))
+				}), harebus.WithGivenUp(nil), harebus.WithGivenUp(func(ctx context.Context, bus *harebus.Bus, _ *harebus.Message, _ error) error {
+					return bus.Send(ctx, "out", answer{2})
 				}))
 				r.start(s)
 				r.publish(r.channel(), "orders", plain(`{}`))
@@ -295,8 +297,12 @@ func TestGivenUp(t *testing.T) {
 				if got := s.Stats(); times != 1 || got.Parked != 1 || got.Retried != 1 {
 					t.Errorf("called %d times, counts %+v", times, got)
 				}
-				if sent := r.broker.Messages("out"); len(sent) != c.sent {
-					t.Errorf("%d messages left", len(sent))
+				ids := map[string]bool{}
+				for _, m := range r.broker.Messages("out") {
+					ids[m.MessageId] = true
+				}
+				if want := c.sent + 1; len(ids) != want || len(r.broker.Messages("out")) != want {
+					t.Errorf("%d messages with %d ids left, want %d", len(r.broker.Messages("out")), len(ids), want)
 				}
 				r.await("error", 1)
 				if name == "hangs" {

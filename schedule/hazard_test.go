@@ -443,6 +443,28 @@ func TestTokenThatNobodyDefines(t *testing.T) {
 	}
 }
 
+// TestTokenIsRemoved: a token that nobody has defined for almost 30 days is still there, and an hour later it is removed, which
+// the log says once.
+func TestTokenIsRemoved(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		i := r.instance("a")
+		i.add("stays", "@weekly")
+		i.start()
+		time.Sleep(time.Minute)
+		long := time.Now().Add(time.Hour - 30*24*time.Hour).Format(time.RFC3339)
+		r.put(tokens, stored(fmt.Sprintf(`{"name":"goes","last":%q,"orphan":%q}`, long, long)))
+		time.Sleep(50 * time.Minute)
+		if r.token("goes"); r.logged("is removed") != 0 {
+			t.Error("it is removed before the 30 days are over")
+		}
+		time.Sleep(30 * time.Minute)
+		r.token("stays")
+		if n := len(r.broker.Messages(tokens)); n != 1 || i.Stats().Tokens != 1 || r.logged("is removed") != 1 {
+			t.Errorf("%d messages in the queue, %d tokens, said %d times", n, i.Stats().Tokens, r.logged("is removed"))
+		}
+	})
+}
+
 // TestTwoSetups: two setups of one service in one process share the schedules.
 func TestTwoSetups(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
@@ -473,7 +495,8 @@ func TestTwoSetups(t *testing.T) {
 func TestOverlap(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
 		i := r.instance("a", func(c *harebus.Config, _ *Config) { c.Retry.MaxRetries = 2 })
-		calls := 0
+		calls, parked := 0, 0
+		gaveUp := harebus.WithGivenUp(func(context.Context, *harebus.Bus, *harebus.Message, error) error { parked++; return nil })
 		err := i.Add("ten", "*/10 * * * *", func(ctx context.Context, bus *harebus.Bus, due Due) error {
 			switch calls++; calls {
 			case 1: // three failures: it is parked within a minute
@@ -485,7 +508,7 @@ func TestOverlap(t *testing.T) {
 				time.Sleep(25 * time.Minute)
 			}
 			return i.note(ctx, bus, due)
-		}, Overlap(Skip), Handling(harebus.WithTimeout(0)))
+		}, Overlap(Skip), Handling(harebus.WithTimeout(0), gaveUp))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -502,6 +525,9 @@ func TestOverlap(t *testing.T) {
 		}
 		if r.runs[2].Missed != 2 || i.Stats().Skipped != 2 {
 			t.Errorf("missed %d, skipped %d; want 2", r.runs[2].Missed, i.Stats().Skipped)
+		}
+		if parked != 1 {
+			t.Errorf("the function for a message that is given up was called %d times", parked)
 		}
 	})
 }

@@ -73,9 +73,8 @@ const (
 	Skip
 )
 
-// Overlap says whether a run may begin before the one before has ended. Default: Allow. Skip uses
-// [harebus.WithGivenUp] of the handler, so it cannot be passed as well. A message that an
-// ErrorHandler discards has not ended for Skip.
+// Overlap says whether a run may begin before the one before has ended. Default: Allow. A message that
+// an ErrorHandler discards has not ended for Skip.
 func Overlap(policy OverlapPolicy) Option {
 	return func(o *options) {
 		if policy != Allow && policy != Skip {
@@ -95,7 +94,14 @@ func Jitter(d time.Duration) Option {
 // Handling passes options of a handler, such as [harebus.WithRetry] and [harebus.WithTimeout], to
 // the handler of the schedule.
 func Handling(opts ...harebus.HandlerOption) Option {
-	return func(o *options) { o.handler = append(o.handler, opts...) }
+	return func(o *options) {
+		for _, opt := range opts {
+			if _, ok := opt.(harebus.TypeOption); ok {
+				o.faults = append(o.faults, errors.New("Handling: leave WithType out: the type is made of the schedule's name"))
+			}
+		}
+		o.handler = append(o.handler, opts...)
+	}
 }
 
 // complete fills in what was left out and checks the rest.

@@ -54,6 +54,7 @@ func TestFaultySchedules(t *testing.T) {
 			"no zone":     {i.Add("x", "@daily", i.note, In(nil)), []string{"time.LoadLocation"}},
 			"all at once": {i.Add("x", "@daily x", nil, In(nil), CatchUp(9, -1), Overlap(7)), []string{"@daily x", "handler", "LoadLocation", "9 is none", "negative", "7 is none"}},
 			"jitter":      {i.Add("x", "* * * * *", i.note, Jitter(time.Minute)), []string{"not less than the interval"}},
+			"type":        {i.Add("x", "@daily", i.note, Handling(harebus.WithTimeout(1), harebus.WithType("y"))), []string{"leave WithType out"}},
 			"no message":  {i.AddMessage("x", "@daily", Self(), nil), []string{"function"}},
 			"nowhere":     {i.AddMessage("x", "@daily", Destination{}, func(Due) any { return nil }), []string{"Self, Queue or Topic"}},
 			"bad queue":   {i.AddMessage("x", "@daily", Queue("amq.x"), func(Due) any { return nil }), []string{"amq."}},
