@@ -109,6 +109,9 @@ func (c *EndpointConfig) validateKind(of *Config) []error {
 	if o := &c.QueueOptions; o.AsFound && (o.Exclusive || o.AutoDelete || o.PerInstance || len(o.Arguments) > 0) {
 		fault("QueueOptions.AsFound uses the queue as it is: leave Exclusive, AutoDelete, PerInstance and Arguments out")
 	}
+	if c.QueueOptions.Type == topology.Stream || c.ErrorQueue.Type == topology.Stream {
+		fault("QueueOptions.Type and ErrorQueue.Type cannot be topology.Stream: a stream gives no message to one consumer alone")
+	}
 	if c.QueueOptions.Exclusive && of.Declare.Mode == CheckOnly {
 		fault("QueueOptions.Exclusive needs Declare.Mode DeclareAll: only the connection that consumes can declare the queue")
 	}

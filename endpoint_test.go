@@ -186,6 +186,8 @@ func TestEndpointFaults(t *testing.T) {
 		"other error queue": {
 			harebus.EndpointConfig{Queue: "a", ErrorQueue: harebus.ErrorQueueConfig{Name: "error", Type: topology.Classic}}, []string{"error"},
 		},
+		"a stream":           {harebus.EndpointConfig{Queue: "a", QueueOptions: harebus.QueueOptions{Type: topology.Stream, AsFound: true}}, []string{"topology.Stream"}},
+		"a stream of errors": {harebus.EndpointConfig{Queue: "a", ErrorQueue: harebus.ErrorQueueConfig{Name: "e", Type: topology.Stream}}, []string{"topology.Stream"}},
 		"several": {
 			harebus.EndpointConfig{
 				Queue: "a", Subscriptions: []string{"a*"}, Consume: harebus.ConsumeConfig{Concurrency: -1, Consumers: 2000},

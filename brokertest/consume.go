@@ -22,6 +22,9 @@ func (ch *channel) consume(m *basicConsume) *amqpError {
 	if err != nil {
 		return err
 	}
+	if q.log != nil {
+		return ch.readStream(q, m)
+	}
 	priority, err := ch.consumerPriority(q, m.arguments)
 	if err != nil {
 		return err
@@ -32,20 +35,28 @@ func (ch *channel) consume(m *basicConsume) *amqpError {
 	case !q.limits.quorum && len(q.consumers) > 0 && (m.exclusive || q.consumers[0].exclusive):
 		return errAccessRefused("%s in exclusive use", q)
 	}
-	c := &consumer{
-		channel: ch, queue: q, tag: m.tag, noAck: m.noAck, exclusive: m.exclusive,
-		prefetch: ch.prefetch, priority: priority,
-	}
+	c := ch.newConsumer(q, m)
+	c.priority = priority
 	if q.limits.quorum && c.prefetch == 0 {
 		c.prefetch = quorumPrefetch
 	}
+	ch.begin(c, m.noWait)
+	return nil
+}
+
+func (ch *channel) newConsumer(q *queue, m *basicConsume) *consumer {
+	c := &consumer{channel: ch, queue: q, tag: m.tag, noAck: m.noAck, exclusive: m.exclusive, prefetch: ch.prefetch}
 	if c.tag == "" {
 		c.tag = ch.broker().name("amq.ctag")
 	}
+	return c
+}
+
+// begin starts a subscription that was accepted.
+func (ch *channel) begin(c *consumer, noWait bool) {
 	ch.consumers[c.tag] = c
-	_ = ch.answer(m.noWait, &basicConsumeOk{tag: c.tag}) // it never fails
-	q.addConsumer(c)
-	return nil
+	_ = ch.answer(noWait, &basicConsumeOk{tag: c.tag}) // it never fails
+	c.queue.addConsumer(c)
 }
 
 // quorumPrefetch is what a quorum queue gives a consumer without a limit.
@@ -100,6 +111,9 @@ func (ch *channel) get(m *basicGet) *amqpError {
 	q, err := ch.queue(m.queue)
 	if err != nil {
 		return err
+	}
+	if q.log != nil {
+		return errNotImplemented("basic.get not supported by stream queues %s", q)
 	}
 	if q.limits.quorum && q.limits.singleActive {
 		return errLocked("cannot obtain access to locked %s. basic.get operations are not supported by quorum queues with single active consumer", q)

@@ -13,7 +13,8 @@ type consumer struct {
 	prefetch  int // 0: no limit
 	priority  int64
 	unacked   int
-	parked    bool // it could take nothing when its turn came
+	parked    bool  // it could take nothing when its turn came
+	offset    int64 // of what it reads next from a stream
 }
 
 // delivery is a message a channel has and did not settle.
@@ -55,8 +56,12 @@ func (q *queue) removeConsumer(c *consumer) {
 
 // consumerCount is the number of consumers the queue reports. To a quorum queue
 // those that were cancelled and every basic.get count until what they have is
-// acknowledged, those that wait for their turn as single active one do not.
+// acknowledged, those that wait for their turn as single active one do not. A stream
+// reports none.
 func (q *queue) consumerCount() int {
+	if q.log != nil {
+		return 0
+	}
 	n := len(q.consumers)
 	if !q.limits.quorum {
 		return n
@@ -156,8 +161,13 @@ func (c *consumer) deliver(e *entry) {
 
 // header returns the message's properties as this queue delivers them. A quorum
 // queue counts failed deliveries; in the answer to basic.get also when there
-// was none.
+// was none. A stream says the offset.
 func (e *entry) header(q *queue, got bool) []byte {
+	if q.log != nil {
+		props := e.msg.props
+		props.setHeaders(props.headers.with("x-stream-offset", long64(int64(e.seq)))) //nolint:gosec // it was one
+		return props.encode()
+	}
 	if !q.limits.quorum || e.deliveries == 0 && !got {
 		return e.msg.header
 	}

@@ -82,6 +82,9 @@ func (ch *channel) queueCommand(m method) *amqpError {
 		if err != nil {
 			return err
 		}
+		if q.log != nil {
+			return errNotImplemented("queue.purge not supported by stream queues %s", q)
+		}
 		return ch.answer(m.noWait, &queuePurgeOk{messages: uint32(q.purge())})
 	case *queueDelete:
 		return ch.deleteQueue(m)
@@ -152,7 +155,7 @@ func (ch *channel) declareQueue(m *queueDeclare) *amqpError {
 		}
 	}
 	ch.lastQueue = q.name
-	if !m.noWait && !q.limits.quorum {
+	if !m.noWait && !q.limits.quorum && q.log == nil {
 		q.used()
 	}
 	return ch.answer(m.noWait, &queueDeclareOk{queue: q.name, messages: uint32(q.depth()), consumers: uint32(q.consumerCount())})
@@ -169,10 +172,10 @@ func (ch *channel) createQueue(name string, m *queueDeclare) (*queue, *amqpError
 	if err != nil {
 		return nil, err
 	}
-	if limits.quorum {
+	if limits.quorum || limits.stream {
 		switch {
 		case name == "":
-			return nil, errPrecondition("Cannot declare a server-named queue for type rabbit_quorum_queue")
+			return nil, errPrecondition("Cannot declare a server-named queue for type %s", limits.module())
 		case m.autoDelete:
 			return nil, errPrecondition("invalid property 'auto-delete' for %s", resource)
 		case m.exclusive:
@@ -207,7 +210,7 @@ func (q *queue) equivalent(m *queueDeclare, c *connection) *amqpError {
 		return err
 	}
 	for _, a := range arguments {
-		if q.limits.quorum && !a.quorum || !q.limits.quorum && !a.classic {
+		if !a.known(&q.limits) {
 			continue
 		}
 		if err := sameArgument(q.String(), a.name, m.arguments, q.args); err != nil {
@@ -288,6 +291,9 @@ func (ch *channel) deleteQueue(m *queueDelete) *amqpError {
 		return err
 	}
 	switch n := q.depth(); {
+	case q.log != nil: // it knows no conditions, and does not count
+		q.remove("by a client")
+		return ch.answer(m.noWait, &queueDeleteOk{})
 	case q.limits.quorum && m.ifUnused:
 		return errNotImplemented("cannot delete %s. queue.delete operations with if-unused flag set are not supported by quorum queues", q)
 	case q.limits.quorum && m.ifEmpty:

@@ -28,6 +28,9 @@
 //     x-dead-letter-exchange, -routing-key and -strategy. Accepted without
 //     effect: x-queue-mode, x-queue-version, x-queue-master-locator,
 //     x-queue-leader-locator, x-quorum-initial-group-size, x-max-in-memory-*.
+//   - Streams: offsets with a gap where a segment rolls, retention by x-max-length-bytes and x-max-age (whole segments,
+//     when one rolls), x-stream-offset, credit by ack, what they do to headers and properties. One operation writes
+//     one chunk: a publish, or a commit of class tx. Accepted without effect: x-initial-cluster-size.
 //   - Messages: message and queue TTL at the head of the queue, dead-lettering
 //     with x-death and x-first-death-*, cycles dropped, at-least-once
 //     dead-lettering with its window of 32 and retry after three minutes.
@@ -39,7 +42,7 @@
 //
 // # What is refused
 //
-// What is not modelled is refused, never ignored: streams, other exchange types
+// What is not modelled is refused, never ignored: filters of streams, other exchange types
 // and other x-arguments of queues, exchanges and consumers (406, or 503 for an
 // exchange type), methods of other classes (540), immediate (540), prefetch size
 // (540), channel.flow off (540). Policies, permissions, plugins, federation,
@@ -60,12 +63,13 @@
 // WithDeliveryLimit; the CC header survives a dead-letter routing key;
 // x-last-death-* headers. 4.3: a quorum message that is given back does not
 // count towards the limit, channel prefetch is not applied, priorities order
-// quorum queues.
+// quorum queues. Streams differ more, see WithModernStreams; 4.3 also lets a stream have a channel's prefetch, and
+// answers what ends the connection with 541 on 3.10 (an x-max-age without a number, an unknown offset) with 406.
 //
 // # What goes wrong on request
 //
 // Restart, Refuse, Freeze, CutConnections, CloseConnections, Block,
-// CancelConsumers and DeleteQueue are outages. Inject makes a rule about one method: cut the
+// CancelConsumers, DeleteQueue, TruncateStream, RecreateStream and LoseReplica are outages. Inject makes a rule about one method: cut the
 // connection before or after the nth, drop, hold, delay, nack, return or poison
 // it, or answer it with an error. The same seed makes the same choices.
 //

@@ -72,6 +72,10 @@ func errNotAllowed(format string, args ...any) *amqpError {
 	return amqpErr(530, true, "NOT_ALLOWED", format, args...)
 }
 
+func errInternal(format string, args ...any) *amqpError {
+	return amqpErr(541, true, "INTERNAL_ERROR", format, args...)
+}
+
 func errNotImplemented(format string, args ...any) *amqpError {
 	return amqpErr(540, true, "NOT_IMPLEMENTED", format, args...)
 }

@@ -20,12 +20,12 @@ func (b *Broker) VHost(name string) *VHost { return &VHost{b, name} }
 // Queue describes a queue at one moment.
 type Queue struct {
 	Name          string
-	Type          string // "classic" or "quorum"
+	Type          string // "classic", "quorum" or "stream"
 	Durable       bool
 	AutoDelete    bool
 	Exclusive     bool
 	Arguments     amqp.Table
-	Ready         int // messages that wait for a consumer
+	Ready         int // messages that wait for a consumer, or that a stream keeps
 	Unacked       int // messages consumers have
 	DeadLettering int // messages at-least-once dead-lettering could not pass on yet
 	Consumers     []Consumer
@@ -52,6 +52,7 @@ type Message struct {
 	Unacked       bool
 	Redelivered   bool
 	DeliveryCount int       // failed deliveries, of quorum queues
+	Offset        int64     // in a stream
 	Expires       time.Time // zero: never
 }
 
@@ -189,8 +190,11 @@ func (q *queue) describe() Queue {
 		Name: q.name, Type: "classic", Durable: q.durable, AutoDelete: q.autoDelete, Exclusive: q.exclusive,
 		Arguments: q.args.public(), Ready: q.depth(), Unacked: len(q.unacked), DeadLettering: q.dead.count(),
 	}
-	if q.limits.quorum {
+	switch {
+	case q.limits.quorum:
 		d.Type = "quorum"
+	case q.log != nil:
+		d.Type = "stream"
 	}
 	for _, c := range q.consumers {
 		d.Consumers = append(d.Consumers, Consumer{

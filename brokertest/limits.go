@@ -17,7 +17,9 @@ const (
 
 // queueLimits is what the arguments of a queue mean.
 type queueLimits struct {
-	quorum           bool
+	quorum, stream   bool
+	maxAge           time.Duration // of a stream; 0: for ever
+	segmentBytes     int64         // likewise
 	ttl              time.Duration
 	hasTTL           bool
 	expires          time.Duration // 0: never
@@ -52,33 +54,57 @@ func (l *queueLimits) belowSoft(n, bytes int) bool {
 
 // argument describes one x-argument of a queue declaration.
 type argument struct {
-	name    string
-	classic bool
-	quorum  bool
-	check   func(value, table) string // "" when the value is fine
+	name                    string
+	classic, quorum, stream bool
+	check                   func(value, table) string // "" when the value is fine
 }
 
-// arguments lists the x-arguments RabbitMQ 3.10 knows, less those of streams.
+// known says whether queues of the type have the argument.
+func (a *argument) known(l *queueLimits) bool {
+	switch {
+	case l.stream:
+		return a.stream
+	case l.quorum:
+		return a.quorum
+	}
+	return a.classic
+}
+
+// module is RabbitMQ's name of the type.
+func (l *queueLimits) module() string {
+	switch {
+	case l.stream:
+		return "rabbit_stream_queue"
+	case l.quorum:
+		return "rabbit_quorum_queue"
+	}
+	return "rabbit_classic_queue"
+}
+
+// arguments lists the x-arguments RabbitMQ 3.10 knows.
 var arguments = []argument{
-	{"x-expires", true, true, checkExpires},
-	{"x-message-ttl", true, true, checkTTL},
-	{"x-dead-letter-exchange", true, true, checkString},
-	{"x-dead-letter-routing-key", true, true, checkDeadLetterKey},
-	{"x-dead-letter-strategy", false, true, oneOf("invalid_dlx_strategy", "at-most-once", "at-least-once")},
-	{"x-max-length", true, true, checkNatural},
-	{"x-max-length-bytes", true, true, checkNatural},
-	{"x-max-in-memory-length", false, true, checkNatural},
-	{"x-max-in-memory-bytes", false, true, checkNatural},
-	{"x-max-priority", true, false, checkPriority},
-	{"x-overflow", true, true, oneOf("invalid_overflow", "drop-head", "reject-publish", "reject-publish-dlx")},
-	{"x-queue-mode", true, false, oneOf("unsupported queue mode", "default", "lazy")},
-	{"x-queue-version", true, false, checkNatural},
-	{"x-single-active-consumer", true, true, checkBool},
-	{"x-queue-type", true, true, checkString},
-	{"x-queue-master-locator", true, false, checkString},
-	{"x-quorum-initial-group-size", false, true, checkPositive},
-	{"x-delivery-limit", false, true, checkInteger},
-	{"x-queue-leader-locator", false, true, oneOf("invalid_queue_locator_arg", "client-local", "balanced", "random", "least-leaders")},
+	{"x-expires", true, true, false, checkExpires},
+	{"x-message-ttl", true, true, false, checkTTL},
+	{"x-dead-letter-exchange", true, true, false, checkString},
+	{"x-dead-letter-routing-key", true, true, false, checkDeadLetterKey},
+	{"x-dead-letter-strategy", false, true, false, oneOf("invalid_dlx_strategy", "at-most-once", "at-least-once")},
+	{"x-max-length", true, true, false, checkNatural},
+	{"x-max-length-bytes", true, true, true, checkNatural},
+	{"x-max-in-memory-length", false, true, false, checkNatural},
+	{"x-max-in-memory-bytes", false, true, false, checkNatural},
+	{"x-max-priority", true, false, false, checkPriority},
+	{"x-overflow", true, true, false, oneOf("invalid_overflow", "drop-head", "reject-publish", "reject-publish-dlx")},
+	{"x-queue-mode", true, false, false, oneOf("unsupported queue mode", "default", "lazy")},
+	{"x-queue-version", true, false, false, checkNatural},
+	{"x-single-active-consumer", true, true, false, checkBool},
+	{"x-queue-type", true, true, true, checkString},
+	{"x-queue-master-locator", true, false, false, checkString},
+	{"x-quorum-initial-group-size", false, true, false, checkPositive},
+	{"x-delivery-limit", false, true, false, checkInteger},
+	{"x-queue-leader-locator", false, true, true, oneOf("invalid_queue_locator_arg", "client-local", "balanced", "random", "least-leaders")},
+	{"x-max-age", false, false, true, checkAge},
+	{"x-stream-max-segment-size-bytes", false, false, true, checkSegment},
+	{"x-initial-cluster-size", false, false, true, checkPositive},
 }
 
 // parseLimits checks the arguments of a queue called resource and reads them.
@@ -90,15 +116,18 @@ func (b *Broker) parseLimits(resource string, args table) (queueLimits, *amqpErr
 		case "quorum":
 			l.quorum = true
 		case "stream":
-			return l, errPrecondition("invalid arg 'x-queue-type' for %s: streams are not modelled by brokertest", resource)
+			l.stream = true
 		default:
 			return l, errPrecondition("invalid arg 'x-queue-type' for %s: \"unsupported queue type '%v'\"", resource, v)
 		}
 	}
 	for _, a := range arguments {
 		v, ok := args.lookup(a.name)
-		if !ok || (l.quorum && !a.quorum) || (!l.quorum && !a.classic) {
+		if !ok || !a.known(&l) {
 			continue
+		}
+		if l.stream && a.name == "x-max-age" && v.kind == 'S' && !strings.ContainsAny(args.str(a.name), "0123456789") {
+			return l, errInternal("x-max-age %v", v) // the channel crashes
 		}
 		if fault := a.check(v, args); fault != "" {
 			return l, errPrecondition("invalid arg '%s' for %s: %s", a.name, resource, fault)
@@ -112,10 +141,8 @@ func (b *Broker) parseLimits(resource string, args table) (queueLimits, *amqpErr
 		switch {
 		case i < 0:
 			return l, errPrecondition("invalid arg '%s' for %s: not modelled by brokertest", f.key, resource)
-		case l.quorum && !arguments[i].quorum:
-			return l, errPrecondition("invalid arg '%s' for %s of queue type rabbit_quorum_queue", f.key, resource)
-		case !l.quorum && !arguments[i].classic:
-			return l, errPrecondition("invalid arg '%s' for %s of queue type rabbit_classic_queue", f.key, resource)
+		case !arguments[i].known(&l):
+			return l, errPrecondition("invalid arg '%s' for %s of queue type %s", f.key, resource, l.module())
 		}
 	}
 	l.read(b, args)
@@ -141,6 +168,10 @@ func (l *queueLimits) read(b *Broker, args table) {
 	}
 	if v, ok := args.lookup("x-single-active-consumer"); ok {
 		l.singleActive = v.v == true
+	}
+	l.maxAge, l.segmentBytes = span(args.str("x-max-age")), segmentBytes
+	if n, ok := number("x-stream-max-segment-size-bytes"); ok {
+		l.segmentBytes = n
 	}
 	switch args.str("x-overflow") {
 	case "reject-publish":
@@ -213,6 +244,27 @@ func checkPriority(v value, args table) string {
 	}
 	if n, _ := v.integer(); n > 255 {
 		return "{max_value_exceeded," + v.String() + "}"
+	}
+	return ""
+}
+
+func checkAge(v value, args table) string {
+	if s := checkString(v, args); s != "" {
+		return s
+	}
+	if span(args.str("x-max-age")) == 0 {
+		return "{invalid_max_age}"
+	}
+	return ""
+}
+
+// checkSegment knows the largest segment of a stream.
+func checkSegment(v value, args table) string {
+	if s := checkNatural(v, args); s != "" {
+		return s
+	}
+	if n, _ := v.integer(); n > 3_000_000_000 {
+		return "{value_too_large," + v.String() + "}"
 	}
 	return ""
 }

@@ -13,6 +13,7 @@ type config struct {
 	log             func(format string, args ...any)
 	maxMessage      int
 	deliveryLimit   int
+	modernStreams   bool
 	consumerTimeout time.Duration
 	settleTimeout   time.Duration
 	writeTimeout    time.Duration
@@ -80,6 +81,13 @@ func WithMaxMessageSize(n int) Option {
 // x-delivery-limit. The default is none, as in RabbitMQ 3.x; 4.x has 20.
 func WithDeliveryLimit(n int) Option {
 	return func(c *config) { c.deliveryLimit = n }
+}
+
+// WithModernStreams has streams behave as in RabbitMQ 4.0 and later: a message that is given back or rejected gives
+// credit instead of ending the connection, a prefetch is never exceeded, CC and headers named x-… keep arrays and
+// tables, and a message without a delivery mode has mode 1. The default is RabbitMQ 3.10.
+func WithModernStreams() Option {
+	return func(c *config) { c.modernStreams = true }
 }
 
 // WithConsumerTimeout sets how long a delivery may stay unacknowledged before its

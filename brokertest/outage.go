@@ -109,12 +109,77 @@ func (b *Broker) Unblock() {
 	})
 }
 
+// TruncateStream drops the messages of a stream of the virtual host "/" before an offset; see [VHost.TruncateStream].
+func (b *Broker) TruncateStream(queue string, offset int64) error {
+	return b.VHost("/").TruncateStream(queue, offset)
+}
+
+// RecreateStream makes a stream of the virtual host "/" anew; see [VHost.RecreateStream].
+func (b *Broker) RecreateStream(queue string) error { return b.VHost("/").RecreateStream(queue) }
+
+// LoseReplica makes the broker one without a replica of a stream of the virtual host "/"; see [VHost.LoseReplica].
+func (b *Broker) LoseReplica(queue string, d time.Duration) error {
+	return b.VHost("/").LoseReplica(queue, d)
+}
+
 // CancelConsumers ends every subscription to a queue of the virtual host "/"
 // from the broker's side, as a queue that loses its leader does.
 func (b *Broker) CancelConsumers(queue string) error { return b.VHost("/").CancelConsumers(queue) }
 
 // DeleteQueue deletes a queue of the virtual host "/", also while clients use it.
 func (b *Broker) DeleteQueue(queue string) error { return b.VHost("/").DeleteQueue(queue) }
+
+// TruncateStream drops the messages of a stream before an offset, as retention does when segments roll.
+func (v *VHost) TruncateStream(name string, offset int64) error {
+	return v.withStream(name, func(q *queue) { q.log.truncate(offset) })
+}
+
+// RecreateStream deletes a stream and declares it again with the same arguments and bindings: its readers are
+// cancelled, and its offsets start at 0.
+func (v *VHost) RecreateStream(name string) error {
+	return v.withStream(name, func(q *queue) {
+		var bound []*binding
+		for _, b := range q.vhost.bindings {
+			if b.queue == q {
+				bound = append(bound, b)
+			}
+		}
+		q.remove("to be made anew")
+		next := newQueue(q.broker, q.vhost, q.name, q.limits)
+		next.durable, next.args = q.durable, q.args
+		q.vhost.queues[q.name] = next
+		for _, b := range bound {
+			q.vhost.bind(&binding{source: b.source, queue: next, key: b.key, args: b.args})
+		}
+		next.touch()
+	})
+}
+
+// LoseReplica makes the broker one that has no replica of a stream, for d: readers are cancelled, and until then nobody
+// can begin to read (406). Publishing goes on.
+func (v *VHost) LoseReplica(name string, d time.Duration) error {
+	return v.withStream(name, func(q *queue) {
+		q.noReplica = time.Now().Add(d)
+		for _, c := range slices.Clone(q.consumers) {
+			c.cancelled()
+			q.removeConsumer(c)
+		}
+	})
+}
+
+// withStream is with for a stream.
+func (v *VHost) withStream(name string, f func(*queue)) error {
+	err := fmt.Errorf("brokertest: %q in vhost %q is no stream", name, v.name)
+	if missing := v.with(name, func(q *queue) {
+		if q.log != nil {
+			err = nil
+			f(q)
+		}
+	}); missing != nil {
+		return missing
+	}
+	return err
+}
 
 // CancelConsumers ends every subscription to a queue from the broker's side.
 func (v *VHost) CancelConsumers(name string) error {

@@ -59,9 +59,16 @@ func (ch *channel) publish(m *basicPublish, h *contentHeader, body []byte, v ver
 		ch.published++
 		p.number = ch.published
 	}
-	ch.confirm(p, ch.route(p))
+	accepted := ch.route(p)
+	if p.fatal {
+		return errStreamCrash()
+	}
+	ch.confirm(p, accepted)
 	return nil
 }
+
+// errStreamCrash is how the channel ends that cannot convert a message for a stream.
+func errStreamCrash() *amqpError { return errInternal("a header cannot be converted for a stream") }
 
 // acceptable makes the checks that close the channel.
 func (ch *channel) acceptable(m *basicPublish, h *contentHeader) (*exchange, *amqpError) {
@@ -98,6 +105,7 @@ type publication struct {
 	mandatory bool
 	number    uint64 // its confirm, 0 when none is wanted
 	verdict   verdict
+	fatal     bool // a stream could not take it, which ends the connection
 }
 
 // route puts a message into its queues; false means that one rejected it. A
@@ -122,8 +130,11 @@ func (ch *channel) route(p *publication) bool {
 		return true
 	}
 	accepted := true
+	p.fatal = crashes(queues, p.msg)
 	for _, q := range queues {
-		accepted = q.enqueue(p.msg) && accepted
+		if !p.fatal || q.log == nil {
+			accepted = q.enqueue(p.msg) && accepted
+		}
 	}
 	return accepted
 }
@@ -221,6 +232,9 @@ func (ch *channel) commit() *amqpError {
 	accepted := true
 	for _, p := range tx.publications {
 		accepted = ch.route(p) && accepted
+		if p.fatal {
+			return errStreamCrash()
+		}
 	}
 	for _, s := range tx.settled {
 		s.d.settle(s.outcome)

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// queue is a classic or a quorum queue.
+// queue is a classic queue, a quorum queue or a stream.
 type queue struct {
 	broker     *Broker
 	vhost      *vhost
@@ -23,6 +23,8 @@ type queue struct {
 	active    *consumer   // with single active consumer
 	consumed  bool        // it had a consumer, which auto-delete asks for
 	dead      deadLetters
+	log       *streamLog // of a stream, which has nothing ready
+	noReplica time.Time  // until then nobody may begin to read the stream
 
 	round   uint64 // counts calls of run
 	nextSeq uint64
@@ -38,6 +40,8 @@ type queue struct {
 func newQueue(b *Broker, v *vhost, name string, limits queueLimits) *queue {
 	q := &queue{broker: b, vhost: v, name: name, limits: limits, unacked: map[*delivery]struct{}{}}
 	switch {
+	case limits.stream:
+		q.log = &streamLog{}
 	case limits.quorum:
 		q.ready = make([]line, 2) // fresh messages and, before them, returned ones
 	default:
@@ -57,8 +61,11 @@ func (q *queue) touch() {
 	}
 }
 
-// depth is the number of ready messages.
+// depth is the number of ready messages, or of those that a stream keeps.
 func (q *queue) depth() int {
+	if q.log != nil {
+		return q.log.count()
+	}
 	n := 0
 	for i := range q.ready {
 		n += q.ready[i].len()
@@ -87,6 +94,10 @@ func (q *queue) head() *line {
 
 // enqueue adds a message; false means that the queue rejects it.
 func (q *queue) enqueue(m *message) bool {
+	if q.log != nil {
+		q.append(m)
+		return true
+	}
 	if q.rejects(m) {
 		return false
 	}
@@ -143,9 +154,9 @@ func (q *queue) expiresAt(m *message) time.Time {
 // requeue puts a delivered message back. A classic queue puts it where it was. A
 // quorum queue puts it behind the other returned ones, which go first, unless
 // it was delivered too often; one without a delivery limit has what its
-// consumer gives back start again at the end.
+// consumer gives back start again at the end. A stream has kept it.
 func (q *queue) requeue(e *entry, lost bool) {
-	if q.deleted {
+	if q.deleted || q.log != nil {
 		return
 	}
 	q.touch()
@@ -170,6 +181,10 @@ func (q *queue) requeue(e *entry, lost bool) {
 // run delivers, expires and drops until there is nothing left to do.
 func (q *queue) run() {
 	if q.deleted {
+		return
+	}
+	if q.log != nil {
+		q.runStream()
 		return
 	}
 	now := time.Now()
@@ -312,7 +327,7 @@ func (q *queue) remove(why string) {
 
 // forget drops what a restart loses.
 func (q *queue) forget() {
-	if q.limits.quorum {
+	if q.limits.quorum || q.log != nil {
 		return
 	}
 	for i := range q.ready {

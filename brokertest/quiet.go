@@ -91,6 +91,9 @@ func (w *quietWait) look() bool {
 
 // counts says whether the queue has messages for which WaitQuiet waits.
 func (w *quietWait) counts(q *queue) bool {
+	if q.log != nil {
+		return q.behind()
+	}
 	return len(q.unacked) > 0 || (q.depth()+q.dead.count() > 0 && !slices.Contains(w.except, q.name))
 }
 
@@ -98,6 +101,9 @@ func (w *quietWait) counts(q *queue) bool {
 func (w *quietWait) goesOn(q *queue) bool {
 	if !w.counts(q) {
 		return false
+	}
+	if q.log != nil {
+		return true
 	}
 	consumed := len(q.unacked) > 0 || (q.depth() > 0 && len(q.consumers) > 0)
 	timed := q.idle != nil || (q.depth() > 0 && q.expiry != nil)
@@ -175,6 +181,15 @@ func (q *queue) contents() string {
 
 // messages describes what is in the queue: first what consumers have.
 func (q *queue) messages() []Message {
+	if q.log != nil {
+		var out []Message
+		for _, e := range q.log.entries() {
+			m := e.describe(false)
+			m.Offset = int64(e.seq) //nolint:gosec // it was one
+			out = append(out, m)
+		}
+		return out
+	}
 	var unacked []*entry
 	for d := range q.unacked {
 		unacked = append(unacked, d.entry)

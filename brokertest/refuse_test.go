@@ -29,7 +29,7 @@ func TestNotModelledIsRefused(t *testing.T) {
 		code int
 		do   func(*amqp.Channel) error
 	}{
-		"stream":                 {406, queue(amqp.Table{"x-queue-type": "stream"})},
+		"filter of a stream":     {406, queue(amqp.Table{"x-queue-type": "stream", "x-stream-filter-size-bytes": 16})},
 		"unknown queue argument": {406, queue(amqp.Table{"x-no-such": 1})},
 		"unknown argument of a queue that is there": {406, func(ch *amqp.Channel) error {
 			_, err := ch.QueueDeclare("q", true, false, false, false, amqp.Table{"x-no-such": 1})

@@ -44,6 +44,9 @@ func outcomeOf(requeue bool) outcome {
 
 // settle ends one delivery, or all up to a tag; tag 0 with multiple means all.
 func (ch *channel) settle(tag uint64, multiple bool, o outcome) *amqpError {
+	if o != acked && !ch.broker().cfg.modernStreams && ch.readsStream() {
+		return errNotImplemented("basic.nack not supported by stream queues")
+	}
 	var ds []*delivery
 	i, ok := slices.BinarySearchFunc(ch.unacked, tag, func(d *delivery, tag uint64) int {
 		switch {
@@ -79,16 +82,22 @@ func (ch *channel) settle(tag uint64, multiple bool, o outcome) *amqpError {
 	return nil
 }
 
+// readsStream says whether something unacknowledged on the channel is from a stream.
+func (ch *channel) readsStream() bool {
+	return slices.ContainsFunc(ch.unacked, func(d *delivery) bool { return d.queue.log != nil })
+}
+
 // settle takes a delivery off its queue.
 func (d *delivery) settle(o outcome) {
 	d.channel.untrack(d)
 	if d.queue.deleted {
 		return
 	}
-	switch o {
-	case requeued:
+	switch {
+	case d.queue.log != nil:
+	case o == requeued:
 		d.queue.requeue(d.entry, false)
-	case rejected:
+	case o == rejected:
 		d.queue.deadLetter(d.entry, reasonRejected)
 	}
 	if d.consumer != nil && d.channel.globalPrefetch > 0 {

@@ -71,6 +71,9 @@ var leastInteger = map[string]int64{
 	"x-max-length":       0,
 	"x-max-length-bytes": 0,
 	"x-max-priority":     0,
+
+	"x-stream-max-segment-size-bytes": 1,
+	"x-initial-cluster-size":          1,
 }
 
 // queueArgumentFaults finds arguments that the broker refuses, or takes and

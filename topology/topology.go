@@ -74,7 +74,7 @@ type Queue struct {
 	// refuse them unless Exclusive.
 	Transient bool `json:"transient,omitempty"`
 	// Arguments are passed to the broker, for example "x-delivery-limit". The
-	// queue type is added for quorum queues and must not be repeated here.
+	// queue type is added for quorum queues and streams and must not be repeated here.
 	Arguments map[string]any `json:"arguments,omitempty"`
 }
 
@@ -213,8 +213,10 @@ func (q Queue) validate() []error {
 		if t, ok := q.Arguments["x-queue-type"]; ok && t != "classic" {
 			fault("x-queue-type %v contradicts Type", t)
 		}
+	case q.Type == Stream:
+		q.streamFaults(fault)
 	default:
-		fault("type %q is not one of quorum, classic", q.Type)
+		fault("type %q is not one of quorum, classic, stream", q.Type)
 	}
 	faults = append(faults, argumentFaults(q.object(), q.Arguments)...)
 	return append(faults, queueArgumentFaults(q.object(), q.Arguments)...)
@@ -224,8 +226,11 @@ func (q Queue) validate() []error {
 func (q Queue) declareArguments() map[string]any {
 	args := make(map[string]any, len(q.Arguments)+1)
 	maps.Copy(args, q.Arguments)
-	if q.quorum() {
+	switch {
+	case q.quorum():
 		args["x-queue-type"] = string(Quorum)
+	case q.Type == Stream:
+		args["x-queue-type"] = string(Stream)
 	}
 	return args
 }

@@ -68,7 +68,7 @@ func TestValidate_refuses(t *testing.T) {
 		"exchange in two versions":   {topology.Topology{Exchanges: []topology.Exchange{{Name: "e", Kind: topology.Topic}, {Name: "e", Kind: topology.Direct}}}, "listed twice"},
 		"queue without name":         {topology.Topology{Queues: []topology.Queue{{}}}, "queue name"},
 		"queue with line break":      {topology.Topology{Queues: []topology.Queue{{Name: "a\nb"}}}, "control character"},
-		"queue of unknown type":      {topology.Topology{Queues: []topology.Queue{{Name: "q", Type: "stream"}}}, `type "stream"`},
+		"queue of unknown type":      {topology.Topology{Queues: []topology.Queue{{Name: "q", Type: "delayed"}}}, `type "delayed"`},
 		"queue in two versions":      {topology.Topology{Queues: []topology.Queue{{Name: "q"}, {Name: "q", Type: topology.Classic}}}, "listed twice"},
 		"quorum and exclusive":       {topology.Topology{Queues: []topology.Queue{{Name: "q", Exclusive: true}}}, "quorum queue cannot"},
 		"quorum and auto-delete":     {topology.Topology{Queues: []topology.Queue{{Name: "q", Type: topology.Quorum, AutoDelete: true}}}, "quorum queue cannot"},

@@ -50,6 +50,7 @@ func (e *examination) judge(want topology.Queue, found survey.Queue, reasons []s
 // contents reports messages that wait where none should.
 func (e *examination) contents(found survey.Queue) {
 	switch {
+	case found.Type == topology.Stream: // it keeps its messages, and does not count its readers
 	case e.tokens(e.wanted(found.Name)): // see schedules
 	case e.errors[found.Name] && found.Ready > 0:
 		e.warn(fmt.Sprintf("%d failed messages wait in queue %q", found.Ready, found.Name), "nobody handles them until they are moved back",
@@ -70,6 +71,9 @@ func number(q topology.Queue, name string) (int64, bool) {
 // dangers are the reasons why a queue may lose messages or stop.
 func (e *examination) dangers(ctx context.Context, found survey.Queue) (reasons []string, err error) {
 	q := found.Queue
+	if q.Type == topology.Stream && e.wanted(q.Name).Type == topology.Stream {
+		return nil, nil // it keeps as much as is wanted
+	}
 	danger := func(text string, args ...any) { reasons = append(reasons, fmt.Sprintf(text, args...)) }
 	if _, ok := number(q, "x-message-ttl"); ok {
 		danger("x-message-ttl: a message that waits longer is dropped, or parked as if it had failed")
