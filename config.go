@@ -21,6 +21,7 @@ import (
 	"github.com/harebus/harebus/internal/program"
 	"github.com/harebus/harebus/internal/session"
 	"github.com/harebus/harebus/internal/wait"
+	"github.com/harebus/harebus/order"
 	"github.com/harebus/harebus/topology"
 )
 
@@ -285,6 +286,9 @@ type ConsumeConfig struct {
 	// Arguments are those of basic.consume, such as "x-priority": 10 for a consumer that
 	// gets messages before others.
 	Arguments map[string]any
+	// Order has the messages of one key handled one after the other, also after failures: see
+	// package order. Prefetch is then [order.Window]. Default: none.
+	Order *order.Config
 	// Exclusive refuses other consumers on the queue, and fails while there are some. After
 	// a lost connection the broker may take a while to notice that the old consumer is
 	// gone; until then consuming is tried again. It needs one consumer.

@@ -15,6 +15,7 @@ import (
 	"github.com/harebus/harebus/contract"
 	"github.com/harebus/harebus/internal/consume"
 	"github.com/harebus/harebus/internal/field"
+	"github.com/harebus/harebus/internal/lanes"
 	"github.com/harebus/harebus/internal/resend"
 	"github.com/harebus/harebus/internal/routing"
 	"github.com/harebus/harebus/internal/session"
@@ -53,6 +54,8 @@ func (c EndpointConfig) withDefaults() EndpointConfig {
 	}
 	fill(&c.QueueOptions.Type, topology.Quorum)
 	c.Consume.Arguments = maps.Clone(c.Consume.Arguments)
+	c.Consume.Order = c.Consume.Order.Complete()
+	c.QueueOptions.Arguments, c.Consume.Prefetch = c.Consume.Order.Arguments(c.QueueOptions.Arguments), c.Consume.Order.Prefetch(c.Consume.Prefetch)
 	fill(&c.ErrorQueue.Name, defaultErrorQueue)
 	fill(&c.ErrorQueue.Type, topology.Quorum)
 	fill(&c.Consume.Concurrency, 10)
@@ -115,6 +118,7 @@ func (c *EndpointConfig) validateKind(of *Config) []error {
 	if c.QueueOptions.Exclusive && of.Declare.Mode == CheckOnly {
 		fault("QueueOptions.Exclusive needs Declare.Mode DeclareAll: only the connection that consumes can declare the queue")
 	}
+	faults = append(faults, c.listener().OrderFaults(c.Consume.Consumers, c.Consume.Exclusive)...)
 	if _, err := field.Table(c.Consume.Arguments); err != nil {
 		fault("Consume.Arguments: %w", err)
 	}
@@ -186,7 +190,8 @@ func newEndpoint(s *Setup, c EndpointConfig) *endpoint {
 	e.retries.Store(int64(c.Retry.most()))
 	e.handlers.Store(&map[string]*handler{})
 	e.copies = &resend.Queue{
-		Name: c.Queue, ErrorQueue: c.ErrorQueue.Name, Exchange: s.routing.Direct, Dialect: &s.dialect, BackOff: s.cfg.Connect.BackOff,
+		Order: lanes.Of(c.Consume.Order, c.Queue, s.dialect.Prefix),
+		Name:  c.Queue, ErrorQueue: c.ErrorQueue.Name, Exchange: s.routing.Direct, Dialect: &s.dialect, BackOff: s.cfg.Connect.BackOff,
 		Publisher: s.publisher, Final: endsConnections,
 		Restore: func(ctx context.Context, on *session.Session) error {
 			return s.declarer.ErrorQueue(ctx, on, e.cfg.listener().ErrorQueue.Topology(s.routing))
@@ -234,6 +239,7 @@ func (e *endpoint) consumption(link *session.Link, queues int) consume.Config {
 			}
 			return s.declarer.Again(ctx, on, since)
 		},
+		Order: e.copies.Order, Note: e.copies.Note, Answer: e.copies.Answer,
 		Doubt:      func() { s.declarer.Doubt(e.queue) },
 		Undeclared: func() error { return s.declarer.UndeclaredOf(e.queue) },
 		Republish:  e.copies.Republish,
@@ -264,7 +270,7 @@ func (s *Setup) Endpoint(cfg EndpointConfig) (*Endpoint, error) {
 		faults = append(faults, fmt.Errorf("add endpoints before Start: %w", ErrStarted))
 	}
 	for _, other := range s.endpoints {
-		faults = append(faults, clashes(&c, other)...)
+		faults = append(faults, c.listener().Clashes(other.cfg.listener())...)
 	}
 	if err := errors.Join(faults...); err != nil {
 		return nil, fmt.Errorf("harebus: new endpoint: %w", err)
@@ -272,24 +278,6 @@ func (s *Setup) Endpoint(cfg EndpointConfig) (*Endpoint, error) {
 	e := newEndpoint(s, c)
 	s.endpoints = append(slices.Clip(s.endpoints), e) // all hands out the slice
 	return &Endpoint{e}, nil
-}
-
-// clashes are the reasons why an endpoint cannot stand beside another one.
-func clashes(c *EndpointConfig, other *endpoint) (faults []error) {
-	switch {
-	case other.queue == "":
-	case c.Queue == other.queue:
-		faults = append(faults, fmt.Errorf("the setup has an endpoint of the queue %s already", field.Quote(c.Queue)))
-	case c.ErrorQueue.Name == other.queue, c.Queue == other.cfg.ErrorQueue.Name:
-		faults = append(faults, fmt.Errorf("a queue of the setup would be the error queue of another one: %s and %s", field.Quote(c.Queue), field.Quote(other.queue)))
-	}
-	if c.ErrorQueue.Name == other.cfg.ErrorQueue.Name && other.queue != "" {
-		x := routing.Exchanges{Direct: defaultDirectExchange}
-		if err := topology.Join(c.listener().ErrorQueue.Topology(x), other.cfg.listener().ErrorQueue.Topology(x)).Validate(); err != nil {
-			faults = append(faults, fmt.Errorf("the error queue is declared with other properties for the queue %s: %w", field.Quote(other.queue), err))
-		}
-	}
-	return faults
 }
 
 // all are the endpoints. The first one is that of Config.Queue.
@@ -327,7 +315,7 @@ func (e *Endpoint) Resume() error { return e.setup.resume(e.endpoint) }
 // their message first. Where the order of the queue is kept, or will be, the consumer first waits for
 // its handlers. SetConcurrency returns at once.
 func (e *endpoint) SetConcurrency(concurrency, prefetch int) error {
-	consume := ConsumeConfig{Concurrency: concurrency, Prefetch: prefetch}
+	consume := ConsumeConfig{Concurrency: concurrency, Prefetch: e.cfg.Consume.Order.Prefetch(prefetch)}
 	fill(&consume.Prefetch, defaultPrefetch(concurrency))
 	var faults []error
 	for _, n := range consume.quantities() {

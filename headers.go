@@ -57,6 +57,8 @@ const (
 	// HeaderFault marks a reply that says that a request was given up. It has the reason
 	// code, and HeaderErrorDetails the text. PikaBus does not know it.
 	HeaderFault = "Fault"
+	// HeaderKey is the key of a message: see [WithKey]. PikaBus does not know it.
+	HeaderKey = "Key"
 )
 
 // Intent says whether a message is a command or an event.

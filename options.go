@@ -26,6 +26,8 @@ type sendOptions struct {
 	appID         string
 	exchange      string
 	priority      uint8
+	key           string
+	keyed         bool // WithKey was given
 	expiration    time.Duration
 	optional      bool
 	now           bool
@@ -135,6 +137,12 @@ func WithExchange(name string) SendOption {
 // WithPriority sets the priority, for queues declared with x-max-priority.
 func WithPriority(priority uint8) SendOption {
 	return sendOption(func(o *sendOptions) { o.priority = priority })
+}
+
+// WithKey sets the key of a message to a queue with Consume.Order: those with the same key are handled
+// one after the other. A key has 1 to 255 bytes, and the message no priority.
+func WithKey(key string) SendOption {
+	return sendOption(func(o *sendOptions) { o.key, o.keyed = key, true })
 }
 
 // WithExpiration lets the broker drop the message (or dead-letter it, where its

@@ -15,6 +15,7 @@ import (
 	"github.com/harebus/harebus/internal/routing"
 	"github.com/harebus/harebus/internal/session"
 	"github.com/harebus/harebus/internal/wirename"
+	"github.com/harebus/harebus/order"
 )
 
 const maxShortString = field.MaxShortString
@@ -218,6 +219,12 @@ func (s *sender) stamp(out *publish.Message, draft Outgoing, to address, o *send
 	if to.op == OpReply {
 		h.Hops = s.scope.Message().hops + 1
 		h.GivenUp, h.ErrorDetails = o.fault.code(), o.fault.details()
+	}
+	if o.keyed {
+		if err := order.CheckKey(o.key, o.priority); err != nil {
+			return err
+		}
+		headers[dialect.Names.Key] = o.key
 	}
 	if o.ticket != nil && to.op == OpDefer {
 		*o.ticket, out.Ticket = Ticket{ID: h.ID, Due: to.due}, true

@@ -88,6 +88,17 @@ func (d *delivery) Handle() {
 	d.returned = true
 }
 
+// Store stores a copy in the parking queue of an ordered queue.
+func (d *delivery) Store(cause error) {
+	d.ctx, d.landed = d.Context(), true
+	_ = d.read() // what cannot be read is not handled there either
+	if d.came = factsOf(d.message); cause != nil {
+		d.park(failed(d.ctx, cause))
+	} else if d.elsewhere().Behind() {
+		d.Delivery.Ack()
+	}
+}
+
 // Handling is what a log says about the message, and the timeout of its handler.
 func (d *delivery) Handling() ([]zap.Field, time.Duration, bool) {
 	if d.shown.Load() != nil {

@@ -17,7 +17,7 @@ import (
 
 // listener is the listener queue and the error queue of an endpoint.
 func (c *EndpointConfig) listener() *routing.Listener {
-	return &routing.Listener{Name: c.Queue, Options: routing.Options(c.QueueOptions), ErrorQueue: routing.ErrorQueue(c.ErrorQueue)}
+	return &routing.Listener{Name: c.Queue, Options: routing.Options(c.QueueOptions), ErrorQueue: routing.ErrorQueue(c.ErrorQueue), Order: c.Consume.Order}
 }
 
 // Subscribe binds topics to the listener queue, which is declared if it is missing, and keeps them in its list: a

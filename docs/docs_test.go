@@ -221,6 +221,7 @@ var modules = map[string]struct {
 	"schedules.md": {"../schedule", []string{"github.com/harebus/harebus/schedule"}},
 	"batches.md":   {"", []string{"github.com/harebus/harebus/batch"}},
 	"limits.md":    {"", []string{"github.com/harebus/harebus/limit"}},
+	"ordering.md":  {"", []string{"github.com/harebus/harebus/order"}},
 	"pulse.md":     {"", []string{"github.com/harebus/harebus/pulse"}},
 }
 

@@ -114,6 +114,8 @@ func (c *consumer) capacity() int {
 	switch {
 	case c.isPaused():
 		return 0
+	case c.cfg.Order != nil:
+		return int(taking) // which never changes
 	case c.inOrder() && c.hung():
 		return 0
 	case c.inOrder(), c.cfg.AutoDelete:

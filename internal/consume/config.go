@@ -12,6 +12,7 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 	"go.uber.org/zap"
 
+	"github.com/harebus/harebus/internal/lanes"
 	"github.com/harebus/harebus/internal/session"
 	"github.com/harebus/harebus/internal/wait"
 )
@@ -44,6 +45,12 @@ type Config struct {
 	Waits   wait.Teller
 	// Stopped is the error of what a stop has ended.
 	Stopped error
+
+	// Order is that of an ordered queue, else nil. Note then sends a note to its parking queue, and Answer an
+	// answer to an operator.
+	Order  *lanes.Config
+	Note   func(ctx context.Context, note amqp.Table) error
+	Answer func(ctx context.Context, to, correlationID string, body []byte) error
 
 	// Declare is called before each attempt to consume. First says that the consumer has not
 	// consumed yet; since is when it last stopped.

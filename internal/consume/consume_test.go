@@ -25,6 +25,8 @@ type task struct {
 
 func (t *task) Handle() { t.work(t) }
 
+func (t *task) Store(error) {}
+
 func (t *task) Handling() ([]zap.Field, time.Duration, bool) { return nil, 0, true }
 
 // bubble runs a test in virtual time, with consumers of a queue that do the work, and their session.

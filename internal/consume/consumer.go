@@ -184,6 +184,9 @@ func (c *consumer) consumeOn(ctx context.Context, s *session.Session) error {
 	if err := c.cfg.Declare(ctx, s, c.since, !c.began); err != nil {
 		return err
 	}
+	if c.cfg.Order != nil {
+		return c.own(ctx, s)
+	}
 	sub, err := c.subscribe(s)
 	if err != nil {
 		return err
@@ -309,6 +312,8 @@ func (c *consumer) state() error {
 		return errors.New("the connection is lost")
 	case c.feed.ch.IsClosed():
 		return errors.New("the channel is closed")
+	case c.feed.lanes != nil:
+		return c.feed.lanes.trouble()
 	}
 	return nil
 }

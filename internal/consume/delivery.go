@@ -10,6 +10,7 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 	"go.uber.org/zap"
 
+	"github.com/harebus/harebus/internal/lanes"
 	"github.com/harebus/harebus/internal/session"
 	"github.com/harebus/harebus/internal/wire"
 )
@@ -19,6 +20,9 @@ type Task interface {
 	// Handle does the work. The delivery is acknowledged if Handle has called Ack; otherwise
 	// it goes back to the queue, also when Handle has ended its goroutine.
 	Handle()
+	// Store stores a copy of a message that is not to be handled now in the parking queue of an ordered
+	// queue: behind one of its key; or, with a cause, for good.
+	Store(cause error)
 	// Handling is what a log says of the message, and how long its handler may take (0: no
 	// limit); false while no handler has begun.
 	Handling() (fields []zap.Field, limit time.Duration, ok bool)
@@ -47,6 +51,13 @@ type Delivery struct {
 	delivered int64
 	held      func(again func(), lives func() bool) // see Hold
 	helper    atomic.Int64                          // the goroutine that works on it apart from the worker
+
+	// Of an ordered queue.
+	tenure *tenure
+	lane   *lanes.Message
+	step   lanes.Step
+	moved  *lanes.Place // a copy that is stored in the parking queue
+	came   time.Time
 }
 
 // Enter says that the calling goroutine works on the delivery, too, for [Group.Inside].
@@ -59,15 +70,26 @@ func (d *Delivery) Rehearse(ctx context.Context, log *zap.Logger) {
 	d.consumer = &consumer{hard: ctx, soft: ctx, log: log}
 }
 
-// Context is that of the handlers: it ends when a stop takes too long.
-func (d *Delivery) Context() context.Context { return d.consumer.hard }
+// Context is that of the handlers: it ends when a stop takes too long, and in an ordered queue also when
+// another process may have the queue.
+func (d *Delivery) Context() context.Context {
+	if d.tenure != nil {
+		return d.tenure.ctx
+	}
+	return d.consumer.hard
+}
 
 // Ackable is Context for what has to be done before the ack. It also ends when the delivery
 // can no longer be acknowledged, and after Longest.
 func (d *Delivery) Ackable() context.Context { return d.feed.lease.take() }
 
 // Stopping ends when a stop begins.
-func (d *Delivery) Stopping() context.Context { return d.consumer.soft }
+func (d *Delivery) Stopping() context.Context {
+	if d.tenure != nil {
+		return d.tenure.soft
+	}
+	return d.consumer.soft
+}
 
 // Log names the queue and the consumer.
 func (d *Delivery) Log() *zap.Logger { return d.consumer.log }
@@ -79,7 +101,9 @@ func (d *Delivery) Age() time.Duration { return time.Since(d.Began) }
 func (d *Delivery) Session() *session.Session { return d.feed.session }
 
 // Connected says whether it can still be acknowledged.
-func (d *Delivery) Connected() bool { return d.feed.session.Alive() && !d.feed.ch.IsClosed() }
+func (d *Delivery) Connected() bool {
+	return d.feed.session.Alive() && !d.feed.ch.IsClosed() && (d.tenure == nil || d.tenure.ctx.Err() == nil)
+}
 
 // Ended says whether it was acknowledged or given back.
 func (d *Delivery) Ended() bool { return d.ended.Load() }
@@ -96,9 +120,10 @@ func (d *Delivery) Ack() {
 }
 
 // GiveBack puts it back into its queue: at once, or together with others, in their order,
-// when the consumer is about to end. After Ack or GiveBack it does nothing.
+// when the consumer is about to end. After Ack or GiveBack it does nothing. One of an ordered queue
+// stays here, and is handled again.
 func (d *Delivery) GiveBack() {
-	if !d.ended.CompareAndSwap(false, true) {
+	if d.tenure != nil || !d.ended.CompareAndSwap(false, true) {
 		return
 	}
 	if d.consumer.ending(d.feed) {

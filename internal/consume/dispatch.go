@@ -2,8 +2,8 @@ package consume
 
 import amqp "github.com/rabbitmq/amqp091-go"
 
-// Which delivery a free worker takes next is decided here, and nowhere else: at present the
-// oldest of its feed.
+// Which delivery a free worker takes next is decided here, and nowhere else: the oldest of its
+// feed, or the one that the lanes of an ordered queue have chosen.
 
 // next is the dispatcher: it waits for the delivery of a feed that this worker is to
 // handle, perhaps again. ok is false when the feed has ended, or when the worker retires.
@@ -22,6 +22,21 @@ func (w *worker) next(f *feed) (d amqp.Delivery, again, ok bool) {
 		return d, true, true
 	case <-w.retire:
 		return d, false, false
+	}
+}
+
+// nextOf is next for an ordered queue.
+func (w *worker) nextOf(t *tenure) (d *Delivery, ok bool) {
+	select {
+	case <-w.retire:
+		return nil, false
+	default:
+	}
+	select {
+	case d, ok = <-t.ready:
+		return d, ok
+	case <-w.retire:
+		return nil, false
 	}
 }
 

@@ -6,7 +6,7 @@ package consume
 // there a change of the prefetch cancels the consumer and leaves its channel open, and the
 // delivery would be stuck.
 func (d *Delivery) Hold(held func(again func(), lives func() bool)) bool {
-	if d.feed == nil || d.feed.again == nil {
+	if d.tenure == nil && (d.feed == nil || d.feed.again == nil) {
 		return false
 	}
 	d.held = held
@@ -25,6 +25,10 @@ func (d *Delivery) leave() {
 // again is called once at most. The channel has room for every delivery that the consumer may
 // hold, so it never blocks.
 func (d *Delivery) again() {
+	if d.tenure != nil {
+		d.tenure.resume(d)
+		return
+	}
 	select {
 	case d.feed.again <- d:
 	default: // not reached

@@ -18,6 +18,7 @@ type subscription struct {
 	consumer *consumer
 	session  *session.Session
 	ch       *amqp.Channel
+	queue    string
 	acks     *session.Acker
 	lease    *ackable // of its channel
 	inOrder  bool     // the order of the queue is promised
@@ -41,7 +42,7 @@ type subscription struct {
 }
 
 func (c *consumer) subscribe(s *session.Session) (*subscription, error) {
-	u := &subscription{consumer: c, session: s, inOrder: c.inOrder(), turn: s.Trial().Turn, over: s.Trial().Over, left: make(chan struct{})}
+	u := &subscription{consumer: c, session: s, queue: c.cfg.Queue, inOrder: c.inOrder(), turn: s.Trial().Turn, over: s.Trial().Over, left: make(chan struct{})}
 	opened := make(chan *amqp.Channel, 1)
 	err := s.RPC(c.hard, func() error {
 		ch, err := s.Channel()
@@ -341,7 +342,7 @@ func (u *subscription) close() {
 // a stop that took too long.
 func (u *subscription) awaitAcks() {
 	u.await(func() error {
-		_, err := u.ch.QueueDeclarePassive(u.consumer.cfg.Queue, true, false, false, false, nil)
+		_, err := u.ch.QueueDeclarePassive(u.queue, true, false, false, false, nil)
 		return err
 	})
 }

@@ -33,6 +33,7 @@ type feed struct {
 	left       *leftovers
 	lease      *ackable
 	again      chan *Delivery // held ones to be handled again; nil if the order is not promised
+	lanes      *tenure        // of an ordered queue, instead of deliveries; else nil
 	trial      func()         // ends the trial of the queue; nil when it is over
 	first      sync.Once
 	standing   bool        // nothing is consumed for now
@@ -81,6 +82,12 @@ func (c *consumer) work(w *worker) {
 // read handles the deliveries of a feed.
 func (c *consumer) read(f *feed, w *worker) {
 	defer c.exit(f)
+	if f.lanes != nil {
+		for d, ok := w.nextOf(f.lanes); ok; d, ok = w.nextOf(f.lanes) {
+			c.carryOut(d, w)
+		}
+		return
+	}
 	for d, again, ok := w.next(f); ok; d, again, ok = w.next(f) {
 		c.handle(f, d, w, again)
 	}

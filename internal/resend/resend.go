@@ -17,9 +17,11 @@ import (
 	"github.com/harebus/harebus/internal/consume"
 	"github.com/harebus/harebus/internal/field"
 	"github.com/harebus/harebus/internal/header"
+	"github.com/harebus/harebus/internal/lanes"
 	"github.com/harebus/harebus/internal/publish"
 	"github.com/harebus/harebus/internal/session"
 	"github.com/harebus/harebus/internal/wait"
+	"github.com/harebus/harebus/order"
 )
 
 // Purpose is why a copy is sent.
@@ -38,6 +40,8 @@ func (k Purpose) String() string { return [...]string{"", "retry", "postpone", "
 // Queue is a listener queue with its error queue, and what is known of both.
 type Queue struct {
 	Name, ErrorQueue string
+	// Order is not nil if the queue is an ordered one.
+	Order *lanes.Config
 	// Exchange leads to both by their names.
 	Exchange  string
 	Dialect   *header.Dialect
@@ -90,17 +94,27 @@ type Case struct {
 // Later sends the message to its own queue again, after a pause. A postponement does not
 // count as a failure. True means that the copy is confirmed.
 func (c *Case) Later(purpose Purpose, after time.Duration, cause error) bool {
+	due := time.Now().Add(after)
+	if c.On.Ordered() {
+		out := c.failedCopy(c.Queue.Order.Parking, cause)
+		c.mark(out, purpose, due)
+		return c.inPlace(purpose, out, cause, due, false)
+	}
 	out := c.failedCopy(c.Queue.Name, cause)
-	out.Rough, out.Handled = purpose == Retry, true
-	out.Due = time.Now().Add(after)
+	out.Rough, out.Handled, out.Due = purpose == Retry, true, due
+	c.mark(out, purpose, due)
+	return c.send(purpose, out, cause)
+}
+
+// mark says in a copy when it is due, and whether it counts as a failure.
+func (c *Case) mark(out *publish.Message, purpose Purpose, due time.Time) {
 	names := &c.Queue.Dialect.Names
-	out.Publishing.Headers[names.DeferredTime] = c.Queue.Dialect.Time(out.Due)
+	out.Publishing.Headers[names.DeferredTime] = c.Queue.Dialect.Time(due)
 	if purpose == Postpone {
 		out.Publishing.Headers[names.ErrorRetries] = field.SmallestInt(c.Failures)
 	} else {
 		c.Queue.Dialect.NoteAttempt(out.Publishing.Headers, time.Now(), c.Failures == 0)
 	}
-	return c.send(purpose, out, cause)
 }
 
 // Until puts a message that came before its time into the delay queues.
@@ -227,14 +241,21 @@ const (
 	Stuck  Result = iota // it goes back to its queue
 	Parked               // it is in the error queue
 	PutOff               // it waits in the delay queues and will be parked later
+	Held                 // it holds its key, in the parking queue
 )
 
 // Park moves the message to the error queue. While that takes nothing (its node is down, it
 // is full, or it is missing and cannot be declared), the copy waits in the delay queues,
 // because a delivery that is held would keep others from being handled.
 func (c *Case) Park(cause error) Result {
+	if c.On.Ordered() && c.Queue.Order.GiveUp == order.HoldKey {
+		return c.hold(cause)
+	}
 	out := c.failedCopy(c.Queue.ErrorQueue, cause)
 	c.describe(out.Publishing.Headers, cause)
+	if c.Queue.Order != nil {
+		c.Queue.Order.Names.Strip(out.Publishing.Headers)
+	}
 	return c.bury(out, cause)
 }
 

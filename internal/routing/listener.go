@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/harebus/harebus/order"
 	"github.com/harebus/harebus/topology"
 )
 
@@ -28,6 +29,17 @@ type Listener struct {
 	Name       string
 	Options    Options
 	ErrorQueue ErrorQueue
+	// Order is that of an ordered queue, else nil.
+	Order *order.Config
+}
+
+// OrderFaults are why the queue, with so many consumers, cannot be an ordered one.
+func (l *Listener) OrderFaults(consumers int, exclusive bool) []error {
+	o := l.Options
+	return l.Order.Faults(order.Uses{
+		Type: o.Type, Arguments: o.Arguments, Consumers: consumers,
+		Private: o.Exclusive || o.AutoDelete || o.PerInstance || o.AsFound, Alone: exclusive,
+	})
 }
 
 const (
@@ -57,7 +69,7 @@ func (l *Listener) Topology(x Exchanges, topics []string) topology.Topology {
 	if l.Options.AsFound {
 		t.Queues = nil
 	}
-	return t
+	return topology.Join(t, l.Order.Topology(l.Name))
 }
 
 // arguments set the delivery limit and dead-lettering of a quorum queue: after that many

@@ -1,0 +1,323 @@
+package consume
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+	"go.uber.org/zap"
+
+	"github.com/harebus/harebus/internal/field"
+	"github.com/harebus/harebus/internal/lanes"
+)
+
+var errContained = errors.New("the process has ended again and again while it handled this message, so no handler sees it any more")
+
+// prepare makes the work for a delivery; nil if it cannot be read at all, and then the session ends.
+func (t *tenure) prepare(u *subscription, raw amqp.Delivery) *Delivery {
+	task := t.c.cfg.Task()
+	d := task.base()
+	d.Raw, d.consumer, d.feed, d.task, d.tenure, d.came = raw, t.c, u.feed, task, t, time.Now()
+	if !d.unpack() {
+		return nil
+	}
+	return d
+}
+
+// message is what the lanes know of a delivery.
+func (t *tenure) message(d *Delivery, parked bool) *lanes.Message {
+	id := d.Raw.MessageId
+	if text, ok := field.Text(d.Raw.Headers[t.cfg.Names.ID]); ok {
+		id = text
+	}
+	d.lane = &lanes.Message{
+		Key: lanes.KeyOf(d.Raw.Headers, t.cfg.Header), ID: id, Count: d.delivered, Again: d.Raw.Redelivered, Parked: parked, Of: d,
+	}
+	return d.lane
+}
+
+// fromQueue takes a delivery from the queue.
+func (t *tenure) fromQueue(raw amqp.Delivery, ok bool) {
+	if !ok {
+		t.queue.deliveries = nil // the channel has ended; closes says why
+		return
+	}
+	d := t.prepare(t.queue, raw)
+	switch {
+	case d == nil:
+	case t.phase == owning:
+		t.early = append(t.early, d)
+		t.await(settling)
+	case t.phase == settling:
+		t.early = append(t.early, d)
+	default:
+		t.arrive(d)
+	}
+}
+
+func (t *tenure) arrive(d *Delivery) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.lanes.Arrive(t.message(d, false)) {
+		d.feed.acks.Done(d.Raw.DeliveryTag)
+	}
+}
+
+// fromParking takes a delivery from the parking queue.
+func (t *tenure) fromParking(raw amqp.Delivery, ok bool) error {
+	if !ok {
+		t.parking.deliveries = nil // likewise
+		return nil
+	}
+	if t.phase == waiting {
+		t.await(loading)
+	}
+	d := t.prepare(t.parking, raw)
+	if d == nil {
+		return nil
+	}
+	if n, is := lanes.ReadNote(&t.cfg.Names, d.Raw.Headers); is {
+		return t.read(d, n)
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	m := t.message(d, true)
+	if key, ok := d.Raw.Headers[t.cfg.Names.Key].(string); ok {
+		m.Key = key
+	}
+	var err error
+	if m.Place, err = lanes.ReadPlace(&t.cfg.Names, d.Raw.Headers); err != nil {
+		m.Place = lanes.Place{Owner: t.id} // somebody has put it there
+	}
+	if spare := t.lanes.Park(m); spare != nil {
+		settle(spare)
+	}
+	return nil
+}
+
+// settle acknowledges a message that nothing else is to be done with.
+func settle(m *lanes.Message) {
+	if d, ok := m.Of.(*Delivery); ok {
+		d.feed.acks.Done(d.Raw.DeliveryTag)
+	}
+}
+
+// read does what a note says.
+func (t *tenure) read(d *Delivery, n lanes.Note) error {
+	switch n.Kind {
+	case lanes.Join:
+		t.keep(d, n)
+		return nil
+	case lanes.Trial:
+		t.accuse(d, n)
+		return nil
+	case lanes.Barrier:
+		d.feed.acks.Done(d.Raw.DeliveryTag)
+		if n.About == t.barrier {
+			return t.passed()
+		}
+		return nil
+	}
+	if t.phase < owning {
+		t.words = append(t.words, d)
+		return nil
+	}
+	t.obey(d, n)
+	return nil
+}
+
+// keep keeps the latest note that somebody has joined, for the next owner.
+func (t *tenure) keep(d *Delivery, n lanes.Note) {
+	if t.token != nil {
+		t.token.feed.acks.Done(t.token.Raw.DeliveryTag)
+	}
+	t.token = d
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.odd = nil
+	if n.About != t.cfg.Settings() {
+		t.odd = fmt.Errorf("another instance has other settings of Consume.Order for the queue %s: it has %s, and this one %s",
+			t.c.cfg.Queue, n.About, t.cfg.Settings())
+		t.c.log.Error("instances disagree", zap.Error(t.odd))
+	}
+}
+
+// accuse takes a note about a message that perhaps ends the process. It stays until the message is done with.
+func (t *tenure) accuse(d *Delivery, n lanes.Note) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch {
+	case n.Owner == t.id && t.trying[n.About]:
+	case n.Owner != t.id && t.phase < settled:
+		t.lanes.Suspect(n.About)
+	default:
+		d.feed.acks.Done(d.Raw.DeliveryTag)
+		return
+	}
+	t.trials[n.About] = append(t.trials[n.About], d)
+}
+
+// passed goes on when the barrier has come back.
+func (t *tenure) passed() error {
+	if t.phase == loading {
+		t.phase = owning
+		t.release()
+		return t.attach()
+	}
+	t.phase = settled
+	t.mu.Lock()
+	t.lanes.Settled()
+	t.mu.Unlock()
+	for _, d := range t.early {
+		t.arrive(d)
+	}
+	t.early = nil
+	return nil
+}
+
+// release lets parked messages be handled, and obeys the words that came before.
+func (t *tenure) release() {
+	t.mu.Lock()
+	t.open = true
+	n, _ := t.lanes.Parked()
+	t.mu.Unlock()
+	t.c.log.Info("this process handles the ordered queue now", zap.Int("parked", n), zap.String("tenure", t.id))
+	for _, d := range t.words {
+		if n, ok := lanes.ReadNote(&t.cfg.Names, d.Raw.Headers); ok {
+			t.obey(d, n)
+		}
+	}
+	t.words = nil
+}
+
+// pump hands to the workers what can be done now. mu is held.
+func (t *tenure) pump() {
+	for t.open && !t.over && len(t.ready) < cap(t.ready) {
+		m, step := t.lanes.Next(time.Now())
+		d, ok := (*Delivery)(nil), false
+		if m != nil {
+			d, ok = m.Of.(*Delivery)
+		}
+		if !ok {
+			return
+		}
+		d.step = step
+		t.ready <- d
+	}
+}
+
+// carryOut is the work of a worker on a delivery.
+func (c *consumer) carryOut(d *Delivery, w *worker) {
+	c.busy.Add(1)
+	defer c.free()
+	if d.tenure.feed.ending.Load() {
+		return // the end of its channel gives it back
+	}
+	d.Began = time.Now()
+	w.hand.Store(d)
+	defer func() {
+		w.hand.Store(nil)
+		if d.tenure.done(d) {
+			d.held(d.again, d.Connected)
+		}
+	}()
+	switch d.step {
+	case lanes.Follow:
+		d.task.Store(nil)
+	case lanes.Contain:
+		d.task.Store(errContained)
+	case lanes.Try:
+		if !d.tenure.announce(d) {
+			return
+		}
+		d.task.Handle()
+	default:
+		d.task.Handle()
+	}
+}
+
+// announce leaves a note that says which message is about to be handled. False means that it is not left.
+func (t *tenure) announce(d *Delivery) bool {
+	t.mu.Lock()
+	t.trying[d.lane.ID] = true
+	t.mu.Unlock()
+	err := t.c.cfg.Note(d.Ackable(), lanes.Note{Kind: lanes.Trial, About: d.lane.ID, Owner: t.id}.Write(&t.cfg.Names))
+	if err != nil && t.ctx.Err() == nil {
+		t.c.log.Warn("cannot note which message is about to be handled; trying again", zap.Error(err))
+	}
+	return err == nil
+}
+
+// done tells the lanes what has become of a delivery, and hands out what can be done now. True means that
+// the handler keeps it.
+func (t *tenure) done(d *Delivery) (kept bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch {
+	case d.held != nil && d.ended.CompareAndSwap(false, true):
+		kept = true
+		t.lanes.Keep()
+	case t.over && !d.ended.Load():
+		return false // the end of its channel gives it back
+	default:
+		acked := d.ended.Load()
+		if !acked {
+			t.anew(d)
+		}
+		t.lanes.Done(d.lane, d.step, acked, d.moved, time.Now())
+		if acked && d.step != lanes.Follow {
+			t.acquit(d.lane.ID)
+		}
+	}
+	t.pump()
+	select {
+	case t.wake <- struct{}{}:
+	default: // it is awake
+	}
+	return kept
+}
+
+// anew makes new work for a delivery that is to be handled again. mu is held.
+func (t *tenure) anew(d *Delivery) *Delivery {
+	task := t.c.cfg.Task()
+	again := task.base()
+	again.Raw, again.consumer, again.feed, again.task, again.tenure, again.came = d.Raw, d.consumer, d.feed, task, t, d.came
+	again.Raw.Body, again.lane = d.Packed, d.lane
+	if again.unpack() { // it could be before
+		d.lane.Of = again
+	}
+	return again
+}
+
+// acquit removes the notes about a message. mu is held.
+func (t *tenure) acquit(id string) {
+	delete(t.trying, id)
+	for _, note := range t.trials[id] {
+		note.feed.acks.Done(note.Raw.DeliveryTag)
+	}
+	delete(t.trials, id)
+}
+
+// resume has a delivery that was kept handled again.
+func (t *tenure) resume(d *Delivery) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.anew(d).Again = true
+	t.lanes.Resume(d.lane)
+	t.pump()
+}
+
+// Ordered says whether the delivery has its place in an order. Then a copy of it is stored in the parking
+// queue, under Place, instead of being sent to its queue again.
+func (d *Delivery) Ordered() bool { return d.tenure != nil && d.lane != nil && d.lane.Key != "" }
+
+// Place is where a copy of an ordered delivery is to be stored, and its key.
+func (d *Delivery) Place() (place lanes.Place, key string) {
+	d.tenure.mu.Lock()
+	defer d.tenure.mu.Unlock()
+	return d.tenure.lanes.NewPlace(d.lane), d.lane.Key
+}
+
+// Moved says that a copy is stored, before the delivery is acknowledged.
+func (d *Delivery) Moved(to lanes.Place) { d.moved = &to }

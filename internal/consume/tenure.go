@@ -1,0 +1,361 @@
+package consume
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+	"go.uber.org/zap"
+
+	"github.com/harebus/harebus/internal/lanes"
+	"github.com/harebus/harebus/internal/messageid"
+	"github.com/harebus/harebus/internal/session"
+	"github.com/harebus/harebus/order"
+)
+
+// An ordered queue is handled by one process at a time: by the one that is the active consumer of its
+// parking queue. A tenure is the time for which this process waits for that, and is it. It goes
+// through these phases.
+type phase int8
+
+const (
+	// waiting: a note to join is sent. The first delivery from the parking queue says that this process is
+	// the active one.
+	waiting phase = iota
+	// loading: a barrier is sent. When it comes back, everything that is parked is here.
+	loading
+	// owning: parked messages are handled, and the queue is consumed from.
+	owning
+	// settling: the first delivery from the queue has come, so no other process has it any more. A
+	// second barrier is sent: what the last owner has parked until then comes before it.
+	settling
+	// settled: messages of the queue are handled.
+	settled
+)
+
+const (
+	// parkingPrefetch is more than a parking queue can have.
+	parkingPrefetch = 60_000
+	// refresh is how often the note that the owner keeps is replaced by a new one, and stale how old other
+	// deliveries may become: later the broker would take all of them back.
+	refresh, stale = 5 * time.Minute, 10 * time.Minute
+)
+
+// tenure is used by the consumer's goroutine, but for what mu guards.
+type tenure struct {
+	c       *consumer
+	cfg     *lanes.Config
+	id      string
+	session *session.Session
+	parking *subscription
+	queue   *subscription // nil before it is consumed from
+	feed    *feed         // the workers'
+	phase   phase
+	barrier string // that is awaited
+	token   *Delivery
+	words   []*Delivery // of operators, that have come too soon
+	early   []*Delivery // of the queue, likewise
+
+	ctx    context.Context // of the handlers
+	cancel context.CancelCauseFunc
+	soft   context.Context // ends with ctx, and when a stop begins
+	notes  sync.WaitGroup  // that are being sent
+	failed chan error      // one that was not
+	wake   chan struct{}   // there may be something to wait for
+
+	mu    sync.Mutex // guards what follows
+	lanes *lanes.Lanes
+	ready chan *Delivery
+	open  bool // ready takes deliveries
+	over  bool
+	// trying are the ids of messages that perhaps end the process and are being handled, and trials the
+	// notes that say so.
+	trying map[string]bool
+	trials map[string][]*Delivery
+	odd    error // another instance has other settings
+}
+
+// own consumes from an ordered queue: it waits until this process is the owner, and is it until the
+// session or a channel ends, or ctx does.
+func (c *consumer) own(ctx context.Context, s *session.Session) error {
+	s.Trial().Pass(c.cfg.Queue, c.cfg.Queues) // nothing is tried
+	parking, err := c.subscribe(s)
+	if err != nil {
+		return err
+	}
+	parking.turn, parking.over, parking.queue = nil, nil, c.cfg.Order.Parking
+	if !c.mayOpen() {
+		defer parking.close()
+		return c.standAside(ctx, parking)
+	}
+	t := c.newTenure(s, parking)
+	defer t.end()
+	err = t.consume(parking, parkingPrefetch)
+	c.opened()
+	if err != nil {
+		return c.without(err)
+	}
+	t.feed = t.feedOf(parking)
+	t.feed.lanes = t
+	c.taking.Store(order.Window)
+	c.setFeed(t.feed, nil, false)
+	if !c.began {
+		c.log.Info("waiting for the parking queue, or its owner", zap.String("broker", s.Version()))
+	}
+	c.began = true
+	c.note(nil)
+	t.send(lanes.Note{Kind: lanes.Join, About: t.cfg.Settings(), Owner: t.id})
+	end := c.cfg.consuming(s)
+	err = t.run(ctx)
+	if errors.Is(err, errChanging) {
+		end(nil)
+	} else {
+		end(err)
+	}
+	return err
+}
+
+func (c *consumer) newTenure(s *session.Session, parking *subscription) *tenure {
+	const buffered = 256
+	t := &tenure{
+		c: c, cfg: c.cfg.Order, id: messageid.New(), session: s, parking: parking, failed: make(chan error, 1), wake: make(chan struct{}, 1),
+		ready: make(chan *Delivery, buffered), trying: map[string]bool{}, trials: map[string][]*Delivery{},
+	}
+	t.lanes = lanes.New(t.id, t.cfg.MaxParked)
+	t.ctx, t.cancel = context.WithCancelCause(c.hard)
+	var soften context.CancelFunc
+	t.soft, soften = context.WithCancel(t.ctx)
+	context.AfterFunc(c.soft, soften)
+	parking.lease = newLease(t.ctx)
+	return t
+}
+
+// standAside consumes nothing while the consumer is paused.
+func (c *consumer) standAside(ctx context.Context, u *subscription) error {
+	u.standBy()
+	c.began = true
+	c.note(nil)
+	for {
+		select {
+		case <-ctx.Done():
+			c.setFeed(nil, c.cfg.Stopped, true)
+			return nil
+		case err := <-u.closes:
+			return closed(err)
+		case <-c.nudged:
+			if !c.isPaused() {
+				c.setFeed(nil, errChanging, false)
+				return errChanging
+			}
+		}
+	}
+}
+
+// consume begins to consume on a channel of its own.
+func (t *tenure) consume(u *subscription, prefetch int) error {
+	tag := fmt.Sprintf("harebus-%d", t.c.index)
+	opened := make(chan (<-chan amqp.Delivery), 1)
+	err := t.c.endings.Try(t.c.hard, t.session, func() error {
+		return u.request(func() error {
+			if err := u.ch.Qos(prefetch, 0, false); err != nil {
+				return err
+			}
+			deliveries, err := u.ch.Consume(u.queue, tag, false, false, false, false, t.c.cfg.Arguments)
+			opened <- deliveries
+			return err
+		})
+	})
+	if err == nil {
+		u.tag, u.deliveries, u.inOrder = tag, <-opened, true
+		u.feed = t.feedOf(u)
+	}
+	return err
+}
+
+func (t *tenure) feedOf(u *subscription) *feed {
+	return &feed{session: t.session, ch: u.ch, of: u, acks: u.acks, left: &u.remains, lease: u.lease}
+}
+
+// run is the life of the tenure.
+func (t *tenure) run(ctx context.Context) error {
+	tick := time.NewTicker(refresh)
+	defer tick.Stop()
+	due := time.NewTimer(time.Hour)
+	defer due.Stop()
+	none := &subscription{}
+	for {
+		t.sleep(due)
+		q := t.queue
+		if q == nil {
+			q = none
+		}
+		var err error
+		select {
+		case <-ctx.Done():
+			t.leave(t.c.cfg.Stopped, true)
+			return nil
+		case ended := <-t.parking.closes:
+			err = closed(ended)
+		case ended := <-q.closes:
+			err = closed(ended)
+		case tag, ok := <-t.parking.cancels:
+			err = t.parking.cancelled(tag, ok)
+		case tag, ok := <-q.cancels:
+			err = q.cancelled(tag, ok)
+		case err = <-t.failed:
+		case raw, ok := <-t.parking.deliveries:
+			err = t.fromParking(raw, ok)
+		case raw, ok := <-q.deliveries:
+			t.fromQueue(raw, ok)
+		case <-due.C:
+		case <-t.wake:
+		case <-tick.C:
+			err = t.renew()
+		case <-t.c.nudged:
+			if t.c.isPaused() {
+				err = errChanging
+			}
+		}
+		switch {
+		case errors.Is(err, errChanging):
+			t.leave(err, false)
+			return err
+		case err != nil:
+			t.abandon(err)
+			return err
+		}
+	}
+}
+
+// cancelled is why the broker has cancelled the consumer.
+func (u *subscription) cancelled(tag string, ok bool) error {
+	if !ok {
+		u.cancels = nil // the channel has ended; closes says why
+		return nil
+	}
+	u.consumer.cfg.Doubt()
+	return fmt.Errorf("the broker cancelled the consumer %q of the queue %s: the queue was deleted or has moved, or its consumer timeout has passed", tag, u.queue)
+}
+
+// sleep sets the timer to when something can be done that cannot be done now, after doing what can.
+func (t *tenure) sleep(due *time.Timer) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.pump()
+	pause := time.Hour
+	if when := t.lanes.When(); !when.IsZero() {
+		pause = time.Until(when)
+	}
+	due.Reset(max(pause, 0))
+}
+
+// leave ends the tenure as a stop does: handlers finish, and their acks are sent. Then the channels are
+// closed, which gives back all else in its order. A consumer is not cancelled: another one could begin
+// while handlers run here.
+func (t *tenure) leave(why error, stopped bool) {
+	t.shut()
+	t.c.setFeed(nil, why, stopped)
+	t.c.waitHands()
+	for _, u := range []*subscription{t.queue, t.parking} {
+		if u != nil {
+			u.acks.Flush()
+			u.awaitAcks()
+		}
+	}
+}
+
+// abandon ends the tenure because something is lost: another process may have the queue now. So handlers
+// are told to end, and the next tenure begins when they have.
+func (t *tenure) abandon(err error) {
+	t.cancel(fmt.Errorf("%w: %w", errLost, err))
+	t.shut()
+	t.c.setFeed(nil, err, false)
+	t.c.waitHands()
+}
+
+// shut hands nothing more to the workers.
+func (t *tenure) shut() {
+	t.feed.ending.Store(true)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.over {
+		t.over = true
+		close(t.ready)
+	}
+}
+
+// end closes the channels: first that of the queue, because the next owner of the parking queue will
+// want it.
+func (t *tenure) end() {
+	t.cancel(errLost)
+	t.notes.Wait()
+	if t.queue != nil {
+		t.queue.close()
+	}
+	t.parking.close()
+}
+
+// attach begins to consume from the queue.
+func (t *tenure) attach() error {
+	queue, err := t.c.subscribe(t.session)
+	if err != nil {
+		return err
+	}
+	queue.turn, queue.over, queue.lease = nil, nil, newLease(t.ctx)
+	t.queue = queue
+	if err := t.consume(queue, order.Window); err != nil {
+		return t.c.without(err)
+	}
+	t.c.log.Info("consuming", zap.String("broker", t.session.Version()), zap.String("tenure", t.id))
+	return nil
+}
+
+// renew replaces the note that says who the owner is, and begins anew when deliveries have become too old.
+func (t *tenure) renew() error {
+	if t.phase < owning {
+		return nil
+	}
+	t.send(lanes.Note{Kind: lanes.Join, About: t.cfg.Settings(), Owner: t.id})
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, one := range t.lanes.Keys() {
+		if d, ok := one.First.Of.(*Delivery); ok && time.Since(d.came) > stale {
+			t.c.log.Info("consuming anew, because messages have been parked for a while, and the broker takes back what is held for too long")
+			return errChanging
+		}
+	}
+	return nil
+}
+
+// send sends a note to the parking queue, in the background: the goroutine of the tenure has to go on taking
+// deliveries.
+func (t *tenure) send(n lanes.Note) {
+	t.notes.Go(func() {
+		if err := t.c.cfg.Note(t.ctx, n.Write(&t.cfg.Names)); err != nil && t.ctx.Err() == nil {
+			select {
+			case t.failed <- fmt.Errorf("send a note to the parking queue %s: %w", t.cfg.Parking, err):
+			default: // another one has failed
+			}
+		}
+	})
+}
+
+// await sends a barrier.
+func (t *tenure) await(next phase) {
+	t.phase, t.barrier = next, messageid.New()
+	t.send(lanes.Note{Kind: lanes.Barrier, About: t.barrier, Owner: t.id})
+}
+
+// trouble is why messages are not handled, for the health check.
+func (t *tenure) trouble() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if n, full := t.lanes.Parked(); full {
+		return fmt.Errorf("%d messages are parked in %s, as many as may be, so the queue stands still for the keys that wait there;"+
+			" see the command harebus parked", n, t.cfg.Parking)
+	}
+	return t.odd
+}

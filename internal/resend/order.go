@@ -1,0 +1,74 @@
+package resend
+
+import (
+	"context"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+	"go.uber.org/zap"
+
+	"github.com/harebus/harebus/internal/messageid"
+	"github.com/harebus/harebus/internal/publish"
+)
+
+// inPlace stores a copy in the parking queue of an ordered queue, in the place that the message has there. The
+// original must be acknowledged after that, and not before: the place would be lost.
+func (c *Case) inPlace(purpose Purpose, out *publish.Message, cause error, due time.Time, held bool) bool {
+	place, key := c.On.Place()
+	place.Due, place.Held = due, held
+	place.Write(&c.Queue.Order.Names, key, out.Publishing.Headers)
+	out.Exchange, out.ViaDefault = "", false
+	sent := c.send(purpose, out, cause)
+	if sent {
+		c.On.Moved(place)
+	}
+	return sent
+}
+
+// Behind stores the message in the parking queue as it came, because one of its key waits there.
+func (c *Case) Behind() bool {
+	before := c.Deadly
+	if c.inPlace(Postpone, c.copyTo(c.Queue.Order.Parking), nil, time.Time{}, false) {
+		return true
+	}
+	return c.Deadly != before && c.Behind() // without the headers that may have ended the connection
+}
+
+// hold stores the message in the parking queue, where it holds its key until an operator has decided.
+func (c *Case) hold(cause error) Result {
+	before := c.Deadly
+	out := c.failedCopy(c.Queue.Order.Parking, cause)
+	c.describe(out.Publishing.Headers, cause)
+	if !c.inPlace(Park, out, cause, time.Time{}, true) {
+		if c.Deadly != before {
+			return c.hold(cause)
+		}
+		return Stuck
+	}
+	_, key := c.On.Place()
+	c.On.Log().Error("a message holds its key until an operator has decided; see the command harebus parked",
+		append(c.Fields(), zap.String("key", key), zap.Error(cause))...)
+	return Held
+}
+
+// Note sends a note to the parking queue.
+func (q *Queue) Note(ctx context.Context, headers amqp.Table) error {
+	return q.tell(ctx, &publish.Message{Key: q.Order.Parking, Mandatory: true, Publishing: amqp.Publishing{
+		Headers: headers, MessageId: messageid.New(), DeliveryMode: amqp.Persistent,
+	}})
+}
+
+// Answer answers an operator. When nobody waits for it any more, nobody gets it.
+func (q *Queue) Answer(ctx context.Context, to, correlationID string, body []byte) error {
+	return q.tell(ctx, &publish.Message{Key: to, Publishing: amqp.Publishing{
+		MessageId: messageid.New(), CorrelationId: correlationID, ContentType: "application/json", Body: body,
+	}})
+}
+
+func (q *Queue) tell(ctx context.Context, m *publish.Message) error {
+	publisher, err := q.Publisher()
+	if err != nil {
+		return err
+	}
+	return publisher.Publish(ctx, m)
+}
