@@ -70,7 +70,7 @@ var mutants = []mutant.Mutant{
 	},
 	{
 		Name: "retry without a pause", File: "internal/resend/resend.go",
-		Old: "out.Due = time.Now().Add(after)", New: "out.Due = time.Now().Add(after / 2)",
+		Old: "due := time.Now().Add(after)", New: "due := time.Now().Add(after / 2)",
 		Breaks: "RETRY",
 	},
 	{
