@@ -128,7 +128,7 @@ func (p *pass) run(ctx context.Context) error {
 	case ready > p.q.cfg.Most:
 		return fmt.Errorf("%d messages are in it, more than the %d that a look may take; allow more if the broker has the memory", ready, p.q.cfg.Most)
 	}
-	if err := p.q.conn.Take(within); err != nil {
+	if err := p.q.conn.Take(within, ready); err != nil {
 		return err
 	}
 	err = p.all(ctx, ready)

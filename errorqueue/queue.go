@@ -47,10 +47,8 @@ type Config struct {
 	Log *zap.Logger
 }
 
-const (
-	window = 32 // messages on their way at a time: so many may be twice after a crash
-	hold   = 65_535
-)
+// window is how many messages are on their way at a time: so many may be twice after a crash.
+const window = 32
 
 // ErrLocked says that another operator works with the error queue.
 var ErrLocked = queue.ErrLocked
@@ -114,7 +112,7 @@ func (q *Queue) open(ctx context.Context) (err error) {
 			URLs: c.URLs, Username: c.Username, Password: c.Password, Credentials: c.Credentials,
 			ExternalAuth: c.ExternalAuth, TLS: c.TLS, Dial: q.cfg.Dial, Log: q.cfg.Log,
 		},
-		Name: "errors", Queue: q.cfg.Name, Hold: hold, Window: window, Timeout: q.cfg.Timeout,
+		Name: "errors", Queue: q.cfg.Name, Window: window, Timeout: q.cfg.Timeout,
 		Begin: func(ctx context.Context, c *queue.Conn) error {
 			q.conn = c
 			err := q.lock(ctx)

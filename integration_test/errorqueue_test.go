@@ -2,6 +2,7 @@ package integration_test
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"flag"
 	"fmt"
@@ -9,8 +10,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -186,34 +189,29 @@ func TestOperatorKilled(t *testing.T) {
 // TestErrorQueueTargets moves messages out of the middle of an error queue. The others stay, in their order. With -messages
 // 100000 it measures what docs/operations.md says.
 func TestErrorQueueTargets(t *testing.T) {
+	for _, kind := range []string{"quorum", "classic"} {
+		t.Run(kind, func(t *testing.T) { errorQueueTargets(t, kind) })
+	}
+}
+
+func errorQueueTargets(t *testing.T, kind string) {
+	t.Helper()
 	p := shared(t)
-	b, failed, orders := p.broker(), p.queue("failed"), p.queue("orders")
-	for _, queue := range []string{failed, orders} {
-		b.declareQueue(queue, amqp.Table{"x-queue-type": "quorum", "x-delivery-limit": int32(1_000_000)})
-	}
 	n := *targetMessages
-	var parked []amqp.Publishing
-	for i := range n {
-		parked = append(parked, amqp.Publishing{MessageId: harebus.NewMessageID(), DeliveryMode: amqp.Persistent, Body: make([]byte, 700), Type: "Place", Headers: amqp.Table{
-			"PikaBus.SourceQueue": orders, "PikaBus.ErrorDetails": fmt.Sprintf("order %d: dial tcp 10.0.0.%d:5432: connect: connection refused", i, i%256),
-			"PikaBus.ErrorId": harebus.NewMessageID(), "PikaBus.ErrorRetries": int8(6), "tenant": "north",
-		}})
-	}
-	for chunk := range slices.Chunk(parked, 5000) {
-		b.publishAll(failed, chunk)
-	}
+	failed := p.failures(kind, n)
 	q, err := errorqueue.Open(t.Context(), errorqueue.Config{Connect: harebus.ConnectConfig{URLs: []string{p.url}}, Name: failed, NoAudit: true})
 	p.try(err)
+	others := p.others()
 	before, began := heap(), time.Now()
 	found, err := q.Look(t.Context(), errorqueue.Filter{})
 	p.try(err)
-	look := time.Since(began)
-	index := heap() - before
+	t.Logf("looked at %d in %v, the index has %.1f MB; meanwhile 99 of 100 confirms of others took at most %v", n, time.Since(began), float64(heap()-before)/1e6, others())
 	began = time.Now()
 	some := found.Messages[n/4 : n/4+min(n/2, 20_000)]
 	report, err := q.Retry(t.Context(), some, errorqueue.Options{Rate: -1})
 	p.try(err)
 	took := time.Since(began)
+	t.Logf("moved %d in %v, %.0f a second", report.Done, took, float64(report.Done)/took.Seconds())
 	rest, err := q.Look(t.Context(), errorqueue.Filter{})
 	p.try(err)
 	p.try(q.Close())
@@ -224,7 +222,100 @@ func TestErrorQueueTargets(t *testing.T) {
 	if len(found.Messages) != n || report.Done != len(some) {
 		t.Errorf("found %d of %d; of %d: %+v", len(found.Messages), n, len(some), report)
 	}
-	t.Logf("looked at %d in %v, the index has %.1f MB; moved %d in %v, %.0f a second", n, look, float64(index)/1e6, report.Done, took, float64(report.Done)/took.Seconds())
+	p.overview(failed, n-len(some))
+}
+
+// overview runs harebus errors, which finds n messages, and measures its memory.
+func (p *place) overview(failed string, n int) {
+	p.Helper()
+	var said bytes.Buffer
+	cmd := exec.CommandContext(p.within(2*patience), newOperator(p, 0).binary, "errors", "-error-queue", failed)
+	cmd.Env, cmd.Stdout, cmd.Stderr = []string{"AMQP_URL=" + p.url}, &said, &said
+	p.try(cmd.Start())
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	most := regexp.MustCompile(`VmHWM:\s+(.*)`)
+	for memory := ""; ; {
+		select {
+		case err := <-ended:
+			if err != nil || !strings.Contains(said.String(), fmt.Sprint(n, " failed messages")) {
+				p.Errorf("harebus errors: %v: %s", err, said.String())
+			}
+			p.Logf("harebus errors needed %v, and %s of memory", cmd.ProcessState.UserTime()+cmd.ProcessState.SystemTime(), memory)
+			return
+		case <-time.After(20 * time.Millisecond):
+			if status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", cmd.Process.Pid)); err == nil {
+				if found := most.FindSubmatch(status); found != nil {
+					memory = string(found[1])
+				}
+			}
+		}
+	}
+}
+
+// failures makes an error queue with n messages.
+func (p *place) failures(kind string, n int) (name string) {
+	p.Helper()
+	b, failed, orders := p.broker(), p.queue("failed-"+kind), p.queue("orders-"+kind)
+	for _, queue := range []string{failed, orders} {
+		args := amqp.Table{"x-queue-type": kind}
+		if kind == "quorum" {
+			args["x-delivery-limit"] = int32(1_000_000)
+		}
+		b.declareQueue(queue, args)
+	}
+	var parked []amqp.Publishing
+	for i := range n {
+		parked = append(parked, amqp.Publishing{MessageId: harebus.NewMessageID(), DeliveryMode: amqp.Persistent, Body: make([]byte, 700), Type: "Place", Headers: amqp.Table{
+			"PikaBus.SourceQueue": orders, "PikaBus.ErrorDetails": fmt.Sprintf("order %d: dial tcp 10.0.0.%d:5432: connect: connection refused", i, i%256),
+			"PikaBus.ErrorId": harebus.NewMessageID(), "PikaBus.ErrorRetries": int8(6), "tenant": "north",
+		}})
+	}
+	for chunk := range slices.Chunk(parked, 5000) {
+		b.publishAll(failed, chunk)
+	}
+	return failed
+}
+
+// others publishes a message every 5 ms, until the returned function ends that and says how long 99 of 100 confirms took.
+func (p *place) others() func() time.Duration {
+	p.Helper()
+	queue := p.queue("others-" + harebus.NewMessageID())
+	stop, took := make(chan struct{}), make(chan []time.Duration, 1)
+	b := p.broker()
+	b.declareQueue(queue, amqp.Table{"x-queue-type": "quorum"})
+	go b.must(func(ch *amqp.Channel) error {
+		var all []time.Duration
+		defer func() { took <- all }()
+		if err := ch.Confirm(false); err != nil {
+			return err
+		}
+		tick := time.NewTicker(5 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			began := time.Now()
+			confirm, err := ch.PublishWithDeferredConfirm("", queue, true, false, amqp.Publishing{DeliveryMode: amqp.Persistent})
+			if err != nil {
+				return err
+			}
+			confirm.Wait()
+			all = append(all, time.Since(began))
+			select {
+			case <-stop:
+				return nil
+			case <-tick.C:
+			}
+		}
+	})
+	return func() time.Duration {
+		close(stop)
+		all := <-took
+		slices.Sort(all)
+		if len(all) == 0 {
+			return 0
+		}
+		return all[len(all)*99/100].Round(time.Millisecond)
+	}
 }
 
 // heap is what lies in the memory of this process.

@@ -110,7 +110,6 @@ func (p *peek) look(ctx context.Context, conn *queue.Conn) error {
 	n := found.Ready
 	if found.Type != topology.Quorum && n > 0 {
 		n = min(p.n, n)
-		conn.Limit(n)
 	}
 	messages, err := p.take(ctx, conn, n)
 	if err != nil {
@@ -162,7 +161,7 @@ func (p *peek) take(ctx context.Context, conn *queue.Conn, n int) ([]*queue.Mess
 	if n == 0 {
 		return nil, nil
 	}
-	if err := conn.Take(ctx); err != nil {
+	if err := conn.Take(ctx, n); err != nil {
 		return nil, err
 	}
 	for range n {

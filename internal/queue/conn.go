@@ -42,9 +42,11 @@ type Conn struct {
 	link    *session.Link
 	session *session.Session
 	confirm session.ConfirmConfig
-	takers  []*taker                // in the order in which they were opened
-	ask     *amqp.Channel           // for how many messages are ready
-	out     *session.ConfirmChannel // nil until needed
+	takers  []*taker // in the order in which they were opened; all but the last are full and cancelled
+	// expected is how many messages are still to be taken.
+	expected int
+	ask      *amqp.Channel           // for how many messages are ready
+	out      *session.ConfirmChannel // nil until needed
 }
 
 // flight is a message on its way, and the channel that it is on.

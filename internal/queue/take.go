@@ -16,33 +16,33 @@ type taker struct {
 	ch         *amqp.Channel
 	deliveries <-chan amqp.Delivery
 	closes     chan *amqp.Error
+	limit      int // how many the broker gives it before some are removed
 	held       int // how many were taken and not removed
+	cancelled  bool
 }
 
 // consumerTag is the same on each channel.
 const consumerTag = "harebus operator"
 
-// Limit has what is taken from now on be held up to n messages, as Options.Hold: no others leave the queue.
-func (c *Conn) Limit(n int) { c.o.Hold = n }
-
-// Take begins to take messages. A second call continues.
-func (c *Conn) Take(ctx context.Context) error {
+// Take begins to take n messages: no others leave the queue before some are removed. A second call continues.
+func (c *Conn) Take(ctx context.Context, n int) error {
 	if len(c.takers) > 0 {
 		return nil
 	}
+	c.expected = n
 	return c.consume(ctx)
 }
 
 // consume begins to take messages on a new channel.
 func (c *Conn) consume(ctx context.Context) error {
-	t := &taker{}
+	t := &taker{limit: min(c.o.Hold, c.expected)}
 	err := c.session.RPCs(ctx, func(next func()) (err error) {
 		if t.ch, err = c.session.Channel(); err != nil {
 			return err
 		}
 		t.closes = t.ch.NotifyClose(make(chan *amqp.Error, 1))
 		next()
-		if err = t.ch.Qos(c.o.Hold, 0, false); err != nil {
+		if err = t.ch.Qos(t.limit, 0, false); err != nil {
 			return err
 		}
 		next()
@@ -54,6 +54,19 @@ func (c *Conn) consume(ctx context.Context) error {
 	}
 	c.takers = append(c.takers, t)
 	return nil
+}
+
+// following has a new taker take what comes after the messages that one holds. That is cancelled first, at a moment at
+// which nothing is on its way to it: what is removed of it later would let the broker give it more, which nobody reads.
+func (c *Conn) following(ctx context.Context, full *taker) (*taker, error) {
+	if err := c.session.RPC(ctx, func() error { return full.ch.Cancel(consumerTag, false) }); err != nil {
+		return nil, fmt.Errorf("take messages from %q: %w", c.o.Queue, err)
+	}
+	full.cancelled = true
+	if err := c.consume(ctx); err != nil {
+		return nil, err
+	}
+	return c.takers[len(c.takers)-1], nil
 }
 
 // idle is how long nothing comes before the broker is asked whether there is
@@ -68,12 +81,14 @@ const mostOnTheWay = 10 * time.Second
 // Next takes the next message, when some were ready; ok is false when there is none, because somebody
 // else has taken what was ready, or ctx has ended.
 func (c *Conn) Next(ctx context.Context) (m *Message, ok bool, err error) {
+	if c.expected == 0 {
+		return nil, false, nil
+	}
 	from := c.takers[len(c.takers)-1]
-	if from.held == c.o.Hold {
-		if err := c.consume(context.WithoutCancel(ctx)); err != nil {
+	if from.held == from.limit {
+		if from, err = c.following(context.WithoutCancel(ctx), from); err != nil {
 			return nil, false, err
 		}
-		from = c.takers[len(c.takers)-1]
 	}
 	began, empty := time.Now(), 0
 	for {
@@ -85,6 +100,7 @@ func (c *Conn) Next(ctx context.Context) (m *Message, ok bool, err error) {
 				return nil, false, c.ended(from)
 			}
 			from.held++
+			c.expected--
 			m := Unpack(&d)
 			m.from = from
 			return m, true, nil
@@ -149,7 +165,7 @@ func (c *Conn) GiveBack() error {
 	c.takers = nil
 	var faults []error
 	for _, t := range takers {
-		if len(takers) > 1 && !t.ch.IsClosed() {
+		if len(takers) > 1 && !t.cancelled && !t.ch.IsClosed() {
 			faults = append(faults, c.session.RPC(ctx, func() error { return t.ch.Cancel(consumerTag, false) }))
 		}
 	}

@@ -140,7 +140,7 @@ func (r *run) begin(ctx context.Context, c *queue.Conn) (ready int, err error) {
 	if err != nil || found.Messages == 0 {
 		return 0, err
 	}
-	return found.Messages, c.Take(ctx)
+	return found.Messages, c.Take(ctx, found.Messages)
 }
 
 // all processes the ready messages. When enough were moved, it still takes those
