@@ -267,11 +267,11 @@ func (d *delivery) differences() []string {
 	}, &d.Raw)
 }
 
-// served says whether the message comes out of the delay queues. Then the broker
+// served says whether the message comes out of the delay queues, or a parking queue. Then the broker
 // has kept it for as long as its sender wanted, whatever the clock of this
 // process says about the time in its header.
 func (d *delivery) served() bool {
-	return d.ExpiredIn(topology.Delays{}.Exit(d.Raw.Exchange, d.Raw.RoutingKey).Queues[0].Name)
+	return d.Parked() || d.ExpiredIn(topology.Delays{}.Exit(d.Raw.Exchange, d.Raw.RoutingKey).Queues[0].Name)
 }
 
 // choose finds the handler, and says whether its retry policy allows no further

@@ -238,7 +238,10 @@ func (c *consumer) carryOut(d *Delivery, w *worker) {
 }
 
 // announce leaves a note that says which message is about to be handled. False means that it is not left.
+// Before that it sends the acks of what was handled before: they would be lost with the process.
 func (t *tenure) announce(d *Delivery) bool {
+	t.parking.acks.Flush()
+	t.queue.acks.Flush()
 	t.mu.Lock()
 	t.trying[d.lane.ID] = true
 	t.mu.Unlock()
@@ -311,6 +314,9 @@ func (t *tenure) resume(d *Delivery) {
 // Ordered says whether the delivery has its place in an order. Then a copy of it is stored in the parking
 // queue, under Place, instead of being sent to its queue again.
 func (d *Delivery) Ordered() bool { return d.tenure != nil && d.lane != nil && d.lane.Key != "" }
+
+// Parked says whether the delivery has come from the parking queue. Then it was due when it was handed out.
+func (d *Delivery) Parked() bool { return d.lane != nil && d.lane.Parked }
 
 // Place is where a copy of an ordered delivery is to be stored, and its key.
 func (d *Delivery) Place() (place lanes.Place, key string) {

@@ -103,7 +103,7 @@ type Place struct {
 func (p Place) Write(n *Names, key string, headers amqp.Table) {
 	due := int64(0)
 	if !p.Due.IsZero() {
-		due = p.Due.UnixMilli()
+		due = p.Due.UnixMicro()
 	}
 	headers[n.Key] = key
 	headers[n.Place] = fmt.Sprintf("%d %d %d %t %s", p.Number, p.Copy, due, p.Held, p.Owner)
@@ -127,7 +127,7 @@ func ReadPlace(n *Names, headers amqp.Table) (p Place, err error) {
 	}
 	p = Place{Number: number, Copy: copied, Held: held, Owner: parts[4]}
 	if due != 0 {
-		p.Due = time.UnixMilli(due)
+		p.Due = time.UnixMicro(due)
 	}
 	return p, nil
 }

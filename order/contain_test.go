@@ -1,0 +1,242 @@
+package order_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/harebus/harebus"
+	"github.com/harebus/harebus/order"
+)
+
+// TestPoison: a message that ends its process is held, unseen, after five times at most. It takes no other with it,
+// those of its key wait behind it, and an operator can have it discarded. The same when it ends the process
+// only as a retry, out of the parking queue.
+func TestPoison(t *testing.T) {
+	for _, late := range []bool{false, true} {
+		t.Run(fmt.Sprintf("late=%v", late), func(t *testing.T) {
+			bubble(t, func(t *testing.T, r *rig) {
+				var crashes atomic.Int64
+				var serve func()
+				serve = func() {
+					var dead atomic.Bool
+					dying := make(chan struct{})
+					name := fmt.Sprintf("proc%d", crashes.Load())
+					cfg := r.cfg
+					r.cfg.Connect.Name = name
+					s := r.instance(func(ctx context.Context, m step) error {
+						switch {
+						case m.Key == "p" && m.N == 1 && (!late || harebus.Incoming(ctx).Attempt > 1):
+							dead.Store(true)
+							close(dying)
+							<-ctx.Done()
+							return context.Cause(ctx)
+						case m.Key == "p" && m.N == 1:
+							return errBad
+						}
+						select {
+						case <-time.After(10 * time.Millisecond):
+						case <-ctx.Done():
+						}
+						if dead.Load() {
+							<-ctx.Done() // it is gone
+							return context.Cause(ctx)
+						}
+						return nil
+					})
+					r.cfg = cfg
+					r.try(s.Start(r.ctx))
+					go func() {
+						select {
+						case <-dying:
+						case <-r.ctx.Done():
+							return
+						}
+						crashes.Add(1)
+						for range 3 { // all of its connections, and what it tries again
+							for _, c := range r.broker.Connections() {
+								if strings.HasPrefix(c.Name, name) {
+									r.broker.CutConnections(c.Name)
+								}
+							}
+						}
+						_ = s.Close() // the process is gone
+						serve()
+					}()
+				}
+				r.try(r.instance(func(context.Context, step) error { return nil }).Init(r.ctx))
+				r.send(numbers("a", 100) + numbers("p", 17) + numbers("b", 100))
+				serve()
+				r.rest(5 * time.Minute)
+				if n := crashes.Load(); n < 3 || n > 5 {
+					t.Errorf("%d crashes", n)
+				}
+				for _, key := range []string{"a", "b"} {
+					if got := r.once(key); got != upTo(100) {
+						t.Errorf("of %s are done: %s", key, got)
+					}
+				}
+				r.wants("p", "")
+				if q, _ := r.broker.Queue("error"); q.Ready != 0 {
+					t.Errorf("%d in the error queue", q.Ready)
+				}
+				r.word("discard", "p")
+				r.rest(time.Minute)
+				r.wants("p", strings.TrimPrefix(upTo(17), "1 "))
+				r.empty()
+			})
+		})
+	}
+}
+
+// once is what is done of a key, without repeats.
+func (r *rig) once(key string) string {
+	seen, list := map[string]bool{}, []string{}
+	for n := range strings.FieldsSeq(r.of(key)) {
+		if !seen[n] {
+			seen[n] = true
+			list = append(list, n)
+		}
+	}
+	return strings.Join(list, " ")
+}
+
+// TestStopsHoldNothing: messages that were delivered again and again because instances stopped are innocent.
+func TestStopsHoldNothing(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.try(r.instance(func(context.Context, step) error { return nil }).Init(r.ctx))
+		r.send(numbers("a", 100))
+		for range 30 {
+			s := r.serve(func(context.Context, step) error { time.Sleep(2 * time.Second); return nil })
+			r.rest(3 * time.Second)
+			r.try(s.Close())
+		}
+		r.serve(func(context.Context, step) error { return nil })
+		r.rest(time.Minute)
+		r.wants("a", upTo(100))
+		r.empty()
+	})
+}
+
+// TestFullParking: when as many messages are parked as may be, the keys that wait stand still, the others go on while the
+// window has room, and Ready says so; after the operator's word all goes on.
+func TestFullParking(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.cfg.Consume.Order = &order.Config{MaxParked: 20}
+		s := r.serve(bad("a", 1))
+		r.send(numbers("a", 100) + numbers("b", 50))
+		r.rest(time.Minute)
+		r.wants("b", upTo(50))
+		if q, _ := r.broker.Queue("steps.parked"); q.Unacked != 21 {
+			t.Errorf("%d are parked", q.Unacked-1)
+		}
+		if err := s.Ready(); err == nil || !strings.Contains(err.Error(), "20 messages are parked in steps.parked, as many as may be") {
+			t.Errorf("ready: %v", err)
+		}
+		for n := 101; n <= 400; n++ {
+			r.send(fmt.Sprint("a", n))
+		}
+		r.send(numbers("c", 10)) // outside of the window
+		r.rest(time.Minute)
+		r.wants("c", "")
+		r.word("discard", "a")
+		r.rest(time.Minute)
+		r.wants("a", strings.TrimPrefix(upTo(400), "1 "))
+		r.wants("c", upTo(10))
+		r.try(s.Ready())
+		r.empty()
+	})
+}
+
+// TestHeldForDays: what is parked for long is taken up anew before the broker takes it back, and so is the note of the
+// owner; nothing is repeated or lost by that.
+func TestHeldForDays(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		s := r.serve(bad("a", 2))
+		r.send("a1 a2 a3 b1")
+		for range 12 {
+			r.rest(time.Hour)
+			r.try(s.Ready())
+		}
+		r.send("a4 b2")
+		r.rest(time.Minute)
+		r.wants("a", "1")
+		r.wants("b", "1 2")
+		if r.said("consumer interrupted") {
+			t.Error("the broker has taken something back")
+		}
+		r.word("discard", "a")
+		r.rest(time.Minute)
+		r.wants("a", "1 3 4")
+		r.rest(12 * time.Hour)
+		if r.said("consumer interrupted") {
+			t.Error("the broker has taken the note of the owner back")
+		}
+		r.empty()
+	})
+}
+
+// TestStopWaits: the next owner begins when the handlers of the one that stops have ended, and not before.
+func TestStopWaits(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		running := 0
+		fn := func(_ context.Context, m step) error {
+			r.mu.Lock()
+			running++
+			if running > 1 {
+				t.Errorf("%d handlers at once", running)
+			}
+			r.mu.Unlock()
+			time.Sleep(7 * time.Second)
+			r.mu.Lock()
+			running--
+			r.mu.Unlock()
+			return nil
+		}
+		first := r.serve(fn)
+		r.serve(fn)
+		r.send(numbers("a", 8))
+		r.rest(8 * time.Second)
+		r.try(first.Close())
+		r.rest(time.Minute)
+		r.wants("a", upTo(8))
+		r.empty()
+	})
+}
+
+// TestPauseHandsOver: a pause of the owner lets another instance have the queue.
+func TestPauseHandsOver(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		who := map[string]int{}
+		fn := func(name string) func(context.Context, step) error {
+			return func(_ context.Context, _ step) error {
+				r.mu.Lock()
+				who[name]++
+				r.mu.Unlock()
+				return nil
+			}
+		}
+		first := r.serve(fn("first"))
+		second := r.serve(fn("second"))
+		r.send("a1 a2")
+		r.rest(time.Second)
+		r.try(first.Pause(r.ctx))
+		r.send("a3 a4 a5")
+		r.rest(time.Second)
+		r.try(second.Pause(r.ctx))
+		r.send("a6")
+		r.rest(time.Second)
+		r.wants("a", "1 2 3 4 5")
+		r.try(first.Resume())
+		r.try(second.Resume())
+		r.rest(time.Second)
+		r.wants("a", "1 2 3 4 5 6")
+		if who["first"] < 2 || who["second"] != 3 {
+			t.Error(who)
+		}
+		r.empty()
+	})
+}

@@ -1,0 +1,104 @@
+package order_test
+
+import (
+	"flag"
+	"path/filepath"
+	"testing"
+
+	"github.com/harebus/harebus/internal/mutant"
+)
+
+var mutations = flag.Bool("mutations", false, "break the library on purpose, and see that the tests notice it")
+
+// mutants are mistakes that break the order of a key, or lose messages.
+var mutants = []mutant.Mutant{
+	{
+		Name: "the key is not blocked", File: "internal/lanes/lanes.go",
+		Old:    "\tcase !blocked && len(of.queue) > 0 && of.moving == nil:\n",
+		New:    "\tcase len(of.queue) > 0 && of.moving == nil && (!blocked || len(of.parked) > 0 && of.parked[0].Due.After(time.Now())):\n",
+		Breaks: "ORDER",
+	},
+	{
+		Name: "no barrier", File: "internal/consume/lane.go",
+		Old:    "\t\tt.await(loading)\n",
+		New:    "\t\tt.phase = loading\n\t\tif err := t.passed(); err != nil {\n\t\t\treturn err\n\t\t}\n",
+		Breaks: "ORDER",
+	},
+	{
+		Name: "parked messages in the order of their arrival", File: "internal/lanes/lanes.go",
+		Old: "\tof.parked = slices.Insert(of.parked, at, m)\n", New: "\tat = len(of.parked)\n\tof.parked = slices.Insert(of.parked, at, m)\n",
+		Breaks: "ORDER",
+	},
+	{
+		Name: "a prefetch that shrinks", File: "internal/consume/tenure.go",
+		Old: "t.consume(queue, order.Window)", New: "t.consume(queue, 1+int(time.Now().UnixMicro()%2)*4)",
+		Breaks: "ORDER",
+	},
+	{
+		Name: "the next one overtakes a replacement", File: "internal/lanes/lanes.go",
+		Old: "\t\tif number <= first.Number {\n", New: "\t\tif false && number <= first.Number {\n",
+		Breaks: "ORDER",
+	},
+	{
+		Name: "a replacement gets a number of its own", File: "internal/lanes/lanes.go",
+		Old: "\t\tp.Copy = m.Copy + 1\n", New: "\t\tp.Copy, p.Number = m.Copy+1, l.number()\n",
+		Breaks: "ORDER",
+	},
+	{
+		Name: "a copy on its way does not block", File: "internal/lanes/lanes.go",
+		Old: "\tblocked := len(of.parked)+len(of.coming) > 0\n", New: "\tblocked := len(of.parked) > 0\n",
+		Breaks: "ORDER",
+	},
+	{
+		Name: "a stop cancels first", File: "internal/consume/tenure.go",
+		Old: "\tt.c.setFeed(nil, why, stopped)\n\tt.c.waitHands()\n", New: "\tt.c.setFeed(nil, why, stopped)\n\tif t.queue != nil {\n\t\t_ = t.queue.cancel()\n\t}\n\t_ = t.parking.cancel()\n\tt.c.waitHands()\n",
+		Breaks: "ORDER",
+	},
+	{
+		Name: "handlers of a lost tenure are not waited for, nor cancelled", File: "internal/consume/tenure.go",
+		Old: "\tt.cancel(fmt.Errorf(\"%w: %w\", errLost, err))\n\tt.shut()\n\tt.c.setFeed(nil, err, false)\n\tt.c.waitHands()\n",
+		New: "\tt.shut()\n\tt.c.setFeed(nil, err, false)\n", Breaks: "ORDER",
+	},
+	{
+		Name: "the original is acknowledged without a copy", File: "internal/resend/order.go",
+		Old: "\tsent := c.send(purpose, out, cause)\n", New: "\tsent := purpose == Postpone || c.send(purpose, out, cause)\n",
+		Breaks: "NOLOSS",
+	},
+	{
+		Name: "a message that a predecessor has parked is handled from the queue, too", File: "internal/lanes/lanes.go",
+		Old: "\tif m.Again && m.Key != \"\" && l.loaded[m.ID] {\n", New: "\tif false {\n",
+		Breaks: "ORDER",
+	},
+}
+
+// TestMutantsFit: each mutant still finds its line.
+func TestMutantsFit(t *testing.T) {
+	t.Parallel()
+	if err := mutant.Fit(root(t), mutants); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestMutants: the schedules of TestChaos notice each mistake.
+func TestMutants(t *testing.T) {
+	if !*mutations {
+		t.Log("not asked for; run with -mutations")
+		return
+	}
+	for _, m := range mutants {
+		t.Run(m.Name, func(t *testing.T) {
+			if err := m.Run(t.Context(), root(t), ".", ".", "-timeout", "300s", "-run", "^TestChaos$", "-schedules", "200"); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func root(t *testing.T) string {
+	t.Helper()
+	folder, err := filepath.Abs("..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return folder
+}
