@@ -182,6 +182,9 @@ func (s *sender) Reply(ctx context.Context, message any, opts ...SendOption) err
 	if m == nil {
 		return fmt.Errorf("harebus: reply: %w", ErrReplyOutsideHandler)
 	}
+	if err := m.peer.Refuses(); err != nil {
+		return NoRetry(refuse("reply", "message %q: %w", m.ID, err))
+	}
 	if m.ReplyTo == "" {
 		return NoRetry(fmt.Errorf("harebus: reply to message %q: %w", m.ID, ErrNoReplyAddress))
 	}

@@ -219,7 +219,7 @@ func (s *Setup) replying(link *session.Link) replies.Config {
 	}
 	return replies.Config{
 		Link: link, BackOff: s.cfg.Connect.BackOff, Log: s.log.Named("replies"), Late: &s.counters.lateReplies,
-		ID:   s.dialect.CorrelationIDOf,
+		ID:   s.peers.AnswersTo,
 		Name: func() string { return routing.ReplyQueue(owner) },
 		Declare: func(ctx context.Context, on *session.Session, queue string) error {
 			return s.declarer.ForReplies(ctx, on, s.routing.Replies(queue))

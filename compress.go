@@ -3,7 +3,6 @@ package harebus
 import (
 	"errors"
 	"fmt"
-	"reflect"
 
 	"github.com/harebus/harebus/internal/coding"
 )
@@ -79,39 +78,8 @@ func (c *CompressConfig) all() map[string]Compression {
 }
 
 // validate names what is wrong.
-func (c *CompressConfig) validate() (faults []error) {
-	names := map[string]Compression{}
-	check := func(where string, one Compression) {
-		name := one.Coding()
-		if err := coding.Valid(name); err != nil {
-			faults = append(faults, fmt.Errorf("%s: %w", where, err))
-		}
-		if other, ok := names[name]; ok && !same(one, other) {
-			faults = append(faults, fmt.Errorf("%s: there is another Compression for %q: use one value, which can read all bodies of the coding", where, name))
-		}
-		names[name] = one
-	}
-	if c.With != nil {
-		check("Payload.Compress.With", c.With)
-	}
-	for name, one := range c.Types {
-		if one != nil {
-			check(fmt.Sprintf("Payload.Compress.Types[%q]", name), one)
-		}
-	}
-	for i, one := range c.Accept {
-		if one == nil {
-			faults = append(faults, fmt.Errorf("Payload.Compress.Accept[%d] is nil", i))
-			continue
-		}
-		check(fmt.Sprintf("Payload.Compress.Accept[%d]", i), one)
-	}
-	return append(faults, quantity{"Payload.Compress.From", c.From, 1, 512 << 20}.faults()...)
-}
-
-// same says whether two compressions are one.
-func same(a, b Compression) bool {
-	return reflect.TypeOf(a) == reflect.TypeOf(b) && reflect.TypeOf(a).Comparable() && a == b
+func (c *CompressConfig) validate() []error {
+	return append(coding.Faults(c.With, c.Types, c.Accept), quantity{"Payload.Compress.From", c.From, 1, 512 << 20}.faults()...)
 }
 
 // choose returns the compression of a body; nil is none.

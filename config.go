@@ -16,8 +16,10 @@ import (
 	"github.com/cenkalti/backoff/v4"
 	"go.uber.org/zap"
 
+	"github.com/harebus/harebus/dialect"
 	"github.com/harebus/harebus/internal/field"
 	"github.com/harebus/harebus/internal/foreign"
+	"github.com/harebus/harebus/internal/peer"
 	"github.com/harebus/harebus/internal/program"
 	"github.com/harebus/harebus/internal/session"
 	"github.com/harebus/harebus/internal/wait"
@@ -170,6 +172,9 @@ type DeclareConfig struct {
 
 // PayloadConfig is about bodies and headers.
 type PayloadConfig struct {
+	// Dialects are how messages of other buses are read, in this order: see package dialect. harebus'
+	// own messages are recognised first. Default: none.
+	Dialects []dialect.Dialect
 	// Codecs are added to JSON, Bytes and Text. One with the content type of
 	// another replaces it.
 	Codecs []Codec
@@ -312,6 +317,9 @@ type PublishConfig struct {
 	// event's type decides for that type. Default: each event must have a
 	// subscriber, and Publish returns an error when it has none.
 	OptionalEvents bool
+	// Peers are how messages to certain queues and exchanges are written, by their names; [As] is for one
+	// call. Replies to them are read as by Payload.Dialects. Default: as harebus writes them.
+	Peers map[string]dialect.Dialect
 	// Middleware is called for every outgoing message, the first one outermost.
 	Middleware []SendMiddleware
 }
@@ -581,6 +589,7 @@ func (c *Config) validateParts() []error {
 			missing("Payload.TypeCodecs", name)
 		}
 	}
+	faults = append(faults, peer.Validate(c.Payload.Dialects, c.Publish.Peers)...)
 	for i, g := range c.Payload.Guards {
 		if g == nil {
 			missing("Payload.Guards", i)

@@ -323,7 +323,7 @@ type PanicError = foreign.PanicError
 type RejectError struct {
 	// Reason is a short code: "bad-header", "bad-time", "bad-retry-count", "no-type", "unknown-type",
 	// "unsupported-content", "bad-payload", "too-large", "loop", "missing-context", "bad-context",
-	// "other-environment".
+	// "other-environment", "bad-envelope".
 	Reason string
 	// Err says more.
 	Err error

@@ -3,6 +3,7 @@ package harebus
 import (
 	"context"
 	"net"
+	"sync"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
@@ -36,9 +37,14 @@ func (f TimeFormat) Format(t time.Time) string {
 
 // ReadMessage reads a delivery as a setup with the default prefix does.
 func ReadMessage(in *amqp.Delivery) (*Message, error) {
-	d := newDialect(&PayloadConfig{HeaderPrefix: defaultHeaderPrefix})
-	return readMessage(&d, "queue", defaultTopicExchange, in)
+	s, err := plainReader()
+	if err != nil {
+		return nil, err
+	}
+	return s.readMessage(s.peers, "queue", in)
 }
+
+var plainReader = sync.OnceValues(func() (*Setup, error) { return New(Config{Queue: "queue"}) })
 
 // headerRoom is what Fit leaves for the broker.
 const headerRoom = 8 << 10

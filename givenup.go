@@ -104,10 +104,12 @@ const faultType = "harebus.Fault"
 
 // answer tells whoever waits for a reply to the message that it is given up.
 func (d *delivery) answer(cause *failure) {
-	if d.elsewhere().ReplyBy().IsZero() || d.came.replyTo == "" {
+	m := *d.seen()
+	m.ReplyTo = d.peer.FaultsTo(m.ReplyTo)
+	if !d.peer.Awaits() && d.elsewhere().ReplyBy().IsZero() || m.ReplyTo == "" {
 		return
 	}
-	scope := &scope{Incoming: d.seen(), ID: d.came.id, Origin: d.endpoint.queue + "\x00fault"}
+	scope := &scope{Incoming: &m, ID: d.came.id, Origin: d.endpoint.queue + "\x00fault"}
 	to := &sender{d.endpoint, scope}
 	err := to.Reply(d.ackable(), fault{}, Immediately(), NonMandatory(), sendOption(func(o *sendOptions) { o.fault = cause }))
 	if err != nil {
@@ -118,7 +120,15 @@ func (d *delivery) answer(cause *failure) {
 // awaited says whether the sender of the message waits for a reply.
 func (m *Message) awaited(d *header.Dialect) bool {
 	_, ok := m.Headers[d.Names.ReplyBy]
-	return ok
+	return ok || m.peer.Awaits()
+}
+
+// replyBy is until when the sender of the message waits for a reply; zero if it does not, or does not say.
+func (d *delivery) replyBy() time.Time {
+	if d.peer.Awaits() {
+		return d.peer.Expires
+	}
+	return d.elsewhere().ReplyBy()
 }
 
 // code is the reason for which a request was given up; empty in other replies.

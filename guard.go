@@ -73,7 +73,7 @@ type Payload struct {
 
 // identityOf is what a message on the wire says of itself.
 func (e *endpoint) identityOf(in *wire.Delivery) Identity {
-	h, _ := e.setup.dialect.Read(in) // a fault leaves the field empty, for both sides
+	h, _, _ := e.setup.peers.Read(in) // a fault leaves the field empty, for both sides
 	return Identity{
 		ID: h.ID, CorrelationID: h.CorrelationID, Type: h.Type, Intent: Intent(h.Intent),
 		ReplyTo: h.ReplyTo, OriginatingAddress: h.OriginatingAddress, AppID: in.AppId,

@@ -51,6 +51,9 @@ const (
 	HeaderBuild       = "Build"
 	// HeaderSignature is the proof of a [Guard] that signs. PikaBus ignores it.
 	HeaderSignature = "Signature"
+	// HeaderDialect is the name of the dialect in which a copy of a message is written that another bus
+	// has sent. PikaBus does not know it.
+	HeaderDialect = "Dialect"
 	// HeaderReplyBy says that the sender of a message waits for a reply, and until when:
 	// see [Request]. PikaBus does not know it.
 	HeaderReplyBy = "ReplyBy"

@@ -133,5 +133,5 @@ func (d *delivery) rehearsed() ([]*publish.Message, *scope, error) {
 
 // received is the message as its receiver sees it.
 func (e *endpoint) received(out *publish.Message) (*Message, error) {
-	return readMessage(&e.setup.dialect, "", e.setup.routing.Topic, out.AsDelivered())
+	return e.setup.readMessage(e.setup.peers, "", out.AsDelivered())
 }

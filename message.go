@@ -11,8 +11,10 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/harebus/harebus/dialect"
 	"github.com/harebus/harebus/internal/field"
 	"github.com/harebus/harebus/internal/header"
+	"github.com/harebus/harebus/internal/peer"
 	"github.com/harebus/harebus/internal/wire"
 )
 
@@ -79,6 +81,7 @@ type Message struct {
 	// Body is the payload, as received.
 	Body []byte
 
+	peer   *peer.Foreign // of another bus
 	hops   int
 	packed []byte  // properties and body as they came; nil if no broker has delivered it
 	codecs *codecs // of the setup
@@ -87,16 +90,8 @@ type Message struct {
 	prefix  string // of the standard headers
 }
 
-// Properties are the AMQP basic properties of a received message without the
-// headers table. Absent ones are zero.
-type Properties struct {
-	ContentType, ContentEncoding string
-	DeliveryMode, Priority       uint8
-	CorrelationID, ReplyTo       string
-	Expiration, MessageID        string
-	Timestamp                    time.Time
-	Type, UserID, AppID          string
-}
+// Properties are the AMQP basic properties of a received message without the headers table.
+type Properties = dialect.Properties
 
 // CustomHeaders returns a copy of the headers that a handler may pass on with
 // [WithHeaders]. It omits the standard headers, those of the broker (also of
@@ -138,8 +133,8 @@ func Incoming(ctx context.Context) *Message {
 
 // readMessage makes a Message of a delivery. It always returns one; the error,
 // a [*RejectError], says that no handler must see it.
-func readMessage(d *header.Dialect, queue, topicExchange string, in *wire.Delivery) (*Message, error) {
-	h, faults := d.Read(in)
+func (s *Setup) readMessage(peers *peer.Peers, queue string, in *wire.Delivery) (*Message, error) {
+	h, other, faults := peers.Read(in)
 	m := &Message{
 		ID:                 h.ID,
 		CorrelationID:      h.CorrelationID,
@@ -162,29 +157,20 @@ func readMessage(d *header.Dialect, queue, topicExchange string, in *wire.Delive
 		Redelivered:        in.Redelivered,
 		Headers:            in.Headers,
 		Body:               in.Body,
-		Properties: Properties{
-			ContentType:     in.ContentType,
-			ContentEncoding: in.ContentEncoding,
-			DeliveryMode:    in.DeliveryMode,
-			Priority:        in.Priority,
-			CorrelationID:   in.CorrelationId,
-			ReplyTo:         in.ReplyTo,
-			Expiration:      in.Expiration,
-			MessageID:       in.MessageId,
-			Timestamp:       in.Timestamp,
-			Type:            in.Type,
-			UserID:          in.UserId,
-			AppID:           in.AppId,
-		},
-		hops:   h.Hops,
-		prefix: d.Prefix,
+		Properties:         peer.Properties(in),
+		hops:               h.Hops,
+		peer:               other,
+		prefix:             s.dialect.Prefix,
+	}
+	if other != nil {
+		m.Headers, m.Body = other.Headers, other.Body
 	}
 	if m.ID == "" {
 		m.ID = NewMessageID()
 	}
 	if m.Intent == "" {
 		m.Intent = IntentCommand
-		if m.Exchange == topicExchange {
+		if m.Exchange == s.routing.Topic {
 			m.Intent = IntentEvent
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"maps"
 	"time"
 
+	"github.com/harebus/harebus/dialect"
 	"github.com/harebus/harebus/internal/wirename"
 )
 
@@ -36,6 +37,9 @@ type sendOptions struct {
 	replyBy       time.Time // until when a request waits
 	ticket        *Ticket   // to be filled in
 	fault         *failure  // of a reply that says that a request was given up
+	as            dialect.Dialect
+	spoken        bool     // As was given
+	accepts       []string // the wire names of the answers to a request
 	observed      *operation
 }
 
@@ -132,6 +136,12 @@ func WithAppID(id string) SendOption {
 // necessary.
 func WithExchange(name string) SendOption {
 	return sendOption(func(o *sendOptions) { o.exchange = name })
+}
+
+// As writes the message as another bus does: see package dialect. As(nil) writes it as harebus does, also to one
+// of Config.Publish.Peers and in a reply to a message of another bus.
+func As(d dialect.Dialect) SendOption {
+	return sendOption(func(o *sendOptions) { o.as, o.spoken = d, true })
 }
 
 // WithPriority sets the priority, for queues declared with x-max-priority.

@@ -8,9 +8,11 @@ import (
 	"strings"
 	"time"
 
+	"github.com/harebus/harebus/dialect"
 	"github.com/harebus/harebus/internal/field"
 	"github.com/harebus/harebus/internal/foreign"
 	"github.com/harebus/harebus/internal/header"
+	"github.com/harebus/harebus/internal/peer"
 	"github.com/harebus/harebus/internal/publish"
 	"github.com/harebus/harebus/internal/routing"
 	"github.com/harebus/harebus/internal/session"
@@ -138,6 +140,9 @@ func (s *sender) hand(ctx context.Context, out *publish.Message, o *sendOptions)
 // refuse, because the broker then closes a channel that other messages use.
 func (s *sender) compose(ctx context.Context, to address, value any, o *sendOptions) (*publish.Message, error) {
 	verb := to.op.String()
+	if err := s.speak(to, o); err != nil {
+		return nil, refuse(verb, "%w", err)
+	}
 	draft, err := s.draft(ctx, to, value, o)
 	if err != nil {
 		return nil, err
@@ -153,11 +158,42 @@ func (s *sender) compose(ctx context.Context, to address, value any, o *sendOpti
 		return nil, refuse(verb, "%w", err)
 	}
 	s.endpoint.setup.observers.carry(o.observed, out)
+	if err := s.translate(out, to, o); err != nil {
+		return nil, refuse(verb, "%w", err)
+	}
 	if err := s.seal(ctx, out); err != nil {
 		return nil, fmt.Errorf("harebus: %s: %w", verb, err)
 	}
 	return out, nil
 }
+
+// speak chooses the dialect of a message: that of the call, else that of the message which it
+// answers, else that of its destination.
+func (s *sender) speak(to address, o *sendOptions) error {
+	setup := s.endpoint.setup
+	if m := s.scope.Message(); !o.spoken && to.op == OpReply && m.peer != nil {
+		o.as, o.spoken = m.peer.Dialect, true
+	}
+	if !o.spoken {
+		o.as = setup.peers.To(to.exchange, to.key)
+	}
+	return setup.peers.Speak(o.as, kinds[to.op], o.compression != nil, len(setup.cfg.Payload.Guards) > 0)
+}
+
+// translate writes a message as another bus does.
+func (s *sender) translate(out *publish.Message, to address, o *sendOptions) error {
+	if o.as == nil {
+		return nil
+	}
+	l := peer.Letter{Message: out, Kind: kinds[to.op], Named: o.exchange, Accepts: o.accepts}
+	if m := s.scope.Message(); m != nil {
+		l.Handled = m.peer
+	}
+	return s.endpoint.setup.peers.Write(o.as, l)
+}
+
+// kinds are what operations are to another bus; a deferred message is sent.
+var kinds = map[Operation]dialect.Kind{OpPublish: dialect.Publish, OpRequest: dialect.Request, OpReply: dialect.Reply}
 
 // draft encodes the value of a call and runs the send middleware.
 func (s *sender) draft(ctx context.Context, to address, value any, o *sendOptions) (Outgoing, error) {
@@ -196,7 +232,7 @@ func (s *sender) stamp(out *publish.Message, draft Outgoing, to address, o *send
 		return fmt.Errorf("the body has %d bytes, more than Config.Payload.MaxBody %d", len(draft.Body), limit)
 	}
 	encoding := header.Charset(draft.ContentType)
-	if !s.rehearses() {
+	if !s.rehearses() && o.as == nil {
 		coded, err := setup.cfg.Payload.Compress.compress(&draft, o)
 		if err != nil {
 			return err

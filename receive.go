@@ -12,6 +12,7 @@ import (
 	"github.com/harebus/harebus/internal/field"
 	"github.com/harebus/harebus/internal/foreign"
 	"github.com/harebus/harebus/internal/header"
+	"github.com/harebus/harebus/internal/peer"
 	"github.com/harebus/harebus/internal/publish"
 	"github.com/harebus/harebus/internal/resend"
 	"github.com/harebus/harebus/internal/tally"
@@ -23,9 +24,10 @@ import (
 type delivery struct {
 	consume.Delivery
 	endpoint *endpoint
-	message  *Message // the handler's, which may change it
-	came     facts    // what counts of it
-	handler  *handler // nil until it is chosen
+	message  *Message      // the handler's, which may change it
+	came     facts         // what counts of it
+	peer     *peer.Foreign // if it was written by another bus
+	handler  *handler      // nil until it is chosen
 	// stored is what stores it somewhere else; nil before that is needed.
 	stored *resend.Case
 	// plain says that it has no guard and no compression: the message of a test.
@@ -226,8 +228,9 @@ func (d *delivery) goexit() {
 func (d *delivery) read() error {
 	s := d.endpoint.setup
 	var err error
-	d.message, err = readMessage(&s.dialect, d.endpoint.queue, s.routing.Topic, &d.Raw)
+	d.message, err = s.readMessage(s.peers, d.endpoint.queue, &d.Raw)
 	m := d.message
+	d.peer = m.peer
 	m.codecs, m.packed = s.codecs, d.Packed
 	if d.marked() { // it is only to be parked, whatever else is in its headers
 		return nil
@@ -242,7 +245,7 @@ func (d *delivery) read() error {
 		return err
 	}
 	m.Attempt = d.failures + 1
-	if d.Log().Core().Enabled(zap.DebugLevel) {
+	if d.peer == nil && d.Log().Core().Enabled(zap.DebugLevel) {
 		if differing := d.differences(); differing != nil {
 			came := factsOf(m)
 			d.Log().Debug("headers and properties of a message differ; the headers count", append(came.fields(), zap.Strings("differing", differing))...)
@@ -436,7 +439,7 @@ func (d *delivery) fail(err error) {
 func (d *delivery) decide(f *failure) Decision {
 	ctx, cancel := context.WithTimeoutCause(d.Context(), patience, errImpatient)
 	defer cancel()
-	m, replyBy := d.seen(), d.elsewhere().ReplyBy()
+	m, replyBy := d.seen(), d.replyBy()
 	decision, err := foreign.Apart(ctx, func() (Decision, error) {
 		d.Enter()
 		proposed := inTime(d.policy().decide(m, f), replyBy)
@@ -537,7 +540,7 @@ func (d *delivery) elsewhere() *resend.Case {
 	if d.stored == nil {
 		d.stored = &resend.Case{
 			Queue: d.endpoint.copies, On: &d.Delivery, ID: d.came.id, SourceQueue: d.came.sourceQueue, FirstFailed: d.came.firstFailed,
-			Failures: d.failures, Fields: d.fields, Ackable: d.ackable, Begin: d.copying,
+			Failures: d.failures, Dialect: d.peer.Name(), Fields: d.fields, Ackable: d.ackable, Begin: d.copying,
 		}
 	}
 	return d.stored

@@ -41,7 +41,11 @@ var errPatience = fmt.Errorf("%v have passed, and the context of the call has no
 // [NonMandatory] are refused.
 func Request[T any](ctx context.Context, bus *Bus, queue string, message any, opts ...SendOption) (T, error) {
 	var reply, none T
-	err := bus.request(ctx, queue, message, newSendOptions(opts), func(m *Message) (err error) {
+	o := newSendOptions(opts)
+	if name, err := wirename.Handled(wirename.Target[T]()); err == nil {
+		o.accepts = []string{name}
+	}
+	err := bus.request(ctx, queue, message, o, func(m *Message) (err error) {
 		reply, err = replyAs[T](m)
 		return err
 	})
@@ -199,7 +203,7 @@ func (s *sender) mayRequest(ctx context.Context, o *sendOptions) error {
 // readReply makes a message of a reply. A fault is an error.
 func (s *sender) readReply(ctx context.Context, r *replies.Reply) (*Message, error) {
 	setup := s.endpoint.setup
-	m, err := readMessage(&setup.dialect, r.Raw.RoutingKey, setup.cfg.Exchanges.Topic, &r.Raw)
+	m, err := setup.readMessage(setup.peers.ForReplies(), r.Raw.RoutingKey, &r.Raw)
 	m.codecs, m.packed = setup.codecs, r.Packed
 	switch {
 	case r.Unreadable != nil:
@@ -211,6 +215,9 @@ func (s *sender) readReply(ctx context.Context, r *replies.Reply) (*Message, err
 	}
 	if _, err := s.endpoint.open(ctx, m, &r.Raw, r.Raw.RoutingKey); err != nil {
 		return m, err
+	}
+	if m.peer != nil && m.peer.Fault != nil {
+		return m, &FaultError{Reason: m.peer.Fault.Reason, Details: m.peer.Fault.Text}
 	}
 	// The type is one of the things that a guard binds, and the header is not.
 	if fault, ok := field.Text(m.Headers[setup.dialect.Names.Fault]); ok && m.Type == faultType {

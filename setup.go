@@ -16,6 +16,7 @@ import (
 	"github.com/harebus/harebus/internal/engine"
 	"github.com/harebus/harebus/internal/foreign"
 	"github.com/harebus/harebus/internal/header"
+	"github.com/harebus/harebus/internal/peer"
 	"github.com/harebus/harebus/internal/publish"
 	"github.com/harebus/harebus/internal/replies"
 	"github.com/harebus/harebus/internal/routing"
@@ -35,6 +36,7 @@ type Setup struct {
 	codecs    *codecs
 	codings   map[string]Compression // that can be read
 	dialect   header.Dialect
+	peers     *peer.Peers // how other buses write
 	travels   travel.List
 	routing   routing.Exchanges
 	sendChain SendFunc
@@ -91,6 +93,7 @@ func New(cfg Config) (*Setup, error) {
 		sendChain: sendChain,
 		log:       safeLogger(cfg.Logger),
 	}
+	s.peers = peer.New(&s.dialect, cfg.Payload.Dialects, cfg.Publish.Peers, addresses, cfg.Payload.mostOnTheWire())
 	s.endpoint = newEndpoint(s, cfg.first())
 	s.endpoints = []*endpoint{s.endpoint}
 	s.waits = teller(logger)
@@ -225,6 +228,9 @@ func (s *Setup) begin(ctx context.Context) (*engine.Engine, error) {
 	}
 	if err := errors.Join(faults...); err != nil {
 		return nil, err
+	}
+	for _, overlap := range s.peers.Overlaps() {
+		s.log.Warn("two of Config.Payload.Dialects read the same messages, and their order decides", zap.String("overlap", overlap))
 	}
 	e := s.makeEngine()
 	s.started, s.stopped = true, false

@@ -122,7 +122,7 @@ func Bound[G any](guards []G) (names []string) {
 // expendable lists the headers that may be left out of a failed message, in the
 // order in which they are left out.
 func (d *Dialect) expendable(headers amqp.Table) []string {
-	needed := []string{d.Names.MessageID, d.Names.ErrorRetries, d.Names.SourceQueue, d.Names.DeferredTime, d.Names.FirstFailed, d.Names.LeftOut, d.Names.Parking, d.Names.Signature, d.Prefix + ErrorID, d.Prefix + Replays}
+	needed := []string{d.Names.MessageID, d.Names.ErrorRetries, d.Names.SourceQueue, d.Names.DeferredTime, d.Names.FirstFailed, d.Names.LeftOut, d.Names.Parking, d.Names.Signature, d.Names.Dialect, d.Prefix + ErrorID, d.Prefix + Replays}
 	keys := make([]string, 0, len(headers))
 	for key, value := range headers {
 		text, isText := value.(string)

@@ -28,5 +28,6 @@ func NamesOf(prefix string) Names {
 		Key:                prefix + "Key",
 		CausationID:        prefix + "CausationId",
 		Environment:        prefix + "Environment",
+		Dialect:            prefix + "Dialect",
 	}
 }

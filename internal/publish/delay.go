@@ -171,7 +171,7 @@ func (d *delayer) suspect(s *session.Session, out *Message) *session.Endings {
 func (d *delayer) prepareOn(ctx context.Context, s *session.Session, out *Message, way topology.Route) error {
 	exchange, key := out.finalExchange(), out.Key
 	if exit := exitKey(exchange, key); !d.known(s, nil, exit) {
-		if err := d.checkDestination(ctx, s, exchange, key); err != nil {
+		if err := d.checkDestination(ctx, s, out, exchange, key); err != nil {
 			return err
 		}
 	}
@@ -227,14 +227,16 @@ const exitMark = "\x00"
 
 // checkDestination refuses a deferral that could never arrive. A destination
 // that is deleted later makes its messages wait in its exit queue.
-func (d *delayer) checkDestination(ctx context.Context, s *session.Session, exchange, key string) error {
-	err := s.WithChannel(ctx, func(ch *amqp.Channel) error {
-		if exchange != "" {
-			return ch.ExchangeDeclarePassive(exchange, string(topology.Direct), true, false, false, false, nil)
-		}
-		_, err := ch.QueueDeclarePassive(key, true, false, false, false, nil)
-		return err
-	})
+func (d *delayer) checkDestination(ctx context.Context, s *session.Session, out *Message, exchange, key string) error {
+	var err error
+	if exchange != "" {
+		err = d.cfg.exchange(ctx, s, out)
+	} else {
+		err = s.WithChannel(ctx, func(ch *amqp.Channel) error {
+			_, err := ch.QueueDeclarePassive(key, true, false, false, false, nil)
+			return err
+		})
+	}
 	if session.Unreachable(err) || refusal.Forbidden(err) || refusal.Locked(err) {
 		return nil // it is there, or may be, and takes the message later
 	}

@@ -21,7 +21,7 @@ const (
 
 // headFlags are the bits of the flags, in the order of their fields. New ones come last.
 func (m *Message) headFlags() []*bool {
-	return []*bool{&m.Mandatory, &m.ViaDefault, &m.Several, &m.Foreign, &m.Copied, &m.Cancels, &m.Ticket}
+	return []*bool{&m.Mandatory, &m.ViaDefault, &m.Several, &m.Foreign, &m.Copied, &m.Cancels, &m.Ticket, &m.Fanout}
 }
 
 // Head is everything of a message but its exchange, key and body, in a form that every

@@ -24,6 +24,7 @@ type Message struct {
 	Single        bool      // a queue of its name may have refused it: go to that one only
 	Several       bool      // the exchange may lead to several queues
 	Foreign       bool      // the caller named the exchange: check that it exists
+	Fanout        bool      // Exchange is declared before: a durable fanout exchange, as other buses have for a type
 	Copied        bool      // of a delivery: headers that do not fit are left out
 	Rough         bool      // a delay need not be exact
 	Handled       bool      // it was delivered when it was due, so it cannot be cancelled any more

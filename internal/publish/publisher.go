@@ -9,13 +9,11 @@ import (
 	"sync/atomic"
 
 	"github.com/cenkalti/backoff/v4"
-	amqp "github.com/rabbitmq/amqp091-go"
 	"go.uber.org/zap"
 
 	"github.com/harebus/harebus/internal/refusal"
 	"github.com/harebus/harebus/internal/session"
 	"github.com/harebus/harebus/internal/wait"
-	"github.com/harebus/harebus/topology"
 )
 
 // Publisher gets messages confirmed. It holds a few confirm channels on the
@@ -309,7 +307,7 @@ func (p *Publisher) route(ctx context.Context, s *session.Session, out *Message,
 		delete(out.Publishing.Headers, p.cfg.DueHeader)
 	}
 	if out.Foreign && out.Exchange != "" {
-		if err := p.checkExchange(ctx, s, out.Exchange); err != nil {
+		if err := p.checkExchange(ctx, s, out); err != nil {
 			return routed{}, err
 		}
 	}
@@ -335,16 +333,15 @@ func (p *Publisher) route(ctx context.Context, s *session.Session, out *Message,
 
 // checkExchange looks, once per session, whether an exchange that a caller
 // named exists: publishing to a missing one closes the channel for everybody.
-func (p *Publisher) checkExchange(ctx context.Context, s *session.Session, name string) error {
+func (p *Publisher) checkExchange(ctx context.Context, s *session.Session, out *Message) error {
+	name := out.Exchange
 	p.mu.Lock()
 	_, known := p.exchanges[name]
 	p.mu.Unlock()
 	if known {
 		return nil
 	}
-	err := s.WithChannel(ctx, func(ch *amqp.Channel) error {
-		return ch.ExchangeDeclarePassive(name, string(topology.Direct), true, false, false, false, nil)
-	})
+	err := p.cfg.exchange(ctx, s, out)
 	if refusal.Missing(err) {
 		return &finalError{session.Returned, fmt.Errorf("exchange %q does not exist: %w", name, err)}
 	}

@@ -24,6 +24,7 @@ import (
 func (c *Case) copyTo(queue string) *publish.Message {
 	in, names := &c.On.Raw, &c.Queue.Dialect.Names
 	headers := c.originalHeaders()
+	c.keepDeaths(headers)
 	maps.DeleteFunc(headers, func(key string, _ any) bool { return header.OfBroker(key) })
 	id := in.MessageId
 	if id == "" {
@@ -31,6 +32,9 @@ func (c *Case) copyTo(queue string) *publish.Message {
 	}
 	if _, ok := headers[names.MessageID]; !ok {
 		headers[names.MessageID] = c.ID
+	}
+	if c.Dialect != "" {
+		headers[names.Dialect] = c.Dialect
 	}
 	if dropped := c.disarm(headers); len(dropped) > 0 {
 		earlier, _ := field.Text(headers[names.LeftOut])
@@ -42,6 +46,21 @@ func (c *Case) copyTo(queue string) *publish.Message {
 	msg := &out.Publishing
 	msg.Headers, msg.MessageId, msg.DeliveryMode, msg.Expiration = headers, id, amqp.Persistent, ""
 	return out
+}
+
+// keepDeaths keeps what the broker has noted about a message that was dead-lettered before it came here
+// for the first time, with the prefix: the broker takes the notes of a copy for its own, and stops what goes round
+// in circles.
+func (c *Case) keepDeaths(headers amqp.Table) {
+	names, prefix := &c.Queue.Dialect.Names, c.Queue.Dialect.Prefix
+	if _, copied := headers[names.MessageID]; copied {
+		return
+	}
+	for _, key := range slices.Collect(maps.Keys(headers)) {
+		if key == "x-death" || strings.HasPrefix(key, "x-first-death-") {
+			headers[prefix+key] = headers[key]
+		}
+	}
 }
 
 // disarm removes the headers that end a connection, and returns their names. If a

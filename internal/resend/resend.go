@@ -80,6 +80,8 @@ type Case struct {
 	ID, SourceQueue string
 	FirstFailed     time.Time
 	Failures        int
+	// Dialect is the name of the one in which another bus has written the message; else empty.
+	Dialect string
 	// Fields name the message in a log.
 	Fields func() []zap.Field
 	// Ackable returns a context that ends when the delivery can no longer be acknowledged.

@@ -1,0 +1,133 @@
+package wolverine_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/harebus/harebus/dialect"
+	"github.com/harebus/harebus/dialect/wolverine"
+	"github.com/harebus/harebus/internal/dialecttest"
+)
+
+var types = dialect.Types{
+	"PlaceOrder": "Acme.Orders.PlaceOrder", "OrderPlaced": "Acme.Orders.OrderPlaced", "GetOrder": "Acme.Orders.GetOrder",
+	"OrderStatus": "Acme.Orders.OrderStatus", "OrderMoved": "order-moved.V2",
+}
+
+func peer() *wolverine.Dialect { return wolverine.New(wolverine.Config{Types: types}) }
+
+// at is a time of 28 November 2026.
+func at(t *testing.T, clock string) time.Time {
+	t.Helper()
+	when, err := time.Parse("2006-01-02 15:04:05.999999", "2026-11-28 "+clock)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return when
+}
+
+// TestGoldens: what Wolverine writes is read, and written again as it was.
+func TestGoldens(t *testing.T) {
+	t.Parallel()
+	var (
+		send    = &dialect.Destination{Name: "orders"}
+		json    = "application/json"
+		transit = "properties.DeliveryMode" // Wolverine writes 1 without a durable outbox; harebus does not lose messages when the broker restarts
+		must    = "mandatory"               // harebus hears of a message that no queue takes
+		replies = "headers.reply-uri"       // only of what can be answered
+		tenant  = "headers.tenant-id"
+	)
+	dialecttest.Goldens(t, peer(), []dialecttest.Case{
+		{
+			Golden: "wolverine-send", To: send, Differs: []string{transit, must},
+			Want: dialect.Envelope{
+				ID: "08df4d3d-be75-889d-0200-000000000000", CorrelationID: "994a59e2-c312-42d0-90b5-fc37967ea83f",
+				ConversationID: "08df4d3d-be75-889d-0200-000000000000", Type: "PlaceOrder", From: "shop", ContentType: json,
+				ReplyTo: "wolverine.response.09a82d74-d06b-47c7-a47d-62551dac97b9", TimeSent: at(t, "10:52:49.361793"),
+			},
+		},
+		{
+			Golden: "wolverine-publish", To: &dialect.Destination{Kind: dialect.Publish, Exchange: "orders.events"}, Differs: []string{transit},
+			Want: dialect.Envelope{
+				ID: "08df4d3d-bed9-9e30-0200-000000000000", CorrelationID: "60b6e274-1c5c-438c-b178-45f2fbc2c8a5",
+				ConversationID: "08df4d3d-bed9-9e30-0200-000000000000", Type: "OrderPlaced", From: "shop", ContentType: json,
+				ReplyTo: "wolverine.response.2edb4256-fa4d-43b1-ab01-032294ea21fc", TimeSent: at(t, "10:52:50.017643"),
+			},
+		},
+		{
+			Golden: "wolverine-request", To: &dialect.Destination{Kind: dialect.Request, Name: "orders"},
+			Differs: []string{transit, must, "properties.Expiration"}, // the bus writes it
+			Want: dialect.Envelope{
+				ID: "08df4d3e-f5b2-6611-0200-000000000000", CorrelationID: "b4870504-86f2-4009-81c1-ecd5ae6b5718",
+				ConversationID: "08df4d3e-f5b2-6611-0200-000000000000", RequestID: "08df4d3e-f5b2-6611-0200-000000000000",
+				Type: "GetOrder", Accepts: []string{"OrderStatus"}, From: "shop", ContentType: json,
+				ReplyTo:  "wolverine.response.1febda91-1a9b-42f6-a9a7-ae66bf00e3c9",
+				TimeSent: at(t, "11:01:31.525672"), Expires: at(t, "11:01:36.495672"),
+			},
+		},
+		{
+			Golden: "wolverine-response", To: &dialect.Destination{Kind: dialect.Reply, Name: "wolverine.response.1febda91-1a9b-42f6-a9a7-ae66bf00e3c9"},
+			Differs: []string{transit, must, replies, tenant},
+			Want: dialect.Envelope{
+				ID: "08df4d3e-f76f-afcc-0200-000000000000", CorrelationID: "b4870504-86f2-4009-81c1-ecd5ae6b5718",
+				ConversationID: "08df4d3e-f5b2-6611-0200-000000000000", RequestID: "08df4d3e-f5b2-6611-0200-000000000000",
+				Type: "OrderStatus", From: "orders", ContentType: json, TimeSent: at(t, "11:01:34.450267"),
+			},
+		},
+	})
+}
+
+// TestHostile: what strangers may write is read as something whole, or refused; an address that is no queue is not answered.
+func TestHostile(t *testing.T) {
+	t.Parallel()
+	own := []string{"PlaceOrder", "OrderPlaced", "GetOrder", "OrderStatus", "OrderMoved"}
+	dialecttest.Mutations{
+		Goldens: []string{"wolverine-send", "wolverine-request", "wolverine-response", "wolverine-failure-ack", "wolverine-activity", "wolverine-publish"}, Own: own,
+		Addresses: []string{"headers.reply-uri"},
+		Hostile: []string{
+			"rabbitmq://queue/%s", "rabbitmq://exchange/orders", "rabbitmq://topic/orders/x", "rabbitmq://other/orders", "rabbitmq://queue/shop/orders",
+			"tcp://localhost:5580", "local://durable", "error", "rabbitmq:queue/error", "rabbitmq-2://queue/error",
+		},
+	}.Run(t, peer())
+}
+
+// TestCopies: a message that is retried, parked, stored and moved stays Wolverine's.
+func TestCopies(t *testing.T) {
+	t.Parallel()
+	dialecttest.Copies(t, peer(), "wolverine-send", "wolverine-request", "wolverine-activity", "wolverine-dead-letter-native", "wolverine-dead-letter-enhanced", "wolverine-send-confirmed")
+}
+
+// FuzzRead reads what nobody would write.
+func FuzzRead(f *testing.F) {
+	dialecttest.Fuzz(f, peer(), []string{"wolverine-send", "wolverine-request", "wolverine-response", "wolverine-failure-ack"},
+		[]string{"reply-uri", "reply-requested", "conversation-id", "sent-at", "is-response", "parent-id", "source"})
+}
+
+// TestRefused: what the peer could not read is not sent.
+func TestRefused(t *testing.T) {
+	t.Parallel()
+	err := wolverine.New(wolverine.Config{Types: dialect.Types{"A": "X", "B": "X"}}).Validate()
+	says(t, err, "twice")
+	_, err = peer().Write(&dialect.Envelope{ID: "order-7", Type: "Unknown"}, dialect.Destination{})
+	says(t, err, "order-7", "not a GUID", "Unknown")
+	guid := "08df4d3e-f5b2-6611-0200-000000000000"
+	_, err = peer().Write(&dialect.Envelope{ID: guid, Type: "GetOrder"}, dialect.Destination{Kind: dialect.Request, Name: "orders"})
+	says(t, err, "type of the answer")
+	_, err = peer().Write(&dialect.Envelope{ID: guid, RequestID: "seven", Type: "GetOrder", Accepts: []string{"OrderStatus"}}, dialect.Destination{Kind: dialect.Request, Name: "orders"})
+	says(t, err, "correlation id of a request", "seven")
+}
+
+func says(t *testing.T, err error, parts ...string) {
+	t.Helper()
+	for _, part := range parts {
+		if err == nil || !strings.Contains(err.Error(), part) {
+			t.Errorf("%v does not say %q", err, part)
+		}
+	}
+}
+
+// TestReadCosts: reading Wolverine's messages costs little more than reading those of harebus.
+func TestReadCosts(t *testing.T) { //nolint:paralleltest // it measures
+	dialecttest.Costs(t, peer(), "wolverine-send")
+}

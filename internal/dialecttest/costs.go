@@ -1,0 +1,96 @@
+package dialecttest
+
+import (
+	"testing"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/harebus/harebus/dialect"
+	"github.com/harebus/harebus/internal/header"
+	"github.com/harebus/harebus/internal/peer"
+	"github.com/harebus/harebus/internal/wire"
+)
+
+// Costs fails the test if reading a golden, from the bytes of its properties on, takes more than 1.5 times the CPU or the
+// allocations of reading the same content with harebus' own headers; or if a dialect that is configured makes those dearer.
+func Costs(t *testing.T, d dialect.Dialect, golden string) {
+	t.Helper()
+	const most = 1.5
+	own := &header.Dialect{Prefix: "PikaBus.", Names: header.NamesOf("PikaBus."), Time: header.ISOTime}
+	without, with := peer.New(own, nil, nil, nil, 16<<20), peer.New(own, []dialect.Dialect{d}, nil, []amqp.URI{{Host: Broker.Hosts[0], Vhost: Broker.VirtualHost}}, 16<<20)
+	w := Load(t, golden)
+	f, _, faults := Read(d, &w)
+	if f == nil || len(faults) > 0 {
+		t.Fatalf("read: %v", faults)
+	}
+	ours := packed(t, ownMessage(own, f))
+	theirs := packed(t, publishing(&w))
+	bare := read(t, without, ours, f.Body)
+	configured := read(t, with, ours, f.Body)
+	foreign := read(t, with, theirs, w.Body)
+	a, b, c := testing.AllocsPerRun(200, bare), testing.AllocsPerRun(200, configured), testing.AllocsPerRun(200, foreign)
+	if b != a {
+		t.Errorf("%v allocations for a message of harebus with the dialect, %v without", b, a)
+	}
+	if c > most*a {
+		t.Errorf("%v allocations for a message of %s, %v for one of harebus", c, d.Name(), a)
+	}
+	ourTime, theirTime := fastest(bare, foreign)
+	t.Logf("harebus: %v, %v allocations; %s: %v, %v allocations", ourTime, a, d.Name(), theirTime, c)
+	if float64(theirTime) > most*float64(ourTime) {
+		t.Errorf("%v for a message of %s, %v for one of harebus", theirTime, d.Name(), ourTime)
+	}
+}
+
+// ownMessage has the content of a message as harebus sends it.
+func ownMessage(own *header.Dialect, f *peer.Foreign) amqp.Publishing {
+	const id = "0193a7c2-5f4e-7d3a-8000-000000000000"
+	return own.Stamp(&header.Head{
+		ID: id, CorrelationID: id, CausationID: id, Type: f.Type, Intent: header.Command, ReplyTo: "orders", OriginatingAddress: "orders",
+		ContentType: "application/json", ContentEncoding: "utf-8", TimeSent: time.Now(),
+	}, amqp.Table{})
+}
+
+// packed are the properties of a message as they come.
+func packed(t *testing.T, p amqp.Publishing) []byte {
+	t.Helper()
+	b, err := wire.AppendProperties(nil, &p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// read returns what reads a message.
+func read(t *testing.T, p *peer.Peers, properties, body []byte) func() {
+	t.Helper()
+	return func() {
+		d := amqp.Delivery{Body: body}
+		if err := wire.ReadProperties(properties, &d); err != nil {
+			t.Error(err)
+		}
+		if _, _, faults := p.Read(&d); len(faults) > 0 {
+			t.Error(faults)
+		}
+	}
+}
+
+// fastest are the shortest times of two functions, measured in turn, so that a busy machine slows both.
+func fastest(a, b func()) (ta, tb time.Duration) {
+	const rounds, calls = 60, 200
+	measure := func(fn func(), best time.Duration) time.Duration {
+		start := time.Now()
+		for range calls {
+			fn()
+		}
+		if took := time.Since(start) / calls; best == 0 || took < best {
+			return took
+		}
+		return best
+	}
+	for range rounds {
+		ta, tb = measure(a, ta), measure(b, tb)
+	}
+	return ta, tb
+}
