@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -122,7 +123,7 @@ func (s *server) create() (*Database, error) {
 }
 
 // Start makes a database for a program, on a server of its own that gets further arguments. stop ends the server. The
-// error matches [ErrMissing] if the server is not installed.
+// error matches [ErrMissing] if the server is not installed and no Docker engine answers.
 func Start(kind string, arguments ...string) (_ *Database, stop func(), err error) {
 	p := programs()[kind]
 	if p == nil {
@@ -130,6 +131,7 @@ func Start(kind string, arguments ...string) (_ *Database, stop func(), err erro
 	}
 	serve := p.serve
 	p.serve = func(bin, folder string, port int) []string { return append(serve(bin, folder, port), arguments...) }
+	p.image.command = append(slices.Clip(p.image.command), arguments...)
 	s, err := start(p)
 	if err != nil {
 		return nil, nil, err
@@ -147,7 +149,7 @@ func (d *Database) PID() int {
 	if d.server == nil {
 		return 0
 	}
-	return d.server.command.Process.Pid
+	return d.server.pid()
 }
 
 // Open opens the database until the test ends.
