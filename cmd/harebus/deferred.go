@@ -168,7 +168,7 @@ func (d *deferral) table(write func(w io.Writer)) error {
 func (d *deferral) list(ctx context.Context) error {
 	var items []deferred.Item
 	seen := 0
-	err := d.options.List(ctx, d.limit, func(i deferred.Item) {
+	unseen, err := d.options.List(ctx, d.limit, func(i deferred.Item) {
 		if seen++; d.wanted(&i) {
 			items = append(items, i)
 		}
@@ -181,6 +181,9 @@ func (d *deferral) list(ctx context.Context) error {
 		err = d.sums(items)
 	} else {
 		err = d.items(items)
+	}
+	if err == nil && unseen > 0 {
+		fmt.Fprintf(d.std.err, "harebus: %d messages more were there and did not come: they are due since, or the broker is slow\n", unseen)
 	}
 	if err == nil && seen == d.limit {
 		fmt.Fprintf(d.std.err, "harebus: stopped after %d messages; -limit takes more\n", seen)

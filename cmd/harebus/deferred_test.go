@@ -154,6 +154,22 @@ func TestDeferredIsCancelledAndRestored(t *testing.T) {
 	execute(t, "", "deferred", "restore", "-url", url, tickets[0]).check(t, exitFailed, "not among the cancelled")
 }
 
+// TestRestoreFromABusyQueue: RabbitMQ may take seconds to hand out the first message of a long queue. That the queue is
+// not seen does not make a message one that was never cancelled, and a list says that it lacks some.
+func TestRestoreFromABusyQueue(t *testing.T) {
+	t.Parallel()
+	b, url := newBroker(t)
+	tickets := deferring(t, b, 1500*time.Millisecond, time.Hour)
+	execute(t, "", "deferred", "cancel", "-url", url, tickets[0]).check(t, exitOK, "")
+	if err := b.WaitQueue(t.Context(), "harebus.delay.cancelled", func(q brokertest.Queue) bool { return q.Ready == 1 }); err != nil {
+		t.Fatal(err)
+	}
+	slow := b.Inject(brokertest.Fault{On: "basic.deliver", From: brokertest.FromBroker, Do: brokertest.Delay, For: time.Second, Times: -1})
+	execute(t, "", "deferred", "list", "-url", url).check(t, exitOK, "1 messages more were there and did not come")
+	execute(t, "", "deferred", "restore", "-url", url, tickets[0]).check(t, exitOK, "")
+	slow.Remove()
+}
+
 // lose puts a copy of a message that waits for an hour into the queue of the lost.
 func lose(t *testing.T, b *brokertest.Broker, exchange, key string, change func(*amqp.Publishing)) {
 	t.Helper()
@@ -238,7 +254,7 @@ func TestManyAreListed(t *testing.T) {
 	options := deferred.Options{Broker: access.Broker{URLs: []string{url}}, HeaderPrefix: "PikaBus.", Hold: 2, Timeout: 10 * time.Second}
 	for most, want := range map[int]int{3: 3, 4: 4, 9: 5} {
 		seen := map[string]bool{}
-		if err := options.List(t.Context(), most, func(i deferred.Item) { seen[i.ID] = true }); err != nil {
+		if _, err := options.List(t.Context(), most, func(i deferred.Item) { seen[i.ID] = true }); err != nil {
 			t.Fatal(err)
 		}
 		if len(seen) != want {

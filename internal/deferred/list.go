@@ -40,9 +40,10 @@ type Item struct {
 // List looks at the messages that wait in the delay queues, those of the shortest queue
 // first, and calls each with them. It stops after most messages. Each queue is held for as
 // long as its messages take to be read; a message that becomes due meanwhile is late by
-// that. Their order and their due times do not change.
-func (o Options) List(ctx context.Context, most int, each func(Item)) error {
-	return o.with(ctx, "list", func(ctx context.Context, s *session.Session) error {
+// that. Their order and their due times do not change. It returns how many messages of these queues
+// it has not seen: they have become due since, or the broker was slow, and they were not waited for.
+func (o Options) List(ctx context.Context, most int, each func(Item)) (unseen int, err error) {
+	err = o.with(ctx, "list", func(ctx context.Context, s *session.Session) error {
 		for _, q := range waiting() {
 			n, err := ready(ctx, s, q.name)
 			if err != nil {
@@ -51,8 +52,10 @@ func (o Options) List(ctx context.Context, most int, each func(Item)) error {
 			if n = min(n, most); n == 0 {
 				continue
 			}
-			err = o.look(ctx, s, q.name, n, func(m *queue.Message) (bool, error) {
+			unseen += n
+			err = o.look(ctx, s, held{q.name, n, briefly}, func(m *queue.Message) (bool, error) {
 				most--
+				unseen--
 				each(o.item(m.Delivery))
 				return false, nil
 			})
@@ -62,61 +65,76 @@ func (o Options) List(ctx context.Context, most int, each func(Item)) error {
 		}
 		return nil
 	})
+	return unseen, err
 }
 
-// idle is how long nothing comes from a queue before it is taken for empty.
-const idle = 300 * time.Millisecond
+// held are the messages of a queue that is looked at: n were ready, and none of them comes any more when nothing has
+// come for idle.
+type held struct {
+	queue string
+	n     int
+	idle  time.Duration
+}
 
-// look takes n messages of a queue and gives back those that were not acknowledged, in their
+const (
+	// briefly is for delay queues: while they are held, nothing comes out of them.
+	briefly = 300 * time.Millisecond
+	// patiently is for queues in which messages stay. RabbitMQ 3.10 reads thousands of messages from the disk before
+	// the first of them comes.
+	patiently = 10 * time.Second
+)
+
+// look takes the messages of a queue and gives back those that were not acknowledged, in their
 // order, by closing the channel. It ends early when take returns true: then that message is
 // acknowledged.
-func (o *Options) look(ctx context.Context, s *session.Session, name string, n int, take func(m *queue.Message) (bool, error)) error {
+func (o *Options) look(ctx context.Context, s *session.Session, h held, take func(m *queue.Message) (bool, error)) error {
 	var ch *amqp.Channel
 	err := s.RPC(ctx, func() (err error) {
 		ch, err = s.Channel()
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("look at queue %q: %w", name, err)
+		return fmt.Errorf("look at queue %q: %w", h.queue, err)
 	}
-	for more := true; more && n > 0 && err == nil; {
-		held := min(n, cmp.Or(o.Hold, math.MaxUint16))
-		more, err = consumed(ctx, s, ch, name, held, take)
-		n -= held
+	rest := h.n
+	for more := true; more && rest > 0 && err == nil; {
+		h.n = min(rest, cmp.Or(o.Hold, math.MaxUint16))
+		more, err = consumed(ctx, s, ch, h, take)
+		rest -= h.n
 	}
 	if closed := s.RPC(ctx, ch.Close); err == nil {
 		err = closed
 	}
 	if err != nil {
-		return fmt.Errorf("look at queue %q: %w", name, err)
+		return fmt.Errorf("look at queue %q: %w", h.queue, err)
 	}
 	return nil
 }
 
-// consumed calls take with the messages of one consumer, which holds n. It returns false
+// consumed calls take with the messages of one consumer, which holds h.n. It returns false
 // when there were fewer, or take wants no more.
-func consumed(ctx context.Context, s *session.Session, ch *amqp.Channel, name string, n int, take func(m *queue.Message) (bool, error)) (more bool, err error) {
+func consumed(ctx context.Context, s *session.Session, ch *amqp.Channel, h held, take func(m *queue.Message) (bool, error)) (more bool, err error) {
 	var deliveries <-chan amqp.Delivery
 	err = s.RPCs(ctx, func(next func()) (err error) {
-		if err = ch.Qos(n, 0, false); err != nil {
+		if err = ch.Qos(h.n, 0, false); err != nil {
 			return err
 		}
 		next()
-		deliveries, err = ch.Consume(name, "", false, false, false, false, nil)
+		deliveries, err = ch.Consume(h.queue, "", false, false, false, false, nil)
 		return err
 	})
 	if err != nil {
 		return false, err
 	}
-	return taken(ctx, deliveries, n, take)
+	return taken(ctx, deliveries, h, take)
 }
 
-// taken calls take with at most n deliveries, and returns true if there were so many.
-func taken(ctx context.Context, deliveries <-chan amqp.Delivery, n int, take func(m *queue.Message) (bool, error)) (all bool, err error) {
-	quiet := time.NewTimer(idle)
+// taken calls take with at most h.n deliveries, and returns true if there were so many.
+func taken(ctx context.Context, deliveries <-chan amqp.Delivery, h held, take func(m *queue.Message) (bool, error)) (all bool, err error) {
+	quiet := time.NewTimer(h.idle)
 	defer quiet.Stop()
-	for range n {
-		quiet.Reset(idle)
+	for range h.n {
+		quiet.Reset(h.idle)
 		select {
 		case d, ok := <-deliveries:
 			if !ok {

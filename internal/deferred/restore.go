@@ -88,7 +88,7 @@ func (o *Options) sendFrom(ctx context.Context, s *session.Session, name, id str
 	if err != nil || n == 0 {
 		return false, err
 	}
-	err = o.look(ctx, s, name, n, func(m *queue.Message) (bool, error) {
+	err = o.look(ctx, s, held{name, n, patiently}, func(m *queue.Message) (bool, error) {
 		if m.MessageId != id {
 			return false, nil
 		}
@@ -175,7 +175,7 @@ func (o Options) RestoreLost(ctx context.Context) (all Lost, err error) {
 			return err
 		}
 		return o.sending(ctx, s, func(out *session.ConfirmChannel) error {
-			return o.look(ctx, s, lost, n, func(m *queue.Message) (bool, error) { return false, o.sendLost(ctx, s, out, m, &all) })
+			return o.look(ctx, s, held{lost, n, patiently}, func(m *queue.Message) (bool, error) { return false, o.sendLost(ctx, s, out, m, &all) })
 		})
 	})
 	return all, err

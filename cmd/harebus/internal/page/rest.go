@@ -27,6 +27,7 @@ type waits struct {
 	To, Type string
 	Items    []deferred.Item
 	Cut      bool
+	Unseen   int
 }
 
 // waiting shows the messages that wait, after it has looked at them.
@@ -34,7 +35,7 @@ func (s *Server) waiting(w http.ResponseWriter, r *http.Request) {
 	const most = 1000
 	v := waits{To: strings.TrimSpace(r.FormValue("to")), Type: strings.TrimSpace(r.FormValue("type"))}
 	seen := 0
-	err := s.cfg.Deferred.List(r.Context(), most, func(i deferred.Item) {
+	unseen, err := s.cfg.Deferred.List(r.Context(), most, func(i deferred.Item) {
 		seen++
 		if (v.To == "" || i.Key == v.To) && (v.Type == "" || i.Type == v.Type) {
 			i.Delivery = nil
@@ -45,7 +46,7 @@ func (s *Server) waiting(w http.ResponseWriter, r *http.Request) {
 		s.broker(w, r, err)
 		return
 	}
-	v.Cut = seen == most
+	v.Cut, v.Unseen = seen == most, unseen
 	slices.SortStableFunc(v.Items, func(a, b deferred.Item) int { return a.Due.Compare(b.Due) })
 	s.write(w, r, http.StatusOK, "waiting", view{Title: "Messages that wait", Tab: "/deferred", Body: v})
 }
