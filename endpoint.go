@@ -20,6 +20,7 @@ import (
 	"github.com/harebus/harebus/internal/routing"
 	"github.com/harebus/harebus/internal/session"
 	"github.com/harebus/harebus/internal/tally"
+	"github.com/harebus/harebus/order"
 	"github.com/harebus/harebus/topology"
 )
 
@@ -349,6 +350,18 @@ func (e *endpoint) Consumption() ConsumeConfig {
 func (e *endpoint) SingleActive() bool {
 	single, _ := e.cfg.QueueOptions.Arguments["x-single-active-consumer"].(bool)
 	return single
+}
+
+// Parked are the keys of an ordered queue whose messages are parked: see package order. It is empty in the instances that
+// stand by; ask each, or use the command "harebus parked list".
+func (e *endpoint) Parked() []order.Parked {
+	e.setup.mu.Lock()
+	group := e.group
+	e.setup.mu.Unlock()
+	if group == nil {
+		return nil
+	}
+	return group.Parked()
 }
 
 // Stats returns the counts of what this endpoint has received. It may be called at any time.

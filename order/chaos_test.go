@@ -346,7 +346,7 @@ func (c *chaotic) word(word string) {
 	ch, err := conn.Channel()
 	if err == nil {
 		err = ch.PublishWithContext(context.Background(), "", "steps.parked", true, false, amqp.Publishing{
-			Headers: amqp.Table{"PikaBus.OrderNote": word + " ", "PikaBus.OrderKey": "*"},
+			Headers: amqp.Table{"PikaBus.OrderNote": word + " ", "PikaBus.OrderKey": ""},
 		})
 	}
 	if err != nil {

@@ -240,3 +240,104 @@ func TestPauseHandsOver(t *testing.T) {
 		r.empty()
 	})
 }
+
+// TestLostTenure: when the connection is lost, the contexts of handlers end, and no other message is handled in this process
+// before they have returned.
+func TestLostTenure(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		cancelled := make(chan time.Duration, 10)
+		running := false
+		r.serve(func(ctx context.Context, m step) error {
+			r.mu.Lock()
+			if running {
+				t.Error("two handlers at once")
+			}
+			running = true
+			r.mu.Unlock()
+			defer func() {
+				r.mu.Lock()
+				running = false
+				r.mu.Unlock()
+			}()
+			if m.N == 1 && !harebus.Incoming(ctx).Redelivered {
+				began := time.Now()
+				<-ctx.Done()
+				cancelled <- time.Since(began)
+				time.Sleep(20 * time.Second) // it does not care
+				return context.Cause(ctx)
+			}
+			return nil
+		})
+		r.send("a1 a2")
+		r.rest(time.Second)
+		r.broker.CutConnections()
+		r.rest(10 * time.Second)
+		select {
+		case after := <-cancelled:
+			if after > 2*time.Second {
+				t.Errorf("cancelled after %v", after)
+			}
+		default:
+			t.Error("not cancelled")
+		}
+		r.wants("a", "")
+		r.rest(20 * time.Second)
+		r.wants("a", "1 2")
+		r.empty()
+	})
+}
+
+// TestRetryOfPoison: the word to retry a message that ends its process has it handled once, and then it is held again.
+func TestRetryOfPoison(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		crashes := 0
+		var serve func()
+		serve = func() {
+			cfg := r.cfg
+			r.cfg.Connect.Name = fmt.Sprintf("proc%d", crashes)
+			dying := make(chan struct{})
+			s := r.instance(func(ctx context.Context, m step) error {
+				if m.Key == "p" {
+					close(dying)
+					<-ctx.Done()
+					return context.Cause(ctx)
+				}
+				return nil
+			})
+			name := r.cfg.Connect.Name
+			r.cfg = cfg
+			r.try(s.Start(r.ctx))
+			go func() {
+				select {
+				case <-dying:
+				case <-r.ctx.Done():
+					return
+				}
+				r.mu.Lock()
+				crashes++
+				r.mu.Unlock()
+				for _, c := range r.broker.Connections() {
+					if strings.HasPrefix(c.Name, name) {
+						r.broker.CutConnections(c.Name)
+					}
+				}
+				_ = s.Close()
+				serve()
+			}()
+		}
+		serve()
+		r.send("p1 a1")
+		r.rest(10 * time.Minute)
+		before := crashes
+		r.word("retry", "p")
+		r.rest(10 * time.Minute)
+		if crashes != before+1 {
+			t.Errorf("%d crashes by one retry", crashes-before)
+		}
+		r.send("a2")
+		r.rest(time.Second)
+		if got := r.once("a"); got != "1 2" {
+			t.Errorf("of a are done: %s", got)
+		}
+	})
+}

@@ -76,8 +76,8 @@ func TestDiscard(t *testing.T) {
 		r.serve(bad("a", 2))
 		r.send("a1 a2 a3 a4")
 		r.rest(time.Minute)
-		r.word("discard", "*")
-		r.word("discard", "*") // nothing is held any more
+		r.word("discard", "")
+		r.word("discard", "") // nothing is held any more
 		r.rest(time.Minute)
 		r.wants("a", "1 3 4")
 		r.empty()

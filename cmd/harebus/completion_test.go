@@ -15,7 +15,7 @@ import (
 func TestShapes(t *testing.T) {
 	t.Parallel()
 	want := map[string]string{
-		"topology": "plan apply prune export migrate", "deferred": "list cancel restore", "outbox": "schema sql", "claims": "sweep",
+		"topology": "plan apply prune export migrate", "deferred": "list cancel restore", "parked": "list retry discard", "outbox": "schema sql", "claims": "sweep",
 		"schedule": "ls run pause resume rm", "keys": "new list", "new": "service", "completion": "bash zsh fish",
 		"errors": "discard edit export groups import journal list redirect restore retry show test watch",
 	}

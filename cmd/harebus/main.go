@@ -18,6 +18,7 @@
 //	harebus contract show FILE
 //	harebus contract diff [flags] OLD NEW
 //	harebus deferred [list|cancel|restore] [flags] [TICKET...]
+//	harebus parked list|retry|discard [flags] QUEUE [KEY]
 //	harebus outbox schema|sql [flags] [TASK [ID...]]
 //	harebus claims sweep [flags] DIRECTORY
 //	harebus schedule ls|run|pause|resume|rm [flags] QUEUE [NAME]
@@ -83,6 +84,7 @@ var commands = []command{
 	{"topology", "compare, declare, prune, migrate and export queues and bindings", runTopology},
 	{"contract", "compare two versions of the AsyncAPI document of a service", runContract},
 	{"deferred", "show, cancel and restore messages that wait for their time", runDeferred},
+	{"parked", "show what an ordered queue has parked, and decide about it", runParked},
 	{"outbox", "print SQL for the tables of package outbox", runOutbox},
 	{"claims", "remove old bodies from a directory of package claim", runClaims},
 	{"schedule", "show and change recurring schedules", runSchedule},

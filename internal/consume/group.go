@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/harebus/harebus/internal/wait"
+	"github.com/harebus/harebus/order"
 )
 
 // Group are the consumers of one queue.
@@ -90,6 +91,19 @@ func (g *Group) Resize(workers, prefetch int) {
 	for _, c := range g.consumers {
 		c.resize(workers, prefetch)
 	}
+}
+
+// Parked are the keys of an ordered queue that are parked, if this process has it.
+func (g *Group) Parked() []order.Parked {
+	for _, c := range g.consumers {
+		c.mu.Lock()
+		f := c.feed
+		c.mu.Unlock()
+		if f != nil && f.lanes != nil {
+			return f.lanes.parked()
+		}
+	}
+	return nil
 }
 
 // Busy is the number of workers that handle a message.

@@ -238,10 +238,12 @@ func (c *consumer) carryOut(d *Delivery, w *worker) {
 }
 
 // announce leaves a note that says which message is about to be handled. False means that it is not left.
-// Before that it sends the acks of what was handled before: they would be lost with the process.
+// Before that it sees to it that the broker has the acks of what was handled before, and of an operator's word: they
+// would be lost with the process.
 func (t *tenure) announce(d *Delivery) bool {
-	t.parking.acks.Flush()
-	t.queue.acks.Flush()
+	if t.settleAcks() != nil {
+		return false // the channel has ended
+	}
 	t.mu.Lock()
 	t.trying[d.lane.ID] = true
 	t.mu.Unlock()
@@ -250,6 +252,23 @@ func (t *tenure) announce(d *Delivery) bool {
 		t.c.log.Warn("cannot note which message is about to be handled; trying again", zap.Error(err))
 	}
 	return err == nil
+}
+
+// settleAcks sends the acks, and waits for an answer of the broker to what it got behind them.
+func (t *tenure) settleAcks() error {
+	t.asking.Lock()
+	defer t.asking.Unlock()
+	for _, u := range []*subscription{t.parking, t.queue} {
+		u.acks.Flush()
+		err := u.session.RPC(t.ctx, func() error {
+			_, err := u.ch.QueueDeclarePassive(u.queue, true, false, false, false, nil)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // done tells the lanes what has become of a delivery, and hands out what can be done now. True means that

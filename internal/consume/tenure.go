@@ -66,6 +66,8 @@ type tenure struct {
 	failed chan error      // one that was not
 	wake   chan struct{}   // there may be something to wait for
 
+	asking sync.Mutex // one request at a time, of workers
+
 	mu    sync.Mutex // guards what follows
 	lanes *lanes.Lanes
 	ready chan *Delivery

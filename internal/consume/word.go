@@ -6,19 +6,23 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/harebus/harebus/internal/lanes"
+	"github.com/harebus/harebus/order"
 )
 
 // obey does what an operator has said about keys that are held.
 func (t *tenure) obey(d *Delivery, n lanes.Note) {
-	d.feed.acks.Done(d.Raw.DeliveryTag)
-	d.feed.acks.Flush() // before what it has done can end the process
+	d.feed.acks.Done(d.Raw.DeliveryTag) // it is sent before the message is handled: see announce
 	if n.Kind == lanes.List {
-		t.list(d)
+		t.answer(d, t.parked())
 		return
 	}
+	t.answer(d, t.follow(n))
+}
+
+// follow does what an operator has said, and returns for how many messages.
+func (t *tenure) follow(n lanes.Note) (done int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	done := 0
 	for _, key := range t.lanes.Keys() {
 		if m := t.lanes.Held(key.Key); m != nil && (n.About == key.Key || n.About == lanes.All) && t.decide(m, n.Kind) {
 			done++
@@ -29,6 +33,7 @@ func (t *tenure) obey(d *Delivery, n lanes.Note) {
 		log = t.c.log.Warn
 	}
 	log("the word of an operator about keys that are held", zap.String("word", n.Kind), zap.String("key", n.About), zap.Int("messages", done))
+	return done
 }
 
 // decide carries a word out. mu is held.
@@ -48,22 +53,27 @@ func (t *tenure) decide(m *lanes.Message, word string) bool {
 	return true
 }
 
-// list answers the question which keys are parked.
-func (t *tenure) list(d *Delivery) {
-	t.mu.Lock()
-	body, err := json.Marshal(t.parked())
-	t.mu.Unlock()
-	if err == nil && d.Raw.ReplyTo != "" {
-		t.notes.Go(func() { err = t.c.cfg.Answer(t.ctx, d.Raw.ReplyTo, d.Raw.CorrelationId, body) })
+// answer answers an operator who waits for it.
+func (t *tenure) answer(d *Delivery, result any) {
+	if d.Raw.ReplyTo == "" {
+		return
 	}
-	if err != nil {
-		t.c.log.Warn("cannot answer which keys are parked", zap.Error(err))
-	}
+	t.notes.Go(func() {
+		body, err := json.Marshal(result)
+		if err == nil {
+			err = t.c.cfg.Answer(t.ctx, d.Raw.ReplyTo, d.Raw.CorrelationId, body)
+		}
+		if err != nil {
+			t.c.log.Warn("cannot answer an operator", zap.Error(err))
+		}
+	})
 }
 
-// parked are the keys that are parked. mu is held.
-func (t *tenure) parked() []lanes.Parked {
-	all := []lanes.Parked{}
+// parked are the keys that are parked.
+func (t *tenure) parked() []order.Parked {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	all := []order.Parked{}
 	for _, key := range t.lanes.Keys() {
 		if d, ok := key.First.Of.(*Delivery); ok {
 			all = append(all, lanes.Describe(key, d.Raw.Headers, &t.cfg.Names))

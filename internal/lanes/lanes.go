@@ -5,6 +5,7 @@
 package lanes
 
 import (
+	"maps"
 	"slices"
 	"time"
 )
@@ -370,9 +371,9 @@ func (l *Lanes) Held(key string) *Message {
 	return of.parked[0]
 }
 
-// Release has a message that holds its key handled again.
+// Release has a message that holds its key handled again: with a note, because perhaps it ends the process.
 func (l *Lanes) Release(m *Message) {
-	m.Held, m.Due, m.Count = false, time.Time{}, 0
+	m.Held, m.Due, m.Count = false, time.Time{}, noted
 	delete(l.trials, m.ID)
 	l.list(m.lane)
 }
@@ -398,10 +399,10 @@ type Key struct {
 	First   *Message
 }
 
-// Keys are those whose messages are in the parking queue.
+// Keys are those whose messages are in the parking queue, in their order.
 func (l *Lanes) Keys() (all []Key) {
-	for key, of := range l.keys {
-		if len(of.parked) > 0 {
+	for _, key := range slices.Sorted(maps.Keys(l.keys)) {
+		if of := l.keys[key]; len(of.parked) > 0 {
 			all = append(all, Key{key, len(of.parked) + len(of.coming), of.parked[0]})
 		}
 	}

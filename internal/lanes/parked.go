@@ -1,32 +1,48 @@
 package lanes
 
 import (
+	"strings"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
 
 	"github.com/harebus/harebus/internal/field"
+	"github.com/harebus/harebus/order"
 )
 
-// Parked is a key whose messages are parked, as an operator sees it.
-type Parked struct {
-	Key string `json:"key"`
-	// Held says that the first message waits for an operator. Else it is retried, at the time Due.
-	Held bool      `json:"held"`
-	Due  time.Time `json:"due,omitzero"`
-	// Waiting is how many messages are parked, the first one included.
-	Waiting int `json:"waiting"`
-	// ID, Type, Failures and Error are those of the first one.
-	ID       string `json:"id"`
-	Type     string `json:"type,omitempty"`
-	Failures int    `json:"failures"`
-	Error    string `json:"error,omitempty"`
+// Describe describes a key by the headers of its first message.
+func Describe(k Key, headers amqp.Table, n *Names) order.Parked {
+	p := order.Parked{Key: k.Key, Held: k.First.Held, Due: k.First.Due, Waiting: k.Waiting, ID: k.First.ID}
+	if p.Held {
+		p.Due = time.Time{}
+	}
+	p.Failures, _ = field.ParseCount(headers[n.Retries])
+	p.Type, _ = field.Text(headers[n.Type])
+	p.Error, _ = field.Text(headers[n.Details])
+	p.Error, _, _ = strings.Cut(p.Error, "\n") // without the stack of a panic
+	since, _ := field.Text(headers[n.FirstFailed])
+	p.Since, _ = time.Parse("2006-01-02T15:04:05.999999Z07:00", since) // zero if it never failed
+	return p
 }
 
-// Describe describes a key by the headers of its first message.
-func Describe(k Key, headers amqp.Table, n *Names) Parked {
-	p := Parked{Key: k.Key, Held: k.First.Held, Due: k.First.Due, Waiting: k.Waiting, ID: k.First.ID}
-	p.Failures, _ = field.ParseCount(headers[n.Retries])
-	p.Error, _ = field.Text(headers[n.Details])
-	return p
+// Collect are the keys of messages that were read from a parking queue which no instance has.
+func Collect(messages []amqp.Delivery, config *Config) []order.Parked {
+	l := New("", config.MaxParked)
+	for i := range messages {
+		d := &messages[i]
+		if _, is := ReadNote(&config.Names, d.Headers); is {
+			continue
+		}
+		m := &Message{Parked: true, Of: d, ID: d.MessageId, Key: KeyOf(d.Headers, config.Names.Key)}
+		if m.Place, _ = ReadPlace(&config.Names, d.Headers); m.Key != "" { // what has no place comes last
+			l.Park(m)
+		}
+	}
+	all := []order.Parked{}
+	for _, key := range l.Keys() {
+		if d, ok := key.First.Of.(*amqp.Delivery); ok {
+			all = append(all, Describe(key, d.Headers, &config.Names))
+		}
+	}
+	return all
 }

@@ -49,8 +49,8 @@ const KeyHeader = "Key"
 type Names struct {
 	// Key is that of the message as text, and Place its place.
 	Key, Place string
-	// ID, Retries and Details are headers of every message: its id, how often it has failed, and why.
-	ID, Retries, Details string
+	// These are headers of every message: its id and type, how often it has failed, why, and since when.
+	ID, Type, Retries, Details, FirstFailed string
 	// Note says that it is no message of a sender but a note of the instances to themselves, or the
 	// word of an operator.
 	Note string
@@ -59,7 +59,8 @@ type Names struct {
 // NamesOf are those of a dialect.
 func NamesOf(prefix string) Names {
 	return Names{Key: prefix + "OrderKey", Place: prefix + "OrderPlace", Note: prefix + "OrderNote",
-		ID: prefix + "MessageId", Retries: prefix + "ErrorRetries", Details: prefix + "ErrorDetails"}
+		ID: prefix + "MessageId", Type: prefix + "MessageType", Retries: prefix + "ErrorRetries", Details: prefix + "ErrorDetails",
+		FirstFailed: prefix + "FirstFailed"}
 }
 
 // Strip removes them.
@@ -149,12 +150,13 @@ const (
 	// Trial says that a message is about to be handled that perhaps ends the process; About is its id.
 	Trial = "trial"
 	// Retry and Discard are the words of an operator about the message that holds a key; About is
-	// the key. All has them be about all keys that are held. List asks for a list, as a reply.
+	// the key. All has them be about all keys that are held. The reply is the number of messages; that to List
+	// is a list of what is parked.
 	Retry   = "retry"
 	Discard = "discard"
 	List    = "list"
-	// All is About in a word that is for every key.
-	All = "*"
+	// All is About in a word that is for every key: no key is empty.
+	All = ""
 )
 
 // Write makes the headers of a note. A key is its own header, because it may be any text.

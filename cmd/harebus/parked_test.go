@@ -1,0 +1,145 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/harebus/harebus"
+	"github.com/harebus/harebus/brokertest"
+	"github.com/harebus/harebus/order"
+)
+
+// ordering is a service with an ordered queue, whose first message of each key fails while bad is true. Two keys are held, with a
+// message behind each.
+func ordering(t *testing.T, b *brokertest.Broker, bad *atomic.Bool) *harebus.Setup {
+	t.Helper()
+	setup, err := harebus.New(harebus.Config{
+		URL: b.URL(), Dial: b.Dial, Queue: "steps", Consume: harebus.ConsumeConfig{Order: &order.Config{}}, Retry: harebus.RetryConfig{MaxRetries: -1},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	setup.HandleMessage(harebus.AnyType, func(_ context.Context, _ *harebus.Bus, m *harebus.Message) error {
+		if bad.Load() && string(m.Body) == "1" {
+			return errors.New("no such account\nsecond line")
+		}
+		return nil
+	})
+	if err := setup.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return setup
+}
+
+func hold(t *testing.T, b *brokertest.Broker, setup *harebus.Setup) {
+	t.Helper()
+	for n := 1; n <= 2; n++ {
+		for _, key := range []string{"ann", "b\x1bb"} {
+			if err := setup.Bus().Send(t.Context(), "steps", n, harebus.WithType("Step"), harebus.WithKey(key)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	waitParked(t, b, 4)
+}
+
+// waitParked waits until so many messages are parked.
+func waitParked(t *testing.T, b *brokertest.Broker, n int) {
+	t.Helper()
+	for name, want := range map[string]int{"steps.parked": n + 1, "steps": 0} {
+		if err := b.WaitQueue(t.Context(), name, func(q brokertest.Queue) bool { return q.Ready+q.Unacked == want }); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestParked: what is held is listed, retried and discarded.
+func TestParked(t *testing.T) {
+	t.Parallel()
+	b, url := newBroker(t)
+	var bad atomic.Bool
+	bad.Store(true)
+	setup := ordering(t, b, &bad)
+	defer setup.Close()
+	hold(t, b, setup)
+
+	r := execute(t, "", "parked", "list", "-url", url, "steps")
+	r.check(t, exitOK, "")
+	lines := strings.Split(strings.TrimSpace(r.out), "\n")
+	if len(lines) != 3 || !strings.HasPrefix(lines[0], "KEY") || !strings.HasPrefix(lines[1], "ann") || strings.Contains(r.out, "\x1b") ||
+		!strings.Contains(lines[1], "held") || !strings.Contains(lines[1], "no such account") || strings.Contains(r.out, "second line") {
+		t.Errorf("%s", r.out)
+	}
+	if keys := setup.Parked(); len(keys) != 2 || !keys[0].Held || keys[0].Waiting != 2 || keys[0].Failures != 1 || keys[0].Type != "Step" || keys[0].Since.IsZero() {
+		t.Errorf("%+v", keys)
+	}
+	execute(t, "", "parked", "retry", "-url", url, "steps", "bob").check(t, 1, `no message holds the key "bob"`)
+	bad.Store(false)
+	r = execute(t, "", "parked", "retry", "-url", url, "steps", "ann")
+	if r.check(t, exitOK, ""); r.out != "retry: 1 messages\n" {
+		t.Errorf("%q", r.out)
+	}
+	waitParked(t, b, 2)
+	r = execute(t, "", "parked", "discard", "-all", "-url", url, "steps")
+	if r.check(t, exitOK, ""); r.out != "discard: 1 messages\n" {
+		t.Errorf("%q", r.out)
+	}
+	waitParked(t, b, 0)
+	execute(t, "", "parked", "discard", "-all", "-url", url, "steps").check(t, 1, "no key is held")
+	if n := setup.Stats().Handled; n != 3 {
+		t.Errorf("%d handled", n)
+	}
+}
+
+// TestParkedWithoutService: without an instance the list is read from the parking queue, which is left as it is, and a word is
+// done by the next instance.
+func TestParkedWithoutService(t *testing.T) {
+	t.Parallel()
+	b, url := newBroker(t)
+	var bad atomic.Bool
+	bad.Store(true)
+	setup := ordering(t, b, &bad)
+	hold(t, b, setup)
+	if err := setup.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		r := execute(t, "", "parked", "list", "-json", "-url", url, "steps")
+		r.check(t, exitOK, "")
+		var first order.Parked
+		if err := json.Unmarshal([]byte(strings.SplitN(r.out, "\n", 2)[0]), &first); err != nil || first.Key != "ann" || !first.Held || first.Waiting != 2 {
+			t.Errorf("%v: %s", err, r.out)
+		}
+	}
+	execute(t, "", "parked", "discard", "-url", url, "steps", "ann").check(t, exitOK, "no instance consumes")
+	setup = ordering(t, b, &bad)
+	defer setup.Close()
+	waitParked(t, b, 2)
+}
+
+// TestParkedMisuse: what cannot be is refused, and says what is possible.
+func TestParkedMisuse(t *testing.T) {
+	t.Parallel()
+	b, url := newBroker(t)
+	declare(t, client(t, b), "plain", nil)
+	for says, args := range map[string]string{
+		"it is list, retry or discard":     "parked",
+		`parked "drop": it is list`:         "parked drop steps",
+		"the queue is missing":              "parked list",
+		"list takes a queue":                "parked list steps ann",
+		"retry needs one key, or -all":      "parked retry steps",
+		"discard needs one key, or -all":    "parked discard steps a b",
+		"leave the key out":                 "parked retry -all steps ann",
+		`"plain" is no ordered queue`:       "parked list -url " + url + " plain",
+		`"steps" is no ordered queue, or no`: "parked retry -all -url " + url + " steps",
+	} {
+		r := execute(t, "", strings.Fields(args)...)
+		if r.code == exitOK || !strings.Contains(r.err, says) {
+			t.Errorf("%s: %d, %s", args, r.code, r.err)
+		}
+	}
+}

@@ -1,0 +1,173 @@
+// Package ordered says the word of an operator about the keys of an ordered queue, for the command harebus parked. It uses no
+// harebus.Setup, because it belongs to no service.
+package ordered
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/harebus/harebus/internal/access"
+	"github.com/harebus/harebus/internal/lanes"
+	"github.com/harebus/harebus/internal/messageid"
+	"github.com/harebus/harebus/internal/refusal"
+	"github.com/harebus/harebus/internal/wire"
+	"github.com/harebus/harebus/order"
+)
+
+// Options say which queue it is about.
+type Options struct {
+	Broker access.Broker
+	// Queue is the ordered queue.
+	Queue string
+	// HeaderPrefix starts the names of the standard headers: "PikaBus.".
+	HeaderPrefix string
+	// Timeout is how long the broker may take to be there, and the owner of the queue to answer.
+	Timeout time.Duration
+}
+
+// ErrNobody says that no instance of the service consumes, so nobody has answered. The next one does what was said.
+var ErrNobody = errors.New("no instance consumes from the queue; the next one that does will do it")
+
+// List returns the keys that are parked: as the instance says that has the queue, or, if there is none, as they lie in the
+// parking queue.
+func (o *Options) List(ctx context.Context) (keys []order.Parked, err error) {
+	err = o.with(ctx, func(ch *amqp.Channel, consumers int) error {
+		if consumers > 0 {
+			return o.ask(ctx, ch, lanes.Note{Kind: lanes.List}, &keys)
+		}
+		keys, err = o.read(ctx, ch)
+		return err
+	})
+	return keys, err
+}
+
+// Say says a word about a key, or about all that are held, and returns for how many messages it was done.
+func (o *Options) Say(ctx context.Context, word, key string) (messages int, err error) {
+	err = o.with(ctx, func(ch *amqp.Channel, consumers int) error {
+		note := lanes.Note{Kind: word, About: key}
+		if consumers > 0 {
+			return o.ask(ctx, ch, note, &messages)
+		}
+		return cmp.Or(o.publish(ctx, ch, note, "", ""), ErrNobody)
+	})
+	return messages, err
+}
+
+func (o *Options) config() *lanes.Config {
+	return lanes.Of((&order.Config{}).Complete(), o.Queue, o.HeaderPrefix)
+}
+
+// with calls fn with a channel, and the number of consumers of the parking queue.
+func (o *Options) with(ctx context.Context, fn func(ch *amqp.Channel, consumers int) error) error {
+	broker := o.Broker
+	broker.RequestTimeout = 2 * o.Timeout // a request here waits for an answer
+	link, err := broker.Link("parked")
+	if err != nil {
+		return err
+	}
+	defer link.Close()
+	ctx, cancel := context.WithTimeoutCause(ctx, 2*o.Timeout, fmt.Errorf("gave up after %v", 2*o.Timeout))
+	defer cancel()
+	s, err := link.Session(ctx)
+	if err != nil {
+		return err
+	}
+	err = s.WithChannel(ctx, func(ch *amqp.Channel) error {
+		q, err := ch.QueueDeclarePassive(o.config().Parking, true, false, false, false, nil)
+		if err != nil {
+			return err
+		}
+		return fn(ch, q.Consumers)
+	})
+	if refusal.Missing(err) {
+		return fmt.Errorf("%q is no ordered queue, or no instance of its service has run: there is no queue %q", o.Queue, o.config().Parking)
+	}
+	return err
+}
+
+// publish leaves a note in the parking queue, and waits for the confirm.
+func (o *Options) publish(ctx context.Context, ch *amqp.Channel, n lanes.Note, replyTo, id string) error {
+	if err := ch.Confirm(false); err != nil {
+		return err
+	}
+	cfg := o.config()
+	confirm, err := ch.PublishWithDeferredConfirmWithContext(ctx, "", cfg.Parking, true, false, amqp.Publishing{
+		Headers: n.Write(&cfg.Names), MessageId: id, CorrelationId: id, ReplyTo: replyTo, DeliveryMode: amqp.Persistent,
+	})
+	if err != nil {
+		return err
+	}
+	if ok, err := confirm.WaitContext(ctx); err != nil || !ok {
+		return cmp.Or(err, errors.New("the broker has not confirmed it"))
+	}
+	return nil
+}
+
+// ask leaves a note and waits for the answer of the owner.
+func (o *Options) ask(ctx context.Context, ch *amqp.Channel, n lanes.Note, answer any) error {
+	replies, err := ch.QueueDeclare("", false, true, true, false, nil)
+	if err != nil {
+		return err
+	}
+	deliveries, err := ch.ConsumeWithContext(ctx, replies.Name, "", true, true, false, false, nil)
+	if err != nil {
+		return err
+	}
+	id := messageid.New()
+	if err := o.publish(ctx, ch, n, replies.Name, id); err != nil {
+		return err
+	}
+	timeout := time.NewTimer(o.Timeout)
+	defer timeout.Stop()
+	select {
+	case d, ok := <-deliveries:
+		if !ok {
+			return errors.New("the connection was lost before the answer came")
+		}
+		if err := wire.Unpack(&d); err != nil {
+			return err
+		}
+		return json.Unmarshal(d.Body, answer)
+	case <-timeout.C:
+		return fmt.Errorf("the instance that has the queue has not answered within %v; what was said stays in the parking queue, and it will be done", o.Timeout)
+	}
+}
+
+// read reads the parking queue, as its active consumer: an instance that starts meanwhile waits until this is over, and then
+// finds everything there.
+func (o *Options) read(ctx context.Context, ch *amqp.Channel) ([]order.Parked, error) {
+	const quiet = 500 * time.Millisecond
+	cfg := o.config()
+	if err := ch.Qos(prefetch, 0, false); err != nil {
+		return nil, err
+	}
+	deliveries, err := ch.ConsumeWithContext(ctx, cfg.Parking, "", false, false, false, false, nil)
+	if err != nil {
+		return nil, err
+	}
+	var all []amqp.Delivery
+	for {
+		timer := time.NewTimer(quiet)
+		select {
+		case d, ok := <-deliveries:
+			timer.Stop()
+			if !ok {
+				return nil, errors.New("the connection was lost while the parking queue was read")
+			}
+			if err := wire.Unpack(&d); err == nil { // what cannot be read has no key
+				all = append(all, d)
+			}
+		case <-timer.C:
+			return lanes.Collect(all, cfg), nil
+		}
+	}
+}
+
+// prefetch is that of the owner: a smaller one would change the order in which the messages are returned.
+const prefetch = 60_000
