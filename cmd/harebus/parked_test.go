@@ -127,14 +127,14 @@ func TestParkedMisuse(t *testing.T) {
 	b, url := newBroker(t)
 	declare(t, client(t, b), "plain", nil)
 	for says, args := range map[string]string{
-		"it is list, retry or discard":     "parked",
-		`parked "drop": it is list`:         "parked drop steps",
-		"the queue is missing":              "parked list",
-		"list takes a queue":                "parked list steps ann",
-		"retry needs one key, or -all":      "parked retry steps",
-		"discard needs one key, or -all":    "parked discard steps a b",
-		"leave the key out":                 "parked retry -all steps ann",
-		`"plain" is no ordered queue`:       "parked list -url " + url + " plain",
+		"it is list, retry or discard":       "parked",
+		`parked "drop": it is list`:          "parked drop steps",
+		"the queue is missing":               "parked list",
+		"list takes a queue":                 "parked list steps ann",
+		"retry needs one key, or -all":       "parked retry steps",
+		"discard needs one key, or -all":     "parked discard steps a b",
+		"leave the key out":                  "parked retry -all steps ann",
+		`"plain" is no ordered queue`:        "parked list -url " + url + " plain",
 		`"steps" is no ordered queue, or no`: "parked retry -all -url " + url + " steps",
 	} {
 		r := execute(t, "", strings.Fields(args)...)
