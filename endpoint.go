@@ -358,9 +358,6 @@ func (e *endpoint) Parked() []order.Parked {
 	e.setup.mu.Lock()
 	group := e.group
 	e.setup.mu.Unlock()
-	if group == nil {
-		return nil
-	}
 	return group.Parked()
 }
 

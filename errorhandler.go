@@ -166,17 +166,7 @@ func (r RetryConfig) withDefaults(base RetryConfig) RetryConfig {
 }
 
 // defaultRetry is what a setup does when Config.Retry is zero.
-func defaultRetry() RetryConfig { return RetryConfig{MaxRetries: 5, BackOff: retryBackOff} }
-
-func retryBackOff() backoff.BackOff {
-	return backoff.NewExponentialBackOff(
-		backoff.WithInitialInterval(2*time.Second),
-		backoff.WithMultiplier(2),
-		backoff.WithRandomizationFactor(0.2),
-		backoff.WithMaxInterval(time.Minute),
-		backoff.WithMaxElapsedTime(0),
-	)
-}
+func defaultRetry() RetryConfig { return RetryConfig{MaxRetries: 5, BackOff: wait.Retry} }
 
 // validate names the faults by where the policy is configured.
 func (r RetryConfig) validate(where string) []error {

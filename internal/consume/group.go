@@ -93,8 +93,11 @@ func (g *Group) Resize(workers, prefetch int) {
 	}
 }
 
-// Parked are the keys of an ordered queue that are parked, if this process has it.
+// Parked are the keys of an ordered queue that are parked, if this process has it. A nil group has none.
 func (g *Group) Parked() []order.Parked {
+	if g == nil {
+		return nil
+	}
 	for _, c := range g.consumers {
 		c.mu.Lock()
 		f := c.feed

@@ -104,12 +104,17 @@ func shared(a, b backoff.BackOff) bool {
 }
 
 // Default is the back-off of connections: 50 ms, doubled up to 1.5 s, without end.
-func Default() backoff.BackOff {
+func Default() backoff.BackOff { return doubled(50*time.Millisecond, 1500*time.Millisecond) }
+
+// Retry is the back-off of failed messages: 2 s, doubled up to a minute, without end.
+func Retry() backoff.BackOff { return doubled(2*time.Second, time.Minute) }
+
+func doubled(first, most time.Duration) backoff.BackOff {
 	return backoff.NewExponentialBackOff(
-		backoff.WithInitialInterval(50*time.Millisecond),
+		backoff.WithInitialInterval(first),
 		backoff.WithMultiplier(2),
 		backoff.WithRandomizationFactor(0.2),
-		backoff.WithMaxInterval(1500*time.Millisecond),
+		backoff.WithMaxInterval(most),
 		backoff.WithMaxElapsedTime(0),
 	)
 }
