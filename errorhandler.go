@@ -11,15 +11,12 @@ import (
 	"github.com/harebus/harebus/topology"
 )
 
-// ErrorHandler decides about a message that was not handled: its handler, commit or
-// decoding failed with err. If err is a [*RejectError], no handler has seen the
-// message. proposed is the decision by Config.Retry or [WithRetry] and by
-// [NoRetry], [RetryAfter] or [Postpone]. Return it in all cases that you do not
-// want to change.
+// ErrorHandler decides about a message that was not handled: its handler, commit or decoding failed with err. If err is
+// a [*RejectError], no handler has seen the message. proposed is the decision by Config.Retry or [WithRetry] and by
+// [NoRetry], [RetryAfter] or [Postpone]. Return it in all cases that you do not want to change.
 //
-// The bus carries the decision out, waits for the confirm, and then acknowledges
-// the message. The function is called from many goroutines. If it panics, or has
-// not returned within 30 s, the message is parked.
+// The bus carries the decision out, waits for the confirm, and then acknowledges the message. The function is called
+// from many goroutines. If it panics, or has not returned within 30 s, the message is parked.
 type ErrorHandler func(m *Message, err error, proposed Decision) Decision
 
 // Decision is an ErrorHandler's answer. The zero value parks.
@@ -40,13 +37,12 @@ const (
 // Park moves the message to the error queue, with the reason.
 func Park() Decision { return Decision{} }
 
-// RetryIn has the message handled again, d after now: at once if d is negative,
-// after [topology.MaxDelay] if it is more than that. It waits in the broker, not
-// in this process. The attempt counts as a failure.
+// RetryIn has the message handled again, d after now: at once if d is negative, after [topology.MaxDelay] if it is more
+// than that. It waits in the broker, not in this process. The attempt counts as a failure.
 func RetryIn(d time.Duration) Decision { return Decision{actionRetry, possible(d)} }
 
-// PostponeBy is RetryIn for an attempt that does not count, as [Postpone] asks for. A d
-// under 100 ms counts as 100 ms: nothing else limits how often the message is handled.
+// PostponeBy is RetryIn for an attempt that does not count, as [Postpone] asks for. A d under 100 ms counts as 100 ms:
+// nothing else limits how often the message is handled.
 func PostponeBy(d time.Duration) Decision {
 	return Decision{actionPostpone, possible(max(d, leastPostponement))}
 }
@@ -62,12 +58,10 @@ func possible(d time.Duration) time.Duration { return min(max(d, 0), topology.Ma
 // Parks says whether the message goes to the error queue.
 func (d Decision) Parks() bool { return d.action == actionPark }
 
-// Retries returns the pause before the message is handled again, if it is and the
-// attempt counts.
+// Retries returns the pause before the message is handled again, if it is and the attempt counts.
 func (d Decision) Retries() (time.Duration, bool) { return d.after, d.action == actionRetry }
 
-// Postpones returns the pause before the message is handled again, if it is and
-// the attempt does not count.
+// Postpones returns the pause before the message is handled again, if it is and the attempt does not count.
 func (d Decision) Postpones() (time.Duration, bool) { return d.after, d.action == actionPostpone }
 
 // Discards says whether the message is dropped.
@@ -87,22 +81,18 @@ func (d Decision) String() string {
 	}
 }
 
-// RetryConfig is the policy for a message whose handler failed: it is handled again
-// after a pause, and after the last retry it is parked in the error queue. A
-// message that cannot be decoded, or whose handler returned [NoRetry], is parked at
-// once. A message without a handler is retried, unless Config.Handling.Unhandled says
-// otherwise.
+// RetryConfig is the policy for a message whose handler failed: it is handled again after a pause, and after the last
+// retry it is parked in the error queue. A message that cannot be decoded, or whose handler returned [NoRetry], is
+// parked at once. A message without a handler is retried, unless Config.Handling.Unhandled says otherwise.
 type RetryConfig struct {
-	// MaxRetries is how often a message is handled again after it failed, at most
-	// 1,000. Default: 5, or no limit when GiveUpAfter is set. Negative: never.
+	// MaxRetries is how often a message is handled again after it failed, at most 1,000. Default: 5, or no limit when
+	// GiveUpAfter is set. Negative: never.
 	MaxRetries int
-	// GiveUpAfter parks a message that fails or is postponed later than this after
-	// its first failure. The time of the first failure is by the clock of the
-	// process in which it failed. Default: no limit.
+	// GiveUpAfter parks a message that fails or is postponed later than this after its first failure. The time of the
+	// first failure is by the clock of the process in which it failed. Default: no limit.
 	GiveUpAfter time.Duration
-	// BackOff makes the policy for the pauses, a new one at each call. The bus
-	// resets it and calls NextBackOff as often as the message has failed. It uses
-	// the last result; backoff.Stop parks the message. Default: from 2 s, doubling
+	// BackOff makes the policy for the pauses, a new one at each call. The bus resets it and calls NextBackOff as often
+	// as the message has failed. It uses the last result; backoff.Stop parks the message. Default: from 2 s, doubling
 	// to 1 min, ± 20 %.
 	BackOff func() backoff.BackOff
 	// Rules are exceptions for some errors; the first that matches counts.
@@ -115,8 +105,7 @@ type RetryRule struct {
 	Match func(error) bool
 	// MaxRetries is as in RetryConfig; zero takes the value of the RetryConfig.
 	MaxRetries int
-	// GiveUpAfter is as in RetryConfig; zero takes the value of the RetryConfig,
-	// and negative means no limit.
+	// GiveUpAfter is as in RetryConfig; zero takes the value of the RetryConfig, and negative means no limit.
 	GiveUpAfter time.Duration
 	// BackOff is as in RetryConfig; nil takes the value of the RetryConfig.
 	BackOff func() backoff.BackOff
@@ -135,8 +124,7 @@ func MatchAs[T error]() func(error) bool {
 	}
 }
 
-// withDefaults returns a copy with every zero field filled in: from base, which
-// is complete.
+// withDefaults returns a copy with every zero field filled in: from base, which is complete.
 func (r RetryConfig) withDefaults(base RetryConfig) RetryConfig {
 	if r.MaxRetries == 0 && r.GiveUpAfter > 0 {
 		r.MaxRetries = maxFailures
@@ -204,8 +192,7 @@ func (r *RetryConfig) most() int {
 	return min(most, maxFailures)
 }
 
-// decide is the decision of the policy about a message that has failed m.Attempt
-// times.
+// decide is the decision of the policy about a message that has failed m.Attempt times.
 func (r *RetryConfig) decide(m *Message, f *failure) Decision {
 	if f.final() {
 		return Park()
@@ -232,8 +219,7 @@ func (r *RetryConfig) decide(m *Message, f *failure) Decision {
 	return RetryIn(pause)
 }
 
-// ruleFor returns the rule for an error; it is the policy itself if no other
-// matches.
+// ruleFor returns the rule for an error; it is the policy itself if no other matches.
 func (r *RetryConfig) ruleFor(err error) RetryRule {
 	for _, rule := range r.Rules {
 		if rule.Match(err) {

@@ -15,24 +15,21 @@ import (
 	"time"
 )
 
-// Guard protects what a message carries: it encrypts or signs it as the last step on the way
-// out, and opens or verifies it as the first step on the way in. Package seal has guards. A
-// Guard is safe for concurrent use.
+// Guard protects what a message carries: it encrypts or signs it as the last step on the way out, and opens or verifies
+// it as the first step on the way in. Package seal has guards. A Guard is safe for concurrent use.
 type Guard interface {
-	// Protect changes the payload of a message that is sent, or leaves it as it is. id and
-	// p are as the receiver will see them; compression is done. If Protect fails, the
-	// message is not sent.
+	// Protect changes the payload of a message that is sent, or leaves it as it is. id and p are as the receiver will
+	// see them; compression is done. If Protect fails, the message is not sent.
 	Protect(ctx context.Context, id *Identity, p *Payload) error
-	// Admit undoes what Protect has done, before a handler is chosen, or leaves the payload
-	// as it is when the guard does not know it. A [*RejectError] parks the message. Any other
-	// error is a failure of the message, which [NoRetry] and [Postpone] can qualify. Retries
-	// and parked copies are made of the message as it came.
+	// Admit undoes what Protect has done, before a handler is chosen, or leaves the payload as it is when the guard
+	// does not know it. A [*RejectError] parks the message. Any other error is a failure of the message, which
+	// [NoRetry] and [Postpone] can qualify. Retries and parked copies are made of the message as it came.
 	Admit(ctx context.Context, id *Identity, p *Payload) error
 }
 
-// Identity is what a message says of itself, for a [Guard] that binds it to the payload. All
-// but the last five fields are the same for the sender and for every receiver, also after
-// retries, delays and parking. Guards must not change it.
+// Identity is what a message says of itself, for a [Guard] that binds it to the payload. All but the last five fields
+// are the same for the sender and for every receiver, also after retries, delays and parking. Guards must not change
+// it.
 type Identity struct {
 	ID, CorrelationID, Type     string
 	Intent                      Intent
@@ -40,17 +37,17 @@ type Identity struct {
 	AppID                       string
 	TimeSent                    time.Time
 	Hops                        int
-	// Headers are all of the message. Bind single ones by their names, and not all: the broker,
-	// retries and observers (a trace context) add headers, and a copy of a message too large to be
-	// parked can lack some, but none that a method Bound() []string of the Guard names while others can go.
+	// Headers are all of the message. Bind single ones by their names, and not all: the broker, retries and observers
+	// (a trace context) add headers, and a copy of a message too large to be parked can lack some, but none that a
+	// method Bound() []string of the Guard names while others can go.
 	Headers map[string]any
 
-	// Exchange, RoutingKey and NotBefore are where a message is sent, and when it is due.
-	// They are empty for Admit, because delays and retries change them.
+	// Exchange, RoutingKey and NotBefore are where a message is sent, and when it is due. They are empty for Admit,
+	// because delays and retries change them.
 	Exchange, RoutingKey string
 	NotBefore            time.Time
-	// Queue is, for Admit, the queue from which the message was received. For Protect it is
-	// the queue to which a command is sent by its name, and empty for other messages.
+	// Queue is, for Admit, the queue from which the message was received. For Protect it is the queue to which a
+	// command is sent by its name, and empty for other messages.
 	Queue string
 }
 
@@ -62,12 +59,12 @@ type Payload struct {
 	Body []byte
 	// Signature is a proof that travels beside the body, in the header PikaBus.Signature.
 	Signature string
-	// Confidential is set by Admit: then errors about the message reach the error queue, logs
-	// and observers without their texts, which could quote it. Code of this process gets them:
-	// the retry policy, the ErrorHandler, the function of WithGivenUp, the caller of Request.
+	// Confidential is set by Admit: then errors about the message reach the error queue, logs and observers without
+	// their texts, which could quote it. Code of this process gets them: the retry policy, the ErrorHandler, the
+	// function of WithGivenUp, the caller of Request.
 	Confidential bool
-	// DueAt is set by Admit to the time before which the message must not be handled, if the
-	// protected payload contains it.
+	// DueAt is set by Admit to the time before which the message must not be handled, if the protected payload contains
+	// it.
 	DueAt time.Time
 }
 
@@ -110,8 +107,7 @@ type opened struct {
 	dueAt        time.Time
 }
 
-// open undoes what the sender's guards and compression have done with a message. in is how
-// it came.
+// open undoes what the sender's guards and compression have done with a message. in is how it came.
 func (e *endpoint) open(ctx context.Context, m *Message, in *wire.Delivery, queue string) (opened, error) {
 	guards := e.setup.cfg.Payload.Guards
 	var o opened

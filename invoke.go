@@ -13,39 +13,35 @@ import (
 type Invocation struct {
 	// Message is what the handler was given.
 	Message *Message
-	// Err is the error of the handler, or the reason why no handler was called; nil
-	// means that the message would be acknowledged.
+	// Err is the error of the handler, or the reason why no handler was called; nil means that the message would be
+	// acknowledged.
 	Err error
 	// Decision is the decision about the message when Err is not nil.
 	Decision Decision
-	// Sent are the messages that would be published, in the order of the calls. If
-	// the handler failed, they are only those that it sent with [Immediately].
+	// Sent are the messages that would be published, in the order of the calls. If the handler failed, they are only
+	// those that it sent with [Immediately].
 	Sent []Sent
 }
 
-// Sent is a message that a handler has sent, as its receiver will see it. Exchange
-// and RoutingKey are its destination, DeferredUntil is its due time. ID is the one
-// derived from the incoming message.
+// Sent is a message that a handler has sent, as its receiver will see it. Exchange and RoutingKey are its destination,
+// DeferredUntil is its due time. ID is the one derived from the incoming message.
 type Sent struct {
 	// Operation is OpSend, OpPublish, OpDefer, OpReply or OpCancel.
 	Operation Operation
 	*Message
 }
 
-// Invoke calls the handler of a message without a broker, and returns what the
-// handler sent and the decision about the message. It is for unit tests of handlers.
-// The handler runs as in a consumer, inside its middleware, with its timeout and
-// with [Incoming]; nothing is connected, retried, counted, traced or logged. With
-// Config.Handling.Transactor it runs inside a transaction, which is committed without the messages
-// that the handler sent.
+// Invoke calls the handler of a message without a broker, and returns what the handler sent and the decision about the
+// message. It is for unit tests of handlers. The handler runs as in a consumer, inside its middleware, with its timeout
+// and with [Incoming]; nothing is connected, retried, counted, traced or logged. With Config.Handling.Transactor it
+// runs inside a transaction, which is committed without the messages that the handler sent.
 //
-// The message is encoded as [Bus.Send] does, with its options, and decoded again. A
-// [*Message] is used as it is, for tests that set bytes of other programs, Attempt or
-// Redelivered. If its ID, Queue, Attempt or ContentType is empty, Invoke fills it in.
+// The message is encoded as [Bus.Send] does, with its options, and decoded again. A [*Message] is used as it is, for
+// tests that set bytes of other programs, Attempt or Redelivered. If its ID, Queue, Attempt or ContentType is empty,
+// Invoke fills it in.
 //
-// Messages that the handler sends by a bus of another setup, or with
-// context.Background(), are really sent. Invoke returns an error if the message
-// could not be made, or if a registration is faulty.
+// Messages that the handler sends by a bus of another setup, or with context.Background(), are really sent. Invoke
+// returns an error if the message could not be made, or if a registration is faulty.
 func (e *endpoint) Invoke(ctx context.Context, message any, opts ...SendOption) (*Invocation, error) {
 	fail := func(err error) (*Invocation, error) { return nil, fmt.Errorf("harebus: invoke: %w", err) }
 	if e.queue == "" {

@@ -15,53 +15,50 @@ import (
 	"github.com/harebus/harebus/internal/session"
 )
 
-// Operation is something that takes time and that an [Observer] is told of. The number of
-// an operation never changes, because stored envelopes have it.
+// Operation is something that takes time and that an [Observer] is told of. The number of an operation never changes,
+// because stored envelopes have it.
 type Operation int8
 
 // The operations.
 const (
-	// OpSend, OpPublish, OpDefer and OpReply are calls on a bus. They end when the
-	// message is confirmed, or buffered inside a transaction.
+	// OpSend, OpPublish, OpDefer and OpReply are calls on a bus. They end when the message is confirmed, or buffered
+	// inside a transaction.
 	OpSend Operation = iota + 1
 	OpPublish
 	OpDefer
 	OpReply
 	// OpCommit is the publishing of a transaction's messages.
 	OpCommit
-	// OpHandle is one attempt to handle a message: decode, handler, commit, and what
-	// follows from its failure, such as OpRetry.
+	// OpHandle is one attempt to handle a message: decode, handler, commit, and what follows from its failure, such as
+	// OpRetry.
 	OpHandle
-	// OpRetry is the sending of a failed message to be handled later, and OpPark its
-	// sending to the error queue.
+	// OpRetry is the sending of a failed message to be handled later, and OpPark its sending to the error queue.
 	OpRetry
 	OpPark
 	// OpConnect is one attempt to connect.
 	OpConnect
 	// OpForward is the publishing of envelopes.
 	OpForward
-	// OpPostpone is the sending of a message to be handled later that has not failed: it
-	// came before its time, its handler returned [Postpone], or the error queue takes no
-	// messages now.
+	// OpPostpone is the sending of a message to be handled later that has not failed: it came before its time, its
+	// handler returned [Postpone], or the error queue takes no messages now.
 	OpPostpone
-	// OpConnection lasts as long as a connection. It ends with an error if the connection
-	// was lost.
+	// OpConnection lasts as long as a connection. It ends with an error if the connection was lost.
 	OpConnection
 	// OpBlocked lasts as long as the broker blocks the publishers of a connection.
 	OpBlocked
-	// OpConsume lasts as long as a consumer consumes on one connection. It ends with an
-	// error if the broker cancelled the consumer, or the channel or the connection was lost.
+	// OpConsume lasts as long as a consumer consumes on one connection. It ends with an error if the broker cancelled
+	// the consumer, or the channel or the connection was lost.
 	OpConsume
 	// OpRequest is a call of [Request]: it ends when the reply has come and is decoded.
 	OpRequest
-	// OpBacklog is a look at what is stored and not published, by package outbox. It ends at
-	// once, with an error if too much waits, or for too long.
+	// OpBacklog is a look at what is stored and not published, by package outbox. It ends at once, with an error if too
+	// much waits, or for too long.
 	OpBacklog
-	// OpCancel is a call of Cancel. It ends when the broker has the cancellation, or when it
-	// is buffered inside a transaction.
+	// OpCancel is a call of Cancel. It ends when the broker has the cancellation, or when it is buffered inside a
+	// transaction.
 	OpCancel
-	// OpDue is a due time that package schedule has fired or left out. It ends at once, with
-	// an error if something was left out.
+	// OpDue is a due time that package schedule has fired or left out. It ends at once, with an error if something was
+	// left out.
 	OpDue
 	// OpLead is a takeover: from now on this instance leads the schedules of Queue.
 	OpLead
@@ -80,20 +77,18 @@ func (o Operation) String() string {
 	return operationNames[o]
 }
 
-// Observation describes the operation that starts or has ended. Fields that do not
-// apply to it are zero.
+// Observation describes the operation that starts or has ended. Fields that do not apply to it are zero.
 type Observation struct {
 	Operation Operation
-	// Exchange and RoutingKey of an outgoing message: one that is sent, published,
-	// deferred, replied, retried, postponed or parked.
+	// Exchange and RoutingKey of an outgoing message: one that is sent, published, deferred, replied, retried,
+	// postponed or parked.
 	Exchange, RoutingKey string
-	// Headers is an empty map at the start of an operation with an outgoing message.
-	// Headers that the observer puts there go with the message, to carry a trace
-	// context. They replace headers of the same name. The bus leaves out those that
-	// [WithHeaders] would refuse, and all of them if the message has no room for them.
+	// Headers is an empty map at the start of an operation with an outgoing message. Headers that the observer puts
+	// there go with the message, to carry a trace context. They replace headers of the same name. The bus leaves out
+	// those that [WithHeaders] would refuse, and all of them if the message has no room for them.
 	Headers map[string]any
-	// MessageID, CorrelationID and Type are those of an outgoing message, at the end, if
-	// it could be composed. Size is the length of its body, or of that of Incoming.
+	// MessageID, CorrelationID and Type are those of an outgoing message, at the end, if it could be composed. Size is
+	// the length of its body, or of that of Incoming.
 	MessageID, CorrelationID, Type string
 	Size                           int
 	// Buffered says, at the end, that an outgoing message waits for a commit.
@@ -102,10 +97,9 @@ type Observation struct {
 	Incoming *Message
 	// Outcome is what has become of the message of an OpHandle, at the end.
 	Outcome AttemptOutcome
-	// HandlingTime of an OpHandle is from the delivery until the handler has returned
-	// and what it sent is confirmed; 0 if no handler was called. CriticalTime is from
-	// Incoming.TimeSent until then, if the attempt was a success; 0 if that time is
-	// unknown, or later by this machine's clock. Both are set at the end.
+	// HandlingTime of an OpHandle is from the delivery until the handler has returned and what it sent is confirmed; 0
+	// if no handler was called. CriticalTime is from Incoming.TimeSent until then, if the attempt was a success; 0 if
+	// that time is unknown, or later by this machine's clock. Both are set at the end.
 	HandlingTime, CriticalTime time.Duration
 	// Messages is the number of messages of a commit, or of a Forward.
 	Messages int
@@ -113,17 +107,16 @@ type Observation struct {
 	Backlog *Backlog
 	// Due is that of an OpDue.
 	Due *DueTime
-	// Connection is "publish", "consume" or "init", of OpConnect, OpConnection, OpBlocked and
-	// OpConsume. A message that is suspected of ending connections has one of its own, with
-	// a longer name.
+	// Connection is "publish", "consume" or "init", of OpConnect, OpConnection, OpBlocked and OpConsume. A message that
+	// is suspected of ending connections has one of its own, with a longer name.
 	Connection string
-	// Address is the host and port of the broker. That of outgoing messages is known at the
-	// end, and empty if they were not sent; of several it is the one that the last was sent to.
+	// Address is the host and port of the broker. That of outgoing messages is known at the end, and empty if they were
+	// not sent; of several it is the one that the last was sent to.
 	Address string
 	// Queue is that of OpConsume, OpDue and OpLead.
 	Queue string
-	// Err is why a message is retried or parked, or the broker blocks publishers. For a [RejectError] it has the
-	// reason only, because the rest can quote the message.
+	// Err is why a message is retried or parked, or the broker blocks publishers. For a [RejectError] it has the reason
+	// only, because the rest can quote the message.
 	Err error
 }
 
@@ -134,8 +127,7 @@ type Backlog struct {
 	// Waiting are the messages that wait, and Oldest is the age of the oldest.
 	Waiting int
 	Oldest  time.Duration
-	// Lag is the longest time from the storing of a message until its confirm, of those
-	// published since the last look.
+	// Lag is the longest time from the storing of a message until its confirm, of those published since the last look.
 	Lag time.Duration
 	// Refused are the messages that the broker refused. One process counts those of all.
 	Refused int
@@ -156,17 +148,16 @@ type DueTime struct {
 // String names the operation.
 func (o Observation) String() string { return o.Operation.String() }
 
-// Observer is told of the start and the end of every operation, for traces and metrics.
-// Its methods are called from many goroutines, and the operation waits for them: they
-// must be quick. They run in goroutines of their own, so neither a panic nor
-// [runtime.Goexit] harms the operation. If a call does not return within 5 seconds, the
-// operation goes on, and the observer is told nothing more until that call has returned.
+// Observer is told of the start and the end of every operation, for traces and metrics. Its methods are called from
+// many goroutines, and the operation waits for them: they must be quick. They run in goroutines of their own, so
+// neither a panic nor [runtime.Goexit] harms the operation. If a call does not return within 5 seconds, the operation
+// goes on, and the observer is told nothing more until that call has returned.
 type Observer interface {
-	// ObserveStart is called first. Handlers and ObserveEnd get the values of the
-	// context that it returns; nil stands for ctx. Its end and its deadline do not count.
+	// ObserveStart is called first. Handlers and ObserveEnd get the values of the context that it returns; nil stands
+	// for ctx. Its end and its deadline do not count.
 	ObserveStart(ctx context.Context, o Observation) context.Context
-	// ObserveEnd is called with the error of the operation, or nil. A RejectError has
-	// the reason only, as in Observation.Err. It is not called if ObserveStart failed.
+	// ObserveEnd is called with the error of the operation, or nil. A RejectError has the reason only, as in
+	// Observation.Err. It is not called if ObserveStart failed.
 	ObserveEnd(ctx context.Context, o Observation, err error)
 }
 
@@ -183,13 +174,13 @@ const (
 	AttemptRetried
 	// AttemptPostponed: it will be handled again, and the attempt does not count.
 	AttemptPostponed
-	// AttemptParked: it is in the error queue. While that takes nothing, it is in the
-	// delay queues, and an OpPark without an OpHandle follows.
+	// AttemptParked: it is in the error queue. While that takes nothing, it is in the delay queues, and an OpPark
+	// without an OpHandle follows.
 	AttemptParked
 	// AttemptDiscarded: an error handler has dropped it.
 	AttemptDiscarded
-	// AttemptLost: it goes back to its queue, and the broker delivers it again: the
-	// connection was lost, the setup was stopped, or the message could not be sent on.
+	// AttemptLost: it goes back to its queue, and the broker delivers it again: the connection was lost, the setup was
+	// stopped, or the message could not be sent on.
 	AttemptLost
 	// AttemptHeld: it stays here, unacknowledged, until its [Hold] is released.
 	AttemptHeld
@@ -245,8 +236,7 @@ func (o *observers) sendable(left map[string]any) map[string]any {
 	return headers
 }
 
-// start tells the observers of the start of an operation. Without observers the operation
-// is nil.
+// start tells the observers of the start of an operation. Without observers the operation is nil.
 func (o *observers) start(ctx context.Context, seen Observation) (context.Context, *operation) {
 	if seen.Err != nil && o.group.Any() {
 		seen.Err = withoutQuotes(seen.Err)
@@ -254,8 +244,7 @@ func (o *observers) start(ctx context.Context, seen Observation) (context.Contex
 	return o.group.Start(ctx, seen)
 }
 
-// carry notes what an outgoing message is, and adds the headers of the observers to it if
-// there is room.
+// carry notes what an outgoing message is, and adds the headers of the observers to it if there is room.
 func (o *observers) carry(op *operation, out *publish.Message) {
 	if op == nil {
 		return
@@ -277,16 +266,15 @@ func (o *observers) carry(op *operation, out *publish.Message) {
 	}
 }
 
-// roomy says whether the headers of a message leave a quarter of the frame for the way
-// through the delay queues.
+// roomy says whether the headers of a message leave a quarter of the frame for the way through the delay queues.
 func (o *observers) roomy(out *publish.Message) bool {
 	frameMax := o.frameMax()
 	limit := publish.HeaderLimit(frameMax, out.Exchange, out.Key) - frameMax/4
 	return publish.HeaderFrame(&out.Publishing) <= limit && len(out.Publishing.Headers) <= header.MaxEntries
 }
 
-// Observe tells the observers of the setup of an operation that has ended, with its error.
-// It is for packages on top of this one, such as outbox.
+// Observe tells the observers of the setup of an operation that has ended, with its error. It is for packages on top of
+// this one, such as outbox.
 func (b *Bus) Observe(ctx context.Context, o Observation, err error) {
 	_, op := b.endpoint.setup.observers.start(ctx, o)
 	op.End(err)
@@ -358,8 +346,7 @@ func buffered(op *operation) {
 	}
 }
 
-// conclude tells the observers what has become of an attempt. Only the first call of it
-// has an effect.
+// conclude tells the observers what has become of an attempt. Only the first call of it has an effect.
 func (d *delivery) conclude() {
 	op := d.observed
 	if op == nil {

@@ -8,8 +8,7 @@ import (
 	"github.com/harebus/harebus/internal/wirename"
 )
 
-// SendOption changes one call of Send, Publish, Defer or Reply. The functions of this
-// package make them.
+// SendOption changes one call of Send, Publish, Defer or Reply. The functions of this package make them.
 type SendOption interface{ forSending(o *sendOptions) }
 
 type sendOption func(*sendOptions)
@@ -59,12 +58,11 @@ func newSendOptions(opts []SendOption) sendOptions {
 	return o
 }
 
-// WithHeaders adds headers to the message; the map is copied. Values are what AMQP
-// can carry: bool, integers, floats, string, bytes (also [16]byte and types such as
-// uuid.UUID), the text of an [encoding.TextMarshaler], [time.Time], and slices and
-// maps of these. A time with a fraction of a second is sent as text, because AMQP's
-// timestamps have none. The standard headers have options of their own. They are
-// refused here, as are CC, BCC and the broker's own x- headers.
+// WithHeaders adds headers to the message; the map is copied. Values are what AMQP can carry: bool, integers, floats,
+// string, bytes (also [16]byte and types such as uuid.UUID), the text of an [encoding.TextMarshaler], [time.Time], and
+// slices and maps of these. A time with a fraction of a second is sent as text, because AMQP's timestamps have none.
+// The standard headers have options of their own. They are refused here, as are CC, BCC and the broker's own x-
+// headers.
 func WithHeaders(headers map[string]any) SendOption {
 	return sendOption(func(o *sendOptions) {
 		merged := make(map[string]any, len(o.headers)+len(headers))
@@ -79,8 +77,8 @@ func WithHeader(key string, value any) SendOption {
 	return WithHeaders(map[string]any{key: value})
 }
 
-// WithMessageID sets the id: any text of up to 255 bytes. Without it the message
-// gets a new id, or, in a handler, one derived from the incoming message.
+// WithMessageID sets the id: any text of up to 255 bytes. Without it the message gets a new id, or, in a handler, one
+// derived from the incoming message.
 func WithMessageID(id string) SendOption {
 	return sendOption(func(o *sendOptions) { o.messageID = id })
 }
@@ -88,10 +86,9 @@ func WithMessageID(id string) SendOption {
 // TypeOption is the option [WithType], for a call as for a handler.
 type TypeOption struct{ name string }
 
-// WithType sets the wire name of the type of a message: of one that is sent, or of those
-// that a typed handler handles. It stands for the one that the MessageType method of the
-// Go type gives. With [NoType] a message is sent without a type, for receivers that do
-// not look at types, or a handler gets those that have none.
+// WithType sets the wire name of the type of a message: of one that is sent, or of those that a typed handler handles.
+// It stands for the one that the MessageType method of the Go type gives. With [NoType] a message is sent without a
+// type, for receivers that do not look at types, or a handler gets those that have none.
 func WithType(name string) TypeOption { return TypeOption{name} }
 
 func (t TypeOption) forSending(o *sendOptions) { o.messageType, o.typed = t.name, true }
@@ -108,8 +105,8 @@ func (o *sendOptions) typeOf(value any) (string, error) {
 	return wirename.Of(value)
 }
 
-// WithCorrelationID sets the correlation id. Without it a handler's messages
-// inherit the incoming one and others get a new one.
+// WithCorrelationID sets the correlation id. Without it a handler's messages inherit the incoming one and others get a
+// new one.
 func WithCorrelationID(id string) SendOption {
 	return sendOption(func(o *sendOptions) { o.correlationID = id })
 }
@@ -129,17 +126,16 @@ func WithAppID(id string) SendOption {
 	return sendOption(func(o *sendOptions) { o.appID = id })
 }
 
-// WithExchange publishes to another exchange than the setup's direct or topic exchange. It must
-// exist. The bus checks that once for each connection, and refuses a message for a missing one.
-// With fanout and headers exchanges, which ignore the routing key, the queue or topic of the call
-// may be empty. The empty name is that of the default exchange, which Send uses by itself if
-// necessary.
+// WithExchange publishes to another exchange than the setup's direct or topic exchange. It must exist. The bus checks
+// that once for each connection, and refuses a message for a missing one. With fanout and headers exchanges, which
+// ignore the routing key, the queue or topic of the call may be empty. The empty name is that of the default exchange,
+// which Send uses by itself if necessary.
 func WithExchange(name string) SendOption {
 	return sendOption(func(o *sendOptions) { o.exchange = name })
 }
 
-// As writes the message as another bus does: see package dialect. As(nil) writes it as harebus does, also to one
-// of Config.Publish.Peers and in a reply to a message of another bus.
+// As writes the message as another bus does: see package dialect. As(nil) writes it as harebus does, also to one of
+// Config.Publish.Peers and in a reply to a message of another bus.
 func As(d dialect.Dialect) SendOption {
 	return sendOption(func(o *sendOptions) { o.as, o.spoken = d, true })
 }
@@ -149,40 +145,35 @@ func WithPriority(priority uint8) SendOption {
 	return sendOption(func(o *sendOptions) { o.priority = priority })
 }
 
-// WithKey sets the key of a message to a queue with Consume.Order: those with the same key are handled
-// one after the other. A key has 1 to 255 bytes, and the message no priority.
+// WithKey sets the key of a message to a queue with Consume.Order: those with the same key are handled one after the
+// other. A key has 1 to 255 bytes, and the message no priority.
 func WithKey(key string) SendOption {
 	return sendOption(func(o *sendOptions) { o.key, o.keyed = key, true })
 }
 
-// WithExpiration lets the broker drop the message (or dead-letter it, where its
-// queue does that) when it has waited in a queue for d, in whole milliseconds. A
-// dropped message is lost without an error. Defer refuses this option.
+// WithExpiration lets the broker drop the message (or dead-letter it, where its queue does that) when it has waited in
+// a queue for d, in whole milliseconds. A dropped message is lost without an error. Defer refuses this option.
 func WithExpiration(d time.Duration) SendOption {
 	return sendOption(func(o *sendOptions) { o.expiration = d })
 }
 
-// WithTicket has Defer and DeferUntil fill in the ticket of the message, for [Bus.Cancel]
-// and [Bus.Reschedule]. Other calls ignore it. The ticket names the message by its id: do
-// not give the id of a cancelled message to another one with [WithMessageID]. A message with
-// a ticket goes through the delay queues also when it is due: see [Bus.Cancel].
+// WithTicket has Defer and DeferUntil fill in the ticket of the message, for [Bus.Cancel] and [Bus.Reschedule]. Other
+// calls ignore it. The ticket names the message by its id: do not give the id of a cancelled message to another one
+// with [WithMessageID]. A message with a ticket goes through the delay queues also when it is due: see [Bus.Cancel].
 func WithTicket(ticket *Ticket) SendOption {
 	return sendOption(func(o *sendOptions) { o.ticket = ticket })
 }
 
-// NonMandatory lets the broker drop the message if no queue is bound for it. Use it
-// for events to which perhaps nobody has subscribed yet; any other message would be
-// lost without an error. If there is a queue, it gets the message as without the
-// option. An exchange that does not exist, and a deferral to a queue that does not
-// exist, are still errors.
+// NonMandatory lets the broker drop the message if no queue is bound for it. Use it for events to which perhaps nobody
+// has subscribed yet; any other message would be lost without an error. If there is a queue, it gets the message as
+// without the option. An exchange that does not exist, and a deferral to a queue that does not exist, are still errors.
 func NonMandatory() SendOption {
 	return sendOption(func(o *sendOptions) { o.optional = true })
 }
 
-// Immediately sends the message at once, as [Setup.Bus] does outside handlers. The
-// message does not wait for the others of the handler or transaction, and it stays
-// sent when they are discarded. Correlation id and message id are the same as
-// without the option, so receivers can recognise the copies of several attempts.
+// Immediately sends the message at once, as [Setup.Bus] does outside handlers. The message does not wait for the others
+// of the handler or transaction, and it stays sent when they are discarded. Correlation id and message id are the same
+// as without the option, so receivers can recognise the copies of several attempts.
 func Immediately() SendOption {
 	return sendOption(func(o *sendOptions) { o.now = true })
 }

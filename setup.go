@@ -26,8 +26,8 @@ import (
 	"github.com/harebus/harebus/topology"
 )
 
-// Setup is one service on the bus: its topology, its connections, its handlers
-// and its consumers. Make one with [New] and, usually, one for each process.
+// Setup is one service on the bus: its topology, its connections, its handlers and its consumers. Make one with [New]
+// and, usually, one for each process.
 type Setup struct {
 	*endpoint // of Config.Queue
 
@@ -63,8 +63,7 @@ type stopping struct {
 	err  error // set before done is closed
 }
 
-// New checks cfg and returns a setup. It reports every fault at once and does
-// not connect.
+// New checks cfg and returns a setup. It reports every fault at once and does not connect.
 func New(cfg Config) (*Setup, error) {
 	logger := cfg.Logger
 	cfg = cfg.withDefaults()
@@ -103,8 +102,8 @@ func New(cfg Config) (*Setup, error) {
 	return s, nil
 }
 
-// Bus returns the bus that sends at once. It connects when it is first used. A
-// setup that only sends need not be started; end it with Close.
+// Bus returns the bus that sends at once. It connects when it is first used. A setup that only sends need not be
+// started; end it with Close.
 func (s *Setup) Bus() *Bus { return &Bus{sender{endpoint: s.endpoint}} }
 
 // engine returns what runs, starting it if nothing has been used yet.
@@ -129,8 +128,8 @@ func (s *Setup) publisher() (*publish.Publisher, error) {
 // makeEngine is called with s.mu held.
 func (s *Setup) makeEngine() *engine.Engine {
 	if s.eng == nil {
-		// Beside the permanent channels these are needed: one for a message that is
-		// tried alone, one to declare, and one to check.
+		// Beside the permanent channels these are needed: one for a message that is tried alone, one to declare, and
+		// one to check.
 		link := session.NewLink("publish", s.dialer, s.cfg.Publish.Channels+3)
 		consume := session.NewLink("consume", s.dialer, 0) // begin knows how many
 		s.eng = &engine.Engine{
@@ -140,11 +139,11 @@ func (s *Setup) makeEngine() *engine.Engine {
 	return s.eng
 }
 
-// Init connects, declares everything the setup may need – all 145 delay queues included – and
-// disconnects: Call it in a deployment, for services that run with fewer permissions or with
-// CheckOnly. Other services declare the few delay queues that they use when they need them. With
-// CheckOnly it only checks. As Start does, it waits for a broker that is not there yet and starts
-// again when the connection is lost, until ctx ends, and it fails at once when the broker refuses.
+// Init connects, declares everything the setup may need – all 145 delay queues included – and disconnects: Call it in a
+// deployment, for services that run with fewer permissions or with CheckOnly. Other services declare the few delay
+// queues that they use when they need them. With CheckOnly it only checks. As Start does, it waits for a broker that is
+// not there yet and starts again when the connection is lost, until ctx ends, and it fails at once when the broker
+// refuses.
 func (s *Setup) Init(ctx context.Context) error {
 	const channels = 2
 	l := session.NewLink("init", s.dialer, channels)
@@ -189,12 +188,11 @@ func (s *Setup) declareForInit(ctx context.Context, on *session.Session) error {
 	return cfg.EstablishDelays(ctx, on, t)
 }
 
-// Start connects, declares the topology and begins to consume. It returns when every consumer
-// consumes, or stands by for its turn: the first messages come one at a time (see
-// ConsumeConfig.Prefetch). It waits for a broker that is not there yet, and logs that, until ctx ends.
-// If the broker refuses (wrong credentials, no such vhost, no permission, an object that exists with
-// other properties), or a registered handler is faulty, Start fails at once. After Start the end of
-// ctx has no effect; handlers see its values.
+// Start connects, declares the topology and begins to consume. It returns when every consumer consumes, or stands by
+// for its turn: the first messages come one at a time (see ConsumeConfig.Prefetch). It waits for a broker that is not
+// there yet, and logs that, until ctx ends. If the broker refuses (wrong credentials, no such vhost, no permission, an
+// object that exists with other properties), or a registered handler is faulty, Start fails at once. After Start the
+// end of ctx has no effect; handlers see its values.
 func (s *Setup) Start(ctx context.Context) error {
 	if err := checkTransactors(ctx, s.all()); err != nil {
 		return fmt.Errorf("harebus: start: %w", err)
@@ -211,8 +209,8 @@ func (s *Setup) Start(ctx context.Context) error {
 	return nil
 }
 
-// begin marks the setup as started and starts the consumers while it holds the
-// lock, so that a concurrent Stop sees both or neither.
+// begin marks the setup as started and starts the consumers while it holds the lock, so that a concurrent Stop sees
+// both or neither.
 func (s *Setup) begin(ctx context.Context) (*engine.Engine, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -245,8 +243,8 @@ func (s *Setup) begin(ctx context.Context) (*engine.Engine, error) {
 
 // consumeFrom starts the consumers. mu is held.
 func (s *Setup) consumeFrom(handling context.Context, e *engine.Engine) {
-	// Beside those of the consumers these channels are needed: one to declare, one for replies
-	// to requests, and one for each consumer that changes its prefetch.
+	// Beside those of the consumers these channels are needed: one to declare, one for replies to requests, and one for
+	// each consumer that changes its prefetch.
 	channels, queues := 2, 0
 	for _, one := range s.endpoints {
 		if one.late = nil; one.queue != "" {
@@ -270,9 +268,8 @@ func (s *Setup) consumes() bool {
 	return s.started && slices.ContainsFunc(s.endpoints, (*endpoint).consumes)
 }
 
-// Run starts, consumes until ctx ends, then stops within the shutdown timeout. It
-// returns nil after a clean stop, so a service's main needs nothing else. Its
-// connections are closed when it returns.
+// Run starts, consumes until ctx ends, then stops within the shutdown timeout. It returns nil after a clean stop, so a
+// service's main needs nothing else. Its connections are closed when it returns.
 func (s *Setup) Run(ctx context.Context) error {
 	if err := s.Start(ctx); err != nil {
 		return err
@@ -281,17 +278,15 @@ func (s *Setup) Run(ctx context.Context) error {
 	return s.Stop(context.Background())
 }
 
-// Pause stops consuming without stopping the setup: deliveries whose handler has not begun go back to
-// the queue, and Pause returns when no handler runs any more. Messages stay in the queue until
-// [Setup.Resume], or go to other instances; sending goes on, and so does everything in the background.
-// It is for an operator or a service that has to wait for something else, such as a database that is
-// away.
+// Pause stops consuming without stopping the setup: deliveries whose handler has not begun go back to the queue, and
+// Pause returns when no handler runs any more. Messages stay in the queue until [Setup.Resume], or go to other
+// instances; sending goes on, and so does everything in the background. It is for an operator or a service that has to
+// wait for something else, such as a database that is away.
 //
-// When ctx ends first, Pause returns its cause; the pause stays, and handlers that were running
-// finish. A setup that is paused is ready, as far as [Setup.Ready] goes; [Setup.Stats] says that it is
-// paused. A Stop ends the pause. Pause fails with [ErrNotStarted] when the setup is not started, and
-// with [ErrInHandler] inside a handler, for which it would have to wait. Pausing a setup that is
-// paused waits for the same.
+// When ctx ends first, Pause returns its cause; the pause stays, and handlers that were running finish. A setup that is
+// paused is ready, as far as [Setup.Ready] goes; [Setup.Stats] says that it is paused. A Stop ends the pause. Pause
+// fails with [ErrNotStarted] when the setup is not started, and with [ErrInHandler] inside a handler, for which it
+// would have to wait. Pausing a setup that is paused waits for the same.
 func (s *Setup) Pause(ctx context.Context) error { return s.pause(ctx, s.all()...) }
 
 func (s *Setup) pause(ctx context.Context, of ...*endpoint) error {
@@ -312,9 +307,8 @@ func (s *Setup) pause(ctx context.Context, of ...*endpoint) error {
 	}
 }
 
-// Resume ends a pause. It returns at once: consuming begins as soon as the connection
-// allows. Resuming a setup that is not paused does nothing. It fails with
-// [ErrNotStarted] when the setup is not started.
+// Resume ends a pause. It returns at once: consuming begins as soon as the connection allows. Resuming a setup that is
+// not paused does nothing. It fails with [ErrNotStarted] when the setup is not started.
 func (s *Setup) Resume() error { return s.resume(s.all()...) }
 
 func (s *Setup) resume(of ...*endpoint) error {
@@ -341,16 +335,13 @@ func (s *Setup) consuming(of []*endpoint) (groups engine.Groups, err error) {
 	return groups, nil
 }
 
-// Stop ends consuming: consumers are cancelled, deliveries that no handler has
-// begun go back to their queue, handlers finish, their messages are confirmed and
-// acknowledged, then the connections are closed. When ctx ends or the shutdown
-// timeout passes, the contexts of the handlers are cancelled; messages that they do
-// not complete are delivered again later. The error says how many handlers had not
-// returned two seconds after that.
+// Stop ends consuming: consumers are cancelled, deliveries that no handler has begun go back to their queue, handlers
+// finish, their messages are confirmed and acknowledged, then the connections are closed. When ctx ends or the shutdown
+// timeout passes, the contexts of the handlers are cancelled; messages that they do not complete are delivered again
+// later. The error says how many handlers had not returned two seconds after that.
 //
-// Afterwards every Bus of the setup returns [ErrStopped] until Start is called
-// again, also if the setup was not in use. If another Stop is running, Stop waits
-// for it and returns its error. Called inside a handler, Stop stops nothing and
+// Afterwards every Bus of the setup returns [ErrStopped] until Start is called again, also if the setup was not in use.
+// If another Stop is running, Stop waits for it and returns its error. Called inside a handler, Stop stops nothing and
 // returns [ErrInHandler].
 func (s *Setup) Stop(ctx context.Context) error {
 	s.mu.Lock()
@@ -405,9 +396,8 @@ func (s *Setup) halt(ctx context.Context, e *engine.Engine) error {
 	return errors.Join(faults...)
 }
 
-// inHandler says whether the caller is inside a handler of some consumers: ctx carries
-// a message that is being handled, or the goroutine is that of a busy worker. The
-// goroutine is needed because Close has no context.
+// inHandler says whether the caller is inside a handler of some consumers: ctx carries a message that is being handled,
+// or the goroutine is that of a busy worker. The goroutine is needed because Close has no context.
 func inHandler(ctx context.Context, groups engine.Groups) bool {
 	m := Incoming(ctx)
 	handles := func(t consume.Task) bool {

@@ -14,17 +14,15 @@ import (
 	"github.com/harebus/harebus/internal/publish"
 )
 
-// Tx is a transaction: it buffers messages until it is committed. It has nothing to
-// do with a database: the commit publishes the buffered messages in order, and
-// reports on each. A Tx is safe for concurrent use.
+// Tx is a transaction: it buffers messages until it is committed. It has nothing to do with a database: the commit
+// publishes the buffered messages in order, and reports on each. A Tx is safe for concurrent use.
 type Tx struct{ sender }
 
-// Transaction calls fn with a transaction, commits it when fn returns nil, and
-// discards it when fn returns an error or panics. A commit that did not get every
-// message confirmed is a [*TransactionError].
+// Transaction calls fn with a transaction, commits it when fn returns nil, and discards it when fn returns an error or
+// panics. A commit that did not get every message confirmed is a [*TransactionError].
 //
-// Inside a handler the transaction joins the handler's buffer: its messages are
-// published with the others, after the handler has returned.
+// Inside a handler the transaction joins the handler's buffer: its messages are published with the others, after the
+// handler has returned.
 func (b *Bus) Transaction(ctx context.Context, fn func(ctx context.Context, tx *Tx) error) error {
 	tx := &Tx{sender{b.endpoint, buffer.New(b.within(ctx).scope)}}
 	defer tx.Rollback() // without effect after a commit
@@ -34,16 +32,14 @@ func (b *Bus) Transaction(ctx context.Context, fn func(ctx context.Context, tx *
 	return tx.Commit(ctx)
 }
 
-// Begin starts a transaction for code that cannot be a closure. End it with Commit
-// or Rollback. It joins the buffer of a handler as [Bus.Transaction] does when the
-// context of a call on it is the handler's.
+// Begin starts a transaction for code that cannot be a closure. End it with Commit or Rollback. It joins the buffer of
+// a handler as [Bus.Transaction] does when the context of a call on it is the handler's.
 func (b *Bus) Begin() *Tx {
 	return &Tx{sender{b.endpoint, buffer.New(b.scope)}}
 }
 
-// Commit publishes what was buffered, in order, and returns when every outcome is
-// known or ctx has ended. It returns nil if all were confirmed, else a
-// [*TransactionError]. In both cases the transaction has ended. A second Commit, or
+// Commit publishes what was buffered, in order, and returns when every outcome is known or ctx has ended. It returns
+// nil if all were confirmed, else a [*TransactionError]. In both cases the transaction has ended. A second Commit, or
 // one after Rollback, fails with [ErrHandlerReturned].
 func (t *Tx) Commit(ctx context.Context) error {
 	t.within(ctx)
@@ -60,8 +56,7 @@ func (t *Tx) Commit(ctx context.Context) error {
 	return t.endpoint.commit(ctx, outs)
 }
 
-// Rollback discards the buffered messages. After a Commit it does nothing, so you
-// can call it with defer.
+// Rollback discards the buffered messages. After a Commit it does nothing, so you can call it with defer.
 func (t *Tx) Rollback() {
 	_, _ = t.scope.End() // it only fails if the transaction has ended
 }
@@ -95,8 +90,7 @@ func (e *endpoint) commit(ctx context.Context, outs []*publish.Message) error {
 	return err
 }
 
-// published is the error of messages that were published together: nil if all are
-// confirmed.
+// published is the error of messages that were published together: nil if all are confirmed.
 func published(outs []*publish.Message, errs []error) error {
 	if !slices.ContainsFunc(errs, func(err error) bool { return err != nil }) {
 		return nil
@@ -114,37 +108,34 @@ func published(outs []*publish.Message, errs []error) error {
 	return &TransactionError{Messages: messages}
 }
 
-// Transactor runs handlers inside a transaction of something else, such as a database,
-// and stores there what they send: what a handler changes and what it sends is kept
-// together or not at all. Package outbox has one for SQL databases. With a Transactor
-// in Config, a message is acknowledged when its transaction has been committed, and what
-// its handler sent is published after that. If it also has a method Ready() error, which must
-// not block, [Setup.Ready] fails with the error of that, too.
+// Transactor runs handlers inside a transaction of something else, such as a database, and stores there what they send:
+// what a handler changes and what it sends is kept together or not at all. Package outbox has one for SQL databases.
+// With a Transactor in Config, a message is acknowledged when its transaction has been committed, and what its handler
+// sent is published after that. If it also has a method Ready() error, which must not block, [Setup.Ready] fails with
+// the error of that, too.
 type Transactor interface {
-	// Check says whether the transactor can work. Start calls it before it connects, and
-	// fails with its error.
+	// Check says whether the transactor can work. Start calls it before it connects, and fails with its error.
 	Check(ctx context.Context) error
-	// Transact handles one message. It calls run in a transaction, with a context made from
-	// ctx that leads to the transaction; run calls the handler and returns what it sent.
-	// Transact may call run again after a conflict of transactions: the handler then gets
-	// the message as it came. It may also leave run uncalled, if m was handled before. When
-	// Transact returns nil, effects and messages are stored, and m is acknowledged. Its
-	// error decides about m as one that the handler returned.
+	// Transact handles one message. It calls run in a transaction, with a context made from ctx that leads to the
+	// transaction; run calls the handler and returns what it sent. Transact may call run again after a conflict of
+	// transactions: the handler then gets the message as it came. It may also leave run uncalled, if m was handled
+	// before. When Transact returns nil, effects and messages are stored, and m is acknowledged. Its error decides
+	// about m as one that the handler returned.
 	Transact(ctx context.Context, m *Message, run func(ctx context.Context) ([]Envelope, error)) error
-	// Run publishes what Transact has stored, with [Bus.Forward], until ctx ends. Start
-	// calls it in a goroutine of its own. Stop ends ctx when the last handler has returned,
-	// waits for Run, and then closes the connections. A Run that ends early is called again.
+	// Run publishes what Transact has stored, with [Bus.Forward], until ctx ends. Start calls it in a goroutine of its
+	// own. Stop ends ctx when the last handler has returned, waits for Run, and then closes the connections. A Run that
+	// ends early is called again.
 	Run(ctx context.Context, bus *Bus) error
 }
 
-// WithoutTransaction runs one handler without Config.Handling.Transactor: what it sends is
-// published before its message is acknowledged, as in a setup that has no Transactor.
+// WithoutTransaction runs one handler without Config.Handling.Transactor: what it sends is published before its message
+// is acknowledged, as in a setup that has no Transactor.
 func WithoutTransaction() HandlerOption {
 	return handlerOption(func(h *handler) { h.untransacted = true })
 }
 
-// WithTransaction is for handlers that are wrong without Config.Handling.Transactor, such as
-// those of package saga: Start fails if there is none.
+// WithTransaction is for handlers that are wrong without Config.Handling.Transactor, such as those of package saga:
+// Start fails if there is none.
 func WithTransaction() HandlerOption {
 	return handlerOption(func(h *handler) { h.transacted = true })
 }
@@ -177,8 +168,7 @@ func (d *delivery) handleIn(t Transactor, h *handler) error {
 	return nil
 }
 
-// transact calls t. Each further run gets the message as it came, in case that the handler
-// has changed it.
+// transact calls t. Each further run gets the message as it came, in case that the handler has changed it.
 func (d *delivery) transact(ctx context.Context, t Transactor, run func(context.Context) ([]Envelope, error)) error {
 	first, runs := *d.message, 0
 	first.Headers = maps.Clone(first.Headers)
