@@ -100,7 +100,7 @@ func (s *Setup) Contract() (contract.Service, error) {
 	of, faults := contract.Service{Direct: s.routing.Direct, Topic: s.routing.Topic, HeaderPrefix: s.dialect.Prefix}, []error(nil)
 	for _, e := range s.all() {
 		q := contract.Queue{Name: routing.Shared(e.queue, e.cfg.QueueOptions.PerInstance), PerInstance: e.cfg.QueueOptions.PerInstance, Topics: e.topics()}
-		if e.consumes() {
+		if e.consumes() && e.of == e {
 			of.Queues = append(of.Queues, q)
 		}
 		s.mu.Lock()

@@ -157,6 +157,9 @@ type Registrar interface {
 	Consumption() ConsumeConfig
 	SingleActive() bool
 	SetConcurrency(concurrency, prefetch int) error
+	Queue() string
+	Gate(g Gate, room int) error
+	Beside(queue string, options QueueOptions, consume ConsumeConfig) (*Endpoint, error)
 }
 
 // Endpoint is one more listener queue of a setup, with handlers, retries and limits of its
@@ -168,7 +171,11 @@ type Endpoint struct{ *endpoint }
 type endpoint struct {
 	setup *Setup
 	cfg   EndpointConfig
-	queue string // the name, with the digits of PerInstance; empty without a queue
+	queue string    // the name, with the digits of PerInstance; empty without a queue
+	of    *endpoint // whose messages the queue has: the endpoint itself, or that which it is beside
+
+	gate Gate // nil: none. Like room, it does not change after Start
+	room int  // for messages that wait in the gate
 
 	retries atomic.Int64 // the largest number among the retry policies
 	counts  tally.Queue
@@ -188,6 +195,7 @@ type endpoint struct {
 
 func newEndpoint(s *Setup, c EndpointConfig) *endpoint {
 	e := &endpoint{setup: s, cfg: c, queue: c.Queue, subs: slices.Clone(c.Subscriptions), known: map[string]*handler{}}
+	e.of = e
 	e.retries.Store(int64(c.Retry.most()))
 	e.handlers.Store(&map[string]*handler{})
 	e.copies = &resend.Queue{
@@ -213,7 +221,7 @@ func (e *endpoint) registered() error {
 	switch {
 	case len(e.faults) > 0:
 		return errors.Join(e.faults...)
-	case e.consumes() && len(e.known) == 0:
+	case e.of == e && e.consumes() && len(e.known) == 0:
 		return fmt.Errorf("no handler is registered for the queue %s; use Handle or HandleMessage", field.Quote(e.queue))
 	}
 	return e.settle()
@@ -231,7 +239,7 @@ func (e *endpoint) consumption(link *session.Link, queues int) consume.Config {
 	arguments, _ := field.Table(e.cfg.Consume.Arguments) // validate has tried it
 	return consume.Config{
 		Queue: e.queue, Queues: queues, Arguments: arguments, Exclusive: e.cfg.Consume.Exclusive, AutoDelete: e.cfg.QueueOptions.AutoDelete,
-		Consumers: e.cfg.Consume.Consumers, Workers: e.cfg.Consume.Concurrency, Prefetch: e.cfg.Consume.Prefetch,
+		Consumers: e.cfg.Consume.Consumers, Workers: e.cfg.Consume.Concurrency + e.room, Prefetch: e.cfg.Consume.Prefetch + e.room,
 		OneByOne: e.cfg.QueueOptions.Type == topology.Quorum, Single: e.SingleActive(), DeliveryLimit: e.cfg.listener().DeliveryLimit(),
 		Link: link, BackOff: s.cfg.Connect.BackOff, Log: s.log, Waits: s.waits, Stopped: ErrStopped,
 		Declare: func(ctx context.Context, on *session.Session, since time.Time, first bool) error {
@@ -245,7 +253,7 @@ func (e *endpoint) consumption(link *session.Link, queues int) consume.Config {
 		Undeclared: func() error { return s.declarer.UndeclaredOf(e.queue) },
 		Republish:  e.copies.Republish,
 		Consuming:  s.observers.consuming(e.queue),
-		Task:       func() consume.Task { return &delivery{endpoint: e} },
+		Task:       func() consume.Task { return &delivery{endpoint: e.of} },
 	}
 }
 
@@ -279,6 +287,22 @@ func (s *Setup) Endpoint(cfg EndpointConfig) (*Endpoint, error) {
 	e := newEndpoint(s, c)
 	s.endpoints = append(slices.Clip(s.endpoints), e) // all hands out the slice
 	return &Endpoint{e}, nil
+}
+
+// Beside adds a queue whose messages are treated as those of this endpoint: by its handlers and its gate, with its
+// names, policies and counts. The endpoint that is returned has no handlers; it can be paused, and its Stats have
+// what it consumes with. See [Setup.Endpoint].
+func (e *endpoint) Beside(queue string, options QueueOptions, consume ConsumeConfig) (*Endpoint, error) {
+	o := &e.cfg.QueueOptions
+	if e.queue == "" || e.of != e || o.Exclusive || o.AutoDelete || o.PerInstance {
+		return nil, fmt.Errorf("harebus: add the queue %s: it would be left behind by a queue that is not there, or not for good", field.Quote(queue))
+	}
+	cfg := EndpointConfig{Queue: queue, QueueOptions: options, Consume: consume, Handling: e.cfg.Handling, Retry: e.cfg.Retry, ErrorQueue: e.cfg.ErrorQueue}
+	added, err := e.setup.Endpoint(cfg)
+	if err == nil {
+		added.of = e
+	}
+	return added, err
 }
 
 // all are the endpoints. The first one is that of Config.Queue.
@@ -333,7 +357,7 @@ func (e *endpoint) SetConcurrency(concurrency, prefetch int) error {
 	group := e.group
 	e.setup.mu.Unlock()
 	if group != nil {
-		group.Resize(consume.Concurrency, consume.Prefetch) // logs, which may call the setup
+		group.Resize(consume.Concurrency+e.room, consume.Prefetch+e.room) // logs, which may call the setup
 	}
 	return nil
 }

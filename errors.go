@@ -263,6 +263,9 @@ func (e *askedError) Unwrap() error { return e.err }
 // Pause tells middleware what is asked for.
 func (e *askedError) Pause() (d time.Duration, counted bool) { return e.after, !e.uncounted }
 
+// ErrMoved is the result of a [Gate] that has stored a message elsewhere: it is acknowledged, and counts as postponed.
+var ErrMoved = errors.New("harebus: the message was moved")
+
 // Hold is an error with which a handler keeps its message: unacknowledged, in this process, and without a worker.
 // When [Hold.Release] is called, the handler is called again with the same message. Each Hold is for one message and
 // one time. It is for a message that stands for something that this instance holds, and that must pass to another one

@@ -184,6 +184,8 @@ func (e *endpoint) addHandler(h *handler, err error) {
 func (e *endpoint) register(h *handler, err error) error {
 	switch {
 	case err != nil:
+	case e.of != e:
+		err = fmt.Errorf("handler of %q: the messages of the queue %s are handled by those of %s", h.messageType, field.Quote(e.queue), field.Quote(e.of.queue))
 	case e.known[h.messageType] != nil:
 		err = fmt.Errorf("handler of %q: there is one already", h.messageType)
 	case h.timeout < 0:

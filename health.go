@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/harebus/harebus/internal/field"
+	"github.com/harebus/harebus/internal/foreign"
 	"github.com/harebus/harebus/internal/session"
 )
 
@@ -83,6 +84,9 @@ func (e *endpoint) troubles(several bool) []error {
 	faults, group := slices.Clone(e.late), e.group
 	e.setup.mu.Unlock()
 	faults = append(faults, e.copies.Troubles()...)
+	if e.gate != nil {
+		faults = append(faults, foreign.Call(e.gate.Ready))
+	}
 	if group != nil {
 		faults = append(append(faults, group.Stuck(e.cfg.Handling.Timeout)), group.Faults()...)
 	}

@@ -2,27 +2,26 @@ package harebus
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"unicode/utf8"
 
+	"github.com/harebus/harebus/internal/consume"
 	"github.com/harebus/harebus/internal/field"
 	"github.com/harebus/harebus/internal/foreign"
 )
 
-// Middleware wraps the handlers of a setup. It sees the message before it is
-// decoded and the error, or nil, that will decide what becomes of it. It may
-// answer without calling next.
+// Middleware wraps the handlers of a setup. It sees the message before it is decoded and the error, or nil, that will
+// decide what becomes of it. It may answer without calling next.
 type Middleware func(next HandlerFunc) HandlerFunc
 
 // SendFunc processes an outgoing message; [SendMiddleware] wraps it.
 type SendFunc func(ctx context.Context, m *Outgoing) error
 
-// SendMiddleware wraps the sending of messages by a bus. It may add headers or
-// change the body before it calls next. If it returns an error, the message is not
-// sent and the call returns that error. It runs during the call, so inside a
-// transaction it runs before the commit. Retries and parked copies do not pass
-// through it.
+// SendMiddleware wraps the sending of messages by a bus. It may add headers or change the body before it calls next. If
+// it returns an error, the message is not sent and the call returns that error. It runs during the call, so inside a
+// transaction it runs before the commit. Retries and parked copies do not pass through it.
 type SendMiddleware func(next SendFunc) SendFunc
 
 // chain wraps a handler in middleware, the first one outermost.
@@ -56,17 +55,14 @@ func (s *sender) runSendMiddleware(ctx context.Context, m *Outgoing) error {
 	return s.endpoint.setup.sendChain(ctx, m)
 }
 
-// ReceiveFunc is called with a message before its handler is chosen. It is for
-// messages of other buses, which describe type and id in their own way. It may set
-// Type, ID, CorrelationID, ReplyTo, Intent, TimeSent, ContentType, ContentEncoding
-// and Body; to change the body it sets a new slice. Retries and parked copies are
-// made from the message as it came, so it is called again for each attempt and
-// should set the same ID each time.
+// ReceiveFunc is called with a message before its handler is chosen. It is for messages of other buses, which describe
+// type and id in their own way. It may set Type, ID, CorrelationID, ReplyTo, Intent, TimeSent, ContentType,
+// ContentEncoding and Body; to change the body it sets a new slice. Retries and parked copies are made from the message
+// as it came, so it is called again for each attempt and should set the same ID each time.
 //
-// Its error is treated as that of a handler: after nil the message is handled;
-// after an error it is retried by Config.Retry; return [NoRetry] for a message that
-// it cannot understand. ctx ends after Config.Handling.Timeout. A call that runs for long is
-// logged, and counts in Stats.OldestInFlight and for Ready, as a handler does. It is called
+// Its error is treated as that of a handler: after nil the message is handled; after an error it is retried by
+// Config.Retry; return [NoRetry] for a message that it cannot understand. ctx ends after Config.Handling.Timeout. A
+// call that runs for long is logged, and counts in Stats.OldestInFlight and for Ready, as a handler does. It is called
 // from many goroutines.
 type ReceiveFunc func(ctx context.Context, m *Message) error
 
@@ -114,3 +110,60 @@ func (d *delivery) receive(hook ReceiveFunc, m *Message) error {
 	defer d.receiving.Store(nil)
 	return foreign.Call(func() error { return hook(ctx, m) })
 }
+
+// Gate lets the messages of an endpoint to their handlers: [Registrar].Gate. Package fair has one.
+type Gate interface {
+	// Admit decides when a message is handled. It calls handle at most once and returns its error. It runs outside of
+	// the transaction of Config.Handling.Transactor, of middleware and of time limits, so it may wait: until ctx ends,
+	// because a stop or a pause begins or the connection is lost, whereupon the message goes back to its queue. bus
+	// sends at once. [ErrMoved] is for a message that Admit has stored elsewhere; other results are those of a handler.
+	// It is called from many goroutines.
+	Admit(ctx context.Context, bus *Bus, m *Message, handle func() error) error
+	// Ready says what is wrong, for [Setup.Ready]. It must not block.
+	Ready() error
+}
+
+// Gate adds a gate to the endpoint, before Start. Beside those in handlers, each consumer takes up to room more
+// messages, which wait in the gate, so that the order of the queue is not kept. A second gate is an error.
+func (e *endpoint) Gate(g Gate, room int) error {
+	e.setup.mu.Lock()
+	defer e.setup.mu.Unlock()
+	var faults []error
+	if g == nil || e.gate != nil || e.of != e {
+		faults = append(faults, errors.New("the gate is nil, or the endpoint has one, or it is beside another one"))
+	}
+	if e.SingleActive() {
+		faults = append(faults, errors.New("the queue has a single active consumer, which keeps its order"))
+	}
+	if e.setup.started {
+		faults = append(faults, ErrStarted)
+	}
+	faults = append(faults, quantity{"room", room, 0, maxPrefetch - e.cfg.Consume.Prefetch}.faults()...)
+	if err := errors.Join(faults...); err != nil {
+		return fmt.Errorf("harebus: gate: %w", err)
+	}
+	e.gate, e.room = g, room
+	return nil
+}
+
+// pass has the handler called, by the gate of the endpoint if it has one.
+func (d *delivery) pass() error {
+	gate := d.endpoint.gate
+	if gate == nil {
+		return d.handleTimed()
+	}
+	began, waiting := false, consume.WithValues(d.Patient(), d.ctx)
+	err := foreign.Call(func() error {
+		return gate.Admit(waiting, &Bus{sender{endpoint: d.endpoint}}, d.message, func() error {
+			began = true
+			return d.handleTimed()
+		})
+	})
+	if !began && err != nil && waiting.Err() != nil {
+		d.elsewhere().RepublishWorn() // else it goes back to its queue
+		return errWaited
+	}
+	return err
+}
+
+var errWaited = errors.New("the message waited when a stop or a pause began")

@@ -131,9 +131,13 @@ func (d *delivery) try(unreadable error) {
 	case err == errEarly: //nolint:errorlint // it is returned as it is, and others are foreign code
 		d.failure = nil
 		d.postpone(d.due)
+	case err == ErrMoved: //nolint:errorlint // likewise
+		d.failure = nil
+		d.counts().Postponed.Add(1)
+		d.end(AttemptPostponed)
 	case d.hold(err):
 		d.outcome, d.failure = AttemptHeld, nil
-	case d.Context().Err() != nil || !d.Connected():
+	case err == errWaited || d.Context().Err() != nil || !d.Connected(): //nolint:errorlint // likewise
 		// Whatever the error is, it may come from being cut off. The broker
 		// delivers the message again, as if this attempt had not been.
 	default:
@@ -151,10 +155,16 @@ func (d *delivery) hold(err error) bool {
 func (d *delivery) work() error {
 	err := d.choose()
 	if err == nil {
-		err = d.handle(d.handler)
-		d.clock(err)
+		err = d.pass()
 	}
 	d.failure = d.told(err)
+	return err
+}
+
+// handleTimed runs the handler and notes how long it took.
+func (d *delivery) handleTimed() error {
+	err := d.handle(d.handler)
+	d.clock(err)
 	return err
 }
 

@@ -220,6 +220,7 @@ var modules = map[string]struct {
 	"contracts.md":  {"../asyncapi", []string{"github.com/harebus/harebus/asyncapi", "testing"}},
 	"schedules.md":  {"../schedule", []string{"github.com/harebus/harebus/schedule"}},
 	"batches.md":    {"", []string{"github.com/harebus/harebus/batch"}},
+	"fairness.md":   {"", []string{"github.com/harebus/harebus/fair"}},
 	"limits.md":     {"", []string{"github.com/harebus/harebus/limit"}},
 	"ordering.md":   {"", []string{"github.com/harebus/harebus/order"}},
 	"pulse.md":      {"", []string{"github.com/harebus/harebus/pulse"}},

@@ -13,8 +13,9 @@ import (
 const Longest = 5 * time.Minute
 
 var (
-	errLate = fmt.Errorf("not confirmed within %v", Longest)
-	errLost = errors.New("the channel of the delivery has ended, so it cannot be acknowledged any more")
+	errLate  = fmt.Errorf("not confirmed within %v", Longest)
+	errHurry = errors.New("a stop or a pause has begun")
+	errLost  = errors.New("the channel of the delivery has ended, so it cannot be acknowledged any more")
 )
 
 // ackable gives contexts that end with a channel, and after Longest. Those that begin in the
@@ -44,6 +45,37 @@ func (l *ackable) take() context.Context {
 		l.current, l.until = ctx, now.Add(share)
 	}
 	return l.current
+}
+
+// patience gives contexts for what waits before its handler: they end with the channel of the
+// delivery, and when a stop or a pause begins. mu of the consumer guards it.
+type patience struct {
+	ctx context.Context
+	end context.CancelFunc
+}
+
+func newPatience() patience {
+	ctx, end := context.WithCancel(context.Background())
+	return patience{ctx, end}
+}
+
+// patient is the context for the deliveries of a feed, whose channel has a life.
+func (c *consumer) patient(life context.Context) context.Context {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	ctx, end := context.WithCancelCause(life)
+	forget := context.AfterFunc(c.patience.ctx, func() { end(errHurry) })
+	context.AfterFunc(ctx, func() { forget() })
+	return ctx
+}
+
+// hurry has nothing wait any longer before its handler. It is called when the consumer is
+// cancelled, because the broker would deliver again at once what is given back.
+func (c *consumer) hurry() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.patience.end()
+	c.patience = newPatience()
 }
 
 // WithValues is a context that also has the values of another one.

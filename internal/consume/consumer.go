@@ -52,7 +52,8 @@ type consumer struct {
 	size     int        // how many there are to be
 	prefetch int        // unless something is stuck
 	paused   bool
-	opening  bool          // a basic.consume is under way
+	opening  bool // a basic.consume is under way
+	patience patience
 	rested   chan struct{} // closed when a pause has come into effect; nil while nobody pauses
 	feed     *feed         // what the workers read from; nil between sessions
 	err      error         // why there is no feed
@@ -70,7 +71,7 @@ func newConsumer(ctx context.Context, cfg *Config, index int) *consumer {
 		log:     cfg.Log.Named("consumer").With(zap.String("queue", cfg.Queue), zap.Int("consumer", index)),
 		started: make(chan result, 1), idle: make(chan struct{}), over: make(chan struct{}), changed: make(chan struct{}),
 		moved: make(chan struct{}, 1), nudged: make(chan struct{}, 1),
-		size: cfg.Workers, prefetch: cfg.Prefetch, endings: session.Endings{What: "the queue " + cfg.Queue + " is consumed from", OnlyExceptions: true},
+		patience: newPatience(), size: cfg.Workers, prefetch: cfg.Prefetch, endings: session.Endings{What: "the queue " + cfg.Queue + " is consumed from", OnlyExceptions: true},
 	}
 	c.soft, c.halt = context.WithCancel(ctx)
 	c.mu.Lock()
@@ -87,6 +88,7 @@ func (c *consumer) run() {
 	}()
 	c.keepConsuming()
 	c.setFeed(nil, c.cfg.Stopped, true)
+	c.hurry()
 	c.waitIdle()
 	close(c.over)
 	c.retired.Wait()

@@ -83,6 +83,10 @@ func (d *Delivery) Context() context.Context {
 // can no longer be acknowledged, and after Longest.
 func (d *Delivery) Ackable() context.Context { return d.feed.lease.take() }
 
+// Patient is for what waits before its handler: it ends when a stop or a pause begins, and
+// when the delivery can no longer be acknowledged.
+func (d *Delivery) Patient() context.Context { return d.feed.patient }
+
 // Stopping ends when a stop begins.
 func (d *Delivery) Stopping() context.Context {
 	if d.tenure != nil {

@@ -8,6 +8,7 @@ func (u *subscription) drain() error {
 	c := u.consumer
 	if u.inOrder {
 		c.setFeed(nil, c.cfg.Stopped, true)
+		c.hurry()
 		u.drainInOrder()
 		return nil
 	}
@@ -15,6 +16,7 @@ func (u *subscription) drain() error {
 	// can be lost.
 	err := u.cancel()
 	c.setFeed(nil, c.cfg.Stopped, true)
+	c.hurry()
 	if err == nil && u.deliveries != nil {
 		for d := range u.deliveries {
 			c.keep(u.feed, d)

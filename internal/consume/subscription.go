@@ -157,7 +157,7 @@ func (u *subscription) open(prefetch int, trial bool) error {
 	u.tag, u.deliveries = tag, <-opened
 	u.acks.Limit(prefetch)
 	c.taking.Store(int64(prefetch))
-	f := &feed{session: u.session, ch: u.ch, of: u, deliveries: u.deliveries, acks: u.acks, left: &u.remains, lease: u.lease}
+	f := &feed{session: u.session, ch: u.ch, of: u, deliveries: u.deliveries, acks: u.acks, left: &u.remains, lease: u.lease, patient: c.patient(u.lease.life)}
 	if u.inOrder {
 		f.again = make(chan *Delivery, prefetch)
 	}
@@ -226,6 +226,9 @@ func (u *subscription) adapt() (*subscription, error) {
 	}
 	if err := u.cancel(); err != nil {
 		return nil, err
+	}
+	if c.isPaused() {
+		c.hurry()
 	}
 	if u.deliveries != nil {
 		for d := range u.deliveries {
@@ -305,6 +308,7 @@ func (u *subscription) adaptInOrder(prefetch int, inOrder bool) error {
 	hung := c.hung()
 	u.feed.ending.Store(true)
 	c.setFeed(nil, errChanging, false)
+	c.hurry()
 	if !hung {
 		u.drainInOrder()
 		return errChanging

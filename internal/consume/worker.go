@@ -2,6 +2,7 @@ package consume
 
 import (
 	"bytes"
+	"context"
 	"runtime"
 	"strconv"
 	"sync"
@@ -32,9 +33,10 @@ type feed struct {
 	acks       *session.Acker
 	left       *leftovers
 	lease      *ackable
-	again      chan *Delivery // held ones to be handled again; nil if the order is not promised
-	lanes      *tenure        // of an ordered queue, instead of deliveries; else nil
-	trial      func()         // ends the trial of the queue; nil when it is over
+	patient    context.Context // see Patient
+	again      chan *Delivery  // held ones to be handled again; nil if the order is not promised
+	lanes      *tenure         // of an ordered queue, instead of deliveries; else nil
+	trial      func()          // ends the trial of the queue; nil when it is over
 	first      sync.Once
 	standing   bool        // nothing is consumed for now
 	ending     atomic.Bool // no handler begins with what it still has

@@ -165,12 +165,12 @@ func (c *Case) send(purpose Purpose, out *publish.Message, cause error) bool {
 		return false
 	case errors.Is(err, session.ErrRefused): // it is the message
 		c.refused(err)
-		c.republishWorn()
+		c.RepublishWorn()
 	default:
 		c.complain("cannot "+purpose.String()+" a message; it goes back to its queue", err)
 		// Not at once: the broker would deliver it again at once.
 		wait.Sleep(d.Stopping(), wait.Next(pauses))
-		c.republishWorn()
+		c.RepublishWorn()
 	}
 	return err == nil
 }
@@ -191,11 +191,11 @@ func (c *Case) complain(text string, err error) {
 	c.On.Log().Error(text, append(c.Fields(), zap.Error(err))...)
 }
 
-// republishWorn is for a message that failed and can be neither retried nor parked now, for
-// example because a declaration is refused. It goes back to its queue. If its
+// RepublishWorn is for a message that goes back to its queue: it failed and can be neither retried nor
+// parked now, for example because a declaration is refused, or it has waited in vain. If its
 // delivery count is so high that this would use up the limit, it is published to the
 // queue again instead.
-func (c *Case) republishWorn() {
+func (c *Case) RepublishWorn() {
 	if !c.On.WornOut() {
 		return
 	}
