@@ -16,7 +16,7 @@ SUITES ?= trixie sid
 SUITE ?=
 export HAREBUS_REQUIRE_BROKER ?= 1
 
-.PHONY: proof proof-simulated proof-real proof-schedules proof-outbox proof-operator proof-network proof-migrate test test-celery test-installed test-suite test-all race vet lint fmt tidy fuzz bench broker databases browser help
+.PHONY: proof proof-simulated proof-real proof-schedules proof-outbox proof-operator proof-network proof-migrate test test-celery test-otel-js test-installed test-suite test-all race vet lint fmt tidy fuzz bench broker databases browser help
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -101,6 +101,9 @@ proof-migrate: broker ## kills harebus topology migrate under load, 200 times at
 test-celery: broker ## exchanges messages with a real Celery, which CI does not do, because to fetch and start it takes too long (root, Python 3)
 	scripts/celery -c pass && HAREBUS_RABBITMQ_ROOT="$(if $(SUITE),$$(scripts/rabbitmq-root $(SUITE)),$$HAREBUS_RABBITMQ_ROOT)" && export HAREBUS_RABBITMQ_ROOT && \
 		cd integration_test && go vet -tags celery . && go test -tags celery -count=1 -v -timeout 10m -run '^TestCelery$$' .
+
+test-otel-js: ## continues traces of OpenTelemetry's instrumentation for JavaScript, and has it continue ours; CI does not fetch it (npm)
+	cd otelbus && go vet -tags oteljs . && go test -tags oteljs -count=1 -v -timeout 5m -run '^TestOpenTelemetryJS$$' .
 
 proof-network: broker ## the proof on a cluster in network namespaces: partitions, cuts, lost packets (root, iproute2, iptables)
 	@command -v iptables >/dev/null && command -v ip >/dev/null || apt-get install -y iproute2 iptables
