@@ -176,6 +176,62 @@ func TestDiscardAndImport(t *testing.T) {
 	})
 }
 
+// lateFile is a file for an import. What has happened until it is read for the second time comes after the import has found
+// out what is there.
+type lateFile struct {
+	*strings.Reader
+
+	happens func()
+	again   bool
+}
+
+func (f *lateFile) Seek(offset int64, whence int) (int64, error) {
+	f.again = true
+	return f.Reader.Seek(offset, whence)
+}
+
+func (f *lateFile) Read(p []byte) (int, error) {
+	if f.again {
+		f.again = false
+		f.happens()
+	}
+	return f.Reader.Read(p)
+}
+
+// TestImportAfterAKilledOne: what a killed import had sent comes while the next one is at work. In the end each message is
+// there once, in whichever of the two ways it came. Nobody knows that of messages without an id of their parking.
+func TestImportAfterAKilledOne(t *testing.T) {
+	const late = 900 * time.Millisecond
+	bubble(t, func(x *bench) {
+		x.park(1, 3)
+		x.put("error", amqp.Publishing{MessageId: "plain", DeliveryMode: amqp.Persistent, Body: []byte("{}"), Headers: amqp.Table{"PikaBus.SourceQueue": "orders"}})
+		var sent []amqp.Publishing
+		for _, m := range x.broker.Messages("error") {
+			sent = append(sent, m.Publishing)
+		}
+		var file strings.Builder
+		x.with(func(q *errorqueue.Queue) {
+			_, err := q.Export(x.Context(), errorqueue.Filter{}, &file)
+			x.try(err)
+		})
+		_, err := x.ch.QueuePurge("error", false)
+		x.try(err)
+		x.put("error", sent[0], sent[0], parked("4", "Place", "no", nil)) // 1 is there twice already
+		x.with(func(q *errorqueue.Queue) {
+			again := &lateFile{Reader: strings.NewReader(file.String()), happens: func() {
+				x.put("error", sent[1], sent[3])
+				time.AfterFunc(late, func() { x.put("error", sent[2]) })
+			}}
+			done, there, err := q.Import(x.Context(), again, errorqueue.Options{})
+			if err != nil || done != 3 || there != 1 {
+				t.Errorf("done %d, there %d, %v", done, there, err)
+			}
+		})
+		time.Sleep(late)
+		x.expect("error", "1 4 2 plain 3 plain")
+	})
+}
+
 // TestImportOfNonsense: a file that is none is refused at its line, and what came before is kept.
 func TestImportOfNonsense(t *testing.T) {
 	bubble(t, func(x *bench) {

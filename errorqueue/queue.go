@@ -55,8 +55,9 @@ var ErrLocked = queue.ErrLocked
 
 // Queue is an open error queue. It is for one goroutine.
 type Queue struct {
-	cfg  Config
-	conn *queue.Conn
+	cfg    Config
+	conn   *queue.Conn
+	opened time.Time // when the lock was taken
 	// renewAt is the number of deliveries at which a message is put into the queue anew.
 	renewAt int64
 }
@@ -119,6 +120,7 @@ func (q *Queue) open(ctx context.Context) (err error) {
 			if err != nil {
 				return err
 			}
+			q.opened = time.Now()
 			q.renewAt, err = c.Check(ctx)
 			return err
 		},
