@@ -16,7 +16,7 @@ SUITES ?= trixie sid
 SUITE ?=
 export HAREBUS_REQUIRE_BROKER ?= 1
 
-.PHONY: proof proof-simulated proof-real proof-schedules proof-outbox proof-operator proof-network proof-migrate test test-celery test-otel-js test-installed test-suite test-all race vet lint fmt tidy fuzz bench broker databases browser help
+.PHONY: proof proof-order proof-simulated proof-real proof-schedules proof-outbox proof-operator proof-network proof-migrate test test-celery test-otel-js test-installed test-suite test-all race vet lint fmt tidy fuzz bench broker databases browser help
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -82,6 +82,11 @@ proof-real: broker # the part of the proof on real brokers; RUN is a pattern of 
 proof-schedules: broker # the part of the proof about recurring schedules: instances, brokers and the nodes of a cluster are broken, while two versions run
 	HAREBUS_RABBITMQ_ROOT="$(if $(SUITE),$$(scripts/rabbitmq-root $(SUITE)),$$HAREBUS_RABBITMQ_ROOT)" && export HAREBUS_RABBITMQ_ROOT && \
 		cd integration_test/schedule && go test -count=1 -v -timeout 60m -run '^(TestChaos|TestCluster|TestMany)$$' . -chaos 3m -cluster 4m -many 10000
+
+proof-order: broker ## breaks processes and brokers under an ordered queue, and proves that it would notice: messages of a key keep their order. SUITE chooses the RabbitMQ
+	go test -count=1 -v $(TESTFLAGS) -timeout 30m ./order -run '^(TestChaos|TestMutants)$$' -schedules 200 -mutations
+	HAREBUS_RABBITMQ_ROOT="$(if $(SUITE),$$(scripts/rabbitmq-root $(SUITE)),$$HAREBUS_RABBITMQ_ROOT)" && export HAREBUS_RABBITMQ_ROOT && \
+		cd integration_test/order && go test -count=1 -v -timeout 60m -run '^TestChaos$$' . -chaos 30s -runs 6 -freeze
 
 # The part of the proof about operators: those who work with an error queue are killed while they do.
 proof-operator: broker

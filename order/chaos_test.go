@@ -73,7 +73,7 @@ func chaos(t *testing.T, drawn uint64) {
 			if *seed != 0 || !v.OK() {
 				_ = os.WriteFile(filepath.Join(os.TempDir(), fmt.Sprintf("order-%d.log", drawn)), []byte(strings.Join(c.story.lines, "\n")), 0o600) // for whoever looks for the reason
 			}
-			if !v.OK() {
+			if !v.OK() || v.Late > 0 {
 				t.Errorf("replay with -run Chaos -seed=%d\nfaults: %s\n%v", drawn, strings.Join(c.faults, ", "), v)
 			}
 		})

@@ -41,10 +41,16 @@ func TestLanes(t *testing.T) {
 
 // TestFailure: while a message is retried, those of its key wait, and others do not.
 func TestFailure(t *testing.T) {
-	bubble(t, func(_ *testing.T, r *rig) {
-		failures := 0
+	bubble(t, func(t *testing.T, r *rig) {
+		failures, last := 0, time.Time{}
 		r.serve(func(_ context.Context, s step) error {
-			if s.Key == "a" && s.N == 2 && failures < 2 {
+			if s.Key != "a" || s.N != 2 {
+				return nil
+			}
+			if since := time.Since(last); failures > 0 && (since < time.Second || since > 1100*time.Millisecond) {
+				t.Errorf("tried again after %v", since)
+			}
+			if last = time.Now(); failures < 2 {
 				failures++
 				return errors.New("not now")
 			}

@@ -14,6 +14,7 @@ type Orders struct {
 	keys    map[string]*keyOrder
 	tenure  int
 	tenures []string // their owners
+	late    int
 }
 
 // keyOrder is what is known of a key.
@@ -26,7 +27,6 @@ type keyOrder struct {
 
 type effect struct {
 	n, tenure int
-	proc      string
 }
 
 // NewOrders makes one.
@@ -60,12 +60,17 @@ func (o *Orders) Tenure(proc string) {
 	o.tenures = append(o.tenures, proc)
 }
 
-// Done notes that a process has handled the nth message of a key with success.
+// Done notes that a process has handled the nth message of a key with success. If another one is the owner, it is
+// late: the process was frozen or cut off, and had not noticed. The message counts as not handled.
 func (o *Orders) Done(proc, key string, n int) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if len(o.tenures) > 0 && o.tenures[len(o.tenures)-1] != proc {
+		o.late++
+		return
+	}
 	k := o.key(key)
-	k.effects = append(k.effects, effect{n, o.tenure, proc})
+	k.effects = append(k.effects, effect{n, o.tenure})
 }
 
 // GivenUp notes that the nth message of a key was skipped or discarded.
@@ -78,8 +83,8 @@ func (o *Orders) GivenUp(key string, n int) {
 // OrderVerdict is what is wrong with the order of messages.
 type OrderVerdict struct {
 	// Sent and Done are numbers of messages, Tenures of owners, and Repeats of successes of messages that had
-	// succeeded before, each of them explained by a new owner.
-	Sent, Done, Tenures, Repeats int
+	// succeeded before, each of them explained by a new owner. Late are successes in a process that was no owner any more.
+	Sent, Done, Tenures, Repeats, Late int
 	// Missing were neither handled nor given up. Inversions are messages whose first success came before that of one
 	// before them. Gaps are successes that neither continue the order of their key, nor step back at a new owner.
 	Missing, Inversions, Gaps []string
@@ -89,7 +94,7 @@ type OrderVerdict struct {
 func (o *Orders) Verdict() OrderVerdict {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	v := OrderVerdict{Tenures: o.tenure}
+	v := OrderVerdict{Tenures: o.tenure, Late: o.late}
 	for name, k := range o.keys {
 		k.judge(name, &v)
 	}
@@ -147,7 +152,7 @@ func (v OrderVerdict) OK() bool { return len(v.Missing)+len(v.Inversions)+len(v.
 // String is the verdict as text: NOLOSS and ORDER name what is broken.
 func (v OrderVerdict) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%d sent, %d handled, %d owners, %d repeated", v.Sent, v.Done, v.Tenures, v.Repeats)
+	fmt.Fprintf(&b, "%d sent, %d handled, %d owners, %d repeated, %d late", v.Sent, v.Done, v.Tenures, v.Repeats, v.Late)
 	for _, part := range []struct {
 		name  string
 		lines []string

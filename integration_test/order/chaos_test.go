@@ -1,0 +1,311 @@
+package order_test
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/harebus/harebus"
+	"github.com/harebus/harebus/integration_test/rabbit"
+	"github.com/harebus/harebus/internal/access"
+	"github.com/harebus/harebus/internal/ledger"
+	"github.com/harebus/harebus/internal/ordered"
+	"github.com/harebus/harebus/order"
+)
+
+var (
+	chaos  = flag.Duration("chaos", 8*time.Second, "how long TestChaos breaks things")
+	freeze = flag.Bool("freeze", false, "also freeze processes; the late effects of a frozen one are counted, and are no fault")
+	runs   = flag.Int("runs", 1, "how often")
+)
+
+// TestChaos: instances are killed, stopped and frozen, connections closed and the broker killed, while messages fail: none is
+// missing, and those of each key are handled in their order.
+func TestChaos(t *testing.T) {
+	for run := range *runs {
+		give := []order.GiveUp{order.HoldKey, order.SkipMessage}[run%2]
+		t.Run(fmt.Sprint(run), func(t *testing.T) {
+			node := rabbit.Need(t, rabbit.Options{Kind: rabbit.KindNode})
+			t.Logf("RabbitMQ %s", node.Version())
+			h := &havoc{
+				t: t, node: node, random: rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), 0)), orders: ledger.NewOrders(), faults: map[string]int{}, //nolint:gosec // chance, not secrecy
+				plan: plan{URL: node.URL(), GiveUp: give, Journal: filepath.Join(t.TempDir(), "journal")},
+			}
+			h.run()
+		})
+	}
+}
+
+// havoc is a service of several processes that is broken, and its broker.
+type havoc struct {
+	t      *testing.T
+	node   *rabbit.Node
+	random *rand.Rand
+	plan   plan
+	orders *ledger.Orders
+
+	instances []*exec.Cmd
+	made      int
+	faults    map[string]int
+	kills     []time.Time
+
+	broken atomic.Int64 // faults that a sender can notice
+}
+
+const keys = 20
+
+func (h *havoc) run() {
+	t := h.t
+	for range 2 {
+		h.instances = append(h.instances, h.spawn())
+	}
+	t.Cleanup(func() {
+		for _, one := range h.instances {
+			_ = one.Process.Kill()
+			_ = one.Wait() // it was killed
+		}
+	})
+	h.awaitOwner()
+	ctx, stop := context.WithCancel(t.Context())
+	var sending sync.WaitGroup
+	for k := range keys {
+		sending.Go(func() { h.send(ctx, fmt.Sprint("k", k)) })
+	}
+	began := time.Now()
+	broker := began.Add(*chaos / 2)
+	for time.Since(began) < *chaos {
+		h.pause(time.Duration(400+h.random.IntN(1200)) * time.Millisecond)
+		if time.Now().After(broker) {
+			broker = time.Now().Add(max(*chaos/2, 15*time.Second))
+			h.restart()
+			continue
+		}
+		h.fault()
+	}
+	stop()
+	sending.Wait()
+	h.settle()
+	h.judge()
+}
+
+func (h *havoc) pause(d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-h.t.Context().Done():
+	}
+}
+
+// fault breaks something.
+func (h *havoc) fault() {
+	i := h.random.IntN(len(h.instances))
+	one := h.instances[i]
+	n := h.random.IntN(5)
+	if n == 4 && !*freeze {
+		n = 0
+	}
+	switch n {
+	case 0, 3:
+		h.faults["kill"]++
+		h.kills = append(h.kills, time.Now())
+		_ = one.Process.Kill()
+		_ = one.Wait() // it was killed
+		h.instances[i] = h.spawn()
+	case 1:
+		h.faults["stop"]++
+		if err := one.Process.Signal(syscall.SIGTERM); err != nil {
+			h.t.Fatal(err)
+		}
+		if err := one.Wait(); err != nil {
+			h.t.Errorf("a stop: %v", err)
+		}
+		h.instances[i] = h.spawn()
+	case 2:
+		h.faults["all connections closed"]++
+		h.broken.Add(1)
+		if _, err := h.node.Ctl(h.t.Context(), "close_all_connections", "chaos"); err != nil {
+			h.t.Fatal(err)
+		}
+		h.broken.Add(1)
+	case 4:
+		h.faults["frozen"]++
+		if err := one.Process.Signal(syscall.SIGSTOP); err != nil {
+			h.t.Fatal(err)
+		}
+		h.pause(6 * time.Second)
+		if err := one.Process.Signal(syscall.SIGCONT); err != nil {
+			h.t.Fatal(err)
+		}
+	}
+	h.discard()
+}
+
+// restart kills the broker and starts it again.
+func (h *havoc) restart() {
+	h.faults["broker killed"]++
+	h.broken.Add(1)
+	if err := h.node.Kill(); err != nil {
+		h.t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(h.t.Context(), time.Minute)
+	defer cancel()
+	if err := h.node.Start(ctx); err != nil {
+		h.t.Fatal(err)
+	}
+	h.broken.Add(1)
+}
+
+// discard is the word of an operator about all keys that are held.
+func (h *havoc) discard() {
+	if h.plan.GiveUp != order.HoldKey {
+		return
+	}
+	o := ordered.Options{Broker: access.Broker{URLs: []string{h.node.URL()}}, Queue: "steps", HeaderPrefix: "PikaBus.", Timeout: 2 * time.Second}
+	_, err := o.Say(h.t.Context(), "discard", "")
+	if err != nil {
+		h.t.Logf("the word of an operator: %v", err) // it is said again
+	}
+}
+
+// send sends the messages of a key, each when the one before is confirmed.
+func (h *havoc) send(ctx context.Context, key string) {
+	setup, err := harebus.New(harebus.Config{URL: h.node.URL(), Connect: harebus.ConnectConfig{Name: "sender"}, Logger: zap.NewNop()})
+	if err != nil {
+		h.t.Error(err)
+		return
+	}
+	defer func() { _ = setup.Close() }()
+	for n := 1; ctx.Err() == nil; n++ {
+		before := h.broken.Load()
+		err := setup.Bus().Send(context.WithoutCancel(ctx), "steps", step{key, n}, harebus.WithKey(key), harebus.WithMessageID(fmt.Sprintf("%s-%d", key, n)))
+		if err != nil {
+			h.t.Error(err)
+			return
+		}
+		h.orders.Sent(key, n, before%2 == 1 || before != h.broken.Load())
+		h.pause(10 * time.Millisecond)
+	}
+}
+
+// spawn starts an instance.
+func (h *havoc) spawn() *exec.Cmd {
+	h.t.Helper()
+	h.made++
+	h.plan.Name = fmt.Sprint("p", h.made)
+	text, err := json.Marshal(h.plan)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	cmd := exec.Command(os.Args[0]) //nolint:gosec // this very program
+	cmd.Env = append(os.Environ(), asService+"="+string(text))
+	cmd.Stderr = os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		h.t.Fatal(err)
+	}
+	return cmd
+}
+
+// awaitOwner waits until an instance has the queue.
+func (h *havoc) awaitOwner() {
+	h.t.Helper()
+	for range 600 {
+		if slices.ContainsFunc(h.journal(), func(l line) bool { return l.Op == "tenure" }) {
+			return
+		}
+		h.pause(100 * time.Millisecond)
+	}
+	h.t.Fatal("no instance has the queue after a minute")
+}
+
+// settle waits until nothing is left but the note of the owner.
+func (h *havoc) settle() {
+	h.t.Helper()
+	for range 60 {
+		out, err := h.node.Ctl(h.t.Context(), "-q", "list_queues", "name", "messages", "--no-table-headers")
+		if err != nil {
+			h.t.Fatal(err)
+		}
+		left := map[string]string{}
+		for l := range strings.Lines(out) {
+			if name, n, ok := strings.Cut(strings.TrimSpace(l), "\t"); ok {
+				left[name] = n
+			}
+		}
+		if left["steps"] == "0" && left["steps.parked"] == "1" {
+			return
+		}
+		h.discard()
+		h.pause(500 * time.Millisecond)
+	}
+	h.t.Error("LIVENESS: it has not come to an end")
+}
+
+// journal reads what the instances have noted.
+func (h *havoc) journal() (lines []line) {
+	h.t.Helper()
+	file, err := os.Open(h.plan.Journal)
+	if os.IsNotExist(err) {
+		return nil
+	}
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	defer func() { _ = file.Close() }()
+	for scan := bufio.NewScanner(file); scan.Scan(); {
+		var l line
+		if json.Unmarshal(scan.Bytes(), &l) == nil { // the last one of a killed process may be cut
+			lines = append(lines, l)
+		}
+	}
+	return lines
+}
+
+// judge compares.
+func (h *havoc) judge() {
+	var owners []time.Time
+	for _, l := range h.journal() {
+		switch l.Op {
+		case "tenure":
+			h.orders.Tenure(l.Proc)
+			owners = append(owners, l.T)
+		case "done":
+			h.orders.Done(l.Proc, l.Key, l.N)
+		default:
+			h.orders.GivenUp(l.Key, l.N)
+		}
+	}
+	v := h.orders.Verdict()
+	h.t.Logf("%v; %v; %s", h.plan.GiveUp, h.faults, v)
+	if !v.OK() || v.Late > 0 && !*freeze && v.Late > h.faults["all connections closed"]+h.faults["broker killed"] {
+		h.t.Error(v)
+	}
+	if v.Sent == 0 || v.Tenures < 2 {
+		h.t.Error("nothing was proved")
+	}
+	var took []time.Duration
+	for _, at := range h.kills {
+		if i := slices.IndexFunc(owners, func(o time.Time) bool { return o.After(at) }); i >= 0 && owners[i].Sub(at) < 3*time.Second {
+			took = append(took, owners[i].Sub(at))
+		}
+	}
+	if slices.Sort(took); len(took) > 0 {
+		h.t.Logf("taken over after a kill within %v (median of %d), %v at most", took[len(took)/2].Round(time.Millisecond), len(took), took[len(took)-1].Round(time.Millisecond))
+	}
+}
