@@ -24,6 +24,7 @@ import (
 	"github.com/harebus/harebus/internal/session"
 	"github.com/harebus/harebus/internal/wait"
 	"github.com/harebus/harebus/order"
+	"github.com/harebus/harebus/stream"
 	"github.com/harebus/harebus/topology"
 )
 
@@ -294,6 +295,9 @@ type ConsumeConfig struct {
 	// Order has the messages of one key handled one after the other, also after failures: see
 	// package order. Prefetch is then [order.Window]. Default: none.
 	Order *order.Config
+	// Stream reads the queue, which somebody else declares, as a stream: see package stream. Prefetch is then
+	// 1,000 or more. Default: none.
+	Stream *stream.Config
 	// Exclusive refuses other consumers on the queue, and fails while there are some. After
 	// a lost connection the broker may take a while to notice that the old consumer is
 	// gone; until then consuming is tried again. It needs one consumer.

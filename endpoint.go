@@ -19,6 +19,7 @@ import (
 	"github.com/harebus/harebus/internal/resend"
 	"github.com/harebus/harebus/internal/routing"
 	"github.com/harebus/harebus/internal/session"
+	"github.com/harebus/harebus/internal/streams"
 	"github.com/harebus/harebus/internal/tally"
 	"github.com/harebus/harebus/order"
 	"github.com/harebus/harebus/topology"
@@ -53,6 +54,11 @@ func (c EndpointConfig) withDefaults() EndpointConfig {
 	if c.QueueOptions.Exclusive || c.QueueOptions.AutoDelete {
 		fill(&c.QueueOptions.Type, topology.Classic)
 	}
+	if c.Consume.Stream = c.Consume.Stream.Complete(); c.Consume.Stream != nil {
+		fill(&c.QueueOptions.Type, topology.Stream)
+		fill(&c.Handling.Unhandled, UnhandledIgnore)
+		c.QueueOptions.AsFound = true
+	}
 	fill(&c.QueueOptions.Type, topology.Quorum)
 	c.Consume.Arguments = maps.Clone(c.Consume.Arguments)
 	c.Consume.Order = c.Consume.Order.Complete()
@@ -61,6 +67,7 @@ func (c EndpointConfig) withDefaults() EndpointConfig {
 	fill(&c.ErrorQueue.Type, topology.Quorum)
 	fill(&c.Consume.Concurrency, 10)
 	fill(&c.Consume.Prefetch, defaultPrefetch(c.Consume.Concurrency))
+	c.Consume.Prefetch = c.Consume.Stream.Least(c.Consume.Prefetch)
 	fill(&c.Consume.Consumers, 1)
 	fill(&c.Handling.Timeout, 5*time.Minute)
 	c.Retry = c.Retry.withDefaults(defaultRetry())
@@ -108,26 +115,11 @@ func (c *EndpointConfig) validate(of *Config) []error {
 
 // validateKind finds properties of the queue and of its consumers that exclude each other.
 func (c *EndpointConfig) validateKind(of *Config) []error {
-	var faults []error
-	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
-	if o := &c.QueueOptions; o.AsFound && (o.Exclusive || o.AutoDelete || o.PerInstance || len(o.Arguments) > 0) {
-		fault("QueueOptions.AsFound uses the queue as it is: leave Exclusive, AutoDelete, PerInstance and Arguments out")
-	}
-	if c.QueueOptions.Type == topology.Stream || c.ErrorQueue.Type == topology.Stream {
-		fault("QueueOptions.Type and ErrorQueue.Type cannot be topology.Stream: a stream gives no message to one consumer alone")
-	}
-	if c.QueueOptions.Exclusive && of.Declare.Mode == CheckOnly {
-		fault("QueueOptions.Exclusive needs Declare.Mode DeclareAll: only the connection that consumes can declare the queue")
-	}
-	faults = append(faults, c.listener().OrderFaults(c.Consume.Consumers, c.Consume.Exclusive)...)
+	faults := c.listener().Faults(routing.Use{
+		Consumers: c.Consume.Consumers, Exclusive: c.Consume.Exclusive, Arguments: c.Consume.Arguments, Topics: c.Subscriptions, Declared: of.Declare.Mode == DeclareAll,
+	})
 	if _, err := field.Table(c.Consume.Arguments); err != nil {
-		fault("Consume.Arguments: %w", err)
-	}
-	if c.Consume.Exclusive && c.QueueOptions.AutoDelete {
-		fault("QueueOptions.AutoDelete excludes Consume.Exclusive: a change of the prefetch would leave the queue without a consumer, and the broker would delete it")
-	}
-	if c.Consume.Exclusive && c.Consume.Consumers > 1 {
-		fault("Consume.Exclusive allows one consumer, and Consume.Consumers is %d", c.Consume.Consumers)
+		faults = append(faults, fmt.Errorf("Consume.Arguments: %w", err))
 	}
 	return faults
 }
@@ -248,7 +240,8 @@ func (e *endpoint) consumption(link *session.Link, queues int) consume.Config {
 			}
 			return s.declarer.Again(ctx, on, since)
 		},
-		Order: e.copies.Order, Note: e.copies.Note, Answer: e.copies.Answer,
+		Stream: streams.New(e.cfg.Consume.Stream, e.queue, NewMessageID(), e.copies.Token, s.log),
+		Order:  e.copies.Order, Note: e.copies.Note, Answer: e.copies.Answer,
 		Doubt:      func() { s.declarer.Doubt(e.queue) },
 		Undeclared: func() error { return s.declarer.UndeclaredOf(e.queue) },
 		Republish:  e.copies.Republish,
@@ -342,6 +335,7 @@ func (e *Endpoint) Resume() error { return e.setup.resume(e.endpoint) }
 func (e *endpoint) SetConcurrency(concurrency, prefetch int) error {
 	consume := ConsumeConfig{Concurrency: concurrency, Prefetch: e.cfg.Consume.Order.Prefetch(prefetch)}
 	fill(&consume.Prefetch, defaultPrefetch(concurrency))
+	consume.Prefetch = e.cfg.Consume.Stream.Least(consume.Prefetch)
 	var faults []error
 	for _, n := range consume.quantities() {
 		faults = append(faults, n.faults()...)

@@ -62,6 +62,8 @@ const (
 	HeaderFault = "Fault"
 	// HeaderKey is the key of a message: see [WithKey]. PikaBus does not know it.
 	HeaderKey = "Key"
+	// HeaderStreamOffset is, in a parked message, where it is in the stream that HeaderSourceQueue names.
+	HeaderStreamOffset = "StreamOffset"
 )
 
 // Intent says whether a message is a command or an event.

@@ -249,7 +249,7 @@ func (s *sender) stamp(out *publish.Message, draft Outgoing, to address, o *send
 		ContentType: draft.ContentType, ContentEncoding: encoding,
 		TimeSent: time.Now().UTC(), DeferredUntil: to.due, ReplyBy: o.replyBy,
 	}
-	if h.ReplyTo == "" {
+	if h.ReplyTo == "" && s.endpoint.cfg.Consume.Stream == nil {
 		h.ReplyTo = s.endpoint.queue
 	}
 	if to.op == OpReply {

@@ -254,6 +254,7 @@ func (d *delivery) read() error {
 	if d.failures, err = d.endpoint.failuresOf(m); err != nil {
 		return err
 	}
+	d.failures += d.Failures
 	m.Attempt = d.failures + 1
 	if d.peer == nil && d.Log().Core().Enabled(zap.DebugLevel) {
 		if differing := d.differences(); differing != nil {
@@ -280,11 +281,11 @@ func (d *delivery) differences() []string {
 	}, &d.Raw)
 }
 
-// served says whether the message comes out of the delay queues, or a parking queue. Then the broker
+// served says whether the message comes out of the delay queues, a parking queue or a stream. Then the broker
 // has kept it for as long as its sender wanted, whatever the clock of this
 // process says about the time in its header.
 func (d *delivery) served() bool {
-	return d.Parked() || d.ExpiredIn(topology.Delays{}.Exit(d.Raw.Exchange, d.Raw.RoutingKey).Queues[0].Name)
+	return d.Reads() || d.Parked() || d.ExpiredIn(topology.Delays{}.Exit(d.Raw.Exchange, d.Raw.RoutingKey).Queues[0].Name)
 }
 
 // choose finds the handler, and says whether its retry policy allows no further
@@ -481,7 +482,7 @@ func (d *delivery) retry(cause *failure, decision Decision) {
 	if decision.action == actionPostpone {
 		purpose = resend.Postpone
 	}
-	if !d.elsewhere().Later(purpose, decision.after, cause) {
+	if !d.Repeat(decision.after, purpose == resend.Retry) && !d.elsewhere().Later(purpose, decision.after, cause) {
 		if d.elsewhere().Deadly {
 			d.park(cause)
 		}

@@ -17,7 +17,7 @@ import (
 
 // listener is the listener queue and the error queue of an endpoint.
 func (c *EndpointConfig) listener() *routing.Listener {
-	return &routing.Listener{Name: c.Queue, Options: routing.Options(c.QueueOptions), ErrorQueue: routing.ErrorQueue(c.ErrorQueue), Order: c.Consume.Order}
+	return &routing.Listener{Name: c.Queue, Options: routing.Options(c.QueueOptions), ErrorQueue: routing.ErrorQueue(c.ErrorQueue), Order: c.Consume.Order, Stream: c.Consume.Stream}
 }
 
 // Subscribe binds topics to the listener queue, which is declared if it is missing, and keeps them in its list: a
@@ -70,6 +70,8 @@ func (e *endpoint) checkTopics(verb string, topics []string) error {
 	switch {
 	case e.queue == "":
 		return fmt.Errorf("harebus: %s: %w", verb, ErrNoQueue)
+	case e.cfg.Consume.Stream != nil:
+		return refuse(verb, "the bindings of a stream are its own: choose with Consume.Stream.Topics")
 	case e.setup.cfg.Declare.Mode == CheckOnly:
 		return refuse(verb, "this setup declares nothing (Config.Declare.Mode is CheckOnly)")
 	}

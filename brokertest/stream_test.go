@@ -137,7 +137,12 @@ func TestStreamRefused(t *testing.T) {
 					equal(t, "came", came(in), "[1@1]")
 					return
 				}
-				equal(t, "code", (<-closed).Code, amqp.NotImplemented)
+				select {
+				case err := <-closed:
+					equal(t, "code", err.Code, amqp.NotImplemented)
+				case <-time.After(time.Minute):
+					t.Error("the connection is still open")
+				}
 			})
 		})
 	}

@@ -225,6 +225,7 @@ var modules = map[string]struct {
 	"ordering.md":   {"", []string{"github.com/harebus/harebus/order"}},
 	"pulse.md":      {"", []string{"github.com/harebus/harebus/pulse"}},
 	"neighbours.md": {"", []string{"github.com/harebus/harebus/dialect", "github.com/harebus/harebus/dialect/wolverine"}},
+	"streams.md":    {"", []string{"github.com/harebus/harebus/stream"}},
 }
 
 // program makes something that compiles of a block: a package that is not main, so

@@ -14,6 +14,7 @@ import (
 
 	"github.com/harebus/harebus/internal/lanes"
 	"github.com/harebus/harebus/internal/session"
+	"github.com/harebus/harebus/internal/streams"
 	"github.com/harebus/harebus/internal/wait"
 )
 
@@ -52,6 +53,9 @@ type Config struct {
 	Note   func(ctx context.Context, note amqp.Table) error
 	Answer func(ctx context.Context, to, correlationID string, body []byte) error
 
+	// Stream reads the queue as a stream; nil for one that is none.
+	Stream *streams.Reader
+
 	// Declare is called before each attempt to consume. First says that the consumer has not
 	// consumed yet; since is when it last stopped.
 	Declare func(ctx context.Context, on *session.Session, since time.Time, first bool) error
@@ -80,7 +84,7 @@ func (c *Config) consuming(on *session.Session) (end func(error)) {
 // the consumer, because its deliveries could come back behind later ones. Closing the
 // channel gives all of them back in order.
 func (c *Config) inOrder(workers int) bool {
-	return c.Single || c.OneByOne && workers == 1 && c.Consumers == 1
+	return c.Single || c.Stream != nil || c.OneByOne && workers == 1 && c.Consumers == 1
 }
 
 // Grace is how long a stop waits for handlers after it has cancelled their contexts.

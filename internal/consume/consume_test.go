@@ -74,7 +74,7 @@ func TestUnreadableDelivery(t *testing.T) {
 		c := g.consumers[0]
 		f, _, _ := c.enter(nil)
 		defer c.exit(f)
-		c.handle(f, amqp.Delivery{Body: []byte("{}")}, c.all()[0], false)
+		c.handle(f, amqp.Delivery{Body: []byte("{}")}, c.all()[0], nil)
 		select {
 		case <-s.Done():
 		case <-time.After(10 * time.Second):

@@ -37,7 +37,8 @@ type consumer struct {
 		reason string
 		at     time.Time
 	} // what complain has logged last
-	retired sync.WaitGroup // subscriptions that others have replaced, until they are closed
+	retired   sync.WaitGroup // subscriptions that others have replaced, until they are closed
+	movedAway time.Time      // when elsewhere has given a connection up
 
 	busy    atomic.Int64  // workers that handle a message
 	resting atomic.Int64  // workers that wait for the next feed
@@ -111,10 +112,10 @@ func (c *consumer) keepConsuming() {
 		c.setFeed(nil, err, false)
 		c.note(err)
 		switch {
-		case session.Permanent(err) && !c.began:
+		case permanent(err) && !c.began:
 			c.log.Error("cannot start consuming", zap.Error(err))
 			return // await ends with it
-		case session.Permanent(err):
+		case permanent(err):
 			c.complain(c.log.Error, "cannot consume; trying again", err)
 		default:
 			c.complain(c.log.Warn, "consumer interrupted; resuming", err)
@@ -155,7 +156,7 @@ func (c *consumer) await(ctx context.Context) error {
 			switch last = latest.err; {
 			case last == nil:
 				return nil
-			case session.Permanent(last) || errors.Is(last, c.cfg.Stopped):
+			case permanent(last) || errors.Is(last, c.cfg.Stopped):
 				return last
 			}
 		case <-ctx.Done():
@@ -186,8 +187,11 @@ func (c *consumer) consumeOn(ctx context.Context, s *session.Session) error {
 	if err := c.cfg.Declare(ctx, s, c.since, !c.began); err != nil {
 		return err
 	}
-	if c.cfg.Order != nil {
+	switch {
+	case c.cfg.Order != nil:
 		return c.own(ctx, s)
+	case c.cfg.Stream != nil:
+		return c.readStream(ctx, s)
 	}
 	sub, err := c.subscribe(s)
 	if err != nil {
@@ -223,6 +227,8 @@ func (c *consumer) follow(ctx context.Context, sub *subscription) error {
 			return sub.drain()
 		case err := <-sub.closes:
 			return closed(err)
+		case <-sub.place.Over():
+			return sub.place.Err()
 		case tag, ok := <-sub.cancels:
 			if ok {
 				c.cfg.Doubt()

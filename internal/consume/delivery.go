@@ -41,6 +41,8 @@ type Delivery struct {
 	// Began is when a worker began with it. Again says that it was held before.
 	Began time.Time
 	Again bool
+	// Failures is how often it has failed here, in a stream.
+	Failures int
 
 	consumer *consumer
 	feed     *feed
@@ -50,6 +52,7 @@ type Delivery struct {
 	// is read once, because the headers are given to handlers, which may change them.
 	delivered int64
 	held      func(again func(), lives func() bool) // see Hold
+	repeat    *time.Duration                        // see Repeat
 	helper    atomic.Int64                          // the goroutine that works on it apart from the worker
 
 	// Of an ordered queue.
@@ -114,9 +117,10 @@ func (d *Delivery) Ended() bool { return d.ended.Load() }
 
 // Ack acknowledges it. After Ack or GiveBack it does nothing.
 func (d *Delivery) Ack() {
-	if !d.ended.CompareAndSwap(false, true) {
+	if d.repeat != nil || !d.ended.CompareAndSwap(false, true) {
 		return
 	}
+	d.feed.place.Done(d.Raw.DeliveryTag)
 	d.feed.acks.Done(d.Raw.DeliveryTag)
 	if d.feed.trial != nil && !d.Raw.Redelivered {
 		d.feed.trial()

@@ -6,22 +6,20 @@ import amqp "github.com/rabbitmq/amqp091-go"
 // feed, or the one that the lanes of an ordered queue have chosen.
 
 // next is the dispatcher: it waits for the delivery of a feed that this worker is to
-// handle, perhaps again. ok is false when the feed has ended, or when the worker retires.
-func (w *worker) next(f *feed) (d amqp.Delivery, again, ok bool) {
+// handle, perhaps again: one that was held. ok is false when the feed has ended, or when the worker retires.
+func (w *worker) next(f *feed) (d amqp.Delivery, held *Delivery, ok bool) {
 	select {
 	case <-w.retire: // first, because select chooses at random
-		return d, false, false
+		return d, nil, false
 	default:
 	}
 	select {
 	case d, ok = <-f.deliveries:
-		return d, false, ok
-	case held := <-f.again:
-		d = held.Raw
-		d.Body = held.Packed
-		return d, true, true
+		return d, nil, ok
+	case held = <-f.again:
+		return held.asItCame(), held, true
 	case <-w.retire:
-		return d, false, false
+		return d, nil, false
 	}
 }
 

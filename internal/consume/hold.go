@@ -14,7 +14,11 @@ func (d *Delivery) Hold(held func(again func(), lives func() bool)) bool {
 }
 
 // leave ends the work of a worker on the delivery.
-func (d *Delivery) leave() {
+func (d *Delivery) leave(returned bool) {
+	if d.held == nil && d.Reads() {
+		d.undone(returned)
+		return
+	}
 	if d.held == nil || !d.ended.CompareAndSwap(false, true) {
 		d.GiveBack() // unless it is acknowledged
 		return

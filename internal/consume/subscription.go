@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/harebus/harebus/internal/session"
+	"github.com/harebus/harebus/internal/streams"
 	"github.com/harebus/harebus/internal/wait"
 )
 
@@ -20,8 +21,9 @@ type subscription struct {
 	ch       *amqp.Channel
 	queue    string
 	acks     *session.Acker
-	lease    *ackable // of its channel
-	inOrder  bool     // the order of the queue is promised
+	lease    *ackable       // of its channel
+	inOrder  bool           // the order of the queue is promised
+	place    *streams.Place // in a stream; nil in a queue
 	closes   chan *amqp.Error
 	cancels  chan string
 	turn     chan<- struct{} // the turn in the session's trial; nil when this consumer has it or no longer needs it
@@ -147,7 +149,7 @@ func (u *subscription) open(prefetch int, trial bool) error {
 		if err := u.ch.Qos(prefetch, 0, false); err != nil {
 			return err
 		}
-		deliveries, err := u.ch.Consume(c.cfg.Queue, tag, false, c.cfg.Exclusive, false, false, c.cfg.Arguments)
+		deliveries, err := u.ch.Consume(c.cfg.Queue, tag, false, c.cfg.Exclusive, false, false, u.place.Arguments(c.cfg.Arguments))
 		opened <- deliveries
 		return err
 	}
@@ -160,6 +162,9 @@ func (u *subscription) open(prefetch int, trial bool) error {
 	f := &feed{session: u.session, ch: u.ch, of: u, deliveries: u.deliveries, acks: u.acks, left: &u.remains, lease: u.lease, patient: c.patient(u.lease.life)}
 	if u.inOrder {
 		f.again = make(chan *Delivery, prefetch)
+	}
+	if f.place = u.place; f.place != nil {
+		f.again = make(chan *Delivery, prefetch+chunk)
 	}
 	if trial {
 		c.taking.Store(trying)

@@ -12,6 +12,7 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 
 	"github.com/harebus/harebus/internal/session"
+	"github.com/harebus/harebus/internal/streams"
 )
 
 const (
@@ -33,6 +34,7 @@ type feed struct {
 	acks       *session.Acker
 	left       *leftovers
 	lease      *ackable
+	place      *streams.Place  // in a stream; nil in a queue
 	patient    context.Context // see Patient
 	again      chan *Delivery  // held ones to be handled again; nil if the order is not promised
 	lanes      *tenure         // of an ordered queue, instead of deliveries; else nil
@@ -90,8 +92,8 @@ func (c *consumer) read(f *feed, w *worker) {
 		}
 		return
 	}
-	for d, again, ok := w.next(f); ok; d, again, ok = w.next(f) {
-		c.handle(f, d, w, again)
+	for d, held, ok := w.next(f); ok; d, held, ok = w.next(f) {
+		c.readOn(f, c.handle(f, d, w, held), w)
 	}
 }
 
@@ -106,30 +108,43 @@ func (c *consumer) rest(w *worker, changed <-chan struct{}) {
 	c.resting.Add(-1)
 }
 
-// handle handles one delivery, or keeps it for giving back when the consumer is about to
-// end.
-func (c *consumer) handle(f *feed, raw amqp.Delivery, w *worker, again bool) {
+// handle handles one delivery, for the first time or one that was held, or keeps it for giving back when the consumer is about
+// to end. It returns what it has handled.
+func (c *consumer) handle(f *feed, raw amqp.Delivery, w *worker, held *Delivery) *Delivery {
 	c.busy.Add(1)
 	defer c.free()
 	if c.ending(f) {
+		if held == nil {
+			f.place.Left(raw.DeliveryTag)
+		}
 		c.keep(f, raw)
-		return
+		return nil
 	}
 	if f.trial != nil {
 		f.first.Do(func() { time.AfterFunc(survived, f.trial) })
 	}
 	task := c.cfg.Task()
 	d := task.base()
-	d.Raw, d.consumer, d.feed, d.task, d.Began, d.Again = raw, c, f, task, time.Now(), again
+	d.Raw, d.consumer, d.feed, d.task, d.Began = raw, c, f, task, time.Now()
+	if held != nil {
+		d.Again, d.Failures = true, held.Failures
+	}
+	returned := false
 	w.hand.Store(d)
 	defer func() {
 		w.hand.Store(nil)
-		d.leave()
+		d.leave(returned)
 	}()
-	if d.unpack() {
+	switch {
+	case !d.unpack():
+		f.place.Left(raw.DeliveryTag)
+		d.ended.Store(f.place != nil)
+	case f.place == nil || held != nil || d.arrived():
 		c.heed(d)
 		task.Handle()
 	}
+	returned = true
+	return d
 }
 
 // ending says that no handler begins any more with what a feed has.

@@ -25,6 +25,7 @@ func NamesOf(prefix string) Names {
 		Parking:            prefix + "Parking",
 		ReplyBy:            prefix + "ReplyBy",
 		Fault:              prefix + "Fault",
+		StreamOffset:       prefix + "StreamOffset",
 		Key:                prefix + "Key",
 		CausationID:        prefix + "CausationId",
 		Environment:        prefix + "Environment",

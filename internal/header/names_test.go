@@ -21,7 +21,7 @@ func TestNames(t *testing.T) {
 		harebus.HeaderIntent, harebus.HeaderMessageType, harebus.HeaderContentType, harebus.HeaderContentEncoding, harebus.HeaderDeferredTime,
 		harebus.HeaderErrorRetries, harebus.HeaderErrorDetails, harebus.HeaderSourceQueue, harebus.HeaderHops, harebus.HeaderFirstFailed,
 		harebus.HeaderLeftOut, harebus.HeaderRawHeaders, harebus.HeaderSignature, harebus.HeaderParking, harebus.HeaderReplyBy,
-		harebus.HeaderFault, harebus.HeaderCausationID, harebus.HeaderEnvironment, harebus.HeaderDialect, harebus.HeaderKey,
+		harebus.HeaderFault, harebus.HeaderCausationID, harebus.HeaderEnvironment, harebus.HeaderDialect, harebus.HeaderKey, harebus.HeaderStreamOffset,
 	}
 	for i := range want {
 		want[i] = "x." + want[i]

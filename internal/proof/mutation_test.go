@@ -17,8 +17,8 @@ var mutations = flag.Bool("mutations", false, "check that the simulation notices
 var mutants = []mutant.Mutant{
 	{
 		Name: "acknowledge before handling", File: "internal/consume/worker.go",
-		Old:    "\tif d.unpack() {\n",
-		New:    "\td.Ack()\n\tif d.unpack() {\n",
+		Old:    "\t\tc.heed(d)\n\t\ttask.Handle()\n",
+		New:    "\t\tc.heed(d)\n\t\td.Ack()\n\t\ttask.Handle()\n",
 		Breaks: "NOLOSS",
 	},
 	{

@@ -14,6 +14,7 @@ import (
 	"github.com/harebus/harebus/internal/messageid"
 	"github.com/harebus/harebus/internal/publish"
 	"github.com/harebus/harebus/internal/wire"
+	"github.com/harebus/harebus/stream"
 )
 
 // copyTo makes a copy of the message as it came, to be published to a queue: body,
@@ -120,6 +121,9 @@ func (c *Case) failedCopy(queue string, cause error) *publish.Message {
 	headers[names.FirstFailed] = header.ISOTime(first) // only harebus reads it
 	if c.SourceQueue == "" {
 		headers[names.SourceQueue] = c.Queue.Name
+	}
+	if offset, ok := c.originalHeaders()[stream.Header]; ok && c.On.Reads() {
+		headers[names.StreamOffset] = offset
 	}
 	return out
 }

@@ -65,6 +65,13 @@ func (q *Queue) Answer(ctx context.Context, to, correlationID string, body []byt
 	}})
 }
 
+// Token sends a token of a group of readers.
+func (q *Queue) Token(ctx context.Context, to string, body []byte) error {
+	return q.tell(ctx, &publish.Message{Key: to, Mandatory: true, Publishing: amqp.Publishing{
+		MessageId: messageid.New(), ContentType: "application/json", DeliveryMode: amqp.Persistent, Body: body,
+	}})
+}
+
 func (q *Queue) tell(ctx context.Context, m *publish.Message) error {
 	publisher, err := q.Publisher()
 	if err != nil {

@@ -286,7 +286,23 @@ func (c *Case) bury(out *publish.Message, cause error) Result {
 		}
 		c.Queue.parking.close(err)
 	}
+	if c.On.Reads() {
+		return c.stay(out, cause)
+	}
 	return c.putOff(out, cause)
+}
+
+// stay tries again until the error queue takes the copy. A stream has no delay queues: what is published to it would be read
+// by everybody.
+func (c *Case) stay(out *publish.Message, cause error) Result {
+	if _, _, say := c.Queue.parking.putOff(); say {
+		c.On.Log().Error("the error queue takes no messages; the stream is not read on until it does",
+			append(c.Fields(), zap.Error(c.Queue.parking.trouble()), zap.NamedError("failure", cause))...)
+	}
+	if !wait.Sleep(c.On.Stopping(), quiet) || !c.On.Connected() {
+		return Stuck
+	}
+	return c.bury(out, cause)
 }
 
 // putOff sends the copy to the delay queues, with the header Parking. It is parked

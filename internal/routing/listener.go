@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/harebus/harebus/order"
+	"github.com/harebus/harebus/stream"
 	"github.com/harebus/harebus/topology"
 )
 
@@ -31,15 +32,8 @@ type Listener struct {
 	ErrorQueue ErrorQueue
 	// Order is that of an ordered queue, else nil.
 	Order *order.Config
-}
-
-// OrderFaults are why the queue, with so many consumers, cannot be an ordered one.
-func (l *Listener) OrderFaults(consumers int, exclusive bool) []error {
-	o := l.Options
-	return l.Order.Faults(order.Uses{
-		Type: o.Type, Arguments: o.Arguments, Consumers: consumers,
-		Private: o.Exclusive || o.AutoDelete || o.PerInstance || o.AsFound, Alone: exclusive,
-	})
+	// Stream is that of a queue that is read as a stream, else nil.
+	Stream *stream.Config
 }
 
 const (
@@ -66,7 +60,10 @@ func (l *Listener) Topology(x Exchanges, topics []string) topology.Topology {
 		}},
 		Bindings: append([]topology.Binding{{Exchange: x.Direct, Key: l.Name, Queue: l.Name}}, x.Bindings(l.Name, topics, nil)...),
 	}
-	if l.Options.AsFound {
+	switch {
+	case l.Stream != nil:
+		return l.Stream.Topology(l.Name) // the stream is somebody else's
+	case l.Options.AsFound:
 		t.Queues = nil
 	}
 	return topology.Join(t, l.Order.Topology(l.Name))

@@ -18,10 +18,13 @@ func Permanent(err error) bool {
 	}
 	var broker *amqp.Error
 	if errors.As(err, &broker) {
-		return broker.Server && slices.Contains(refusals, broker.Code) && !Unreachable(err) && !full(broker)
+		return broker.Server && slices.Contains(refusals, broker.Code) && !Unreachable(err) && !full(broker) && !strings.Contains(broker.Reason, noReplica)
 	}
 	return misdirected(err)
 }
+
+// noReplica are the broker's words for a stream that this node has no replica of, or none that runs yet: another node has.
+const noReplica = "replica on the local node"
 
 // full says whether the broker has refused a connection because it has too many.
 // Waiting helps then: others end, for example those of the instances that this one
