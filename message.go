@@ -91,7 +91,7 @@ type Properties = dialect.Properties
 func (m *Message) CustomHeaders() map[string]any {
 	custom := make(map[string]any, len(m.Headers))
 	for key, value := range m.Headers {
-		if !header.OfBroker(key) && !strings.HasPrefix(key, m.prefix) && field.Check(key, value) == nil {
+		if !header.OfBroker(key) && key != header.ClientCount && !strings.HasPrefix(key, m.prefix) && field.Check(key, value) == nil {
 			custom[key] = value
 		}
 	}

@@ -30,9 +30,22 @@ func (b *Broker) Has(host, virtualHost string, also ...string) error {
 	return nil
 }
 
+// plain says whether a name needs no further look: most are of this kind.
+func plain(name string) bool {
+	for i := range len(name) {
+		if c := name[i]; c <= ' ' || c >= 0x7f || c == '%' || c == '/' {
+			return false
+		}
+	}
+	return name != "" && name[0] != '.'
+}
+
 // ParseQueue checks that text, from the network, can be the name of a queue to answer to. Percent-encoding is decoded.
 func ParseQueue(text string) (string, error) {
 	const longest = 255
+	if len(text) <= longest && plain(text) {
+		return text, nil
+	}
 	name, err := url.PathUnescape(text)
 	switch {
 	case err != nil:

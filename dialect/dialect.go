@@ -42,7 +42,7 @@ type Dialect interface {
 	// harebus.ErrRefused.
 	Write(e *Envelope, to Destination) (Wire, error)
 	// Read makes the envelope of a message. It returns false if the message is not written in this dialect. With an error
-	// the message is parked as "bad-envelope"; an envelope beside the error tells what could be read.
+	// the message is parked as "bad-envelope"; an envelope beside the error tells what could be read. The caller may change the envelope.
 	Read(w *Wire) (*Envelope, bool, error)
 }
 

@@ -216,16 +216,17 @@ var modules = map[string]struct {
 	folder  string
 	imports []string
 }{
-	"telemetry.md":  {"../otelbus", []string{"github.com/harebus/harebus/otelbus", "go.opentelemetry.io/otel/propagation"}},
-	"contracts.md":  {"../asyncapi", []string{"github.com/harebus/harebus/asyncapi", "testing"}},
-	"schedules.md":  {"../schedule", []string{"github.com/harebus/harebus/schedule"}},
-	"batches.md":    {"", []string{"github.com/harebus/harebus/batch"}},
-	"fairness.md":   {"", []string{"github.com/harebus/harebus/fair"}},
-	"limits.md":     {"", []string{"github.com/harebus/harebus/limit"}},
-	"ordering.md":   {"", []string{"github.com/harebus/harebus/order"}},
-	"pulse.md":      {"", []string{"github.com/harebus/harebus/pulse"}},
-	"neighbours.md": {"", []string{"github.com/harebus/harebus/dialect", "github.com/harebus/harebus/dialect/wolverine"}},
-	"streams.md":    {"", []string{"github.com/harebus/harebus/stream"}},
+	"telemetry.md":   {"../otelbus", []string{"github.com/harebus/harebus/otelbus", "go.opentelemetry.io/otel/propagation"}},
+	"contracts.md":   {"../asyncapi", []string{"github.com/harebus/harebus/asyncapi", "testing"}},
+	"schedules.md":   {"../schedule", []string{"github.com/harebus/harebus/schedule"}},
+	"batches.md":     {"", []string{"github.com/harebus/harebus/batch"}},
+	"fairness.md":    {"", []string{"github.com/harebus/harebus/fair"}},
+	"limits.md":      {"", []string{"github.com/harebus/harebus/limit"}},
+	"ordering.md":    {"", []string{"github.com/harebus/harebus/order"}},
+	"pulse.md":       {"", []string{"github.com/harebus/harebus/pulse"}},
+	"neighbours.md":  {"", []string{"github.com/harebus/harebus/dialect", "github.com/harebus/harebus/dialect/wolverine"}},
+	"streams.md":     {"", []string{"github.com/harebus/harebus/stream"}},
+	"masstransit.md": {"", []string{"github.com/harebus/harebus/dialect", "github.com/harebus/harebus/dialect/masstransit"}},
 }
 
 // program makes something that compiles of a block: a package that is not main, so

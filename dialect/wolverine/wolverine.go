@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/harebus/harebus/dialect"
+	"github.com/harebus/harebus/internal/jsontext"
 )
 
 // Config says which types are exchanged with the peers.
@@ -75,9 +76,9 @@ const (
 	encrypted   = "application/wolverine-encrypted+json"
 )
 
-// Read reads a message that has the header wolverine-protocol-version.
+// Read reads a message that has the header wolverine-protocol-version and is not in the envelope of another bus.
 func (d *Dialect) Read(w *dialect.Wire) (*dialect.Envelope, bool, error) {
-	if _, ok := w.Headers[version]; !ok {
+	if _, ok := w.Headers[version]; !ok || wrapped(w) {
 		return nil, false, nil
 	}
 	p := &w.Properties
@@ -109,6 +110,24 @@ func (d *Dialect) Read(w *dialect.Wire) (*dialect.Envelope, bool, error) {
 		e.ReplyTo, e.NoReply = parseAddress(address)
 	}
 	return e, true, check(e, p)
+}
+
+// wrapped says whether Wolverine has written the message in the envelope of another bus, for a peer of that one. Such a
+// body must not be taken for a message.
+func wrapped(w *dialect.Wire) bool {
+	if media := w.Properties.ContentType; media != "" && media != "application/json" && strings.HasPrefix(media, "application/") {
+		return strings.HasPrefix(media, "application/vnd.masstransit") || strings.HasPrefix(media, "application/cloudevents")
+	}
+	cloud, transit := bytes.Contains(w.Body, []byte(`"specversion"`)), bytes.Contains(w.Body, []byte(`"urn:message:`))
+	if !cloud && !transit {
+		return false
+	}
+	found := map[string]bool{}
+	_ = jsontext.Object(w.Body, func(key []byte, _ jsontext.Value) error { // what is no JSON is no envelope
+		found[string(key)] = true
+		return nil
+	})
+	return found["specversion"] && found["source"] || found["messageType"] && found["message"]
 }
 
 const maxExpiration = 1<<32 - 1

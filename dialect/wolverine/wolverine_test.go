@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/harebus/harebus/brokertest"
 	"github.com/harebus/harebus/dialect"
 	"github.com/harebus/harebus/dialect/wolverine"
 	"github.com/harebus/harebus/internal/dialecttest"
@@ -130,4 +131,39 @@ func says(t *testing.T, err error, parts ...string) {
 // TestReadCosts: reading Wolverine's messages costs little more than reading those of harebus.
 func TestReadCosts(t *testing.T) { //nolint:paralleltest // it measures
 	dialecttest.Costs(t, peer(), "wolverine-send")
+}
+
+// TestTalk: a service and a client that plays the peer ask and answer, fail and publish in both directions.
+func TestTalk(t *testing.T) {
+	t.Parallel()
+	broker := brokertest.New(brokertest.WithVHost("shop"))
+	defer broker.Close()
+	dialecttest.Talk(t, dialecttest.Place{URL: "amqp://guest:guest@localhost:5672/shop", Dial: broker.Dial}, dialecttest.Wolverine())
+}
+
+// TestWrapped: what Wolverine has written in the envelope of another bus is left to the dialect of that one.
+func TestWrapped(t *testing.T) {
+	t.Parallel()
+	d := peer()
+	send := dialecttest.Load(t, "wolverine-send")
+	for name, body := range map[string]string{
+		"CloudEvents": `{"specversion":"1.0","source":"x","id":"7","type":"t","data":{"id":7}}`,
+		"MassTransit": `{"messageType":["urn:message:Acme.Orders:PlaceOrder"],"message":{"id":7}}`,
+	} {
+		w := send
+		w.Body = []byte(body)
+		if e, is, err := d.Read(&w); is || err != nil {
+			t.Errorf("%s: read as %+v, %v", name, e, err)
+		}
+	}
+	w := send
+	w.Properties.ContentType = "application/vnd.masstransit+json"
+	if _, is, _ := d.Read(&w); is {
+		t.Error("an envelope of MassTransit is read")
+	}
+	w = send
+	w.Body = []byte(`{"note":"\"specversion\" and \"urn:message:","id":7}`)
+	if _, is, err := d.Read(&w); !is || err != nil {
+		t.Errorf("a message that quotes: %v, %v", is, err)
+	}
 }

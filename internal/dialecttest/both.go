@@ -46,7 +46,7 @@ func Goldens(t *testing.T, d dialect.Dialect, cases []Case) {
 				t.Error("Read has changed the message")
 			}
 			want := c.Want
-			if want.Body = []byte(c.Body); c.Body == "" && c.Want.Fault == nil {
+			if want.Body = []byte(c.Body); c.Body == "" {
 				want.Body = w.Body
 			}
 			sameEnvelope(t, e, &want)
@@ -71,6 +71,9 @@ func sameEnvelope(t *testing.T, got, want *dialect.Envelope) {
 	g, w := reflect.ValueOf(*got), reflect.ValueOf(*want)
 	for i := range g.NumField() {
 		name := g.Type().Field(i).Name
+		if name == "Body" && want.Fault != nil {
+			continue
+		}
 		a, b := g.Field(i).Interface(), w.Field(i).Interface()
 		switch x := a.(type) {
 		case time.Time:

@@ -25,7 +25,12 @@ var Broker = dialect.Broker{Hosts: []string{"localhost"}, VirtualHost: "shop"}
 // Load reads testdata/name.json.
 func Load(tb testing.TB, name string) dialect.Wire {
 	tb.Helper()
-	raw, err := os.ReadFile(filepath.Join("testdata", name+".json"))
+	return load(tb, "testdata", name)
+}
+
+func load(tb testing.TB, folder, name string) dialect.Wire {
+	tb.Helper()
+	raw, err := os.ReadFile(filepath.Join(folder, name+".json"))
 	if err != nil {
 		tb.Fatal(err)
 	}

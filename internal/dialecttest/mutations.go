@@ -123,6 +123,9 @@ type absent struct{}
 
 // replaced is changed for a text that is there.
 func replaced(w *dialect.Wire, path, value string) (*dialect.Wire, bool) {
+	if _, ok := flat(w)[path]; !ok {
+		return nil, false
+	}
 	return changed(w, path, value)
 }
 

@@ -71,6 +71,9 @@ func (d *Dialect) Sendable(in map[string]any) (amqp.Table, error) {
 	return headers, nil
 }
 
+// ClientCount is a header in which a client of .NET counts what it publishes on a channel.
+const ClientCount = "x-dotnet-pub-seq-no"
+
 // OfBroker says whether the broker writes the header key, or acts on it. CC and
 // BCC make whoever publishes them write to any queue; a copied x-death makes a
 // second delay vanish on RabbitMQ 3.10; with x-received-from an event is not

@@ -124,7 +124,7 @@ func (p *Peers) Overlaps() (found []string) {
 
 // Foreign is a message that was written by another bus. A nil Foreign is one that was not.
 type Foreign struct {
-	dialect.Envelope
+	*dialect.Envelope
 	Dialect dialect.Dialect
 }
 
@@ -158,22 +158,28 @@ func (f *Foreign) Refuses() error {
 // Read is header.Dialect.Read of what this setup reads. Foreign is not nil if it is not a message of harebus; its
 // Headers are then all that a handler gets.
 func (p *Peers) Read(in *amqp.Delivery) (header.Head, *Foreign, []header.Fault) {
-	h, faults := p.own.Read(in)
 	if len(p.dialects) == 0 {
+		h, faults := p.own.Read(in)
 		return h, nil, faults
 	}
 	f, err := p.foreign(in, p.dialects)
-	switch {
-	case f != nil:
+	h, faults := p.head(in, f)
+	if f != nil {
 		f.into(&h)
 		f.addHeaders(in.Headers, p.own.Prefix)
-	case err == nil:
-		return h, nil, faults
 	}
 	if err != nil {
 		faults = append(faults, header.Fault{Reason: "bad-envelope", Err: err})
 	}
 	return h, f, faults
+}
+
+// head is what the headers of harebus say. A message that comes straight from a peer has none.
+func (p *Peers) head(in *amqp.Delivery, f *Foreign) (header.Head, []header.Fault) {
+	if _, copied := in.Headers[p.own.Names.MessageID]; f == nil || copied || p.own.Environment != "" {
+		return p.own.Read(in)
+	}
+	return header.Head{ID: in.MessageId, CorrelationID: in.CorrelationId, TimeSent: in.Timestamp}, nil
 }
 
 // AnswersTo is the id of the request that a message answers.
@@ -207,18 +213,21 @@ func (p *Peers) foreign(in *amqp.Delivery, dialects []dialect.Dialect) (*Foreign
 	} else if _, ours := in.Headers[names.MessageID]; ours {
 		return nil, nil //nolint:nilnil // nothing is wrong
 	}
-	w := &dialect.Wire{
+	one := &struct { // together, as one allocation
+		w dialect.Wire
+		f Foreign
+	}{w: dialect.Wire{
 		Exchange: in.Exchange, RoutingKey: in.RoutingKey, Headers: in.Headers, Body: in.Body, Broker: &p.broker,
 		Properties: Properties(in),
-	}
+	}}
 	for _, d := range dialects {
-		e, is, err := ask(d, w)
+		e, is, err := ask(d, &one.w)
 		if !is {
 			continue
 		}
-		f := &Foreign{Dialect: d}
-		if e != nil {
-			f.Envelope = *e
+		f := &one.f
+		if *f = (Foreign{e, d}); e == nil {
+			f.Envelope = &dialect.Envelope{}
 		}
 		if err == nil {
 			err = f.check()
@@ -270,7 +279,7 @@ func (f *Foreign) check() error {
 		{"request id", &f.RequestID}, {"type", &f.Type}, {"reply address", &f.ReplyTo}, {"fault address", &f.FaultTo},
 		{"address of the sender", &f.From}, {"content type", &f.ContentType}, {"content encoding", &f.ContentEncoding},
 	} {
-		if len(*one.text) <= field.MaxShortString && !strings.ContainsFunc(*one.text, invalid) {
+		if len(*one.text) <= field.MaxShortString && printable(*one.text) {
 			continue
 		}
 		faults = append(faults, field.CheckShort(one.name, *one.text))
@@ -280,6 +289,16 @@ func (f *Foreign) check() error {
 		*one.text = ""
 	}
 	return errors.Join(faults...)
+}
+
+// printable says whether there is nothing invalid in a text.
+func printable(text string) bool {
+	for i := range len(text) {
+		if c := text[i]; c < ' ' || c >= 0x7f {
+			return !strings.ContainsFunc(text, invalid)
+		}
+	}
+	return true
 }
 
 // invalid is true for what is in no id, type or name of a queue: control characters, and bytes that are no UTF-8.
@@ -311,6 +330,10 @@ func (f *Foreign) addHeaders(wire amqp.Table, prefix string) {
 			all[key] = value
 		}
 	}
-	maps.Copy(all, wire)
+	for key, value := range wire {
+		if _, ok := all[key]; !ok || !field.Deadly(value) { // copies lack what is deadly, and are to be read alike
+			all[key] = value
+		}
+	}
 	f.Headers = all
 }

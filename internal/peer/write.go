@@ -10,6 +10,7 @@ import (
 	"github.com/harebus/harebus/dialect"
 	"github.com/harebus/harebus/internal/field"
 	"github.com/harebus/harebus/internal/foreign"
+	"github.com/harebus/harebus/internal/header"
 	"github.com/harebus/harebus/internal/publish"
 )
 
@@ -33,7 +34,7 @@ func (p *Peers) Write(d dialect.Dialect, l Letter) error {
 		to.Topic = l.Exchange
 	}
 	if l.Kind == dialect.Reply && l.Handled != nil {
-		to.Answers = &l.Handled.Envelope
+		to.Answers = l.Handled.Envelope
 	}
 	var w dialect.Wire
 	err := foreign.Call(func() (err error) {
@@ -81,7 +82,7 @@ func (p *Peers) envelope(l Letter) *dialect.Envelope {
 	}
 	e.Headers = make(map[string]any, len(in.Headers))
 	for key, value := range in.Headers {
-		if !strings.HasPrefix(key, p.own.Prefix) {
+		if !strings.HasPrefix(key, p.own.Prefix) && key != header.ClientCount {
 			e.Headers[key] = value
 		}
 	}

@@ -1,0 +1,228 @@
+package masstransit_test
+
+import (
+	"errors"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/harebus/harebus/brokertest"
+	"github.com/harebus/harebus/dialect"
+	"github.com/harebus/harebus/dialect/masstransit"
+	"github.com/harebus/harebus/internal/dialecttest"
+)
+
+var types = dialect.Types{
+	"PlaceOrder": "Acme.Orders:PlaceOrder", "OrderPlaced": "Acme.Orders:OrderPlaced", "CheckOrder": "Acme.Orders:CheckOrder",
+	"OrderStatus": "Acme.Orders:OrderStatus", "GetOrder": "Acme.Orders:GetOrder",
+}
+
+func peer() *masstransit.Dialect {
+	return masstransit.New(masstransit.Config{Types: types, Interfaces: map[string][]string{"OrderPlaced": {"Acme.Orders:IOrderEvent"}}, Hosts: []string{"127.0.0.1"}})
+}
+
+// at is a time of 28 November 2026.
+func at(t *testing.T, clock string) time.Time {
+	t.Helper()
+	when, err := time.Parse("2006-01-02 15:04:05.9999999", "2026-11-28 "+clock)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return when
+}
+
+const (
+	json = "application/json"
+	// What is written differently, and why.
+	count  = "headers.x-dotnet-pub-seq-no" // RabbitMQ.Client counts for itself
+	host   = "body.host."                  // harebus does not tell about its machine
+	must   = "mandatory"                   // harebus hears of a message that no queue takes
+	source = "body.sourceAddress"          // the short form of the same address
+	target = "body.destinationAddress"     // likewise
+	where  = "exchange"                    // the queue of an endpoint is reached by the default exchange,
+	key    = "routing_key"                 // with its name
+	expire = "properties.Expiration"       // the bus writes it
+)
+
+// TestGoldens: what MassTransit writes is read, and written again as it was.
+func TestGoldens(t *testing.T) {
+	t.Parallel()
+	const (
+		customer = `{"id":7,"customer":"Ada Müller","total":"12.50","at":"2026-11-21T08:44:41.901107Z"}`
+		bus      = "HOST_shop_bus_arryyyfh1caayenpbdxw4q48db"
+	)
+	always := []string{count, host, must, source, target, where, key}
+	dialecttest.Goldens(t, peer(), []dialecttest.Case{
+		{
+			Golden: "masstransit-send", To: &dialect.Destination{Name: "orders"}, Differs: always, Body: customer,
+			Want: dialect.Envelope{
+				ID: "7f0c0000-bc93-3180-a135-08df4d3b8647", ConversationID: "7f0c0000-bc93-3180-4004-08df4d3b864e", Type: "PlaceOrder",
+				Types: []string{"Acme.Orders:PlaceOrder"}, From: "HOST_shop_bus_xhgyyyfh1caabfhkbdxw4qhfbo", ContentType: json, TimeSent: at(t, "10:36:56.1150261"),
+			},
+		},
+		{
+			Golden: "masstransit-publish", To: &dialect.Destination{Kind: dialect.Publish, Name: "order.placed", Topic: "PikaBusTopic"}, Body: customer,
+			Differs: []string{count, host, source, target},
+			Want: dialect.Envelope{
+				ID: "c1080000-bc93-3180-f48c-08df4d3b4753", ConversationID: "c1080000-bc93-3180-fa33-08df4d3b4756", Type: "OrderPlaced",
+				Types: []string{"Acme.Orders:OrderPlaced", "Acme.Orders:IOrderEvent"}, From: "HOST_shop_bus_arryyyfh1caabrzybdxw4q48nf", ContentType: json,
+				TimeSent: at(t, "10:35:10.499342"),
+			},
+		},
+		{
+			Golden: "masstransit-request", To: &dialect.Destination{Kind: dialect.Request, Name: "orders"}, Body: `{"id":7}`,
+			Differs: append([]string{expire, "properties.ReplyTo", "body.responseAddress"}, always...), // an answer to a queue with other arguments than MassTransit's would stop the peer
+			Want: dialect.Envelope{
+				ID: "c1080000-bc93-3180-f8b4-08df4d3b477c", RequestID: "c1080000-bc93-3180-bf26-08df4d3b477c", ConversationID: "c1080000-bc93-3180-07e2-08df4d3b477d",
+				Type: "CheckOrder", Types: []string{"Acme.Orders:CheckOrder"}, Accepts: []string{"OrderStatus"}, From: bus, ReplyTo: bus, ContentType: json,
+				TimeSent: at(t, "10:35:10.768146"), Expires: at(t, "10:35:30.7686236"),
+			},
+		},
+		{
+			Golden: "masstransit-request-replyto", To: &dialect.Destination{Kind: dialect.Request, Name: "orders"}, Body: `{"id":7}`,
+			Differs: append([]string{expire, "body.responseAddress"}, always...),
+			Want: dialect.Envelope{
+				ID: "c1080000-bc93-3180-0792-08df4d3b47ac", RequestID: "c1080000-bc93-3180-c7cf-08df4d3b47aa", ConversationID: "c1080000-bc93-3180-1ab9-08df4d3b47ac",
+				Type: "CheckOrder", Types: []string{"Acme.Orders:CheckOrder"}, Accepts: []string{"OrderStatus"}, ContentType: json,
+				From:     "amq.rabbitmq.reply-to",
+				ReplyTo:  "amq.rabbitmq.reply-to.g1h2AA1yZXBseUA5NTAyNjUzAAAQTwAAAARrCqES.DjZmsvakc1bm4+7rPxZLGA==",
+				TimeSent: at(t, "10:35:11.0765458"), Expires: at(t, "10:35:16.0783887"),
+			},
+		},
+		{
+			Golden: "masstransit-response", To: &dialect.Destination{Kind: dialect.Reply, Name: bus, Answers: &dialect.Envelope{RequestID: "c1080000-bc93-3180-bf26-08df4d3b477c"}},
+			Body: `{"id":7,"status":"placed"}`, Differs: append([]string{expire}, always...),
+			Want: dialect.Envelope{
+				ID: "c1080000-bc93-3180-62db-08df4d3b477d", RequestID: "c1080000-bc93-3180-bf26-08df4d3b477c", ConversationID: "c1080000-bc93-3180-07e2-08df4d3b477d",
+				CausationID: "c1080000-bc93-3180-bf26-08df4d3b477c", Type: "OrderStatus", Types: []string{"Acme.Orders:OrderStatus"}, From: "orders", ContentType: json,
+				TimeSent: at(t, "10:35:10.7708635"), Expires: at(t, "10:35:30.7686846"),
+			},
+		},
+		{
+			Golden: "masstransit-activity", To: &dialect.Destination{Name: "orders"}, Body: customer,
+			Differs: append([]string{"headers.traceparent", "headers.baggage", "body.headers.traceparent", "body.headers.baggage", "headers.MT-Activity-Correlation-Context"}, always...),
+			Want: dialect.Envelope{
+				ID: "c1080000-bc93-3180-d9df-08df4d3b4864", ConversationID: "c1080000-bc93-3180-de8d-08df4d3b4864", Type: "PlaceOrder",
+				Types: []string{"Acme.Orders:PlaceOrder"}, From: "HOST_shop_bus_arryyyfh1caayg8hbdxw4q4edb", ContentType: json, TimeSent: at(t, "10:35:12.2877919"),
+				Headers: map[string]any{
+					"traceparent": "00-f283a74645927e0e689ad9766b7cd3d4-ae34df6713f1fd9d-01", "baggage": "tenant=acme",
+					"MT-Activity-Correlation-Context": []any{map[string]any{"key": "tenant", "value": "acme"}},
+				},
+			},
+		},
+		{
+			Golden: "masstransit-headers", Body: customer,
+			Want: dialect.Envelope{
+				ID: "c1080000-bc93-3180-605b-08df4d3b483c", CorrelationID: "0f0e6b7c-0000-4000-8000-000000000003", ConversationID: "c1080000-bc93-3180-aaab-08df4d3b483c",
+				CausationID: "0f0e6b7c-0000-4000-8000-000000000006", Type: "PlaceOrder", Types: []string{"Acme.Orders:PlaceOrder"},
+				From: "HOST_shop_bus_arryyyfh1caay1oybdxw4q4ebt", ContentType: json, TimeSent: at(t, "10:35:12.0225371"), Expires: at(t, "10:36:42.0264899"),
+				Headers: map[string]any{"h-decimal": "1.50", "h-false": false, "h-object": map[string]any{"a": int64(1)}, "h-array": []any{"a", "b"}}, // the others are headers of AMQP; a decimal is in no copy
+			},
+		},
+		{
+			Golden: "masstransit-raw",
+			Want: dialect.Envelope{
+				ID: "c1080000-bc93-3180-ecc0-08df4d3b482a", RequestID: "0f0e6b7c-0000-4000-8000-000000000004", CorrelationID: "0f0e6b7c-0000-4000-8000-000000000003",
+				ConversationID: "c1080000-bc93-3180-14e0-08df4d3b482b", Type: "PlaceOrder", Types: []string{"Acme.Orders:PlaceOrder"},
+				From: "HOST_shop_bus_arryyyfh1caay473bdxw4q4ebr", ReplyTo: "shop", FaultTo: "shop-faults", ContentType: json,
+			},
+		},
+		{
+			Golden: "masstransit-fault-reply",
+			Want: dialect.Envelope{
+				ID: "c1080000-bc93-3180-4236-08df4d3b4789", RequestID: "c1080000-bc93-3180-f306-08df4d3b477e", ConversationID: "c1080000-bc93-3180-043e-08df4d3b477f",
+				CausationID: "c1080000-bc93-3180-f306-08df4d3b477e", Type: "MassTransit:Fault[[Acme.Orders:CheckOrder]]",
+				Types: []string{"MassTransit:Fault[[Acme.Orders:CheckOrder]]", "MassTransit:Fault"}, From: "orders", ContentType: json,
+				TimeSent: at(t, "10:35:10.848671"), Expires: at(t, "10:35:30.788925"),
+				Fault: &dialect.Fault{Reason: "System.InvalidOperationException", Text: "no such order"},
+			},
+		},
+		{
+			Golden: "masstransit-request-by-wolverine", Body: `{"id":7}`,
+			Want: dialect.Envelope{
+				ID: "08df4d3e-2006-5824-0200-000000000000", CorrelationID: "6fa4f5a4-36ee-46eb-aa63-0bcde3919d79", ConversationID: "08df4d3e-2006-5824-0200-000000000000",
+				Type: "GetOrder", Types: []string{"Acme.Orders:GetOrder"}, ContentType: json, TimeSent: at(t, "10:55:33.0632063"), Expires: at(t, "10:55:34.0528836"),
+				NoReply: errors.New(`the address "rabbitmq://127.0.0.1/wolv2/wolverine.response.e2c2436a-0589-47d8-854d-9086b8d294af": the address is in the virtual host "wolv2", and this is another one`),
+			},
+		},
+	})
+}
+
+// TestHostile: what strangers may write is read as something whole, or refused; an address that is no endpoint is not answered.
+func TestHostile(t *testing.T) {
+	t.Parallel()
+	dialecttest.Mutations{
+		Goldens: []string{
+			"masstransit-send", "masstransit-request", "masstransit-request-replyto", "masstransit-response", "masstransit-fault-reply", "masstransit-headers", "masstransit-raw",
+			"masstransit-activity", "masstransit-publish", "masstransit-request-by-wolverine", "masstransit-minimal-in",
+		},
+		Own:       slices.Collect(maps.Keys(types)),
+		Addresses: []string{"body.responseAddress", "body.faultAddress", "headers.MT-Response-Address", "headers.MT-Fault-Address"},
+		Hostile: []string{
+			"exchange:%s", "queue:%s", "rabbitmq://localhost/shop/%s", "rabbitmq://other/shop/orders", "rabbitmq://localhost/other/orders", "rabbitmq://localhost/orders",
+			"exchange:orders?type=topic", "exchange:orders?type=direct", "topic:orders", "http://localhost/shop/orders", "orders", "rabbitmq://localhost", "rabbitmq:orders",
+			"rabbitmq://guest:guest@localhost/shop/orders", "rabbitmq:///shop/orders", "rabbitmq://localhost//orders", "rabbitmq://localhost/shop/a/b", "loopback://localhost/orders",
+			"exchange:orders?type=%zz",
+		},
+	}.Run(t, peer())
+}
+
+// TestCopies: a message that is retried, parked, stored and moved stays MassTransit's.
+func TestCopies(t *testing.T) {
+	t.Parallel()
+	dialecttest.Copies(t, peer(), "masstransit-send", "masstransit-request", "masstransit-headers", "masstransit-raw", "masstransit-activity", "masstransit-error", "masstransit-skipped",
+		"masstransit-publish", "masstransit-by-wolverine", "masstransit-minimal-in", "masstransit-types", "masstransit-schedule")
+}
+
+// FuzzRead reads what nobody would write.
+func FuzzRead(f *testing.F) {
+	dialecttest.Fuzz(f, peer(), []string{"masstransit-send", "masstransit-request", "masstransit-fault-reply", "masstransit-headers", "masstransit-raw", "masstransit-activity"},
+		[]string{"MT-MessageType", "MT-Response-Address", "MT-Fault-Address", "MT-Source-Address", "MT-Activity-Id", "MessageId", "RequestId"})
+}
+
+// TestReadCosts: reading MassTransit's messages costs little more than reading those of harebus.
+func TestReadCosts(t *testing.T) { //nolint:paralleltest // it measures
+	dialecttest.Costs(t, peer(), "masstransit-send")
+}
+
+// TestRefused: what the peer could not read is not sent.
+func TestRefused(t *testing.T) {
+	t.Parallel()
+	wrong := masstransit.New(masstransit.Config{
+		Types: dialect.Types{"A": "X", "B": "X", "C": "urn:message:Acme:C"}, Interfaces: map[string][]string{"Z": nil},
+	})
+	wrong.Topology("q", "Y")
+	says(t, wrong.Validate(), "twice", "leave urn:message: out", `"Z" has Interfaces`, `topology of "q"`)
+	guid := "08df4d3e-f5b2-6611-0200-000000000000"
+	for want, e := range map[string]dialect.Envelope{
+		"message id \"order-7\" is not a GUID":     {ID: "order-7", Type: "PlaceOrder", Body: []byte("{}")},
+		"correlation id \"order-7\" is not a GUID": {ID: guid, CorrelationID: "order-7", Type: "PlaceOrder", Body: []byte("{}")},
+		"not in the Types":                         {ID: guid, Type: "Strange", Body: []byte("{}")},
+		"is JSON":                                  {ID: guid, Type: "PlaceOrder", ContentType: "text/plain", Body: []byte("seven")},
+		"is JSON and not null":                     {ID: guid, Type: "PlaceOrder", Body: []byte("null")},
+	} {
+		_, err := peer().Write(&e, dialect.Destination{Name: "orders"})
+		says(t, err, want)
+	}
+	_, err := peer().Write(&dialect.Envelope{ID: guid, RequestID: "seven", Type: "CheckOrder", Accepts: []string{"Strange"}, Body: []byte("{}")}, dialect.Destination{Kind: dialect.Request})
+	says(t, err, "correlation id of a request", "Strange")
+}
+
+func says(t *testing.T, err error, parts ...string) {
+	t.Helper()
+	for _, part := range parts {
+		if err == nil || !strings.Contains(err.Error(), part) {
+			t.Errorf("%v does not say %q", err, part)
+		}
+	}
+}
+
+// TestTalk: a service and a client that plays the peer ask and answer, fail and publish in both directions.
+func TestTalk(t *testing.T) {
+	t.Parallel()
+	broker := brokertest.New(brokertest.WithVHost("shop"))
+	defer broker.Close()
+	dialecttest.Talk(t, dialecttest.Place{URL: "amqp://guest:guest@localhost:5672/shop", Dial: broker.Dial}, dialecttest.MassTransit())
+}
