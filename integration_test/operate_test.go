@@ -387,9 +387,24 @@ func (m *migration) settled(again int) {
 		more += n - 1
 	}
 	if more > again {
-		m.Errorf("%d messages were handled again, at most %d should be", more, again)
+		m.Errorf("%d messages were handled again, at most %d should be:%s", more, again, m.repeated())
 	}
 	m.Logf("RabbitMQ %s: %d messages, %d handled again", m.node.Version(), len(m.ids), more)
+}
+
+// repeated says when each message that was handled again has come.
+func (m *migration) repeated() string {
+	var said strings.Builder
+	times := map[string][]string{}
+	for _, a := range m.in.all() {
+		times[a.ID] = append(times[a.ID], fmt.Sprintf("%s from %q", a.at.Format("05.000"), a.Exchange))
+	}
+	for id, all := range times {
+		if len(all) > 1 {
+			fmt.Fprintf(&said, " %s: %s;", id, strings.Join(all, ", "))
+		}
+	}
+	return said.String()
 }
 
 // TestMigrateKilled kills a migration under load again and again, at any moment, and lets it end at last: nothing is
