@@ -16,7 +16,7 @@ SUITES ?= trixie sid
 SUITE ?=
 export HAREBUS_REQUIRE_BROKER ?= 1
 
-.PHONY: proof proof-order proof-simulated proof-real proof-schedules proof-outbox proof-operator proof-network proof-migrate test test-celery test-otel-js test-installed test-suite test-all race vet lint fmt tidy fuzz bench broker databases browser help
+.PHONY: proof proof-order proof-simulated proof-real proof-schedules proof-outbox proof-operator proof-network proof-migrate proof-streams test test-celery test-otel-js test-installed test-suite test-all race vet lint fmt tidy fuzz bench broker databases browser help
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -102,6 +102,13 @@ proof-outbox: broker databases
 proof-migrate: broker ## kills harebus topology migrate under load, 200 times at any moment
 	HAREBUS_RABBITMQ_ROOT="$(if $(SUITE),$$(scripts/rabbitmq-root $(SUITE)),$$HAREBUS_RABBITMQ_ROOT)" && export HAREBUS_RABBITMQ_ROOT && \
 		cd integration_test && go test -count=1 -v -timeout 60m -run '^TestMigrateKilled$$' . -migrate-kills 200
+
+# The part of the proof about streams: the processes of a group of readers are killed, stopped and frozen, three times on each
+# installed version.
+proof-streams: broker
+	for root in "$$HAREBUS_RABBITMQ_ROOT" $$(for suite in $(SUITES); do scripts/rabbitmq-root $$suite; done); do \
+		(cd integration_test && HAREBUS_RABBITMQ_ROOT="$$root" go test -count=1 -v -timeout 15m ./stream -lasts 25s -runs 3) || exit 1; \
+	done
 
 test-celery: broker ## exchanges messages with a real Celery, which CI does not do, because to fetch and start it takes too long (root, Python 3)
 	scripts/celery -c pass && HAREBUS_RABBITMQ_ROOT="$(if $(SUITE),$$(scripts/rabbitmq-root $(SUITE)),$$HAREBUS_RABBITMQ_ROOT)" && export HAREBUS_RABBITMQ_ROOT && \

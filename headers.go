@@ -62,8 +62,11 @@ const (
 	HeaderFault = "Fault"
 	// HeaderKey is the key of a message: see [WithKey]. PikaBus does not know it.
 	HeaderKey = "Key"
-	// HeaderStreamOffset is, in a parked message, where it is in the stream that HeaderSourceQueue names.
-	HeaderStreamOffset = "StreamOffset"
+	// HeaderStreamOffset is where a parked or replayed message is in its stream. A replayed one also has the run
+	// in HeaderReplayed and its id in HeaderOriginalMessageID.
+	HeaderStreamOffset      = "StreamOffset"
+	HeaderReplayed          = "Replayed"
+	HeaderOriginalMessageID = "OriginalMessageId"
 )
 
 // Intent says whether a message is a command or an event.

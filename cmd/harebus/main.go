@@ -8,6 +8,7 @@
 //	harebus errors [TASK] [flags] [ID...|FILE]
 //	harebus ui [flags]
 //	harebus redrive [flags]
+//	harebus replay -stream STREAM -queue QUEUE [flags]
 //	harebus status [flags] [QUEUE...]
 //	harebus top [flags] [QUEUE...]
 //	harebus peek [flags] QUEUE
@@ -75,6 +76,7 @@ var commands = []command{
 	{"listen", "print the messages of a queue", runListen},
 	{"errors", "show, retry, edit, archive and export failed messages", runErrors},
 	{"ui", "show all of this on a web page", runUI},
+	{"replay", "publish events of a stream to a queue again", runReplay},
 	{"redrive", "move parked messages back to their source", runRedrive},
 	{"status", "ask the instances of services how they are", runStatus},
 	{"top", "show what services handle, again and again", runTop},

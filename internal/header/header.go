@@ -16,7 +16,7 @@ import (
 // stamping a message concatenates nothing.
 type Names struct {
 	MessageID, CorrelationID, TimeSent, ReplyTo, OriginatingAddress, Intent, MessageType,
-	ContentType, ContentEncoding, DeferredTime, ErrorRetries, ErrorDetails, SourceQueue, Hops, FirstFailed, LeftOut, Parking, RawHeaders, ReplyBy, Fault, Key, Signature, CausationID, Environment, Dialect, StreamOffset string
+	ContentType, ContentEncoding, DeferredTime, ErrorRetries, ErrorDetails, SourceQueue, Hops, FirstFailed, LeftOut, Parking, RawHeaders, ReplyBy, Fault, Key, Signature, CausationID, Environment, Dialect, StreamOffset, Replayed, OriginalMessageID string
 }
 
 // Dialect is how a setup writes headers: their names and the format of times.

@@ -26,6 +26,8 @@ func NamesOf(prefix string) Names {
 		ReplyBy:            prefix + "ReplyBy",
 		Fault:              prefix + "Fault",
 		StreamOffset:       prefix + "StreamOffset",
+		Replayed:           prefix + "Replayed",
+		OriginalMessageID:  prefix + "OriginalMessageId",
 		Key:                prefix + "Key",
 		CausationID:        prefix + "CausationId",
 		Environment:        prefix + "Environment",

@@ -22,6 +22,7 @@ func TestNames(t *testing.T) {
 		harebus.HeaderErrorRetries, harebus.HeaderErrorDetails, harebus.HeaderSourceQueue, harebus.HeaderHops, harebus.HeaderFirstFailed,
 		harebus.HeaderLeftOut, harebus.HeaderRawHeaders, harebus.HeaderSignature, harebus.HeaderParking, harebus.HeaderReplyBy,
 		harebus.HeaderFault, harebus.HeaderCausationID, harebus.HeaderEnvironment, harebus.HeaderDialect, harebus.HeaderKey, harebus.HeaderStreamOffset,
+		harebus.HeaderReplayed, harebus.HeaderOriginalMessageID,
 	}
 	for i := range want {
 		want[i] = "x." + want[i]

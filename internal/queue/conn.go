@@ -121,7 +121,7 @@ func (c *Conn) State(ctx context.Context) (q amqp.Queue, err error) {
 		return err
 	})
 	if err != nil {
-		return q, fmt.Errorf("look at the error queue %q: %w", c.o.Queue, err)
+		return q, fmt.Errorf("look at the queue %q: %w", c.o.Queue, err)
 	}
 	return q, nil
 }

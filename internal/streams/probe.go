@@ -2,6 +2,7 @@ package streams
 
 import (
 	"context"
+	"math"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
@@ -26,33 +27,60 @@ func (r *Reader) newest(ctx context.Context, on *session.Session, enough int64, 
 }
 
 // look reads offsets until seen returns false or the stream is silent. Without seen it only tries whether it may read.
-func (r *Reader) look(ctx context.Context, on *session.Session, from string, quiet time.Duration, seen func(offset int64) bool) error {
-	opened := make(chan *amqp.Channel, 1)
-	if err := on.RPC(ctx, func() error {
-		ch, err := on.Channel()
-		opened <- ch
-		return err
-	}); err != nil {
-		return err
-	}
-	ch := <-opened
-	defer func() { _ = on.RPC(context.WithoutCancel(ctx), ch.Close) }() // what is lost with it is not needed
-	found := make(chan (<-chan amqp.Delivery), 1)
-	if err := on.RPC(ctx, func() error {
-		if err := ch.Qos(stream.Prefetch, 0, false); err != nil {
-			return err
-		}
-		in, err := ch.Consume(r.Name, "", false, false, false, false, amqp.Table{stream.Header: from})
-		found <- in
-		return err
-	}); err != nil {
+func (r *Reader) look(ctx context.Context, on *session.Session, from any, quiet time.Duration, seen func(offset int64) bool) error {
+	ch, in, err := Open(ctx, on, r.Name, stream.Prefetch, from)
+	if err != nil {
 		return r.refused(err)
 	}
+	defer func() { _ = on.RPC(context.WithoutCancel(ctx), ch.Close) }() // what is lost with it is not needed
 	if seen == nil {
 		return nil
 	}
-	return offsets(ctx, <-found, quiet, seen)
+	return offsets(ctx, in, quiet, seen)
 }
+
+// Open begins to read a stream, on a channel of its own.
+func Open(ctx context.Context, on *session.Session, name string, prefetch int, from any) (*amqp.Channel, <-chan amqp.Delivery, error) {
+	type result struct {
+		ch *amqp.Channel
+		in <-chan amqp.Delivery
+	}
+	opened := make(chan result, 1)
+	err := on.RPC(ctx, func() error {
+		ch, err := on.Channel()
+		if err != nil {
+			return err
+		}
+		if err = ch.Qos(prefetch, 0, false); err != nil {
+			return err
+		}
+		in, err := ch.Consume(name, "", false, false, false, false, amqp.Table{stream.Header: from})
+		opened <- result{ch, in}
+		return err
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	r := <-opened
+	return r.ch, r.in, nil
+}
+
+// Newest is the offset of the last message of a stream; it is not known when the stream is empty.
+func Newest(ctx context.Context, on *session.Session, name string) (offset int64, known bool, err error) {
+	last, err := named(name).newest(ctx, on, math.MaxInt64, silence)
+	return last.offset, last.known, err
+}
+
+// FirstAt is the offset of the first piece of a stream that came at a time or later, if there is one.
+func FirstAt(ctx context.Context, on *session.Session, name string, at time.Time) (offset int64, known bool, err error) {
+	err = named(name).look(ctx, on, at.Truncate(time.Second), silence, func(n int64) bool {
+		offset, known = n, true
+		return false
+	})
+	return offset, known, err
+}
+
+func named(name string) *Reader { return &Reader{Config: Config{Name: name}} }
 
 // offsets reads those of deliveries.
 func offsets(ctx context.Context, in <-chan amqp.Delivery, quiet time.Duration, seen func(offset int64) bool) error {
