@@ -29,6 +29,10 @@ type Answer struct {
 	// one that this is the answer to.
 	Control bool   `json:"control"`
 	Refused string `json:"refused,omitempty"`
+	// LogLevel is the level of the log, if orders can change it, and LogUntil when it is again what
+	// it was; zero if no order holds.
+	LogLevel string    `json:"log_level,omitempty"`
+	LogUntil time.Time `json:"log_until,omitzero"`
 	// Connections, Published, Unpublished and Republished are those of harebus.Stats.
 	Connections uint64  `json:"connections"`
 	Published   uint64  `json:"published"`
@@ -105,7 +109,7 @@ func read(body []byte) (a Answer, err error) {
 		}
 		return true
 	}
-	if a.Instance == "" || len(a.Queues) > mostQueues || !short(a.Instance, a.Service, a.Version, a.Config, a.NotReady, a.Refused) {
+	if a.Instance == "" || len(a.Queues) > mostQueues || !short(a.Instance, a.Service, a.Version, a.Config, a.NotReady, a.Refused, a.LogLevel) {
 		return a, errors.New("it is not the answer of an instance")
 	}
 	for i := range a.Queues {

@@ -17,7 +17,7 @@ import (
 // Order changes a queue of the instances that are told so. It lasts until another order, or
 // the end of the process; nothing is stored.
 type Order struct {
-	// Do is Pause, Resume, Concurrency or Rate.
+	// Do is Pause, Resume, Concurrency, Rate or Log.
 	Do string `json:"do"`
 	// Queue is the listener queue.
 	Queue string `json:"queue"`
@@ -26,6 +26,10 @@ type Order struct {
 	Prefetch    int `json:"prefetch,omitempty"`
 	// Rate is how many messages each instance may begin a second; 0 is as many as it can.
 	Rate float64 `json:"rate,omitempty"`
+	// Level is the level that the log of the whole instance has for the time Within: "debug",
+	// "info", "warn" or "error". Within is in nanoseconds and at most a day; 0 is ten minutes.
+	Level  string        `json:"level,omitempty"`
+	Within time.Duration `json:"within,omitempty"`
 	// From is who gives the order, as he says. The audit line has beside it the user that the
 	// message names, which the broker has checked. [Client] names the user that has logged in;
 	// another program may name none, and then the line says so.
@@ -38,6 +42,7 @@ const (
 	Resume      = "resume"
 	Concurrency = "concurrency"
 	Rate        = "rate"
+	Log         = "log"
 )
 
 // unknownUser is in the log when an order does not name its user: the broker checks a name that is
@@ -55,7 +60,7 @@ func (p *Pulse) order(ctx context.Context, setup *harebus.Setup, m *amqp.Deliver
 		err = p.carryOut(ctx, setup, &o)
 	}
 	p.log.Info("an operator gave an order", zap.String("do", shorten(o.Do)), zap.String("queue", shorten(o.Queue)), zap.Int("concurrency", o.Concurrency), zap.Int("prefetch", o.Prefetch),
-		zap.Float64("rate", o.Rate), zap.String("user", cmp.Or(m.UserId, unknownUser)), zap.String("from", shorten(o.From)), zap.Error(err))
+		zap.Float64("rate", o.Rate), zap.String("level", shorten(o.Level)), zap.Duration("within", o.Within), zap.String("user", cmp.Or(m.UserId, unknownUser)), zap.String("from", shorten(o.From)), zap.Error(err))
 	return err
 }
 
@@ -76,8 +81,10 @@ func (p *Pulse) carryOut(ctx context.Context, setup *harebus.Setup, o *Order) er
 		return e.SetConcurrency(o.Concurrency, o.Prefetch)
 	case Rate:
 		return p.setRate(e, o.Rate)
+	case Log:
+		return p.level.set(o.Level, o.Within)
 	default:
-		return fmt.Errorf("%.80q is none of pause, resume, concurrency and rate", o.Do)
+		return fmt.Errorf("%.80q is none of pause, resume, concurrency, rate and log", o.Do)
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
+	"go.uber.org/zap"
 
 	"github.com/harebus/harebus"
 	"github.com/harebus/harebus/pulse"
@@ -272,4 +273,47 @@ func TestAllocations(t *testing.T) {
 	if off.Use(&cfg); len(cfg.Handling.Middleware)+len(cfg.Observers) > 0 || strings.Contains(cfg.String(), "pulse") {
 		t.Errorf("config %+v", cfg)
 	}
+}
+
+// TestLogLevel: the level of the log is another one for a time, and then what it was before the first order, also when
+// Serve ends before.
+func TestLogLevel(t *testing.T) {
+	bubble(t, func(r *rig) {
+		level := zap.NewAtomicLevelAt(zap.WarnLevel)
+		s := r.serve(pulse.Config{Control: true, LogLevel: &level}, "orders", nil, nil).begin()
+		order := func(to string, within time.Duration, refused string) {
+			r.order(pulse.Order{Do: pulse.Log, Queue: "orders", Level: to, Within: within}, refused)
+		}
+		for _, bad := range []string{"", "loud", "fatal", strings.Repeat("x", 2000)} {
+			order(bad, 0, "is none of debug, info, warn and error")
+		}
+		order("debug", -1, "want more than 0")
+		order("debug", 25*time.Hour, "at most 24h")
+		if a := r.ask(pulse.Target{}, 1).Answers[0]; a.LogLevel != "warn" || !a.LogUntil.IsZero() {
+			r.Errorf("before: %+v", a)
+		}
+		order("debug", time.Minute, "")
+		order("info", 0, "") // in the place of the first: for ten minutes
+		time.Sleep(9 * time.Minute)
+		if a := r.ask(pulse.Target{}, 1).Answers[0]; level.Level() != zap.InfoLevel || a.LogLevel != "info" || time.Until(a.LogUntil) <= 0 {
+			r.Errorf("meanwhile: %v, %+v", level, a)
+		}
+		time.Sleep(2 * time.Minute)
+		if level.Level() != zap.WarnLevel {
+			r.Errorf("afterwards: %v", level)
+		}
+		order("debug", time.Hour, "")
+		s.end()
+		if level.Level() != zap.WarnLevel {
+			r.Errorf("at the end: %v", level)
+		}
+	})
+}
+
+// TestLogLevelIsOff: a program that has not given its level away keeps it.
+func TestLogLevelIsOff(t *testing.T) {
+	bubble(t, func(r *rig) {
+		r.serve(pulse.Config{Control: true}, "orders", nil, nil).begin()
+		r.order(pulse.Order{Do: pulse.Log, Queue: "orders", Level: "debug"}, "pulse.Config.LogLevel")
+	})
 }

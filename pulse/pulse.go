@@ -35,9 +35,12 @@ type Config struct {
 	// Version is that of the program. Default: Config.Payload.Build of the service, else the
 	// version of the main module.
 	Version string
-	// Control has the instance take orders: pause, resume, concurrency and rate. Default: it
-	// only answers.
+	// Control has the instance take orders: pause, resume, concurrency, rate and, with LogLevel,
+	// log. Default: it only answers.
 	Control bool
+	// LogLevel, if not nil, is the level of the logger of the program. An order may change it for
+	// a time, at most a day; then it is again what it was, as it is when Serve ends.
+	LogLevel *zap.AtomicLevel
 }
 
 // Pulse answers for one instance of a service.
@@ -47,6 +50,7 @@ type Pulse struct {
 	log      *zap.Logger
 	instance string
 	started  time.Time
+	level    level
 
 	mu       sync.Mutex // guards what follows
 	used     bool
@@ -64,7 +68,7 @@ func New(c Config) (*Pulse, error) {
 		host = "unknown"
 	}
 	id := harebus.NewMessageID()
-	return &Pulse{cfg: c, log: zap.NewNop(), instance: fmt.Sprintf("%.100s-%d-%s", host, os.Getpid(), id[len(id)-6:]), started: time.Now()}, nil
+	return &Pulse{cfg: c, log: zap.NewNop(), instance: fmt.Sprintf("%.100s-%d-%s", host, os.Getpid(), id[len(id)-6:]), started: time.Now(), level: level{of: c.LogLevel}}, nil
 }
 
 // Instance is the name of this instance in answers.
@@ -147,6 +151,7 @@ func (p *Pulse) limiter(queue string) *limiter {
 // the exchange harebus.pulse, Serve logs that once and returns the error. The service does not
 // depend on it: let Serve run in a goroutine and go on without it.
 func (p *Pulse) Serve(ctx context.Context, setup *harebus.Setup) error {
+	defer p.level.end()
 	err := p.serve(ctx, setup)
 	if ctx.Err() != nil {
 		return nil //nolint:nilerr // that was wanted
@@ -194,6 +199,7 @@ func (p *Pulse) answer(setup *harebus.Setup) *Answer {
 	if err := setup.Ready(); err != nil {
 		a.NotReady = shorten(err.Error())
 	}
+	a.LogLevel, a.LogUntil = p.level.now()
 	for _, e := range setup.Endpoints() {
 		s := e.Stats()
 		q := Queue{

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"github.com/harebus/harebus/internal/queue"
 	"github.com/harebus/harebus/internal/visible"
@@ -23,6 +24,8 @@ const controlExplanation = `Changes how the instances of a service consume from 
 	resume       end a pause
 	concurrency  handle N messages at once, for each consumer of each instance
 	rate         begin N messages a second, in each instance; 0 ends the limit
+	log          write the log of the whole process at LEVEL (debug, info, warn or error)
+	             for the time of -for, where the program allows it (pulse.Config.LogLevel)
 
 It acts on the instances that take orders (pulse.Config.Control) and run now, or on the one
 of -instance. It lasts until another order or the end of the process: an instance that is
@@ -44,11 +47,12 @@ type control struct {
 // runControl is the command control.
 func runControl(ctx context.Context, args []string, std stdio) int {
 	c := &control{asking: asking{std: std}}
-	flags := newFlags("control pause|resume [flags] QUEUE\n       harebus control concurrency|rate [flags] QUEUE N", controlExplanation)
+	flags := newFlags("control pause|resume [flags] QUEUE\n       harebus control concurrency|rate [flags] QUEUE N\n       harebus control log [flags] QUEUE LEVEL", controlExplanation)
 	connect := connectionFlags(flags)
 	c.flags(flags)
 	flags.StringVar(&c.instance, "instance", "", "only the instance of this `name`, as harebus status shows it")
 	flags.IntVar(&c.order.Prefetch, "prefetch", 0, "with concurrency: `how` many messages each consumer may hold (default: 5 × N)")
+	flags.DurationVar(&c.order.Within, "for", 0, "with log: for this `time`, at most a day (default: 10 minutes)")
 	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
 		c.order.Do, args = args[0], args[1:]
 	}
@@ -79,14 +83,18 @@ func runControl(ctx context.Context, args []string, std stdio) int {
 
 // read reads the arguments.
 func (c *control) read(args []string, got string) (err error) {
-	want := map[string]int{pulse.Pause: 1, pulse.Resume: 1, pulse.Concurrency: 2, pulse.Rate: 2}[c.order.Do]
+	want := map[string]int{pulse.Pause: 1, pulse.Resume: 1, pulse.Concurrency: 2, pulse.Rate: 2, pulse.Log: 2}[c.order.Do]
 	switch {
 	case want == 0:
-		return fmt.Errorf("want pause, resume, concurrency or rate, got %q", c.order.Do)
+		return fmt.Errorf("want pause, resume, concurrency, rate or log, got %q", c.order.Do)
 	case len(args) != want:
 		return fmt.Errorf("%s needs %d arguments, got %s", c.order.Do, want, got)
 	case c.order.Prefetch != 0 && c.order.Do != pulse.Concurrency:
 		return fmt.Errorf("-prefetch is not for %s", c.order.Do)
+	case c.order.Within != 0 && c.order.Do != pulse.Log:
+		return fmt.Errorf("-for is not for %s", c.order.Do)
+	case c.order.Within < 0:
+		return errors.New("-for must be more than 0")
 	}
 	c.order.Queue = args[0]
 	switch c.order.Do {
@@ -94,6 +102,8 @@ func (c *control) read(args []string, got string) (err error) {
 		c.order.Concurrency, err = strconv.Atoi(args[1])
 	case pulse.Rate:
 		c.order.Rate, err = strconv.ParseFloat(args[1], 64)
+	case pulse.Log:
+		c.order.Level = args[1]
 	}
 	if err != nil {
 		return fmt.Errorf("%q is not a number", args[1])
@@ -204,6 +214,14 @@ func (c *control) result(w io.Writer, a *pulse.Answer) {
 		if q.Paused {
 			state = "paused"
 		}
-		fmt.Fprintf(w, "%s\t%s\tlimit %s\t%d in hand\n", visible.Word(a.Instance), state, limits(q), q.InHand)
+		fmt.Fprintf(w, "%s\t%s\tlimit %s\t%d in hand%s\n", visible.Word(a.Instance), state, limits(q), q.InHand, logged(a))
 	}
+}
+
+// logged says at which level an instance writes its log, while an order holds.
+func logged(a *pulse.Answer) string {
+	if a.LogUntil.IsZero() {
+		return ""
+	}
+	return fmt.Sprintf("\tlog %s until %s", visible.Word(a.LogLevel), a.LogUntil.Local().Format(time.TimeOnly))
 }

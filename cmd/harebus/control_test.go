@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 
+	"go.uber.org/zap"
+
 	"github.com/harebus/harebus/pulse"
 )
 
@@ -15,7 +17,8 @@ func TestControl(t *testing.T) {
 	execute(t, "", "control", "pause", "-wait", "300ms", "-url", url, "orders").check(t, exitFailed, `no instance answers for the queue "orders"`)
 	plain := serving(t, b, pulse.Config{}, "orders")
 	execute(t, "", "control", "pause", "-url", url, "orders").check(t, exitFailed, "none of 1 instances takes orders")
-	setup := serving(t, b, pulse.Config{Control: true}, "orders")
+	level := zap.NewAtomicLevelAt(zap.WarnLevel)
+	setup := serving(t, b, pulse.Config{Control: true, LogLevel: &level}, "orders")
 	for _, step := range []struct {
 		args      []string
 		code      int
@@ -26,6 +29,8 @@ func TestControl(t *testing.T) {
 		{[]string{"concurrency", "-prefetch", "9", "orders", "3"}, exitOK, `consumes  limit 3  0 in hand\n`, ""},
 		{[]string{"rate", "orders", "2.5"}, exitOK, `consumes  limit 3, 2\.5/s  0 in hand\n`, ""},
 		{[]string{"rate", "orders", "0.01"}, exitFailed, `refused: .*lower the concurrency first`, "of 1 instances 1 have refused and 0 have not answered"},
+		{[]string{"log", "-for", "5m", "orders", "debug"}, exitOK, `consumes  limit 3, 2\.5/s  0 in hand  log debug until \d\d:`, ""},
+		{[]string{"log", "orders", "loud"}, exitFailed, `refused: "loud" is none of debug, info, warn and error`, "1 have refused"},
 		{[]string{"rate", "-json", "orders", "0"}, exitOK, `^\{"instance":`, ""},
 		{[]string{"pause", "-instance", "nobody", "orders"}, exitFailed, "^$", "no instance answers"},
 	} {
@@ -45,6 +50,9 @@ func TestControl(t *testing.T) {
 			t.Errorf("exit code %d, printed\n%s%s", r.code, r.out, r.err)
 		}
 	}
+	if r := execute(t, "", "status", "-url", url); !strings.Contains(r.out, ": its log is written at level debug until ") || level.Level() != zap.DebugLevel {
+		t.Errorf("level %v, printed\n%s", level, r.out)
+	}
 	if got := setup.Endpoints()[0].Stats().Consume; got.Concurrency != 3 || got.Prefetch != 9 || plain.Stats().Paused {
 		t.Errorf("consumes with %+v", got)
 	}
@@ -59,6 +67,9 @@ func TestControlMisuse(t *testing.T) {
 		"pause needs 1":      {"pause"},
 		"rate needs 2":       {"rate", "q"},
 		"is not a number":    {"concurrency", "q", "many"},
+		"log needs 2":        {"log", "q"},
+		"-for must be":       {"log", "-for", "-1s", "q", "debug"},
+		"-for is not":        {"pause", "-for", "1s", "q"},
 		"-prefetch is not":   {"pause", "-prefetch", "3", "q"},
 		"must be more than":  {"pause", "-wait", "0", "q"},
 		"-quiet and":         {"pause", "-quiet", "0", "q"},

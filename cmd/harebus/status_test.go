@@ -14,6 +14,8 @@ import (
 
 	"github.com/harebus/harebus"
 	"github.com/harebus/harebus/brokertest"
+	"github.com/harebus/harebus/internal/access"
+	"github.com/harebus/harebus/internal/deferred"
 	"github.com/harebus/harebus/pulse"
 )
 
@@ -204,6 +206,19 @@ type written func(table string)
 
 func (w written) Write(p []byte) (int, error) { w(string(p)); return len(p), nil }
 
+// TestTopCountsDeferred: the last line says how many messages wait for their time, and how many have lost their way.
+func TestTopCountsDeferred(t *testing.T) {
+	t.Parallel()
+	b, url := newBroker(t)
+	deferring(t, b, time.Hour, time.Hour)
+	lose(t, b, "", "harebus.delay.lost", func(*amqp.Publishing) {})
+	r := execute(t, "", "top", "-every", "100ms", "-wait", "200ms", "-url", url)
+	r.check(t, exitOK, "")
+	if !strings.HasSuffix(r.out, "\ndeferred 2, 1 lost (harebus deferred restore -lost)\n") {
+		t.Errorf("printed\n%s", r.out)
+	}
+}
+
 // TestTopLive: on a terminal a look that fails is shown, and top goes on looking.
 func TestTopLive(t *testing.T) {
 	t.Parallel()
@@ -216,6 +231,7 @@ func TestTopLive(t *testing.T) {
 		var tables []string
 		x := &top{
 			asking: asking{wait: time.Second, timeout: 10 * time.Second}, gone: map[string]time.Time{}, failed: -1, live: true, every: 2 * time.Second, errorQueue: "error",
+			delays: delays{options: deferred.Options{Broker: access.Broker{URLs: []string{b.URL()}, Dial: b.Dial}, Timeout: 10 * time.Second}},
 		}
 		x.std.out = written(func(table string) {
 			switch tables = append(tables, table); {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/harebus/harebus"
+	"github.com/harebus/harebus/internal/deferred"
 	"github.com/harebus/harebus/internal/queue"
 	"github.com/harebus/harebus/internal/scheduled"
 	"github.com/harebus/harebus/internal/visible"
@@ -28,6 +29,7 @@ rates and CRITICAL (from the sending of a message until it was handled: below wh
 of 100 lie) are those since the table before. RETRIED and PARKED count since the instances
 started. FAILED is the error queue of -error-queue. Of a queue with the tokens of recurring
 schedules a line says how many there are, which is due next, and what is overdue.
+The last line counts deferred messages; it is asked for every 20 seconds.
 
 Exit codes: 0 done or interrupted, 1 the command has failed, 2 the command line is wrong.`
 
@@ -42,6 +44,7 @@ type top struct {
 	live       bool // the table is drawn in place
 
 	leaders schedules
+	delays  delays
 	before  map[string]pulse.Answer // by instance
 	gone    map[string]time.Time    // instances that have not answered any more, since when
 	failed  int                     // messages in the error queue before; -1 is unknown
@@ -71,6 +74,7 @@ func runTop(ctx context.Context, args []string, std stdio) int {
 		return std.misuse(flags, err.Error())
 	}
 	defer t.client.Close()
+	t.delays = delays{options: deferred.Options{Broker: broker, HeaderPrefix: "PikaBus.", Timeout: t.timeout}}
 	t.leaders = schedules{broker: broker, std: std}
 	defer t.leaders.close()
 	file, _ := std.out.(*os.File)
@@ -124,6 +128,7 @@ type view struct {
 	lines   []line
 	waiting map[string]pulse.Waiting
 	growth  string // of the error queue
+	delayed string // what is said about deferred messages
 }
 
 // line is a queue of a service.
@@ -172,6 +177,9 @@ func (t *top) look(ctx context.Context) (*view, error) {
 		}
 	}
 	t.schedules(ctx, v)
+	if !t.json {
+		v.delayed = t.delays.look(ctx)
+	}
 	if refused == nil {
 		t.remember(round)
 	}
@@ -353,5 +361,8 @@ func (t *top) note(text io.Writer, v *view) {
 		fmt.Fprintf(text, "%s -: %s\n", visible.Word(t.errorQueue), visible.Line(w.Unknown))
 	case w.Exists:
 		fmt.Fprintf(text, "%s %d%s\n", visible.Word(t.errorQueue), w.Ready, v.growth)
+	}
+	if v.delayed != "" {
+		fmt.Fprintln(text, v.delayed)
 	}
 }
