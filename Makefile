@@ -112,7 +112,7 @@ proof-streams: broker
 
 test-celery: broker ## exchanges messages with a real Celery, which CI does not do, because to fetch and start it takes too long (root, Python 3)
 	scripts/celery -c pass && HAREBUS_RABBITMQ_ROOT="$(if $(SUITE),$$(scripts/rabbitmq-root $(SUITE)),$$HAREBUS_RABBITMQ_ROOT)" && export HAREBUS_RABBITMQ_ROOT && \
-		cd integration_test && go vet -tags celery . && go test -tags celery -count=1 -v -timeout 10m -run '^TestCelery$$' .
+		cd integration_test && go vet -tags celery . && go test -tags celery -count=1 -v -timeout 10m -run '^TestCelery' .
 
 test-otel-js: ## continues traces of OpenTelemetry's instrumentation for JavaScript, and has it continue ours; CI does not fetch it (npm)
 	cd otelbus && go vet -tags oteljs . && go test -tags oteljs -count=1 -v -timeout 5m -run '^TestOpenTelemetryJS$$' .

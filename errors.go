@@ -326,7 +326,7 @@ type PanicError = foreign.PanicError
 type RejectError struct {
 	// Reason is a short code: "bad-header", "bad-time", "bad-retry-count", "no-type", "unknown-type",
 	// "unsupported-content", "bad-payload", "too-large", "loop", "missing-context", "bad-context",
-	// "other-environment", "bad-envelope".
+	// "other-environment", "bad-envelope", "expired".
 	Reason string
 	// Err says more.
 	Err error

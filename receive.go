@@ -269,6 +269,8 @@ func (d *delivery) read() error {
 		return reject("loop", "the message answers %d replies in a row", m.hops)
 	case time.Until(m.DeferredUntil) > topology.MaxDelay && !d.served():
 		return reject("bad-time", "deferred until %v, longer than %v", m.DeferredUntil, topology.MaxDelay)
+	case d.failures == 0 && s.peers.Late(d.peer, &d.Raw):
+		return reject("expired", "its sender wanted it handled until %v", d.peer.Expires)
 	}
 	return nil
 }

@@ -82,6 +82,9 @@ type Envelope struct {
 	ContentType, ContentEncoding string
 	// TimeSent is when the message was sent, NotBefore when it is due, and Expires when nobody waits for it any more.
 	TimeSent, NotBefore, Expires time.Time
+	// ExpiresHere says that a receiver of the peer looks at Expires by its own clock: a message that comes too late for the first time is not
+	// handled, but parked. Otherwise only the broker does, by the AMQP expiration.
+	ExpiresHere bool
 	// Headers are those of the message beside the standard ones. To Write they are what the caller and the observers have
 	// set, such as traceparent. Read returns what is not among the headers of the [Wire]; the handler gets both.
 	Headers map[string]any

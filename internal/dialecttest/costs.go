@@ -13,8 +13,9 @@ import (
 )
 
 // Costs fails the test if reading a golden, from the bytes of its properties on, takes more than 1.5 times the CPU or the
-// allocations of reading the same content with harebus' own headers; or if a dialect that is configured makes those dearer.
-func Costs(t *testing.T, d dialect.Dialect, golden string) {
+// allocations of reading the same content with harebus' own headers; or if a dialect that is configured makes those dearer. Headers of
+// the golden that the dialect does not read, but passes on to handlers, are in both messages.
+func Costs(t *testing.T, d dialect.Dialect, golden string, passedOn ...string) {
 	t.Helper()
 	const most = 1.5
 	own := &header.Dialect{Prefix: "PikaBus.", Names: header.NamesOf("PikaBus."), Time: header.ISOTime}
@@ -24,7 +25,15 @@ func Costs(t *testing.T, d dialect.Dialect, golden string) {
 	if f == nil || len(faults) > 0 {
 		t.Fatalf("read: %v", faults)
 	}
-	ours := packed(t, ownMessage(own, f))
+	others := amqp.Table{}
+	for _, name := range passedOn {
+		value, ok := w.Headers[name]
+		if !ok {
+			t.Fatalf("%s has no header %s", golden, name)
+		}
+		others[name] = value
+	}
+	ours := packed(t, ownMessage(own, f, others))
 	theirs := packed(t, publishing(&w))
 	bare := read(t, without, ours, f.Body)
 	configured := read(t, with, ours, f.Body)
@@ -47,12 +56,12 @@ func Costs(t *testing.T, d dialect.Dialect, golden string) {
 }
 
 // ownMessage has the content of a message as harebus sends it.
-func ownMessage(own *header.Dialect, f *peer.Foreign) amqp.Publishing {
+func ownMessage(own *header.Dialect, f *peer.Foreign, others amqp.Table) amqp.Publishing {
 	const id = "0193a7c2-5f4e-7d3a-8000-000000000000"
 	return own.Stamp(&header.Head{
 		ID: id, CorrelationID: id, CausationID: id, Type: f.Type, Intent: header.Command, ReplyTo: "orders", OriginatingAddress: "orders",
 		ContentType: "application/json", ContentEncoding: "utf-8", TimeSent: time.Now(),
-	}, amqp.Table{})
+	}, others)
 }
 
 // packed are the properties of a message as they come.

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
 
@@ -153,6 +154,16 @@ func (f *Foreign) Refuses() error {
 		return nil
 	}
 	return f.NoReply
+}
+
+// Late says whether a message comes for the first time, and later than its sender wanted it. What an operator has moved back is to
+// be handled all the same.
+func (p *Peers) Late(f *Foreign, in *amqp.Delivery) bool {
+	if f == nil || !f.ExpiresHere || time.Now().Before(f.Expires) {
+		return false
+	}
+	_, movedBack := in.Headers[p.own.Prefix+header.Replays]
+	return !movedBack
 }
 
 // Read is header.Dialect.Read of what this setup reads. Foreign is not nil if it is not a message of harebus; its
