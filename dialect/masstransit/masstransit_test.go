@@ -1,17 +1,22 @@
 package masstransit_test
 
 import (
+	"context"
 	"errors"
 	"maps"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/harebus/harebus"
 	"github.com/harebus/harebus/brokertest"
 	"github.com/harebus/harebus/dialect"
 	"github.com/harebus/harebus/dialect/masstransit"
 	"github.com/harebus/harebus/internal/dialecttest"
+	"github.com/harebus/harebus/topology"
+	amqp "github.com/rabbitmq/amqp091-go"
 )
 
 var types = dialect.Types{
@@ -225,4 +230,112 @@ func TestTalk(t *testing.T) {
 	broker := brokertest.New(brokertest.WithVHost("shop"))
 	defer broker.Close()
 	dialecttest.Talk(t, dialecttest.Place{URL: "amqp://guest:guest@localhost:5672/shop", Dial: broker.Dial}, dialecttest.MassTransit())
+}
+
+// TestFaultAddress: the sender of a command that names an address for faults is told when the command is given up.
+func TestFaultAddress(t *testing.T) {
+	t.Parallel()
+	for address, told := range map[string]bool{"exchange:faults": true, "exchange:faults?type=topic": false} {
+		broker := brokertest.New()
+		defer broker.Close()
+		setup, err := harebus.New(harebus.Config{
+			Queue: "orders", Dial: broker.Dial, Payload: harebus.PayloadConfig{Dialects: []dialect.Dialect{peer()}},
+			Declare: harebus.DeclareConfig{Topology: topology.Topology{Queues: []topology.Queue{{Name: "faults", Type: topology.Classic}}}},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		setup.HandleMessage("PlaceOrder", func(context.Context, *harebus.Bus, *harebus.Message) error { return harebus.NoRetry(errors.New("no")) })
+		if err := setup.Start(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		conn, err := amqp.DialConfig(broker.URL(), amqp.Config{Dial: broker.Dial})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ch, err := conn.Channel()
+		if err != nil {
+			t.Fatal(err)
+		}
+		body := `{"messageId":"7f0c0000-bc93-3180-a135-08df4d3b8647","messageType":["urn:message:Acme.Orders:PlaceOrder"],"message":{"id":7},"faultAddress":"` + address + `"}`
+		if err := ch.PublishWithContext(t.Context(), "", "orders", true, false, amqp.Publishing{ContentType: "application/vnd.masstransit+json", Body: []byte(body)}); err != nil {
+			t.Fatal(err)
+		}
+		if err := broker.WaitQueue(t.Context(), "error", func(q brokertest.Queue) bool { return q.Ready == 1 }); err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(broker.WaitQuiet(t.Context(), "error", "faults"), setup.Close(), conn.Close()); err != nil {
+			t.Fatal(err)
+		}
+		if got := broker.Messages("faults"); (len(got) == 1) != told || told && !strings.Contains(string(got[0].Body), `"message":"no"`) {
+			t.Errorf("%s: told by %v", address, got)
+		}
+	}
+}
+
+// TestExchanges: the exchanges of types are those that MassTransit has for them.
+func TestExchanges(t *testing.T) {
+	t.Parallel()
+	for foreign, want := range map[string]string{
+		"Acme.Orders:OrderPlaced": "Acme.Orders:OrderPlaced", "Acme.Orders:Outer+Inner": "Acme.Orders:Outer-Inner",
+		"Acme.Orders:Wrapped[[Acme.Orders:PlaceOrder]]": "Acme.Orders:Wrapped--PlaceOrder--", "Acme.Orders:Pair[[Acme.Orders:PlaceOrder],[System:Uri]]": "Acme.Orders:Pair--PlaceOrder::System:Uri--",
+		"MassTransit:Fault[[Acme.Orders:PlaceOrder]]": "MassTransit:Fault--Acme.Orders:PlaceOrder--",
+	} {
+		d := masstransit.New(masstransit.Config{Types: dialect.Types{"T": foreign}})
+		got := d.Topology("orders", "T")
+		wanted := topology.Topology{
+			Exchanges: []topology.Exchange{{Name: "orders", Kind: topology.Fanout}, {Name: want, Kind: topology.Fanout}},
+			Bindings:  []topology.Binding{{Exchange: "orders", Queue: "orders"}, {Exchange: want, ToExchange: "orders"}},
+		}
+		if !reflect.DeepEqual(got, wanted) || d.Validate() != nil {
+			t.Errorf("%s has %+v, %v", foreign, got, d.Validate())
+		}
+	}
+}
+
+// TestLabelled: an envelope is read as one, whatever its content type says; what only looks like one is not.
+func TestLabelled(t *testing.T) {
+	t.Parallel()
+	for _, label := range []string{"", "application/json", "text/plain", "application/vnd.masstransit+json; charset=utf-8", "Application/Vnd.MassTransit+JSON"} {
+		w := dialecttest.Load(t, "masstransit-send")
+		w.Properties.ContentType = label
+		f, h, faults := dialecttest.Read(peer(), &w)
+		if f == nil || len(faults) > 0 || h.Type != "PlaceOrder" || h.ContentType != json || !strings.Contains(string(f.Body), "Ada") || strings.Contains(string(f.Body), "messageType") {
+			t.Errorf("%q: read as %+v, %v", label, h, faults)
+		}
+	}
+	w := dialecttest.Load(t, "masstransit-send")
+	w.Properties.ContentType, w.Body = json, []byte(`{"text":"\"messageType\": urn:message:","message":1}`)
+	if f, _, _ := dialecttest.Read(peer(), &w); f != nil {
+		t.Errorf("a message that quotes is read as %+v", f.Envelope)
+	}
+}
+
+// TestSpellings: MassTransit reads names in any case, and so does this; a name that is there twice is refused, because readers disagree about which counts.
+func TestSpellings(t *testing.T) {
+	t.Parallel()
+	for body, want := range map[string]string{
+		`{"MessageId":"7","MESSAGETYPE":["urn:message:Acme.Orders:PlaceOrder"],"Message":{"id":7}}`:                              "",
+		`{"messageType":["urn:message:Acme.Orders:PlaceOrder"],"message":{"id":7},"message":{"id":8}}`:                           "twice",
+		`{"messageType":["urn:message:Acme.Orders:PlaceOrder"],"message":{"id":7},"Message":{"id":8}}`:                           "twice",
+		`{"messageType":["urn:message:Other:Thing","urn:message:Acme.Orders:PlaceOrder"],"message":{"id":7},"messageId":null}`:   "",
+		`{"messageType":["Acme.Orders:PlaceOrder"],"message":{"id":7}}`:                                                          "names no type",
+		`{"messageType":"urn:message:Acme.Orders:PlaceOrder","message":{"id":7}}`:                                                "no JSON array",
+		`{"messageType":["urn:message:Acme.Orders:PlaceOrder"],"message":{"id":7},"messageId":7}`:                                "messageId",
+		`{"messageType":["urn:message:Acme.Orders:PlaceOrder"],"message":{"id":7},"headers":7}`:                                  "headers",
+		`{"messageType":["urn:message:Acme.Orders:PlaceOrder"],"message":{"id":7},"sentTime":"yesterday","expirationTime":true}`: "",
+		"\uFEFF" + `{"messageType":["urn:message:Acme.Orders:PlaceOrder"],"message":{"id":7}}`:                                   "no JSON object",
+	} {
+		w := dialecttest.Load(t, "masstransit-send")
+		w.Body = []byte(body)
+		f, h, faults := dialecttest.Read(peer(), &w)
+		switch {
+		case f == nil:
+			t.Errorf("%s: it is not read", body)
+		case want == "" && (len(faults) > 0 || h.Type != "PlaceOrder" || string(f.Body) != `{"id":7}`):
+			t.Errorf("%s: %+v, %v", body, h, faults)
+		case want != "" && (len(faults) != 1 || faults[0].Reason != "bad-envelope" || !strings.Contains(faults[0].Err.Error(), want)):
+			t.Errorf("%s: %v, want %s", body, faults, want)
+		}
+	}
 }

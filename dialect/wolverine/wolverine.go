@@ -105,6 +105,7 @@ func (d *Dialect) Read(w *dialect.Wire) (*dialect.Envelope, bool, error) {
 		e.Accepts = []string{cmp.Or(d.own[asked], asked)}
 	case strings.EqualFold(text(w, ackRequested), "true"):
 		e.RequestID = cmp.Or(e.ConversationID, e.ID)
+		e.Accepts = []string{ackType}
 	}
 	if address := text(w, replyURI); address != "" && !answers {
 		e.ReplyTo, e.NoReply = parseAddress(address)
@@ -141,6 +142,8 @@ func check(e *dialect.Envelope, p *dialect.Properties) error {
 		return errors.New("it is encrypted (" + encrypted + "), and harebus does not read that: leave UseEncryption out for this endpoint")
 	case p.Type == failureType:
 		return failure(e, p.ContentType)
+	case p.Type == ackType && p.ContentType == binary:
+		return readAcknowledgement(e)
 	case len(e.Body) == 0 || len(e.Body) < 16 && string(bytes.TrimSpace(e.Body)) == "null":
 		return errors.New("its body is empty")
 	}
@@ -149,13 +152,12 @@ func check(e *dialect.Envelope, p *dialect.Properties) error {
 
 // failure reads a FailureAcknowledgement: 16 bytes of the request's id and a text, or JSON.
 func failure(e *dialect.Envelope, contentType string) error {
-	const id = 16
 	e.Fault = &dialect.Fault{Reason: "failed"}
 	if contentType == binary {
-		if len(e.Body) < id {
-			return fmt.Errorf("a FailureAcknowledgement of %d bytes, fewer than the %d of an id", len(e.Body), id)
+		if len(e.Body) < guidBytes {
+			return fmt.Errorf("a FailureAcknowledgement of %d bytes, fewer than the %d of an id", len(e.Body), guidBytes)
 		}
-		e.Fault.Text = strings.ToValidUTF8(string(e.Body[id:]), "\uFFFD")
+		e.Fault.Text = strings.ToValidUTF8(string(e.Body[guidBytes:]), "\uFFFD")
 		return nil
 	}
 	var said struct{ Message string }

@@ -68,6 +68,26 @@ func TestGoldens(t *testing.T) {
 			},
 		},
 		{
+			Golden: "wolverine-request-ack", To: &dialect.Destination{Kind: dialect.Request, Name: "orders"}, Differs: []string{transit, must, "properties.Expiration"},
+			Want: dialect.Envelope{
+				ID: "08df4d3e-fab7-ae43-0200-000000000000", CorrelationID: "e90ac722-7fe2-419a-8247-c42543182fac",
+				ConversationID: "08df4d3e-fab7-ae43-0200-000000000000", RequestID: "08df4d3e-fab7-ae43-0200-000000000000",
+				Type: "GetOrder", Accepts: []string{"Wolverine.Runtime.RemoteInvocation.Acknowledgement"}, From: "shop", ContentType: json,
+				ReplyTo: "wolverine.response.1febda91-1a9b-42f6-a9a7-ae66bf00e3c9", TimeSent: at(t, "11:01:39.955253"), Expires: at(t, "11:01:44.955253"),
+			},
+		},
+		{
+			Golden: "wolverine-ack", To: &dialect.Destination{Kind: dialect.Reply, Name: "wolverine.response.1febda91-1a9b-42f6-a9a7-ae66bf00e3c9"},
+			Differs: []string{transit, must, replies, tenant, "headers.sent-at"}, // it was sent a little later than its time says
+			Body:    `{"RequestID":"08df4d3e-fab7-ae43-0200-000000000000","Timestamp":"2026-11-28T11:01:39.9580991Z"}`,
+			Want: dialect.Envelope{
+				ID: "08df4d3e-fab8-4144-0200-000000000000", CorrelationID: "e90ac722-7fe2-419a-8247-c42543182fac",
+				ConversationID: "08df4d3e-fab7-ae43-0200-000000000000", RequestID: "08df4d3e-fab7-ae43-0200-000000000000",
+				Type: "Wolverine.Runtime.RemoteInvocation.Acknowledgement", From: "orders", ContentType: json, TimeSent: at(t, "11:01:39.959025"),
+			},
+			Written: func(e *dialect.Envelope) { e.TimeSent = at(t, "11:01:39.9580991") }, // which is the time in its body, too
+		},
+		{
 			Golden: "wolverine-response", To: &dialect.Destination{Kind: dialect.Reply, Name: "wolverine.response.1febda91-1a9b-42f6-a9a7-ae66bf00e3c9"},
 			Differs: []string{transit, must, replies, tenant},
 			Want: dialect.Envelope{
@@ -165,5 +185,20 @@ func TestWrapped(t *testing.T) {
 	w.Body = []byte(`{"note":"\"specversion\" and \"urn:message:","id":7}`)
 	if _, is, err := d.Read(&w); !is || err != nil {
 		t.Errorf("a message that quotes: %v, %v", is, err)
+	}
+}
+
+// TestTrace: the trace has both names on the way out, and is found under each of them.
+func TestTrace(t *testing.T) {
+	t.Parallel()
+	const trace = "00-69dff6240b80fe856d38e7c34ee16cdd-37b9e269c5ed9da4-01"
+	w, err := peer().Write(&dialect.Envelope{ID: "08df4d3e-f5b2-6611-0200-000000000000", Type: "PlaceOrder", Headers: map[string]any{"traceparent": trace}}, dialect.Destination{Name: "orders"})
+	if err != nil || w.Headers["traceparent"] != trace || w.Headers["parent-id"] != trace {
+		t.Errorf("written are %v, %v", w.Headers, err)
+	}
+	delete(w.Headers, "traceparent")
+	w.Body = []byte("{}")
+	if e, _, err := peer().Read(&w); err != nil || e.Headers["traceparent"] != trace {
+		t.Errorf("read are %v, %v", e, err)
 	}
 }

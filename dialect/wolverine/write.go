@@ -30,6 +30,15 @@ func (d *Dialect) Write(e *dialect.Envelope, to dialect.Destination) (dialect.Wi
 func (d *Dialect) content(e *dialect.Envelope, to dialect.Destination, w *dialect.Wire) (err error) {
 	p := &w.Properties
 	p.ContentType, p.ContentEncoding, w.Body = e.ContentType, e.ContentEncoding, e.Body
+	if e.Type == ackType {
+		a := Acknowledgement{RequestID: e.RequestID, Timestamp: e.TimeSent}
+		if to.Answers != nil {
+			a.RequestID = cmp.Or(to.Answers.ID, e.RequestID)
+		}
+		p.Type, p.ContentType = ackType, binary
+		w.Body, err = a.written()
+		return err
+	}
 	if e.Fault == nil {
 		p.Type, err = d.types.Foreign(e.Type)
 		return err
@@ -74,10 +83,12 @@ func (d *Dialect) head(e *dialect.Envelope, to dialect.Destination, headers map[
 		headers[replyURI] = address + url.PathEscape(e.ReplyTo)
 	}
 	switch {
-	case to.Kind == dialect.Reply && e.Fault == nil:
+	case to.Kind == dialect.Reply && e.Fault == nil && e.Type != ackType:
 		headers[isResponse] = "true"
 	case to.Kind == dialect.Request && len(e.Accepts) == 0:
 		return errors.Join(err, errors.New("Wolverine answers a request with the type that it asks for: give the type of the answer a method MessageType, and do not use *Message"))
+	case to.Kind == dialect.Request && e.Accepts[0] == ackType:
+		headers[ackRequested] = "true"
 	case to.Kind == dialect.Request:
 		asked, unknown := d.types.Foreign(e.Accepts[0])
 		headers[replyRequested] = asked

@@ -85,6 +85,8 @@ func (m Mutations) check(t *testing.T, d dialect.Dialect, what string, w *dialec
 		t.Errorf("%.80s: it is not read by the dialect and has the type %s", what, h.Type)
 	case f == nil:
 		return nil
+	case f.NoReply != nil && (f.ReplyTo != "" || f.FaultTo != ""):
+		t.Errorf("%.80s: it cannot be answered, and has the addresses %q and %q", what, f.ReplyTo, f.FaultTo)
 	case h.Type == "":
 		t.Errorf("%.80s: it has no type and is read", what)
 	case f.Fault == nil && (len(f.Body) == 0 || string(bytes.TrimSpace(f.Body)) == "null"):
@@ -104,7 +106,7 @@ func Read(d dialect.Dialect, w *dialect.Wire) (*peer.Foreign, header.Head, []hea
 func mutants(w *dialect.Wire) map[string]*dialect.Wire {
 	all := map[string]*dialect.Wire{}
 	const huge = 1 << 20
-	for path := range flat(w) {
+	for _, path := range append(slices.Collect(maps.Keys(flat(w))), branches(w.Body)...) {
 		for _, value := range []any{absent{}, nil, "", int64(7), true, []any{"x"}, strings.Repeat("x", huge), "\xff"} {
 			if one, ok := changed(w, path, value); ok {
 				all[fmt.Sprintf("%s is %.20v", path, value)] = one
@@ -117,6 +119,31 @@ func mutants(w *dialect.Wire) map[string]*dialect.Wire {
 		all[fmt.Sprintf("the body is %.20q", body)] = &one
 	}
 	return all
+}
+
+// branches are the paths of the objects and arrays in a body.
+func branches(body []byte) (paths []string) {
+	var doc any
+	if err := json.Unmarshal(body, &doc); err != nil {
+		return nil
+	}
+	var walk func(path string, v any)
+	walk = func(path string, v any) {
+		switch v := v.(type) {
+		case map[string]any:
+			paths = append(paths, path)
+			for name, one := range v {
+				walk(path+"."+name, one)
+			}
+		case []any:
+			paths = append(paths, path)
+			for i, one := range v {
+				walk(fmt.Sprintf("%s.%d", path, i), one)
+			}
+		}
+	}
+	walk("body", doc)
+	return paths
 }
 
 type absent struct{}

@@ -137,8 +137,10 @@ func (f *Foreign) Name() string {
 	return f.Dialect.Name()
 }
 
-// Awaits says whether the sender waits for an answer.
-func (f *Foreign) Awaits() bool { return f != nil && f.RequestID != "" && f.Fault == nil }
+// Awaits says whether the sender wants to know when the message is given up.
+func (f *Foreign) Awaits() bool {
+	return f != nil && (f.RequestID != "" || f.FaultTo != "") && f.Fault == nil
+}
 
 // FaultsTo is the queue for the answer that a request was given up, instead of the one for answers.
 func (f *Foreign) FaultsTo(replyTo string) string {
