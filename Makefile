@@ -16,7 +16,7 @@ SUITES ?= trixie sid
 SUITE ?=
 export HAREBUS_REQUIRE_BROKER ?= 1
 
-.PHONY: proof proof-order proof-simulated proof-real proof-schedules proof-outbox proof-operator proof-network proof-migrate proof-streams test test-celery test-otel-js test-installed test-suite test-all race vet lint fmt tidy fuzz bench broker databases browser help
+.PHONY: proof proof-order proof-simulated proof-real proof-schedules proof-outbox proof-operator proof-network proof-migrate proof-streams test test-celery test-otel-js board test-installed test-suite test-all race vet lint fmt tidy fuzz bench broker databases browser help
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -72,7 +72,7 @@ proof: proof-simulated proof-real proof-schedules proof-outbox proof-operator ##
 
 proof-simulated: # the part of the proof in virtual time, and the proof that it would notice
 	go test -count=1 $(TESTFLAGS) ./internal/ledger
-	go test -count=1 $(TESTFLAGS) -timeout 20m ./internal/proof -schedules $(SCHEDULES) -mutations
+	go test -count=1 $(TESTFLAGS) -timeout 60m ./internal/proof -schedules $(SCHEDULES) -mutations
 	cd schedule && go test -count=1 $(TESTFLAGS) -timeout 10m -mutations .
 
 proof-real: broker # the part of the proof on real brokers; RUN is a pattern of tests
@@ -116,6 +116,9 @@ test-celery: broker ## exchanges messages with a real Celery, which CI does not 
 
 test-otel-js: ## continues traces of OpenTelemetry's instrumentation for JavaScript, and has it continue ours; CI does not fetch it (npm)
 	cd otelbus && go vet -tags oteljs . && go test -tags oteljs -count=1 -v -timeout 5m -run '^TestOpenTelemetryJS$$' .
+
+board: browser ## draws what the board of deploy/grafana shows of the example, by a real Prometheus and Chromium, into docs/board.png (root)
+	cd examples/prometheus && go test -count=1 -v -timeout 10m -run '^TestDraw$$' . -draw ../../docs/board.png
 
 proof-network: broker ## the proof on a cluster in network namespaces: partitions, cuts, lost packets (root, iproute2, iptables)
 	@command -v iptables >/dev/null && command -v ip >/dev/null || apt-get install -y iproute2 iptables

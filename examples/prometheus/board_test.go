@@ -22,11 +22,12 @@ type board struct {
 	UID           string
 	SchemaVersion int
 	Panels        []struct {
-		ID      int
-		Title   string
-		Type    string
-		GridPos struct{ H, W, X, Y int }
-		Targets []struct{ Expr, LegendFormat string }
+		ID          int
+		Title       string
+		Type        string
+		GridPos     struct{ H, W, X, Y int }
+		Targets     []struct{ Expr, LegendFormat string }
+		FieldConfig struct{ Defaults struct{ Unit string } }
 	}
 	Templating struct {
 		List []struct{ Name, Definition string }
