@@ -124,5 +124,10 @@ proof-network: broker ## the proof on a cluster in network namespaces: partition
 	@command -v iptables >/dev/null && command -v ip >/dev/null || apt-get install -y iproute2 iptables
 	cd integration_test && HAREBUS_NAMESPACES=1 go test -count=1 -v -timeout 15m -run '^TestNetwork$$' ./proof
 
+.PHONY: test-cloudevents
+test-cloudevents: broker ## exchanges events with the CloudEvents SDK for JavaScript, which CI does not do, because to fetch and start it takes too long (npm)
+	scripts/cloudevents && HAREBUS_RABBITMQ_ROOT="$(if $(SUITE),$$(scripts/rabbitmq-root $(SUITE)),$$HAREBUS_RABBITMQ_ROOT)" && export HAREBUS_RABBITMQ_ROOT && \
+		cd integration_test && go vet -tags cloudevents . && go test -tags cloudevents -count=1 -v -timeout 10m -run '^TestCloudEventsSDK$$' .
+
 bench: broker ## benchmarks of all modules
 	scripts/each-module go test -run '^$$' -bench . -benchmem -timeout $(TIMEOUT) $(TESTFLAGS) ./...

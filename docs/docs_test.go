@@ -228,6 +228,7 @@ var modules = map[string]struct {
 	"neighbours.md":  {"", []string{"github.com/harebus/harebus/dialect", "github.com/harebus/harebus/dialect/wolverine"}},
 	"streams.md":     {"", []string{"github.com/harebus/harebus/stream"}},
 	"masstransit.md": {"", []string{"github.com/harebus/harebus/dialect", "github.com/harebus/harebus/dialect/masstransit"}},
+	"cloudevents.md": {"", []string{"github.com/harebus/harebus/dialect", "github.com/harebus/harebus/dialect/cloudevents"}},
 }
 
 // program makes something that compiles of a block: a package that is not main, so

@@ -1,0 +1,333 @@
+package cloudevents_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/harebus/harebus/dialect"
+	"github.com/harebus/harebus/dialect/cloudevents"
+	"github.com/harebus/harebus/internal/dialecttest"
+)
+
+var types = dialect.Types{"OrderPlaced": "OrderPlaced", "PlaceOrder": "Acme.Orders.PlaceOrder", "Text": "Text", "Blob": "Blob"}
+
+func peer() *cloudevents.Dialect { return cloudevents.New(cloudevents.Config{Types: types}) }
+
+func with(change func(*cloudevents.Config)) *cloudevents.Dialect {
+	cfg := cloudevents.Config{Types: types}
+	change(&cfg)
+	return cloudevents.New(cfg)
+}
+
+func at(t *testing.T, text string) time.Time {
+	t.Helper()
+	when, err := time.Parse(time.RFC3339, text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return when
+}
+
+const parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+// TestGoldens: events as the binding, the SDKs and Wolverine write them are read, and written again.
+func TestGoldens(t *testing.T) {
+	t.Parallel()
+	when := at(t, "2026-11-21T08:44:41.901107Z")
+	order := dialect.Envelope{ID: "01a3", Type: "OrderPlaced", From: "orders", ContentType: "application/json", TimeSent: when}
+	binary := order
+	binary.Headers = map[string]any{"traceparent": parent}
+	event := &dialect.Destination{Kind: dialect.Publish}
+	dialecttest.Goldens(t, peer(), []dialecttest.Case{{
+		Golden: "cloudevents-binary", Want: binary, To: event, Differs: []string{"properties.DeliveryMode", "mandatory"},
+		Written: func(e *dialect.Envelope) { e.Headers["cloudEvents_subject"] = "7" }, // Read leaves it among the headers
+	}})
+	plain, rich := order, order
+	plain.Headers = map[string]any{"cloudEvents_source": "/orders"}
+	rich.Headers = map[string]any{"cloudEvents_source": "/orders", "cloudEvents_subject": "7", "traceparent": parent}
+	rich.CorrelationID = "shop-correlation"
+	ours := []string{"properties.DeliveryMode", "properties.MessageID", "mandatory"} // the documents have no more than a content type
+	dialecttest.Goldens(t, with(func(c *cloudevents.Config) { c.Structured = true }), []dialecttest.Case{
+		{Golden: "cloudevents-structured", Want: plain, Body: `{"id":7}`, To: event, Differs: ours},
+		{Golden: "cloudevents-dotnet-structured", Want: rich, Body: `{"id":7}`, To: event, Differs: append([]string{"properties.CorrelationID"}, ours...)},
+		{
+			Golden: "cloudevents-by-wolverine", Body: `{"id":7,"customer":"Grüße & <Co>","total":19.90,"at":"2026-11-21T08:44:41.901107Z"}`,
+			To: &dialect.Destination{Name: "orders"},
+			Want: dialect.Envelope{
+				ID: "08df4d3d-da7c-371b-0200-000000000000", CorrelationID: "32f148dc-ecf0-48ac-ab4c-9019b2da8212", Type: "PlaceOrder", From: "shop",
+				ContentType: "application/json; charset=utf-8", TimeSent: at(t, "2026-11-28T10:53:36.3817292Z"),
+				Headers: map[string]any{
+					"cloudEvents_source": "shop", "cloudEvents_tenantid": "acme", "cloudEvents_traceid": "32f148dc-ecf0-48ac-ab4c-9019b2da8212", "cloudEvents_region": "eu",
+				},
+			},
+			Differs: []string{
+				"properties.ContentType", "properties.DeliveryMode", "properties.Type", "mandatory", "headers.", // Wolverine writes its own beside the event
+				"body.correlationid", "body.source", "body.time", // the same time, in another zone
+				"body.topic", "body.traceparent", "body.tracestate", // null
+			},
+		},
+	})
+}
+
+// TestSpellings: an event is the same in every spelling, as what Knative, Dapr and AMQP 1.0 make of it.
+func TestSpellings(t *testing.T) {
+	t.Parallel()
+	attributes := map[string]any{"specversion": "1.0", "id": "01a3", "source": "/orders", "type": "OrderPlaced", "time": "2026-11-21T08:44:41Z", "subject": "7", "priority": int32(3), "traceparent": parent}
+	for _, prefix := range []string{"cloudEvents_", "cloudEvents:", "ce-", "ce_", ""} {
+		w := dialect.Wire{Headers: map[string]any{"tenant": "acme"}, Body: []byte(`{"id":7}`), Properties: dialect.Properties{ContentType: "application/json"}, Broker: &dialecttest.Broker}
+		for name, value := range attributes {
+			w.Headers[prefix+name] = value
+		}
+		if prefix == "" { // Knative
+			w.Headers["content-type"], w.Properties.ContentType = "application/vnd.acme+json", ""
+		}
+		if prefix == "cloudEvents:" { // AMQP 1.0 has times
+			w.Headers[prefix+"time"] = at(t, "2026-11-21T08:44:41Z")
+		}
+		f, h, faults := dialecttest.Read(peer(), &w)
+		if f == nil || len(faults) > 0 {
+			t.Errorf("%q: %v", prefix, faults)
+			continue
+		}
+		if contentType := map[bool]string{true: "application/vnd.acme+json", false: "application/json"}[prefix == ""]; h.ContentType != contentType {
+			t.Errorf("%q: the content type is %s", prefix, h.ContentType)
+		}
+		if h.ID != "01a3" || h.Type != "OrderPlaced" || h.OriginatingAddress != "orders" || !h.TimeSent.Equal(at(t, "2026-11-21T08:44:41Z")) {
+			t.Errorf("%q: %+v", prefix, h)
+		}
+		for name, want := range map[string]any{"traceparent": parent, "cloudEvents_subject": "7", "cloudEvents_priority": int32(3), "tenant": "acme"} {
+			if prefix == "" && strings.HasPrefix(name, "cloudEvents_") { // nothing tells these from other headers
+				name = strings.TrimPrefix(name, "cloudEvents_")
+			}
+			if f.Headers[name] != want {
+				t.Errorf("%q: the header %s is %v", prefix, name, f.Headers[name])
+			}
+		}
+		delete(w.Headers, prefix+"source")
+		if f, _, faults := dialecttest.Read(peer(), &w); prefix != "" && (len(faults) == 0 || !strings.Contains(faults[0].Err.Error(), "no source")) || prefix == "" && f != nil {
+			t.Errorf("%q without source: %v, %v", prefix, f, faults)
+		}
+	}
+}
+
+// TestDocuments: a document is an event whatever its content type says, if it has the four attributes; and its data is what the
+// content type of the data says.
+func TestDocuments(t *testing.T) {
+	t.Parallel()
+	const head = `{"specversion":"1.0","id":"1","source":"/orders","type":"Text",`
+	for _, c := range []struct{ contentType, doc, body, dataType, fault string }{
+		{"text/plain", head + `"data":{"id":7}}`, `{"id":7}`, "application/json", ""}, // Dapr
+		{"", head + `"data":[null]}`, `[null]`, "application/json", ""},
+		{"application/json", ` ` + head + `"datacontenttype":"application/vnd.acme+json; v=1","data":"x"}`, `"x"`, "application/vnd.acme+json; v=1", ""},
+		{"APPLICATION/CLOUDEVENTS+JSON", head + `"datacontenttype":"text/plain","data":"\u00FC"}`, "ü", "text/plain", ""},
+		{"application/cloudevents+json", head + `"datacontenttype":"application/octet-stream","data_base64":"AQL/"}`, "\x01\x02\xff", "application/octet-stream", ""},
+		{"application/cloudevents+json", head + `"datacontenttype":"text/plain","data":{"id":7}}`, "", "", "is not text"},
+		{"application/cloudevents+json", head + `"data":1,"data_base64":"AQL/"}`, "", "", "data and data_base64"},
+		{"application/cloudevents+json", head + `"data_base64":"AQ="}`, "", "", "base64"},
+		{"application/cloudevents+json", head + `"data":null}`, "", "", "no data"},
+		{"application/cloudevents+json", head + `"datacontenttype":7,"data":1}`, "", "", "datacontenttype"},
+		{"application/cloudevents+json", `{"specversion":"1.0","id":"1","source":"/orders","data":1}`, "", "", "no type"},
+		{"application/cloudevents+json", `{"specversion":"0.3","id":"1","source":"/orders","type":"Text","data":1}`, "", "", `"0.3"`},
+		{"application/cloudevents+json", `[` + head + `"data":1}]`, "", "", "no JSON object"},
+		{"application/cloudevents-batch+json", `[` + head + `"data":1}]`, "", "", "one by one"},
+		{"application/cloudevents+avro", "\x01", "", "", "cloudevents+avro"},
+	} {
+		w := dialect.Wire{Properties: dialect.Properties{ContentType: c.contentType}, Body: []byte(c.doc), Broker: &dialecttest.Broker}
+		f, h, faults := dialecttest.Read(peer(), &w)
+		switch {
+		case c.fault != "":
+			if len(faults) != 1 || !strings.Contains(faults[0].Err.Error(), c.fault) {
+				t.Errorf("%s: %v does not say %q", c.doc, faults, c.fault)
+			}
+		case f == nil || len(faults) > 0 || string(f.Body) != c.body || h.ContentType != c.dataType || h.Type != "Text":
+			t.Errorf("%s: %+v, %v", c.doc, f, faults)
+		}
+	}
+	for _, doc := range []string{`{"specversion":"1.0","id":"1","source":"/orders"}`, `{"a":{"specversion":"1.0","id":"1","source":"/o","type":"T","data":1}}`, `{"specversion"`, `"\"specversion\""`} {
+		if f, _, faults := dialecttest.Read(peer(), &dialect.Wire{Properties: dialect.Properties{ContentType: "application/json"}, Body: []byte(doc), Broker: &dialecttest.Broker}); f != nil || len(faults) > 0 {
+			t.Errorf("%s is read as an event: %v", doc, faults)
+		}
+	}
+}
+
+// TestWritten: what is written is read back as it was, in every form.
+func TestWritten(t *testing.T) {
+	t.Parallel()
+	for form, d := range map[string]*cloudevents.Dialect{
+		"binary": peer(), "ce-": with(func(c *cloudevents.Config) { c.Prefix = "ce-" }), "structured": with(func(c *cloudevents.Config) { c.Structured = true }),
+	} {
+		for contentType, body := range map[string]string{"application/json": `{"id":7,"t":"<&>"}`, "text/plain": "ü", "application/octet-stream": "\x00\xff", "text/csv": "\xff"} {
+			e := dialect.Envelope{
+				ID: "1", CorrelationID: "c", CausationID: "0", Type: "Blob", From: "shop", ContentType: contentType, TimeSent: at(t, "2026-11-21T08:44:41.901107Z"), Body: []byte(body),
+				Headers: map[string]any{
+					"cloudEvents_subject": "7", "ce-partitionkey": "p", "cloudEvents_sampled": true, "cloudEvents_level": int32(3), "tenant": "acme", "traceparent": parent,
+					"cloudEvents_id": "other", "ce-source": "/other", "specversion": "1.0", "cloudEvents:time": "other", "cloudEvents_correlationid": "other", // of a message that is passed on
+				},
+			}
+			w, err := d.Write(&e, dialect.Destination{Kind: dialect.Publish, Name: "blob", Topic: "topics"})
+			if err != nil {
+				t.Errorf("%s %s: %v", form, contentType, err)
+				continue
+			}
+			if w.Exchange != "topics" || w.RoutingKey != "blob" || w.Properties.MessageID != "1" || w.Headers["tenant"] != "acme" || w.Headers["specversion"] != nil {
+				t.Errorf("%s %s: %+v", form, contentType, w)
+			}
+			w.Broker = &dialecttest.Broker
+			f, h, faults := dialecttest.Read(peer(), &w)
+			if f == nil || len(faults) > 0 {
+				t.Errorf("%s %s: %v", form, contentType, faults)
+				continue
+			}
+			if h.ID != "1" || h.CorrelationID != "c" || h.CausationID != "0" || h.Type != "Blob" || h.OriginatingAddress != "shop" || h.ContentType != contentType || !h.TimeSent.Equal(e.TimeSent) || string(f.Body) != body {
+				t.Errorf("%s %s: %+v %q", form, contentType, h, f.Body)
+			}
+			for name, want := range map[string]any{"cloudEvents_subject": "7", "cloudEvents_partitionkey": "p", "cloudEvents_sampled": true, "traceparent": parent, "tenant": "acme"} {
+				if f.Headers[name] != want {
+					t.Errorf("%s %s: the header %s is %v", form, contentType, name, f.Headers[name])
+				}
+			}
+		}
+	}
+}
+
+// TestRequest: an answer names its request where AMQP has a place for it.
+func TestRequest(t *testing.T) {
+	t.Parallel()
+	e := dialect.Envelope{ID: "1", CorrelationID: "c", RequestID: "r", Type: "Text", From: "shop", ReplyTo: "shop", Body: []byte("1")}
+	w, err := peer().Write(&e, dialect.Destination{Kind: dialect.Request, Name: "orders"})
+	if err != nil || w.Properties.ReplyTo != "shop" || w.Properties.CorrelationID != "r" {
+		t.Fatalf("%+v, %v", w, err)
+	}
+	w.Broker = &dialecttest.Broker
+	request, _, faults := dialecttest.Read(peer(), &w)
+	if len(faults) > 0 || request.ReplyTo != "shop" || request.Awaits() {
+		t.Fatalf("%+v, %v", request, faults)
+	}
+	reply, err := peer().Write(&dialect.Envelope{ID: "2", CorrelationID: "c", Type: "Text", From: "orders", Body: []byte("2")}, dialect.Destination{Kind: dialect.Reply, Name: "shop", Answers: request.Envelope})
+	if err != nil || reply.Properties.CorrelationID != "r" {
+		t.Fatalf("%+v, %v", reply, err)
+	}
+	reply.Broker = &dialecttest.Broker
+	if f, h, faults := dialecttest.Read(peer(), &reply); len(faults) > 0 || h.CorrelationID != "r" {
+		t.Errorf("%+v, %v", f, faults)
+	}
+}
+
+// TestAddresses: a source is that of a queue or stays a header, and a name to answer to is taken as it is or not at all.
+func TestAddresses(t *testing.T) {
+	t.Parallel()
+	for source, want := range map[string]string{
+		"/orders": "orders", "shop": "shop", "/my%20queue": "my queue", "https://acme.example": "", "urn:acme:orders": "", "/shop/orders": "", "/orders?x=1": "", "/orders#1": "",
+		"/": "", "/..": "", strings.Repeat("x", 300): "",
+	} {
+		w := dialecttest.Load(t, "cloudevents-binary")
+		w.Headers["cloudEvents_source"] = source
+		if f, h, faults := dialecttest.Read(peer(), &w); len(faults) > 0 || h.OriginatingAddress != want || f.Headers["cloudEvents_source"] != source {
+			t.Errorf("%s: %q, %v", source, h.OriginatingAddress, faults)
+		}
+	}
+	w := dialecttest.Load(t, "cloudevents-request")
+	w.Properties.ReplyTo = "sh%6Fp"
+	f, h, faults := dialecttest.Read(peer(), &w)
+	if len(faults) > 0 || h.ReplyTo != "" {
+		t.Fatalf("it would be answered to %q, %v", h.ReplyTo, faults)
+	}
+	says(t, f.NoReply, "sh%6Fp", "percent-encoding")
+}
+
+// TestIDs: ids of two sources may be the same.
+func TestIDs(t *testing.T) {
+	t.Parallel()
+	w := dialecttest.Load(t, "cloudevents-structured")
+	if _, h, faults := dialecttest.Read(with(func(c *cloudevents.Config) { c.SourceInID = true }), &w); h.ID != "/orders 01a3" || len(faults) > 0 {
+		t.Errorf("the id is %s, %v", h.ID, faults)
+	}
+}
+
+// TestHostile: what strangers may write is read as something whole, or refused.
+func TestHostile(t *testing.T) {
+	t.Parallel()
+	dialecttest.Mutations{
+		Goldens: []string{"cloudevents-binary", "cloudevents-structured", "cloudevents-dotnet-structured", "cloudevents-by-wolverine", "cloudevents-request"},
+		Own:     []string{"OrderPlaced", "PlaceOrder"}, Addresses: []string{"properties.ReplyTo"}, Hostile: []string{"%s", "rabbitmq://queue/error", "amqp://other/x"},
+	}.Run(t, peer())
+}
+
+// TestCopies: an event that is retried, parked, stored and moved stays as it was.
+func TestCopies(t *testing.T) {
+	t.Parallel()
+	dialecttest.Copies(t, peer(), "cloudevents-binary", "cloudevents-structured", "cloudevents-dotnet-structured", "cloudevents-by-wolverine", "cloudevents-knative")
+}
+
+// FuzzRead reads what nobody would write.
+func FuzzRead(f *testing.F) {
+	dialecttest.Fuzz(f, peer(), []string{"cloudevents-binary", "cloudevents-structured", "cloudevents-dotnet-structured", "cloudevents-by-wolverine", "cloudevents-knative"},
+		[]string{"cloudEvents_specversion", "cloudEvents_id", "cloudEvents_source", "ce-specversion", "specversion", "id", "source", "type", "cloudEvents_traceparent"})
+}
+
+// TestRefused: what is no event is not sent.
+func TestRefused(t *testing.T) {
+	t.Parallel()
+	says(t, with(func(c *cloudevents.Config) { c.Prefix = "ce." }).Validate(), `"ce."`, `"ce-"`)
+	says(t, with(func(c *cloudevents.Config) { c.Types = dialect.Types{"A": "X", "B": "X"} }).Validate(), "twice")
+	one := dialect.Envelope{ID: "1", Type: "Unknown", Fault: &dialect.Fault{}, Headers: map[string]any{"cloudEvents_sub-ject": "7", "ce-rate": 1.5, "cloudEvents_data": "x", "cloudEvents_text": "\xff"}}
+	_, err := peer().Write(&one, dialect.Destination{})
+	says(t, err, "Unknown", "needs a source", "given up", `"sub-ject"`, "rate is a float64", `"data"`, "text is not UTF-8")
+	structured := with(func(c *cloudevents.Config) { c.Structured, c.Source = true, "/x" })
+	_, err = structured.Write(&dialect.Envelope{ID: "1", Type: "Text", Body: []byte("{")}, dialect.Destination{})
+	says(t, err, "no JSON")
+	_, err = structured.Write(&dialect.Envelope{ID: "1", Type: "Text", ContentEncoding: "br", Body: []byte("{}")}, dialect.Destination{})
+	says(t, err, `"br"`)
+}
+
+func says(t *testing.T, err error, parts ...string) {
+	t.Helper()
+	for _, part := range parts {
+		if err == nil || !strings.Contains(err.Error(), part) {
+			t.Errorf("%v does not say %q", err, part)
+		}
+	}
+}
+
+// TestReadCosts: reading an event costs little more than reading a message of harebus.
+func TestReadCosts(t *testing.T) { //nolint:paralleltest // it measures
+	for _, golden := range []string{"cloudevents-binary", "cloudevents-structured"} {
+		dialecttest.Costs(t, peer(), golden)
+	}
+}
+
+// TestBatch: those of the SDK for .NET are refused.
+func TestBatch(t *testing.T) {
+	t.Parallel()
+	raw, err := os.ReadFile("testdata/cloudevents-dotnet-structured.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var golden struct {
+		Batch struct {
+			ContentType string `json:"content_type"`
+			Body        string `json:"body"`
+		} `json:"batch"`
+		Binary string `json:"binary data"`
+		Text   string `json:"text data"`
+	}
+	if err := json.NewDecoder(bytes.NewReader(raw)).Decode(&golden); err != nil {
+		t.Fatal(err)
+	}
+	w := dialect.Wire{Properties: dialect.Properties{ContentType: golden.Batch.ContentType}, Body: []byte(golden.Batch.Body), Broker: &dialecttest.Broker}
+	if _, _, faults := dialecttest.Read(peer(), &w); len(faults) != 1 {
+		t.Errorf("%v", faults)
+	} else {
+		says(t, faults[0].Err, "one by one")
+	}
+	for doc, want := range map[string]string{golden.Binary: "\x01\x02\xff", golden.Text: "ü"} {
+		w := dialect.Wire{Properties: dialect.Properties{ContentType: "application/cloudevents+json"}, Body: []byte(doc), Broker: &dialecttest.Broker}
+		if f, _, faults := dialecttest.Read(peer(), &w); len(faults) > 0 || string(f.Body) != want {
+			t.Errorf("%s: %v, %v", doc, f, faults)
+		}
+	}
+}

@@ -1,0 +1,313 @@
+package cloudevents
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"mime"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/harebus/harebus/dialect"
+	"github.com/harebus/harebus/internal/jsontext"
+)
+
+// Read reads an event: in structured form by its content type, or if the body is a JSON object with the four attributes that every event
+// has; in binary form by the header specversion, in any of its spellings.
+func (d *Dialect) Read(w *dialect.Wire) (*dialect.Envelope, bool, error) {
+	var ev event
+	switch declared, spelling := isStructured(w.Properties.ContentType), spellingOf(w.Headers); {
+	case declared:
+		if err := ev.fromDocument(w.Body, w.Properties.ContentType); err != nil {
+			return nil, true, err
+		}
+	case spelling >= 0:
+		if err := ev.fromHeaders(w, spelling); err != nil {
+			return nil, true, err
+		}
+	case bytes.Contains(w.Body, []byte(`"specversion"`)):
+		if err := ev.fromDocument(w.Body, ""); err != nil || ev.missing() != nil {
+			return nil, false, nil //nolint:nilerr // a document of another kind
+		}
+	case bare(w.Headers):
+		if err := ev.fromHeaders(w, len(prefixes)); err != nil {
+			return nil, true, err
+		}
+	default:
+		return nil, false, nil
+	}
+	e, err := d.envelope(&ev, w)
+	return e, true, err
+}
+
+// event is what an event says of itself, in whatever form.
+type event struct {
+	version, id, source, kind, time, contentType string
+
+	correlationID, causationID string
+	// headers are the attributes that have no place in an envelope.
+	headers map[string]any
+	body    []byte
+}
+
+// isStructured says whether a content type is one of those of events.
+func isStructured(contentType string) bool {
+	return len(contentType) >= len(structured) && strings.EqualFold(contentType[:len(structured)], structured)
+}
+
+// spellingOf is the index of the prefix that the attributes have in headers; -1 if they have none.
+func spellingOf(headers map[string]any) int {
+	for i, name := range [...]string{"cloudEvents_specversion", "cloudEvents:specversion", "ce-specversion", "ce_specversion"} {
+		if _, ok := headers[name]; ok {
+			return i
+		}
+	}
+	return -1
+}
+
+// bare says whether headers are attributes without a prefix, which is what Knative writes.
+func bare(headers map[string]any) bool {
+	for _, name := range [...]string{specVersion, id, source, kind} {
+		if s, _ := headers[name].(string); s == "" {
+			return false
+		}
+	}
+	return true
+}
+
+// envelope is what harebus makes of an event.
+func (d *Dialect) envelope(ev *event, w *dialect.Wire) (*dialect.Envelope, error) {
+	p := &w.Properties
+	e := &dialect.Envelope{
+		ID: ev.id, CorrelationID: cmp.Or(p.CorrelationID, ev.correlationID), CausationID: ev.causationID, Type: cmp.Or(d.own[ev.kind], ev.kind),
+		From: queueOf(ev.source), ContentType: cmp.Or(ev.contentType, jsonType), Headers: ev.headers, Body: ev.body,
+	}
+	e.TimeSent, _ = time.Parse(time.RFC3339, ev.time) // the time of a message that has none is that of its arrival
+	if p.ReplyTo != "" {
+		e.ReplyTo, e.NoReply = replyTo(p.ReplyTo)
+	}
+	if d.SourceInID && ev.id != "" {
+		e.ID = ev.source + " " + ev.id
+	}
+	if !isStructured(p.ContentType) {
+		e.ContentEncoding = p.ContentEncoding
+	}
+	if err := ev.missing(); err != nil {
+		return e, err
+	}
+	switch {
+	case !strings.HasPrefix(ev.version, "1."):
+		return e, fmt.Errorf("its specversion is %.40q, and only versions 1 are read", ev.version)
+	case len(ev.body) == 0 || len(ev.body) < 16 && string(bytes.TrimSpace(ev.body)) == "null":
+		return e, errors.New("the event has no data, and a handler needs a message")
+	}
+	return e, nil
+}
+
+// missing says which of the attributes that every event has are not there.
+func (ev *event) missing() error {
+	var faults []error
+	for _, one := range [...]struct{ name, value string }{{specVersion, ev.version}, {id, ev.id}, {source, ev.source}, {kind, ev.kind}} {
+		if one.value == "" {
+			faults = append(faults, fmt.Errorf("the event has no %s", one.name))
+		}
+	}
+	return errors.Join(faults...)
+}
+
+// queueOf is the queue of a source such as /orders; empty for one that is no queue's, which is among the headers.
+func queueOf(source string) string {
+	name := strings.TrimPrefix(source, "/")
+	if strings.ContainsAny(name, ":?#") {
+		return ""
+	}
+	queue, _ := dialect.ParseQueue(name)
+	return queue
+}
+
+// replyTo reads the property.
+func replyTo(name string) (string, error) {
+	queue, err := dialect.ParseQueue(name)
+	if err == nil && queue != name {
+		err = errors.New("a name with percent-encoding is not taken")
+	}
+	if err != nil {
+		return "", fmt.Errorf("the property reply_to %.80q: %w", name, err)
+	}
+	return queue, nil
+}
+
+// required are the attributes that must be text if they are there.
+func (ev *event) required(name string) *string {
+	switch name {
+	case specVersion:
+		return &ev.version
+	case id:
+		return &ev.id
+	case source:
+		return &ev.source
+	case kind:
+		return &ev.kind
+	case dataContentType:
+		return &ev.contentType
+	}
+	return nil
+}
+
+// optional are those that are left out if they are not text.
+func (ev *event) optional(name string) *string {
+	switch name {
+	case occurred:
+		return &ev.time
+	case correlationID:
+		return &ev.correlationID
+	case causationID:
+		return &ev.causationID
+	}
+	return nil
+}
+
+// add adds an attribute to the headers that the handler gets.
+func (ev *event) add(name string, value any) {
+	if ev.headers == nil {
+		ev.headers = map[string]any{}
+	}
+	if name == traceParent || name == traceState {
+		ev.headers[name] = value
+		return
+	}
+	ev.headers[prefix+name] = value
+}
+
+// fromHeaders reads binary form; spelling is the index of a prefix, or that of none.
+func (ev *event) fromHeaders(w *dialect.Wire, spelling int) error {
+	before := ""
+	if spelling < len(prefixes) {
+		before = prefixes[spelling]
+	}
+	for key, value := range w.Headers {
+		name, ok := strings.CutPrefix(key, before)
+		if !ok || value == nil {
+			continue
+		}
+		if at, ok := value.(time.Time); ok {
+			value = at.UTC().Format(time.RFC3339)
+		}
+		text, isText := value.(string)
+		if to := ev.required(name); to != nil {
+			if !isText {
+				return fmt.Errorf("the attribute %s is not text", name)
+			}
+			*to = text
+		} else if to := ev.optional(name); to != nil {
+			*to = text
+		} else if before != "" && (before != prefix || name == traceParent || name == traceState) {
+			ev.add(name, value)
+		}
+	}
+	ev.contentType = cmp.Or(w.Properties.ContentType, ev.contentType)
+	if ev.contentType == "" {
+		ev.contentType, _ = w.Headers["content-type"].(string) // Knative, and who puts the headers of HTTP into those of AMQP
+	}
+	ev.body = w.Body
+	return nil
+}
+
+// fromDocument reads structured form.
+func (ev *event) fromDocument(body []byte, contentType string) error {
+	if base, _, _ := strings.Cut(strings.ToLower(contentType), ";"); contentType != "" && strings.TrimSpace(base) != structured+"+json" && base != structured {
+		if strings.Contains(base, "batch") {
+			return errors.New("it is a batch (" + base + "), and a message has one event here: have the sender send them one by one")
+		}
+		return fmt.Errorf("events in the format %.80q are not read, only "+structured+"+json", base)
+	}
+	var inJSON, inBase64 jsontext.Value
+	err := jsontext.Object(body, func(key []byte, v jsontext.Value) error {
+		switch string(key) {
+		case data:
+			inJSON = v
+		case dataBase64:
+			inBase64 = v
+		default:
+			return ev.member(key, v)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	ev.body, err = ev.data(inJSON, inBase64)
+	return err
+}
+
+// member reads an attribute. One that is null is absent.
+func (ev *event) member(key []byte, v jsontext.Value) (err error) {
+	if v.Null() {
+		return nil
+	}
+	name := string(key)
+	text, err := v.Text()
+	if to := ev.required(name); to != nil {
+		if err != nil {
+			return fmt.Errorf("the attribute %s: %w", name, err)
+		}
+		*to = text
+		if name == source {
+			ev.add(name, text)
+		}
+		return nil
+	}
+	if to := ev.optional(name); to != nil {
+		*to = text
+		return nil
+	}
+	switch number, notWhole := strconv.ParseInt(string(v), 10, 64); {
+	case err == nil:
+		ev.add(name, text)
+	case notWhole == nil:
+		ev.add(name, number)
+	case string(v) == "true" || string(v) == "false":
+		ev.add(name, string(v) == "true")
+	default:
+		ev.add(name, string(v)) // what no attribute should be
+	}
+	return nil
+}
+
+// data is the payload of a document.
+func (ev *event) data(inJSON, inBase64 jsontext.Value) ([]byte, error) {
+	switch {
+	case !inJSON.Null() && !inBase64.Null():
+		return nil, errors.New("the event has data and data_base64")
+	case !inBase64.Null():
+		text, err := inBase64.Text()
+		if err != nil {
+			return nil, fmt.Errorf("data_base64: %w", err)
+		}
+		body, err := base64.StdEncoding.DecodeString(text)
+		if err != nil {
+			return nil, fmt.Errorf("data_base64: %w", err)
+		}
+		return body, nil
+	case isJSON(ev.contentType) || inJSON.Null():
+		return inJSON, nil
+	}
+	text, err := inJSON.Text()
+	if err != nil {
+		return nil, fmt.Errorf("the data of the type %.80q: %w", ev.contentType, err)
+	}
+	return []byte(text), nil
+}
+
+// isJSON says whether data of a content type is a JSON value. Data without one is.
+func isJSON(contentType string) bool {
+	if contentType == "" || contentType == jsonType {
+		return true
+	}
+	base, _, err := mime.ParseMediaType(contentType)
+	_, subtype, _ := strings.Cut(base, "/")
+	return err == nil && (subtype == "json" || strings.HasSuffix(subtype, "+json"))
+}
