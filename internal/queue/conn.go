@@ -128,12 +128,17 @@ func (c *Conn) State(ctx context.Context) (q amqp.Queue, err error) {
 
 // Settled is State of a broker that has had time to answer. When a quorum queue does not answer
 // RabbitMQ within a quarter of a second, RabbitMQ says that it has no messages and no consumers.
-// So that must be said several times.
+// So that must be said several times, in less than that, or very often, should the network be slow.
 func (c *Conn) Settled(ctx context.Context) (amqp.Queue, error) {
-	const tries, pause = 4, 200 * time.Millisecond
+	const quick, all, pause, prompt = 4, 20, 200 * time.Millisecond, 200 * time.Millisecond
+	said := 0
 	for try := 1; ; try++ {
+		began := time.Now()
 		q, err := c.State(ctx)
-		if err != nil || q.Messages+q.Consumers > 0 || try == tries {
+		if time.Since(began) < prompt {
+			said++
+		}
+		if err != nil || q.Messages+q.Consumers > 0 || said == quick || try == all {
 			return q, err
 		}
 		if !wait.Sleep(ctx, pause) {
@@ -144,11 +149,18 @@ func (c *Conn) Settled(ctx context.Context) (amqp.Queue, error) {
 
 // Store publishes messages, in their order, waits for their confirms and returns a result for
 // each. A *[LeftError] means that no queue has the message and that others can be stored.
-// Any other error ends the connection: the message may have arrived or not.
+// Any other error ends the connection: the message may have arrived or not. Nothing is sent before
+// the broker has read the acknowledgements of all that was stored before.
 func (c *Conn) Store(ps []session.Publishing) []error {
 	ctx, cancel := context.WithTimeoutCause(context.Background(), c.o.Timeout, fmt.Errorf("the broker did not answer within %v", c.o.Timeout))
 	defer cancel()
 	errs := make([]error, len(ps))
+	if err := c.removed(ctx); err != nil {
+		for i := range errs {
+			errs[i] = fmt.Errorf("send it to %q: %w", ps[i].Key, err)
+		}
+		return errs
+	}
 	for at := 0; at < len(ps); {
 		at += c.storeSome(ctx, ps[at:], errs[at:])
 		if !c.session.Alive() {

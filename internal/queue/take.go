@@ -19,6 +19,7 @@ type taker struct {
 	limit      int // how many the broker gives it before some are removed
 	held       int // how many were taken and not removed
 	cancelled  bool
+	removing   bool // acknowledgements are on their way
 }
 
 // consumerTag is the same on each channel.
@@ -148,6 +149,22 @@ func (c *Conn) Remove(m *Message) error {
 		return fmt.Errorf("it could not be removed here, so it is in both queues: %w", err)
 	}
 	m.from.held--
+	m.from.removing = true
+	return nil
+}
+
+// removed returns when the broker has read all acknowledgements, which is what an answer on the same channel says. They
+// go on other channels than what is published, and RabbitMQ reads each channel by itself: a confirm says nothing of them.
+func (c *Conn) removed(ctx context.Context) error {
+	for _, t := range c.takers {
+		if !t.removing {
+			continue
+		}
+		if err := c.session.RPC(ctx, func() error { return t.ch.Qos(t.limit, 0, false) }); err != nil {
+			return fmt.Errorf("wait until what was moved is removed from %q: %w", c.o.Queue, err)
+		}
+		t.removing = false
+	}
 	return nil
 }
 
