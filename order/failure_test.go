@@ -60,6 +60,8 @@ func TestHoldKey(t *testing.T) {
 		r.wants("a", "1")
 		mended.Store(true)
 		r.word("retry", "z")
+		r.rest(time.Minute)
+		r.wants("a", "1")
 		r.word("retry", "a")
 		r.rest(time.Minute)
 		r.wants("a", "1 2 3 4 5")

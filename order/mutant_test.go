@@ -22,7 +22,7 @@ var mutants = []mutant.Mutant{
 	{
 		Name: "no barrier", File: "internal/consume/lane.go",
 		Old:    "\t\tt.await(loading)\n",
-		New:    "\t\tt.phase = loading\n\t\tif err := t.passed(); err != nil {\n\t\t\treturn err\n\t\t}\n",
+		New:    "\t\tt.phase = fencing\n\t\tt.join(1)\n",
 		Breaks: "ORDER",
 	},
 	{

@@ -77,7 +77,7 @@ func (d *Delivery) Rehearse(ctx context.Context, log *zap.Logger) {
 // another process may have the queue.
 func (d *Delivery) Context() context.Context {
 	if d.tenure != nil {
-		return d.tenure.ctx
+		return d.tenure.work
 	}
 	return d.consumer.hard
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/harebus/harebus/internal/field"
 	"github.com/harebus/harebus/internal/lanes"
+	"github.com/harebus/harebus/order"
 )
 
 var errContained = errors.New("the process has ended again and again while it handled this message, so no handler sees it any more")
@@ -108,6 +109,9 @@ func (t *tenure) read(d *Delivery, n lanes.Note) error {
 	switch n.Kind {
 	case lanes.Join:
 		t.keep(d, n)
+		if t.phase == fencing && n.Owner == t.id && n.Fence > 0 {
+			return t.begin()
+		}
 		return nil
 	case lanes.Trial:
 		t.accuse(d, n)
@@ -127,12 +131,17 @@ func (t *tenure) read(d *Delivery, n lanes.Note) error {
 	return nil
 }
 
-// keep keeps the latest note that somebody has joined, for the next owner.
+// keep keeps the latest note that has the highest fencing number, for the next owner.
 func (t *tenure) keep(d *Delivery, n lanes.Note) {
-	if t.token != nil {
-		t.token.feed.acks.Done(t.token.Raw.DeliveryTag)
+	spare := t.token
+	if n.Fence >= t.fence {
+		t.fence, t.token = n.Fence, d
+	} else {
+		spare = d
 	}
-	t.token = d
+	if spare != nil {
+		spare.feed.acks.Done(spare.Raw.DeliveryTag)
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.odd = nil
@@ -161,9 +170,9 @@ func (t *tenure) accuse(d *Delivery, n lanes.Note) {
 // passed goes on when the barrier has come back.
 func (t *tenure) passed() error {
 	if t.phase == loading {
-		t.phase = owning
-		t.release()
-		return t.attach()
+		t.phase = fencing
+		t.join(t.fence + 1)
+		return nil
 	}
 	t.phase = settled
 	t.mu.Lock()
@@ -176,13 +185,20 @@ func (t *tenure) passed() error {
 	return nil
 }
 
+// begin is the begin of the ownership: the fencing number is stored.
+func (t *tenure) begin() error {
+	t.phase, t.work = owning, order.WithFence(t.ctx, t.fence)
+	t.release()
+	return t.attach()
+}
+
 // release lets parked messages be handled, and obeys the words that came before.
 func (t *tenure) release() {
 	t.mu.Lock()
 	t.open = true
 	n, _ := t.lanes.Parked()
 	t.mu.Unlock()
-	t.c.log.Info("this process handles the ordered queue now", zap.Int("parked", n), zap.String("tenure", t.id))
+	t.c.log.Info("this process handles the ordered queue now", zap.Int("parked", n), zap.String("tenure", t.id), zap.Int64("fence", t.fence))
 	for _, d := range t.words {
 		if n, ok := lanes.ReadNote(&t.cfg.Names, d.Raw.Headers); ok {
 			t.obey(d, n)
@@ -319,6 +335,17 @@ func (t *tenure) acquit(id string) {
 		note.feed.acks.Done(note.Raw.DeliveryTag)
 	}
 	delete(t.trials, id)
+}
+
+// forget removes notes of other tenures about messages that have not come: they were done with when their process
+// ended, and only the ack of the note was lost. mu is held.
+func (t *tenure) forget() {
+	for id, notes := range t.trials {
+		if !t.trying[id] && time.Since(notes[len(notes)-1].came) > look && !t.lanes.Has(id) {
+			t.acquit(id)
+			t.lanes.Acquit(id)
+		}
+	}
 }
 
 // resume has a delivery that was kept handled again.

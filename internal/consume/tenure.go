@@ -27,6 +27,8 @@ const (
 	waiting phase = iota
 	// loading: a barrier is sent. When it comes back, everything that is parked is here.
 	loading
+	// fencing: a note with the fencing number is sent: one above that of the last owner.
+	fencing
 	// owning: parked messages are handled, and the queue is consumed from.
 	owning
 	// settling: the first delivery from the queue has come, so no other process has it any more. A
@@ -39,9 +41,9 @@ const (
 const (
 	// parkingPrefetch is more than a parking queue can have.
 	parkingPrefetch = 60_000
-	// refresh is how often the note that the owner keeps is replaced by a new one, and stale how old other
-	// deliveries may become: later the broker would take all of them back.
-	refresh, stale = 5 * time.Minute, 10 * time.Minute
+	// look is how often the owner looks at what it keeps: after refresh its note is replaced by a new one, and after
+	// stale everything is taken up anew, because later the broker would take it back.
+	look, refresh, stale = 10 * time.Second, 5 * time.Minute, 10 * time.Minute
 )
 
 // tenure is used by the consumer's goroutine, but for what mu guards.
@@ -56,10 +58,12 @@ type tenure struct {
 	phase   phase
 	barrier string // that is awaited
 	token   *Delivery
+	fence   int64       // the highest fencing number in a note that came
 	words   []*Delivery // of operators, that have come too soon
 	early   []*Delivery // of the queue, likewise
 
-	ctx    context.Context // of the handlers
+	ctx    context.Context // ends when something is lost
+	work   context.Context // of the handlers: ctx with the fencing number, once that is known
 	cancel context.CancelCauseFunc
 	soft   context.Context // ends with ctx, and when a stop begins
 	notes  sync.WaitGroup  // that are being sent
@@ -109,7 +113,7 @@ func (c *consumer) own(ctx context.Context, s *session.Session) error {
 	}
 	c.began = true
 	c.note(nil)
-	t.send(lanes.Note{Kind: lanes.Join, About: t.cfg.Settings(), Owner: t.id})
+	t.join(0)
 	end := c.cfg.consuming(s)
 	err = t.run(ctx)
 	if errors.Is(err, errChanging) {
@@ -183,7 +187,7 @@ func (t *tenure) feedOf(u *subscription) *feed {
 
 // run is the life of the tenure.
 func (t *tenure) run(ctx context.Context) error {
-	tick := time.NewTicker(refresh)
+	tick := time.NewTicker(look)
 	defer tick.Stop()
 	due := time.NewTimer(time.Hour)
 	defer due.Stop()
@@ -215,7 +219,7 @@ func (t *tenure) run(ctx context.Context) error {
 		case <-due.C:
 		case <-t.wake:
 		case <-tick.C:
-			err = t.renew()
+			err = t.lookAfter()
 		case <-t.c.nudged:
 			if t.c.isPaused() {
 				err = errChanging
@@ -315,14 +319,18 @@ func (t *tenure) attach() error {
 	return nil
 }
 
-// renew replaces the note that says who the owner is, and begins anew when deliveries have become too old.
-func (t *tenure) renew() error {
+// lookAfter replaces the note that says who the owner is, forgets accusations, and begins anew when deliveries have become
+// too old.
+func (t *tenure) lookAfter() error {
 	if t.phase < owning {
 		return nil
 	}
-	t.send(lanes.Note{Kind: lanes.Join, About: t.cfg.Settings(), Owner: t.id})
+	if t.token != nil && time.Since(t.token.came) > refresh {
+		t.join(t.fence)
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.forget()
 	for _, one := range t.lanes.Keys() {
 		if d, ok := one.First.Of.(*Delivery); ok && time.Since(d.came) > stale {
 			t.c.log.Info("consuming anew, because messages have been parked for a while, and the broker takes back what is held for too long")
@@ -343,6 +351,11 @@ func (t *tenure) send(n lanes.Note) {
 			}
 		}
 	})
+}
+
+// join leaves a note.
+func (t *tenure) join(fence int64) {
+	t.send(lanes.Note{Kind: lanes.Join, About: t.cfg.Settings(), Owner: t.id, Fence: fence})
 }
 
 // await sends a barrier.

@@ -188,6 +188,20 @@ func (l *Lanes) Settled() { l.late = true }
 // Suspect takes a note of another tenure: it was about to handle the message of this id.
 func (l *Lanes) Suspect(id string) { l.trials[id]++ }
 
+// Acquit forgets the notes about a message.
+func (l *Lanes) Acquit(id string) { delete(l.trials, id) }
+
+// Has says whether a message with this id is here.
+func (l *Lanes) Has(id string) bool {
+	is := func(m *Message) bool { return m.ID == id }
+	for _, of := range l.keys {
+		if slices.ContainsFunc(of.queue, is) || slices.ContainsFunc(of.parked, is) {
+			return true
+		}
+	}
+	return false
+}
+
 // Next is what is to be done now; nil if there is nothing.
 func (l *Lanes) Next(now time.Time) (*Message, Step) {
 	for len(l.waiting) > 0 && !l.waiting[0].until.After(now) {

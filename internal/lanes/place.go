@@ -138,12 +138,14 @@ type Note struct {
 	// Kind is one of those below, and About what it is about: see there.
 	Kind, About string
 	Owner       string
+	// Fence is the fencing number of the owner; 0 in what is no note of an owner.
+	Fence int64
 }
 
 // The kinds of notes.
 const (
-	// Join is left by whoever waits for the parking queue; About are its settings. The owner keeps one,
-	// so that the next owner gets it and knows by it that it is the owner.
+	// Join is left by whoever waits for the parking queue; About are its settings. The owner keeps one of its
+	// own, with its fencing number, so that the next owner gets it and knows by it that it is the owner.
 	Join = "join"
 	// Barrier comes back to the owner that has sent it, when everything before it has come.
 	Barrier = "barrier"
@@ -161,13 +163,15 @@ const (
 
 // Write makes the headers of a note. A key is its own header, because it may be any text.
 func (n Note) Write(names *Names) amqp.Table {
-	return amqp.Table{names.Note: n.Kind + " " + n.Owner, names.Key: n.About}
+	return amqp.Table{names.Note: fmt.Sprintf("%s %s %d", n.Kind, n.Owner, n.Fence), names.Key: n.About}
 }
 
 // ReadNote reads a note; false if the message is none.
 func ReadNote(n *Names, headers amqp.Table) (Note, bool) {
 	text, ok := headers[n.Note].(string)
-	kind, owner, _ := strings.Cut(text, " ")
+	kind, rest, _ := strings.Cut(text, " ")
+	owner, fence, _ := strings.Cut(rest, " ")
 	about, _ := headers[n.Key].(string)
-	return Note{Kind: kind, About: about, Owner: owner}, ok
+	number, _ := strconv.ParseInt(fence, 10, 64) // 0 in what is no note of an owner
+	return Note{Kind: kind, About: about, Owner: owner, Fence: number}, ok
 }
