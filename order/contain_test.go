@@ -165,14 +165,14 @@ func TestHeldForDays(t *testing.T) {
 		r.rest(time.Minute)
 		r.wants("a", "1")
 		r.wants("b", "1 2")
-		if (r.said("consumer interrupted") || r.said("cannot consume")) {
+		if r.said("consumer interrupted") || r.said("cannot consume") {
 			t.Error("the broker has taken something back")
 		}
 		r.word("discard", "a")
 		r.rest(time.Minute)
 		r.wants("a", "1 3 4")
 		r.rest(12 * time.Hour)
-		if (r.said("consumer interrupted") || r.said("cannot consume")) {
+		if r.said("consumer interrupted") || r.said("cannot consume") {
 			t.Error("the broker has taken the note of the owner back")
 		}
 		r.empty()
@@ -339,5 +339,19 @@ func TestRetryOfPoison(t *testing.T) {
 		if got := r.once("a"); got != "1 2" {
 			t.Errorf("of a are done: %s", got)
 		}
+	})
+}
+
+// TestNotesOfTheGone: a note of a process that has ended, about a message that was done with, does not stay for ever.
+func TestNotesOfTheGone(t *testing.T) {
+	bubble(t, func(_ *testing.T, r *rig) {
+		fn := func(context.Context, step) error { return nil }
+		r.try(r.instance(fn).Init(r.ctx))
+		r.word("trial other 0", "gone")
+		r.serve(fn)
+		r.send("a1 a2")
+		r.rest(time.Minute)
+		r.wants("a", "1 2")
+		r.empty()
 	})
 }
