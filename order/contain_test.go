@@ -6,7 +6,10 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
 
 	"github.com/harebus/harebus"
 	"github.com/harebus/harebus/order"
@@ -68,7 +71,11 @@ func TestPoison(t *testing.T) {
 					}()
 				}
 				r.try(r.instance(func(context.Context, step) error { return nil }).Init(r.ctx))
-				r.send(numbers("a", 100) + numbers("p", 17) + numbers("b", 100))
+				for n := range 100 {
+					r.strange(step{"a", n + 1}) // a sender that gives no ids
+				}
+				r.strange(step{"p", 1})
+				r.send(strings.TrimPrefix(numbers("p", 17), "p1 ") + numbers("b", 100))
 				serve()
 				r.rest(5 * time.Minute)
 				if n := crashes.Load(); n < 3 || n > 5 {
@@ -90,6 +97,20 @@ func TestPoison(t *testing.T) {
 			})
 		})
 	}
+}
+
+// strange sends a message without an id.
+func (r *rig) strange(m step) {
+	r.t.Helper()
+	conn, err := amqp.DialConfig(r.broker.URL(), amqp.Config{Dial: r.broker.Dial})
+	r.try(err)
+	defer func() { r.try(conn.Close()) }()
+	ch, err := conn.Channel()
+	r.try(err)
+	r.try(ch.PublishWithContext(r.ctx, "", "steps", true, false, amqp.Publishing{
+		Headers: amqp.Table{"PikaBus.Key": m.Key}, Type: "Step", ContentType: "application/json", Body: fmt.Appendf(nil, `{"Key": %q, "N": %d}`, m.Key, m.N),
+	}))
+	synctest.Wait()
 }
 
 // once is what is done of a key, without repeats.

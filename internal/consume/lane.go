@@ -1,6 +1,8 @@
 package consume
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"time"
@@ -32,8 +34,13 @@ func (t *tenure) message(d *Delivery, parked bool) *lanes.Message {
 	if text, ok := field.Text(d.Raw.Headers[t.cfg.Names.ID]); ok {
 		id = text
 	}
+	key := lanes.KeyOf(d.Raw.Headers, t.cfg.Header)
+	if id == "" { // it is known again by its content
+		sum := sha256.Sum256(append([]byte(key+"\x00"), d.Raw.Body...))
+		id = hex.EncodeToString(sum[:])
+	}
 	d.lane = &lanes.Message{
-		Key: lanes.KeyOf(d.Raw.Headers, t.cfg.Header), ID: id, Count: d.delivered, Again: d.Raw.Redelivered, Parked: parked, Of: d,
+		Key: key, ID: id, Count: d.delivered, Again: d.Raw.Redelivered, Parked: parked, Of: d,
 	}
 	return d.lane
 }
