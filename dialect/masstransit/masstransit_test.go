@@ -339,3 +339,19 @@ func TestSpellings(t *testing.T) {
 		}
 	}
 }
+
+// TestRoundTrips: nothing of what else MassTransit writes is lost.
+func TestRoundTrips(t *testing.T) {
+	t.Parallel()
+	d := masstransit.New(masstransit.Config{Types: dialect.Types{
+		"PlaceOrder": "Acme.Orders:PlaceOrder", "Kinds": "Acme.Orders:Kinds", "Failed": "MassTransit:Fault[[Acme.Orders:PlaceOrder]]", "Unread": "MassTransit:ReceiveFault",
+		"Schedule": "MassTransit.Scheduling:ScheduleMessage",
+	}, Interfaces: map[string][]string{"Failed": {"MassTransit:Fault"}, "Unread": {"MassTransit:Fault"}}})
+	for golden, messageType := range map[string]string{
+		"masstransit-types": "Kinds", "masstransit-fault": "Failed", "masstransit-receive-fault": "Unread", "masstransit-schedule": "Schedule", "masstransit-error": "PlaceOrder",
+		"masstransit-skipped": "PlaceOrder",
+	} {
+		// Headers of AMQP are also put into the envelope.
+		dialecttest.RoundTrip(t, d, golden, messageType, dialect.Send, "?"+must, source, host, "?"+expire, "?"+target, "?body.headers.", "?body.headers")
+	}
+}

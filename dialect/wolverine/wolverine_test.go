@@ -202,3 +202,40 @@ func TestTrace(t *testing.T) {
 		t.Errorf("read are %v, %v", e, err)
 	}
 }
+
+// TestRoundTrips: nothing of what else Wolverine writes is lost.
+func TestRoundTrips(t *testing.T) {
+	t.Parallel()
+	d := wolverine.New(wolverine.Config{Types: dialect.Types{
+		"PlaceOrder": "Acme.Orders.PlaceOrder", "OrderPlaced": "Acme.Orders.OrderPlaced", "OrderMoved": "order-moved.V2", "Forms": "Acme.Orders.Forms",
+	}})
+	const transit, must, expires = "properties.DeliveryMode", "mandatory", "?properties.Expiration"
+	for golden, messageType := range map[string]string{
+		"wolverine-send-confirmed": "PlaceOrder", "wolverine-conventional": "PlaceOrder", "wolverine-identity": "OrderMoved", "wolverine-requeued": "PlaceOrder",
+		"wolverine-scheduled": "PlaceOrder", "wolverine-json": "Forms", "wolverine-publish-topic": "OrderPlaced", "wolverine-dead-letter-native": "PlaceOrder",
+		"wolverine-dead-letter-enhanced": "PlaceOrder", "wolverine-activity": "PlaceOrder", "wolverine-dead-letter-buffered": "PlaceOrder", "wolverine-dead-letter-requeue": "PlaceOrder",
+		"wolverine-dead-letter-retries": "PlaceOrder",
+	} {
+		differs := []string{transit, must, expires}
+		switch golden {
+		case "wolverine-activity": // the trace of the message itself counts
+			differs = append(differs, "headers.parent-id")
+		case "wolverine-requeued": // likewise, and the parent is not known
+			differs = append(differs, "headers.parent-id")
+		}
+		dialecttest.RoundTrip(t, d, golden, messageType, dialect.Send, differs...)
+	}
+	dialecttest.RoundTrip(t, d, "wolverine-durable", "PlaceOrder", dialect.Send, must)
+}
+
+// TestEncrypted: a message that Wolverine has encrypted is parked with that reason.
+func TestEncrypted(t *testing.T) {
+	t.Parallel()
+	for _, golden := range []string{"wolverine-encrypted", "wolverine-encrypted-durable"} {
+		w := dialecttest.Load(t, golden)
+		f, h, faults := dialecttest.Read(peer(), &w)
+		if f == nil || h.ID != w.Properties.MessageID || len(faults) != 1 || faults[0].Reason != "bad-envelope" || !strings.Contains(faults[0].Err.Error(), "is encrypted") {
+			t.Errorf("%s: %+v, %v", golden, h, faults)
+		}
+	}
+}

@@ -179,3 +179,39 @@ func leaves(path string, body []byte) map[string]string {
 	walk(path, doc)
 	return all
 }
+
+// RoundTrip reads a golden and writes what was read, with the headers of the message, to the same place. All differences must be listed, as for
+// Case; paths that begin with a ? may be the same.
+func RoundTrip(t *testing.T, d dialect.Dialect, golden, messageType string, kind dialect.Kind, differs ...string) {
+	t.Helper()
+	t.Run(golden, func(t *testing.T) {
+		t.Parallel()
+		w := Load(t, golden)
+		e, is, err := d.Read(&w)
+		if !is || err != nil || e.Type != messageType {
+			t.Fatalf("read: is %v, %v: %+v", is, err, e)
+		}
+		headers := maps.Clone(w.Headers)
+		maps.Copy(headers, e.Headers)
+		e.Headers = headers
+		got, err := d.Write(e, dialect.Destination{Kind: kind, Name: w.RoutingKey, Exchange: w.Exchange})
+		if err != nil {
+			t.Fatalf("write: %v", err)
+		}
+		have, want := flat(&got), flat(&w)
+		var strict []string
+		for _, path := range differs {
+			optional, ok := strings.CutPrefix(path, "?")
+			if !ok {
+				strict = append(strict, path)
+				continue
+			}
+			for _, all := range []map[string]string{have, want} {
+				maps.DeleteFunc(all, func(key, _ string) bool {
+					return key == optional || strings.HasSuffix(optional, ".") && strings.HasPrefix(key, optional)
+				})
+			}
+		}
+		sameWire(t, have, want, strict)
+	})
+}
