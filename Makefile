@@ -104,8 +104,9 @@ proof-migrate: broker ## kills harebus topology migrate under load, 200 times at
 		cd integration_test && go test -count=1 -v -timeout 60m -run '^TestMigrateKilled$$' . -migrate-kills 200
 
 # The part of the proof about streams: the processes of a group of readers are killed, stopped and frozen, three times on each
-# installed version.
+# installed version; and the proof that mistakes would be noticed.
 proof-streams: broker
+	go test -count=1 -timeout 10m -run '^TestMutants$$' ./stream ./dedup -mutations
 	for root in "$$HAREBUS_RABBITMQ_ROOT" $$(for suite in $(SUITES); do scripts/rabbitmq-root $$suite; done); do \
 		(cd integration_test && HAREBUS_RABBITMQ_ROOT="$$root" go test -count=1 -v -timeout 15m ./stream -lasts 25s -runs 3) || exit 1; \
 	done

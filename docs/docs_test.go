@@ -226,7 +226,7 @@ var modules = map[string]struct {
 	"pulse.md":       {"", []string{"github.com/harebus/harebus/pulse"}},
 	"celery.md":      {"", []string{"github.com/harebus/harebus/dialect", "github.com/harebus/harebus/dialect/celery"}},
 	"neighbours.md":  {"", []string{"github.com/harebus/harebus/dialect", "github.com/harebus/harebus/dialect/wolverine"}},
-	"streams.md":     {"", []string{"github.com/harebus/harebus/stream"}},
+	"streams.md":     {"", []string{"github.com/harebus/harebus/stream", "github.com/harebus/harebus/dedup"}},
 	"masstransit.md": {"", []string{"github.com/harebus/harebus/dialect", "github.com/harebus/harebus/dialect/masstransit"}},
 	"cloudevents.md": {"", []string{"github.com/harebus/harebus/dialect", "github.com/harebus/harebus/dialect/cloudevents"}},
 }
