@@ -228,6 +228,7 @@ var modules = map[string]struct {
 	"neighbours.md":  {"", []string{"github.com/harebus/harebus/dialect", "github.com/harebus/harebus/dialect/wolverine"}},
 	"streams.md":     {"", []string{"github.com/harebus/harebus/stream", "github.com/harebus/harebus/dedup"}},
 	"masstransit.md": {"", []string{"github.com/harebus/harebus/dialect", "github.com/harebus/harebus/dialect/masstransit"}},
+	"nservicebus.md": {"", []string{"github.com/harebus/harebus/dialect", "github.com/harebus/harebus/dialect/nservicebus"}},
 	"cloudevents.md": {"", []string{"github.com/harebus/harebus/dialect", "github.com/harebus/harebus/dialect/cloudevents"}},
 }
 
