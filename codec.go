@@ -31,14 +31,14 @@ type ValueCodec interface {
 }
 
 // JSON is the default codec. A nil or nil map is written as {}, as PikaBus does, and a nil slice as []. Another value
-// that would become null is an error. When reading, a body that is not valid UTF-8, has more than one value, or is
-// null where a value is expected is an error. A byte order mark is skipped.
+// that would become null is an error. When reading, a body that is not valid UTF-8, has more than one value, or is null
+// where a value is expected is an error. A byte order mark is skipped.
 type JSON struct {
-	// Strict refuses fields that the target does not have or whose names differ from it in case, and objects that
-	// have a field twice.
+	// Strict refuses fields that the target does not have or whose names differ from it in case, and objects that have
+	// a field twice.
 	Strict bool
-	// Numbers decodes numbers into an any as [json.Number], which keeps every digit. Without it they are float64,
-	// which is exact up to 2^53.
+	// Numbers decodes numbers into an any as [json.Number], which keeps every digit. Without it they are float64, which
+	// is exact up to 2^53.
 	Numbers bool
 }
 
@@ -82,8 +82,8 @@ func (Bytes) Decode(body []byte, target any) error {
 	return nil
 }
 
-// Text passes strings through as UTF-8. A string is sent as JSON, which every PikaBus peer reads, unless the call
-// says WithContentType("text/plain").
+// Text passes strings through as UTF-8. A string is sent as JSON, which every PikaBus peer reads, unless the call says
+// WithContentType("text/plain").
 type Text struct{}
 
 // ContentType is text/plain.

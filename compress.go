@@ -9,33 +9,31 @@ import (
 
 // Compression is a content coding, such as gzip. It is safe for concurrent use.
 type Compression interface {
-	// Coding is what the content encoding of a compressed message says: "gzip". It has 1 to
-	// 32 small letters, digits, - and . characters.
+	// Coding is what the content encoding of a compressed message says: "gzip". It has 1 to 32 small letters, digits, -
+	// and . characters.
 	Coding() string
 	// Compress appends the compressed body to dst.
 	Compress(dst, body []byte) ([]byte, error)
-	// Decompress returns the body, of at most limit bytes: it fails with
-	// [ErrBodyTooLarge] before it uses much more memory than that. After [ErrNoDictionary] the
-	// message is retried; every other error parks it as "bad-payload".
+	// Decompress returns the body, of at most limit bytes: it fails with [ErrBodyTooLarge] before it uses much more
+	// memory than that. After [ErrNoDictionary] the message is retried; every other error parks it as "bad-payload".
 	Decompress(body []byte, limit int) ([]byte, error)
 }
 
 var (
 	// ErrBodyTooLarge says that a body would be larger than the limit. A [Compression] returns it.
 	ErrBodyTooLarge = coding.ErrTooLarge
-	// ErrNoDictionary says that a [Compression] has not got what it needs to read a body, which
-	// another instance may have. The message is retried, as after a failure.
+	// ErrNoDictionary says that a [Compression] has not got what it needs to read a body, which another instance may
+	// have. The message is retried, as after a failure.
 	ErrNoDictionary = errors.New("the dictionary of the compressed body is not known here")
 )
 
-// CompressConfig is about the compression of bodies. harebus always reads gzip, without
-// configuration. A peer that does not know the coding of a message cannot read it: PikaBus
-// knows none.
+// CompressConfig is about the compression of bodies. harebus always reads gzip, without configuration. A peer that does
+// not know the coding of a message cannot read it: PikaBus knows none.
 type CompressConfig struct {
 	// With compresses the bodies of all messages. Default: none.
 	With Compression
-	// From is the size of the smallest body that is compressed, in bytes. Default: 4096.
-	// What does not become smaller by a tenth is sent as it is.
+	// From is the size of the smallest body that is compressed, in bytes. Default: 4096. What does not become smaller
+	// by a tenth is sent as it is.
 	From int
 	// Types are exceptions, by the wire name of the message type; nil never compresses.
 	Types map[string]Compression
@@ -43,8 +41,8 @@ type CompressConfig struct {
 	Accept []Compression
 }
 
-// Gzip is the coding gzip, at its fastest level. A body of 4 KiB of JSON becomes about 1.2
-// KiB and costs some 16 µs of CPU at each end.
+// Gzip is the coding gzip, at its fastest level. A body of 4 KiB of JSON becomes about 1.2 KiB and costs some 16 µs of
+// CPU at each end.
 type Gzip struct{}
 
 // Coding is gzip.
@@ -56,8 +54,8 @@ func (Gzip) Compress(dst, body []byte) ([]byte, error) { return coding.Gzip(dst,
 // Decompress reads exactly one gzip member, or one body in the form of zlib, which Celery sends.
 func (Gzip) Decompress(body []byte, limit int) ([]byte, error) { return coding.Gunzip(body, limit) }
 
-// WithCompression compresses the body of one message, whatever its size; nil sends it as it
-// is. A body that does not become smaller by a tenth is sent as it is, too.
+// WithCompression compresses the body of one message, whatever its size; nil sends it as it is. A body that does not
+// become smaller by a tenth is sent as it is, too.
 func WithCompression(c Compression) SendOption {
 	return sendOption(func(o *sendOptions) { o.compression, o.compressing = c, true })
 }
@@ -96,8 +94,7 @@ func (c *CompressConfig) choose(draft *Outgoing, o *sendOptions) Compression {
 	return c.With
 }
 
-// compress replaces the body of a draft by a smaller one if it is to be compressed, and
-// returns the coding.
+// compress replaces the body of a draft by a smaller one if it is to be compressed, and returns the coding.
 func (c *CompressConfig) compress(draft *Outgoing, o *sendOptions) (string, error) {
 	with := c.choose(draft, o)
 	if with == nil {

@@ -28,15 +28,14 @@ import (
 	"github.com/harebus/harebus/topology"
 )
 
-// Config configures one service on the bus. The zero value of every field means the
-// default that its comment gives. [New] copies it and reports every fault in it at
-// once.
+// Config configures one service on the bus. The zero value of every field means the default that its comment gives.
+// [New] copies it and reports every fault in it at once.
 type Config struct {
-	// URL is the broker's address: amqp:// or amqps://user:password@host:port/vhost,
-	// with special characters percent-encoded. Default: amqp://guest:guest@localhost:5672/.
+	// URL is the broker's address: amqp:// or amqps://user:password@host:port/vhost, with special characters
+	// percent-encoded. Default: amqp://guest:guest@localhost:5672/.
 	URL string
-	// Dial opens the socket (TLS runs over what it returns), for proxies and for
-	// the in-process broker of package brokertest. Default: a [net.Dialer].
+	// Dial opens the socket (TLS runs over what it returns), for proxies and for the in-process broker of package
+	// brokertest. Default: a [net.Dialer].
 	Dial func(network, address string) (net.Conn, error)
 	// Connect is about connections: further addresses, TLS, login, timeouts.
 	Connect ConnectConfig
@@ -45,16 +44,14 @@ type Config struct {
 	Queue string
 	// QueueOptions are the properties of the listener queue.
 	QueueOptions QueueOptions
-	// Subscriptions are the topics bound to the listener queue; * stands for one
-	// word, # for any number. If you remove a topic from the list, its binding
-	// stays: see [Setup.Unsubscribe].
+	// Subscriptions are the topics bound to the listener queue; * stands for one word, # for any number. If you remove
+	// a topic from the list, its binding stays: see [Setup.Unsubscribe].
 	Subscriptions []string
 	// Consume is about receiving.
 	Consume ConsumeConfig
 	// Handling is about what happens to a message between its delivery and its ack.
 	Handling HandlingConfig
-	// Retry is the policy for a message whose handler failed; [WithRetry] sets
-	// another for one handler.
+	// Retry is the policy for a message whose handler failed; [WithRetry] sets another for one handler.
 	Retry RetryConfig
 	// ErrorQueue receives the messages that cannot be handled.
 	ErrorQueue ErrorQueueConfig
@@ -70,17 +67,15 @@ type Config struct {
 	// Reply is about answers to received messages.
 	Reply ReplyConfig
 
-	// Observers are told of all operations, in this order at their start and in reverse
-	// order at their end. Default: none.
+	// Observers are told of all operations, in this order at their start and in reverse order at their end. Default:
+	// none.
 	Observers []Observer
-	// Logger is the log; [SlogLogger] makes one from a slog.Handler. Default:
-	// nothing is logged, with one exception: when the setup waits for something for
-	// more than five seconds, it says so on standard error. [zap.NewNop] silences
-	// that too.
+	// Logger is the log; [SlogLogger] makes one from a slog.Handler. Default: nothing is logged, with one exception:
+	// when the setup waits for something for more than five seconds, it says so on standard error. [zap.NewNop]
+	// silences that too.
 	Logger *zap.Logger
-	// ShutdownTimeout is how long handlers may continue after a stop has begun.
-	// Then their contexts are cancelled, and messages that they do not complete are
-	// delivered again. Default: 30 s.
+	// ShutdownTimeout is how long handlers may continue after a stop has begun. Then their contexts are cancelled, and
+	// messages that they do not complete are delivered again. Default: 30 s.
 	ShutdownTimeout time.Duration
 
 	defaultAddress bool // true if the user gave no address
@@ -89,76 +84,65 @@ type Config struct {
 
 // QueueOptions are the properties of a listener queue.
 type QueueOptions struct {
-	// Type is topology.Quorum by default, and topology.Classic with Exclusive or
-	// AutoDelete. Choose topology.Classic without Arguments to take over a queue that a
-	// PikaBus service declared.
+	// Type is topology.Quorum by default, and topology.Classic with Exclusive or AutoDelete. Choose topology.Classic
+	// without Arguments to take over a queue that a PikaBus service declared.
 	Type topology.QueueType
-	// Arguments are added to the queue's arguments, which for a quorum queue are a
-	// delivery limit of 20 and dead-lettering to the error queue, at least once. A
-	// nil value removes an argument.
+	// Arguments are added to the queue's arguments, which for a quorum queue are a delivery limit of 20 and
+	// dead-lettering to the error queue, at least once. A nil value removes an argument.
 	Arguments map[string]any
-	// Exclusive is for a classic queue that belongs to the setup's connection: no other
-	// connection can use it, and the broker deletes it, with its messages, when the
-	// connection ends. After a reconnect it is declared again. Together with PerInstance it
-	// is for answers and events that matter only while this process runs.
+	// Exclusive is for a classic queue that belongs to the setup's connection: no other connection can use it, and the
+	// broker deletes it, with its messages, when the connection ends. After a reconnect it is declared again. Together
+	// with PerInstance it is for answers and events that matter only while this process runs.
 	Exclusive bool
-	// AutoDelete is for a classic queue that the broker deletes, with its messages, when its
-	// last consumer has ended: after a lost connection, a stop or a pause. It is consumed
-	// from with the whole Prefetch at once, because the caution with the first message
-	// would end a consumer.
+	// AutoDelete is for a classic queue that the broker deletes, with its messages, when its last consumer has ended:
+	// after a lost connection, a stop or a pause. It is consumed from with the whole Prefetch at once, because the
+	// caution with the first message would end a consumer.
 	AutoDelete bool
-	// AsFound uses a queue that somebody else declares, whatever its type and arguments: it
-	// is never declared, and Start fails if it does not exist. Its bindings are made. Type
-	// then only says what the queue is. Whether failed messages survive depends on it: give
-	// it dead-lettering, or no delivery limit.
+	// AsFound uses a queue that somebody else declares, whatever its type and arguments: it is never declared, and
+	// Start fails if it does not exist. Its bindings are made. Type then only says what the queue is. Whether failed
+	// messages survive depends on it: give it dead-lettering, or no delivery limit.
 	AsFound bool
-	// PerInstance gives each setup a listener queue of its own, for events that every
-	// instance of a service must get: Queue is the beginning of its name, to which a
-	// dot and random digits are added. It keeps its name through reconnects and
-	// restarts of the setup; when nobody has consumed from it for 30 minutes, the
-	// broker deletes it with its messages ("x-expires" in Arguments changes the
-	// time). Default: all instances share Queue.
+	// PerInstance gives each setup a listener queue of its own, for events that every instance of a service must get:
+	// Queue is the beginning of its name, to which a dot and random digits are added. It keeps its name through
+	// reconnects and restarts of the setup; when nobody has consumed from it for 30 minutes, the broker deletes it with
+	// its messages ("x-expires" in Arguments changes the time). Default: all instances share Queue.
 	PerInstance bool
 }
 
 // HandlingConfig is about what happens to a message between its delivery and its ack.
 type HandlingConfig struct {
-	// Timeout cancels the context of a handler after this time. The error that the
-	// handler then returns is a failure like any other. Default: 5 minutes.
-	// Negative: none. Keep it below the broker's consumer timeout, 30 minutes by
-	// default, after which the broker takes back everything that the consumer holds.
-	// A handler that has run for a minute is logged, whatever the timeout.
+	// Timeout cancels the context of a handler after this time. The error that the handler then returns is a failure
+	// like any other. Default: 5 minutes. Negative: none. Keep it below the broker's consumer timeout, 30 minutes by
+	// default, after which the broker takes back everything that the consumer holds. A handler that has run for a
+	// minute is logged, whatever the timeout.
 	Timeout time.Duration
-	// Receive is called with every message before its handler is chosen, and may
-	// set type, id and body of a message of another bus. Default: none.
+	// Receive is called with every message before its handler is chosen, and may set type, id and body of a message of
+	// another bus. Default: none.
 	Receive ReceiveFunc
 	// Middleware is wrapped around every handler, the first one outermost.
 	Middleware []Middleware
-	// ErrorHandler may change the decision of Config.Retry. No limit applies to
-	// retries that it decides: it must end them itself, by Message.Attempt. Default:
-	// none.
+	// ErrorHandler may change the decision of Config.Retry. No limit applies to retries that it decides: it must end
+	// them itself, by Message.Attempt. Default: none.
 	ErrorHandler ErrorHandler
-	// Unhandled says what happens to a message without a handler: UnhandledRetry by
-	// default, because a newer instance of the service may have one.
+	// Unhandled says what happens to a message without a handler: UnhandledRetry by default, because a newer instance
+	// of the service may have one.
 	Unhandled UnhandledMode
-	// GivenUp is called for every message that is about to be moved to the error queue, also one
-	// that has no handler or cannot be read: as the function of [WithGivenUp], and after it.
-	// Package failed has one that publishes an event. Default: none.
+	// GivenUp is called for every message that is about to be moved to the error queue, also one that has no handler or
+	// cannot be read: as the function of [WithGivenUp], and after it. Package failed has one that publishes an event.
+	// Default: none.
 	GivenUp func(ctx context.Context, bus *Bus, m Failed) error
-	// Transactor runs handlers inside a transaction of something else, such as a
-	// database, and publishes what they sent after its commit: see package outbox.
-	// [WithoutTransaction] leaves out one handler. Start then works without a Queue,
-	// to publish what was stored. Default: none.
+	// Transactor runs handlers inside a transaction of something else, such as a database, and publishes what they sent
+	// after its commit: see package outbox. [WithoutTransaction] leaves out one handler. Start then works without a
+	// Queue, to publish what was stored. Default: none.
 	Transactor Transactor
 }
 
 // ExchangeConfig names the two exchanges of the bus.
 type ExchangeConfig struct {
-	// Direct carries commands: amq.direct, which every broker has, or an exchange of
-	// this name, which is declared. Default: PikaBusDirect.
+	// Direct carries commands: amq.direct, which every broker has, or an exchange of this name, which is declared.
+	// Default: PikaBusDirect.
 	Direct string
-	// Topic carries events: amq.topic, or an exchange that is declared. Default:
-	// PikaBusTopic.
+	// Topic carries events: amq.topic, or an exchange that is declared. Default: PikaBusTopic.
 	Topic string
 }
 
@@ -166,40 +150,36 @@ type ExchangeConfig struct {
 type DeclareConfig struct {
 	// Mode says whether the setup creates its objects or only checks them.
 	Mode DeclareMode
-	// Topology is declared, or checked, together with the setup's own objects:
-	// other queues and exchanges, bindings with arguments.
+	// Topology is declared, or checked, together with the setup's own objects: other queues and exchanges, bindings
+	// with arguments.
 	Topology topology.Topology
 }
 
 // PayloadConfig is about bodies and headers.
 type PayloadConfig struct {
-	// Dialects are how messages of other buses are read, in this order: see package dialect. harebus'
-	// own messages are recognised first. Default: none.
+	// Dialects are how messages of other buses are read, in this order: see package dialect. harebus' own messages are
+	// recognised first. Default: none.
 	Dialects []dialect.Dialect
-	// Codecs are added to JSON, Bytes and Text. One with the content type of
-	// another replaces it.
+	// Codecs are added to JSON, Bytes and Text. One with the content type of another replaces it.
 	Codecs []Codec
 	// TypeCodecs are the codecs of certain message types, by their wire name.
 	TypeCodecs map[string]Codec
-	// MaxBody is the largest body sent or decoded, in bytes; a larger one is
-	// refused or parked. Default: 16 MiB.
+	// MaxBody is the largest body sent or decoded, in bytes; a larger one is refused or parked. Default: 16 MiB.
 	MaxBody int
 	// HeaderPrefix starts the names of the standard headers. Default: "PikaBus.".
 	HeaderPrefix string
 	// Compress is about compressed bodies. Default: none is compressed.
 	Compress CompressConfig
-	// Guards encrypt or sign what is sent, in this order, and open or verify what is
-	// received, in reverse order. Default: none.
+	// Guards encrypt or sign what is sent, in this order, and open or verify what is received, in reverse order.
+	// Default: none.
 	Guards []Guard
 	// TimeFormat is how times are written: TimeISO by default.
 	TimeFormat TimeFormat
-	// Context are the context values that travel with messages, each in a header: from a call
-	// with [WithContextValue] to the handler of the message, and on with all that this handler
-	// sends. Default: none.
+	// Context are the context values that travel with messages, each in a header: from a call with [WithContextValue]
+	// to the handler of the message, and on with all that this handler sends. Default: none.
 	Context []ContextHeader
-	// Environment ("production") and Build ("1.4.2") go with every message that is sent, as
-	// headers. A message that names another environment is parked as "other-environment"; one that
-	// names none is taken. Default: none.
+	// Environment ("production") and Build ("1.4.2") go with every message that is sent, as headers. A message that
+	// names another environment is parked as "other-environment"; one that names none is taken. Default: none.
 	Environment, Build string
 }
 
@@ -214,46 +194,39 @@ func (c *PayloadConfig) mostOnTheWire() int {
 
 // ReplyConfig is about answers to received messages.
 type ReplyConfig struct {
-	// Policy restricts where replies may go. Default: any queue except the broker's
-	// own (amq.…) and the error queue, which no policy can allow.
+	// Policy restricts where replies may go. Default: any queue except the broker's own (amq.…) and the error queue,
+	// which no policy can allow.
 	Policy ReplyPolicy
-	// Reserved allows replies to the addresses that the broker creates for
-	// requesters: amq.rabbitmq.reply-to.… (direct reply-to) and amq.gen-…. Policy is
-	// called for them, too. A reply to the former is lost without an error when the
+	// Reserved allows replies to the addresses that the broker creates for requesters: amq.rabbitmq.reply-to.… (direct
+	// reply-to) and amq.gen-…. Policy is called for them, too. A reply to the former is lost without an error when the
 	// requester has gone. Default: refused.
 	Reserved bool
-	// MaxHops is how many replies in a row may answer a reply before the message is
-	// parked as a loop. Default: 32.
+	// MaxHops is how many replies in a row may answer a reply before the message is parked as a loop. Default: 32.
 	MaxHops int
 }
 
-// DeclareMode says whether a setup declares exchanges, queues and bindings or only
-// checks them.
+// DeclareMode says whether a setup declares exchanges, queues and bindings or only checks them.
 type DeclareMode int8
 
 const (
 	// DeclareAll creates missing objects, also those that somebody deletes later.
 	DeclareAll DeclareMode = iota
-	// CheckOnly creates nothing and fails if an object is missing: for brokers
-	// where services may not create objects. It needs no configure permission. A
-	// passive check sees neither bindings nor arguments.
+	// CheckOnly creates nothing and fails if an object is missing: for brokers where services may not create objects.
+	// It needs no configure permission. A passive check sees neither bindings nor arguments.
 	CheckOnly
 )
 
-// UnhandledMode says what happens to messages that have no handler: those of an
-// unknown type, and those without a type.
+// UnhandledMode says what happens to messages that have no handler: those of an unknown type, and those without a type.
 type UnhandledMode int8
 
 const (
-	// UnhandledRetry treats such a message as one that has failed: it is retried by
-	// Config.Retry and then parked. While a service is replaced by a newer version,
-	// a message of a new type can then reach an instance that knows it.
+	// UnhandledRetry treats such a message as one that has failed: it is retried by Config.Retry and then parked. While
+	// a service is replaced by a newer version, a message of a new type can then reach an instance that knows it.
 	UnhandledRetry UnhandledMode = iota
 	// UnhandledPark moves it to the error queue at once.
 	UnhandledPark
-	// UnhandledIgnore drops it, counts it in Stats.Ignored and logs it at debug
-	// level. It is for a queue that is bound to more topics than it has handlers
-	// for. A message whose type is misspelt is lost.
+	// UnhandledIgnore drops it, counts it in Stats.Ignored and logs it at debug level. It is for a queue that is bound
+	// to more topics than it has handlers for. A message whose type is misspelt is lost.
 	UnhandledIgnore
 )
 
@@ -261,14 +234,12 @@ const (
 type ErrorQueueConfig struct {
 	// Name is "error" by default, the queue all PikaBus services share.
 	Name string
-	// Type is topology.Quorum by default. Set topology.Classic where PikaBus
-	// services share the queue. They declare it as a classic queue, so a quorum
-	// queue makes them fail to park, and they retry each failed message without
-	// end. A queue that exists is used as it is, whatever its type.
+	// Type is topology.Quorum by default. Set topology.Classic where PikaBus services share the queue. They declare it
+	// as a classic queue, so a quorum queue makes them fail to park, and they retry each failed message without end. A
+	// queue that exists is used as it is, whatever its type.
 	Type topology.QueueType
-	// Arguments are added to the queue's arguments, which for a quorum queue
-	// are a delivery limit of topology.LookLimit and for a classic queue none.
-	// A nil value removes an argument.
+	// Arguments are added to the queue's arguments, which for a quorum queue are a delivery limit of topology.LookLimit
+	// and for a classic queue none. A nil value removes an argument.
 	Arguments map[string]any
 }
 
@@ -281,26 +252,24 @@ type ConsumeConfig struct {
 	//     its start. So if a message kills the process, the delivery counts of all
 	//     prefetched messages rise, unless Prefetch is 1.
 	Concurrency int
-	// Prefetch is how many unacknowledged messages each consumer may hold: at least
-	// Concurrency. Default: 5 × Concurrency. A new connection starts with one
-	// consumer and a prefetch of 1, until a message that is not a redelivery has
-	// been handled or 5 s have passed. So if a message kills the process, only its
-	// own delivery count rises.
+	// Prefetch is how many unacknowledged messages each consumer may hold: at least Concurrency. Default: 5 ×
+	// Concurrency. A new connection starts with one consumer and a prefetch of 1, until a message that is not a
+	// redelivery has been handled or 5 s have passed. So if a message kills the process, only its own delivery count
+	// rises.
 	Prefetch int
 	// Consumers is the number of consumers, each on its own channel. Default: 1.
 	Consumers int
-	// Arguments are those of basic.consume, such as "x-priority": 10 for a consumer that
-	// gets messages before others.
+	// Arguments are those of basic.consume, such as "x-priority": 10 for a consumer that gets messages before others.
 	Arguments map[string]any
-	// Order has the messages of one key handled one after the other, also after failures: see
-	// package order. Prefetch is then [order.Window]. Default: none.
+	// Order has the messages of one key handled one after the other, also after failures: see package order. Prefetch
+	// is then [order.Window]. Default: none.
 	Order *order.Config
-	// Stream reads the queue, which somebody else declares, as a stream: see package stream. Prefetch is then
-	// 1,000 or more. Default: none.
+	// Stream reads the queue, which somebody else declares, as a stream: see package stream. Prefetch is then 1,000 or
+	// more. Default: none.
 	Stream *stream.Config
-	// Exclusive refuses other consumers on the queue, and fails while there are some. After
-	// a lost connection the broker may take a while to notice that the old consumer is
-	// gone; until then consuming is tried again. It needs one consumer.
+	// Exclusive refuses other consumers on the queue, and fails while there are some. After a lost connection the
+	// broker may take a while to notice that the old consumer is gone; until then consuming is tried again. It needs
+	// one consumer.
 	Exclusive bool
 }
 
@@ -310,19 +279,16 @@ type PublishConfig struct {
 	Channels int
 	// Window is how many messages may be unconfirmed on each. Default: 1000.
 	Window int
-	// ConfirmTimeout is how long the broker may take to confirm a message before
-	// its channel is replaced and it is sent again, under the same id. Default: 30
-	// s. A value shorter than a leader election only makes duplicates. If the
-	// broker answers nothing at all on the channel, the connection is replaced
-	// after five sixths of this time.
+	// ConfirmTimeout is how long the broker may take to confirm a message before its channel is replaced and it is sent
+	// again, under the same id. Default: 30 s. A value shorter than a leader election only makes duplicates. If the
+	// broker answers nothing at all on the channel, the connection is replaced after five sixths of this time.
 	ConfirmTimeout time.Duration
-	// OptionalEvents allows events to which nobody has subscribed, as
-	// [NonMandatory] does for one call. The method OptionalEvent() bool of an
-	// event's type decides for that type. Default: each event must have a
-	// subscriber, and Publish returns an error when it has none.
+	// OptionalEvents allows events to which nobody has subscribed, as [NonMandatory] does for one call. The method
+	// OptionalEvent() bool of an event's type decides for that type. Default: each event must have a subscriber, and
+	// Publish returns an error when it has none.
 	OptionalEvents bool
-	// Peers are how messages to certain queues and exchanges are written, by their names; [As] is for one
-	// call. Replies to them are read as by Payload.Dialects. Default: as harebus writes them.
+	// Peers are how messages to certain queues and exchanges are written, by their names; [As] is for one call. Replies
+	// to them are read as by Payload.Dialects. Default: as harebus writes them.
 	Peers map[string]dialect.Dialect
 	// Middleware is called for every outgoing message, the first one outermost.
 	Middleware []SendMiddleware
@@ -330,47 +296,39 @@ type PublishConfig struct {
 
 // ConnectConfig is about connections.
 type ConnectConfig struct {
-	// URLs are the addresses of a cluster's nodes, beside or instead of Config.URL.
-	// Every connect tries them in random order; those that failed in the last three
-	// minutes come last.
+	// URLs are the addresses of a cluster's nodes, beside or instead of Config.URL. Every connect tries them in random
+	// order; those that failed in the last three minutes come last.
 	URLs []string
 	// Username and Password replace those of the addresses.
 	Username, Password string
-	// Credentials is called before every connect and returns user name and
-	// password, for passwords that expire. It replaces Username, Password and those
-	// in the addresses.
+	// Credentials is called before every connect and returns user name and password, for passwords that expire. It
+	// replaces Username, Password and those in the addresses.
 	Credentials func(ctx context.Context) (username, password string, err error)
 	// ExternalAuth logs in with the client certificate in TLS (SASL EXTERNAL).
 	ExternalAuth bool
-	// TLS is for amqps addresses: roots, client certificate. The bus uses a clone
-	// of it. The lowest version is TLS 1.2, also if MinVersion is lower. Default:
-	// the system's roots, and the address as server name.
+	// TLS is for amqps addresses: roots, client certificate. The bus uses a clone of it. The lowest version is TLS 1.2,
+	// also if MinVersion is lower. Default: the system's roots, and the address as server name.
 	TLS *tls.Config
-	// Name is what the broker shows of the connections. Default: the program's name
-	// and the queue.
+	// Name is what the broker shows of the connections. Default: the program's name and the queue.
 	Name string
 	// Timeout is for connecting, TLS and login included. Default: 10 s.
 	Timeout time.Duration
-	// RequestTimeout is how long the broker may take to answer a request before the
-	// connection is closed and replaced. Default: 30 s.
+	// RequestTimeout is how long the broker may take to answer a request before the connection is closed and replaced.
+	// Default: 30 s.
 	RequestTimeout time.Duration
-	// WriteTimeout is how long the socket may accept no data before the connection
-	// is closed and replaced. Default: 15 s.
+	// WriteTimeout is how long the socket may accept no data before the connection is closed and replaced. Default: 15
+	// s.
 	WriteTimeout time.Duration
-	// Heartbeat is the interval asked for. Default: 5 s; a dead peer is noticed
-	// after about one and a half times that. On a connection of package brokertest
-	// the default is the broker's: no heartbeats, unless its option sets an
+	// Heartbeat is the interval asked for. Default: 5 s; a dead peer is noticed after about one and a half times that.
+	// On a connection of package brokertest the default is the broker's: no heartbeats, unless its option sets an
 	// interval, because heartbeats would make tests of virtual days slow.
 	Heartbeat time.Duration
-	// BackOff makes the policy for the pauses between attempts to connect. Default:
-	// from 50 ms, doubling to 1.5 s, ± 20 %, without a limit for the number of
-	// attempts.
+	// BackOff makes the policy for the pauses between attempts to connect. Default: from 50 ms, doubling to 1.5 s, ± 20
+	// %, without a limit for the number of attempts.
 	BackOff func() backoff.BackOff
-	// RefusedLimit makes [Setup.Live] fail once the broker has refused every
-	// connection for this long, for example because the password was changed. Then
-	// the orchestrator can restart the process, which reads the new password.
-	// Default: never. Without it, a setup with Credentials recovers by
-	// itself.
+	// RefusedLimit makes [Setup.Live] fail once the broker has refused every connection for this long, for example
+	// because the password was changed. Then the orchestrator can restart the process, which reads the new password.
+	// Default: never. Without it, a setup with Credentials recovers by itself.
 	RefusedLimit time.Duration
 }
 
@@ -429,8 +387,8 @@ func (c *Config) first() EndpointConfig {
 	return EndpointConfig{c.Queue, c.QueueOptions, c.Subscriptions, c.Consume, c.Handling, c.Retry, c.ErrorQueue}
 }
 
-// String names what the config is for: the hosts of its addresses, its queue and
-// its exchanges. Everything that may be a secret is left out.
+// String names what the config is for: the hosts of its addresses, its queue and its exchanges. Everything that may be
+// a secret is left out.
 func (c Config) String() string {
 	c = c.withDefaults()
 	hosts := make([]string, len(c.Connect.URLs))
@@ -445,8 +403,7 @@ func (c Config) String() string {
 		hosts, c.Queue, c.ErrorQueue.Name, []string{c.Exchanges.Direct, c.Exchanges.Topic}, c.Subscriptions)
 }
 
-// Format writes String for every verb, so that no way of printing a config shows
-// a password.
+// Format writes String for every verb, so that no way of printing a config shows a password.
 func (c Config) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, c.String()) }
 
 // nameInstance gives the listener queue of an instance its name.
@@ -504,8 +461,7 @@ func (c *Config) validateValues() []error {
 	return faults
 }
 
-// validateQueues finds names that Send cannot use, and queues that belong to one
-// connection only.
+// validateQueues finds names that Send cannot use, and queues that belong to one connection only.
 func (c *Config) validateQueues() []error {
 	var faults []error
 	var names []string

@@ -25,9 +25,8 @@ import (
 	"github.com/harebus/harebus/topology"
 )
 
-// EndpointConfig configures one more queue of a setup: see [Setup.Endpoint]. Its fields are
-// those of [Config] with the same names, and have the same defaults. Nothing is taken over
-// from the Config of the setup.
+// EndpointConfig configures one more queue of a setup: see [Setup.Endpoint]. Its fields are those of [Config] with the
+// same names, and have the same defaults. Nothing is taken over from the Config of the setup.
 type EndpointConfig struct {
 	Queue         string
 	QueueOptions  QueueOptions
@@ -132,8 +131,7 @@ func (c *ConsumeConfig) quantities() []quantity {
 	}
 }
 
-// ownTopology is everything that a setup with only this endpoint declares, but the delay
-// infrastructure.
+// ownTopology is everything that a setup with only this endpoint declares, but the delay infrastructure.
 func (c *EndpointConfig) ownTopology(of *Config) topology.Topology {
 	t := topology.Join(routing.Exchanges(of.Exchanges).Topology(), c.listener().Topology(routing.Exchanges(of.Exchanges), c.Subscriptions), of.Declare.Topology)
 	if c.Queue != "" {
@@ -142,8 +140,8 @@ func (c *EndpointConfig) ownTopology(of *Config) topology.Topology {
 	return t
 }
 
-// Registrar takes handlers: a [Setup], for the endpoint of Config.Queue, or an [Endpoint].
-// Packages that are built upon the bus can also look at its consumption, and change it.
+// Registrar takes handlers: a [Setup], for the endpoint of Config.Queue, or an [Endpoint]. Packages that are built upon
+// the bus can also look at its consumption, and change it.
 type Registrar interface {
 	registrar() *endpoint
 	Consumption() ConsumeConfig
@@ -154,12 +152,11 @@ type Registrar interface {
 	Beside(queue string, options QueueOptions, consume ConsumeConfig) (*Endpoint, error)
 }
 
-// Endpoint is one more listener queue of a setup, with handlers, retries and limits of its
-// own: see [Setup.Endpoint].
+// Endpoint is one more listener queue of a setup, with handlers, retries and limits of its own: see [Setup.Endpoint].
 type Endpoint struct{ *endpoint }
 
-// endpoint is a listener queue with what belongs to it. A setup without a queue has one as
-// well, which has no consumers.
+// endpoint is a listener queue with what belongs to it. A setup without a queue has one as well, which has no
+// consumers.
 type endpoint struct {
 	setup *Setup
 	cfg   EndpointConfig
@@ -219,8 +216,7 @@ func (e *endpoint) registered() error {
 	return e.settle()
 }
 
-// consumption is the configuration of the consumers, whose session consumes from so many
-// queues. setup.mu is held.
+// consumption is the configuration of the consumers, whose session consumes from so many queues. setup.mu is held.
 func (e *endpoint) consumption(link *session.Link, queues int) consume.Config {
 	s := e.setup
 	if attempts := int(e.retries.Load()) + 1; e.cfg.listener().LowLimit(attempts) {
@@ -250,15 +246,15 @@ func (e *endpoint) consumption(link *session.Link, queues int) consume.Config {
 	}
 }
 
-// Queue is the name of the listener queue: that of the config, or with PerInstance one that
-// begins with it. It is empty for a setup without a queue.
+// Queue is the name of the listener queue: that of the config, or with PerInstance one that begins with it. It is empty
+// for a setup without a queue.
 func (e *endpoint) Queue() string { return e.queue }
 
-// Endpoint adds a queue to the setup: its consumers use the same connections as the others, and Start,
-// Stop and the rest of Setup's methods are for all of them. [Handle], [HandleEvent] and the methods of
-// the Endpoint register handlers, and subscribe, for its queue. What a handler sends names the queue
-// of its endpoint as the reply address; what is sent outside handlers names Config.Queue. Endpoints
-// are added before Start; the call reports every fault in cfg at once and does not connect.
+// Endpoint adds a queue to the setup: its consumers use the same connections as the others, and Start, Stop and the
+// rest of Setup's methods are for all of them. [Handle], [HandleEvent] and the methods of the Endpoint register
+// handlers, and subscribe, for its queue. What a handler sends names the queue of its endpoint as the reply address;
+// what is sent outside handlers names Config.Queue. Endpoints are added before Start; the call reports every fault in
+// cfg at once and does not connect.
 func (s *Setup) Endpoint(cfg EndpointConfig) (*Endpoint, error) {
 	c := cfg.withDefaults()
 	c.Queue = c.instance()
@@ -283,8 +279,8 @@ func (s *Setup) Endpoint(cfg EndpointConfig) (*Endpoint, error) {
 }
 
 // Beside adds a queue whose messages are treated as those of this endpoint: by its handlers and its gate, with its
-// names, policies and counts. The endpoint that is returned has no handlers; it can be paused, and its Stats have
-// what it consumes with. See [Setup.Endpoint].
+// names, policies and counts. The endpoint that is returned has no handlers; it can be paused, and its Stats have what
+// it consumes with. See [Setup.Endpoint].
 func (e *endpoint) Beside(queue string, options QueueOptions, consume ConsumeConfig) (*Endpoint, error) {
 	o := &e.cfg.QueueOptions
 	if e.queue == "" || e.of != e || o.Exclusive || o.AutoDelete || o.PerInstance {
@@ -326,12 +322,11 @@ func (e *Endpoint) Pause(ctx context.Context) error { return e.setup.pause(ctx, 
 // Resume ends a pause of this endpoint, as [Setup.Resume] does for all.
 func (e *Endpoint) Resume() error { return e.setup.resume(e.endpoint) }
 
-// SetConcurrency changes how many messages each consumer handles at once, and how many unacknowledged
-// ones it may hold: Consume.Concurrency and Consume.Prefetch, with the same limits; a prefetch of 0 is
-// five times the concurrency. It holds from now on, also for consumers that a later Start makes.
-// Handlers that run are not disturbed: with a lower concurrency the ones that are too many finish
-// their message first. Where the order of the queue is kept, or will be, the consumer first waits for
-// its handlers. SetConcurrency returns at once.
+// SetConcurrency changes how many messages each consumer handles at once, and how many unacknowledged ones it may hold:
+// Consume.Concurrency and Consume.Prefetch, with the same limits; a prefetch of 0 is five times the concurrency. It
+// holds from now on, also for consumers that a later Start makes. Handlers that run are not disturbed: with a lower
+// concurrency the ones that are too many finish their message first. Where the order of the queue is kept, or will be,
+// the consumer first waits for its handlers. SetConcurrency returns at once.
 func (e *endpoint) SetConcurrency(concurrency, prefetch int) error {
 	consume := ConsumeConfig{Concurrency: concurrency, Prefetch: e.cfg.Consume.Order.Prefetch(prefetch)}
 	fill(&consume.Prefetch, defaultPrefetch(concurrency))
@@ -356,8 +351,8 @@ func (e *endpoint) SetConcurrency(concurrency, prefetch int) error {
 	return nil
 }
 
-// Consumption is Consume of the configuration with its defaults, and what SetConcurrency has changed.
-// Its Arguments are not to be changed.
+// Consumption is Consume of the configuration with its defaults, and what SetConcurrency has changed. Its Arguments are
+// not to be changed.
 func (e *endpoint) Consumption() ConsumeConfig {
 	e.setup.mu.Lock()
 	defer e.setup.mu.Unlock()
@@ -370,8 +365,8 @@ func (e *endpoint) SingleActive() bool {
 	return single
 }
 
-// Parked are the keys of an ordered queue whose messages are parked: see package order. It is empty in the instances that
-// stand by; ask each, or use the command "harebus parked list".
+// Parked are the keys of an ordered queue whose messages are parked: see package order. It is empty in the instances
+// that stand by; ask each, or use the command "harebus parked list".
 func (e *endpoint) Parked() []order.Parked {
 	e.setup.mu.Lock()
 	group := e.group

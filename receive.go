@@ -19,8 +19,8 @@ import (
 	"github.com/harebus/harebus/topology"
 )
 
-// delivery is a received message on its way to its handler: it ends by Ack, when its
-// message is handled or stored somewhere else, or goes back to its queue.
+// delivery is a received message on its way to its handler: it ends by Ack, when its message is handled or stored
+// somewhere else, or goes back to its queue.
 type delivery struct {
 	consume.Delivery
 	endpoint *endpoint
@@ -32,8 +32,8 @@ type delivery struct {
 	stored *resend.Case
 	// plain says that it has no guard and no compression: the message of a test.
 	plain bool
-	// confidential says that errors must not reach anybody with their texts, and felt is the
-	// failure with its text, for the user's own code.
+	// confidential says that errors must not reach anybody with their texts, and felt is the failure with its text, for
+	// the user's own code.
 	confidential bool
 	felt         *failure
 	due          time.Time // that the sender has bound to it
@@ -55,12 +55,11 @@ type delivery struct {
 	counted            *tally.Type // by counts
 }
 
-// Handle does everything that has to be done before a delivery is acknowledged. It ends
-// without an Ack if the delivery must go back to its queue: because it could be neither
-// handled nor put anywhere else.
+// Handle does everything that has to be done before a delivery is acknowledged. It ends without an Ack if the delivery
+// must go back to its queue: because it could be neither handled nor put anywhere else.
 //
-// The order is always the same: publish, wait for the confirm, acknowledge. A
-// crash in between repeats something; nothing is lost.
+// The order is always the same: publish, wait for the confirm, acknowledge. A crash in between repeats something;
+// nothing is lost.
 func (d *delivery) Handle() {
 	s := d.endpoint.setup
 	if !d.Again {
@@ -138,8 +137,8 @@ func (d *delivery) try(unreadable error) {
 	case d.hold(err):
 		d.outcome, d.failure = AttemptHeld, nil
 	case err == errWaited || d.Context().Err() != nil || !d.Connected(): //nolint:errorlint // likewise
-		// Whatever the error is, it may come from being cut off. The broker
-		// delivers the message again, as if this attempt had not been.
+		// Whatever the error is, it may come from being cut off. The broker delivers the message again, as if this
+		// attempt had not been.
 	default:
 		d.fail(err)
 	}
@@ -176,8 +175,8 @@ func (d *delivery) told(err error) error {
 	return failed(d.Context(), err).withheld()
 }
 
-// end acknowledges the delivery: this has become of its message. Observers are told before
-// that, because afterwards the process may die without telling them.
+// end acknowledges the delivery: this has become of its message. Observers are told before that, because afterwards the
+// process may die without telling them.
 func (d *delivery) end(outcome AttemptOutcome) {
 	d.outcome = outcome
 	d.conclude()
@@ -217,8 +216,8 @@ func (d *delivery) counts() *tally.Type {
 	return d.counted
 }
 
-// goexit is deferred. If a handler, or other code of the user, has ended the
-// goroutine, the attempt has failed, and goexit finishes the work on the message.
+// goexit is deferred. If a handler, or other code of the user, has ended the goroutine, the attempt has failed, and
+// goexit finishes the work on the message.
 func (d *delivery) goexit() {
 	if d.returned || d.message == nil {
 		return
@@ -283,15 +282,13 @@ func (d *delivery) differences() []string {
 	}, &d.Raw)
 }
 
-// served says whether the message comes out of the delay queues, a parking queue or a stream. Then the broker
-// has kept it for as long as its sender wanted, whatever the clock of this
-// process says about the time in its header.
+// served says whether the message comes out of the delay queues, a parking queue or a stream. Then the broker has kept
+// it for as long as its sender wanted, whatever the clock of this process says about the time in its header.
 func (d *delivery) served() bool {
 	return d.Reads() || d.Parked() || d.ExpiredIn(topology.Delays{}.Exit(d.Raw.Exchange, d.Raw.RoutingKey).Queues[0].Name)
 }
 
-// choose finds the handler, and says whether its retry policy allows no further
-// attempt.
+// choose finds the handler, and says whether its retry policy allows no further attempt.
 func (d *delivery) choose() error {
 	if err := d.open(); err != nil {
 		return err
@@ -328,8 +325,8 @@ func (d *delivery) open() error {
 	return nil
 }
 
-// early says whether the message came before the time that its sender has bound to it. If it
-// comes out of the delay queues, the broker has kept it until the time in its header.
+// early says whether the message came before the time that its sender has bound to it. If it comes out of the delay
+// queues, the broker has kept it until the time in its header.
 func (d *delivery) early() bool {
 	return time.Until(d.due) > 0 && (d.came.deferredUntil.Before(d.due) || !d.served())
 }
@@ -353,13 +350,11 @@ func (d *delivery) ignored(err error) bool {
 	return rejected != nil && rejected.curable
 }
 
-// maxFailures is the largest count of failures with which a message is handled
-// again.
+// maxFailures is the largest count of failures with which a message is handled again.
 const maxFailures = 1000
 
-// failuresOf reads how often a message has failed before. If the count is higher
-// than a retried message can have, somebody has moved the message back from the
-// error queue, and it starts again.
+// failuresOf reads how often a message has failed before. If the count is higher than a retried message can have,
+// somebody has moved the message back from the error queue, and it starts again.
 func (e *endpoint) failuresOf(m *Message) (int, error) {
 	name := e.setup.dialect.Names.ErrorRetries
 	value, ok := m.Headers[name]
@@ -380,8 +375,8 @@ func (e *endpoint) failuresOf(m *Message) (int, error) {
 	}
 }
 
-// mostFailures is the largest failure count a retried message can carry. An
-// ErrorHandler knows no limit but maxFailures.
+// mostFailures is the largest failure count a retried message can carry. An ErrorHandler knows no limit but
+// maxFailures.
 func (e *endpoint) mostFailures() int {
 	if e.cfg.Handling.ErrorHandler != nil {
 		return maxFailures
@@ -405,15 +400,14 @@ func (d *delivery) handle(h *handler) error {
 		return err
 	}
 	if !d.Connected() {
-		// The broker gives the message to another consumer, which would send all of
-		// it again.
+		// The broker gives the message to another consumer, which would send all of it again.
 		return errors.New("the connection was lost while the handler ran")
 	}
 	return d.endpoint.commit(d.ackable(), outs)
 }
 
-// ackable is the context of what is published before the ack. It has the values of the attempt,
-// which observers have put there.
+// ackable is the context of what is published before the ack. It has the values of the attempt, which observers have
+// put there.
 func (d *delivery) ackable() context.Context {
 	if d.ctx == d.Context() {
 		return d.Ackable()
@@ -447,8 +441,8 @@ func (d *delivery) fail(err error) {
 	}
 }
 
-// decide asks the retry policy and the error handler; when one of them panics or
-// does not answer, the message is parked.
+// decide asks the retry policy and the error handler; when one of them panics or does not answer, the message is
+// parked.
 func (d *delivery) decide(f *failure) Decision {
 	ctx, cancel := context.WithTimeoutCause(d.Context(), patience, errImpatient)
 	defer cancel()
@@ -468,8 +462,8 @@ func (d *delivery) decide(f *failure) Decision {
 	return decision
 }
 
-// inTime gives a request up whose next attempt would come when its sender no longer waits,
-// until replyBy. It is zero for other messages.
+// inTime gives a request up whose next attempt would come when its sender no longer waits, until replyBy. It is zero
+// for other messages.
 func inTime(proposed Decision, replyBy time.Time) Decision {
 	after, retries := proposed.Retries()
 	if retries && !replyBy.IsZero() && time.Until(replyBy) < after {
@@ -502,9 +496,8 @@ func (d *delivery) retry(cause *failure, decision Decision) {
 	d.end(AttemptRetried)
 }
 
-// postpone puts a message that comes before its time into the delay queues. A
-// PikaBus service sends deferred messages at once and leaves the waiting to the
-// receiver.
+// postpone puts a message that comes before its time into the delay queues. A PikaBus service sends deferred messages
+// at once and leaves the waiting to the receiver.
 func (d *delivery) postpone(until time.Time) {
 	if d.elsewhere().Until(until) {
 		d.counts().Postponed.Add(1)
@@ -523,8 +516,8 @@ func (d *delivery) park(cause *failure) {
 	}
 }
 
-// parkNow moves a message to the error queue that could not be moved there when it had
-// failed. No handler sees it again.
+// parkNow moves a message to the error queue that could not be moved there when it had failed. No handler sees it
+// again.
 func (d *delivery) parkNow() {
 	cause := errors.New(d.came.errorDetails)
 	d.parked(d.elsewhere().ParkNow(cause), cause)
