@@ -228,7 +228,7 @@ func (e *endpoint) consumption(link *session.Link, queues int) consume.Config {
 	return consume.Config{
 		Queue: e.queue, Queues: queues, Arguments: arguments, Exclusive: e.cfg.Consume.Exclusive, AutoDelete: e.cfg.QueueOptions.AutoDelete,
 		Consumers: e.cfg.Consume.Consumers, Workers: e.cfg.Consume.Concurrency + e.room, Prefetch: e.cfg.Consume.Prefetch + e.room,
-		OneByOne: e.cfg.QueueOptions.Type == topology.Quorum, Single: e.SingleActive(), DeliveryLimit: e.cfg.listener().DeliveryLimit(),
+		OneByOne: e.cfg.QueueOptions.Type == topology.Quorum && !e.of.lends(), Single: e.SingleActive(), DeliveryLimit: e.cfg.listener().DeliveryLimit(),
 		Link: link, BackOff: s.cfg.Connect.BackOff, Log: s.log, Waits: s.waits, Stopped: ErrStopped,
 		Declare: func(ctx context.Context, on *session.Session, since time.Time, first bool) error {
 			if first {
@@ -244,6 +244,11 @@ func (e *endpoint) consumption(link *session.Link, queues int) consume.Config {
 		Consuming:  s.observers.consuming(e.queue),
 		Task:       func() consume.Task { return &delivery{endpoint: e.of} },
 	}
+}
+
+// lends says whether a handler has a lease: then the order of the queue is not kept. setup.mu is held.
+func (e *endpoint) lends() bool {
+	return slices.ContainsFunc(slices.Collect(maps.Values(e.known)), func(h *handler) bool { return h.leased })
 }
 
 // Queue is the name of the listener queue: that of the config, or with PerInstance one that begins with it. It is empty

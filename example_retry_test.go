@@ -120,3 +120,37 @@ func ExampleErrorHandler() {
 	// proposed: park
 	// failed 3, retried 1, discarded 1, parked 1
 }
+
+// A handler that may run for hours has a lease: its message is acknowledged before it runs, and a copy in the broker is
+// extended meanwhile. If the process died, another instance would get it within a minute.
+func ExampleWithLease() {
+	broker := brokertest.New(brokertest.WithConsumerTimeout(time.Second)) // 30 minutes by default
+	defer broker.Close()
+	ctx := context.Background()
+	setup, err := harebus.New(harebus.Config{Dial: broker.Dial, Queue: "orders"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	done := make(chan struct{})
+	harebus.Handle(setup, func(_ context.Context, _ *harebus.Bus, o PlaceOrder) error {
+		time.Sleep(2 * time.Second)
+		queue, _ := broker.Queue("orders")
+		fmt.Println("order", o.ID, "took long;", queue.Unacked, "messages are unacknowledged")
+		close(done)
+		return nil
+	}, harebus.WithLease(time.Minute))
+	if err := setup.Start(ctx); err != nil {
+		log.Fatal(err)
+	}
+	if err := setup.Bus().Send(ctx, "orders", PlaceOrder{ID: 7}); err != nil {
+		log.Fatal(err)
+	}
+	<-done
+	if err := setup.Close(); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println("handled:", setup.Stats().Handled, "failed:", setup.Stats().Failed)
+	// Output:
+	// order 7 took long; 0 messages are unacknowledged
+	// handled: 1 failed: 0
+}

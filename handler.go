@@ -46,7 +46,17 @@ func (f handlerOption) forHandling(h *handler) { f(h) }
 
 // WithTimeout replaces Config.Handling.Timeout for one handler. Zero means no timeout.
 func WithTimeout(d time.Duration) HandlerOption {
-	return handlerOption(func(h *handler) { h.timeout = d })
+	return handlerOption(func(h *handler) { h.timeout, h.limited = d, true })
+}
+
+// WithLease is for a handler that may run for longer than the broker waits for an acknowledgement, 30 minutes by
+// default. Before it begins, a copy of the message, due after d, is confirmed, and the delivery is acknowledged. While
+// it runs the copy is extended, three times in each d; when it has ended the copy is cancelled. If the process dies, or
+// stands still, another instance gets the message within d: that counts as a failed attempt, and after the last one the
+// message is parked. d is from 10 s to 24 h. The handler has no time limit unless [WithTimeout] is given. A queue with a
+// single active consumer is refused. docs/endpoints.md says what is promised.
+func WithLease(d time.Duration) HandlerOption {
+	return handlerOption(func(h *handler) { h.lease, h.leased = d, true })
 }
 
 // WithRetry replaces Config.Retry for one handler. A zero field takes the value of Config.Retry. Config.Retry also
@@ -79,6 +89,9 @@ type handlerOptions struct {
 	untransacted bool
 	// transacted says that it must not run without one.
 	transacted bool
+	lease      time.Duration
+	leased     bool // WithLease was given
+	limited    bool // WithTimeout was given
 	givenUp    []func(context.Context, *Bus, *Message, error) error
 }
 
@@ -140,6 +153,14 @@ func (h *handler) complete(cfg *EndpointConfig) error {
 	}
 	if h.transacted && h.transactor(cfg) == nil {
 		return fmt.Errorf("handler of %s: it needs a transaction: set Handling.Transactor of its endpoint, for example to an outbox, and do not pass WithoutTransaction", field.Quote(h.messageType))
+	}
+	if h.leased {
+		if err := cfg.listener().LeaseFault(h.lease); err != nil {
+			return fmt.Errorf("handler of %s: %w", field.Quote(h.messageType), err)
+		}
+		if !h.limited {
+			h.timeout = 0
+		}
 	}
 	h.expired = handlerTimeout(h.timeout)
 	var err error

@@ -132,8 +132,8 @@ func (e *endpoint) Gate(g Gate, room int) error {
 	if g == nil || e.gate != nil || e.of != e {
 		faults = append(faults, errors.New("the gate is nil, or the endpoint has one, or it is beside another one"))
 	}
-	if e.SingleActive() {
-		faults = append(faults, errors.New("the queue has a single active consumer, which keeps its order"))
+	if e.cfg.Consume.Stream != nil || e.SingleActive() {
+		faults = append(faults, errors.New("the queue is a stream, or has a single active consumer, which keeps its order"))
 	}
 	if e.setup.started {
 		faults = append(faults, ErrStarted)

@@ -30,6 +30,7 @@ type delivery struct {
 	handler  *handler      // nil until it is chosen
 	// stored is what stores it somewhere else; nil before that is needed.
 	stored *resend.Case
+	lease  *resend.Lease // of a handler that has one
 	// plain says that it has no guard and no compression: the message of a test.
 	plain bool
 	// confidential says that errors must not reach anybody with their texts, and felt is the failure with its text, for
@@ -69,7 +70,11 @@ func (d *delivery) Handle() {
 		d.endpoint.counts.Redelivered.Add(1)
 	}
 	d.endpoint.counts.InFlight.Add(1)
-	defer d.land()
+	defer func() {
+		if d.land(); d.lease != nil {
+			d.lease.End(d.ctx, d.outcome != 0)
+		}
+	}()
 	defer d.goexit()
 	d.ctx = d.Context()
 	err := d.read()
@@ -162,6 +167,15 @@ func (d *delivery) work() error {
 
 // handleTimed runs the handler and notes how long it took.
 func (d *delivery) handleTimed() error {
+	if d.handler.leased {
+		var err error
+		if d.lease, err = d.elsewhere().Lend(d.ackable(), d.handler.lease, d.message.LastAttempt); err == resend.ErrHeld { //nolint:errorlint // returned as it is
+			return ErrMoved
+		} else if err != nil {
+			return failed(d.Context(), err)
+		}
+		d.AckEarly()
+	}
 	err := d.handle(d.handler)
 	d.clock(err)
 	return err
@@ -223,7 +237,7 @@ func (d *delivery) goexit() {
 		return
 	}
 	defer d.conclude()
-	if d.Ended() {
+	if d.Ended() && d.lease == nil {
 		return
 	}
 	if d.failure = ErrGoexit; d.Context().Err() != nil || !d.Connected() {

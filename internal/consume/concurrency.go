@@ -106,7 +106,7 @@ func (c *consumer) inOrder() bool {
 }
 
 // capacity is the prefetch for the free workers. Normally it is the wanted one;
-// when all workers are stuck it is 0; after that, until none is stuck, it is the
+// when all workers are stuck, or have a message that was acknowledged early, it is 0; after that, until none is stuck, it is the
 // number of free workers. Where order is kept it is the wanted one, or 0 while all
 // workers are hung.
 func (c *consumer) capacity() int {
@@ -125,7 +125,7 @@ func (c *consumer) capacity() int {
 	}
 	stuck := 0
 	for _, w := range workers {
-		if d := w.hand.Load(); d != nil && d.Age() >= unbegun {
+		if d := w.hand.Load(); d != nil && (d.early.Load() || d.Age() >= unbegun) {
 			stuck++
 		}
 	}
@@ -134,6 +134,22 @@ func (c *consumer) capacity() int {
 		return wanted
 	}
 	return free
+}
+
+// overdue says whether a worker has had a message that is not acknowledged for longer than unbegun.
+func (c *consumer) overdue() bool {
+	return slices.ContainsFunc(c.all(), func(w *worker) bool {
+		d := w.hand.Load()
+		return d != nil && !d.early.Load() && d.Age() >= unbegun
+	})
+}
+
+// occupied says whether every worker has a message that was acknowledged early.
+func (c *consumer) occupied() bool {
+	return !slices.ContainsFunc(c.all(), func(w *worker) bool {
+		d := w.hand.Load()
+		return d == nil || !d.early.Load()
+	})
 }
 
 // hung says whether every worker has had its message for longer than unbegun, and for

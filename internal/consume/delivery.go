@@ -48,6 +48,7 @@ type Delivery struct {
 	feed     *feed
 	task     Task
 	ended    atomic.Bool
+	early    atomic.Bool // acknowledged before it was handled: see AckEarly
 	// delivered is how often the broker has delivered it before, as far as it counts that. It
 	// is read once, because the headers are given to handlers, which may change them.
 	delivered int64
@@ -84,7 +85,12 @@ func (d *Delivery) Context() context.Context {
 
 // Ackable is Context for what has to be done before the ack. It also ends when the delivery
 // can no longer be acknowledged, and after Longest.
-func (d *Delivery) Ackable() context.Context { return d.feed.lease.take() }
+func (d *Delivery) Ackable() context.Context {
+	if d.early.Load() {
+		return d.Context()
+	}
+	return d.feed.lease.take()
+}
 
 // Patient is for what waits before its handler: it ends when a stop or a pause begins, and
 // when the delivery can no longer be acknowledged.
@@ -107,9 +113,9 @@ func (d *Delivery) Age() time.Duration { return time.Since(d.Began) }
 // Session is the session that it came from.
 func (d *Delivery) Session() *session.Session { return d.feed.session }
 
-// Connected says whether it can still be acknowledged.
+// Connected says whether it can still be acknowledged, or was before it was handled.
 func (d *Delivery) Connected() bool {
-	return d.feed.session.Alive() && !d.feed.ch.IsClosed() && (d.tenure == nil || d.tenure.ctx.Err() == nil)
+	return d.early.Load() || d.feed.session.Alive() && !d.feed.ch.IsClosed() && (d.tenure == nil || d.tenure.ctx.Err() == nil)
 }
 
 // Ended says whether it was acknowledged or given back.
@@ -125,6 +131,15 @@ func (d *Delivery) Ack() {
 	if d.feed.trial != nil && !d.Raw.Redelivered {
 		d.feed.trial()
 	}
+}
+
+// AckEarly acknowledges it although the work on it goes on, perhaps for longer than the broker waits for an
+// ack: the message is stored elsewhere. Its worker then counts as one that is not there, so that the
+// consumer does not fetch messages that would wait behind it.
+func (d *Delivery) AckEarly() {
+	d.early.Store(true)
+	d.Ack()
+	d.consumer.adjust()
 }
 
 // GiveBack puts it back into its queue: at once, or together with others, in their order,

@@ -171,7 +171,7 @@ func (g *Group) Stuck(limit time.Duration) error {
 	workers := 0
 	free := g.any(func(w *worker) bool {
 		d := w.hand.Load()
-		if d == nil || d.Age() <= d.limit(limit)+grace {
+		if d == nil || d.Age() <= d.limit(limit)+grace || d.early.Load() && d.unlimited() {
 			return true
 		}
 		if workers++; youngest == nil || d.Began.After(youngest.Began) {
@@ -184,6 +184,12 @@ func (g *Group) Stuck(limit time.Duration) error {
 	}
 	return fmt.Errorf("nothing is handled: all %d workers are busy with messages that they should have been done with; the latest began %v ago",
 		workers, youngest.Age().Round(time.Second))
+}
+
+// unlimited says that its handler may take any time.
+func (d *Delivery) unlimited() bool {
+	_, limit, begun := d.task.Handling()
+	return begun && limit <= 0
 }
 
 // limit is how long the message may take.

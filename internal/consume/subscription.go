@@ -175,6 +175,7 @@ func (u *subscription) open(prefetch int, trial bool) error {
 	}
 	u.feed = f
 	c.setFeed(f, nil, false)
+	c.adjust()
 	return nil
 }
 
@@ -202,6 +203,12 @@ func (u *subscription) widen() (*subscription, error) {
 	}
 	wide.turn, wide.over = nil, nil
 	if err = u.cancel(); err == nil {
+		if u.consumer.occupied() && u.deliveries != nil { // no worker would come to what was fetched
+			for d := range u.deliveries {
+				u.consumer.keep(u.feed, d)
+			}
+			u.giveBack()
+		}
 		err = wide.open(prefetch, false)
 	}
 	if err != nil {
@@ -241,7 +248,7 @@ func (u *subscription) adapt() (*subscription, error) {
 		}
 		u.giveBack()
 	}
-	if !c.isPaused() && prefetch != c.wanted() {
+	if !c.isPaused() && prefetch != c.wanted() && c.overdue() {
 		c.log.Warn("the prefetch was changed to the number of free workers, because handlers are or were stuck", zap.Int("prefetch", prefetch))
 	}
 	if prefetch == 0 {

@@ -134,6 +134,9 @@ func (c *consumer) handle(f *feed, raw amqp.Delivery, w *worker, held *Delivery)
 	defer func() {
 		w.hand.Store(nil)
 		d.leave(returned)
+		if d.early.Load() {
+			c.adjust()
+		}
 	}()
 	switch {
 	case !d.unpack():

@@ -54,6 +54,7 @@ type Queue struct {
 
 	parking  parking
 	refusals refusals
+	leases   leases
 	// sending is the trouble with copies for the delay queues.
 	sending    wait.Trouble
 	complained atomic.Int64 // when it was last logged that a message cannot be sent on, in nanoseconds

@@ -1,6 +1,7 @@
 package routing
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"strings"
@@ -173,4 +174,22 @@ func Shared(queue string, ofInstance bool) string {
 		return queue
 	}
 	return queue[:len(queue)-instanceDigits-1]
+}
+
+// The shortest and the longest lease of a handler.
+const shortestLease, longestLease = 10 * time.Second, 24 * time.Hour
+
+// LeaseFault says what is wrong with a lease of a handler of the queue. What is acknowledged before it is handled
+// does not keep the order for which a queue has a single active consumer.
+func (l *Listener) LeaseFault(lease time.Duration) error {
+	if lease < shortestLease || lease > longestLease {
+		return fmt.Errorf("the lease of %v is not between %v and %v", lease, shortestLease, longestLease)
+	}
+	if l.Stream != nil {
+		return errors.New("a handler with a lease needs a queue, and not a stream, which has no acknowledgements")
+	}
+	if single, _ := l.Options.Arguments["x-single-active-consumer"].(bool); single {
+		return errors.New("a handler with a lease does not keep the order of its queue, which has a single active consumer: give it a queue of its own")
+	}
+	return nil
 }
