@@ -22,7 +22,7 @@ var mutants = []mutant.Mutant{
 	{
 		Name: "no barrier", File: "internal/consume/lane.go",
 		Old:    "\t\tt.await(loading)\n",
-		New:    "\t\tt.phase = fencing\n\t\tt.join(1)\n",
+		New:    "\t\tt.fence = 1\n\t\tif err := t.begin(); err != nil {\n\t\t\treturn err\n\t\t}\n",
 		Breaks: "ORDER",
 	},
 	{
@@ -74,7 +74,7 @@ var mutants = []mutant.Mutant{
 	},
 	{
 		Name: "a message is handled early", File: "internal/lanes/lanes.go",
-		Old: "\t\t\tif !first.Due.After(now) {\n", New: "\t\t\tif !first.Due.After(now.Add(300 * time.Millisecond)) {\n", Breaks: "TestFailure",
+		Old: "\t\t\tif !first.Due.After(now) {\n", New: "\t\t\tif true {\n", Breaks: "TestFailure",
 	},
 	{
 		Name: "a full parking queue takes more", File: "internal/lanes/lanes.go",
