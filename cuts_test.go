@@ -11,7 +11,7 @@ import (
 )
 
 // TestCutsUseUpNothing: connections that are cut again and again while handlers are slow do
-// not use up the deliveries of messages that no handler has begun.
+// not use up the deliveries of messages that no handler has begun, and make no copies of them.
 func TestCutsUseUpNothing(t *testing.T) {
 	for name, cfg := range map[string]harebus.ConsumeConfig{
 		"one worker": {Concurrency: 1, Prefetch: 10}, "many fetched": {Concurrency: 1, Prefetch: 50}, "two workers": {Concurrency: 2, Prefetch: 10},
@@ -36,6 +36,9 @@ func TestCutsUseUpNothing(t *testing.T) {
 					r.fill("orders", 100)
 					for range 60 {
 						<-time.After(2 * time.Minute)
+						if q, _ := r.broker.Queue("orders"); q.Ready+q.Unacked > 100 {
+							t.Fatalf("the queue has %d messages, and 100 were sent", q.Ready+q.Unacked)
+						}
 						r.broker.CutConnections()
 					}
 					slowed.Store(false)
@@ -56,4 +59,29 @@ func TestCutsUseUpNothing(t *testing.T) {
 			})
 		}
 	}
+}
+
+// TestCutsMakeNoCopies: the connection that consumes is cut again and again, and that of the publisher is not. Messages that no
+// handler has begun come back by themselves, so no copy of them is published, however often the broker has delivered them.
+func TestCutsMakeNoCopies(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		c := r.config("orders")
+		c.Consume, c.Connect.Name = harebus.ConsumeConfig{Concurrency: 1, Prefetch: 50}, "orders"
+		s := r.setup(c)
+		harebus.Handle(s, func(ctx context.Context, _ *harebus.Bus, _ order) error {
+			<-ctx.Done()
+			return ctx.Err()
+		})
+		r.start(s)
+		r.fill("orders", 100)
+		for range 60 {
+			<-time.After(time.Minute)
+			if r.broker.CutConnections("orders consume") != 1 {
+				t.Fatal("there is no connection of this name")
+			}
+			if q, _ := r.broker.Queue("orders"); q.Ready+q.Unacked > 100 {
+				t.Fatalf("the queue has %d messages, and 100 were sent", q.Ready+q.Unacked)
+			}
+		}
+	})
 }

@@ -64,7 +64,8 @@ func (u *subscription) giveBack() {
 // republishWorn publishes again, and acknowledges, messages whose delivery count is so high
 // that more stops would move them to the error queue. It returns the others. Before
 // 4.3 RabbitMQ counts each message that is given back, but a stop is no failure of
-// the message.
+// the message. When the channel has ended nothing can be acknowledged: the messages come back
+// by themselves, and a copy would be one more.
 func (u *subscription) republishWorn(all []*Delivery) []*Delivery {
 	var rest, worn []*Delivery
 	for _, d := range all {
@@ -76,6 +77,9 @@ func (u *subscription) republishWorn(all []*Delivery) []*Delivery {
 	}
 	if len(worn) == 0 {
 		return rest
+	}
+	if u.ch.IsClosed() {
+		return all
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(u.consumer.hard), Grace)
 	defer cancel()

@@ -215,6 +215,11 @@ var targeted = []mutant.Mutant{
 		Breaks: "TestKeyServiceAway",
 	},
 	{
+		Name: "copy what comes back by itself", File: "internal/consume/leftovers.go",
+		Old: "\tif u.ch.IsClosed() {\n", New: "\tif false {\n",
+		Breaks: "TestCutsMakeNoCopies",
+	},
+	{
 		Name: "seal again what was moved", File: "seal/reseal.go",
 		Old: "\tpolicy.Types, policy.MaxAge = []string{\"*\"}, 0\n", New: "\tpolicy.Types, policy.MaxAge, policy.AnyDestination = []string{\"*\"}, 0, true\n",
 		Breaks: "TestResealElsewhere",
