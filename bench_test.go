@@ -121,7 +121,7 @@ func BenchmarkReadMessage(b *testing.B) {
 	}
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := s.readMessage(s.peers, "orders", d); err != nil {
+		if _, err := readMessage(s.peers, s.routing.Topic, "orders", d); err != nil {
 			b.Fatal(err)
 		}
 	}

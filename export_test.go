@@ -41,7 +41,7 @@ func ReadMessage(in *amqp.Delivery) (*Message, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s.readMessage(s.peers, "queue", in)
+	return readMessage(s.peers, s.routing.Topic, "queue", in)
 }
 
 var plainReader = sync.OnceValues(func() (*Setup, error) { return New(Config{Queue: "queue"}) })

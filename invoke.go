@@ -129,5 +129,5 @@ func (d *delivery) rehearsed() ([]*publish.Message, *scope, error) {
 
 // received is the message as its receiver sees it.
 func (e *endpoint) received(out *publish.Message) (*Message, error) {
-	return e.setup.readMessage(e.setup.peers, "", out.AsDelivered())
+	return readMessage(e.setup.peers, e.setup.routing.Topic, "", out.AsDelivered())
 }

@@ -122,8 +122,8 @@ func Incoming(ctx context.Context) *Message {
 }
 
 // readMessage makes a Message of a delivery. It always returns one; the error, a [*RejectError], says that no handler
-// must see it.
-func (s *Setup) readMessage(peers *peer.Peers, queue string, in *wire.Delivery) (*Message, error) {
+// must see it. A message of the exchange events is an event, if it does not say what it is.
+func readMessage(peers *peer.Peers, events, queue string, in *wire.Delivery) (*Message, error) {
 	h, other, faults := peers.Read(in)
 	m := &Message{
 		ID:                 h.ID,
@@ -150,7 +150,7 @@ func (s *Setup) readMessage(peers *peer.Peers, queue string, in *wire.Delivery) 
 		Properties:         peer.Properties(in),
 		hops:               h.Hops,
 		peer:               other,
-		prefix:             s.dialect.Prefix,
+		prefix:             peers.Prefix(),
 	}
 	if other != nil {
 		m.Headers, m.Body = other.Headers, other.Body
@@ -160,7 +160,7 @@ func (s *Setup) readMessage(peers *peer.Peers, queue string, in *wire.Delivery) 
 	}
 	if m.Intent == "" {
 		m.Intent = IntentCommand
-		if m.Exchange == s.routing.Topic {
+		if m.Exchange == events {
 			m.Intent = IntentEvent
 		}
 	}

@@ -251,7 +251,7 @@ func (d *delivery) goexit() {
 func (d *delivery) read() error {
 	s := d.endpoint.setup
 	var err error
-	d.message, err = s.readMessage(s.peers, d.endpoint.queue, &d.Raw)
+	d.message, err = readMessage(s.peers, s.routing.Topic, d.endpoint.queue, &d.Raw)
 	m := d.message
 	d.peer = m.peer
 	m.codecs, m.packed = s.codecs, d.Packed

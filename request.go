@@ -203,7 +203,7 @@ func (s *sender) mayRequest(ctx context.Context, o *sendOptions) error {
 // readReply makes a message of a reply. A fault is an error.
 func (s *sender) readReply(ctx context.Context, r *replies.Reply) (*Message, error) {
 	setup := s.endpoint.setup
-	m, err := setup.readMessage(setup.peers.ForReplies(), r.Raw.RoutingKey, &r.Raw)
+	m, err := readMessage(setup.peers.ForReplies(), setup.routing.Topic, r.Raw.RoutingKey, &r.Raw)
 	m.codecs, m.packed = setup.codecs, r.Packed
 	switch {
 	case r.Unreadable != nil:

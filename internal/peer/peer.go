@@ -30,6 +30,9 @@ type Peers struct {
 	to       map[string]dialect.Dialect // by queue or exchange
 }
 
+// Prefix starts the names of the standard headers.
+func (p *Peers) Prefix() string { return p.own.Prefix }
+
 // New returns the dialects of a setup: of those that it reads, in order, and of the queues and exchanges to
 // which it sends. Bodies have at most so many bytes.
 func New(own *header.Dialect, reads []dialect.Dialect, to map[string]dialect.Dialect, addresses []amqp.URI, most int) *Peers {
