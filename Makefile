@@ -88,10 +88,13 @@ proof-order: broker ## breaks processes and brokers under an ordered queue, and 
 	HAREBUS_RABBITMQ_ROOT="$(if $(SUITE),$$(scripts/rabbitmq-root $(SUITE)),$$HAREBUS_RABBITMQ_ROOT)" && export HAREBUS_RABBITMQ_ROOT && \
 		cd integration_test/order && go test -count=1 -v -timeout 60m -run '^TestChaos$$' . -chaos 30s -runs 6 -freeze
 
-# The part of the proof about operators: those who work with an error queue are killed while they do.
+# The part of the proof about operators: those who work with an error queue are killed while they do, three times KILLS in
+# each of ROUNDS.
+KILLS ?= 40
+ROUNDS ?= 1
 proof-operator: broker
 	HAREBUS_RABBITMQ_ROOT="$(if $(SUITE),$$(scripts/rabbitmq-root $(SUITE)),$$HAREBUS_RABBITMQ_ROOT)" && export HAREBUS_RABBITMQ_ROOT && \
-		cd integration_test && go test -count=1 -v -timeout 15m -run '^TestOperatorKilled$$' . -kills 40
+		cd integration_test && go test -v -count=$(ROUNDS) -timeout 60m -run '^TestOperatorKilled$$' . -kills $(KILLS)
 
 # The part of the proof about the outbox: services are killed at every step, and databases, on every database; everything
 # breaks for SOAK on PostgreSQL and MariaDB; and the proof that it would be noticed. RUN is a pattern of tests.

@@ -203,6 +203,7 @@ func (r *rig) interrupted(method string, action brokertest.Action, nth int) bool
 	if err := r.migrate(r.Context(), nil); err != nil {
 		r.Errorf("cut at %s %d: %v", method, nth, err)
 	}
+	time.Sleep(time.Minute) // the queue that is tried expires
 	r.check("quorum", 1)
 	return !r.Failed()
 }

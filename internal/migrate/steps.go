@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
 
+	"github.com/harebus/harebus/internal/messageid"
 	"github.com/harebus/harebus/internal/refusal"
 	"github.com/harebus/harebus/internal/survey"
 	"github.com/harebus/harebus/internal/wait"
@@ -82,10 +84,20 @@ func (r *run) prepare(ctx context.Context, old survey.Queue, holds bool) error {
 }
 
 // try declares a queue like the wanted one and deletes it: after the old queue is deleted it
-// is too late to learn that the broker does not take the arguments.
+// is too late to learn that the broker does not take the arguments. It has another name each time:
+// RabbitMQ 4.0 answers 541 to who declares a queue that a killed run is just making or deleting. One that
+// is left behind expires.
 func (r *run) try(ctx context.Context) error {
-	like := r.Queue
-	like.Name = r.names.holding + ".try"
+	const digits = 6
+	like, id := r.Queue, messageid.New()
+	like.Name = r.names.holding + ".try." + id[len(id)-digits:]
+	if _, expires := like.Arguments["x-expires"]; !expires && like.Type != topology.Stream {
+		like.Arguments = maps.Clone(like.Arguments)
+		if like.Arguments == nil {
+			like.Arguments = map[string]any{}
+		}
+		like.Arguments["x-expires"] = int64(time.Minute / time.Millisecond)
+	}
 	return r.channel(ctx, func(ch *amqp.Channel) error {
 		if err := (topology.Topology{Queues: []topology.Queue{like}}).Declare(ch); err != nil {
 			return err
