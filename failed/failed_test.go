@@ -160,6 +160,9 @@ func TestPublishToNobody(t *testing.T) {
 		if err := s.Bus().Send(ctx, "orders", failed.Event{}); err != nil {
 			t.Fatal(err)
 		}
+		if err := b.WaitQuiet(ctx, "error"); err != nil { // the watcher is not to see these
+			t.Fatal(err)
+		}
 		watcher(t, b)
 		if err := s.Subscribe(ctx, failed.Prefix+"#"); err != nil { // to what it has no handler for
 			t.Fatal(err)
