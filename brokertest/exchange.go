@@ -3,6 +3,8 @@ package brokertest
 import (
 	"slices"
 	"strings"
+
+	"github.com/harebus/harebus/internal/topics"
 )
 
 // exchange routes messages to queues and other exchanges.
@@ -269,7 +271,7 @@ func (x *exchange) match(keys []string, headers table, f func(*binding)) {
 		}
 	case "topic":
 		for _, b := range x.bindings {
-			if slices.ContainsFunc(keys, func(key string) bool { return topicMatch(b.key, key) }) {
+			if slices.ContainsFunc(keys, func(key string) bool { return topics.Match(b.key, key) }) {
 				f(b)
 			}
 		}
@@ -280,45 +282,6 @@ func (x *exchange) match(keys []string, headers table, f func(*binding)) {
 			}
 		}
 	}
-}
-
-// topicMatch matches a routing key against a pattern, in which * is one word
-// and # any number of words.
-func topicMatch(pattern, key string) bool {
-	return wordsMatch(topicWords(pattern), topicWords(key))
-}
-
-// topicWords splits at dots; an empty key has no word.
-func topicWords(s string) []string {
-	if s == "" {
-		return nil
-	}
-	return strings.Split(s, ".")
-}
-
-// wordsMatch runs in len(pattern) × len(words): it remembers the last # only.
-func wordsMatch(pattern, words []string) bool {
-	p, w := 0, 0
-	hash, from := -1, 0
-	for w < len(words) {
-		switch {
-		case p < len(pattern) && pattern[p] == "#":
-			hash, from = p, w
-			p++
-		case p < len(pattern) && (pattern[p] == "*" || pattern[p] == words[w]):
-			p++
-			w++
-		case hash >= 0:
-			from++
-			p, w = hash+1, from
-		default:
-			return false
-		}
-	}
-	for p < len(pattern) && pattern[p] == "#" {
-		p++
-	}
-	return p == len(pattern)
 }
 
 // checkMatch checks the x-match argument of a binding to a headers exchange.

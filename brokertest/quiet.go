@@ -15,6 +15,10 @@ import (
 // attempts to connect.
 const stuckAfter = 3 * time.Second
 
+// tokens is how the names of the queues begin in which groups of package stream have their tokens. A reader holds one as
+// long as it reads.
+const tokens = "harebus.group/"
+
 // errStuck ends a wait for a state that cannot come.
 var errStuck = errors.New("nothing will change any more")
 
@@ -30,7 +34,8 @@ type waiter struct {
 // every byte that clients of Dial wrote was handled. Of the queues in except, such
 // as an error queue, only the unacknowledged messages count. It looks at the state
 // of the broker and needs no sleep, but it cannot know what a client will still
-// send.
+// send. Messages of a stream count until its readers have acknowledged them; the token queues of groups of readers do
+// not count.
 //
 // If the only messages left are in queues without a consumer, such as one parked in
 // an error queue that except does not name, nothing will change any more. Then it
@@ -91,6 +96,9 @@ func (w *quietWait) look() bool {
 
 // counts says whether the queue has messages for which WaitQuiet waits.
 func (w *quietWait) counts(q *queue) bool {
+	if strings.HasPrefix(q.name, tokens) {
+		return false
+	}
 	if q.log != nil {
 		return q.behind()
 	}

@@ -3,7 +3,8 @@ package contract
 import (
 	"fmt"
 	"slices"
-	"strings"
+
+	"github.com/harebus/harebus/internal/topics"
 )
 
 // Extension is the field of a channel in which a document says how a queue is bound, because the bindings of AsyncAPI for AMQP have
@@ -66,12 +67,12 @@ func rebound(before, after *Document) (changes []Change) {
 			change(true, "exchange of events %q → %q", was.topicExchange, is.topicExchange)
 		}
 		for _, topic := range was.topics {
-			if !moved && !before.receives(was.topicExchange, topic) && !slices.ContainsFunc(is.topics, func(one string) bool { return covers(one, topic) }) {
+			if !moved && !before.receives(was.topicExchange, topic) && !slices.ContainsFunc(is.topics, func(one string) bool { return topics.Covers(one, topic) }) {
 				change(true, "topic %q is not bound any more", topic)
 			}
 		}
 		for _, topic := range is.topics {
-			if !after.receives(is.topicExchange, topic) && !slices.ContainsFunc(was.topics, func(one string) bool { return covers(one, topic) }) {
+			if !after.receives(is.topicExchange, topic) && !slices.ContainsFunc(was.topics, func(one string) bool { return topics.Covers(one, topic) }) {
 				change(false, "topic %q is bound", topic)
 			}
 		}
@@ -83,25 +84,4 @@ func rebound(before, after *Document) (changes []Change) {
 func (d *Document) receives(exchange, topic string) bool {
 	place := topicOf(exchange, topic)
 	return slices.ContainsFunc(d.operations, func(o operation) bool { return o.action == "receive" && o.place == place })
-}
-
-// covers says whether each topic that matches the pattern b matches the pattern a: * stands for one word, # for any number.
-func covers(a, b string) bool {
-	of, in := strings.Split(a, "."), strings.Split(b, ".")
-	// rest[j] says whether the words of a from i on cover those of b from j on.
-	rest := make([]bool, len(in)+1)
-	rest[len(in)] = true
-	for i := len(of) - 1; i >= 0; i-- {
-		next := make([]bool, len(in)+1)
-		for j := len(in); j >= 0; j-- {
-			switch some := j < len(in); {
-			case of[i] == "#":
-				next[j] = rest[j] || some && next[j+1]
-			case some && in[j] != "#" && (of[i] == "*" || of[i] == in[j]):
-				next[j] = rest[j+1]
-			}
-		}
-		rest = next
-	}
-	return rest[0]
 }

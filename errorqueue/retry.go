@@ -22,7 +22,7 @@ import (
 
 // Retry moves messages back to the queue that each came from, or to Options.To, where they are
 // handled as if for the first time: what the bus and the broker wrote about the failure is
-// gone, and the header Replays counts. Body, ids and everything else stay as they are, but for an
+// gone, and the header Replays counts. One that was read from a stream goes only to Options.To: in the stream every reader would get it. Body, ids and everything else stay as they are, but for an
 // expiration and the user id of somebody else.
 func (q *Queue) Retry(ctx context.Context, messages []Message, o Options) (Report, error) {
 	if err := q.target(o.To); err != nil {
@@ -46,7 +46,7 @@ func (q *Queue) target(to string) error {
 
 // replay makes the message that is handled again.
 func (q *Queue) replay(c *Content, to string) (session.Publishing, error) {
-	source, err := c.raw.Source(q.cfg.HeaderPrefix, q.cfg.Name)
+	source, err := c.raw.Back(q.cfg.HeaderPrefix, q.cfg.Name)
 	if to != "" && !c.raw.Broken {
 		source, err = to, nil
 	}

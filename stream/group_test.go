@@ -212,3 +212,16 @@ func TestLowWater(t *testing.T) {
 		r.wants(want.String())
 	})
 }
+
+// TestWaitQuiet: a test can wait until a group has handled everything, although its reader holds a token as long as it reads.
+func TestWaitQuiet(t *testing.T) {
+	bubble(t, func(_ *testing.T, r *rig) {
+		r.read("a", stream.Config{Group: "g"}, func(context.Context, happened) error {
+			time.Sleep(time.Minute)
+			return nil
+		})
+		r.publish(2)
+		r.try(r.broker.WaitQuiet(r.withTimeout(time.Hour)))
+		r.wants("a1@0 a2@1")
+	})
+}

@@ -164,3 +164,30 @@ func TestErrorsTest(t *testing.T) {
 		t.Errorf("printed\n%s", r.out)
 	}
 }
+
+// TestErrorsOfStreams: what was read from a stream is not published there again, where every reader would get it. It goes to a queue
+// that is named, and back to that when it fails there, too; what was replayed into a queue goes back into that.
+func TestErrorsOfStreams(t *testing.T) {
+	t.Parallel()
+	b, ch, url := failures(t)
+	declare(t, ch, "events", amqp.Table{"x-queue-type": "stream"})
+	of := func(id, source string, h amqp.Table) {
+		h["PikaBus.SourceQueue"], h["PikaBus.StreamOffset"] = source, int64(4711)
+		put(t, ch, "error", amqp.Publishing{MessageId: id, Type: "Streamed", Body: []byte(`{}`), Headers: h})
+	}
+	of("s1", "events", amqp.Table{})
+	of("s2", "orders", amqp.Table{"PikaBus.Replayed": "run"})
+	r := execute(t, "", onBroker(url, []string{"retry", "-type", "Streamed", "-yes", "2"})...)
+	r.check(t, exitFailed, "")
+	if !strings.Contains(r.out, `it was read from the stream "events" at offset 4711`) || !strings.Contains(r.out, "-to QUEUE") || !strings.Contains(r.out, "done 1, left 1") {
+		t.Errorf("printed %s", r.out)
+	}
+	execute(t, "", onBroker(url, []string{"redirect", "-to", "orders", "-yes", "1", "s1"})...).check(t, exitOK, "")
+	moved := b.Messages("orders")
+	if len(moved) != 2 || moved[0].Headers["PikaBus.StreamOffset"] != int64(4711) || moved[1].MessageId != "s1" || moved[1].Headers["PikaBus.StreamOffset"] != nil {
+		t.Errorf("in the queue: %+v", moved)
+	}
+	if n := len(b.Messages("events")); n != 0 {
+		t.Errorf("%d in the stream", n)
+	}
+}

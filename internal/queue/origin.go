@@ -43,6 +43,22 @@ func (m *Message) Source(prefix, errorQueue string) (string, error) {
 	return source, nil
 }
 
+// Back is the queue to which a parked message goes back: its [Message.Source], but not a stream, where every reader would get it.
+func (m *Message) Back(prefix, errorQueue string) (string, error) {
+	source, err := m.Source(prefix, errorQueue)
+	if offset, streamed := m.Headers[prefix+harebus.HeaderStreamOffset]; err == nil && streamed && !m.replayed(prefix) {
+		return "", fmt.Errorf("it was read from the stream %s at offset %.20s, and every reader would get it from there: redirect it to the queue of one service, with -to QUEUE",
+			field.Quote(source), fmt.Sprint(offset))
+	}
+	return source, err
+}
+
+// replayed says whether harebus replay has put the message into a queue: then that is where it came from.
+func (m *Message) replayed(prefix string) bool {
+	_, yes := m.Headers[prefix+harebus.HeaderReplayed]
+	return yes
+}
+
 // delayQueues is how the names of the queues begin that deferred messages wait in.
 const delayQueues = topology.DefaultDelayPrefix + "."
 
@@ -57,6 +73,9 @@ func (m *Message) Cleaned(prefix, login string) session.Publishing {
 		header.ErrorID, header.ErrorKind, header.ErrorGroup, header.Attempts, header.Host, header.ServiceVersion,
 	} {
 		failure[prefix+name] = true
+	}
+	if !m.replayed(prefix) { // else it was there before
+		failure[prefix+harebus.HeaderStreamOffset] = true
 	}
 	return m.Without(login, func(key string) bool {
 		return failure[key] || wire.OfOneDelivery(key) ||

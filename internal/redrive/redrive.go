@@ -248,7 +248,7 @@ func (r *run) move(to string, p session.Publishing, l *queue.Message) error {
 
 // target is the queue to which a message goes.
 func (o Options) target(l *queue.Message) (string, error) {
-	source, err := l.Source(o.HeaderPrefix, o.Queue)
+	source, err := l.Back(o.HeaderPrefix, o.Queue)
 	if o.To != "" && !l.Broken {
 		return o.To, nil
 	}

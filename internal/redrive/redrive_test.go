@@ -300,6 +300,7 @@ func TestLeaves(t *testing.T) {
 		{"source-of-the-broker", parked("x", "", amqp.Table{"PikaBus.SourceQueue": "amq.gen-x"}), "belong to the broker"},
 		{"source-too-long", parked("x", "", amqp.Table{"PikaBus.SourceQueue": strings.Repeat("q", 256)}), "more than 255"},
 		{"circle", parked("x", "", amqp.Table{"PikaBus.SourceQueue": "error"}), "error queue itself"},
+		{"of-a-stream", parked("x", "", amqp.Table{"PikaBus.SourceQueue": "events", "PikaBus.StreamOffset": int64(7)}), "every reader would get it"},
 		{"full", parked("x", "", amqp.Table{"PikaBus.SourceQueue": "full"}), "is that full?"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

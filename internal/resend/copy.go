@@ -124,6 +124,7 @@ func (c *Case) failedCopy(queue string, cause error) *publish.Message {
 	}
 	if offset, ok := c.originalHeaders()[stream.Header]; ok && c.On.Reads() {
 		headers[names.StreamOffset] = offset
+		delete(headers, names.Replayed) // into the stream, perhaps; here it would say that this was a queue
 	}
 	return out
 }
