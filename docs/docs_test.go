@@ -224,6 +224,7 @@ var modules = map[string]struct {
 	"limits.md":      {"", []string{"github.com/harebus/harebus/limit"}},
 	"ordering.md":    {"", []string{"github.com/harebus/harebus/order"}},
 	"pulse.md":       {"", []string{"github.com/harebus/harebus/pulse"}},
+	"spring.md":      {"", []string{"github.com/harebus/harebus/dialect", "github.com/harebus/harebus/dialect/spring"}},
 	"celery.md":      {"", []string{"github.com/harebus/harebus/dialect", "github.com/harebus/harebus/dialect/celery"}},
 	"neighbours.md":  {"", []string{"github.com/harebus/harebus/dialect", "github.com/harebus/harebus/dialect/wolverine"}},
 	"streams.md":     {"", []string{"github.com/harebus/harebus/stream", "github.com/harebus/harebus/dedup"}},
