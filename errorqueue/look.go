@@ -84,7 +84,7 @@ func (q *Queue) Each(ctx context.Context, f Filter, fn func(*Content) error) (se
 }
 
 func (q *Queue) reader() *reader {
-	return &reader{prefix: q.cfg.HeaderPrefix, groups: map[groupKey]*Group{}}
+	return &reader{prefix: q.cfg.HeaderPrefix, name: q.cfg.Name, groups: map[groupKey]*Group{}}
 }
 
 // pass takes the messages of a queue that are ready, one after the other, and gives back those

@@ -1,6 +1,7 @@
 package errorqueue
 
 import (
+	"cmp"
 	"encoding/hex"
 	"time"
 
@@ -69,7 +70,7 @@ type Group struct {
 type Content struct {
 	Message
 
-	// Failure is the text of the failure, up to 8 KiB, as the service has written it.
+	// Failure is the text of the failure, up to 8 KiB, as the service has written it; of another bus it may be longer.
 	Failure string
 	// FirstFailed is when it failed for the first time, Failed the times of the last ten
 	// failed attempts.
@@ -95,6 +96,7 @@ type groupKey struct{ messageType, queue, failure string }
 // reader reads messages and keeps their groups.
 type reader struct {
 	prefix string
+	name   string // of the error queue
 	groups map[groupKey]*Group
 }
 
@@ -123,8 +125,15 @@ func (r *reader) read(m *queue.Message, position int) *Content {
 			c.Failed = append(c.Failed, at)
 		}
 	}
+	theirs := m.Theirs(r.prefix, r.name)
+	if theirs != nil {
+		c.Failure = theirs.Text
+	}
 	r.identify(c, m)
-	c.Group = r.group(c, m)
+	if theirs != nil && c.parked == 0 && !theirs.Parked.IsZero() {
+		c.parked = known(theirs.Parked)
+	}
+	c.Group = r.group(c, m, theirs)
 	return c
 }
 
@@ -160,8 +169,8 @@ func known(at time.Time) int64 {
 	return at.UnixMilli()
 }
 
-// group returns the group of a message, which may be a new one.
-func (r *reader) group(c *Content, m *queue.Message) *Group {
+// group returns the group of a message, which may be a new one. theirs is the note of another bus.
+func (r *reader) group(c *Content, m *queue.Message, theirs *queue.Note) *Group {
 	kind, death := m.Text(r.prefix+header.ErrorKind, ""), m.Death()
 	reason, _ := field.Text(death["reason"])
 	source, _ := field.Text(death["queue"])
@@ -169,6 +178,10 @@ func (r *reader) group(c *Content, m *queue.Message) *Group {
 		messageType: m.Text(r.prefix+harebus.HeaderMessageType, m.Type),
 		queue:       m.Text(r.prefix+harebus.HeaderSourceQueue, source),
 		failure:     m.Text(r.prefix+header.ErrorGroup, ""),
+	}
+	if theirs != nil {
+		kind = theirs.Kind
+		k = groupKey{messageType: cmp.Or(k.messageType, theirs.Type), queue: cmp.Or(theirs.Queue, k.queue)}
 	}
 	text := ""
 	if k.failure == "" {

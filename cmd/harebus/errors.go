@@ -44,6 +44,9 @@ the archive is on disk: an interruption can leave it in both, never in neither. 
 finishes the messages in hand. A journal keeps what was sent; to go on after a crash,
 give the same command -journal with its file.
 
+The error queues of MassTransit (NAME_error, NAME_skipped), NServiceBus, Wolverine and Spring AMQP are read, too: -error-queue names
+one. What their bus wrote about the failure is the error, and the way home if it says one.
+
 A look takes the messages out of the queue for a moment, and gives them back in their order.
 While one operator works with the queue, a second one is refused. Each action is in the
 audit trail, the queue harebus.audit.
@@ -267,10 +270,18 @@ func (t *errorsTask) with(ctx context.Context, fn func(*errorqueue.Queue) error)
 // look finds the selection. Ids that nothing has are an error.
 func (t *errorsTask) look(ctx context.Context, q *errorqueue.Queue) (*errorqueue.Index, error) {
 	x, err := q.Look(ctx, t.filter)
-	if err == nil && len(x.Messages) == 0 && len(t.filter.IDs) > 0 {
-		err = fmt.Errorf("no message among %d has the id %s, or the other conditions do not match", x.Seen, strings.Join(quotedAll(t.filter.IDs), " or "))
+	if err == nil && len(x.Messages) == 0 {
+		err = t.noneOf(x.Seen)
 	}
 	return x, err
+}
+
+// noneOf is the error if ids were given, and none of so many messages has one.
+func (t *errorsTask) noneOf(seen int) error {
+	if len(t.filter.IDs) == 0 {
+		return nil
+	}
+	return fmt.Errorf("no message among %d has the id %s, or the other conditions do not match", seen, strings.Join(quotedAll(t.filter.IDs), " or "))
 }
 
 func quotedAll(texts []string) []string {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -118,15 +119,24 @@ func (t *errorsTask) list(ctx context.Context) error {
 			_, err := q.Each(ctx, t.filter, t.printJSON)
 			return err
 		}
-		x, err := t.look(ctx, q)
+		w := tabwriter.NewWriter(t.std.out, 0, 0, 2, ' ', 0)
+		fmt.Fprintln(w, "ID\tGROUP\tTYPE\tQUEUE\tPARKED\tATTEMPTS\tBYTES\tDIALECT\tMESSAGE")
+		found := false
+		seen, err := q.Each(ctx, t.filter, func(c *errorqueue.Content) error {
+			found = true
+			bus, id, messageType := "", c.MessageID, c.Group.Type
+			if f := foreignOf(messageOf(c), t.cfg.HeaderPrefix); f != nil {
+				bus, id, messageType = f.Dialect, cmp.Or(id, f.ID), cmp.Or(messageType, f.Type)
+			}
+			_, err := fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%d\t%s\t%s\n", c.ID(), c.Group.ID, visible.Word(messageType), visible.Word(c.Group.Queue),
+				span(c.Parked(), c.Parked()), c.Attempts, c.Size, bus, visible.Word(id))
+			return err
+		})
+		if err == nil && !found {
+			err = t.noneOf(seen)
+		}
 		if err != nil {
 			return err
-		}
-		w := tabwriter.NewWriter(t.std.out, 0, 0, 2, ' ', 0)
-		fmt.Fprintln(w, "ID\tGROUP\tTYPE\tQUEUE\tPARKED\tATTEMPTS\tBYTES\tMESSAGE")
-		for i := range x.Messages {
-			m := &x.Messages[i]
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%d\t%s\n", m.ID(), m.Group.ID, visible.Word(m.Group.Type), visible.Word(m.Group.Queue), span(m.Parked(), m.Parked()), m.Attempts, m.Size, visible.Word(m.MessageID))
 		}
 		return w.Flush()
 	})
@@ -153,10 +163,19 @@ func (t *errorsTask) printJSON(c *errorqueue.Content) error {
 	return t.object(contentObject{
 		ID: c.ID(), Group: c.Group.ID, Kind: c.Group.Kind, Source: c.Group.Queue, Failure: c.Failure, Parked: c.Parked().UTC(),
 		Attempts: c.Attempts, Replays: c.Replays, Host: c.Host, Version: c.Version,
-		object: newObject(&harebus.Message{
-			Exchange: c.Exchange, RoutingKey: c.RoutingKey, Headers: c.Headers, Body: c.Body, Properties: c.Properties,
-		}),
+		object: t.contentOf(c),
 	})
+}
+
+// messageOf is what a failed message was sent as.
+func messageOf(c *errorqueue.Content) *harebus.Message {
+	return &harebus.Message{Exchange: c.Exchange, RoutingKey: c.RoutingKey, Headers: c.Headers, Body: c.Body, Properties: c.Properties}
+}
+
+func (t *errorsTask) contentOf(c *errorqueue.Content) object {
+	o := newObject(messageOf(c))
+	o.Peer = foreignOf(messageOf(c), t.cfg.HeaderPrefix)
+	return o
 }
 
 // one calls fn with the message that has the id.
@@ -186,24 +205,28 @@ func (t *errorsTask) show(ctx context.Context) error {
 			if t.json {
 				return t.printJSON(c)
 			}
-			return describeContent(t.std.out, c)
+			return describeContent(t.std.out, c, foreignOf(messageOf(c), t.cfg.HeaderPrefix))
 		})
 	})
 }
 
 // describeContent prints a message for a person. Texts of the message are quoted where they
 // are more than plain text: a terminal obeys nothing in them.
-func describeContent(w io.Writer, c *errorqueue.Content) error {
+func describeContent(w io.Writer, c *errorqueue.Content, peer *foreign) error {
 	out := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	line := func(name, text string) {
 		if text != "" {
 			fmt.Fprintf(out, "%s\t%s\n", name, text)
 		}
 	}
+	if peer == nil {
+		peer = &foreign{}
+	}
 	line("id", c.ID())
-	line("message", visible.Word(c.MessageID))
+	line("dialect", peer.Dialect)
+	line("message", visible.Word(cmp.Or(c.MessageID, peer.ID)))
 	line("group", c.Group.ID)
-	line("type", visible.Word(c.Group.Type))
+	line("type", visible.Word(cmp.Or(c.Group.Type, peer.Type)))
 	line("queue", visible.Word(c.Group.Queue))
 	if at := c.Parked(); !at.IsZero() {
 		line("parked", at.UTC().Format(time.RFC3339))
@@ -243,6 +266,12 @@ func describeContent(w io.Writer, c *errorqueue.Content) error {
 			return err
 		}
 		fmt.Fprintf(w, "    %s: %s\n", visible.Word(name), visible.Line(string(value)))
+	}
+	if peer.Unreadable != "" {
+		fmt.Fprintf(w, "not readable as a message of %s\n    %s\n", peer.Dialect, visible.Line(peer.Unreadable))
+	}
+	if len(peer.Payload) > 0 {
+		fmt.Fprintf(w, "payload\n    %s\n", visible.Line(printable(jsonLine(peer.Payload))))
 	}
 	_, err := fmt.Fprintf(w, "body (%d bytes)\n    %s\n", len(c.Body), visible.Line(printable(c.Body)))
 	return err

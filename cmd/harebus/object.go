@@ -30,6 +30,8 @@ type object struct {
 	Body        json.RawMessage `json:"body"`
 	// BodyBase64 says that Body is a string that holds the bytes in base64.
 	BodyBase64 bool `json:"body_base64,omitempty"`
+	// Peer is what a message of another bus says of itself.
+	Peer *foreign `json:"peer,omitempty"`
 }
 
 // parked is what redrive says about a message besides. Source is the queue it failed
@@ -61,6 +63,9 @@ type properties struct {
 	AppID           string `json:"app_id,omitempty"`
 }
 
+// ownPrefix starts the names of harebus' headers, unless a service says otherwise.
+const ownPrefix = "PikaBus."
+
 // newObject makes the printed form of a message.
 func newObject(m *harebus.Message) object {
 	p := m.Properties
@@ -76,6 +81,7 @@ func newObject(m *harebus.Message) object {
 		},
 		Headers: jsonTable(m.Headers),
 		Body:    m.Body,
+		Peer:    foreignOf(m, ownPrefix),
 	}
 	if !p.Timestamp.IsZero() {
 		o.Properties.Timestamp = jsonTime(p.Timestamp)

@@ -17,6 +17,7 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/harebus/harebus"
+	"github.com/harebus/harebus/dialect"
 	"github.com/harebus/harebus/internal/access"
 )
 
@@ -36,6 +37,7 @@ type outgoing struct {
 	emit        emitFunc
 	to          string
 	messageType string
+	as          dialect.Dialect
 	headers     headerFlag
 	delay       time.Duration
 	replyTo     string
@@ -67,6 +69,7 @@ func runOutgoing(ctx context.Context, flags *flag.FlagSet, args []string, std st
 	o := &outgoing{std: std, emit: emit, headers: headerFlag{}}
 	connect := connectionFlags(flags)
 	flags.StringVar(&o.messageType, "type", "", "wire `name` of the message's type")
+	as := flags.String("as", "", "write the message as the bus of this `name` does: "+dialectNames()+". -type is then the peer's name of the type")
 	flags.Var(o.headers, "header", "add a header `key=value`; may be repeated")
 	flags.DurationVar(&o.delay, "defer", 0, "deliver the message after this `duration`")
 	flags.StringVar(&o.replyTo, "reply-to", "", "`queue` that replies go to")
@@ -85,6 +88,12 @@ func runOutgoing(ctx context.Context, flags *flag.FlagSet, args []string, std st
 		return std.misuse(flags, "a duration is negative")
 	}
 	o.to = flags.Arg(0)
+	var err error
+	if *as != "" {
+		if o.as, err = dialectFor(*as, o.messageType); err != nil {
+			return std.misuse(flags, err.Error())
+		}
+	}
 	broker, err := connect.broker(std)
 	if err != nil {
 		return std.misuse(flags, err.Error())
@@ -200,6 +209,9 @@ func (o *outgoing) message(id string, body []byte) (any, []harebus.SendOption) {
 	opts := []harebus.SendOption{harebus.WithMessageID(id), harebus.WithContentType(content)}
 	if o.messageType != "" {
 		opts = append(opts, harebus.WithType(o.messageType))
+	}
+	if o.as != nil {
+		opts = append(opts, harebus.As(o.as))
 	}
 	if len(o.headers) > 0 {
 		opts = append(opts, harebus.WithHeaders(o.headers))

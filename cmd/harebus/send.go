@@ -14,6 +14,10 @@ memory until the end of the input. A body that is JSON is sent as
 application/json, other text as text/plain, the rest as application/octet-stream;
 the bytes are never changed.
 
+With -as the message is written as another bus does, for a service that uses it: -as
+masstransit -type Acme.Orders:PlaceOrder. As a task of Celery, the fields of BODY are the keyword
+arguments.
+
 Exit codes: 0 everything is confirmed, 1 something is not (stderr says what and
 why; stdout has the ids of what is), 2 the command line is wrong.`
 

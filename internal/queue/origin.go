@@ -14,15 +14,23 @@ import (
 )
 
 // Source is the queue that a parked message came from: what it says itself, or the broker's
-// note. Anybody may have written it, so it must be a valid name, and not that of the error
+// note, or that of another bus. Anybody may have written it, so it must be a valid name, and not that of the error
 // queue.
 func (m *Message) Source(prefix, errorQueue string) (string, error) {
 	if m.Broken {
 		return "", errors.New("its properties are not AMQP, so nobody can read it or send it again; remove it with the management page")
 	}
 	value, ok := m.Headers[prefix+harebus.HeaderSourceQueue]
-	if !ok {
+	theirs := m.Theirs(prefix, errorQueue)
+	switch {
+	case ok:
+	case theirs != nil && theirs.Queue != "":
+		value, ok = theirs.Queue, true
+	default:
 		value, ok = m.Death()["queue"]
+	}
+	if !ok && theirs != nil && theirs.Exchange != "" {
+		return "", fmt.Errorf("%s says that it came by the exchange %q with the key %q, which may lead to other queues too: name the queue (redirect -to)", theirs.Bus, theirs.Exchange, theirs.Key)
 	}
 	if !ok {
 		return "", errors.New("it does not say where it came from")
@@ -77,8 +85,9 @@ func (m *Message) Cleaned(prefix, login string) session.Publishing {
 	if !m.replayed(prefix) { // else it was there before
 		failure[prefix+harebus.HeaderStreamOffset] = true
 	}
+	theirs := m.Theirs(prefix, "")
 	return m.Without(login, func(key string) bool {
-		return failure[key] || wire.OfOneDelivery(key) ||
+		return failure[key] || theirs.added(key) || wire.OfOneDelivery(key) ||
 			key == "x-death" || strings.HasPrefix(key, "x-first-death-") || strings.HasPrefix(key, "x-last-death-")
 	})
 }
