@@ -12,6 +12,7 @@ import (
 	"github.com/harebus/harebus/dialect/celery"
 	"github.com/harebus/harebus/dialect/cloudevents"
 	"github.com/harebus/harebus/dialect/masstransit"
+	"github.com/harebus/harebus/dialect/nservicebus"
 	"github.com/harebus/harebus/dialect/spring"
 	"github.com/harebus/harebus/dialect/wolverine"
 )
@@ -23,9 +24,12 @@ var dialects = []struct {
 }{
 	{"masstransit", func(t dialect.Types) dialect.Dialect { return masstransit.New(masstransit.Config{Types: t}) }},
 	{"wolverine", func(t dialect.Types) dialect.Dialect { return wolverine.New(wolverine.Config{Types: t}) }},
+	{"nservicebus", func(t dialect.Types) dialect.Dialect { return nservicebus.New(nservicebus.Config{Types: t}) }},
 	{"celery", newCelery},
 	{"spring", func(t dialect.Types) dialect.Dialect { return spring.New(spring.Config{Types: t}) }},
-	{"cloudevents", func(t dialect.Types) dialect.Dialect { return cloudevents.New(cloudevents.Config{Types: t, Source: "/harebus"}) }},
+	{"cloudevents", func(t dialect.Types) dialect.Dialect {
+		return cloudevents.New(cloudevents.Config{Types: t, Source: "/harebus"})
+	}},
 }
 
 // newCelery passes the fields of a body as keyword arguments, because every task can be called so.

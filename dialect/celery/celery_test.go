@@ -202,6 +202,10 @@ func TestResults(t *testing.T) {
 			t.Error("a result is read without Results")
 		}
 	}
+	w.Headers["ignore_result"] = true
+	if e, _, err := d.Read(&w); err != nil || e.ReplyTo != "" || e.RequestID != "" || e.NoReply == nil {
+		t.Errorf("a task whose result is ignored would be answered: %+v, %v", e, err)
+	}
 	begun := dialect.Wire{
 		Properties: dialect.Properties{ContentType: "application/json", CorrelationID: "7"},
 		Body:       []byte(`{"task_id": "7", "status": "RETRY", "result": {"exc_type": "ValueError", "exc_message": ["x"]}, "traceback": null}`),
