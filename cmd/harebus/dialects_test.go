@@ -20,6 +20,7 @@ func TestSendAs(t *testing.T) {
 		"masstransit": {"Acme.Orders:PlaceOrder", `"message":{"id":7}`, "", "application/vnd.masstransit+json"},
 		"wolverine":   {"Acme.Orders.PlaceOrder", `{"id":7}`, "wolverine-protocol-version", "1.0"},
 		"celery":      {"orders.place", `[[], {"id": 7}, `, "task", "orders.place"},
+		"nservicebus": {"Acme.Orders.PlaceOrder", `{"id":7}`, "NServiceBus.EnclosedMessageTypes", "Acme.Orders.PlaceOrder"},
 		"spring":      {"com.acme.PlaceOrder", `{"id":7}`, "__TypeId__", "com.acme.PlaceOrder"},
 		"cloudevents": {"com.acme.order.placed", `{"id":7}`, "cloudEvents_type", "com.acme.order.placed"},
 	} {
@@ -70,7 +71,7 @@ func TestErrorQueuesOfOthers(t *testing.T) {
 		"masstransit-skipped":            {"picky_skipped", "picky", []string{"kind +dead-letter", "no consumer took it", "type +Acme.Orders:"}, []string{"MT-Reason"}, "masstransit"},
 		"wolverine-dead-letter-buffered": {"wolverine-dead-letter-queue", "orders", []string{"kind +System.InvalidOperationException", "cannot place order 7"}, []string{"exception-type", "failed-at", "attempts", "failure-title"}, "wolverine"},
 		"wolverine-dead-letter-native":   {"wolverine-dead-letter-queue", "orders", []string{"kind +rejected"}, []string{"x-death", "x-first-death-queue"}, "wolverine"},
-		"nservicebus-parked":             {"errors", "orders", []string{"kind +System.InvalidOperationException", "error\n    no stock\n       at Acme", "type +Acme.Orders.PlaceOrder", "parked +2026-11-21T08:44:41Z"}, []string{"NServiceBus.FailedQ", "NServiceBus.ExceptionInfo.Message"}, ""},
+		"nservicebus-parked":             {"errors", "orders", []string{"kind +System.InvalidOperationException", "error\n    no stock\n       at Acme", "type +Acme.Orders.PlaceOrder", "parked +2026-11-21T08:44:41Z"}, []string{"NServiceBus.FailedQ", "NServiceBus.ExceptionInfo.Message"}, "nservicebus"},
 		"spring-parked":                  {"failed", "", []string{"kind +java.lang.IllegalStateException", "error\n    no stock", "type +com.acme.orders.PlaceOrder"}, []string{"x-exception-message", "x-original-exchange"}, "spring"},
 	} {
 		t.Run(golden, func(t *testing.T) {
