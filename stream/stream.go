@@ -38,7 +38,8 @@ type Config struct {
 }
 
 // OffsetStore keeps the offset up to which everything is handled. A handler that writes the offset of its message into its own
-// database transaction can leave Save empty; then nothing is handled twice.
+// database transaction can leave Save empty; then nothing is handled twice. There is one call at a time. A panic is an error like
+// others; Load may take 30 seconds and Save 10.
 type OffsetStore interface {
 	// Load returns the offset; ok is false when there is none yet. It is called before reading begins, after each lost
 	// connection, too.

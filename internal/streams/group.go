@@ -125,8 +125,18 @@ func (g *group) activate(ctx context.Context, standBy func()) error {
 		return err
 	}
 	barrier, active := time.Now().UnixNano(), false
+	again := time.NewTicker(time.Minute) // somebody may have taken the tokens, or purged the queue
+	defer again.Stop()
 	for {
 		select {
+		case <-again.C:
+			t := token{}
+			if active {
+				t.Barrier = barrier
+			}
+			if err := g.send(ctx, t); err != nil {
+				return err
+			}
 		case d, ok := <-g.in:
 			if !ok {
 				return g.ending()
@@ -174,7 +184,11 @@ func (g *group) send(ctx context.Context, t token) error {
 func (g *group) take(d amqp.Delivery) token {
 	var t token
 	_ = wire.Unpack(&d) // only the body matters
-	if err := json.Unmarshal(d.Body, &t); err != nil {
+	err := json.Unmarshal(d.Body, &t)
+	if err == nil && t.Offset != nil && *t.Offset < -1 {
+		err = fmt.Errorf("%d is no offset", *t.Offset)
+	}
+	if err != nil {
 		g.reader.Log.Error("a message in the token queue is no token; it is removed", zap.String("queue", g.queue()), zap.Error(err))
 		_ = d.Ack(false) // a closed channel gives it back
 		return token{}

@@ -24,6 +24,8 @@ type Place struct {
 	over  chan struct{} // closed when reading must end
 	dirty chan struct{} // signalled when done has changed
 	saved sync.WaitGroup
+	// warned is when somebody was told that the place is not kept; for save.
+	warned time.Time
 
 	mu      sync.Mutex // guards what follows
 	turn    *sync.Cond // signalled when came or err changes
@@ -293,7 +295,6 @@ func (p *Place) fail(err error) {
 
 // keepSaving keeps the place from time to time, until End.
 func (p *Place) keepSaving() {
-	lost := p.group.losing()
 	renew, pause := time.NewTicker(renewal), time.NewTimer(saving)
 	defer renew.Stop()
 	defer pause.Stop()
@@ -307,14 +308,20 @@ func (p *Place) keepSaving() {
 			due = p.dirty
 		case <-renew.C:
 			p.group.renew()
-		case <-lost:
-			p.mu.Lock()
-			p.fail(p.group.err)
-			p.mu.Unlock()
-			return
 		case <-p.over:
 			return
 		}
+	}
+}
+
+// endWhenLost ends reading as soon as the lock is lost, also while the place is being kept.
+func (p *Place) endWhenLost() {
+	select {
+	case <-p.group.losing():
+		p.mu.Lock()
+		p.fail(p.group.err)
+		p.mu.Unlock()
+	case <-p.over:
 	}
 }
 
@@ -332,8 +339,11 @@ func (p *Place) save(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	if err := p.reader.save(ctx, p.group, done.offset); err != nil {
-		p.reader.Log.Warn("cannot keep the place in the stream; what was handled since the last time would be handled again after a crash",
-			zap.Int64("offset", done.offset), zap.Error(err))
+		if time.Since(p.warned) > time.Minute {
+			p.warned = time.Now()
+			p.reader.Log.Warn("cannot keep the place in the stream; what was handled since the last time would be handled again after a crash",
+				zap.Int64("offset", done.offset), zap.Error(err))
+		}
 		select {
 		case p.dirty <- struct{}{}: // once more
 		default:

@@ -31,7 +31,8 @@ type Config struct {
 // Reader reads a stream for one endpoint.
 type Reader struct {
 	Config
-	id string // of this instance
+	id     string        // of this instance
+	asking chan struct{} // holds a token while the store is called
 
 	mu   sync.Mutex // guards what follows
 	kept mark       // of a private reader without a store: up to here everything is handled
@@ -48,7 +49,7 @@ func New(cfg *stream.Config, name, id string, send func(context.Context, string,
 	if cfg == nil {
 		return nil
 	}
-	return &Reader{Config: Config{Config: *cfg, Name: name, Send: send, Log: log.Named("stream").With(zap.String("stream", name))}, id: id}
+	return &Reader{Config: Config{Config: *cfg, Name: name, Send: send, Log: log.Named("stream").With(zap.String("stream", name))}, id: id, asking: make(chan struct{}, 1)}
 }
 
 // Fault is a reason not to read that somebody has to remove. No other attempt ends differently before.
@@ -75,20 +76,21 @@ func (r *Reader) Attach(ctx context.Context, on *session.Session, standBy func()
 		return nil, err
 	}
 	p.saved.Go(p.keepSaving)
+	p.saved.Go(p.endWhenLost)
 	return p, nil
 }
 
 // load returns the place that is kept.
 func (r *Reader) load(ctx context.Context, g *group) (mark, error) {
 	if r.Store != nil {
-		offset, known, err := r.Store.Load(ctx)
+		kept, err := r.askPlace(ctx)
 		if err != nil {
 			return mark{}, fmt.Errorf("cannot load the place in the stream %s: %w", field.Quote(r.Name), err)
 		}
-		if known && offset < 0 {
-			return mark{}, fault("the store returned the offset %d for the stream %s; the first one is 0", offset, field.Quote(r.Name))
+		if kept.known && kept.offset < 0 {
+			return mark{}, fault("the store returned the offset %d for the stream %s; the first one is 0", kept.offset, field.Quote(r.Name))
 		}
-		return mark{offset, known}, nil
+		return kept, nil
 	}
 	if g != nil {
 		return g.stored(), nil
@@ -104,7 +106,7 @@ func (r *Reader) save(ctx context.Context, g *group, offset int64) error {
 	case r.Store != nil && offset < 0:
 		return nil // nothing is handled
 	case r.Store != nil:
-		return r.Store.Save(ctx, offset)
+		return r.ask(ctx, func(ctx context.Context) error { return r.Store.Save(ctx, offset) })
 	case g != nil:
 		return g.store(ctx, offset)
 	}
