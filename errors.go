@@ -322,11 +322,11 @@ func (h *Hold) keep(again func(), lives func() bool) {
 type PanicError = foreign.PanicError
 
 // RejectError says why no handler has seen a message. The message is parked at once, except for "no-type" and
-// "unknown-type", for which Config.Handling.Unhandled decides.
+// "unknown-type", for which Config.Handling.Unhandled decides, and "unknown-dialect": Config.Retry decides about that one.
 type RejectError struct {
 	// Reason is a short code: "bad-header", "bad-time", "bad-retry-count", "no-type", "unknown-type",
 	// "unsupported-content", "bad-payload", "too-large", "loop", "missing-context", "bad-context",
-	// "other-environment", "bad-envelope", "expired".
+	// "other-environment", "bad-envelope", "unknown-dialect", "expired".
 	Reason string
 	// Err says more.
 	Err error

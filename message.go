@@ -171,7 +171,7 @@ func readMessage(peers *peer.Peers, events, queue string, in *wire.Delivery) (*M
 func rejected(faults []header.Fault) error {
 	var errs []error
 	for _, f := range faults {
-		errs = append(errs, &RejectError{Reason: f.Reason, Err: f.Err})
+		errs = append(errs, &RejectError{Reason: f.Reason, Err: f.Err, curable: f.Curable})
 	}
 	return errors.Join(errs...)
 }

@@ -94,16 +94,45 @@ func TestDialectsInOrder(t *testing.T) {
 	})
 }
 
-// TestDialectOfACopy: a copy is read by the dialect that it names; one that nobody knows is parked.
+// TestUnknownDialect: a copy whose dialect this instance does not have is retried, because another instance of the service may have it, whatever else is
+// configured; then it is parked. It is neither dropped nor handled as if it were harebus' own.
+func TestUnknownDialect(t *testing.T) {
+	for name, dialects := range map[string][]dialect.Dialect{"none": nil, "another": {copycat{name: "copycat", mark: "mark"}}} {
+		for _, mode := range []harebus.UnhandledMode{harebus.UnhandledRetry, harebus.UnhandledPark, harebus.UnhandledIgnore} {
+			for _, value := range []any{"elvish", int32(7)} {
+				t.Run(fmt.Sprint(name, " ", mode, " ", value), func(t *testing.T) {
+					bubble(t, func(t *testing.T, r *rig) {
+						cfg := r.config("orders")
+						cfg.Payload.Dialects, cfg.Handling.Unhandled = dialects, mode
+						cfg.Retry = harebus.RetryConfig{MaxRetries: 2, BackOff: steady}
+						s := r.setup(cfg)
+						s.HandleMessage(harebus.AnyType, func(context.Context, *harebus.Bus, *harebus.Message) error {
+							t.Error("handled")
+							return nil
+						})
+						r.start(s)
+						p := fromPeer(amqp.Table{"PikaBus.Dialect": value, "PikaBus.MessageId": guid})
+						r.publish(r.channel(), "orders", p)
+						parked := r.await("error", 1)[0]
+						contains(t, fmt.Sprintf("%q", parked.Headers["PikaBus.ErrorDetails"]), "unknown-dialect", "which Config.Payload.Dialects does not have")
+						if string(parked.Body) != string(p.Body) || parked.Headers["PikaBus.Dialect"] != value || fmt.Sprint(parked.Headers["PikaBus.ErrorRetries"]) != "3" {
+							t.Errorf("parked is %s, %v", parked.Body, parked.Headers)
+						}
+					})
+				})
+			}
+		}
+	}
+}
+
+// TestDialectOfACopy: what has the marks of a dialect and cannot be read is parked, as it came.
 func TestDialectOfACopy(t *testing.T) {
 	for name, c := range map[string]struct {
 		headers amqp.Table
 		want    string
 	}{
-		"a dialect that nobody has": {amqp.Table{"PikaBus.Dialect": "elvish"}, `dialect \"elvish\", which Config.Payload.Dialects`},
-		"no text":                   {amqp.Table{"PikaBus.Dialect": int32(7)}, "which Config.Payload.Dialects"},
-		"panic":                     {amqp.Table{"mark": "panic"}, "a message of copycat: panic: mark"},
-		"long":                      {amqp.Table{"mark": "long"}, "longer than 255 bytes"},
+		"panic": {amqp.Table{"mark": "panic"}, "a message of copycat: panic: mark"},
+		"long":  {amqp.Table{"mark": "long"}, "longer than 255 bytes"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T, r *rig) {

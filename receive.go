@@ -250,15 +250,14 @@ func (d *delivery) goexit() {
 // read reads everything except the body. Its error is a *RejectError.
 func (d *delivery) read() error {
 	s := d.endpoint.setup
-	var err error
-	d.message, err = readMessage(s.peers, s.routing.Topic, d.endpoint.queue, &d.Raw)
-	m := d.message
-	d.peer = m.peer
+	m, err := readMessage(s.peers, s.routing.Topic, d.endpoint.queue, &d.Raw)
+	d.message, d.peer = m, m.peer
 	m.codecs, m.packed = s.codecs, d.Packed
 	if d.marked() { // it is only to be parked, whatever else is in its headers
 		return nil
 	}
-	if err != nil {
+	unread := err
+	if err != nil && !rejection(err).curable {
 		return err
 	}
 	if d.Unreadable != nil {
@@ -268,7 +267,9 @@ func (d *delivery) read() error {
 		return err
 	}
 	d.failures += d.Failures
-	m.Attempt = d.failures + 1
+	if m.Attempt = d.failures + 1; unread != nil {
+		return unread
+	}
 	if d.peer == nil && d.Log().Core().Enabled(zap.DebugLevel) {
 		if differing := d.differences(); differing != nil {
 			came := factsOf(m)
@@ -361,7 +362,7 @@ func (d *delivery) ignored(err error) bool {
 		return false
 	}
 	rejected := rejection(err)
-	return rejected != nil && rejected.curable
+	return rejected != nil && rejected.curable && rejected.Reason != peer.UnknownDialect
 }
 
 // maxFailures is the largest count of failures with which a message is handled again.

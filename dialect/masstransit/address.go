@@ -19,6 +19,9 @@ func (d *Dialect) parse(w *dialect.Wire, address string) (string, error) {
 	if address == "" {
 		return "", nil
 	}
+	if _, rest, ok := strings.Cut(address, "//"); ok && strings.Contains(rest, "@") { // it is not shown, because of the password
+		return "", errors.New("the address has a login")
+	}
 	name, err := d.nameIn(w, address)
 	if err == nil {
 		name, err = dialect.ParseQueue(name)
@@ -78,8 +81,8 @@ func (d *Dialect) nameIn(w *dialect.Wire, address string) (string, error) {
 	if only, _, err := net.SplitHostPort(host); err == nil {
 		host = only
 	}
-	if host == "" || strings.Contains(host, "@") {
-		return "", errors.New("it has no host, or a login")
+	if host == "" {
+		return "", errors.New("it has no host")
 	}
 	return name, w.Broker.Has(host, virtualHost, d.cfg.Hosts...)
 }

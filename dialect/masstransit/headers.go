@@ -52,6 +52,9 @@ func (d *Dialect) headers(e *dialect.Envelope, w *dialect.Wire, object jsontext.
 
 // accepts takes over which answers a request can take.
 func (d *Dialect) accepts(e *dialect.Envelope, v jsontext.Value) error {
+	if v.Null() {
+		return nil
+	}
 	return jsontext.Array(v, func(v jsontext.Value) error {
 		name, err := v.Text()
 		if found, ok := d.own[name]; ok {
@@ -80,7 +83,7 @@ func exact(value any) any {
 			return n
 		}
 		f, err := v.Float64()
-		if err != nil {
+		if err != nil || !strings.ContainsAny(v.String(), ".eE") { // more than an int64 has
 			return v.String()
 		}
 		return f
@@ -132,8 +135,11 @@ type exception struct {
 	Message       string `json:"message"`
 }
 
-// readFault reads the answer that a request has failed.
+// readFault reads the answer that a request has failed, if it is one.
 func readFault(e *dialect.Envelope) error {
+	if e.RequestID == "" || len(e.Types) == 0 || !strings.HasPrefix(e.Types[0], faults) {
+		return nil
+	}
 	var said struct{ Exceptions []exception }
 	if err := json.Unmarshal(e.Body, &said); err != nil {
 		return fmt.Errorf("a fault: %w", err)

@@ -77,7 +77,8 @@ func (d *Dialect) Validate() error {
 }
 
 const (
-	contentType = "application/vnd.masstransit+json"
+	vendor      = "application/vnd.masstransit"
+	contentType = vendor + "+json"
 	urn         = "urn:message:"
 	faults      = "MassTransit:Fault"
 	traceParent = "traceparent"
@@ -90,9 +91,12 @@ const (
 // Read reads an envelope, whatever its content type says, and raw JSON with the header MT-MessageType.
 func (d *Dialect) Read(w *dialect.Wire) (*dialect.Envelope, bool, error) {
 	media, _, _ := strings.Cut(w.Properties.ContentType, ";")
-	if strings.EqualFold(strings.TrimSpace(media), contentType) {
+	switch media = strings.TrimSpace(media); {
+	case strings.EqualFold(media, contentType):
 		e, err := d.envelope(w)
 		return e, true, err
+	case len(media) >= len(vendor) && strings.EqualFold(media[:len(vendor)], vendor): // BSON, XML, encrypted
+		return nil, true, fmt.Errorf("its content type is %.80q, and only %s is read: have the peer use its JSON serializer for this endpoint", media, contentType)
 	}
 	if urns, ok := w.Headers[rawType].(string); ok {
 		e, err := d.raw(w, urns)
@@ -212,10 +216,7 @@ func (d *Dialect) envelope(w *dialect.Wire) (*dialect.Envelope, error) {
 		return e, fmt.Errorf("the field message of the envelope is no object but %.40q", f.message)
 	}
 	e.Body = f.message
-	if e.RequestID != "" && len(e.Types) > 0 && strings.HasPrefix(e.Types[0], faults) {
-		return e, readFault(e)
-	}
-	return e, d.headers(e, w, f.headers)
+	return e, cmp.Or(readFault(e), d.headers(e, w, f.headers))
 }
 
 // text is a string; empty if it is something else. What is said by it is refused elsewhere.
@@ -231,9 +232,10 @@ func text(v jsontext.Value) string {
 }
 
 func readTime(v jsontext.Value) time.Time {
-	t, err := time.Parse(time.RFC3339, text(v))
-	if err != nil {
-		return time.Time{} // it is lenient as the rest of harebus is
+	s := text(v)
+	t, err := time.Parse(time.RFC3339, s)
+	if err != nil { // .NET writes a time of no kind without a zone; of anything else there is none: it is lenient as the rest of harebus is
+		t, _ = time.Parse("2006-01-02T15:04:05", s)
 	}
 	return t
 }
@@ -303,7 +305,7 @@ func (d *Dialect) raw(w *dialect.Wire, urns string) (*dialect.Envelope, error) {
 	case len(e.Body) == 0 || len(e.Body) < 16 && string(bytes.TrimSpace(e.Body)) == "null":
 		return e, errors.New("its body is empty")
 	}
-	return e, d.headers(e, w, nil)
+	return e, cmp.Or(readFault(e), d.headers(e, w, nil))
 }
 
 // answerTo says where an answer goes. An address that cannot be answered makes all of them useless.

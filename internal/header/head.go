@@ -34,6 +34,7 @@ type Head struct {
 
 // Fault is a header with which a message must not be handled.
 type Fault struct {
-	Reason string // the code of a RejectError
-	Err    error
+	Reason  string // the code of a RejectError
+	Err     error
+	Curable bool // another instance of the service may know better
 }

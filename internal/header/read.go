@@ -70,7 +70,9 @@ type reader struct {
 	faults  []Fault
 }
 
-func (r *reader) fault(reason string, err error) { r.faults = append(r.faults, Fault{reason, err}) }
+func (r *reader) fault(reason string, err error) {
+	r.faults = append(r.faults, Fault{Reason: reason, Err: err})
+}
 
 // strict reads a header that decides how the message is treated, or the property that
 // stands in for it.

@@ -126,6 +126,9 @@ func (p *Peers) Overlaps() (found []string) {
 	return found
 }
 
+// UnknownDialect is the reason for which a copy is not handled that names a dialect which is not configured here.
+const UnknownDialect = "unknown-dialect"
+
 // Foreign is a message that was written by another bus. A nil Foreign is one that was not.
 type Foreign struct {
 	*dialect.Envelope
@@ -174,7 +177,7 @@ func (p *Peers) Late(f *Foreign, in *amqp.Delivery) bool {
 // Read is header.Dialect.Read of what this setup reads. Foreign is not nil if it is not a message of harebus; its
 // Headers are then all that a handler gets.
 func (p *Peers) Read(in *amqp.Delivery) (header.Head, *Foreign, []header.Fault) {
-	if len(p.dialects) == 0 {
+	if _, copied := in.Headers[p.own.Names.Dialect]; len(p.dialects) == 0 && !copied {
 		h, faults := p.own.Read(in)
 		return h, nil, faults
 	}
@@ -184,7 +187,11 @@ func (p *Peers) Read(in *amqp.Delivery) (header.Head, *Foreign, []header.Fault) 
 		f.into(&h)
 		f.addHeaders(in.Headers, p.own.Prefix)
 	}
-	if err != nil {
+	switch {
+	case err == nil:
+	case f == nil: // a service that is replaced may know more, or less, than this one
+		faults = append(faults, header.Fault{Reason: UnknownDialect, Err: err, Curable: true})
+	default:
 		faults = append(faults, header.Fault{Reason: "bad-envelope", Err: err})
 	}
 	return h, f, faults
