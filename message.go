@@ -64,7 +64,8 @@ type Message struct {
 	Queue string
 	// Exchange and RoutingKey are those of the last exchange that the message passed.
 	Exchange, RoutingKey string
-	// Redelivered says that the broker may have delivered it before.
+	// Redelivered says that the broker may have delivered it before. Copies, for example those of retries and of
+	// postponed messages, are not marked, so false does not mean that no handler has seen the message.
 	Redelivered bool
 	// Headers is the whole table, standard headers included.
 	Headers map[string]any

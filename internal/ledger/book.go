@@ -24,6 +24,7 @@ type Book struct {
 type entry struct {
 	id       string
 	events   []Event // for the report; bounded
+	last     time.Time
 	invoked  int
 	key      string
 	seq      int
@@ -39,6 +40,8 @@ type entry struct {
 	cancel   bool
 	received []Event
 	fails    []Event
+	copied   bool
+	again    int // how often a redelivery was copied that had been copied before
 	effects  []Event
 	parked   int
 	drained  int
@@ -46,7 +49,7 @@ type entry struct {
 }
 
 // keepEvents bounds the history kept for each message.
-const keepEvents = 40
+const keepEvents = 100
 
 // NewBook returns an empty book.
 func NewBook() *Book { return &Book{entries: map[string]*entry{}} }
@@ -84,6 +87,7 @@ func (b *Book) Record(e Event) {
 	if len(m.events) < keepEvents {
 		m.events = append(m.events, e)
 	}
+	m.last = e.T
 	if e.Sum != "" && m.sum != "" && e.Sum != m.sum {
 		m.wrongSum = true
 	}
@@ -143,6 +147,11 @@ func (b *Book) apply(m *entry, e Event) {
 		m.effects = append(m.effects, e)
 	case Failed:
 		m.fails = append(m.fails, e)
+	case Copied:
+		if m.copied && e.Redelivered {
+			m.again++
+		}
+		m.copied = true
 	case Parked:
 		m.parked++
 	case Drained:
@@ -251,8 +260,10 @@ func (m *entry) copies() int { return len(m.effects) + m.parked + m.drained }
 
 // explained says whether a duplicate has a reason that the guarantees name: the
 // outcome of its send, or of the send of the message that caused it, was not known;
-// it was delivered again; or something crashed between its first event and its
-// last.
+// it was delivered again; or something crashed between its first event and its last.
+// A delivery that was copied before its acknowledgement was lost is copied again when it
+// comes back, maybe before any handler has begun. The broker marks the redelivery and not
+// its copy, so each such redelivery explains one copy more.
 func (b *Book) explained(m *entry) bool {
 	if m.unknown || m.invoked > 1 {
 		return true
@@ -260,8 +271,11 @@ func (b *Book) explained(m *entry) bool {
 	if slices.ContainsFunc(m.received, func(e Event) bool { return e.Redelivered }) {
 		return true
 	}
-	first, last := m.events[0].T, m.events[len(m.events)-1].T
-	if slices.ContainsFunc(b.crashes, func(t time.Time) bool { return !t.Before(first) && !t.After(last) }) {
+	first := m.events[0].T
+	if slices.ContainsFunc(b.crashes, func(t time.Time) bool { return !t.Before(first) && !t.After(m.last) }) {
+		return true
+	}
+	if m.again > 0 && m.copies() <= 1+m.again {
 		return true
 	}
 	parent, ok := b.entries[m.parent]

@@ -33,6 +33,7 @@ const (
 	Recv        Op = "recv"         // a handler has begun; has Attempt, Redelivered, Sum
 	Effect      Op = "effect"       // its business effect took place
 	Failed      Op = "failed"       // the handler failed, as it was meant to
+	Copied      Op = "copied"       // a copy for later or for the error queue is published, and then the delivery is acknowledged; has Redelivered
 	Drained     Op = "drained"      // found in a queue at the end; has Queue, Sum
 	Parked      Op = "parked"       // found in the error queue at the end
 	Discard     Op = "discard"      // the transaction or handler that sent it was rolled back

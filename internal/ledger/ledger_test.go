@@ -53,6 +53,8 @@ func outage(every, fault, then int) []ledger.Event {
 func TestVerdictNamesTheBrokenPromise(t *testing.T) {
 	t.Parallel()
 	failing := func(id string) bool { return id == "bad" }
+	copied := ledger.Event{Op: ledger.Copied, ID: "a"}
+	again := ledger.Event{Op: ledger.Copied, ID: "a", Redelivered: true}
 	tests := map[string]struct {
 		events []ledger.Event
 		want   ledger.Expect
@@ -119,6 +121,36 @@ func TestVerdictNamesTheBrokenPromise(t *testing.T) {
 		"twice after a redelivery": {
 			events: sent("a", at(2, ledger.Event{Op: ledger.Effect, ID: "a"}),
 				at(3, ledger.Event{Op: ledger.Recv, ID: "a", Redelivered: true, Sum: "s"}), at(4, ledger.Event{Op: ledger.Effect, ID: "a"})),
+		},
+		"twice, copied before and after the acknowledgement was lost": {
+			events: sent("a", at(2, copied), at(3, again), at(4, ledger.Event{Op: ledger.Effect, ID: "a"}), at(5, ledger.Event{Op: ledger.Effect, ID: "a"})),
+		},
+		"twice, copied once": {
+			events: sent("a", at(2, copied), at(3, ledger.Event{Op: ledger.Effect, ID: "a"}), at(4, ledger.Event{Op: ledger.Effect, ID: "a"})),
+			broken: []ledger.Invariant{ledger.DupMark},
+		},
+		"twice, copied twice without a redelivery": {
+			events: sent("a", at(2, copied), at(3, copied), at(4, ledger.Event{Op: ledger.Effect, ID: "a"}), at(5, ledger.Event{Op: ledger.Effect, ID: "a"})),
+			broken: []ledger.Invariant{ledger.DupMark},
+		},
+		"twice, and the redelivery was copied for the first time": {
+			events: sent("a", at(2, again), at(3, ledger.Event{Op: ledger.Effect, ID: "a"}), at(4, ledger.Event{Op: ledger.Effect, ID: "a"})),
+			broken: []ledger.Invariant{ledger.DupMark},
+		},
+		"three times, and one redelivery was copied again": {
+			events: sent("a", at(2, copied), at(3, again), at(4, ledger.Event{Op: ledger.Effect, ID: "a"}),
+				at(5, ledger.Event{Op: ledger.Effect, ID: "a"}), at(6, ledger.Event{Op: ledger.Parked, ID: "a"})),
+			want: ledger.Expect{Fails: func(string) bool { return true }}, broken: []ledger.Invariant{ledger.DupMark},
+		},
+		"more failures than attempts, and a redelivery was copied again": {
+			events: sent("a", at(2, copied), at(3, again), at(4, ledger.Event{Op: ledger.Failed, ID: "a", Attempt: 1}),
+				at(5, ledger.Event{Op: ledger.Failed, ID: "a", Attempt: 1}), at(6, ledger.Event{Op: ledger.Effect, ID: "a"})),
+			want: ledger.Expect{MaxAttempts: 1},
+		},
+		"more failures than attempts, and nothing was copied again": {
+			events: sent("a", at(2, copied), at(4, ledger.Event{Op: ledger.Failed, ID: "a", Attempt: 1}),
+				at(5, ledger.Event{Op: ledger.Failed, ID: "a", Attempt: 1}), at(6, ledger.Event{Op: ledger.Effect, ID: "a"})),
+			want: ledger.Expect{MaxAttempts: 1}, broken: []ledger.Invariant{ledger.Retry},
 		},
 		"twice around a crash": {
 			events: sent("a", at(2, ledger.Event{Op: ledger.Effect, ID: "a"}), at(3, ledger.Event{Op: ledger.Crash}), at(4, ledger.Event{Op: ledger.Effect, ID: "a"})),

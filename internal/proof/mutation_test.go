@@ -69,6 +69,11 @@ var mutants = []mutant.Mutant{
 		Breaks: "ACCOUNT",
 	},
 	{
+		Name: "postpone a message twice", File: "internal/resend/resend.go",
+		Old: "\t\terr = publisher.Publish(ctx, out)\n\t\tif err == nil ||", New: "\t\terr = publisher.Publish(ctx, out)\n\t\tif err == nil && purpose == Postpone && c.FirstFailed.IsZero() {\n\t\t\terr = publisher.Publish(ctx, out)\n\t\t}\n\t\tif err == nil ||",
+		Breaks: "DUPMARK",
+	},
+	{
 		Name: "retry without a pause", File: "internal/resend/resend.go",
 		Old: "due := time.Now().Add(after)", New: "due := time.Now().Add(after / 2)",
 		Breaks: "RETRY",

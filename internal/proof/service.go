@@ -222,13 +222,18 @@ func (s *Service) sendChildren(ctx context.Context, bus *harebus.Bus, w Work) er
 	id := childOf(w.ID)
 	s.Book.Record(ledger.Event{Op: ledger.SendInvoke, ID: id, Parent: w.ID})
 	s.children.Store(attemptOf(harebus.Incoming(ctx)), id)
-	return bus.Send(ctx, s.queueAfter(w), Child{id, s.queueAfter(w)})
+	// The id is that of the book, because what is copied before a handler has begun has no other.
+	return bus.Send(ctx, s.queueAfter(w), Child{id, s.queueAfter(w)}, harebus.WithMessageID(id))
 }
 
 func (s *Service) handleChild(ctx context.Context, queue string, c Child) error {
 	m := harebus.Incoming(ctx)
 	s.noteRepublished()
-	id := found(found(c.ID, c.To, queue), m.Queue, queue)
+	id := m.ID
+	if id != c.ID {
+		id = fmt.Sprintf("%s carrying %s", id, c.ID) // never sent: a phantom
+	}
+	id = found(found(id, c.To, queue), m.Queue, queue)
 	s.Book.Record(ledger.Event{Op: ledger.Recv, ID: id, Attempt: m.Attempt, Redelivered: m.Redelivered})
 	s.Book.Record(ledger.Event{Op: ledger.Effect, ID: id, Attempt: m.Attempt})
 	return nil
@@ -377,6 +382,7 @@ func (o observer) ObserveStart(ctx context.Context, e harebus.Observation) conte
 	}
 	switch e.Operation {
 	case harebus.OpRetry, harebus.OpPark, harebus.OpPostpone: // known before another attempt can begin
+		o.s.Book.Record(ledger.Event{Op: ledger.Copied, ID: e.Incoming.ID, Attempt: e.Incoming.Attempt, Redelivered: e.Incoming.Redelivered})
 		o.handled(e.Incoming, e.Err)
 	}
 	if e.Operation != harebus.OpHandle { // whose end must be seen
