@@ -69,7 +69,7 @@
 // # What goes wrong on request
 //
 // Restart, Refuse, Freeze, CutConnections, CloseConnections, Block,
-// CancelConsumers, DeleteQueue, TruncateStream, RecreateStream and LoseReplica are outages. Inject makes a rule about one method: cut the
+// CancelConsumers, DeleteQueue, TruncateStream, SkipOffsets, RecreateStream and LoseReplica are outages. Inject makes a rule about one method: cut the
 // connection before or after the nth, drop, hold, delay, nack, return or poison
 // it, or answer it with an error. The same seed makes the same choices.
 //

@@ -114,6 +114,9 @@ func (b *Broker) TruncateStream(queue string, offset int64) error {
 	return b.VHost("/").TruncateStream(queue, offset)
 }
 
+// SkipOffsets makes the broker use offsets of a stream of the virtual host "/"; see [VHost.SkipOffsets].
+func (b *Broker) SkipOffsets(queue string, n int64) error { return b.VHost("/").SkipOffsets(queue, n) }
+
 // RecreateStream makes a stream of the virtual host "/" anew; see [VHost.RecreateStream].
 func (b *Broker) RecreateStream(queue string) error { return b.VHost("/").RecreateStream(queue) }
 
@@ -132,6 +135,14 @@ func (b *Broker) DeleteQueue(queue string) error { return b.VHost("/").DeleteQue
 // TruncateStream drops the messages of a stream before an offset, as retention does when segments roll.
 func (v *VHost) TruncateStream(name string, offset int64) error {
 	return v.withStream(name, func(q *queue) { q.log.truncate(offset) })
+}
+
+// SkipOffsets makes the broker use n offsets of a stream, as it does to keep the places of clients of the stream protocol.
+func (v *VHost) SkipOffsets(name string, n int64) error {
+	return v.withStream(name, func(q *queue) {
+		q.log.open = nil
+		q.log.next += max(n, 0)
+	})
 }
 
 // RecreateStream deletes a stream and declares it again with the same arguments and bindings: its readers are

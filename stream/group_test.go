@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -133,15 +134,35 @@ func TestForeignToken(t *testing.T) {
 
 // store is an OffsetStore in memory.
 type store struct {
+	mu     sync.Mutex // guards what follows
 	offset int64
 	known  bool
 	fails  error
 	saves  int
 }
 
-func (s *store) Load(context.Context) (int64, bool, error) { return s.offset, s.known, s.fails }
+func (s *store) Load(context.Context) (int64, bool, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.offset, s.known, s.fails
+}
+
+func (s *store) failing(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.fails = err
+}
+
+// kept is the offset, and how often it was saved.
+func (s *store) kept() (offset int64, saves int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.offset, s.saves
+}
 
 func (s *store) Save(_ context.Context, offset int64) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if s.saves++; s.fails == nil {
 		s.offset, s.known = offset, true
 	}
@@ -158,20 +179,20 @@ func TestStore(t *testing.T) {
 				s := r.read("a", stream.Config{Group: group, Store: kept}, done)
 				r.rest(time.Second)
 				r.wants("a3@2 a4@3")
-				if kept.offset != 3 || kept.saves > 10 {
-					t.Errorf("%+v", kept)
+				if offset, saves := kept.kept(); offset != 3 || saves > 10 {
+					t.Errorf("offset %d, saved %d times", offset, saves)
 				}
-				kept.fails = errors.New("the database is away")
+				kept.failing(errors.New("the database is away"))
 				r.publish(1)
 				r.rest(10 * time.Second)
 				r.wants("a5@4")
-				kept.fails = nil
+				kept.failing(nil)
 				r.rest(time.Second)
-				if kept.offset != 4 {
-					t.Errorf("%+v", kept)
+				if offset, _ := kept.kept(); offset != 4 {
+					t.Errorf("offset %d", offset)
 				}
 				r.try(s.Stop(r.ctx))
-				kept.fails = errors.New("the database is away")
+				kept.failing(errors.New("the database is away"))
 				err := s.Start(r.withTimeout(3 * time.Second))
 				if err == nil || !strings.Contains(err.Error(), "the database is away") {
 					t.Errorf("start without the store: %v", err)

@@ -69,6 +69,30 @@ func TestRoll(t *testing.T) {
 	})
 }
 
+// TestOffsetsOfTheBroker: offsets that the broker has used itself are no gap, however many, as long as an older message is there: while the stream
+// is read, and when reading begins.
+func TestOffsetsOfTheBroker(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		s := r.read("a", stream.Config{Group: "g"}, done)
+		r.publish(2)
+		r.rest(time.Second)
+		r.try(r.broker.SkipOffsets("events", 100))
+		r.publish(2)
+		r.rest(time.Minute)
+		r.wants("a1@0 a2@1 a3@102 a4@103")
+		r.try(s.Stop(r.ctx))
+		r.try(r.broker.SkipOffsets("events", 100))
+		r.publish(1)
+		r.try(s.Start(r.ctx))
+		r.rest(time.Minute)
+		r.wants("a5@204")
+		r.try(s.Ready())
+		if r.said("deleted") {
+			t.Error("a gap was logged")
+		}
+	})
+}
+
 // TestBeforeTheCut: a place to begin at that is gone is a gap as well.
 func TestBeforeTheCut(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {

@@ -19,7 +19,8 @@ import (
 type Place struct {
 	reader *Reader
 	group  *group // nil for a private reader
-	from   any    // the argument x-stream-offset
+	on     *session.Session
+	from   any // the argument x-stream-offset
 
 	over  chan struct{} // closed when reading must end
 	dirty chan struct{} // signalled when done has changed
@@ -57,6 +58,7 @@ func newPlace(r *Reader) *Place {
 // begin finds out where to read, and whether that can be.
 func (p *Place) begin(ctx context.Context, on *session.Session) error {
 	r := p.reader
+	p.on = on
 	kept, err := r.load(ctx, p.group)
 	if err != nil {
 		return err
@@ -181,6 +183,9 @@ func (p *Place) Came(d *amqp.Delivery) Verdict {
 	if err == nil {
 		err = p.follows(offset)
 	}
+	if p.err != nil || p.ended { // meanwhile
+		return Leave
+	}
 	p.came = d.DeliveryTag
 	p.turn.Broadcast()
 	if err != nil {
@@ -215,8 +220,8 @@ func (p *Place) await(tag uint64) {
 	}
 }
 
-// follows says whether an offset may come after the last one. One offset is left out where a segment of the stream ends. p.mu is
-// held.
+// follows says whether an offset may come after the last one. One offset is left out where a segment of the stream ends, and more where
+// the broker has used them. p.mu is held.
 func (p *Place) follows(offset int64) error {
 	if !p.exact {
 		return nil
@@ -226,19 +231,38 @@ func (p *Place) follows(offset int64) error {
 		next = p.last.offset + 1
 	}
 	r, name := p.reader, field.Quote(p.reader.Name)
-	switch missing := offset - next; {
+	missing := offset - next
+	switch {
 	case missing < 0:
 		return fault("offset %d of the stream %s came, and everything before offset %d is handled already: the stream was deleted and made anew; %s",
 			offset, name, next, r.forget())
 	case missing <= 1:
 		return nil
-	case r.OnGap == stream.GapSkips:
+	}
+	if nothing, err := p.keeps(next); nothing || err != nil {
+		return err
+	}
+	if r.OnGap == stream.GapSkips {
 		r.Log.Error("messages of the stream were deleted before they were read", zap.Int64("from", next), zap.Int64("to", offset-1))
 		return nil
-	default:
-		return fault("the offsets %d to %d of the stream %s were deleted before they were read: keep more, or set OnGap to stream.GapSkips to go on at %d",
-			next, offset-1, name, offset)
 	}
+	return fault("the offsets %d to %d of the stream %s were deleted before they were read: keep more, or set OnGap to stream.GapSkips to go on at %d",
+		next, offset-1, name, offset)
+}
+
+// keeps says whether a message before an offset is still there. Then no other one behind it was deleted, because retention begins at
+// the oldest: the broker has used the offsets itself, for the places of clients of the stream protocol. p.mu is held, but not while this
+// asks the broker; it is nobody else's turn meanwhile.
+func (p *Place) keeps(next int64) (yes bool, err error) {
+	p.mu.Unlock()
+	defer p.mu.Lock()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	err = p.reader.look(ctx, p.on, "first", 6*silence, func(oldest int64) bool {
+		yes = oldest < next
+		return false
+	})
+	return yes, err
 }
 
 // Done notes that a message is handled, parked or passed over. It does nothing for nil.
