@@ -24,6 +24,7 @@ import (
 	"github.com/harebus/harebus/internal/queue"
 	"github.com/harebus/harebus/internal/refusal"
 	"github.com/harebus/harebus/internal/survey"
+	"github.com/harebus/harebus/internal/wait"
 	"github.com/harebus/harebus/topology"
 )
 
@@ -65,6 +66,7 @@ type Report struct {
 type run struct {
 	Options
 
+	again    bool // Run has tried before
 	s        survey.Survey
 	names    names
 	bindings []topology.Binding // of the queue, to be led through the gate
@@ -88,8 +90,34 @@ var ErrByName = errors.New("messages come to the queue through the default excha
 // ErrDeadLetters is returned when the broker may hold messages of the queue that AMQP does not count.
 var ErrDeadLetters = errors.New("the queue dead-letters at-least-once: the broker keeps such messages in it until they have arrived, AMQP does not count them, and they would be deleted with it: give -api, which tells them, or -accept-dead-letters if none is on its way")
 
-// Run replaces the queue. Run again after an error, it goes on.
+// Run replaces the queue. Run again after an error, it goes on. The broker may still be busy with the last request of
+// a run that was killed: a queue or an exchange that was just seen is gone (404), or, with RabbitMQ 4.0, cannot be asked
+// for (541). Then Run goes on by itself, a few times.
 func Run(ctx context.Context, o Options) (Report, error) {
+	const most, pause = 4, time.Second
+	var total Report
+	for n := 1; ; n++ {
+		report, err := once(ctx, o, n > 1)
+		total.add(report)
+		if n == most || !refusal.Missing(err) && !refusal.Internal(err) {
+			return total, err
+		}
+		o.Said("trying again in %v: %v", pause, err)
+		if !wait.Sleep(ctx, pause) {
+			return total, err
+		}
+	}
+}
+
+// add adds what another try has done.
+func (r *Report) add(next Report) {
+	r.Moved += next.Moved
+	r.Pause += next.Pause
+	r.Same = next.Same
+}
+
+// once is one try, with a connection of its own: 541 ends it.
+func once(ctx context.Context, o Options, again bool) (Report, error) {
 	link, err := o.Broker.Link("migrate")
 	if err != nil {
 		return Report{}, err
@@ -99,7 +127,7 @@ func Run(ctx context.Context, o Options) (Report, error) {
 	if err != nil {
 		return Report{}, err
 	}
-	r := &run{Options: o, s: survey.Survey{On: on}, names: namesFor(o.Queue.Name)}
+	r := &run{Options: o, again: again, s: survey.Survey{On: on}, names: namesFor(o.Queue.Name)}
 	if err := r.lock(ctx); err != nil {
 		return r.report, err
 	}
@@ -141,7 +169,7 @@ func (r *run) all(ctx context.Context) error {
 		return err
 	case found.Hidden != "":
 		return fmt.Errorf("look at queue %q: %s", r.Queue.Name, found.Hidden)
-	case !holding && same:
+	case !holding && same && !r.again: // else exchanges may be left
 		r.report.Same = true
 		return nil
 	case !holding && !found.Exists:

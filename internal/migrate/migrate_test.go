@@ -208,6 +208,91 @@ func (r *rig) interrupted(method string, action brokertest.Action, nth int) bool
 	return !r.Failed()
 }
 
+// TestStillBeingDeleted: while a run goes on where another was killed, the last request of that one is carried out: at each
+// request of the new run, what the killed one was about to delete goes away.
+func TestStillBeingDeleted(t *testing.T) {
+	t.Parallel()
+	for _, method := range []string{"queue.declare", "queue.bind", "queue.delete", "exchange.declare", "exchange.delete", "basic.consume"} {
+		for what, remove := range map[string]func(r *rig) error{
+			"holding": func(r *rig) error {
+				_, err := r.ch.QueueDelete("harebus.migrate.orders.holding", false, false, false)
+				return err
+			},
+			"gate": func(r *rig) error { return r.ch.ExchangeDelete("harebus.migrate.orders.gate", false, false) },
+			"keep": func(r *rig) error { return r.ch.ExchangeDelete("harebus.migrate.orders.keep", false, false) },
+		} {
+			t.Run(method+"/"+what, func(t *testing.T) {
+				t.Parallel()
+				for nth, fired := 1, true; fired; nth++ {
+					bubble(t, func(r *rig) { fired = r.stillDeleted(method, nth, remove) })
+					if !fired && nth == 1 {
+						t.Error("no request of this kind")
+					}
+				}
+			})
+		}
+	}
+}
+
+// stillDeleted interrupts a migration before it deletes the holding queue. It calls remove at the nth request of a kind of
+// the next one, if there are as many, and that must come to its end.
+func (r *rig) stillDeleted(method string, nth int, remove func(*rig) error) bool {
+	of := func(f brokertest.Frame) bool { return strings.Contains(f.Connection, "migrate") }
+	cut := r.broker.Inject(brokertest.Fault{On: "queue.delete", Nth: 3, Do: brokertest.CutBefore, Match: of})
+	if err := r.migrate(r.Context(), nil); err == nil || cut.Fired() != 1 {
+		r.Fatalf("not cut before its last request: %v", err)
+	}
+	n := 0
+	removed := make(chan error, 1)
+	late := r.broker.Inject(brokertest.Fault{On: method, Nth: nth, Do: brokertest.Delay, For: time.Second, Match: func(f brokertest.Frame) bool {
+		if !of(f) {
+			return false
+		}
+		if n++; n == nth {
+			go func() { removed <- remove(r) }()
+		}
+		return true
+	}})
+	defer late.Remove()
+	if err := r.migrate(r.Context(), nil); err != nil {
+		r.Errorf("at %s %d: %v", method, nth, err)
+	}
+	fired := late.Fired() > 0
+	if fired {
+		r.try(<-removed)
+	}
+	time.Sleep(time.Minute) // the queue that is tried expires
+	r.check("quorum", 0)
+	return fired && !r.Failed()
+}
+
+// TestBrokerIsBusy: a run goes on when the broker cannot be asked for a queue at the moment, and gives up when that stays so.
+func TestBrokerIsBusy(t *testing.T) {
+	t.Parallel()
+	of := func(f brokertest.Frame) bool { return strings.Contains(f.Connection, "migrate") }
+	for nth, fired := 1, true; fired; nth++ {
+		bubble(t, func(r *rig) {
+			fault := r.broker.Inject(brokertest.Fault{On: "queue.declare", Nth: nth, Do: brokertest.Raise, Code: amqp.InternalError, Text: "busy", Match: of})
+			defer fault.Remove()
+			if err := r.migrate(r.Context(), nil); err != nil {
+				r.Errorf("at declaration %d: %v", nth, err)
+			}
+			time.Sleep(time.Minute) // the queue that is tried expires
+			r.check("quorum", 1)
+			fired = fault.Fired() > 0 && !r.Failed()
+		})
+	}
+	bubble(t, func(r *rig) {
+		fault := r.broker.Inject(brokertest.Fault{On: "queue.declare", Do: brokertest.Raise, Code: amqp.InternalError, Text: "busy", Times: -1, Match: of})
+		began := time.Now()
+		err := r.migrate(r.Context(), nil)
+		var refused *amqp.Error
+		if !errors.As(err, &refused) || refused.Code != amqp.InternalError || fault.Fired() < 4 || time.Since(began) > time.Minute {
+			r.Errorf("after %v and %d refusals the error is %v", time.Since(began), fault.Fired(), err)
+		}
+	})
+}
+
 // TestStopped: a migration that is told to stop puts everything back.
 func TestStopped(t *testing.T) {
 	t.Parallel()

@@ -23,6 +23,9 @@ func Forbidden(err error) bool { return is(err, amqp.AccessRefused) }
 // Differs says whether something exists with other properties.
 func Differs(err error) bool { return is(err, amqp.PreconditionFailed) }
 
+// Internal says whether the broker reports an error of its own.
+func Internal(err error) bool { return is(err, amqp.InternalError) }
+
 // ByBroker says whether err holds an exception of the broker.
 func ByBroker(err error) bool {
 	var broker *amqp.Error
