@@ -1,6 +1,7 @@
 package stream_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -271,6 +272,33 @@ func TestDeferred(t *testing.T) {
 		r.wants("a7@0")
 		if got := len(r.broker.Messages("events")); got != 1 {
 			t.Errorf("the stream has %d messages", got)
+		}
+	})
+}
+
+// TestUnreadable: a message with headers that no client reads is parked, as from a queue, and what comes behind it is handled.
+func TestUnreadable(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		conn, err := amqp.DialConfig(r.broker.URL(), amqp.Config{Dial: r.broker.Dial})
+		r.try(err)
+		defer conn.Close()
+		ch, err := conn.Channel()
+		r.try(err)
+		s := r.read("a", stream.Config{Group: "g"}, done)
+		r.publish(1)
+		r.rest(time.Second)
+		many := amqp.Table{}
+		for i := range 8193 {
+			many[fmt.Sprint("h", i)] = int8(1)
+		}
+		r.try(ch.Publish("PikaBusTopic", "order.placed", false, false, amqp.Publishing{MessageId: "poison", Body: []byte(`{}`), Headers: many}))
+		r.rest(time.Second)
+		r.publish(1)
+		r.rest(time.Minute)
+		r.wants("a1@0 a2@2")
+		r.try(s.Ready())
+		if parked := r.broker.Messages("error"); len(parked) != 1 || parked[0].MessageId != "poison" || parked[0].Headers["PikaBus.StreamOffset"] != int64(1) {
+			t.Errorf("%d parked", len(parked))
 		}
 	})
 }

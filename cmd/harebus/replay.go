@@ -31,6 +31,7 @@ is; sealed and signed messages (package seal) need that, because they are bound 
 
 Everything that is counted as replayed is confirmed. After an interruption the last
 line says how to go on: with the same -run, what is published twice has the same id.
+The first line says how to begin again after a crash, in which there is no last one.
 
 Exit codes: 0 everything was replayed, 1 not everything, 2 the command line is wrong.`
 
@@ -58,14 +59,31 @@ func runReplay(ctx context.Context, args []string, std stdio) int {
 	if flags.NArg() > 0 {
 		return std.misuse(flags, fmt.Sprintf("unexpected argument %q", flags.Arg(0)))
 	}
-	if err = prepareReplay(&o, *from, *to, time.Now()); err != nil {
+	now := time.Now()
+	if err = prepareReplay(&o, *from, *to, now); err != nil {
 		return std.misuse(flags, err.Error())
 	}
 	if o.Broker, err = connect.broker(std); err != nil {
 		return std.misuse(flags, err.Error())
 	}
+	if !o.DryRun {
+		fmt.Fprintln(std.err, "harebus: replay: if this ends without another line, begin again with:"+again(o, *from, *to, now))
+	}
 	report, err := replay.Run(ctx, o)
 	return std.replayed(o, report, err)
+}
+
+// again are the arguments that make the same replay later: what was published has the same id, and times do not move.
+func again(o replay.Options, from, to string, now time.Time) string {
+	text := " -run " + o.Run
+	for _, one := range [][2]string{{" -from ", from}, {" -to ", to}} {
+		if at, err := moment("", one[1], now); err == nil {
+			text += one[0] + at.UTC().Format(time.RFC3339Nano)
+		} else if one[1] != "" {
+			text += one[0] + one[1]
+		}
+	}
+	return text
 }
 
 // replayed says what was done, and how to go on.

@@ -3,7 +3,10 @@ package main
 import (
 	"context"
 	"fmt"
+	"os"
 	"strings"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -177,5 +180,76 @@ func TestReplayMisused(t *testing.T) {
 	}
 	if r := execute(t, "", "replay", "-url", url, "-stream", "events", "-queue", "billing", "-from", "@3"); r.code != exitOK || !strings.HasPrefix(r.out, "replayed 0,") {
 		t.Errorf("from what comes next: %+v", r)
+	}
+}
+
+// TestReplayKilled: a replay that is killed has lost nothing. The first line says how to begin again; what is there twice then has the
+// same id, and a time that was said as "so long ago" is the one that it was.
+func TestReplayKilled(t *testing.T) {
+	t.Parallel()
+	const n = 3000
+	b, url := eventLog(t, n, nil)
+	var errs buffer
+	var seen atomic.Int64
+	half := make(chan struct{})
+	b.Inject(brokertest.Fault{On: "basic.publish", Times: -1, Do: brokertest.Drop, Match: func(brokertest.Frame) bool {
+		if seen.Add(1) == n/2 {
+			close(half)
+		}
+		return false
+	}})
+	out := must(os.CreateTemp(t.TempDir(), "out"))
+	cmd := process(t, &errs, out, "replay", "-url", url, "-stream", "events", "-queue", "billing", "-from", "2h")
+	select {
+	case <-half:
+	case <-time.After(30 * time.Second):
+		t.Fatal("it does not publish", errs.String())
+	}
+	signalTo(t, cmd, syscall.SIGKILL)
+	_ = cmd.Wait() // killed
+	there := len(b.Messages("billing"))
+	if there == 0 || there == n {
+		t.Fatalf("%d were replayed when it was killed", there)
+	}
+	_, again, found := strings.Cut(strings.TrimSpace(errs.String()), "begin again with: ")
+	if !found || strings.Contains(again, "2h") {
+		t.Fatalf("it does not say how to begin again: %s", errs.String())
+	}
+	execute(t, "", append([]string{"replay", "-url", url, "-stream", "events", "-queue", "billing"}, strings.Fields(again)...)...).check(t, exitOK, "")
+	ids := map[any]string{}
+	for _, m := range b.Messages("billing") {
+		offset := m.Headers["PikaBus.StreamOffset"]
+		if id, twice := ids[offset]; twice && id != m.MessageId {
+			t.Fatalf("offset %v has the ids %s and %s", offset, id, m.MessageId)
+		}
+		ids[offset] = m.MessageId
+	}
+	if len(ids) != n {
+		t.Errorf("%d of %d are in the queue", len(ids), n)
+	}
+}
+
+// TestReplayUnreadable: a message whose headers nobody can read ends a replay behind what is before it, with its offset and the way past it. One of another
+// topic does not.
+func TestReplayUnreadable(t *testing.T) {
+	t.Parallel()
+	b, url := eventLog(t, 2, nil)
+	many := amqp.Table{}
+	for i := range 8193 {
+		many[fmt.Sprint("h", i)] = int8(1)
+	}
+	ch := client(t, b)
+	put(t, ch, "events", amqp.Publishing{Body: []byte("poison"), Headers: many})
+	put(t, ch, "events", amqp.Publishing{Body: []byte("behind")})
+	args := []string{"replay", "-url", url, "-stream", "events", "-queue", "billing", "-run", "r"}
+	execute(t, "", append(args, "-topic", "order.*")...).check(t, exitOK, "")
+	r := execute(t, "", args...)
+	r.check(t, exitFailed, "the message at offset 2 has headers that cannot be read")
+	if !strings.Contains(r.err, "-from @3 passes over it") || !strings.Contains(r.err, "everything before offset 2 is done") || numbers(b) != "0 0 1" {
+		t.Errorf("printed %q, in the queue: %s", r.err, numbers(b))
+	}
+	execute(t, "", append(args, "-from", "@3")...).check(t, exitOK, "")
+	if numbers(b) != "0 0 1 behind" {
+		t.Errorf("in the queue: %s", numbers(b))
 	}
 }

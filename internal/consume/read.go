@@ -167,7 +167,7 @@ func (c *consumer) reading(f *feed) (changed <-chan struct{}, current bool) {
 
 // arrived says whether a delivery of a stream is to be handled.
 func (d *Delivery) arrived() bool {
-	switch d.feed.place.Came(&d.Raw) {
+	switch d.feed.place.Came(&d.Raw, d.Unreadable) {
 	case streams.Handle:
 		return true
 	case streams.Pass:

@@ -16,7 +16,6 @@ import (
 	"github.com/harebus/harebus/internal/resend"
 	"github.com/harebus/harebus/internal/session"
 	"github.com/harebus/harebus/internal/streams"
-	"github.com/harebus/harebus/internal/wire"
 	"github.com/harebus/harebus/stream"
 )
 
@@ -166,10 +165,12 @@ func (r *run) handle(ds []amqp.Delivery) error {
 	var offsets []int64
 	next, passed, done := r.report.Next, 0, false
 	for _, d := range ds {
-		p, offset, err := r.copy(d)
+		packed := d.Body
+		offset, err := streams.Unpack(&d)
+		if err != nil {
+			return fmt.Errorf("the queue %q is no stream: %w", r.Stream, err)
+		}
 		switch {
-		case err != nil:
-			return err
 		case offset < r.exact: // of the piece in which it lies
 			continue
 		case offset > r.last:
@@ -177,6 +178,10 @@ func (r *run) handle(ds []amqp.Delivery) error {
 		case !stream.Wants(r.Topics, d.RoutingKey):
 			passed++
 		default:
+			p, err := r.copy(packed, offset)
+			if err != nil { // what is before it is replayed
+				return errors.Join(r.note(out, offsets, offset, passed, false), err)
+			}
 			out, offsets = append(out, p), append(offsets, offset)
 		}
 		if done {
@@ -187,6 +192,11 @@ func (r *run) handle(ds []amqp.Delivery) error {
 			break
 		}
 	}
+	return r.note(out, offsets, next, passed, done)
+}
+
+// note publishes copies, and says what is done then.
+func (r *run) note(out []session.Publishing, offsets []int64, next int64, passed int, done bool) error {
 	if err := r.store(out, offsets); err != nil {
 		return err
 	}
@@ -211,24 +221,13 @@ func (r *run) store(out []session.Publishing, offsets []int64) error {
 }
 
 // copy makes the message that is published.
-func (r *run) copy(d amqp.Delivery) (p session.Publishing, offset int64, err error) {
-	packed := d.Body
-	var unreadable *wire.UnreadableError
-	if err := wire.Unpack(&d); err != nil {
-		if errors.As(err, &unreadable) {
-			return p, 0, fmt.Errorf("message %q of the stream has headers that cannot be read: %w", d.MessageId, err)
-		}
-		return p, 0, err
-	}
-	if offset, err = stream.Offset(d.Headers); err != nil {
-		return p, 0, fmt.Errorf("the queue %q is no stream: %w", r.Stream, err)
-	}
+func (r *run) copy(packed []byte, offset int64) (session.Publishing, error) {
 	m, err := resend.AsItCame(packed)
 	if err != nil {
-		return p, 0, err
+		return session.Publishing{}, fmt.Errorf("the message at offset %d has headers that cannot be read, so it is not replayed; -from @%d passes over it: %w", offset, offset+1, err)
 	}
 	r.mark(&m, offset)
-	return session.Publishing{Key: r.Queue, Mandatory: true, Message: m}, offset, nil
+	return session.Publishing{Key: r.Queue, Mandatory: true, Message: m}, nil
 }
 
 // mark says in the headers that the message is replayed, and gives it an id of its own: an inbox, or a log of handled ids, would swallow the

@@ -13,8 +13,8 @@ import (
 	"github.com/harebus/harebus/internal/header"
 	"github.com/harebus/harebus/internal/messageid"
 	"github.com/harebus/harebus/internal/publish"
+	"github.com/harebus/harebus/internal/streams"
 	"github.com/harebus/harebus/internal/wire"
-	"github.com/harebus/harebus/stream"
 )
 
 // copyTo makes a copy of the message as it came, to be published to a queue: body,
@@ -122,8 +122,10 @@ func (c *Case) failedCopy(queue string, cause error) *publish.Message {
 	if c.SourceQueue == "" {
 		headers[names.SourceQueue] = c.Queue.Name
 	}
-	if offset, ok := c.originalHeaders()[stream.Header]; ok && c.On.Reads() {
-		headers[names.StreamOffset] = offset
+	if c.On.Reads() {
+		if offset, err := streams.OffsetOf(&amqp.Delivery{Headers: c.originalHeaders()}, c.On.Unreadable); err == nil { // it had one when it came
+			headers[names.StreamOffset] = offset
+		}
 		delete(headers, names.Replayed) // into the stream, perhaps; here it would say that this was a queue
 	}
 	return out

@@ -12,6 +12,7 @@ import (
 
 	"github.com/harebus/harebus/internal/field"
 	"github.com/harebus/harebus/internal/session"
+	"github.com/harebus/harebus/internal/wire"
 	"github.com/harebus/harebus/stream"
 )
 
@@ -170,10 +171,10 @@ const (
 	Leave          // reading is over
 )
 
-// Came decides about a delivery. It is called once for each, and waits until the ones before it have come: workers take
+// Came decides about a delivery that is unpacked. It is called once for each, and waits until the ones before it have come: workers take
 // them at the same time.
-func (p *Place) Came(d *amqp.Delivery) Verdict {
-	offset, err := stream.Offset(d.Headers)
+func (p *Place) Came(d *amqp.Delivery, unreadable *wire.UnreadableError) Verdict {
+	offset, err := OffsetOf(d, unreadable)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.await(d.DeliveryTag)

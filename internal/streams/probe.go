@@ -2,6 +2,7 @@ package streams
 
 import (
 	"context"
+	"errors"
 	"math"
 	"time"
 
@@ -82,6 +83,24 @@ func FirstAt(ctx context.Context, on *session.Session, name string, at time.Time
 
 func named(name string) *Reader { return &Reader{Config: Config{Name: name}} }
 
+// OffsetOf is the offset of a delivery, also when other headers are unreadable: that is no reason to stop at it for ever.
+func OffsetOf(d *amqp.Delivery, unreadable *wire.UnreadableError) (int64, error) {
+	headers := d.Headers
+	if unreadable != nil {
+		headers, _ = wire.RawTable(unreadable.Raw).Readable()
+	}
+	return stream.Offset(headers)
+}
+
+// Unpack decodes the properties of a delivery, as far as they can be read, and says its offset.
+func Unpack(d *amqp.Delivery) (offset int64, err error) {
+	var unreadable *wire.UnreadableError
+	if err := wire.Unpack(d); err != nil && !errors.As(err, &unreadable) {
+		return 0, err
+	}
+	return OffsetOf(d, unreadable)
+}
+
 // offsets reads those of deliveries.
 func offsets(ctx context.Context, in <-chan amqp.Delivery, quiet time.Duration, seen func(offset int64) bool) error {
 	silent := time.NewTimer(2 * quiet) // before the first one
@@ -92,8 +111,7 @@ func offsets(ctx context.Context, in <-chan amqp.Delivery, quiet time.Duration, 
 			if !ok {
 				return amqp.ErrClosed
 			}
-			_ = wire.Unpack(&d) // other headers may be unreadable
-			offset, err := stream.Offset(d.Headers)
+			offset, err := Unpack(&d)
 			if err != nil {
 				return err
 			}
