@@ -30,8 +30,8 @@ type Config struct {
 	// GiveUp says what becomes of a message that is not to be retried any more. Default: HoldKey.
 	GiveUp GiveUp
 	// MaxParked is how many messages may wait in the parking queue, at most 10,000. When there are
-	// so many, those of the keys that wait there stay in the queue, and when the window is full of
-	// them, nothing else is read: the health check then fails. This process has all of them in its
+	// so many, those of the keys that wait there stay in the queue, and so does what fails; when the window is
+	// full of them, nothing else is read: the health check then fails. This process has all of them in its
 	// memory. Default: 1000.
 	MaxParked int
 }

@@ -88,20 +88,30 @@ func (t *tenure) fromParking(raw amqp.Delivery, ok bool) error {
 	if n, is := lanes.ReadNote(&t.cfg.Names, d.Raw.Headers); is {
 		return t.read(d, n)
 	}
+	place, err := lanes.ReadPlace(&t.cfg.Names, d.Raw.Headers)
+	switch {
+	case err == nil:
+		t.park(d, place)
+	case t.phase < owning: // somebody has put it there; its place is behind what is there
+		t.strangers = append(t.strangers, d)
+	default:
+		t.park(d, lanes.Place{Owner: t.id})
+	}
+	return nil
+}
+
+// park takes a message that has its place in the parking queue.
+func (t *tenure) park(d *Delivery, place lanes.Place) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	m := t.message(d, true)
 	if key, ok := d.Raw.Headers[t.cfg.Names.Key].(string); ok {
 		m.Key = key
 	}
-	var err error
-	if m.Place, err = lanes.ReadPlace(&t.cfg.Names, d.Raw.Headers); err != nil {
-		m.Place = lanes.Place{Owner: t.id} // somebody has put it there
-	}
+	m.Place = place
 	if spare := t.lanes.Park(m); spare != nil {
 		settle(spare)
 	}
-	return nil
 }
 
 // settle acknowledges a message that nothing else is to be done with.
@@ -125,8 +135,9 @@ func (t *tenure) read(d *Delivery, n lanes.Note) error {
 		return nil
 	case lanes.Barrier:
 		d.feed.acks.Done(d.Raw.DeliveryTag)
-		if n.About == t.barrier {
-			return t.passed()
+		if n.About == t.barrier && n.Owner == t.id {
+			t.barrier = "" // it comes again when it was sent again, because its confirm was lost
+			t.passed()
 		}
 		return nil
 	}
@@ -175,11 +186,11 @@ func (t *tenure) accuse(d *Delivery, n lanes.Note) {
 }
 
 // passed goes on when the barrier has come back.
-func (t *tenure) passed() error {
+func (t *tenure) passed() {
 	if t.phase == loading {
 		t.phase = fencing
-		t.join(t.fence + 1)
-		return nil
+		t.join(t.nextFence())
+		return
 	}
 	t.phase = settled
 	t.mu.Lock()
@@ -189,8 +200,11 @@ func (t *tenure) passed() error {
 		t.arrive(d)
 	}
 	t.early = nil
-	return nil
 }
+
+// nextFence is the fencing number of this tenure: above that of the last one, and at least the time, so that the numbers
+// rise even when the parking queue was deleted.
+func (t *tenure) nextFence() int64 { return min(max(t.fence+1, time.Now().UnixMilli()), lanes.Most) }
 
 // begin is the begin of the ownership: the fencing number is stored.
 func (t *tenure) begin() error {
@@ -201,6 +215,10 @@ func (t *tenure) begin() error {
 
 // release lets parked messages be handled, and obeys the words that came before.
 func (t *tenure) release() {
+	for _, d := range t.strangers {
+		t.park(d, lanes.Place{Owner: t.id})
+	}
+	t.strangers = nil
 	t.mu.Lock()
 	t.open = true
 	n, _ := t.lanes.Parked()
@@ -370,6 +388,15 @@ func (d *Delivery) Ordered() bool { return d.tenure != nil && d.lane != nil && d
 
 // Parked says whether the delivery has come from the parking queue. Then it was due when it was handed out.
 func (d *Delivery) Parked() bool { return d.lane != nil && d.lane.Parked }
+
+// Room says whether a copy of an ordered delivery may be stored in the parking queue. One that is there already may be
+// replaced.
+func (d *Delivery) Room() bool {
+	d.tenure.mu.Lock()
+	defer d.tenure.mu.Unlock()
+	_, full := d.tenure.lanes.Parked()
+	return d.lane.Parked || !full
+}
 
 // Place is where a copy of an ordered delivery is to be stored, and its key.
 func (d *Delivery) Place() (place lanes.Place, key string) {

@@ -57,10 +57,13 @@ type tenure struct {
 	feed    *feed         // the workers'
 	phase   phase
 	barrier string // that is awaited
+	joined  time.Time
 	token   *Delivery
 	fence   int64       // the highest fencing number in a note that came
 	words   []*Delivery // of operators, that have come too soon
 	early   []*Delivery // of the queue, likewise
+	// strangers are messages in the parking queue that have no place there.
+	strangers []*Delivery
 
 	ctx    context.Context // ends when something is lost
 	work   context.Context // of the handlers: ctx with the fencing number, once that is known
@@ -134,7 +137,8 @@ func (c *consumer) newTenure(s *session.Session, parking *subscription) *tenure 
 	t.ctx, t.cancel = context.WithCancelCause(c.hard)
 	var soften context.CancelFunc
 	t.soft, soften = context.WithCancel(t.ctx)
-	context.AfterFunc(c.soft, soften)
+	unsoften := context.AfterFunc(c.soft, soften)
+	context.AfterFunc(t.soft, func() { unsoften() }) // else each tenure would stay until the stop
 	parking.lease = newLease(t.ctx)
 	return t
 }
@@ -262,6 +266,7 @@ func (t *tenure) sleep(due *time.Timer) {
 // closed, which gives back all else in its order. A consumer is not cancelled: another one could begin
 // while handlers run here.
 func (t *tenure) leave(why error, stopped bool) {
+	defer t.watch()()
 	t.shut()
 	t.c.setFeed(nil, why, stopped)
 	t.c.waitHands()
@@ -269,6 +274,42 @@ func (t *tenure) leave(why error, stopped bool) {
 		if u != nil {
 			u.acks.Flush()
 			u.awaitAcks()
+		}
+	}
+}
+
+// watch ends the contexts of the handlers when a channel is lost while they are waited for: another process may have
+// the queue then. The function that it returns ends it.
+func (t *tenure) watch() (end func()) {
+	left := make(chan struct{})
+	var watching sync.WaitGroup
+	for _, u := range []*subscription{t.queue, t.parking} {
+		if u != nil {
+			watching.Go(func() {
+				if why := u.lost(left); why != nil {
+					t.cancel(fmt.Errorf("%w: %w", errLost, why))
+				}
+			})
+		}
+	}
+	return func() {
+		close(left)
+		watching.Wait()
+	}
+}
+
+// lost waits until the channel or the consumer is lost, and returns why; or until left is closed.
+func (u *subscription) lost(left <-chan struct{}) error {
+	for {
+		select {
+		case err := <-u.closes:
+			return closed(err)
+		case tag, ok := <-u.cancels:
+			if err := u.cancelled(tag, ok); err != nil {
+				return err
+			}
+		case <-left:
+			return nil
 		}
 	}
 }
@@ -322,6 +363,7 @@ func (t *tenure) attach() error {
 // lookAfter replaces the note that says who the owner is, forgets accusations, and begins anew when deliveries have become
 // too old.
 func (t *tenure) lookAfter() error {
+	t.remind()
 	if t.phase < owning {
 		return nil
 	}
@@ -340,6 +382,18 @@ func (t *tenure) lookAfter() error {
 	return nil
 }
 
+// remind sends the note that is awaited once more: somebody may have purged the parking queue.
+func (t *tenure) remind() {
+	switch {
+	case t.barrier != "":
+		t.send(lanes.Note{Kind: lanes.Barrier, About: t.barrier, Owner: t.id})
+	case t.phase == fencing:
+		t.join(t.nextFence())
+	case t.phase == waiting && time.Since(t.joined) > refresh:
+		t.join(0)
+	}
+}
+
 // send sends a note to the parking queue, in the background: the goroutine of the tenure has to go on taking
 // deliveries.
 func (t *tenure) send(n lanes.Note) {
@@ -355,6 +409,7 @@ func (t *tenure) send(n lanes.Note) {
 
 // join leaves a note.
 func (t *tenure) join(fence int64) {
+	t.joined = time.Now()
 	t.send(lanes.Note{Kind: lanes.Join, About: t.cfg.Settings(), Owner: t.id, Fence: fence})
 }
 

@@ -5,7 +5,9 @@
 package lanes
 
 import (
+	"cmp"
 	"maps"
+	"math"
 	"slices"
 	"time"
 )
@@ -49,6 +51,9 @@ const (
 	noted = 3
 	// guilty is how many notes of tenures that have ended say that it ends the process.
 	guilty = 2
+	// gap is between the latest number and that of a message that somebody has put into the parking queue: the owner
+	// before this one may still use the numbers after the latest one.
+	gap = 1 << 20
 	// longestPause is how long a message waits at most that could not be stored.
 	longestPause = 30 * time.Second
 )
@@ -67,8 +72,8 @@ type Lanes struct {
 	parked  int
 	last    int64 // the highest number so far
 	// finished are the copies of messages that are done with, the latest ones. A copy can come twice.
-	finished map[int64]int64
-	oldest   []int64
+	finished map[place]int64
+	oldest   []place
 	// loaded are the ids of the messages that other tenures have parked. Perhaps they are also in the queue.
 	loaded map[string]bool
 	trials map[string]int // notes of other tenures
@@ -86,6 +91,12 @@ type lane struct {
 	listed           bool // in ready
 }
 
+// place is one of a key: a stranger can give two keys the same number.
+type place struct {
+	key    string
+	number int64
+}
+
 type wait struct {
 	until time.Time
 	lane  *lane
@@ -93,7 +104,7 @@ type wait struct {
 
 // New makes the lanes of a tenure.
 func New(owner string, limit int) *Lanes {
-	return &Lanes{owner: owner, limit: limit, keys: map[string]*lane{}, finished: map[int64]int64{}, loaded: map[string]bool{}, trials: map[string]int{}}
+	return &Lanes{owner: owner, limit: limit, keys: map[string]*lane{}, finished: map[place]int64{}, loaded: map[string]bool{}, trials: map[string]int{}}
 }
 
 func (l *Lanes) of(key string) *lane {
@@ -138,8 +149,12 @@ func (l *Lanes) Park(m *Message) (spare *Message) {
 	if foreign {
 		l.loaded[m.ID] = true
 	}
-	if m.Number == 0 {
-		m.Number = l.number()
+	if m.Number == 0 || m.Key == "" || !foreign && m.Number > l.last { // none of ours
+		l.last += gap
+		m.Number, m.Copy = l.last, 0
+	}
+	if m.Key == "" {
+		m.Held = false // nobody could release it
 	}
 	l.last = max(l.last, m.Number)
 	of := l.of(m.Key)
@@ -158,7 +173,7 @@ func (l *Lanes) Park(m *Message) (spare *Message) {
 		}
 	}
 	m.lane = of
-	at, _ := slices.BinarySearchFunc(of.parked, m.Number, func(o *Message, n int64) int { return int(o.Number - n) })
+	at, _ := slices.BinarySearchFunc(of.parked, m.Number, func(o *Message, n int64) int { return cmp.Compare(o.Number, n) })
 	for at < len(of.parked) && of.parked[at].Number == m.Number {
 		at++
 	}
@@ -170,15 +185,15 @@ func (l *Lanes) Park(m *Message) (spare *Message) {
 
 // obsolete says whether there is, or was, the same copy or a later one.
 func (l *Lanes) obsolete(of *lane, m *Message) bool {
-	if _, later := of.coming[m.Number]; later || l.over(m.Number, m.Copy) {
+	if _, later := of.coming[m.Number]; later || l.over(of, m.Number, m.Copy) {
 		return true
 	}
 	return slices.ContainsFunc(of.parked, func(o *Message) bool { return o.Number == m.Number && o.Copy >= m.Copy })
 }
 
 // over says whether a copy, or a later one, is done with.
-func (l *Lanes) over(number, copied int64) bool {
-	latest, ok := l.finished[number]
+func (l *Lanes) over(of *lane, number, copied int64) bool {
+	latest, ok := l.finished[place{of.key, number}]
 	return ok && latest >= copied
 }
 
@@ -339,10 +354,13 @@ func (l *Lanes) Done(m *Message, step Step, acked bool, moved *Place, now time.T
 		m.Due = now.Add(min(time.Second<<min(m.trouble-1, 10), longestPause))
 	default:
 		of.remove(m)
-		if m.Parked {
-			l.finish(m.Number, m.Copy)
+		switch {
+		case m.Number != 0 && moved == nil:
+			l.finish(of, m.Number, math.MaxInt64) // also a copy of which it was not known whether it is stored
+		case m.Parked:
+			l.finish(of, m.Number, m.Copy)
 		}
-		if moved != nil && !of.has(moved) && !l.over(moved.Number, moved.Copy) {
+		if moved != nil && !of.has(moved) && !l.over(of, moved.Number, moved.Copy) {
 			if of.coming == nil {
 				of.coming = map[int64]int64{}
 			}
@@ -432,12 +450,13 @@ func (l *Lanes) wait(of *lane, until time.Time) {
 }
 
 // finish notes that a copy is done with.
-func (l *Lanes) finish(number, copied int64) {
+func (l *Lanes) finish(of *lane, number, copied int64) {
 	const most = 4096
-	if _, known := l.finished[number]; !known {
-		l.oldest = append(l.oldest, number)
+	at := place{of.key, number}
+	if _, known := l.finished[at]; !known {
+		l.oldest = append(l.oldest, at)
 	}
-	l.finished[number] = max(copied, l.finished[number])
+	l.finished[at] = max(copied, l.finished[at])
 	if len(l.oldest) > most {
 		delete(l.finished, l.oldest[0])
 		l.oldest = l.oldest[1:]

@@ -13,6 +13,7 @@ import (
 
 	"github.com/harebus/harebus/internal/field"
 	"github.com/harebus/harebus/order"
+	"github.com/harebus/harebus/topology"
 )
 
 // Config is that of an ordered queue.
@@ -112,6 +113,11 @@ func (p Place) Write(n *Names, key string, headers amqp.Table) {
 
 var errPlace = errors.New("not a place")
 
+// Most is the highest number in a note or a place that is taken for one of ours. It leaves room for further ones.
+const Most = 1 << 61
+
+func within(n, least int64) bool { return least <= n && n <= Most }
+
 // ReadPlace reads what Write has written.
 func ReadPlace(n *Names, headers amqp.Table) (p Place, err error) {
 	text, _ := headers[n.Place].(string)
@@ -126,9 +132,12 @@ func ReadPlace(n *Names, headers amqp.Table) (p Place, err error) {
 	if err := errors.Join(err1, err2, err3, err4); err != nil {
 		return p, fmt.Errorf("%w: %w", errPlace, err)
 	}
+	if !within(number, 1) || !within(copied, 0) || !within(due, 0) {
+		return p, errPlace
+	}
 	p = Place{Number: number, Copy: copied, Held: held, Owner: parts[4]}
-	if due != 0 {
-		p.Due = time.UnixMicro(due)
+	if due != 0 { // no message is put off for longer than MaxDelay
+		p.Due = time.UnixMicro(min(due, time.Now().Add(topology.MaxDelay).UnixMicro()))
 	}
 	return p, nil
 }
@@ -173,5 +182,5 @@ func ReadNote(n *Names, headers amqp.Table) (Note, bool) {
 	owner, fence, _ := strings.Cut(rest, " ")
 	about, _ := headers[n.Key].(string)
 	number, _ := strconv.ParseInt(fence, 10, 64) // 0 in what is no note of an owner
-	return Note{Kind: kind, About: about, Owner: owner, Fence: number}, ok
+	return Note{Kind: kind, About: about, Owner: owner, Fence: min(max(number, 0), Most)}, ok
 }

@@ -37,58 +37,65 @@ var ErrNobody = errors.New("no instance consumes from the queue; the next one th
 // List returns the keys that are parked: as the instance says that has the queue, or, if there is none, as they lie in the
 // parking queue.
 func (o *Options) List(ctx context.Context) (keys []order.Parked, err error) {
-	err = o.with(ctx, func(ch *amqp.Channel, consumers int) error {
-		if consumers > 0 {
-			return o.ask(ctx, ch, lanes.Note{Kind: lanes.List}, &keys)
+	return with(ctx, o, func(ctx context.Context, ch *amqp.Channel, q amqp.Queue) (keys []order.Parked, err error) {
+		if q.Consumers > 0 {
+			err = o.ask(ctx, ch, lanes.Note{Kind: lanes.List}, &keys)
+			return keys, err
 		}
-		keys, err = o.read(ctx, ch)
-		return err
+		return o.read(ctx, ch, q.Messages)
 	})
-	return keys, err
 }
 
 // Say says a word about a key, or about all that are held, and returns for how many messages it was done.
 func (o *Options) Say(ctx context.Context, word, key string) (messages int, err error) {
-	err = o.with(ctx, func(ch *amqp.Channel, consumers int) error {
+	return with(ctx, o, func(ctx context.Context, ch *amqp.Channel, q amqp.Queue) (messages int, err error) {
 		note := lanes.Note{Kind: word, About: key}
-		if consumers > 0 {
-			return o.ask(ctx, ch, note, &messages)
+		if q.Consumers > 0 {
+			err = o.ask(ctx, ch, note, &messages)
+			return messages, err
 		}
-		return cmp.Or(o.publish(ctx, ch, note, "", ""), ErrNobody)
+		return 0, cmp.Or(o.publish(ctx, ch, note, "", ""), ErrNobody)
 	})
-	return messages, err
 }
 
 func (o *Options) config() *lanes.Config {
 	return lanes.Of((&order.Config{}).Complete(), o.Queue, o.HeaderPrefix)
 }
 
-// with calls fn with a channel, and the number of consumers of the parking queue.
-func (o *Options) with(ctx context.Context, fn func(ch *amqp.Channel, consumers int) error) error {
+// with calls fn with a channel, and the parking queue as it is. When ctx ends, fn may go on for a moment after with has
+// returned, so what it returns travels by a channel, and it must not write anything else.
+func with[T any](ctx context.Context, o *Options, fn func(ctx context.Context, ch *amqp.Channel, q amqp.Queue) (T, error)) (result T, err error) {
 	broker := o.Broker
 	broker.RequestTimeout = 2 * o.Timeout // a request here waits for an answer
 	link, err := broker.Link("parked")
 	if err != nil {
-		return err
+		return result, err
 	}
 	defer link.Close()
 	ctx, cancel := context.WithTimeoutCause(ctx, 2*o.Timeout, fmt.Errorf("gave up after %v", 2*o.Timeout))
 	defer cancel()
 	s, err := link.Session(ctx)
 	if err != nil {
-		return err
+		return result, err
 	}
+	results := make(chan T, 1)
 	err = s.WithChannel(ctx, func(ch *amqp.Channel) error {
 		q, err := ch.QueueDeclarePassive(o.config().Parking, true, false, false, false, nil)
 		if err != nil {
 			return err
 		}
-		return fn(ch, q.Consumers)
+		got, err := fn(ctx, ch, q)
+		results <- got
+		return err
 	})
 	if refusal.Missing(err) {
-		return fmt.Errorf("%q is no ordered queue, or no instance of its service has run: there is no queue %q", o.Queue, o.config().Parking)
+		return result, fmt.Errorf("%q is no ordered queue, or no instance of its service has run: there is no queue %q", o.Queue, o.config().Parking)
 	}
-	return err
+	select {
+	case result = <-results:
+	default: // it has not come so far
+	}
+	return result, err
 }
 
 // publish leaves a note in the parking queue, and waits for the confirm.
@@ -141,7 +148,9 @@ func (o *Options) ask(ctx context.Context, ch *amqp.Channel, n lanes.Note, answe
 
 // read reads the parking queue, as its active consumer: an instance that starts meanwhile waits until this is over, and then
 // finds everything there.
-func (o *Options) read(ctx context.Context, ch *amqp.Channel) ([]order.Parked, error) {
+//
+// It has n messages, or more that come meanwhile.
+func (o *Options) read(ctx context.Context, ch *amqp.Channel, n int) ([]order.Parked, error) {
 	const quiet = 500 * time.Millisecond
 	cfg := o.config()
 	if err := ch.Qos(prefetch, 0, false); err != nil {
@@ -152,8 +161,12 @@ func (o *Options) read(ctx context.Context, ch *amqp.Channel) ([]order.Parked, e
 		return nil, err
 	}
 	var all []amqp.Delivery
-	for {
-		timer := time.NewTimer(quiet)
+	for came := 0; ; came++ {
+		pause := quiet
+		if came < n {
+			pause = o.Timeout
+		}
+		timer := time.NewTimer(pause)
 		select {
 		case d, ok := <-deliveries:
 			timer.Stop()
@@ -164,6 +177,10 @@ func (o *Options) read(ctx context.Context, ch *amqp.Channel) ([]order.Parked, e
 				all = append(all, d)
 			}
 		case <-timer.C:
+			if came < n {
+				return nil, fmt.Errorf("of the %d messages in %s only %d came within %v: an instance of the service may have begun meanwhile; try again",
+					n, cfg.Parking, came, o.Timeout)
+			}
 			return lanes.Collect(all, cfg), nil
 		}
 	}

@@ -2,6 +2,7 @@ package resend
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
@@ -11,11 +12,18 @@ import (
 	"github.com/harebus/harebus/internal/publish"
 )
 
+var errFull = errors.New("as many messages are parked as may be (MaxParked); see the command harebus parked")
+
 // inPlace stores a copy in the parking queue of an ordered queue, in the place that the message has there. The
 // original must be acknowledged after that, and not before: the place would be lost.
 func (c *Case) inPlace(purpose Purpose, out *publish.Message, cause error, due time.Time, held bool) bool {
+	if !c.On.Room() {
+		c.complain("cannot "+purpose.String()+" a message; it stays in its queue, and is handled again", errFull)
+		return false
+	}
 	place, key := c.On.Place()
 	place.Due, place.Held = due, held
+	c.Queue.Order.Names.Strip(out.Publishing.Headers) // a sender's note would be taken for one of ours
 	place.Write(&c.Queue.Order.Names, key, out.Publishing.Headers)
 	out.Exchange, out.ViaDefault = "", false
 	sent := c.send(purpose, out, cause)
