@@ -19,9 +19,10 @@ type Broker struct {
 }
 
 // Has says whether a peer's address with this host and virtual host is on this broker. An empty one always is. The peer may
-// know the broker by other names: also.
+// know the broker by other names: also. Hosts are compared without regard to case.
 func (b *Broker) Has(host, virtualHost string, also ...string) error {
-	if host != "" && !slices.Contains(also, host) && (b == nil || !slices.Contains(b.Hosts, host)) {
+	is := func(one string) bool { return strings.EqualFold(one, host) }
+	if host != "" && !slices.ContainsFunc(also, is) && (b == nil || !slices.ContainsFunc(b.Hosts, is)) {
 		return fmt.Errorf("the address is on the host %.80q, which is not that of the broker; if the peer calls the broker so, say it in Hosts of the dialect", host)
 	}
 	if virtualHost != "" && (b == nil || virtualHost != b.VirtualHost) {

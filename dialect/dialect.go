@@ -14,7 +14,7 @@
 //
 //   - Read decides by marks that no other message has: a content type, a header. It returns false for
 //     everything else, and an error for a message that has the marks and cannot be read. The error parks the
-//     message, so it says what is wrong.
+//     message, so it says what is wrong. With false, an error counts if no other dialect reads the message.
 //   - Read changes nothing of the [Wire], and depends on nothing else. A copy of a message (a retry, one in the error
 //     queue) has the same body, properties and headers, and further headers whose names begin with
 //     harebus.Config.Payload.HeaderPrefix: it must be read as the message was.
@@ -41,7 +41,7 @@ type Dialect interface {
 	// Write makes the message of an envelope. Its error is returned by the call that sends, and matches
 	// harebus.ErrRefused.
 	Write(e *Envelope, to Destination) (Wire, error)
-	// Read makes the envelope of a message. It returns false if the message is not written in this dialect. With an error
+	// Read makes the envelope of a message. It returns false if the message is not written in this dialect. With an error, unless another dialect reads it,
 	// the message is parked as "bad-envelope"; an envelope beside the error tells what could be read. The caller may change the envelope.
 	Read(w *Wire) (*Envelope, bool, error)
 }

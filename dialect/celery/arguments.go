@@ -19,7 +19,8 @@ const largest = 16 << 20
 
 // plain is the body as JSON.
 func plain(w *dialect.Wire) (body []byte, err error) {
-	if kind := w.Properties.ContentType; kind != jsonContent && kind != "" {
+	kind, _, _ := strings.Cut(w.Properties.ContentType, ";")
+	if kind = strings.TrimSpace(kind); !strings.EqualFold(kind, jsonContent) && kind != "" {
 		return nil, fmt.Errorf("its arguments are serialized as %.80q, and harebus reads JSON only: set task_serializer to \"json\"", kind)
 	}
 	body = w.Body

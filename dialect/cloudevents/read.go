@@ -225,16 +225,14 @@ func (ev *event) fromDocument(body []byte, contentType string) error {
 		return fmt.Errorf("events in the format %.80q are not read, only "+structured+"+json", base)
 	}
 	var inJSON, inBase64 jsontext.Value
-	err := jsontext.Object(body, func(key []byte, v jsontext.Value) error {
+	err := jsontext.Object(bytes.TrimPrefix(body, []byte("\uFEFF")), func(key []byte, v jsontext.Value) error {
 		switch string(key) {
 		case data:
-			inJSON = v
+			return once(&inJSON, v, data)
 		case dataBase64:
-			inBase64 = v
-		default:
-			return ev.member(key, v)
+			return once(&inBase64, v, dataBase64)
 		}
-		return nil
+		return ev.member(key, v)
 	})
 	if err != nil {
 		return err
@@ -242,6 +240,17 @@ func (ev *event) fromDocument(body []byte, contentType string) error {
 	ev.body, err = ev.data(inJSON, inBase64)
 	return err
 }
+
+// once refuses data that is there twice, because readers disagree about which counts.
+func once(to *jsontext.Value, v jsontext.Value, name string) error {
+	if *to != nil {
+		return errTwice(name)
+	}
+	*to = v
+	return nil
+}
+
+func errTwice(name string) error { return fmt.Errorf("the event has %s twice", name) }
 
 // member reads an attribute. One that is null is absent.
 func (ev *event) member(key []byte, v jsontext.Value) (err error) {
@@ -253,6 +262,9 @@ func (ev *event) member(key []byte, v jsontext.Value) (err error) {
 	if to := ev.required(name); to != nil {
 		if err != nil {
 			return fmt.Errorf("the attribute %s: %w", name, err)
+		}
+		if *to != "" {
+			return errTwice(name)
 		}
 		*to = text
 		if name == source {

@@ -81,7 +81,7 @@ func (d *Dialect) nameIn(w *dialect.Wire, address string) (string, error) {
 	if only, _, err := net.SplitHostPort(host); err == nil {
 		host = only
 	}
-	if host == "" {
+	if host = strings.Trim(host, "[]"); host == "" { // IPv6
 		return "", errors.New("it has no host")
 	}
 	return name, w.Broker.Has(host, virtualHost, d.cfg.Hosts...)

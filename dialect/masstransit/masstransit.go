@@ -33,6 +33,7 @@ type Config struct {
 type Dialect struct {
 	cfg Config
 	own map[string]names // by the urn
+	low map[string]names // by the urn in small letters
 
 	mu  sync.Mutex // guards err, which Topology adds to
 	err error
@@ -40,7 +41,7 @@ type Dialect struct {
 
 // New returns the dialect. harebus.New reports what is wrong with the configuration.
 func New(cfg Config) *Dialect {
-	d := &Dialect{cfg: cfg, own: map[string]names{}}
+	d := &Dialect{cfg: cfg, own: map[string]names{}, low: map[string]names{}}
 	own, err := cfg.Types.Own()
 	d.err = err
 	for foreign, name := range own {
@@ -48,6 +49,12 @@ func New(cfg Config) *Dialect {
 			d.fault(fmt.Errorf("Types[%.80q] is %.80q: leave %s out", name, foreign, urn))
 		}
 		d.own[urn+foreign] = names{name, foreign}
+		low := strings.ToLower(urn + foreign)
+		if _, twice := d.low[low]; twice {
+			d.low[low] = names{} // it may be either
+		} else {
+			d.low[low] = names{name, foreign}
+		}
 	}
 	for name := range cfg.Interfaces {
 		if _, ok := cfg.Types[name]; !ok {
@@ -264,14 +271,17 @@ func (d *Dialect) types(e *dialect.Envelope, list jsontext.Value) error {
 	return nil
 }
 
-// add adds one type.
+// add adds one type. MassTransit compares urns without regard to case.
 func (d *Dialect) add(e *dialect.Envelope, name string) {
-	foreign, ok := strings.CutPrefix(name, urn)
-	if !ok || foreign == "" {
+	if len(name) <= len(urn) || !strings.EqualFold(name[:len(urn)], urn) {
 		return
 	}
-	e.Type = cmp.Or(e.Type, d.own[name].own)
-	e.Types = append(e.Types, foreign)
+	found := d.own[name]
+	if found.own == "" {
+		found = d.low[strings.ToLower(name)]
+	}
+	e.Type = cmp.Or(e.Type, found.own)
+	e.Types = append(e.Types, cmp.Or(found.foreign, name[len(urn):]))
 }
 
 func first(list []string) string {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/harebus/harebus/dialect"
+	"github.com/harebus/harebus/dialect/masstransit"
 	"github.com/harebus/harebus/internal/dialecttest"
 )
 
@@ -57,6 +58,29 @@ func TestValues(t *testing.T) {
 	}
 	if at := time.Date(2026, 11, 21, 8, 44, 41, 5e8, time.UTC); !h.TimeSent.Equal(at) {
 		t.Errorf("it was sent at %v", h.TimeSent)
+	}
+}
+
+// TestCases: MassTransit compares the names of types and of hosts without regard to case. A name that may be either of two types is neither.
+func TestCases(t *testing.T) {
+	t.Parallel()
+	w := dialecttest.Load(t, "masstransit-send")
+	w.Body = []byte(`{"messageType":["URN:message:acme.orders:PLACEORDER"],"message":{"id":7},"responseAddress":"rabbitmq://LocalHost/shop/Orders"}`)
+	f, h, faults := dialecttest.Read(peer(), &w)
+	if len(faults) > 0 || h.Type != "PlaceOrder" || !reflect.DeepEqual(f.Types, []string{"Acme.Orders:PlaceOrder"}) || f.ReplyTo != "Orders" {
+		t.Errorf("read as %+v, %v", f, faults)
+	}
+	two := masstransit.New(masstransit.Config{Types: dialect.Types{"A": "Acme:A", "B": "acme:a"}})
+	for urn, want := range map[string]string{"Acme:A": "A", "acme:a": "B", "ACME:A": "ACME:A"} {
+		w.Body = []byte(`{"messageType":["urn:message:` + urn + `"],"message":{"id":7}}`)
+		if _, h, faults := dialecttest.Read(two, &w); len(faults) > 0 || h.Type != want {
+			t.Errorf("%s: %s, %v", urn, h.Type, faults)
+		}
+	}
+	broker := dialect.Broker{Hosts: []string{"::1"}, VirtualHost: "shop"}
+	w.Body, w.Broker = []byte(`{"messageType":["urn:message:Acme:A"],"message":{},"responseAddress":"rabbitmq://[::1]/shop/orders"}`), &broker
+	if e, _, err := two.Read(&w); err != nil || e.ReplyTo != "orders" {
+		t.Errorf("read as %+v, %v", e, err)
 	}
 }
 

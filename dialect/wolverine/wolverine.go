@@ -66,6 +66,8 @@ const (
 	accepted       = "accepted-content-types"
 	parentID       = "parent-id"
 	traceParent    = "traceparent"
+	sagaID         = "saga-id"
+	tenantID       = "tenant-id"
 )
 
 // What Wolverine answers a request with for itself.
@@ -78,8 +80,10 @@ const (
 
 // Read reads a message that has the header wolverine-protocol-version and is not in the envelope of another bus.
 func (d *Dialect) Read(w *dialect.Wire) (*dialect.Envelope, bool, error) {
-	if _, ok := w.Headers[version]; !ok || wrapped(w) {
+	if _, ok := w.Headers[version]; !ok {
 		return nil, false, nil
+	} else if wrapped(w) {
+		return nil, false, errWrapped
 	}
 	p := &w.Properties
 	e := &dialect.Envelope{
@@ -113,10 +117,12 @@ func (d *Dialect) Read(w *dialect.Wire) (*dialect.Envelope, bool, error) {
 	return e, true, check(e, p)
 }
 
+var errWrapped = errors.New("Wolverine has written it in the envelope of MassTransit or CloudEvents: add that dialect to Config.Payload.Dialects")
+
 // wrapped says whether Wolverine has written the message in the envelope of another bus, for a peer of that one. Such a
 // body must not be taken for a message.
 func wrapped(w *dialect.Wire) bool {
-	if media := w.Properties.ContentType; media != "" && media != "application/json" && strings.HasPrefix(media, "application/") {
+	if media := media(w.Properties.ContentType); media != "" && media != "application/json" && strings.HasPrefix(media, "application/") {
 		return strings.HasPrefix(media, "application/vnd.masstransit") || strings.HasPrefix(media, "application/cloudevents")
 	}
 	cloud, transit := bytes.Contains(w.Body, []byte(`"specversion"`)), bytes.Contains(w.Body, []byte(`"urn:message:`))
@@ -138,7 +144,7 @@ func check(e *dialect.Envelope, p *dialect.Properties) error {
 	switch {
 	case p.Type == "":
 		return errors.New("it has no type (the property type)")
-	case p.ContentType == encrypted:
+	case media(p.ContentType) == encrypted:
 		return errors.New("it is encrypted (" + encrypted + "), and harebus does not read that: leave UseEncryption out for this endpoint")
 	case p.Type == failureType:
 		return failure(e, p.ContentType)
@@ -166,6 +172,12 @@ func failure(e *dialect.Envelope, contentType string) error {
 	}
 	e.Fault.Text = said.Message
 	return nil
+}
+
+// media is a content type in small letters and without parameters.
+func media(contentType string) string {
+	kind, _, _ := strings.Cut(contentType, ";")
+	return strings.ToLower(strings.TrimSpace(kind))
 }
 
 // text is a header; empty if it is not text.

@@ -172,8 +172,16 @@ func TestWrapped(t *testing.T) {
 	} {
 		w := send
 		w.Body = []byte(body)
-		if e, is, err := d.Read(&w); is || err != nil {
-			t.Errorf("%s: read as %+v, %v", name, e, err)
+		for _, label := range []string{"application/json", "application/json; charset=utf-8", ""} {
+			w.Properties.ContentType = label
+			if e, is, err := d.Read(&w); is || err == nil {
+				t.Errorf("%s: read as %+v, %v", name, e, err)
+			}
+		}
+		// Without the dialect of the envelope it is parked: harebus would take the property type for that of the body.
+		f, _, faults := dialecttest.Read(d, &w)
+		if f != nil || len(faults) != 1 || faults[0].Reason != "bad-envelope" || faults[0].Curable || !strings.Contains(faults[0].Err.Error(), "add that dialect") {
+			t.Errorf("%s: %v, %v", name, f, faults)
 		}
 	}
 	w := send
@@ -237,5 +245,25 @@ func TestEncrypted(t *testing.T) {
 		if f == nil || h.ID != w.Properties.MessageID || len(faults) != 1 || faults[0].Reason != "bad-envelope" || !strings.Contains(faults[0].Err.Error(), "is encrypted") {
 			t.Errorf("%s: %+v, %v", golden, h, faults)
 		}
+	}
+}
+
+// TestSaga: an answer has the saga that waits for it, and the tenant, unless the handler names another one.
+func TestSaga(t *testing.T) {
+	t.Parallel()
+	w := dialecttest.Load(t, "wolverine-request")
+	w.Headers["saga-id"], w.Headers["tenant-id"] = "7", "acme"
+	f, _, faults := dialecttest.Read(peer(), &w)
+	if len(faults) > 0 {
+		t.Fatal(faults)
+	}
+	to := dialect.Destination{Kind: dialect.Reply, Name: f.ReplyTo, Answers: f.Envelope}
+	answer := &dialect.Envelope{ID: "08df4d3e-f5b2-6611-0200-000000000000", RequestID: f.RequestID, Type: "OrderStatus", Body: []byte("{}")}
+	if w, err := peer().Write(answer, to); err != nil || w.Headers["saga-id"] != "7" || w.Headers["tenant-id"] != "acme" {
+		t.Errorf("%v, %v", w.Headers, err)
+	}
+	answer.Headers = map[string]any{"tenant-id": "other"}
+	if w, err := peer().Write(answer, to); err != nil || w.Headers["tenant-id"] != "other" {
+		t.Errorf("%v, %v", w.Headers, err)
 	}
 }

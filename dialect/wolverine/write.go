@@ -73,6 +73,13 @@ func (d *Dialect) head(e *dialect.Envelope, to dialect.Destination, headers map[
 			headers[name] = value
 		}
 	}
+	if a := to.Answers; a != nil { // a saga finds its answers by the former, and Wolverine the database by the latter
+		for _, name := range [...]string{sagaID, tenantID} {
+			if asked, _ := a.Headers[name].(string); asked != "" && headers[name] == nil {
+				headers[name] = asked
+			}
+		}
+	}
 	if dialect.IsGUID(e.CausationID) {
 		headers[causationID] = e.CausationID
 	}

@@ -187,9 +187,9 @@ func (p *Peers) Read(in *amqp.Delivery) (header.Head, *Foreign, []header.Fault) 
 		f.into(&h)
 		f.addHeaders(in.Headers, p.own.Prefix)
 	}
-	switch {
+	switch _, copied := in.Headers[p.own.Names.Dialect]; {
 	case err == nil:
-	case f == nil: // a service that is replaced may know more, or less, than this one
+	case f == nil && copied: // a service that is replaced may know more, or less, than this one
 		faults = append(faults, header.Fault{Reason: UnknownDialect, Err: err, Curable: true})
 	default:
 		faults = append(faults, header.Fault{Reason: "bad-envelope", Err: err})
@@ -243,9 +243,13 @@ func (p *Peers) foreign(in *amqp.Delivery, dialects []dialect.Dialect) (*Foreign
 		Exchange: in.Exchange, RoutingKey: in.RoutingKey, Headers: in.Headers, Body: in.Body, Broker: &p.broker,
 		Properties: Properties(in),
 	}}
+	var unread error
 	for _, d := range dialects {
 		e, is, err := ask(d, &one.w)
 		if !is {
+			if err != nil && unread == nil {
+				unread = fmt.Errorf("a message of %s: %w", d.Name(), err)
+			}
 			continue
 		}
 		f := &one.f
@@ -260,7 +264,7 @@ func (p *Peers) foreign(in *amqp.Delivery, dialects []dialect.Dialect) (*Foreign
 		}
 		return f, err
 	}
-	return nil, nil //nolint:nilnil // nothing is wrong
+	return nil, unread
 }
 
 // Properties are those of a delivery.
