@@ -207,22 +207,26 @@ func TestUntold(t *testing.T) {
 func TestConcurrency(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
 		r.cfg.Consume = harebus.ConsumeConfig{Concurrency: 3, Consumers: 2}
-		running, most := make(chan struct{}, 100), 0
+		running, most := 0, 0
 		r.start(func(context.Context, job) error {
-			running <- struct{}{}
-			most = max(most, len(running))
+			r.locked(func() {
+				running++
+				most = max(most, running)
+			})
 			time.Sleep(10 * time.Millisecond)
-			<-running
+			r.locked(func() { running-- })
 			return nil
 		})
 		for _, want := range []int{6, 2, 20} {
 			r.try(r.setup.SetConcurrency(want/2, 0))
-			most = 0
+			r.locked(func() { most = 0 })
 			r.send("a", upTo(300)...)
 			r.quiet()
-			if most != want {
-				t.Errorf("%d at once, want %d", most, want)
-			}
+			r.locked(func() {
+				if most != want {
+					t.Errorf("%d at once, want %d", most, want)
+				}
+			})
 		}
 	})
 }

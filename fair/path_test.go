@@ -152,9 +152,13 @@ func TestDeferred(t *testing.T) {
 				if time.Now().Before(due) {
 					t.Errorf("job %d is early", j.N)
 				}
-				attempts = append(attempts, harebus.Incoming(ctx).Attempt)
-				if j.N == 9 && !postponed {
-					postponed = true
+				first := false
+				r.locked(func() {
+					attempts = append(attempts, harebus.Incoming(ctx).Attempt)
+					first = j.N == 9 && !postponed
+					postponed = postponed || first
+				})
+				if first {
 					return harebus.Postpone(time.Minute, errors.New("later"))
 				}
 			}

@@ -114,6 +114,13 @@ func (r *rig) make(fn func(ctx context.Context, j job) error, opts ...harebus.Ha
 	}, opts...)
 }
 
+// locked runs what several handlers do with the same variables.
+func (r *rig) locked(f func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	f()
+}
+
 // start starts the service, and ends the trial of its connection with a message.
 func (r *rig) start(fn func(ctx context.Context, j job) error, opts ...harebus.HandlerOption) {
 	r.t.Helper()
