@@ -290,6 +290,11 @@ func says(t *testing.T, err error, parts ...string) {
 }
 
 // TestReadCosts: reading Celery's tasks costs little more than reading messages of harebus.
-func TestReadCosts(t *testing.T) { //nolint:paralleltest // it measures
+func TestReadCosts(t *testing.T) { //nolint:paralleltest // it counts allocations
 	dialecttest.Costs(t, peer(false), "celery-eta", "shadow", "group", "group_index", "retries", "timelimit", "argsrepr", "kwargsrepr", "origin")
+}
+
+// BenchmarkRead compares with reading a message of harebus.
+func BenchmarkRead(b *testing.B) {
+	dialecttest.Times(b, peer(false), "celery-eta", "shadow", "group", "group_index", "retries", "timelimit", "argsrepr", "kwargsrepr", "origin")
 }

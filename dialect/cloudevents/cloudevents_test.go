@@ -299,9 +299,16 @@ func says(t *testing.T, err error, parts ...string) {
 }
 
 // TestReadCosts: reading an event costs little more than reading a message of harebus.
-func TestReadCosts(t *testing.T) { //nolint:paralleltest // it measures
+func TestReadCosts(t *testing.T) { //nolint:paralleltest // it counts allocations
 	for _, golden := range []string{"cloudevents-binary", "cloudevents-structured"} {
 		dialecttest.Costs(t, peer(), golden)
+	}
+}
+
+// BenchmarkRead compares with reading a message of harebus.
+func BenchmarkRead(b *testing.B) {
+	for _, golden := range []string{"cloudevents-binary", "cloudevents-structured"} {
+		b.Run(golden, func(b *testing.B) { dialecttest.Times(b, peer(), golden) })
 	}
 }
 

@@ -188,8 +188,13 @@ func FuzzRead(f *testing.F) {
 }
 
 // TestReadCosts: reading MassTransit's messages costs little more than reading those of harebus.
-func TestReadCosts(t *testing.T) { //nolint:paralleltest // it measures
+func TestReadCosts(t *testing.T) { //nolint:paralleltest // it counts allocations
 	dialecttest.Costs(t, peer(), "masstransit-send")
+}
+
+// BenchmarkRead compares with reading a message of harebus.
+func BenchmarkRead(b *testing.B) {
+	dialecttest.Times(b, peer(), "masstransit-send")
 }
 
 // TestRefused: what the peer could not read is not sent.

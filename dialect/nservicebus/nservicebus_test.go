@@ -221,6 +221,11 @@ func says(t *testing.T, err error, parts ...string) {
 }
 
 // TestReadCosts: reading NServiceBus' messages costs little more than reading those of harebus.
-func TestReadCosts(t *testing.T) { //nolint:paralleltest // it measures
+func TestReadCosts(t *testing.T) { //nolint:paralleltest // it counts allocations
 	dialecttest.Costs(t, peer(), "nservicebus-by-wolverine")
+}
+
+// BenchmarkRead compares with reading a message of harebus.
+func BenchmarkRead(b *testing.B) {
+	dialecttest.Times(b, peer(), "nservicebus-by-wolverine")
 }

@@ -115,6 +115,11 @@ func says(t *testing.T, err error, part string) {
 }
 
 // TestReadCosts: reading Spring's messages costs little more than reading those of harebus.
-func TestReadCosts(t *testing.T) { //nolint:paralleltest // it measures
+func TestReadCosts(t *testing.T) { //nolint:paralleltest // it counts allocations
 	dialecttest.Costs(t, peer(), "spring-map")
+}
+
+// BenchmarkRead compares with reading a message of harebus.
+func BenchmarkRead(b *testing.B) {
+	dialecttest.Times(b, peer(), "spring-map")
 }

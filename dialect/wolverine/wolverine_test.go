@@ -149,8 +149,13 @@ func says(t *testing.T, err error, parts ...string) {
 }
 
 // TestReadCosts: reading Wolverine's messages costs little more than reading those of harebus.
-func TestReadCosts(t *testing.T) { //nolint:paralleltest // it measures
+func TestReadCosts(t *testing.T) { //nolint:paralleltest // it counts allocations
 	dialecttest.Costs(t, peer(), "wolverine-send")
+}
+
+// BenchmarkRead compares with reading a message of harebus.
+func BenchmarkRead(b *testing.B) {
+	dialecttest.Times(b, peer(), "wolverine-send")
 }
 
 // TestTalk: a service and a client that plays the peer ask and answer, fail and publish in both directions.
