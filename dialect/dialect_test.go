@@ -32,7 +32,7 @@ func TestBroker(t *testing.T) {
 		want              bool
 	}{
 		{"", "", true}, {"rabbit-2", "shop", true}, {"rabbit-2", "", true}, {"", "shop", true}, {"alias", "shop", true},
-		{"rabbit-3", "shop", true}, {"rabbit-1", "/", false}, {"RABBIT-1", "shop", false}, {"rabbit-1", "Shop", false},
+		{"rabbit-3", "shop", false}, {"rabbit-1", "/", false}, {"RABBIT-1", "shop", true}, {"rabbit-1", "Shop", false},
 	} {
 		if err := b.Has(c.host, c.virtualHost, "alias"); (err == nil) != c.want {
 			t.Errorf("%+v: %v", c, err)
