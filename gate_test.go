@@ -164,3 +164,34 @@ func TestGateFaults(t *testing.T) {
 		}
 	})
 }
+
+// TestGateHasMoved: what a gate has stored elsewhere is acknowledged, also when a stop or a pause began meanwhile: else
+// there would be two.
+func TestGateHasMoved(t *testing.T) {
+	for name, leave := range map[string]func(r *rig, s *harebus.Setup) error{
+		"stop":  func(_ *rig, s *harebus.Setup) error { return s.Close() },
+		"pause": func(r *rig, s *harebus.Setup) error { return s.Pause(r.ctx) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, r *rig) {
+				came := make(chan struct{}, 10)
+				s := r.gated(&door{admit: func(ctx context.Context, _ *harebus.Bus, _ *harebus.Message, _ func() error) error {
+					came <- struct{}{}
+					<-ctx.Done()
+					return harebus.ErrMoved
+				}}, nil)
+				if err := s.Bus().Send(r.ctx, "gated", order{1}); err != nil {
+					t.Fatal(err)
+				}
+				<-came
+				if err := leave(r, s); err != nil {
+					t.Error(err)
+				}
+				time.Sleep(time.Second)
+				if q, _ := r.broker.Queue("gated"); q.Ready+q.Unacked != 0 || s.Stats().Postponed != 1 {
+					t.Errorf("%d messages are in the queue, %d were postponed", q.Ready+q.Unacked, s.Stats().Postponed)
+				}
+			})
+		})
+	}
+}

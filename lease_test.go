@@ -327,6 +327,68 @@ func TestLeaseNotGiven(t *testing.T) {
 	})
 }
 
+// TestLeaseOfOneID: two messages to which another program gave the same id are handled both, at the same time.
+func TestLeaseOfOneID(t *testing.T) {
+	rented(t, func(t *testing.T, r *rig) {
+		s := r.renting(func(c *harebus.Config) { c.Consume.Concurrency = 3 }, nil)
+		for _, m := range []struct {
+			id     int
+			tenant string
+		}{{1, "north"}, {2, "north"}, {2, "south"}} {
+			if err := s.Bus().Send(r.ctx, "long", order{m.id}, harebus.WithMessageID("one"), harebus.WithHeader("tenant", m.tenant)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for range 3 {
+			receive(r, s.began)
+			s.end <- struct{}{}
+		}
+		for range 3 {
+			receive(r, s.ended)
+		}
+		r.settled(s)
+	})
+}
+
+// TestLeaseHold: a message that is acknowledged cannot be held, not even where the order was kept until a handler with a
+// lease was added. That has failed then, and nothing is lost.
+func TestLeaseHold(t *testing.T) {
+	rented(t, func(t *testing.T, r *rig) {
+		cfg := r.config("long")
+		cfg.Consume.Concurrency, cfg.Consume.Consumers, cfg.Retry.MaxRetries = 1, 1, -1
+		s := r.setup(cfg)
+		harebus.Handle(s, func(context.Context, *harebus.Bus, answer) error { return nil })
+		r.start(s)
+		harebus.Handle(s, func(context.Context, *harebus.Bus, order) error { return new(harebus.Hold) }, harebus.WithLease(time.Minute))
+		if err := s.Bus().Send(r.ctx, "long", order{1}); err != nil {
+			t.Fatal(err)
+		}
+		r.await("error", 1)
+	})
+}
+
+// TestLeaseEndsAsItsCopyComes: a copy that comes while the lease ends does not extend it once more: the message is handled.
+func TestLeaseEndsAsItsCopyComes(t *testing.T) {
+	rented(t, func(t *testing.T, r *rig) {
+		s := r.renting(func(c *harebus.Config) { c.Consume.Concurrency = 3 }, nil)
+		if err := s.Bus().Send(r.ctx, "long", order{1}); err != nil {
+			t.Fatal(err)
+		}
+		receive(r, s.began)
+		delays := func(f brokertest.Frame) bool { return strings.HasPrefix(f.Exchange, "harebus.delay") }
+		refused := r.broker.Inject(brokertest.Fault{On: "basic.publish", Times: -1, Do: brokertest.Nack, Match: delays})
+		time.Sleep(29 * time.Second) // it cannot be extended
+		refused.Remove()
+		late := r.broker.Inject(brokertest.Fault{On: "queue.bind", Times: 1, Do: brokertest.Delay, For: 5 * time.Second})
+		s.end <- struct{}{}
+		receive(r, s.ended)
+		r.settled(s)
+		if n := s.Stats().Handled; n != 1 || late.Fired() != 1 {
+			t.Errorf("handled %d times; %d cancellations were late", n, late.Fired())
+		}
+	})
+}
+
 // TestLeaseFaults: a lease that cannot be is refused by Start; a time limit holds as in other handlers.
 func TestLeaseFaults(t *testing.T) {
 	rented(t, func(t *testing.T, r *rig) {

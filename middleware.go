@@ -159,7 +159,7 @@ func (d *delivery) pass() error {
 			return d.handleTimed()
 		})
 	})
-	if !began && err != nil && waiting.Err() != nil {
+	if !began && err != nil && err != ErrMoved && waiting.Err() != nil { //nolint:errorlint // the gate returns it as it is
 		d.elsewhere().RepublishWorn() // else it goes back to its queue
 		return errWaited
 	}

@@ -4,9 +4,9 @@ package consume
 // back. It then calls held: again has a worker handle the delivery anew, and lives says whether
 // it can still be acknowledged. Hold returns false where the order of the queue is not promised:
 // there a change of the prefetch cancels the consumer and leaves its channel open, and the
-// delivery would be stuck.
+// delivery would be stuck. One that is acknowledged already cannot be held either.
 func (d *Delivery) Hold(held func(again func(), lives func() bool)) bool {
-	if d.tenure == nil && (d.feed == nil || d.feed.again == nil) {
+	if d.early.Load() || d.tenure == nil && (d.feed == nil || d.feed.again == nil) {
 		return false
 	}
 	d.held = held

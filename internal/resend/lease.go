@@ -2,13 +2,18 @@ package resend
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"go.uber.org/zap"
 
+	"github.com/harebus/harebus/internal/header"
 	"github.com/harebus/harebus/internal/messageid"
 	"github.com/harebus/harebus/internal/publish"
 	"github.com/harebus/harebus/topology"
@@ -27,6 +32,7 @@ var (
 // when the lease ends handles it, as the next attempt. After the last attempt the copy is to be parked.
 type Lease struct {
 	of     *Case
+	id     identity
 	length time.Duration
 	last   bool
 	stop   context.CancelFunc // it is not extended any more
@@ -34,32 +40,51 @@ type Lease struct {
 	over   sync.WaitGroup
 
 	extending chan struct{} // has an element while a copy is sent and the one before it is cancelled
+	decided   bool          // something has become of the message, and no copy may be sent; extending guards it
 
 	mu     sync.Mutex // guards ticket
 	ticket topology.Ticket
 }
 
-// leases are those of a queue, by message id.
+// leases are those of a queue, by message.
 type leases struct {
 	mu   sync.Mutex // guards what follows
-	held map[string]*Lease
+	held map[identity]*Lease
+}
+
+// identity tells a message and its copies from other messages. An id does not: other programs give the same one to many.
+type identity [sha256.Size]byte
+
+// identity has what a copy of the message keeps.
+func (c *Case) identity() (i identity) {
+	in, h := &c.On.Raw, sha256.New()
+	fmt.Fprintf(h, "%q %q %q %q %q ", c.ID, in.Type, in.CorrelationId, in.ReplyTo, in.Body)
+	names, headers := &c.Queue.Dialect.Names, c.originalHeaders()
+	for _, key := range slices.Sorted(maps.Keys(headers)) {
+		own := strings.HasPrefix(key, c.Queue.Dialect.Prefix)
+		if !header.OfBroker(key) && (!own || key == names.MessageType || key == names.CorrelationID || key == names.ReplyTo) {
+			fmt.Fprintf(h, "%q %#v ", key, headers[key])
+		}
+	}
+	h.Sum(i[:0])
+	return i
 }
 
 // take notes a lease, unless the message has one already, which it returns.
-func (l *leases) take(id string, lease *Lease) (other *Lease) {
+func (l *leases) take(id identity, lease *Lease) (other *Lease) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if other := l.held[id]; other != nil {
 		return other
 	}
 	if l.held == nil {
-		l.held = map[string]*Lease{}
+		l.held = map[identity]*Lease{}
 	}
 	l.held[id] = lease
 	return nil
 }
 
-func (l *leases) leave(id string, lease *Lease) {
+func (l *leases) leave(id identity, lease *Lease) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.held[id] == lease {
@@ -70,8 +95,8 @@ func (l *leases) leave(id string, lease *Lease) {
 // Lend sends the first copy and extends the lease from then on. last says that there is no attempt after
 // this one. After an error there is no lease.
 func (c *Case) Lend(ctx context.Context, length time.Duration, last bool) (*Lease, error) {
-	l := &Lease{of: c, length: length, last: last, extending: make(chan struct{}, 1)}
-	if other := c.Queue.leases.take(c.ID, l); other != nil {
+	l := &Lease{of: c, id: c.identity(), length: length, last: last, extending: make(chan struct{}, 1)}
+	if other := c.Queue.leases.take(l.id, l); other != nil {
 		// This may be the copy of its lease, which could not be extended in time.
 		if err := other.outlast(ctx); err != nil {
 			return nil, fmt.Errorf("extend the lease of the message: %w", err)
@@ -79,7 +104,7 @@ func (c *Case) Lend(ctx context.Context, length time.Duration, last bool) (*Leas
 		return nil, ErrHeld
 	}
 	if err := l.extend(ctx); err != nil {
-		c.Queue.leases.leave(c.ID, l)
+		c.Queue.leases.leave(l.id, l)
 		return nil, fmt.Errorf("lend the message to its handler: %w", err)
 	}
 	working, cut := context.WithCancel(context.WithoutCancel(ctx))
@@ -107,6 +132,9 @@ func (l *Lease) extend(ctx context.Context) error {
 		defer func() { <-l.extending }()
 	case <-ctx.Done():
 		return context.Cause(ctx)
+	}
+	if l.decided {
+		return nil
 	}
 	publisher, err := l.of.Queue.Publisher()
 	if err != nil {
@@ -181,7 +209,7 @@ func (l *Lease) End(ctx context.Context, decided bool) {
 	}
 	l.over.Wait()
 	l.cut()
-	defer l.of.Queue.leases.leave(l.of.ID, l)
+	defer l.of.Queue.leases.leave(l.id, l)
 	if !decided {
 		return
 	}
@@ -189,6 +217,7 @@ func (l *Lease) End(ctx context.Context, decided bool) {
 	defer cancel()
 	l.extending <- struct{}{} // a copy that has come here may extend it, for a bounded time
 	defer func() { <-l.extending }()
+	l.decided = true
 	if publisher, err := l.of.Queue.Publisher(); err == nil { // else the setup has stopped
 		l.cancel(ctx, publisher, l.ticket)
 	}
