@@ -232,6 +232,30 @@ func TestImportAfterAKilledOne(t *testing.T) {
 	})
 }
 
+// TestImportKeepsWhatDiffers: a message with the ErrorId, the id and the body of another, and one other header, is no copy.
+func TestImportKeepsWhatDiffers(t *testing.T) {
+	bubble(t, func(x *bench) {
+		first := parked("1", "Place", "no", nil)
+		second := first
+		second.Headers = maps.Clone(first.Headers)
+		second.Headers["tenant"] = "south"
+		x.put("error", first)
+		var file strings.Builder
+		x.with(func(q *errorqueue.Queue) {
+			_, err := q.Export(x.Context(), errorqueue.Filter{}, &file)
+			x.try(err)
+		})
+		x.put("error", second)
+		x.with(func(q *errorqueue.Queue) {
+			_, there, err := q.Import(x.Context(), strings.NewReader(file.String()), errorqueue.Options{})
+			if err != nil || there != 1 {
+				t.Errorf("there %d, %v", there, err)
+			}
+		})
+		x.expect("error", "1 1")
+	})
+}
+
 // TestImportOfNonsense: a file that is none is refused at its line, and what came before is kept.
 func TestImportOfNonsense(t *testing.T) {
 	bubble(t, func(x *bench) {

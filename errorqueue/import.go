@@ -22,11 +22,12 @@ import (
 // queue, as they were. Those that are there already are left out, so that an interrupted
 // import can be repeated. What a killed import had sent may come after that was found out; so at
 // the end, a second after the start or later, Import looks again and removes what is there twice
-// with the same ErrorId. A line that holds no message, and a message that the broker refuses, is
+// with the same ErrorId and nothing that differs; not in a queue that was looked at so often that its messages are put
+// into it anew meanwhile. A line that holds no message, and a message that the broker refuses, is
 // left out and part of the error. It returns how many it has put there, and how many were there. Of
 // the options, Rate and Progress count.
 func (q *Queue) Import(ctx context.Context, from io.ReadSeeker, o Options) (done, there int, err error) {
-	i := importer{q: q, known: map[key]int{}, single: map[key]int{}, reader: q.reader()}
+	i := importer{q: q, known: map[key]int{}, single: map[key]bool{}, reader: q.reader()}
 	if err = i.begin(ctx, from, o); err == nil {
 		if err = i.run(ctx, from); len(i.single) > 0 && ctx.Err() == nil && q.conn.Session().Alive() {
 			err = errors.Join(err, i.once(ctx))
@@ -61,8 +62,8 @@ func Records(from io.Reader) (n int, err error) {
 // importer is one import under way.
 type importer struct {
 	q           *Queue
-	known       map[key]int // how many of each the queue has that the file has not yet had
-	single      map[key]int // those of the file with an id of their parking, and how often the queue has them
+	known       map[key]int  // how many of each the queue has that the file has not yet had
+	single      map[key]bool // those of the file with an id of their parking
 	reader      *reader
 	log         action // for the audit trail
 	done, there int
@@ -168,7 +169,7 @@ func (i *importer) message(line []byte) (*session.Publishing, error) {
 	c := i.reader.read(m, 0)
 	single := c.id != uuid.Nil // others may look alike
 	if single {
-		i.single[c.key] = 0
+		i.single[c.key] = true
 	}
 	if i.known[c.key] > 0 {
 		if !single {
@@ -221,18 +222,21 @@ const late = time.Second
 // out what is there.
 func (i *importer) once(ctx context.Context) error {
 	wait.Sleep(ctx, time.Until(i.q.opened.Add(late)))
-	p := pass{q: i.q, most: window, each: func(m *queue.Message, position int) (*step, bool, error) {
+	met := map[key]bool{} // with all that is in them
+	p := pass{q: i.q, most: window}
+	p.each = func(m *queue.Message, position int) (*step, bool, error) {
 		c := i.reader.read(m, position)
-		n, ok := i.single[c.key]
-		if !ok || c.id == uuid.Nil {
+		if !i.single[c.key] || c.id == uuid.Nil {
 			return nil, false, nil
 		}
-		i.single[c.key] = n + 1
-		if n == 0 {
+		c.id = uuid.Nil // so that its key has the headers, too
+		whole := keyOf(c, m)
+		if !met[whole] || p.renew { // what was put into the queue anew must not pass for a second one
+			met[whole] = true
 			return nil, false, nil
 		}
 		return nil, true, i.q.conn.Remove(m)
-	}}
+	}
 	err := p.run(ctx)
 	if err == nil && ctx.Err() != nil {
 		err = context.Cause(ctx)
