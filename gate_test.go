@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -90,9 +91,9 @@ func TestGateWaits(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T, r *rig) {
 				handled, waiting, ended := make(chan int, 100), make(chan int, 100), make(chan int, 100)
-				closed := true
+				var open atomic.Bool
 				d := &door{admit: func(ctx context.Context, _ *harebus.Bus, _ *harebus.Message, handle func() error) error {
-					if !closed {
+					if open.Load() {
 						return handle()
 					}
 					waiting <- 1
@@ -110,7 +111,7 @@ func TestGateWaits(t *testing.T) {
 				if len(waiting) != 30 {     // ten, and twenty for which the gate has room
 					t.Errorf("%d wait", len(waiting))
 				}
-				closed = false
+				open.Store(true)
 				began := time.Now()
 				if err := leave(r, s); err != nil {
 					t.Fatal(err)
