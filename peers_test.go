@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"reflect"
 	"strings"
 	"testing"
@@ -28,9 +29,7 @@ const guid = "08df4d3e-f5b2-6611-0200-000000000000"
 // fromPeer is an order as Wolverine sends it; headers come on top.
 func fromPeer(headers amqp.Table) amqp.Publishing {
 	all := amqp.Table{"wolverine-protocol-version": "1.0", "conversation-id": guid, "sent-at": "2026-11-28 10:52:49:361793 Z", "tenant-id": "acme"}
-	for key, value := range headers {
-		all[key] = value
-	}
+	maps.Copy(all, headers)
 	return amqp.Publishing{MessageId: guid, Type: "Acme.Order", ContentType: "application/json", Headers: all, Body: []byte(`{"ID":7}`)}
 }
 

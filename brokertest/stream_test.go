@@ -2,6 +2,7 @@ package brokertest_test
 
 import (
 	"fmt"
+	"maps"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -19,9 +20,7 @@ func streaming(t *testing.T, args amqp.Table, opts []brokertest.Option, run func
 		defer b.Close()
 		c := connect(t, b)
 		all := amqp.Table{"x-queue-type": "stream"}
-		for key, value := range args {
-			all[key] = value
-		}
+		maps.Copy(all, args)
 		c.queue("log", all)
 		run(t, b, c)
 		_ = c.conn.Close() // it may be cut

@@ -108,18 +108,19 @@ func (v *victim) serve(ctx context.Context) error {
 		if err := setup.Bus().Send(ctx, "photos", picture(n)); err != nil {
 			return err
 		}
-		fmt.Println("sent", n)
+		fmt.Fprintln(os.Stdout, "sent", n)
 		v.at("sent")
 	}
 }
 
 func (v *victim) handle(_ context.Context, _ *harebus.Bus, p photo) error {
 	var n int
-	if _, err := fmt.Sscan(p.Data, &n); err != nil || p != picture(n) {
-		fmt.Println("wrong", n)
-		return nil
+	_, err := fmt.Sscan(p.Data, &n)
+	if err != nil || p != picture(n) {
+		fmt.Fprintln(os.Stdout, "wrong", n)
+		return harebus.NoRetry(fmt.Errorf("the picture %d is another one: %w", n, err))
 	}
-	fmt.Println("handled", n)
+	fmt.Fprintln(os.Stdout, "handled", n)
 	v.at("handled")
 	return nil
 }

@@ -69,7 +69,7 @@ func (d *Dedup) Apply(cfg *harebus.Config) error {
 		faults = append(faults, errors.New("QueueOptions.PerInstance makes queues whose messages nobody else gets"))
 	}
 	if d.cfg.Keep < time.Minute {
-		faults = append(faults, fmt.Errorf("Keep %v is less than a minute", d.cfg.Keep))
+		faults = append(faults, fmt.Errorf("the Keep of %v is less than a minute", d.cfg.Keep))
 	}
 	if d.cfg.Stream == "" {
 		d.cfg.Stream = cfg.Queue + ".handled"

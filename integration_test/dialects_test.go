@@ -71,7 +71,7 @@ func TestCommandDialects(t *testing.T) {
 		if shown = run("errors list", "-error-queue", dead, "-json"); strings.Contains(shown, `"kind":"rejected","source":"`+orders+`"`) && strings.Contains(shown, `"dialect":"wolverine"`) {
 			return nil
 		}
-		return errNotYet(shown)
+		return notYetError(shown)
 	})
 	run("errors retry", "-error-queue", dead, "-yes", "1")
 	if again := b.take(orders, 1)[0]; again.Headers["x-death"] != nil || string(again.Body) != `{"id":8}` {
@@ -79,6 +79,6 @@ func TestCommandDialects(t *testing.T) {
 	}
 }
 
-type errNotYet string
+type notYetError string
 
-func (e errNotYet) Error() string { return "not yet: " + string(e) }
+func (e notYetError) Error() string { return "not yet: " + string(e) }

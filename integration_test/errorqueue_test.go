@@ -284,29 +284,34 @@ func (p *place) others() func() time.Duration {
 	stop, took := make(chan struct{}), make(chan []time.Duration, 1)
 	b := p.broker()
 	b.declareQueue(queue, amqp.Table{"x-queue-type": "quorum"})
-	go b.must(func(ch *amqp.Channel) error {
-		var all []time.Duration
-		defer func() { took <- all }()
-		if err := ch.Confirm(false); err != nil {
-			return err
-		}
-		tick := time.NewTicker(5 * time.Millisecond)
-		defer tick.Stop()
-		for {
-			began := time.Now()
-			confirm, err := ch.PublishWithDeferredConfirm("", queue, true, false, amqp.Publishing{DeliveryMode: amqp.Persistent})
-			if err != nil {
+	go func() {
+		err := b.do(func(ch *amqp.Channel) error {
+			var all []time.Duration
+			defer func() { took <- all }()
+			if err := ch.Confirm(false); err != nil {
 				return err
 			}
-			confirm.Wait()
-			all = append(all, time.Since(began))
-			select {
-			case <-stop:
-				return nil
-			case <-tick.C:
+			tick := time.NewTicker(5 * time.Millisecond)
+			defer tick.Stop()
+			for {
+				began := time.Now()
+				confirm, err := ch.PublishWithDeferredConfirm("", queue, true, false, amqp.Publishing{DeliveryMode: amqp.Persistent})
+				if err != nil {
+					return err
+				}
+				confirm.Wait()
+				all = append(all, time.Since(began))
+				select {
+				case <-stop:
+					return nil
+				case <-tick.C:
+				}
 			}
+		})
+		if err != nil {
+			p.Errorf("publish beside the operator: %v", err)
 		}
-	})
+	}()
 	return func() time.Duration {
 		close(stop)
 		all := <-took

@@ -10,7 +10,6 @@ import (
 	"strconv"
 	"strings"
 	"text/tabwriter"
-	"time"
 
 	"github.com/harebus/harebus/internal/queue"
 	"github.com/harebus/harebus/internal/visible"
@@ -223,5 +222,5 @@ func logged(a *pulse.Answer) string {
 	if a.LogUntil.IsZero() {
 		return ""
 	}
-	return fmt.Sprintf("\tlog %s until %s", visible.Word(a.LogLevel), a.LogUntil.Local().Format(time.TimeOnly))
+	return fmt.Sprintf("\tlog %s until %s", visible.Word(a.LogLevel), a.LogUntil.UTC().Format("15:04:05Z"))
 }

@@ -75,15 +75,16 @@ func runReplay(ctx context.Context, args []string, std stdio) int {
 
 // again are the arguments that make the same replay later: what was published has the same id, and times do not move.
 func again(o replay.Options, from, to string, now time.Time) string {
-	text := " -run " + o.Run
+	var text strings.Builder
+	text.WriteString(" -run " + o.Run)
 	for _, one := range [][2]string{{" -from ", from}, {" -to ", to}} {
 		if at, err := moment("", one[1], now); err == nil {
-			text += one[0] + at.UTC().Format(time.RFC3339Nano)
+			text.WriteString(one[0] + at.UTC().Format(time.RFC3339Nano))
 		} else if one[1] != "" {
-			text += one[0] + one[1]
+			text.WriteString(one[0] + one[1])
 		}
 	}
-	return text
+	return text.String()
 }
 
 // replayed says what was done, and how to go on.

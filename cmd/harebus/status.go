@@ -319,7 +319,7 @@ func remarks(w io.Writer, answers []pulse.Answer) {
 			fmt.Fprintf(w, "▲ %s: its clock is %s %s that of this machine\n", visible.Word(a.Instance), short(a.Ahead.Abs()), map[bool]string{true: "ahead of", false: "behind"}[a.Ahead > 0])
 		}
 		if !a.LogUntil.IsZero() {
-			fmt.Fprintf(w, "▲ %s: its log is written at level %s until %s\n", visible.Word(a.Instance), visible.Word(a.LogLevel), a.LogUntil.Local().Format(time.TimeOnly))
+			fmt.Fprintf(w, "▲ %s: its log is written at level %s until %s\n", visible.Word(a.Instance), visible.Word(a.LogLevel), a.LogUntil.UTC().Format("15:04:05Z"))
 		}
 		if a.Cut {
 			fmt.Fprintf(w, "▲ %s has too many types or queues to name all\n", visible.Word(a.Instance))

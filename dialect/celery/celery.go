@@ -49,7 +49,7 @@ func New(cfg Config) *Dialect {
 
 func (c *Config) check(name string, parameters []string) error {
 	if _, ok := c.Types[name]; !ok {
-		return fmt.Errorf("Parameters has %.80q, which is not in Types", name)
+		return fmt.Errorf("the field Parameters has %.80q, which is not in Types", name)
 	}
 	known, optional := map[string]bool{}, ""
 	for _, p := range parameters {

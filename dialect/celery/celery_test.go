@@ -3,6 +3,7 @@ package celery_test
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -59,7 +60,7 @@ func TestGoldens(t *testing.T) {
 			},
 		},
 	})
-	without := append(differs[:2:2], append(differs[3:len(differs)-1:len(differs)-1], "properties.CorrelationID", "headers.id")...) // both are the id of the request
+	without := slices.Concat(differs[:2], differs[3:len(differs)-1], []string{"properties.CorrelationID", "headers.id"}) // both are the id of the request
 	dialecttest.Goldens(t, byName(), []dialecttest.Case{{
 		Golden: "celery-task", To: &dialect.Destination{Kind: dialect.Request, Name: "celery-cap"}, Differs: without, Body: `{"order": {"id": 7}, "b": "x"}`,
 		Want: dialect.Envelope{

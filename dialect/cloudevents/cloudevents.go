@@ -72,7 +72,7 @@ func New(cfg Config) *Dialect {
 		d.Prefix = prefix
 	}
 	if !slices.Contains(prefixes, d.Prefix) {
-		d.err = errors.Join(d.err, fmt.Errorf("Prefix is %.80q: it can be one of %q", cfg.Prefix, prefixes))
+		d.err = errors.Join(d.err, fmt.Errorf("the Prefix %.80q: it can be one of %q", cfg.Prefix, prefixes))
 	}
 	return d
 }

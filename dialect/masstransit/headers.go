@@ -140,7 +140,9 @@ func readFault(e *dialect.Envelope) error {
 	if e.RequestID == "" || len(e.Types) == 0 || !strings.HasPrefix(e.Types[0], faults) {
 		return nil
 	}
-	var said struct{ Exceptions []exception }
+	var said struct {
+		Exceptions []exception `json:"exceptions"`
+	}
 	if err := json.Unmarshal(e.Body, &said); err != nil {
 		return fmt.Errorf("a fault: %w", err)
 	}

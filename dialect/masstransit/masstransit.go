@@ -266,7 +266,7 @@ func (d *Dialect) types(e *dialect.Envelope, list jsontext.Value) error {
 		return fmt.Errorf("the field messageType of the envelope: %w", err)
 	}
 	if e.Type = cmp.Or(e.Type, first(e.Types)); e.Type == "" {
-		return errors.New("the field messageType of the envelope names no type that begins with " + urn)
+		return fmt.Errorf("the field messageType of the envelope names no type that begins with %q", urn)
 	}
 	return nil
 }

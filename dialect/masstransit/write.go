@@ -52,9 +52,7 @@ func (d *Dialect) Write(e *dialect.Envelope, to dialect.Destination) (dialect.Wi
 	}
 	maps.Copy(w.Headers, e.Headers)
 	trace(w.Headers)
-	for name, value := range w.Headers {
-		out.Headers[name] = value
-	}
+	maps.Copy(out.Headers, w.Headers)
 	if text, ok := out.Headers["baggage"].(string); ok {
 		out.Headers[baggage] = writeBaggage(text)
 	}

@@ -142,7 +142,7 @@ func (d *Dialect) Write(e *dialect.Envelope, to dialect.Destination) (dialect.Wi
 	w := to.Wire()
 	maps.Copy(w.Headers, e.Headers)
 	if e.Fault != nil {
-		return w, errors.New("Spring AMQP has no message that says that a request was given up")
+		return w, errors.New("a peer with Spring AMQP has no message that says that a request was given up")
 	}
 	if kind, _, _ := strings.Cut(e.ContentType, ";"); kind != jsonContent {
 		return w, fmt.Errorf("the content type is %.80q, and the peer reads JSON only", e.ContentType)

@@ -15,8 +15,8 @@ import (
 // calls bus.Reply(ctx, wolverine.Acknowledgement{}). A Request for an Acknowledgement asks a peer for one.
 type Acknowledgement struct {
 	// RequestID is the id of the message that was handled, and Timestamp when that was. Both are filled in when it is written.
-	RequestID string
-	Timestamp time.Time
+	RequestID string    `json:"requestId"`
+	Timestamp time.Time `json:"timestamp"`
 }
 
 // MessageType is Wolverine's name of the type; it needs no entry in Types.

@@ -117,7 +117,7 @@ func (d *Dialect) Read(w *dialect.Wire) (*dialect.Envelope, bool, error) {
 	return e, true, check(e, p)
 }
 
-var errWrapped = errors.New("Wolverine has written it in the envelope of MassTransit or CloudEvents: add that dialect to Config.Payload.Dialects")
+var errWrapped = errors.New("it is from Wolverine, in the envelope of MassTransit or CloudEvents: add that dialect to Config.Payload.Dialects")
 
 // wrapped says whether Wolverine has written the message in the envelope of another bus, for a peer of that one. Such a
 // body must not be taken for a message.
@@ -166,7 +166,9 @@ func failure(e *dialect.Envelope, contentType string) error {
 		e.Fault.Text = strings.ToValidUTF8(string(e.Body[guidBytes:]), "\uFFFD")
 		return nil
 	}
-	var said struct{ Message string }
+	var said struct {
+		Message string `json:"message"`
+	}
 	if err := json.Unmarshal(e.Body, &said); err != nil {
 		return fmt.Errorf("a FailureAcknowledgement: %w", err)
 	}

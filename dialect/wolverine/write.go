@@ -93,7 +93,7 @@ func (d *Dialect) head(e *dialect.Envelope, to dialect.Destination, headers map[
 	case to.Kind == dialect.Reply && e.Fault == nil && e.Type != ackType:
 		headers[isResponse] = "true"
 	case to.Kind == dialect.Request && len(e.Accepts) == 0:
-		return errors.Join(err, errors.New("Wolverine answers a request with the type that it asks for: give the type of the answer a method MessageType, and do not use *Message"))
+		return errors.Join(err, errors.New("a peer with Wolverine answers a request with the type that it asks for: give the type of the answer a method MessageType, and do not use *Message"))
 	case to.Kind == dialect.Request && e.Accepts[0] == ackType:
 		headers[ackRequested] = "true"
 	case to.Kind == dialect.Request:

@@ -85,7 +85,7 @@ func (p *plan) serve(ctx context.Context) error {
 		Handling: harebus.HandlingConfig{GivenUp: func(_ context.Context, _ *harebus.Bus, m harebus.Failed) error {
 			var s step
 			if p.GiveUp == order.SkipMessage && m.Decode(&s) == nil {
-				j.note("given up", s)
+				return j.note("given up", s)
 			}
 			return nil
 		}},

@@ -107,7 +107,9 @@ func (c *consumer) elsewhere(s *session.Session, err error) error {
 }
 
 // permanent says whether no other attempt can end differently.
-func permanent(err error) bool { return session.Permanent(err) || errors.As(err, new(*streams.Fault)) }
+func permanent(err error) bool {
+	return session.Permanent(err) || errors.As(err, new(*streams.FaultError))
+}
 
 // Reads says whether the delivery is of a stream.
 func (d *Delivery) Reads() bool { return d.feed != nil && d.feed.place != nil }

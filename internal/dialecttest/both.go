@@ -6,6 +6,7 @@ import (
 	"maps"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -137,7 +138,7 @@ func shown(of map[string]string, path string) string {
 
 // flat are the fields of a message by their paths. A header has its AMQP type; the body is taken apart if it is JSON.
 func flat(w *dialect.Wire) map[string]string {
-	all := map[string]string{"exchange": w.Exchange, "routing_key": w.RoutingKey, "mandatory": fmt.Sprint(w.Mandatory)}
+	all := map[string]string{"exchange": w.Exchange, "routing_key": w.RoutingKey, "mandatory": strconv.FormatBool(w.Mandatory)}
 	p := reflect.ValueOf(w.Properties)
 	for i := range p.NumField() {
 		if !p.Field(i).IsZero() {

@@ -1,6 +1,7 @@
 package dialecttest
 
 import (
+	"maps"
 	"slices"
 	"testing"
 
@@ -23,9 +24,7 @@ func Fuzz(f *testing.F, d dialect.Dialect, goldens, fields []string) {
 		w.Properties.ContentType, w.Properties.Type, w.Properties.MessageID, w.Properties.ReplyTo = contentType, messageType, id, replyTo
 		w.Body = slices.Clone(body)
 		headers := map[string]any{}
-		for key, v := range w.Headers {
-			headers[key] = v
-		}
+		maps.Copy(headers, w.Headers)
 		if len(fields) > 0 && value != "" {
 			headers[fields[int(field)%len(fields)]] = value
 		}

@@ -54,7 +54,9 @@ func MassTransit() Script {
 				"body.responseAddress": `"exchange:amq.rabbitmq.reply-to"<nil>`, "body.headers.MT-Request-AcceptType.0": `"urn:message:Acme.Orders:OrderStatus"<nil>`,
 				"body.messageType.0": `"urn:message:Acme.Orders:CheckOrder"<nil>`,
 			})
-			var request struct{ RequestID string }
+			var request struct {
+				RequestID string `json:"requestId"`
+			}
 			if err := json.Unmarshal(asked.Body, &request); err != nil || asked.Properties.Expiration == "" {
 				t.Errorf("the request is %s, %v; it expires after %s", asked.Body, err, asked.Properties.Expiration)
 			}

@@ -3,6 +3,7 @@ package streams
 import (
 	"context"
 	"fmt"
+	"maps"
 	"math"
 	"sync"
 	"time"
@@ -155,9 +156,7 @@ func (p *Place) Arguments(others amqp.Table) amqp.Table {
 		return others
 	}
 	all := amqp.Table{stream.Header: p.from}
-	for key, value := range others {
-		all[key] = value
-	}
+	maps.Copy(all, others)
 	return all
 }
 

@@ -52,13 +52,13 @@ func New(cfg *stream.Config, name, id string, send func(context.Context, string,
 	return &Reader{Config: Config{Config: *cfg, Name: name, Send: send, Log: log.Named("stream").With(zap.String("stream", name))}, id: id, asking: make(chan struct{}, 1)}
 }
 
-// Fault is a reason not to read that somebody has to remove. No other attempt ends differently before.
-type Fault struct{ text string }
+// FaultError is a reason not to read that somebody has to remove. No other attempt ends differently before.
+type FaultError struct{ text string }
 
 // Error is the reason, with what to do.
-func (f *Fault) Error() string { return f.text }
+func (f *FaultError) Error() string { return f.text }
 
-func fault(format string, args ...any) error { return &Fault{fmt.Sprintf(format, args...)} }
+func fault(format string, args ...any) error { return &FaultError{fmt.Sprintf(format, args...)} }
 
 // Attach waits until it is the turn of this instance, and says where to read. standBy is called when that takes long, because
 // another instance reads. on is the session that will read.
