@@ -79,7 +79,7 @@ func TestGoldens(t *testing.T) {
 		{
 			Golden: "wolverine-ack", To: &dialect.Destination{Kind: dialect.Reply, Name: "wolverine.response.1febda91-1a9b-42f6-a9a7-ae66bf00e3c9"},
 			Differs: []string{transit, must, replies, tenant, "headers.sent-at"}, // it was sent a little later than its time says
-			Body:    `{"RequestID":"08df4d3e-fab7-ae43-0200-000000000000","Timestamp":"2026-11-28T11:01:39.9580991Z"}`,
+			Body:    `{"requestId":"08df4d3e-fab7-ae43-0200-000000000000","timestamp":"2026-11-28T11:01:39.9580991Z"}`,
 			Want: dialect.Envelope{
 				ID: "08df4d3e-fab8-4144-0200-000000000000", CorrelationID: "e90ac722-7fe2-419a-8247-c42543182fac",
 				ConversationID: "08df4d3e-fab7-ae43-0200-000000000000", RequestID: "08df4d3e-fab7-ae43-0200-000000000000",
