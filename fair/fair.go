@@ -63,13 +63,13 @@ func (c Config) complete(on harebus.Registrar) (Config, error) {
 	}
 	var faults []error
 	if c.By == nil {
-		faults = append(faults, errors.New("By is nil: it says whose a message is"))
+		faults = append(faults, errors.New("the function By is nil: it says whose a message is"))
 	}
 	if c.Share < 1 || c.Share > mostShare {
-		faults = append(faults, fmt.Errorf("Share %d is not between 1 and %d", c.Share, mostShare))
+		faults = append(faults, fmt.Errorf("a Share of %d is not between 1 and %d", c.Share, mostShare))
 	}
 	if c.Waiting < 2*c.Share || c.Waiting > mostWaiting {
-		faults = append(faults, fmt.Errorf("Waiting %d is not between 2 × Share, which is %d, and %d", c.Waiting, 2*c.Share, mostWaiting))
+		faults = append(faults, fmt.Errorf("a Waiting of %d is not between 2 × Share, which is %d, and %d", c.Waiting, 2*c.Share, mostWaiting))
 	}
 	return c, errors.Join(faults...)
 }

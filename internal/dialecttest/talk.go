@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"strings"
 	"testing"
@@ -228,7 +227,7 @@ func (x *stage) wePublish() {
 	x.must(x.bus.Publish(x.ctx, "order.placed", event{8}, harebus.WithType(x.of.EventType), harebus.As(x.of.Dialect)))
 	<-x.event // our own queue has subscribed, too
 	w := x.receive("events")
-	if !strings.Contains(fmt.Sprintf("%s", w.Body), `"id":8`) {
+	if !strings.Contains(string(w.Body), `"id":8`) {
 		x.Errorf("the body is %s", w.Body)
 	}
 	x.of.Heard(x.T, w)

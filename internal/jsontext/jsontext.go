@@ -30,7 +30,7 @@ func Object(doc []byte, each func(key []byte, value Value) error) error {
 		}
 		name := key[1 : len(key)-1]
 		if !simple(name) {
-			text, err := Value(key).Text()
+			text, err := key.Text()
 			if err != nil {
 				return err
 			}

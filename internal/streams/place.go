@@ -32,7 +32,6 @@ type Place struct {
 
 	mu      sync.Mutex // guards what follows
 	turn    *sync.Cond // signalled when came or err changes
-	waiting int        // goroutines that wait for their turn
 	came    uint64     // the highest tag up to which all are known
 	last    mark       // the offset of that tag; before the first one, the place that was kept
 	exact   bool       // the next message is to be the one behind last: else a part of the stream is read that begins anywhere
