@@ -240,8 +240,8 @@ func TestRefused(t *testing.T) {
 		fair   fair.Config
 	}{
 		"By is nil":                         {},
-		"a Share of -1 is not between 1":         {fair: fair.Config{By: by, Share: -1}},
-		"a Share of 10001 is not between 1":      {fair: fair.Config{By: by, Share: 10_001}},
+		"a Share of -1 is not between 1":    {fair: fair.Config{By: by, Share: -1}},
+		"a Share of 10001 is not between 1": {fair: fair.Config{By: by, Share: 10_001}},
 		"not between 2 × Share, which is 2": {fair: fair.Config{By: by, Waiting: 1}},
 		"and 50000":                         {fair: fair.Config{By: by, Waiting: 50_001}},
 		"single active consumer":            {fair: fair.Config{By: by}, change: func(c *harebus.Config) { c.QueueOptions.Arguments = single }},
