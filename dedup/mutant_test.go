@@ -2,7 +2,6 @@ package dedup_test
 
 import (
 	"flag"
-	"path/filepath"
 	"testing"
 
 	"github.com/harebus/harebus/internal/mutant"
@@ -29,19 +28,10 @@ var mutants = []mutant.Mutant{
 	},
 }
 
-func root(t *testing.T) string {
-	t.Helper()
-	folder, err := filepath.Abs("..")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return folder
-}
-
 // TestMutantsFit: each mutant still finds its line.
 func TestMutantsFit(t *testing.T) {
 	t.Parallel()
-	if err := mutant.Fit(root(t), mutants); err != nil {
+	if err := mutant.Fit(mutant.Above(t), mutants); err != nil {
 		t.Error(err)
 	}
 }
@@ -52,11 +42,7 @@ func TestMutants(t *testing.T) {
 		t.Log("not asked for; run with -mutations")
 		return
 	}
-	for _, m := range mutants {
-		t.Run(m.Name, func(t *testing.T) {
-			if err := m.Run(t.Context(), root(t), ".", "-run", "^"+m.Breaks+"$", "-timeout", "60s", "."); err != nil {
-				t.Error(err)
-			}
-		})
-	}
+	mutant.Notice(t, mutant.Above(t), mutants, func(m mutant.Mutant) []string {
+		return []string{"-run", "^" + m.Breaks + "$", "-timeout", "60s", "."}
+	})
 }

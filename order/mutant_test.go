@@ -2,7 +2,6 @@ package order_test
 
 import (
 	"flag"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -95,7 +94,7 @@ var mutants = []mutant.Mutant{
 // TestMutantsFit: each mutant still finds its line.
 func TestMutantsFit(t *testing.T) {
 	t.Parallel()
-	if err := mutant.Fit(root(t), mutants); err != nil {
+	if err := mutant.Fit(mutant.Above(t), mutants); err != nil {
 		t.Error(err)
 	}
 }
@@ -106,24 +105,11 @@ func TestMutants(t *testing.T) {
 		t.Log("not asked for; run with -mutations")
 		return
 	}
-	for _, m := range mutants {
-		t.Run(m.Name, func(t *testing.T) {
-			test := "TestChaos"
-			if strings.HasPrefix(m.Breaks, "Test") {
-				test = m.Breaks
-			}
-			if err := m.Run(t.Context(), root(t), ".", ".", "-timeout", "300s", "-run", "^"+test+"$", "-schedules", "200"); err != nil {
-				t.Error(err)
-			}
-		})
-	}
-}
-
-func root(t *testing.T) string {
-	t.Helper()
-	folder, err := filepath.Abs("..")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return folder
+	mutant.Notice(t, mutant.Above(t), mutants, func(m mutant.Mutant) []string {
+		test := "TestChaos"
+		if strings.HasPrefix(m.Breaks, "Test") {
+			test = m.Breaks
+		}
+		return []string{".", "-timeout", "300s", "-run", "^" + test + "$", "-schedules", "200"}
+	})
 }
