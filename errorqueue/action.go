@@ -46,6 +46,8 @@ type Report struct {
 	// Twice are the ids of messages that may be in both queues, because an answer was lost, in
 	// this run or in an interrupted one that it continues. Copies have the same message id.
 	Twice []string
+	// Edited is the message id of what [Queue.Edit] has sent; empty if it has sent nothing in this run.
+	Edited string
 }
 
 // Left is a message that stays in the error queue.

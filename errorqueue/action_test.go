@@ -19,7 +19,9 @@ import (
 
 	"github.com/harebus/harebus"
 	"github.com/harebus/harebus/brokertest"
+	"github.com/harebus/harebus/claim"
 	"github.com/harebus/harebus/errorqueue"
+	"github.com/harebus/harebus/seal"
 	"github.com/harebus/harebus/topology"
 )
 
@@ -311,25 +313,29 @@ func TestEdit(t *testing.T) {
 	bubble(t, func(x *bench) {
 		x.park(1, 1)
 		x.put("error", parked("1", "Place", "no", nil),
-			parked("signed", "Place", "no", amqp.Table{"PikaBus.Signature": "s"}), parked("packed", "Place", "no", amqp.Table{"PikaBus.ContentEncoding": "gzip"}))
+			parked("signed", "Place", "no", amqp.Table{"PikaBus.Signature": "s"}), parked("packed", "Place", "no", amqp.Table{"PikaBus.ContentEncoding": "gzip"}),
+			parked("sealed", "Place", "no", amqp.Table{"PikaBus.ContentType": seal.ContentType}), parked("claimed", "Place", "no", amqp.Table{"PikaBus.ContentType": claim.ContentType}))
 		x.with(func(q *errorqueue.Queue) {
 			found := x.look(q, errorqueue.Filter{})
-			for i, want := range map[int]string{2: "signed", 3: "encoded"} {
+			for i, want := range map[int]string{2: "signed", 3: "encoded", 4: "encrypted", 5: "in a store of package claim"} {
 				report, err := q.Edit(x.Context(), found.Messages[i], []byte("{}"), errorqueue.Options{})
 				if err != nil || len(report.Left) != 1 || !strings.Contains(report.Left[0].Reason, want) {
 					t.Errorf("%s: %+v, %v", want, report, err)
 				}
 			}
 			report, err := q.Edit(x.Context(), found.Messages[0], []byte("{"), errorqueue.Options{})
-			if err != nil || len(report.Left) != 1 || !strings.Contains(report.Left[0].Reason, "not JSON") {
+			if err != nil || len(report.Left) != 1 || !strings.Contains(report.Left[0].Reason, "not JSON, as its content type says: unexpected end of JSON input at line 1, character") {
 				t.Errorf("%+v, %v", report, err)
 			}
 			for i := range 2 {
 				report, err := q.Edit(x.Context(), found.Messages[i], []byte(`{"ID":7}`), errorqueue.Options{})
 				x.reports(report, err, "done 1, left 0, gone 0, remaining 0, twice 0")
+				if sent := x.broker.Messages("orders"); report.Edited != sent[len(sent)-1].MessageId {
+					t.Errorf("edited is %q", report.Edited)
+				}
 			}
 		})
-		x.expect("error", "signed packed")
+		x.expect("error", "signed packed sealed claimed")
 		edited := x.broker.Messages("orders")
 		if len(edited) != 2 || edited[0].MessageId != edited[1].MessageId || edited[0].MessageId == "1" || string(edited[0].Body) != `{"ID":7}` ||
 			edited[0].Headers["PikaBus.EditedFrom"] != "1" || edited[0].Headers["PikaBus.MessageId"] != edited[0].MessageId {

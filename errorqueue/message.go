@@ -42,6 +42,10 @@ func (m *Message) ID() string {
 	return hex.EncodeToString(m.key[:])
 }
 
+// Same says whether another look has found the same message with the same body. [Message.ID] alone does not say it: anybody
+// may have written that.
+func (m *Message) Same(other *Message) bool { return m.key == other.key }
+
 // Parked is when it was parked, as far as it is known. A message without ErrorId says only
 // when it was sent.
 func (m *Message) Parked() time.Time {

@@ -1,6 +1,8 @@
 package errorqueue
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -9,6 +11,7 @@ import (
 	"fmt"
 	"mime"
 	"strings"
+	"unicode/utf8"
 
 	amqp "github.com/rabbitmq/amqp091-go"
 
@@ -91,26 +94,33 @@ func (q *Queue) asItIs(to string) func(c *Content) (session.Publishing, error) {
 // Edit sends a message with another body to the queue that it came from, or to Options.To, and
 // removes the original. The new message has an id of its own, which is made of the old one and
 // the body, so that repeating the edit does not make a second message; its header EditedFrom
-// has the old one. A message that is compressed, encrypted or signed cannot be edited, and JSON
-// must stay JSON.
+// has the old one, and [Report.Edited] is the new one. What [Queue.Accepts] refuses stays.
 func (q *Queue) Edit(ctx context.Context, m Message, body []byte, o Options) (Report, error) {
 	if err := q.target(o.To); err != nil {
 		return Report{}, fmt.Errorf("errorqueue: edit: %w", err)
 	}
+	edited := ""
 	report, err := q.run(ctx, []Message{m}, &action{verb: "edit", options: o, body: hashOf(body), prepare: func(c *Content) (session.Publishing, error) {
-		if err := q.editable(c, body); err != nil {
+		if err := q.Accepts(c, body); err != nil {
 			return session.Publishing{}, err
 		}
 		out, err := q.replay(c, o.To)
 		if err != nil {
 			return out, err
 		}
-		id := messageid.Derive(c.MessageID, string(body))
-		out.Message.Body, out.Message.MessageId = body, id
-		out.Message.Headers[q.cfg.HeaderPrefix+harebus.HeaderMessageID] = id
-		out.Message.Headers[q.cfg.HeaderPrefix+header.EditedFrom] = c.MessageID
+		from := cmp.Or(c.MessageID, c.ID())
+		edited = messageid.Derive(from, string(body))
+		out.Message.Body, out.Message.MessageId = body, edited
+		name := q.cfg.HeaderPrefix + harebus.HeaderMessageID
+		if _, ours := out.Message.Headers[name]; ours { // with our id, one of another bus would be taken for ours
+			out.Message.Headers[name] = edited
+		}
+		out.Message.Headers[q.cfg.HeaderPrefix+header.EditedFrom] = from
 		return out, nil
 	}})
+	if report.Done > 0 {
+		report.Edited = edited
+	}
 	return report, err
 }
 
@@ -120,8 +130,9 @@ func hashOf(body []byte) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// editable says why a body cannot take the place of that of a message.
-func (q *Queue) editable(c *Content, body []byte) error {
+// Editable says why a message cannot be edited, whatever the new body is: it is compressed, encrypted, signed, or its
+// body is stored elsewhere, or it has headers that the client cannot read. It is nil for one that can.
+func (q *Queue) Editable(c *Content) error {
 	if c.Unreadable {
 		return errors.New("it has headers that the AMQP client cannot read, so it cannot be edited")
 	}
@@ -132,10 +143,56 @@ func (q *Queue) editable(c *Content, body []byte) error {
 	if encoding != "" && !strings.EqualFold(encoding, "utf-8") {
 		return fmt.Errorf("its body is encoded (%q), so it cannot be edited", encoding)
 	}
-	kind := c.raw.Text(q.cfg.HeaderPrefix+harebus.HeaderContentType, c.Properties.ContentType)
-	kind, _, _ = mime.ParseMediaType(kind) // one that cannot be parsed is none that we know
-	if (kind == "application/json" || strings.HasSuffix(kind, "+json")) && !json.Valid(body) {
-		return errors.New("the new body is not JSON, as its content type says")
+	switch kind := q.mediaType(c); kind {
+	case sealed:
+		return errors.New("it is encrypted, so it cannot be edited: nobody could open it")
+	case claimed:
+		return errors.New("its body is in a store of package claim, and the message only says where, so it cannot be edited; send a new one")
 	}
 	return nil
+}
+
+// The content types of package seal and package claim.
+const (
+	sealed  = "application/vnd.harebus.sealed"
+	claimed = "application/vnd.harebus.claim"
+)
+
+func (q *Queue) mediaType(c *Content) string {
+	kind := c.raw.Text(q.cfg.HeaderPrefix+harebus.HeaderContentType, c.Properties.ContentType)
+	kind, _, _ = mime.ParseMediaType(kind) // one that cannot be parsed is none that we know
+	return kind
+}
+
+// Accepts says why a body cannot take the place of that of a message: it is not [Queue.Editable], or JSON would not stay
+// JSON. It is nil for one that can. Edit asks this, too.
+func (q *Queue) Accepts(c *Content, body []byte) error {
+	if err := q.Editable(c); err != nil {
+		return err
+	}
+	kind := q.mediaType(c)
+	switch {
+	case kind == "application/json" || strings.HasSuffix(kind, "+json"):
+		return notJSON(body, "as its content type says")
+	case kind == "" && json.Valid(c.Body):
+		return notJSON(body, "as the old one is")
+	}
+	return nil
+}
+
+// notJSON says where a body is not JSON.
+func notJSON(body []byte, why string) error {
+	var value json.RawMessage
+	err := json.Unmarshal(body, &value)
+	if err == nil {
+		return nil
+	}
+	var syntax *json.SyntaxError
+	if !errors.As(err, &syntax) {
+		return fmt.Errorf("the new body is not JSON, %s: %w", why, err)
+	}
+	before := body[:min(max(int(syntax.Offset)-1, 0), len(body))]
+	line := bytes.Count(before, []byte("\n")) + 1
+	column := utf8.RuneCount(before[bytes.LastIndexByte(before, '\n')+1:]) + 1
+	return fmt.Errorf("the new body is not JSON, %s: %w at line %d, character %d", why, err, line, column)
 }

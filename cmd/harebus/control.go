@@ -5,12 +5,11 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"io"
-	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
 
+	"github.com/harebus/harebus/cmd/harebus/internal/services"
 	"github.com/harebus/harebus/internal/queue"
 	"github.com/harebus/harebus/internal/visible"
 	"github.com/harebus/harebus/pulse"
@@ -73,7 +72,7 @@ func runControl(ctx context.Context, args []string, std stdio) int {
 	if err != nil {
 		return std.misuse(flags, err.Error())
 	}
-	defer c.client.Close()
+	defer c.Close()
 	if err := c.run(ctx); err != nil {
 		return std.fail(fmt.Errorf("harebus: control %s: %w", c.order.Do, err))
 	}
@@ -112,115 +111,40 @@ func (c *control) read(args []string, got string) (err error) {
 
 // run asks who is there, gives the order, and says what has become of it.
 func (c *control) run(ctx context.Context) error {
-	ctx, cancel := c.bounded(ctx)
+	ctx, cancel := c.Bounded(ctx)
 	defer cancel()
-	there, err := c.ask(ctx, []string{c.order.Queue})
+	there, err := c.Find(ctx, c.order.Queue, c.instance)
 	if err != nil {
 		return err
 	}
-	consumers := consuming(there.Answers)
-	waiting, err := c.client.Waiting(ctx, []string{c.order.Queue})
+	c.noteUnreadable(there)
+	done, err := c.Order(ctx, there, c.instance, c.order)
 	if err != nil {
 		return err
 	}
-	there.Answers = slices.DeleteFunc(there.Answers, func(a pulse.Answer) bool { return c.instance != "" && a.Instance != c.instance })
-	if len(there.Answers) == 0 {
-		return fmt.Errorf("no instance answers for the queue %q", c.order.Queue)
-	}
-	if !slices.ContainsFunc(there.Answers, func(a pulse.Answer) bool { return a.Control }) {
-		return fmt.Errorf("none of %d instances takes orders; the program has to allow it with pulse.Config.Control", len(there.Answers))
-	}
-	done, err := c.client.Control(ctx, pulse.Target{Queue: c.order.Queue, Instance: c.instance}, c.order)
-	if err != nil {
+	if err := c.print(done); err != nil {
 		return err
 	}
-	err = c.report(there, done)
 	notes := c.std.out
 	if c.json {
 		notes = c.std.err
 	}
-	noteConsumers(notes, consumers, waiting)
-	return err
+	printNotes(notes, there.MoreConsumers())
+	return done.Err()
 }
 
-// report prints what the instances have done.
-func (c *control) report(there, done *pulse.Round) error {
-	refused := 0
-	for i := range done.Answers {
-		if done.Answers[i].Refused != "" {
-			refused++
-		}
-	}
-	if err := c.print(there, done); err != nil {
-		return err
-	}
-	var missing int
-	for _, a := range there.Answers {
-		if a.Control && !answered(done, a.Instance) {
-			missing++
-		}
-	}
-	if refused+missing > 0 {
-		return fmt.Errorf("of %d instances %d have refused and %d have not answered", len(done.Answers)+missing, refused, missing)
-	}
-	if len(done.Answers) == 0 {
-		return errors.New("no instance has answered")
-	}
-	return nil
-}
-
-func answered(r *pulse.Round, instance string) bool {
-	return slices.ContainsFunc(r.Answers, func(a pulse.Answer) bool { return a.Instance == instance })
-}
-
-func (c *control) print(there, done *pulse.Round) error {
+func (c *control) print(done *services.Outcome) error {
 	if c.json {
-		for _, a := range done.Answers {
-			if err := queue.WriteJSON(c.std.out, a); err != nil {
+		for i := range done.Done.Answers {
+			if err := queue.WriteJSON(c.std.out, done.Done.Answers[i]); err != nil {
 				return err
 			}
 		}
 		return nil
 	}
 	w := tabwriter.NewWriter(c.std.out, 0, 0, 2, ' ', 0) //nolint:mnd // columns two apart
-	for i := range done.Answers {
-		c.result(w, &done.Answers[i])
-	}
-	for _, a := range there.Answers {
-		switch {
-		case answered(done, a.Instance):
-		case a.Control:
-			fmt.Fprintf(w, "%s\tno answer\n", visible.Word(a.Instance))
-		default:
-			fmt.Fprintf(w, "%s\ttakes no orders\n", visible.Word(a.Instance))
-		}
+	for _, r := range done.Results() {
+		fmt.Fprintf(w, "%s\t%s\n", visible.Word(r.Instance), strings.Join(r.Words, "\t"))
 	}
 	return w.Flush()
-}
-
-// result prints what an instance has done.
-func (c *control) result(w io.Writer, a *pulse.Answer) {
-	if a.Refused != "" {
-		fmt.Fprintf(w, "%s\trefused: %s\n", visible.Word(a.Instance), visible.Line(a.Refused))
-		return
-	}
-	for i := range a.Queues {
-		q := &a.Queues[i]
-		if q.Name != c.order.Queue {
-			continue
-		}
-		state := "consumes"
-		if q.Paused {
-			state = "paused"
-		}
-		fmt.Fprintf(w, "%s\t%s\tlimit %s\t%d in hand%s\n", visible.Word(a.Instance), state, limits(q), q.InHand, logged(a))
-	}
-}
-
-// logged says at which level an instance writes its log, while an order holds.
-func logged(a *pulse.Answer) string {
-	if a.LogUntil.IsZero() {
-		return ""
-	}
-	return fmt.Sprintf("\tlog %s until %s", visible.Word(a.LogLevel), a.LogUntil.UTC().Format("15:04:05Z"))
 }

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
-	"go.uber.org/zap"
 
 	"github.com/harebus/harebus"
 	"github.com/harebus/harebus/brokertest"
@@ -230,7 +229,7 @@ func TestTopLive(t *testing.T) {
 		defer cancel()
 		var tables []string
 		x := &top{
-			asking: asking{wait: time.Second, timeout: 10 * time.Second}, gone: map[string]time.Time{}, failed: -1, live: true, every: 2 * time.Second, errorQueue: "error",
+			asking: asking{wait: time.Second, timeout: 10 * time.Second}, failed: -1, live: true, every: 2 * time.Second, errorQueue: "error",
 			delays: delays{options: deferred.Options{Broker: access.Broker{URLs: []string{b.URL()}, Dial: b.Dial}, Timeout: 10 * time.Second}},
 		}
 		x.std.out = written(func(table string) {
@@ -242,11 +241,11 @@ func TestTopLive(t *testing.T) {
 				cancel()
 			}
 		})
-		var err error
-		if x.client, err = pulse.Open(pulse.ClientConfig{Connect: harebus.ConnectConfig{URLs: []string{b.URL()}}, Dial: b.Dial, Log: zap.NewNop()}); err != nil {
+		x.quiet = 250 * time.Millisecond
+		if err := x.open(access.Broker{URLs: []string{b.URL()}, Dial: b.Dial}); err != nil {
 			t.Fatal(err)
 		}
-		defer x.client.Close()
+		defer x.Close()
 		if err := x.run(ctx); err != nil && ctx.Err() == nil {
 			t.Error(err)
 		}
@@ -256,35 +255,10 @@ func TestTopLive(t *testing.T) {
 	})
 }
 
-// TestTopReckons: rates and times are those since the table before, also when an instance comes, goes or starts anew.
-func TestTopReckons(t *testing.T) {
+// TestTopGrowth: the error queue grows by so many a minute.
+func TestTopGrowth(t *testing.T) {
 	t.Parallel()
-	start := time.Now()
-	histogram := func(n uint64) (h harebus.Histogram) {
-		h.Counts = make([]uint64, len(harebus.HistogramBounds())+1)
-		h.Counts[3] = n // 1 ms
-		return h
-	}
-	says := func(instance string, after time.Duration, handled uint64) pulse.Answer {
-		return pulse.Answer{Instance: instance, Service: "s", Version: "1", Clock: start.Add(after), Queues: []pulse.Queue{{
-			Name: "q", Consumers: 1, InHand: 2, All: harebus.MessageStats{Handled: handled, Failed: handled / 10, CriticalTime: histogram(handled)},
-		}}}
-	}
-	x := &top{gone: map[string]time.Time{}}
-	x.remember(&pulse.Round{Answers: []pulse.Answer{says("a", 0, 100), says("b", 0, 1000), says("gone", 0, 5)}})
-	round := &pulse.Round{Answers: []pulse.Answer{says("a", 2*time.Second, 300), says("b", 2*time.Second, 50), says("new", 2*time.Second, 70)}}
-	lines := x.gather(round)
-	if len(lines) != 1 {
-		t.Fatalf("lines %+v", lines)
-	}
-	if l := lines[0]; l.Handled != 100 || l.Failed != 10 || l.Instances != 3 || l.InHand != 6 || l.critical.Count() != 200 || l.Half != "1ms" || len(l.Versions) != 1 {
-		t.Errorf("line %+v", l)
-	}
-	x.remember(round)
-	if _, gone := x.gone["gone"]; !gone || len(x.gone) != 1 {
-		t.Errorf("gone %v", x.gone)
-	}
-	x.failed, x.at = 10, time.Now().Add(-time.Minute)
+	x := &top{failed: 10, at: time.Now().Add(-time.Minute)}
 	if got := x.grown(pulse.Waiting{Exists: true, Ready: 48}); got != " (+38/min)" {
 		t.Errorf("grown %q", got)
 	}
@@ -306,19 +280,6 @@ func TestStatusAndTerminals(t *testing.T) {
 		}
 		if !strings.Contains(r.out, "u001b") && !strings.Contains(r.out, "x1b") {
 			t.Errorf("%v printed %s", args, r.out)
-		}
-	}
-}
-
-// TestShort: durations in few characters.
-func TestShort(t *testing.T) {
-	t.Parallel()
-	for d, want := range map[time.Duration]string{
-		0: "-", 250 * time.Microsecond: "250µs", 2500 * time.Microsecond: "2.5ms", 1234567 * time.Nanosecond: "1.2ms", 1234 * time.Millisecond: "1.2s", time.Minute: "1m",
-		90 * time.Minute: "1h30m", 3 * time.Hour: "3h", 49 * time.Hour: "2d", 1<<63 - 1: ">24h", 75*time.Second + 3*time.Millisecond: "1m15s",
-	} {
-		if got := short(d); got != want {
-			t.Errorf("%v is %q, want %q", int64(d), got, want)
 		}
 	}
 }

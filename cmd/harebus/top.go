@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"maps"
 	"os"
 	"slices"
 	"strconv"
@@ -12,7 +11,7 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/harebus/harebus"
+	"github.com/harebus/harebus/cmd/harebus/internal/services"
 	"github.com/harebus/harebus/internal/deferred"
 	"github.com/harebus/harebus/internal/queue"
 	"github.com/harebus/harebus/internal/scheduled"
@@ -45,16 +44,15 @@ type top struct {
 
 	leaders schedules
 	delays  delays
-	before  map[string]pulse.Answer // by instance
-	gone    map[string]time.Time    // instances that have not answered any more, since when
-	failed  int                     // messages in the error queue before; -1 is unknown
-	at      time.Time               // of that
+	watch   services.Watch
+	failed  int       // messages in the error queue before; -1 is unknown
+	at      time.Time // of that
 }
 
 // runTop is the command top.
 func runTop(ctx context.Context, args []string, std stdio) int {
 	flags := newFlags("top [flags] [QUEUE...]", topExplanation)
-	t := &top{asking: asking{std: std}, gone: map[string]time.Time{}, failed: -1}
+	t := &top{asking: asking{std: std}, failed: -1}
 	connect := connectionFlags(flags)
 	t.flags(flags)
 	flags.DurationVar(&t.every, "every", 2*time.Second, "ask again after this `time`")
@@ -73,7 +71,7 @@ func runTop(ctx context.Context, args []string, std stdio) int {
 	if err != nil {
 		return std.misuse(flags, err.Error())
 	}
-	defer t.client.Close()
+	defer t.Close()
 	t.delays = delays{options: deferred.Options{Broker: broker, HeaderPrefix: "PikaBus.", Timeout: t.timeout}}
 	t.leaders = schedules{broker: broker, std: std}
 	defer t.leaders.close()
@@ -97,7 +95,7 @@ func (t *top) run(ctx context.Context) error {
 			if !t.live || n == 0 || ctx.Err() != nil {
 				return err
 			}
-			v = &view{round: &pulse.Round{}, refused: err} // the next look may succeed
+			v = &view{state: &services.State{Round: &pulse.Round{}, Refused: err}} // the next look may succeed
 		}
 		if n > 0 || t.live {
 			if err := t.show(v); err != nil {
@@ -105,7 +103,7 @@ func (t *top) run(ctx context.Context) error {
 			}
 		}
 		if n == t.rounds && t.rounds > 0 {
-			if v.refused != nil {
+			if v.state.Refused != nil {
 				return errNotAsked
 			}
 			return nil
@@ -123,158 +121,42 @@ func (t *top) run(ctx context.Context) error {
 
 // view is one table.
 type view struct {
-	round   *pulse.Round
-	refused error // why no instance could be asked
+	state   *services.State
 	lines   []line
-	waiting map[string]pulse.Waiting
 	growth  string // of the error queue
 	delayed string // what is said about deferred messages
 }
 
 // line is a queue of a service.
 type line struct {
-	Service   string   `json:"service"`
-	Queue     string   `json:"queue"`
-	Instances int      `json:"instances"`
-	Paused    int      `json:"paused"`
-	Ready     *int     `json:"ready"` // nil is unknown
-	InHand    int64    `json:"in_hand"`
-	Handled   float64  `json:"handled_per_second"`
-	Failed    float64  `json:"failed_per_second"`
-	Retried   uint64   `json:"retried"`
-	Parked    uint64   `json:"parked"`
-	Half      string   `json:"critical_half"`
-	Most      string   `json:"critical_99"`
-	Versions  []string `json:"versions"`
+	services.Line
+
 	// Schedules are those of a queue of tokens, or ScheduleError says why they are not known.
 	Schedules     *scheduled.Summary `json:"schedules,omitempty"`
 	ScheduleError string             `json:"schedule_error,omitempty"`
-
-	critical harebus.Histogram
 }
 
 // look asks and reckons.
 func (t *top) look(ctx context.Context) (*view, error) {
-	ctx, cancel := t.bounded(ctx)
+	ctx, cancel := t.Bounded(ctx)
 	defer cancel()
-	round, refused, err := t.tell(ctx, t.queues)
+	state, err := t.asking.look(ctx, t.queues, append(slices.Clone(t.queues), t.errorQueue)...)
 	if err != nil {
 		return nil, err
 	}
-	v := &view{round: round, refused: refused}
-	v.lines = t.gather(round)
-	names := append(slices.Clone(t.queues), t.errorQueue)
-	for _, l := range v.lines {
-		names = append(names, l.Queue)
-	}
-	slices.Sort(names)
-	if v.waiting, err = t.client.Waiting(ctx, slices.Compact(names)); err != nil {
-		return nil, err
-	}
-	for i := range v.lines {
-		if w := v.waiting[v.lines[i].Queue]; w.Known() {
-			v.lines[i].Ready = &w.Ready
-		}
+	v := &view{state: state}
+	for _, l := range t.watch.Lines(state) {
+		v.lines = append(v.lines, line{Line: l})
 	}
 	t.schedules(ctx, v)
 	if !t.json {
 		v.delayed = t.delays.look(ctx)
 	}
-	if refused == nil {
-		t.remember(round)
+	if state.Refused == nil {
+		t.watch.Remember(state)
 	}
-	v.growth = t.grown(v.waiting[t.errorQueue])
+	v.growth = t.grown(state.Waiting[t.errorQueue])
 	return v, nil
-}
-
-// gather makes the lines, by service and queue.
-func (t *top) gather(round *pulse.Round) []line {
-	type place struct{ service, queue string }
-	lines := map[place]*line{}
-	for i := range round.Answers {
-		a := &round.Answers[i]
-		for j := range a.Queues {
-			q := &a.Queues[j]
-			at := place{a.Service, q.Name}
-			if lines[at] == nil {
-				lines[at] = &line{Service: a.Service, Queue: q.Name}
-			}
-			lines[at].add(a, q, t.before[a.Instance])
-		}
-	}
-	sorted := make([]line, 0, len(lines))
-	for _, l := range lines {
-		l.Half, l.Most = "-", "-"
-		if l.critical.Count() > 0 {
-			l.Half, l.Most = short(l.critical.Quantile(0.5)), short(l.critical.Quantile(0.99)) //nolint:mnd // as the help says
-		}
-		sorted = append(sorted, *l)
-	}
-	slices.SortFunc(sorted, func(a, b line) int {
-		return strings.Compare(a.Service+"\x00"+a.Queue, b.Service+"\x00"+b.Queue)
-	})
-	return sorted
-}
-
-// add adds what an instance says. before is what it said before; its counts begin anew when it was started anew.
-func (l *line) add(a *pulse.Answer, q *pulse.Queue, before pulse.Answer) {
-	l.Instances++
-	l.InHand += q.InHand
-	l.Retried += q.All.Retried
-	l.Parked += q.All.Parked
-	if q.Paused {
-		l.Paused++
-	}
-	if !slices.Contains(l.Versions, a.Version) {
-		l.Versions = append(l.Versions, a.Version)
-	}
-	i := slices.IndexFunc(before.Queues, func(one pulse.Queue) bool { return one.Name == q.Name })
-	seconds := a.Clock.Sub(before.Clock).Seconds()
-	if i < 0 || seconds <= 0 {
-		return
-	}
-	was := &before.Queues[i].All
-	l.Handled += rate(was.Handled, q.All.Handled, seconds)
-	l.Failed += rate(was.Failed, q.All.Failed, seconds)
-	l.since(was.CriticalTime, q.All.CriticalTime)
-}
-
-// rate is how many a second were counted. A count that has fallen was not made by the same instance.
-func rate(before, now uint64, seconds float64) float64 {
-	if now < before {
-		return 0
-	}
-	return float64(now-before) / seconds
-}
-
-// since adds what a histogram has counted since it was another one.
-func (l *line) since(before, now harebus.Histogram) {
-	if l.critical.Counts == nil && len(now.Counts) > 0 {
-		l.critical.Counts = make([]uint64, len(now.Counts))
-	}
-	for i, n := range now.Counts {
-		if i < len(before.Counts) {
-			n -= min(before.Counts[i], n)
-		}
-		l.critical.Counts[i] += n
-	}
-}
-
-// remember keeps what was said, and notes who has not answered any more.
-func (t *top) remember(round *pulse.Round) {
-	const most = time.Minute
-	now := map[string]pulse.Answer{}
-	for _, a := range round.Answers {
-		now[a.Instance] = a
-		delete(t.gone, a.Instance)
-	}
-	for name := range t.before {
-		if _, ok := now[name]; !ok {
-			t.gone[name] = time.Now()
-		}
-	}
-	maps.DeleteFunc(t.gone, func(_ string, since time.Time) bool { return time.Since(since) > most })
-	t.before = now
 }
 
 // grown says how fast the error queue grows.
@@ -304,8 +186,8 @@ func (t *top) show(v *view) error {
 		text.WriteString("\x1b[H\x1b[2J")
 	}
 	switch {
-	case v.refused != nil:
-		noteRefused(&text, v.refused)
+	case v.state.Refused != nil:
+		noteRefused(&text, v.state.Refused)
 	case len(v.lines) == 0:
 		text.WriteString("no instance has answered; services answer if they use package pulse\n")
 	default:
@@ -343,20 +225,9 @@ func (l *line) print(w io.Writer) {
 
 // note prints what is unusual, and the error queue.
 func (t *top) note(text io.Writer, v *view) {
-	consumers := consuming(v.round.Answers)
-	noteConsumers(text, consumers, v.waiting)
-	noteSilent(text, silent(t.queues, v.round), v.waiting)
-	for _, name := range slices.Sorted(maps.Keys(consumers)) {
-		if why := v.waiting[name].Unknown; why != "" {
-			fmt.Fprintf(text, "? %s: %s\n", visible.Word(name), visible.Line(why))
-		}
-	}
-	for _, name := range slices.Sorted(maps.Keys(t.gone)) {
-		fmt.Fprintf(text, "? %s has not answered since %s\n", visible.Word(name), t.gone[name].Format(time.TimeOnly))
-	}
-	remarks(text, v.round.Answers)
+	printNotes(text, v.state.MoreConsumers(), v.state.Unanswered(), v.state.Untold(), t.watch.Missed(), v.state.Remarks())
 	noteSchedules(text, v.lines)
-	switch w := v.waiting[t.errorQueue]; {
+	switch w := v.state.Waiting[t.errorQueue]; {
 	case w.Unknown != "":
 		fmt.Fprintf(text, "%s -: %s\n", visible.Word(t.errorQueue), visible.Line(w.Unknown))
 	case w.Exists:

@@ -8,12 +8,14 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strings"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
 
 	"github.com/harebus/harebus"
 	"github.com/harebus/harebus/cmd/harebus/internal/page"
+	"github.com/harebus/harebus/cmd/harebus/internal/services"
 	"github.com/harebus/harebus/internal/access"
 	"github.com/harebus/harebus/internal/deferred"
 	"github.com/harebus/harebus/internal/doctor"
@@ -24,8 +26,8 @@ import (
 	"github.com/harebus/harebus/topology"
 )
 
-const uiExplanation = `Shows failed and deferred messages, the topology and the doctor on a web page, and has failed
-messages retried, redirected and archived there, until it is interrupted. It prints an address
+const uiExplanation = `Shows failed and deferred messages, services, the topology and the doctor on a web page, has failed
+messages retried, redirected, edited and archived there, and queues paused, until it is interrupted. It prints an address
 that works once, in one browser. It listens on this machine only.
 
 The page is the command harebus errors with a mouse: an action is about the messages of a look
@@ -128,6 +130,7 @@ func (d *desk) configure(std stdio) error {
 	c.Errors.NoLock, c.Errors.NoAudit, c.Errors.Log, c.Errors.Operator = d.noLock, d.quiet, d.broker.Log, whoActs()+" (ui)"
 	c.Deferred = deferred.Options{Broker: d.broker, HeaderPrefix: d.prefix, Timeout: d.timeout}
 	c.Schedules = d.schedules(std)
+	c.Services = services.Options{Broker: d.broker, Operator: c.Errors.Operator, Wait: 2 * time.Second, Quiet: 250 * time.Millisecond, Timeout: d.timeout}
 	if d.file == "" {
 		return nil
 	}
@@ -135,8 +138,11 @@ func (d *desk) configure(std stdio) error {
 		return err
 	}
 	for _, q := range d.want.Queues {
-		if scheduled.Holds(q) {
+		switch {
+		case scheduled.Holds(q):
 			c.ScheduleQueues = append(c.ScheduleQueues, q.Name)
+		case listened(q, d.errorQueue):
+			c.ServiceQueues = append(c.ServiceQueues, q.Name)
 		}
 	}
 	vhost, api, err := reach(d.broker, d.api)
@@ -162,6 +168,11 @@ func (d *desk) configure(std stdio) error {
 		return r, err
 	}
 	return nil
+}
+
+// listened says whether a service handles the messages of a queue of its topology, as far as the name tells.
+func listened(q topology.Queue, errorQueue string) bool {
+	return q.Name != errorQueue && !strings.HasPrefix(q.Name, "harebus.") && !q.Exclusive && q.Type != topology.Stream
 }
 
 // schedules sees recurring schedules with connections of its own.

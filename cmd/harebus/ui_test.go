@@ -55,6 +55,7 @@ func TestUI(t *testing.T) {
 	see(address+"/topology", `queue &#34;absent&#34;`)
 	see(address+"/doctor", "absent")
 	see(address+"/deferred", "0 messages wait")
+	see(address+"/services", "? absent: no answer; there is no such queue")
 	cancel()
 	if c := <-code; c != exitOK || errs.String() != "" {
 		t.Errorf("exit code %d, stderr %s", c, errs.String())

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/harebus/harebus/cmd/harebus/internal/services"
 	"github.com/harebus/harebus/errorqueue"
 	"github.com/harebus/harebus/topology"
 )
@@ -22,15 +23,16 @@ import (
 type deed struct {
 	*selection
 
-	Do   string // retry, redirect or discard
-	To   string // the queue of a redirect
-	Rate int
-	File string // the archive of a discard; another one each time
+	Do      string // retry, redirect, discard or edit
+	To      string // the queue of a redirect or an edit
+	Rate    int
+	File    string   // the archive of a discard; another one each time
+	edition *edition // the new body of an edit
 }
 
 // Verb is the action for a heading.
 func (d *deed) Verb() string {
-	return map[string]string{"retry": "Retry", "redirect": "Redirect", "discard": "Archive and remove"}[d.Do]
+	return map[string]string{"retry": "Retry", "redirect": "Redirect", "discard": "Archive and remove", "edit": "Edit"}[d.Do]
 }
 
 // Folder is where the archive is made.
@@ -44,7 +46,7 @@ func (s *Server) deed(w http.ResponseWriter, r *http.Request) *deed {
 	}
 	d := &deed{selection: c, Do: r.FormValue("do"), To: strings.TrimSpace(r.FormValue("to")), Rate: cmp.Or(s.cfg.Rate, defaultRate)}
 	switch {
-	case d.Verb() == "":
+	case d.Verb() == "" || d.Do == "edit": // which has a form of its own
 		s.fault(w, r, http.StatusBadRequest, "There is no such action", "Nothing was done.")
 		return nil
 	case d.Do == "discard" && s.cfg.Archive == "":
@@ -105,6 +107,8 @@ type run struct {
 	Do, Verb string
 	Count    int    // of its messages
 	File     string // the archive of a discard
+	To       string // the queue that the operator has named
+	Path     string // the message that is edited, or the queue of an order
 	Began    time.Time
 
 	stop context.CancelFunc
@@ -117,6 +121,9 @@ type run struct {
 	Err              error
 	Journal          string
 	Stopped          bool
+	Typed            string            // for an edit: kept until that has succeeded
+	Results          []services.Result // of an order to services
+	Notes            []string
 }
 
 // start begins an action, unless the error queue is in use.
@@ -127,23 +134,34 @@ func (s *Server) start(d *deed) (*run, error) {
 		return nil, errBusy
 	}
 	ctx, stop := context.WithCancel(s.ctx)
-	one := &run{ID: rand.Text(), Do: d.Do, Verb: d.Verb(), Count: len(d.Messages), File: d.File, Began: time.Now(), stop: stop, done: make(chan struct{})}
-	const most = 20
-	s.mu.Lock()
-	if s.runs = append(s.runs, one); len(s.runs) > most {
-		s.runs = slices.Delete(s.runs, 0, 1)
+	one := &run{ID: rand.Text(), Do: d.Do, Verb: d.Verb(), Count: len(d.Messages), File: d.File, To: d.To, Began: time.Now(), stop: stop, done: make(chan struct{})}
+	if d.edition != nil {
+		one.Path, one.Typed = d.edition.Path, d.edition.Typed
 	}
-	s.mu.Unlock()
+	s.keep(one)
 	s.running.Go(func() {
 		defer stop()
 		defer close(one.done)
 		report, journal, err := s.carryOut(ctx, d, one)
 		s.mu.Lock()
 		one.Report, one.Journal, one.Err, one.Ended = report, journal, err, time.Now()
+		if one.Report.Done > 0 {
+			one.Typed = ""
+		}
 		s.mu.Unlock()
 		s.free <- struct{}{}
 	})
 	return one, nil
+}
+
+// keep adds an action to those that are shown.
+func (s *Server) keep(one *run) {
+	const most = 20
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.runs = append(s.runs, one); len(s.runs) > most {
+		s.runs = slices.Delete(s.runs, 0, 1)
+	}
 }
 
 // carryOut carries an action out, with a journal that stays only when something is left to know.
@@ -172,7 +190,10 @@ func (s *Server) carryOut(ctx context.Context, d *deed, one *run) (report errorq
 }
 
 func (d *deed) carryOut(ctx context.Context, q *errorqueue.Queue, o errorqueue.Options) (report errorqueue.Report, err error) {
-	if d.Do != "discard" {
+	switch d.Do {
+	case "edit":
+		return q.Edit(ctx, d.Messages[0], d.edition.body, o)
+	case "retry", "redirect":
 		return q.Retry(ctx, d.Messages, o)
 	}
 	file, err := os.OpenFile(d.File, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600) //nolint:gosec // deed has made the name: a folder of the command line, a time, random letters

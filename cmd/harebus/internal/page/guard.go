@@ -2,6 +2,7 @@ package page
 
 import (
 	"crypto/subtle"
+	"errors"
 	"io/fs"
 	"net"
 	"net/http"
@@ -13,6 +14,7 @@ import (
 const (
 	loginPath  = "/login"
 	mostInForm = 1 << 20 // bytes of a form
+	mostInEdit = 8 << 20 // of one with a body, of which each character may need three or more
 )
 
 // gate decides who may see the page. It serves whoever has come by the one-time address, and
@@ -51,8 +53,17 @@ func (g *gate) protect(next, refuse http.Handler) http.Handler {
 	static := http.FileServerFS(files)
 	inside := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodGet && r.Method != http.MethodHead {
-			r.Body = http.MaxBytesReader(w, r.Body, mostInForm)
-			if r.ParseForm() != nil || !same(r.PostForm.Get("form"), g.form) {
+			most := int64(mostInForm)
+			if strings.HasSuffix(r.URL.Path, "/edit") {
+				most = mostInEdit
+			}
+			r.Body = http.MaxBytesReader(w, r.Body, most)
+			err := r.ParseForm()
+			if errors.As(err, new(*http.MaxBytesError)) {
+				http.Error(w, "What you have typed is too large for this page; nothing was done. Go back to have it again. For a large body: harebus errors edit -body FILE ID", http.StatusRequestEntityTooLarge)
+				return
+			}
+			if err != nil || !same(r.PostForm.Get("form"), g.form) {
 				refuse.ServeHTTP(w, r)
 				return
 			}

@@ -103,7 +103,7 @@ func TestOtherSites(t *testing.T) {
 			}
 		}
 		big := url.Values{"form": {x.form}, "count": {strings.Repeat("1", 2<<20)}}
-		x.expect(x.do(x.request(http.MethodPost, path, big)), http.StatusForbidden)
+		x.expect(x.do(x.request(http.MethodPost, path, big)), http.StatusRequestEntityTooLarge)
 		for _, method := range []string{http.MethodPut, http.MethodDelete, http.MethodPatch} {
 			if a := x.do(x.request(method, path, good)); a.StatusCode == http.StatusOK || a.StatusCode == http.StatusSeeOther {
 				x.Errorf("%s: status %d", method, a.StatusCode)

@@ -65,6 +65,12 @@ func (f search) filter() (errorqueue.Filter, error) {
 	return filter, errors.Join(faults...)
 }
 
+// trouble is what is wrong, and what to do.
+type trouble struct {
+	Status        int
+	Title, Advice string
+}
+
 // errBusy says that this page uses the error queue itself.
 var errBusy = errors.New("an action of this page is at work")
 
@@ -115,15 +121,20 @@ func (s *Server) take(ctx context.Context, query search, filter errorqueue.Filte
 	return l, nil
 }
 
+// lookOf is the look with this id, or nil if it is not kept any more.
+func (s *Server) lookOf(id string) *look {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	at := slices.IndexFunc(s.looks, func(l *look) bool { return l.ID == id })
+	if at < 0 {
+		return nil
+	}
+	return s.looks[at]
+}
+
 // kept is the look that an address names, or nil after it was said that it is gone.
 func (s *Server) kept(w http.ResponseWriter, r *http.Request) *look {
-	s.mu.Lock()
-	at := slices.IndexFunc(s.looks, func(l *look) bool { return l.ID == r.PathValue("look") })
-	var found *look
-	if at >= 0 {
-		found = s.looks[at]
-	}
-	s.mu.Unlock()
+	found := s.lookOf(r.PathValue("look"))
 	if found == nil {
 		s.fault(w, r, http.StatusGone, "This look is no longer kept", "The page keeps the last four. Nothing was done. Look again.")
 	}
@@ -132,14 +143,18 @@ func (s *Server) kept(w http.ResponseWriter, r *http.Request) *look {
 
 // broker says what is wrong with the broker or the error queue.
 func (s *Server) broker(w http.ResponseWriter, r *http.Request, err error) {
+	t := troubleOf(err)
+	s.fault(w, r, t.Status, t.Title, t.Advice)
+}
+
+func troubleOf(err error) *trouble {
 	switch {
 	case errors.Is(err, errBusy):
-		s.fault(w, r, http.StatusConflict, "An action is at work", "It holds the error queue. See the page Actions; look again when it has ended.")
+		return &trouble{http.StatusConflict, "An action is at work", "It holds the error queue. See the page Actions; look again when it has ended."}
 	case errors.Is(err, errorqueue.ErrLocked):
-		s.fault(w, r, http.StatusConflict, "Another operator works with the error queue", "Look again when that has ended. "+err.Error())
+		return &trouble{http.StatusConflict, "Another operator works with the error queue", "Look again when that has ended. " + err.Error() + "."}
 	case refusal.Missing(err):
-		s.fault(w, r, http.StatusNotFound, "The broker does not have it", err.Error())
-	default:
-		s.fault(w, r, http.StatusBadGateway, "That did not work", err.Error())
+		return &trouble{http.StatusNotFound, "The broker does not have it", err.Error() + "."}
 	}
+	return &trouble{http.StatusBadGateway, "That did not work", err.Error() + "."}
 }

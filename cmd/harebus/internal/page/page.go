@@ -1,6 +1,6 @@
 // Package page is a web page for the person who runs services: failed messages in groups, what is
-// in them, retrying, redirecting and archiving them, what waits for its time, the topology and
-// the doctor. It is the command line on a page and uses the same packages.
+// in them, retrying, redirecting, editing and archiving them, what waits for its time,
+// what the instances of services say, the topology and the doctor. It is the command line on a page and uses the same packages.
 //
 // The page is HTML that the server writes (assets/*.html) and works without JavaScript. Who may see it
 // is decided in guard.go.
@@ -15,6 +15,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/harebus/harebus/cmd/harebus/internal/services"
 	"github.com/harebus/harebus/errorqueue"
 	"github.com/harebus/harebus/internal/deferred"
 	"github.com/harebus/harebus/internal/doctor"
@@ -34,6 +35,9 @@ type Config struct {
 	// queues of the topology.
 	Schedules      func(ctx context.Context, queue string) (*scheduled.State, error)
 	ScheduleQueues []string
+	// Services says how instances of services are asked. ServiceQueues are queues of which an answer is expected.
+	Services      services.Options
+	ServiceQueues []string
 	// Broker is what the page says about where it looks. It has no password.
 	Broker string
 	// ReadOnly has no actions, NoBodies shows no bodies.
@@ -60,6 +64,7 @@ type Server struct {
 	mu    sync.Mutex // guards what follows
 	looks []*look    // the newest last
 	runs  []*run     // the newest last
+	watch services.Watch
 }
 
 // New makes the page for a server that listens on address, host:port.
@@ -101,15 +106,22 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("GET /deferred", s.deferred)
 	mux.HandleFunc("GET /deferred/list", s.waiting)
 	mux.HandleFunc("GET /schedules", s.schedules)
+	mux.HandleFunc("GET /services", s.services)
 	mux.HandleFunc("GET /topology", s.topology)
 	mux.HandleFunc("GET /doctor", s.doctor)
 	mux.HandleFunc("GET /log", s.log)
 	mux.HandleFunc("GET /", func(w http.ResponseWriter, r *http.Request) {
-		s.fault(w, r, http.StatusNotFound, "There is no such page", "The address is wrong, or this page is read-only.")
+		s.fault(w, r, http.StatusNotFound, "There is no such page", "The address is wrong, or this page is read-only, or shows no bodies.")
 	})
 	if !s.cfg.ReadOnly {
 		mux.HandleFunc("GET /looks/{look}/act", s.confirm)
 		mux.HandleFunc("POST /looks/{look}/act", s.act)
+		if !s.cfg.NoBodies {
+			mux.HandleFunc("GET /looks/{look}/messages/{message}/edit", s.edit)
+			mux.HandleFunc("POST /looks/{look}/messages/{message}/edit", s.send)
+		}
+		mux.HandleFunc("GET /services/order", s.order)
+		mux.HandleFunc("POST /services/order", s.order)
 		mux.HandleFunc("GET /actions", s.actions)
 		mux.HandleFunc("GET /actions/{run}", s.progress)
 		mux.HandleFunc("POST /actions/{run}/stop", s.halt)

@@ -20,6 +20,7 @@ import (
 	"github.com/harebus/harebus"
 	"github.com/harebus/harebus/brokertest"
 	"github.com/harebus/harebus/cmd/harebus/internal/page"
+	"github.com/harebus/harebus/cmd/harebus/internal/services"
 	"github.com/harebus/harebus/errorqueue"
 	"github.com/harebus/harebus/internal/access"
 	"github.com/harebus/harebus/internal/deferred"
@@ -66,6 +67,7 @@ func bubble(t *testing.T, change func(*page.Config), test func(x *bench)) {
 				Connect: harebus.ConnectConfig{URLs: []string{b.URL()}}, Dial: b.Dial, Timeout: 5 * time.Second, Operator: "ann@ops1",
 			},
 			Deferred: deferred.Options{Broker: access.Broker{URLs: []string{b.URL()}, Dial: b.Dial}, HeaderPrefix: "PikaBus.", Timeout: 5 * time.Second},
+			Services: services.Options{Broker: access.Broker{URLs: []string{b.URL()}, Dial: b.Dial}, Operator: "ann@ops1", Wait: time.Second, Quiet: 250 * time.Millisecond, Timeout: 5 * time.Second},
 			Broker:   "guest@broker", Archive: archive,
 		}
 		if change != nil {

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/harebus/harebus/cmd/harebus/internal/services"
 	"github.com/harebus/harebus/internal/visible"
 )
 
@@ -15,7 +16,7 @@ import (
 type tab struct{ Path, Name string }
 
 // tabs are the parts of the page. A new part is a line here, a route and a template.
-var tabs = []tab{{"/errors", "Failed"}, {"/deferred", "Deferred"}, {"/schedules", "Schedules"}, {"/topology", "Topology"}, {"/doctor", "Doctor"}, {"/actions", "Actions"}, {"/log", "Log"}}
+var tabs = []tab{{"/errors", "Failed"}, {"/deferred", "Deferred"}, {"/schedules", "Schedules"}, {"/services", "Services"}, {"/topology", "Topology"}, {"/doctor", "Doctor"}, {"/actions", "Actions"}, {"/log", "Log"}}
 
 // view is what a template gets.
 type view struct {
@@ -39,11 +40,12 @@ var pages = func() map[string]*template.Template {
 	functions := template.FuncMap{
 		"add":  func(first, n int) int { return first + n - 1 }, // the last of n
 		"text": visible.Text, "word": visible.Word, "count": count, "ago": ago,
+		"quantiles": services.Quantiles, "limits": services.Limits, "short": services.Short,
 		"stamp": func(at time.Time) string { return at.UTC().Format("2006-01-02 15:04:05 UTC") },
 	}
 	all := map[string]*template.Template{}
-	for _, name := range []string{"groups", "list", "message", "confirm", "actions", "progress", "deferred", "waiting", "schedules", "topology", "doctor", "log", "fault", "refused"} {
-		all[name] = template.Must(template.New("layout.html").Funcs(functions).ParseFS(assets, "assets/layout.html", "assets/"+name+".html"))
+	for _, name := range []string{"groups", "list", "message", "edit", "confirm", "actions", "progress", "deferred", "waiting", "schedules", "services", "order", "topology", "doctor", "log", "fault", "refused"} {
+		all[name] = template.Must(template.New("layout.html").Funcs(functions).ParseFS(assets, "assets/layout.html", "assets/parts.html", "assets/"+name+".html"))
 	}
 	return all
 }()
