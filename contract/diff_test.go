@@ -326,7 +326,12 @@ func TestReadRefuses(t *testing.T) {
 	receive := `{"action": "receive", "channel": {"$ref": "#/channels/c"}}`
 	for name, row := range map[string]struct{ text, want string }{
 		"nothing":               {"", "it is not JSON"},
-		"YAML":                  {"asyncapi: 3.0.0", "it is not JSON"},
+		"YAML":                  {"# orders\n\nasyncapi: 3.0.0", "it is YAML, and only JSON is read: convert it first, with yq -o=json FILE"},
+		"YAML of two documents": {"---\nasyncapi: 3.0.0\n---\n", "it is YAML"},
+		"YAML in braces":        {"{asyncapi: 3.0.0}", "it is YAML"},
+		"YAML in quotes":        {"\uFEFF'asyncapi': 3.0.0", "it is YAML"},
+		"text":                  {"all of it: asyncapi", "it is not JSON"},
+		"a byte order mark":     {"\uFEFF" + `{"asyncapi": "2.6.0"}`, `it is AsyncAPI "2.6.0"`},
 		"half":                  {`{"asyncapi": "3.0.0"`, "it is not JSON"},
 		"two":                   {`{"asyncapi": "3.0.0"} {}`, "something follows"},
 		"a list":                {`[]`, "it is no AsyncAPI document"},

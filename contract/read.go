@@ -1,6 +1,8 @@
 package contract
 
 import (
+	"bufio"
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -33,13 +35,22 @@ func (o *operation) key() string { return o.action + "\x00" + o.place + "\x00" +
 // String names the operation for a reader.
 func (o *operation) String() string { return fmt.Sprintf("%s %q, %s", o.action, o.message, o.place) }
 
-// Read reads an AsyncAPI document of version 3 in JSON. It follows references inside of the document only.
+// Read reads an AsyncAPI document of version 3 in JSON; one in YAML is an error that says how to convert it. It follows references inside of the document only.
 func Read(r io.Reader) (*Document, error) {
 	limited := &io.LimitedReader{R: r, N: mostBytes + 1}
-	in := json.NewDecoder(limited)
+	whole := bufio.NewReader(limited)
+	begin, _ := whole.Peek(whole.Size()) // whoever reads on gets the error
+	if bytes.HasPrefix(begin, byteOrderMark) {
+		_, _ = whole.Discard(len(byteOrderMark)) // they are there
+	}
+	in := json.NewDecoder(whole)
 	in.UseNumber()
 	var value any
-	if err := in.Decode(&value); err != nil && limited.N > 0 {
+	switch err := in.Decode(&value); {
+	case err == nil || limited.N <= 0:
+	case isYAML(begin):
+		return nil, errors.New("contract: read document: it is YAML, and only JSON is read: convert it first, with yq -o=json FILE")
+	default:
 		return nil, fmt.Errorf("contract: read document: it is not JSON: %w", err)
 	}
 	switch _, err := in.Token(); {
@@ -61,6 +72,23 @@ func Read(r io.Reader) (*Document, error) {
 		return nil, fmt.Errorf("contract: read document: %w", err)
 	}
 	return d, nil
+}
+
+// byteOrderMark is what some editors put before a text.
+var byteOrderMark = []byte("\uFEFF")
+
+// isYAML says whether a text that is no JSON looks like AsyncAPI in YAML, by how it begins.
+func isYAML(begin []byte) bool {
+	text := strings.TrimSpace(string(bytes.TrimPrefix(begin, byteOrderMark)))
+	braced := strings.HasPrefix(text, "{")
+	for line := range strings.Lines(text) {
+		key, _, _ := strings.Cut(line, ":")
+		switch key = strings.Trim(key, "\"' \t{"); {
+		case strings.HasPrefix(line, "%YAML"), strings.HasPrefix(line, "---"), key == "asyncapi" && (!braced || !strings.Contains(line, `"asyncapi"`)):
+			return true
+		}
+	}
+	return false
 }
 
 // Operations names what the service receives and sends, sorted.

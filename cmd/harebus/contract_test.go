@@ -80,7 +80,8 @@ func TestContractBadInput(t *testing.T) {
 		code  int
 		want  string
 	}{
-		{"asyncapi: 3.0.0\n", []string{"diff", good, "-"}, exitFailed, "harebus: contract diff: -: contract: read document: it is not JSON"},
+		{"asyncapi: 3.0.0\n", []string{"diff", good, "-"}, exitFailed, "harebus: contract diff: -: contract: read document: it is YAML, and only JSON is read: convert it first, with yq -o=json FILE"},
+		{"{", []string{"diff", good, "-"}, exitFailed, "harebus: contract diff: -: contract: read document: it is not JSON"},
 		{`{"openapi": "3.0.0"}`, []string{"diff", "-", good}, exitFailed, "it is no AsyncAPI document"},
 		{`{"asyncapi": "2.6.0"}`, []string{"show", "-"}, exitFailed, `it is AsyncAPI "2.6.0", and only version 3 is read`},
 		{strings.Replace(contractText("orders"), `"type": "object"`, `"$ref": "#/nowhere"`, 1), []string{"diff", good, "-"}, exitFailed, `"#/nowhere" leads nowhere`},
