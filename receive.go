@@ -561,7 +561,7 @@ func (d *delivery) elsewhere() *resend.Case {
 	if d.stored == nil {
 		d.stored = &resend.Case{
 			Queue: d.endpoint.copies, On: &d.Delivery, ID: d.came.id, SourceQueue: d.came.sourceQueue, FirstFailed: d.came.firstFailed,
-			Failures: d.failures, Dialect: d.peer.Name(), Fields: d.fields, Ackable: d.ackable, Begin: d.copying,
+			Failures: d.failures, Dialect: d.peer.Name(), Notes: d.peer.Parked, Fields: d.fields, Ackable: d.ackable, Begin: d.copying,
 		}
 	}
 	return d.stored

@@ -25,7 +25,7 @@
 //     [Destination.Wire], which is where harebus would send the message.
 //   - [Envelope.Fault] tells that a request was given up, in both directions.
 //
-// Two more methods are optional: see [Validator] and [Sampler]. What the peer needs on the broker is returned by a method
+// Three more methods are optional: see [Validator], [Sampler] and [Parker]. What the peer needs on the broker is returned by a method
 // Topology(queue string, types ...string) topology.Topology, for harebus.Config.Declare.Topology.
 package dialect
 
@@ -52,6 +52,25 @@ type Validator interface{ Validate() error }
 // Sampler is a [Dialect] that can show a message as its peer writes it. Start shows it to the other dialects, and
 // logs which of them would read it as well: then the order in Config.Payload.Dialects decides.
 type Sampler interface{ Sample() Wire }
+
+// Parker is a [Dialect] whose peer has tools for error queues. A message that it has read and that is parked gets the headers of Parked, too, and loses them
+// when an operator moves it back. They replace headers of the same names; those of harebus and of the broker are left out, and so are all if the
+// message has no room for them.
+type Parker interface {
+	Parked(f Failure) map[string]any
+}
+
+// Failure is why a message is parked.
+type Failure struct {
+	// Queue is where it failed.
+	Queue string
+	// Kind is the reason code of a message that was rejected, or "panic", "timeout" or "error".
+	Kind string
+	// Text is the error's, and Stack where a panic was; it is empty otherwise.
+	Text, Stack string
+	// At is when it failed for the last time.
+	At time.Time
+}
 
 // Envelope is what a message says of itself, whoever wrote it. Its texts are valid UTF-8 of at most 255 bytes.
 type Envelope struct {

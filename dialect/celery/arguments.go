@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/harebus/harebus/dialect"
+	"github.com/harebus/harebus/internal/media"
 )
 
 // largest is how much a compressed body may become, as by default for bodies of harebus.
@@ -19,8 +20,7 @@ const largest = 16 << 20
 
 // plain is the body as JSON.
 func plain(w *dialect.Wire) (body []byte, err error) {
-	kind, _, _ := strings.Cut(w.Properties.ContentType, ";")
-	if kind = strings.TrimSpace(kind); !strings.EqualFold(kind, jsonContent) && kind != "" {
+	if kind := media.Type(w.Properties.ContentType); kind != "" && !media.IsJSON(kind) {
 		return nil, fmt.Errorf("its arguments are serialized as %.80q, and harebus reads JSON only: set task_serializer to \"json\"", kind)
 	}
 	body = w.Body
@@ -65,13 +65,23 @@ func (d *Dialect) payload(name string, known bool, body []byte) ([]byte, error) 
 	})
 	args, kwargs, rest := parts[0], parts[1], parts[2]
 	simple := string(rest) == none
-	if !whole || n != len(parts) || !is('[', args) || !is('{', kwargs) || !simple && !is('{', rest) {
-		return nil, errors.New("its body is not [[arguments], {keyword arguments}, {what follows}] in JSON, which is protocol 2 of Celery")
+	if !whole || n != len(parts) || !simple && !is('{', rest) && string(rest) != "null" {
+		return nil, errBody
 	}
 	if !simple {
 		if err := follows(rest); err != nil {
 			return nil, err
 		}
+	}
+	return d.call(name, known, args, kwargs)
+}
+
+var errBody = errors.New("its body is not [[arguments], {keyword arguments}, {what follows}] in JSON, which is protocol 2 of Celery")
+
+// call makes the payload of a task of its arguments.
+func (d *Dialect) call(name string, known bool, args, kwargs []byte) ([]byte, error) {
+	if !is('[', args) || !is('{', kwargs) {
+		return nil, errors.New("its arguments are not [those by position] and {those by name} in JSON")
 	}
 	if !known {
 		return slices.Concat([]byte("["), args, []byte(", "), kwargs, []byte("]")), nil

@@ -1,5 +1,5 @@
 // Package celery reads and writes tasks as Celery for Python does, with protocol 2 and JSON: a service sends tasks to workers, and
-// is a worker for the tasks of clients.
+// is a worker for the tasks of clients. It also reads tasks of protocol 1.
 //
 // A message is one task. docs/celery.md says what to configure on both sides. Tasks with callbacks, chains and chords are refused.
 package celery
@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/harebus/harebus/dialect"
+	"github.com/harebus/harebus/internal/media"
 	"github.com/harebus/harebus/topology"
 )
 
@@ -97,10 +98,13 @@ const (
 
 const jsonContent = "application/json"
 
-// Read reads a task, which has the header task and one of id and lang; and, with Config.Results, a result.
+// Read reads a task, which has the header task and one of id and lang, or is one of protocol 1; and, with Config.Results, a result.
 func (d *Dialect) Read(w *dialect.Wire) (*dialect.Envelope, bool, error) {
 	named, ok := w.Headers[task]
 	if !ok {
+		if e, is, err := d.readFirst(w); is {
+			return e, is, err
+		}
 		return d.readResult(w)
 	}
 	if w.Headers[id] == nil && w.Headers[lang] == nil {
@@ -122,8 +126,8 @@ func (d *Dialect) Read(w *dialect.Wire) (*dialect.Envelope, bool, error) {
 		return e, true, errors.New("its header task or id is empty, or no text")
 	}
 	var faults [4]error
-	e.NotBefore, faults[0] = readTime(w, eta)
-	e.Expires, faults[1] = readTime(w, expires)
+	e.NotBefore, faults[0] = parseTime("header eta", w.Headers[eta])
+	e.Expires, faults[1] = parseTime("header expires", w.Headers[expires])
 	e.ExpiresHere = !e.Expires.IsZero()
 	d.readReplyTo(e, w)
 	e.Body, faults[2] = plain(w)
@@ -159,9 +163,8 @@ func text(w *dialect.Wire, name string) string {
 	return s
 }
 
-// readTime reads a header with a time as Python writes it. Without a zone it is UTC, as Celery has it by default.
-func readTime(w *dialect.Wire, name string) (time.Time, error) {
-	value := w.Headers[name]
+// parseTime reads a time as Python writes it. Without a zone it is UTC, as Celery has it by default.
+func parseTime(what string, value any) (time.Time, error) {
 	if value == nil {
 		return time.Time{}, nil
 	}
@@ -171,7 +174,7 @@ func readTime(w *dialect.Wire, name string) (time.Time, error) {
 			return t.UTC(), nil
 		}
 	}
-	return time.Time{}, fmt.Errorf("the header %s is %.80q, and no time such as 2026-11-28T07:25:56.589670+00:00", name, fmt.Sprint(value))
+	return time.Time{}, fmt.Errorf("the %s is %.80q, and no time such as 2026-11-28T07:25:56.589670+00:00", what, fmt.Sprint(value))
 }
 
 // states are those of a task that has come to its end, and whether it has failed.
@@ -180,7 +183,7 @@ var states = map[string]bool{"SUCCESS": false, "FAILURE": true, "REVOKED": true,
 // readResult reads the result that a worker has for a request: it has no headers, and a body that names the task.
 func (d *Dialect) readResult(w *dialect.Wire) (*dialect.Envelope, bool, error) {
 	p := &w.Properties
-	if !d.cfg.Results || p.CorrelationID == "" || p.ContentType != jsonContent || !json.Valid(w.Body) {
+	if !d.cfg.Results || p.CorrelationID == "" || !media.IsJSON(media.Type(p.ContentType)) || !json.Valid(w.Body) {
 		return nil, false, nil
 	}
 	var of, status, result []byte

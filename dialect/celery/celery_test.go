@@ -53,6 +53,12 @@ func TestGoldens(t *testing.T) {
 			},
 		},
 		{
+			Golden: "celery-protocol-1", Body: `{"id": 7}`, // only read
+			Want: dialect.Envelope{
+				ID: uuid(4), Type: "PlaceOrder", Intent: "command", ContentType: "application/json", NoReply: text(noQueue),
+			},
+		},
+		{
 			Golden: "celery-gzip", To: to, Body: `{"id": 9}`,
 			Differs: append(differs, "headers.compression", "body", "body."), // harebus compresses nothing for a peer
 			Want: dialect.Envelope{
@@ -220,7 +226,7 @@ func TestResults(t *testing.T) {
 func TestHostile(t *testing.T) {
 	t.Parallel()
 	m := dialecttest.Mutations{
-		Goldens: []string{"celery-task", "celery-eta", "celery-gzip"}, Own: []string{"PlaceOrder", "MoveOrder", "Clean"},
+		Goldens: []string{"celery-task", "celery-eta", "celery-gzip", "celery-protocol-1"}, Own: []string{"PlaceOrder", "MoveOrder", "Clean"},
 		Addresses: []string{"properties.ReplyTo"}, Hostile: []string{"%s", "queue/error", "amqp://other/%s"},
 	}
 	m.Run(t, byName())
@@ -235,12 +241,12 @@ func TestHostile(t *testing.T) {
 func TestCopies(t *testing.T) {
 	t.Parallel()
 	dialecttest.Copies(t, byName(), "celery-task")
-	dialecttest.Copies(t, peer(false), "celery-gzip")
+	dialecttest.Copies(t, peer(false), "celery-gzip", "celery-protocol-1")
 }
 
 // FuzzRead reads what nobody would write.
 func FuzzRead(f *testing.F) {
-	dialecttest.Fuzz(f, byName(), []string{"celery-task", "celery-eta", "celery-gzip"},
+	dialecttest.Fuzz(f, byName(), []string{"celery-task", "celery-eta", "celery-gzip", "celery-protocol-1"},
 		[]string{"task", "id", "eta", "expires", "compression", "root_id", "parent_id", "lang"})
 }
 

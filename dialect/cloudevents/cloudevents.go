@@ -1,4 +1,4 @@
-// Package cloudevents reads and writes CloudEvents 1.0 on RabbitMQ: what their binding for AMQP makes of an event there, and what
+// Package cloudevents reads CloudEvents 1.0 and 0.3, and writes 1.0, on RabbitMQ: what their binding for AMQP makes of an event there, and what
 // Knative, Dapr, Wolverine and the SDKs write.
 //
 // An event is read in binary form (its attributes are headers, its data is the body) and in structured form (one JSON
@@ -56,6 +56,7 @@ const (
 	kind            = "type"
 	occurred        = "time"
 	dataContentType = "datacontenttype"
+	dataEncoding    = "datacontentencoding" // of version 0.3
 	correlationID   = "correlationid"
 	causationID     = "causationid"
 	traceParent     = "traceparent"

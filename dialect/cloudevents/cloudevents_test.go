@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/harebus/harebus/brokertest"
 	"github.com/harebus/harebus/dialect"
 	"github.com/harebus/harebus/dialect/cloudevents"
 	"github.com/harebus/harebus/internal/dialecttest"
@@ -45,6 +46,12 @@ func TestGoldens(t *testing.T) {
 	dialecttest.Goldens(t, peer(), []dialecttest.Case{{
 		Golden: "cloudevents-binary", Want: binary, To: event, Differs: []string{"properties.DeliveryMode", "mandatory"},
 		Written: func(e *dialect.Envelope) { e.Headers["cloudEvents_subject"] = "7" }, // Read leaves it among the headers
+	}, {
+		Golden: "cloudevents-knative", Want: order, // written with Prefix ce-, which is what its specification says
+	}, {
+		Golden: "cloudevents-request", Differs: []string{"properties.DeliveryMode", "mandatory"}, To: &dialect.Destination{Kind: dialect.Request},
+		Want:    dialect.Envelope{ID: "01a3", CorrelationID: "01a3", Type: "OrderPlaced", From: "orders", ReplyTo: "shop", ContentType: "application/json"},
+		Written: func(e *dialect.Envelope) { e.RequestID, e.CorrelationID = "01a3", "" }, // another id would be an attribute
 	}})
 	plain, rich := order, order
 	plain.Headers = map[string]any{"cloudEvents_source": "/orders"}
@@ -136,7 +143,17 @@ func TestDocuments(t *testing.T) {
 		{"application/cloudevents+json", head + `"data":1,"n":9223372036854775808,"n":{"a":[1]}}`, "1", "application/json", ""},
 		{"application/cloudevents+json", head + `"datacontenttype":7,"data":1}`, "", "", "datacontenttype"},
 		{"application/cloudevents+json", `{"specversion":"1.0","id":"1","source":"/orders","data":1}`, "", "", "no type"},
-		{"application/cloudevents+json", `{"specversion":"0.3","id":"1","source":"/orders","type":"Text","data":1}`, "", "", `"0.3"`},
+		{"application/cloudevents+json", `{"specversion":"0.2","id":"1","source":"/orders","type":"Text","data":1}`, "", "", `"0.2"`},
+		{"application/cloudevents+json", `{"specversion":"0.3","id":"1","source":"/orders","type":"Text","schemaurl":"x","data":{"id":7}}`, `{"id":7}`, "application/json", ""},
+		{"application/cloudevents+json", `{"data":"AQL/","specversion":"0.3","id":"1","source":"/orders","type":"Text","datacontenttype":"x/y","datacontentencoding":"Base64"}`, "\x01\x02\xff", "x/y", ""},
+		{"application/cloudevents+json", `{"specversion":"0.3","id":"1","source":"/orders","type":"Text","data":"eyJpZCI6N30=","datacontentencoding":"base64"}`, `{"id":7}`, "application/json", ""},
+		{"application/cloudevents+json", `{"specversion":"0.3","id":"1","source":"/orders","type":"Text","data":"x","datacontentencoding":"base64"}`, "", "", "not in base64"},
+		{"application/cloudevents+json", `{"specversion":"0.3","id":"1","source":"/orders","type":"Text","data":"x","datacontentencoding":"gzip"}`, "", "", "base64 only"},
+		{"application/cloudevents+json", head + `"datacontentencoding":"base64","data":{"id":7}}`, `{"id":7}`, "application/json", ""},
+		{" application/cloudevents+json ;charset", head + `"datacontenttype":"Application/JSON ;charset","data":{"id":7}}`, `{"id":7}`, "Application/JSON ;charset", ""},
+		{"application/cloudevents", head + `"data":1}`, "1", "application/json", ""},
+		{"application/cloudevents-batch+json", `[]`, "", "", "one by one"},
+		{"Application/CloudEvents-Batch+JSON ; charset=utf-8", `[` + head + `"data":1}]`, "", "", "one by one"},
 		{"application/cloudevents+json", `[` + head + `"data":1}]`, "", "", "no JSON object"},
 		{"application/cloudevents-batch+json", `[` + head + `"data":1}]`, "", "", "one by one"},
 		{"application/cloudevents+avro", "\x01", "", "", "cloudevents+avro"},
@@ -342,4 +359,12 @@ func TestBatch(t *testing.T) {
 			t.Errorf("%s: %v, %v", doc, f, faults)
 		}
 	}
+}
+
+// TestTalk: a service and a client that plays the peer ask and answer, fail and publish in both directions.
+func TestTalk(t *testing.T) {
+	t.Parallel()
+	broker := brokertest.New()
+	defer broker.Close()
+	dialecttest.Talk(t, dialecttest.Place{URL: broker.URL(), Dial: broker.Dial}, dialecttest.CloudEvents())
 }

@@ -6,13 +6,13 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"mime"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/harebus/harebus/dialect"
 	"github.com/harebus/harebus/internal/jsontext"
+	"github.com/harebus/harebus/internal/media"
 )
 
 // Read reads an event: in structured form by its content type, or if the body is a JSON object with the four attributes that every event
@@ -43,9 +43,12 @@ func (d *Dialect) Read(w *dialect.Wire) (*dialect.Envelope, bool, error) {
 	return e, true, err
 }
 
+// oldest is the version before the first.
+const oldest = "0.3"
+
 // event is what an event says of itself, in whatever form.
 type event struct {
-	version, id, source, kind, time, contentType string
+	version, id, source, kind, time, contentType, encoding string
 
 	correlationID, causationID string
 	// headers are the attributes that have no place in an envelope.
@@ -55,7 +58,8 @@ type event struct {
 
 // isStructured says whether a content type is one of those of events.
 func isStructured(contentType string) bool {
-	return len(contentType) >= len(structured) && strings.EqualFold(contentType[:len(structured)], structured)
+	kind, ok := strings.CutPrefix(media.Type(contentType), structured)
+	return ok && (kind == "" || kind[0] == '+' || kind[0] == '-')
 }
 
 // spellingOf is the index of the prefix that the attributes have in headers; -1 if they have none.
@@ -99,9 +103,9 @@ func (d *Dialect) envelope(ev *event, w *dialect.Wire) (*dialect.Envelope, error
 		return e, err
 	}
 	switch {
-	case !strings.HasPrefix(ev.version, "1."):
-		return e, fmt.Errorf("its specversion is %.40q, and only versions 1 are read", ev.version)
-	case len(ev.body) == 0 || len(ev.body) < 16 && string(bytes.TrimSpace(ev.body)) == "null":
+	case !strings.HasPrefix(ev.version, "1.") && ev.version != oldest:
+		return e, fmt.Errorf("its specversion is %.40q, and only versions 1 and "+oldest+" are read", ev.version)
+	case len(ev.body) == 0 || jsontext.Nothing(ev.body) && isJSON(ev.contentType):
 		return e, errors.New("the event has no data, and a handler needs a message")
 	}
 	return e, nil
@@ -153,6 +157,8 @@ func (ev *event) required(name string) *string {
 		return &ev.kind
 	case dataContentType:
 		return &ev.contentType
+	case dataEncoding:
+		return &ev.encoding
 	}
 	return nil
 }
@@ -183,7 +189,7 @@ func (ev *event) add(name string, value any) {
 }
 
 // fromHeaders reads binary form; spelling is the index of a prefix, or that of none.
-func (ev *event) fromHeaders(w *dialect.Wire, spelling int) error {
+func (ev *event) fromHeaders(w *dialect.Wire, spelling int) (err error) {
 	before := ""
 	if spelling < len(prefixes) {
 		before = prefixes[spelling]
@@ -212,13 +218,13 @@ func (ev *event) fromHeaders(w *dialect.Wire, spelling int) error {
 	if ev.contentType == "" {
 		ev.contentType, _ = w.Headers["content-type"].(string) // Knative, and who puts the headers of HTTP into those of AMQP
 	}
-	ev.body = w.Body
-	return nil
+	ev.body, err = ev.decoded(w.Body)
+	return err
 }
 
 // fromDocument reads structured form.
 func (ev *event) fromDocument(body []byte, contentType string) error {
-	if base, _, _ := strings.Cut(strings.ToLower(contentType), ";"); contentType != "" && strings.TrimSpace(base) != structured+"+json" && base != structured {
+	if base := media.Type(contentType); base != "" && base != structured+"+json" && base != structured {
 		if strings.Contains(base, "batch") {
 			return errors.New("it is a batch (" + base + "), and a message has one event here: have the sender send them one by one")
 		}
@@ -236,6 +242,10 @@ func (ev *event) fromDocument(body []byte, contentType string) error {
 	})
 	if err != nil {
 		return err
+	}
+	if ev.encoding != "" && ev.version != oldest {
+		ev.add(dataEncoding, ev.encoding) // an extension like others
+		ev.encoding = ""
 	}
 	ev.body, err = ev.data(inJSON, inBase64)
 	return err
@@ -304,22 +314,33 @@ func (ev *event) data(inJSON, inBase64 jsontext.Value) ([]byte, error) {
 			return nil, fmt.Errorf("data_base64: %w", err)
 		}
 		return body, nil
-	case isJSON(ev.contentType) || inJSON.Null():
+	case ev.encoding == "" && isJSON(ev.contentType) || inJSON.Null():
 		return inJSON, nil
 	}
 	text, err := inJSON.Text()
 	if err != nil {
 		return nil, fmt.Errorf("the data of the type %.80q: %w", ev.contentType, err)
 	}
-	return []byte(text), nil
+	return ev.decoded([]byte(text))
+}
+
+// decoded undoes the encoding that version 0.3 has an attribute for.
+func (ev *event) decoded(data []byte) ([]byte, error) {
+	switch {
+	case ev.encoding == "" || ev.version != oldest:
+		return data, nil
+	case !strings.EqualFold(ev.encoding, "base64"):
+		return nil, fmt.Errorf("its datacontentencoding is %.40q, and version "+oldest+" has base64 only", ev.encoding)
+	}
+	decoded := make([]byte, base64.StdEncoding.DecodedLen(len(data)))
+	n, err := base64.StdEncoding.Decode(decoded, data)
+	if err != nil {
+		return nil, fmt.Errorf("its data is not in base64, as its datacontentencoding says: %w", err)
+	}
+	return decoded[:n], nil
 }
 
 // isJSON says whether data of a content type is a JSON value. Data without one is.
 func isJSON(contentType string) bool {
-	if contentType == "" || contentType == jsonType {
-		return true
-	}
-	base, _, err := mime.ParseMediaType(contentType)
-	_, subtype, _ := strings.Cut(base, "/")
-	return err == nil && (subtype == "json" || strings.HasSuffix(subtype, "+json"))
+	return contentType == "" || media.IsJSON(media.Type(contentType))
 }

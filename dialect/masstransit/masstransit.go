@@ -15,6 +15,7 @@ import (
 
 	"github.com/harebus/harebus/dialect"
 	"github.com/harebus/harebus/internal/jsontext"
+	"github.com/harebus/harebus/internal/media"
 )
 
 // Config says which types are exchanged with the peers, and what they call the broker.
@@ -97,13 +98,12 @@ const (
 
 // Read reads an envelope, whatever its content type says, and raw JSON with the header MT-MessageType.
 func (d *Dialect) Read(w *dialect.Wire) (*dialect.Envelope, bool, error) {
-	media, _, _ := strings.Cut(w.Properties.ContentType, ";")
-	switch media = strings.TrimSpace(media); {
-	case strings.EqualFold(media, contentType):
+	switch kind := media.Type(w.Properties.ContentType); {
+	case kind == contentType:
 		e, err := d.envelope(w)
 		return e, true, err
-	case len(media) >= len(vendor) && strings.EqualFold(media[:len(vendor)], vendor): // BSON, XML, encrypted
-		return nil, true, fmt.Errorf("its content type is %.80q, and only %s is read: have the peer use its JSON serializer for this endpoint", media, contentType)
+	case strings.HasPrefix(kind, vendor): // BSON, XML, encrypted
+		return nil, true, fmt.Errorf("its content type is %.80q, and only %s is read: have the peer use its JSON serializer for this endpoint", kind, contentType)
 	}
 	if urns, ok := w.Headers[rawType].(string); ok {
 		e, err := d.raw(w, urns)
@@ -312,7 +312,7 @@ func (d *Dialect) raw(w *dialect.Wire, urns string) (*dialect.Envelope, error) {
 		return e, fmt.Errorf("the header %s names no type that begins with %s", rawType, urn)
 	case p.ContentType == "":
 		return e, errors.New("it has no content type")
-	case len(e.Body) == 0 || len(e.Body) < 16 && string(bytes.TrimSpace(e.Body)) == "null":
+	case len(e.Body) == 0 || jsontext.Nothing(e.Body) && media.IsJSON(media.Type(e.ContentType)):
 		return e, errors.New("its body is empty")
 	}
 	return e, cmp.Or(readFault(e), d.headers(e, w, nil))

@@ -144,6 +144,15 @@ func TestGoldens(t *testing.T) {
 				Fault: &dialect.Fault{Reason: "System.InvalidOperationException", Text: "no such order"},
 			},
 		},
+		{Golden: "masstransit-minimal-in", Body: `{"id":7}`, Want: dialect.Envelope{Type: "PlaceOrder", Types: []string{"Acme.Orders:PlaceOrder"}, ContentType: json}},
+		{
+			Golden: "masstransit-by-wolverine", Body: `{"id":7,"customer":"Grüße & <Co>","total":19.90,"at":"2026-11-21T08:44:41.901107Z"}`,
+			Want: dialect.Envelope{
+				ID: "08df4d3e-1fc0-ebb7-0200-000000000000", CorrelationID: "312f6dd3-de89-41fb-a1a4-c9d0a65f3267", ConversationID: "08df4d3e-1fc0-ebb7-0200-000000000000",
+				Type: "PlaceOrder", Types: []string{"Acme.Orders:PlaceOrder"}, ContentType: json, TimeSent: at(t, "10:55:32.6320355"),
+				NoReply: errors.New(`the address "rabbitmq://127.0.0.1/wolv2/wolverine.response.bb46a9ed-7314-4afd-aca2-2c12bfdc223a": the address is in the virtual host "wolv2", and this is another one`),
+			},
+		},
 		{
 			Golden: "masstransit-request-by-wolverine", Body: `{"id":7}`,
 			Want: dialect.Envelope{

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/harebus/harebus/dialect"
+	"github.com/harebus/harebus/internal/jsontext"
 )
 
 // envelope is what MassTransit wraps a message in. It writes absent values as null, and so does this.
@@ -47,7 +48,7 @@ func (d *Dialect) Write(e *dialect.Envelope, to dialect.Destination) (dialect.Wi
 	} else {
 		out.Message = fault(e, to)
 	}
-	if !json.Valid(out.Message) || e.Fault == nil && string(bytes.TrimSpace(out.Message)) == "null" {
+	if !json.Valid(out.Message) || e.Fault == nil && jsontext.Nothing(out.Message) {
 		err = errors.Join(err, fmt.Errorf("a MassTransit message is JSON and not null, and this is %.40q: use the codec JSON", e.ContentType))
 	}
 	maps.Copy(w.Headers, e.Headers)

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/harebus/harebus/dialect"
+	"github.com/harebus/harebus/internal/jsontext"
+	"github.com/harebus/harebus/internal/media"
 )
 
 // Config says which types are exchanged with the peers.
@@ -86,16 +88,17 @@ const (
 	sagaID, sagaType                       = prefix + "SagaId", prefix + "SagaType"
 )
 
-// Read reads a message that has one of the headers that NServiceBus, or who imitates it, always writes.
+// Read reads a message that has one of the headers that NServiceBus, or who imitates it, always writes; or none of them, but the full name of
+// one of Config.Types in the property type, which is all that an endpoint of NServiceBus needs.
 func (d *Dialect) Read(w *dialect.Wire) (*dialect.Envelope, bool, error) {
-	if !marked(w.Headers) {
+	if !marked(w.Headers) && !d.minimal(w) {
 		return nil, false, nil
 	}
 	p := &w.Properties
 	e := &dialect.Envelope{
-		ID: cmp.Or(p.MessageID, text(w, messageID)), CorrelationID: cmp.Or(p.CorrelationID, text(w, correlationID)), CausationID: text(w, relatedTo),
+		ID: either(p.MessageID, w, messageID), CorrelationID: either(p.CorrelationID, w, correlationID), CausationID: text(w, relatedTo),
 		ConversationID: text(w, conversationID), From: text(w, endpoint), TimeSent: readTime(text(w, timeSent)),
-		ContentType: cmp.Or(p.ContentType, text(w, contentType), "application/json"), ContentEncoding: p.ContentEncoding, Body: bytes.TrimPrefix(w.Body, []byte("\uFEFF")),
+		ContentType: cmp.Or(either(p.ContentType, w, contentType), "application/json"), ContentEncoding: p.ContentEncoding, Body: bytes.TrimPrefix(w.Body, mark),
 	}
 	e.Type, e.Types = d.typeOf(cmp.Or(text(w, enclosedTypes), p.Type))
 	switch text(w, intent) {
@@ -110,7 +113,7 @@ func (d *Dialect) Read(w *dialect.Wire) (*dialect.Envelope, bool, error) {
 		const longest = 1<<32 - 1
 		e.Expires = e.TimeSent.Add(time.Duration(min(ms, longest)) * time.Millisecond)
 	}
-	if address := cmp.Or(p.ReplyTo, text(w, replyToAddress)); address != "" && e.RequestID == "" {
+	if address := either(p.ReplyTo, w, replyToAddress); address != "" && e.RequestID == "" {
 		e.ReplyTo, e.NoReply = parseAddress(address)
 	}
 	switch {
@@ -118,10 +121,24 @@ func (d *Dialect) Read(w *dialect.Wire) (*dialect.Envelope, bool, error) {
 		return e, true, fmt.Errorf("it is a control message of NServiceBus (%.40q), and no handler's", text(w, intent))
 	case e.Type == "":
 		return e, true, errors.New("it has no type: neither " + enclosedTypes + " nor the property type")
-	case len(e.Body) == 0 || len(e.Body) < 16 && string(bytes.TrimSpace(e.Body)) == "null":
+	case len(e.Body) == 0 || jsontext.Nothing(e.Body) && media.IsJSON(media.Type(e.ContentType)):
 		return e, true, errors.New("its body is empty")
 	}
 	return e, true, nil
+}
+
+// mark is the byte order mark, which old serializers write.
+var mark = []byte("\uFEFF")
+
+// minimal says whether a message that NServiceBus has not written is one that it would handle. What Wolverine writes is read by the dialect of that.
+func (d *Dialect) minimal(w *dialect.Wire) bool {
+	if w.Properties.Type == "" {
+		return false
+	}
+	full := fullName(w.Properties.Type)
+	own, known := d.own[full]
+	_, wolverine := w.Headers["wolverine-protocol-version"]
+	return known && own != full && !wolverine
 }
 
 func marked(headers map[string]any) bool {
@@ -173,6 +190,14 @@ func fullName(name string) string {
 	return strings.TrimSpace(name)
 }
 
+// either is a property or, without that, a header.
+func either(property string, w *dialect.Wire, name string) string {
+	if property != "" {
+		return property
+	}
+	return text(w, name)
+}
+
 // text is a header; empty if it is not text.
 func text(w *dialect.Wire, name string) string {
 	s, _ := w.Headers[name].(string)
@@ -195,8 +220,13 @@ func parseAddress(address string) (string, error) {
 // day it is, so such a time can be wrong by 12 hours.
 func readTime(s string) time.Time {
 	const seconds = len("2006-01-02 15:04:05")
+	if s == "" {
+		return time.Time{}
+	}
 	if len(s) > seconds && s[seconds] == ':' {
-		if t, err := time.Parse("2006-01-02 15:04:05.999999999 Z", s[:seconds]+"."+s[seconds+1:]); err == nil {
+		b := append(make([]byte, 0, 40), s...) // on the stack
+		b[seconds] = '.'
+		if t, err := time.Parse("2006-01-02 15:04:05.999999999 Z", string(b)); err == nil {
 			return t
 		}
 		return time.Time{}

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/harebus/harebus/dialect"
+	"github.com/harebus/harebus/internal/media"
 )
 
 // Write makes a message that NServiceBus handles. An event without an exchange goes where the routing topology of the peers
@@ -27,10 +28,10 @@ func (d *Dialect) Write(e *dialect.Envelope, to dialect.Destination) (dialect.Wi
 	p := &w.Properties
 	p.MessageID, p.ContentType, p.ContentEncoding, w.Body = e.ID, e.ContentType, e.ContentEncoding, e.Body
 	p.CorrelationID, p.ReplyTo, p.Type = correlation(e, to), e.ReplyTo, d.types[e.Type][0]
-	media, _, _ := strings.Cut(e.ContentType, ";") // by which it finds the serializer
+	// By its content type, without parameters, it finds the serializer.
 	for name, value := range map[string]string{
 		messageID: e.ID, conversationID: cmp.Or(e.ConversationID, e.ID), correlationID: p.CorrelationID, relatedTo: e.CausationID, replyToAddress: e.ReplyTo,
-		endpoint: e.From, machine: d.machine, contentType: strings.TrimSpace(media), enclosedTypes: enclosed, intent: intentOf(to.Kind), timeSent: writeTime(e.TimeSent),
+		endpoint: e.From, machine: d.machine, contentType: media.Type(e.ContentType), enclosedTypes: enclosed, intent: intentOf(to.Kind), timeSent: writeTime(e.TimeSent),
 	} {
 		delete(w.Headers, name)
 		if value != "" {

@@ -15,6 +15,8 @@ import (
 	"strings"
 
 	"github.com/harebus/harebus/dialect"
+	"github.com/harebus/harebus/internal/jsontext"
+	"github.com/harebus/harebus/internal/media"
 )
 
 // Config says which types are exchanged with the peers.
@@ -102,7 +104,7 @@ func text(w *dialect.Wire, name string) string {
 
 // content undoes GZipPostProcessor, and refuses what is not JSON.
 func content(e *dialect.Envelope) (err error) {
-	if kind, _, _ := strings.Cut(e.ContentType, ";"); kind != jsonContent && !strings.HasSuffix(kind, "+json") {
+	if !media.IsJSON(media.Type(e.ContentType)) {
 		return fmt.Errorf("its content type is %.80q, and harebus reads JSON only: use a Jackson converter", e.ContentType)
 	}
 	by, rest, _ := strings.Cut(strings.ReplaceAll(e.ContentEncoding, ":", ","), ",")
@@ -115,7 +117,7 @@ func content(e *dialect.Envelope) (err error) {
 	case "zip", "deflate":
 		return fmt.Errorf("it is compressed as %.80q, and harebus reads gzip only", e.ContentEncoding)
 	}
-	if body := bytes.TrimSpace(e.Body[:min(len(e.Body), 64)]); len(body) == 0 || string(body) == "null" {
+	if jsontext.Nothing(e.Body) {
 		return errors.New("its body is empty")
 	}
 	return nil
@@ -144,7 +146,7 @@ func (d *Dialect) Write(e *dialect.Envelope, to dialect.Destination) (dialect.Wi
 	if e.Fault != nil {
 		return w, errors.New("a peer with Spring AMQP has no message that says that a request was given up")
 	}
-	if kind, _, _ := strings.Cut(e.ContentType, ";"); kind != jsonContent {
+	if !media.IsJSON(media.Type(e.ContentType)) {
 		return w, fmt.Errorf("the content type is %.80q, and the peer reads JSON only", e.ContentType)
 	}
 	class, err := d.types.Foreign(e.Type)

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/harebus/harebus/brokertest"
 	"github.com/harebus/harebus/dialect"
 	"github.com/harebus/harebus/dialect/spring"
 	"github.com/harebus/harebus/internal/dialecttest"
@@ -38,6 +39,7 @@ func TestGoldens(t *testing.T) {
 			Written: func(e *dialect.Envelope) { e.RequestID, e.CorrelationID = "1", "another" },
 		},
 	})
+	dialecttest.RoundTrip(t, peer(), "spring-parked", "PlaceOrder", dialect.Send, "mandatory")
 }
 
 // TestReply: a reply has the correlation id of what it answers, or its id, as a listener of Spring writes it.
@@ -122,4 +124,12 @@ func TestReadCosts(t *testing.T) { //nolint:paralleltest // it counts allocation
 // BenchmarkRead compares with reading a message of harebus.
 func BenchmarkRead(b *testing.B) {
 	dialecttest.Times(b, peer(), "spring-map")
+}
+
+// TestTalk: a service and a client that plays the peer ask and answer, fail and publish in both directions.
+func TestTalk(t *testing.T) {
+	t.Parallel()
+	broker := brokertest.New()
+	defer broker.Close()
+	dialecttest.Talk(t, dialecttest.Place{URL: broker.URL(), Dial: broker.Dial}, dialecttest.Spring())
 }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/harebus/harebus/dialect"
 	"github.com/harebus/harebus/internal/jsontext"
+	"github.com/harebus/harebus/internal/media"
 )
 
 // Config says which types are exchanged with the peers.
@@ -78,14 +79,18 @@ const (
 	encrypted   = "application/wolverine-encrypted+json"
 )
 
-// Read reads a message that has the header wolverine-protocol-version and is not in the envelope of another bus.
+// Read reads a message that has the header wolverine-protocol-version and is not in the envelope of another bus; or a message without it that has the name of
+// one of Config.Types in the property type, which is all that Wolverine needs.
 func (d *Dialect) Read(w *dialect.Wire) (*dialect.Envelope, bool, error) {
-	if _, ok := w.Headers[version]; !ok {
+	p := &w.Properties
+	if _, ok := w.Headers[version]; !ok && !d.minimal(w) {
 		return nil, false, nil
 	} else if wrapped(w) {
+		if !ok {
+			return nil, false, nil
+		}
 		return nil, false, errWrapped
 	}
-	p := &w.Properties
 	e := &dialect.Envelope{
 		ID: p.MessageID, CorrelationID: p.CorrelationID, ConversationID: text(w, conversationID), CausationID: text(w, causationID),
 		Type: p.Type, From: text(w, source), ContentType: cmp.Or(p.ContentType, "application/json"), ContentEncoding: p.ContentEncoding,
@@ -117,13 +122,29 @@ func (d *Dialect) Read(w *dialect.Wire) (*dialect.Envelope, bool, error) {
 	return e, true, check(e, p)
 }
 
+// minimal says whether a message that Wolverine has not written is one that it would handle. What NServiceBus writes is read by the dialect of that.
+func (d *Dialect) minimal(w *dialect.Wire) bool {
+	name := w.Properties.Type
+	own, known := d.own[name]
+	if !known && name != failureType && name != ackType || own == name {
+		return false
+	}
+	for key := range w.Headers {
+		if strings.HasPrefix(key, "NServiceBus.") {
+			return false
+		}
+	}
+	return true
+}
+
 var errWrapped = errors.New("it is from Wolverine, in the envelope of MassTransit or CloudEvents: add that dialect to Config.Payload.Dialects")
 
 // wrapped says whether Wolverine has written the message in the envelope of another bus, for a peer of that one. Such a
 // body must not be taken for a message.
 func wrapped(w *dialect.Wire) bool {
-	if media := media(w.Properties.ContentType); media != "" && media != "application/json" && strings.HasPrefix(media, "application/") {
-		return strings.HasPrefix(media, "application/vnd.masstransit") || strings.HasPrefix(media, "application/cloudevents")
+	if kind := media.Type(w.Properties.ContentType); kind != "" && !media.IsJSON(kind) && strings.HasPrefix(kind, "application/") ||
+		strings.HasPrefix(kind, "application/vnd.masstransit") || strings.HasPrefix(kind, "application/cloudevents") {
+		return strings.HasPrefix(kind, "application/vnd.masstransit") || strings.HasPrefix(kind, "application/cloudevents")
 	}
 	cloud, transit := bytes.Contains(w.Body, []byte(`"specversion"`)), bytes.Contains(w.Body, []byte(`"urn:message:`))
 	if !cloud && !transit {
@@ -144,13 +165,13 @@ func check(e *dialect.Envelope, p *dialect.Properties) error {
 	switch {
 	case p.Type == "":
 		return errors.New("it has no type (the property type)")
-	case media(p.ContentType) == encrypted:
+	case media.Type(p.ContentType) == encrypted:
 		return errors.New("it is encrypted (" + encrypted + "), and harebus does not read that: leave UseEncryption out for this endpoint")
 	case p.Type == failureType:
 		return failure(e, p.ContentType)
-	case p.Type == ackType && p.ContentType == binary:
+	case p.Type == ackType && media.Type(p.ContentType) == binary:
 		return readAcknowledgement(e)
-	case len(e.Body) == 0 || len(e.Body) < 16 && string(bytes.TrimSpace(e.Body)) == "null":
+	case len(e.Body) == 0 || jsontext.Nothing(e.Body) && media.IsJSON(media.Type(e.ContentType)):
 		return errors.New("its body is empty")
 	}
 	return nil
@@ -159,7 +180,7 @@ func check(e *dialect.Envelope, p *dialect.Properties) error {
 // failure reads a FailureAcknowledgement: 16 bytes of the request's id and a text, or JSON.
 func failure(e *dialect.Envelope, contentType string) error {
 	e.Fault = &dialect.Fault{Reason: "failed"}
-	if contentType == binary {
+	if media.Type(contentType) == binary {
 		if len(e.Body) < guidBytes {
 			return fmt.Errorf("a FailureAcknowledgement of %d bytes, fewer than the %d of an id", len(e.Body), guidBytes)
 		}
@@ -174,12 +195,6 @@ func failure(e *dialect.Envelope, contentType string) error {
 	}
 	e.Fault.Text = said.Message
 	return nil
-}
-
-// media is a content type in small letters and without parameters.
-func media(contentType string) string {
-	kind, _, _ := strings.Cut(contentType, ";")
-	return strings.ToLower(strings.TrimSpace(kind))
 }
 
 // text is a header; empty if it is not text.

@@ -12,6 +12,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/harebus/harebus/internal/field"
+	"github.com/harebus/harebus/internal/media"
 )
 
 // Codec is what a registry has to know of a codec.
@@ -115,27 +116,21 @@ func (r *Registry[C]) forContent(contentType string, body []byte) (C, error) {
 	if codec, ok := r.byContent[contentType]; ok {
 		return codec, nil
 	}
-	media, params, err := mime.ParseMediaType(contentType)
+	kind, params, err := mime.ParseMediaType(contentType)
+	if err == mime.ErrInvalidMediaParameter && media.IsJSON(kind) { //nolint:errorlint // returned as it is
+		err = nil // "application/json; systemjson" of NServiceBus; JSON says by itself how it is encoded
+	}
 	if err != nil {
 		return r.fallback, fmt.Errorf("content type %s", field.Quote(contentType))
 	}
-	codec, ok := r.byContent[media]
-	if !ok && isJSON(media) {
+	codec, ok := r.byContent[kind]
+	if !ok && media.IsJSON(kind) {
 		codec, ok = r.fallback, true
 	}
 	if !ok || !readable(params["charset"], body) {
 		return r.fallback, fmt.Errorf("no codec for content type %s", field.Quote(contentType))
 	}
 	return codec, nil
-}
-
-// isJSON knows the other names of JSON.
-func isJSON(media string) bool {
-	switch media {
-	case "text/json", "application/x-json", "text/x-json", "json":
-		return true
-	}
-	return strings.HasSuffix(media, "+json")
 }
 
 // readable says whether a body in the charset called name, which PikaBus calls

@@ -35,6 +35,7 @@ type Case struct {
 func Goldens(t *testing.T, d dialect.Dialect, cases []Case) {
 	t.Helper()
 	for _, c := range cases {
+		inTable(c.Golden)
 		t.Run(c.Golden, func(t *testing.T) {
 			t.Parallel()
 			w := Load(t, c.Golden)
@@ -185,6 +186,7 @@ func leaves(path string, body []byte) map[string]string {
 // Case; paths that begin with a ? may be the same.
 func RoundTrip(t *testing.T, d dialect.Dialect, golden, messageType string, kind dialect.Kind, differs ...string) {
 	t.Helper()
+	inTable(golden)
 	t.Run(golden, func(t *testing.T) {
 		t.Parallel()
 		w := Load(t, golden)

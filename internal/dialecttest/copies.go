@@ -43,13 +43,17 @@ type trip struct {
 	ctx    context.Context
 	broker *brokertest.Broker
 	seen   []*harebus.Message
+	notes  map[string]any // that the peer's tools need of a parked message
 }
 
 func travel(t *testing.T, d dialect.Dialect, w dialect.Wire) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
 	defer cancel()
-	x := &trip{T: t, ctx: ctx, broker: brokertest.New()}
+	x := &trip{T: t, ctx: ctx, broker: brokertest.New(), notes: map[string]any{}}
+	if parker, ok := d.(dialect.Parker); ok {
+		x.notes = parker.Parked(dialect.Failure{Queue: "orders", Kind: "error", Text: "attempt 3"})
+	}
 	defer x.broker.Close()
 	s, err := harebus.New(harebus.Config{
 		Queue: "orders", Dial: x.broker.Dial, Payload: harebus.PayloadConfig{Dialects: []dialect.Dialect{d}},
@@ -120,6 +124,11 @@ func (x *trip) handle(ctx context.Context, bus *harebus.Bus, m *harebus.Message)
 func (x *trip) put(p amqp.Publishing) {
 	x.Helper()
 	p.Expiration = "" // the test takes longer
+	x.publish("orders", p)
+}
+
+func (x *trip) publish(queue string, p amqp.Publishing) {
+	x.Helper()
 	conn, err := amqp.DialConfig(x.broker.URL(), amqp.Config{Dial: x.broker.Dial})
 	if err != nil {
 		x.Fatal(err)
@@ -132,7 +141,7 @@ func (x *trip) put(p amqp.Publishing) {
 	if err != nil {
 		x.Fatal(err)
 	}
-	confirm, err := ch.PublishWithDeferredConfirm("", "orders", true, false, p)
+	confirm, err := ch.PublishWithDeferredConfirm("", queue, true, false, p)
 	if err != nil {
 		x.Fatal(err)
 	}
@@ -170,7 +179,16 @@ func (x *trip) kept(w *dialect.Wire, p *amqp.Publishing, name string) {
 	if p.Headers["PikaBus.Dialect"] != name {
 		x.Errorf("the parked message is of the dialect %v", p.Headers["PikaBus.Dialect"])
 	}
+	for key, value := range x.notes {
+		if got, ok := p.Headers[key]; !ok || got != value && !strings.Contains(key, "Time") {
+			x.Errorf("the header %s of a parked message is %v, want %v", key, got, value)
+		}
+		delete(p.Headers, key)
+	}
 	for key, value := range w.Headers {
+		if _, replaced := x.notes[key]; replaced {
+			continue
+		}
 		stored := key
 		if header.OfBroker(key) {
 			stored = "PikaBus." + key
@@ -234,7 +252,10 @@ func (x *trip) same(attempt int, got, first *harebus.Message) {
 	x.Helper()
 	of := func(m *harebus.Message) map[string]any {
 		headers := maps.Clone(m.Headers)
-		maps.DeleteFunc(headers, func(key string, _ any) bool { return header.OfBroker(key) || strings.HasPrefix(key, "PikaBus.") })
+		maps.DeleteFunc(headers, func(key string, _ any) bool {
+			_, noted := x.notes[key]
+			return header.OfBroker(key) || strings.HasPrefix(key, "PikaBus.") || noted
+		})
 		return map[string]any{
 			"ID": m.ID, "CorrelationID": m.CorrelationID, "CausationID": m.CausationID, "Type": m.Type, "Intent": m.Intent, "ReplyTo": m.ReplyTo,
 			"OriginatingAddress": m.OriginatingAddress, "ContentType": m.ContentType, "ContentEncoding": m.ContentEncoding,
@@ -247,4 +268,11 @@ func (x *trip) same(attempt int, got, first *harebus.Message) {
 			x.Errorf("attempt %d: %s is %#v, and was %#v", attempt, name, a[name], b[name])
 		}
 	}
+}
+
+// Put publishes a message to a queue as its peer does.
+func Put(t *testing.T, broker *brokertest.Broker, queue string, w *dialect.Wire) {
+	t.Helper()
+	x := &trip{T: t, ctx: t.Context(), broker: broker}
+	x.publish(queue, publishing(w))
 }

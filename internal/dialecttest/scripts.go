@@ -3,14 +3,27 @@ package dialecttest
 import (
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"strings"
 	"testing"
+
+	amqp "github.com/rabbitmq/amqp091-go"
 
 	"github.com/harebus/harebus/dialect"
 	"github.com/harebus/harebus/dialect/masstransit"
 	"github.com/harebus/harebus/dialect/wolverine"
 	"github.com/harebus/harebus/topology"
 )
+
+// fanouts makes exchanges as the peers make them.
+func fanouts(peer *amqp.Channel, names ...string) error {
+	for _, name := range names {
+		if err := peer.ExchangeDeclare(name, "fanout", true, false, false, false, nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 // MassTransit is a conversation with MassTransit.
 func MassTransit() Script {
@@ -29,7 +42,11 @@ func MassTransit() Script {
 	}
 	of := func(asked *dialect.Wire, path string) string { return flat(asked)[path] }
 	return Script{
-		Dialect: d, Topology: topology.Join(d.Topology("orders", "OrderPlaced"), d.Publishes("OrderPlaced")),
+		Dialect: d, Topology: topology.Join(d.Topology("orders", "OrderPlaced"), d.Publishes("OrderPlaced")), Via: "orders",
+		Declare: func(peer *amqp.Channel) error { // as masstransit-topology says
+			return errors.Join(fanouts(peer, "Acme.Orders:OrderPlaced", "Acme.Orders:IOrderEvent", "orders"), // orders is that of a sender
+				peer.ExchangeBind("Acme.Orders:IOrderEvent", "", "Acme.Orders:OrderPlaced", false, nil))
+		},
 		Ask: "masstransit-request", Asks: "CheckOrder", Waits: "HOST_shop_bus_arryyyfh1caayenpbdxw4q48db",
 		Answered: func(t *testing.T, asked, answer *dialect.Wire) {
 			t.Helper()
@@ -91,7 +108,8 @@ func Wolverine() Script {
 	}
 	return Script{
 		Dialect: d, Topology: d.Topology("orders", "PlaceOrder"),
-		Ask: "wolverine-request", Asks: "GetOrder", Waits: "wolverine.response.1febda91-1a9b-42f6-a9a7-ae66bf00e3c9",
+		Declare: func(peer *amqp.Channel) error { return fanouts(peer, "Acme.Orders.PlaceOrder") }, // conventional routing
+		Ask:     "wolverine-request", Asks: "GetOrder", Waits: "wolverine.response.1febda91-1a9b-42f6-a9a7-ae66bf00e3c9",
 		Answered: func(t *testing.T, asked, answer *dialect.Wire) {
 			t.Helper()
 			expect(t, answer, "Acme.Orders.OrderStatus", map[string]string{"conversation-id": asked.Properties.MessageID, "is-response": "true"})

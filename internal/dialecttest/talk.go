@@ -30,18 +30,28 @@ type Script struct {
 	Dialect dialect.Dialect
 	// Ask is a request of the peer, of the wire name Asks, and Waits the queue for its answer.
 	Ask, Asks, Waits string
-	// Answered and Failed check the answers of a handler that takes the request, and of one that fails with "no such order".
+	// Via is the exchange by which the peer sends commands; empty is the default exchange.
+	Via string
+	// Change makes a request (true) or an event of a golden that is something else; nil leaves all as they are.
+	Change func(w *dialect.Wire, request bool)
+	// Answered and Failed check the answers of a handler that takes the request, and of one that fails with "no such order". Without Failed the
+	// peer knows no such answer, and Parked checks what is in the error queue; nil checks nothing more.
 	Answered, Failed func(t *testing.T, asked, answer *dialect.Wire)
-	// Answer and Fault are answers of the peer to a request of ours; Adapt makes one of a golden for that request.
+	Parked           func(t *testing.T, parked *dialect.Wire)
+	// Answer and Fault are answers of the peer to a request of ours; Adapt makes one of a golden for that request. Without Fault there is none.
 	Answer, Fault string
 	Adapt         func(t *testing.T, answer, asked *dialect.Wire)
 	// Said is the text of Fault, or a part of it.
 	Said string
 	// Event is what the peer publishes, of the wire name EventType.
 	Event, EventType string
-	// Listens is the exchange to which the peer binds a queue for our event of EventType.
+	// Listens is the exchange to which the peer binds a queue for our event of EventType. Named says that our call names it, because the dialect
+	// has no convention for that; events of the peer have no correlation id then.
 	Listens string
+	Named   bool
 	Heard   func(t *testing.T, event *dialect.Wire)
+	// Declare has the peer make what it makes at its start: once before the service has made its own, and once after. The broker must not refuse either.
+	Declare func(peer *amqp.Channel) error
 	// Topology is what the service declares for the peer, for its queue orders.
 	Topology topology.Topology
 }
@@ -84,9 +94,11 @@ func Talk(t *testing.T, at Place, s Script) {
 	x.peer, err = conn.Channel()
 	x.must(err)
 	x.must(x.peer.Confirm(false))
+	x.declare()
 	setup := x.service(at)
 	defer func() { x.must(setup.Close()) }()
 	x.bus = setup.Bus()
+	x.declare()
 	for _, queue := range []string{s.Waits, "theirs", "events"} {
 		_, err = x.peer.QueueDeclare(queue, false, true, false, false, nil)
 		x.must(err)
@@ -101,6 +113,14 @@ func (x *stage) must(err error) {
 	x.Helper()
 	if err != nil {
 		x.Fatal(err)
+	}
+}
+
+// declare has the peer start.
+func (x *stage) declare() {
+	x.Helper()
+	if x.of.Declare != nil {
+		x.must(x.of.Declare(x.peer))
 	}
 }
 
@@ -165,22 +185,39 @@ func (x *stage) receive(queue string) *dialect.Wire {
 // theyAsk has the peer ask, and be answered, and once with a request that fails.
 func (x *stage) theyAsk() {
 	x.Helper()
-	asked := x.load(x.of.Ask)
-	x.send("", "orders", &asked)
+	ask := func() dialect.Wire {
+		w := x.load(x.of.Ask)
+		if x.of.Change != nil {
+			x.of.Change(&w, true)
+		}
+		return w
+	}
+	key := map[bool]string{true: "orders"}[x.of.Via == ""]
+	asked := ask()
+	x.send(x.of.Via, key, &asked)
 	x.of.Answered(x.T, &asked, x.receive(x.of.Waits))
 	asked.Body = bytes.Replace(asked.Body, []byte(`7`), []byte(`-7`), 1)
 	if bytes.Contains(asked.Body, []byte(`"id": 7`)) { // it is an envelope
-		asked = x.load(x.of.Ask)
+		asked = ask()
 		asked.Body = bytes.Replace(asked.Body, []byte(`"id": 7`), []byte(`"id": -7`), 1)
 	}
-	x.send("", "orders", &asked)
-	x.of.Failed(x.T, &asked, x.receive(x.of.Waits))
+	x.send(x.of.Via, key, &asked)
+	if x.of.Failed != nil {
+		x.of.Failed(x.T, &asked, x.receive(x.of.Waits))
+		return
+	}
+	if parked := x.receive("error"); x.of.Parked != nil {
+		x.of.Parked(x.T, parked)
+	}
 }
 
 // weAsk has the service ask.
 func (x *stage) weAsk() {
 	x.Helper()
 	for _, golden := range []string{x.of.Answer, x.of.Fault} {
+		if golden == "" {
+			continue
+		}
 		type result struct {
 			status
 			err error
@@ -209,10 +246,13 @@ func (x *stage) weAsk() {
 func (x *stage) theyPublish() {
 	x.Helper()
 	w := x.load(x.of.Event)
+	if x.of.Change != nil {
+		x.of.Change(&w, false)
+	}
 	x.send(w.Exchange, w.RoutingKey, &w)
 	select {
 	case m := <-x.event:
-		if m.Type != x.of.EventType || m.ID == "" || m.CorrelationID == "" {
+		if m.Type != x.of.EventType || m.ID == "" || m.CorrelationID == "" && !x.of.Named {
 			x.Errorf("got %+v", m)
 		}
 	case <-x.ctx.Done():
@@ -223,8 +263,12 @@ func (x *stage) theyPublish() {
 // wePublish has the service publish.
 func (x *stage) wePublish() {
 	x.Helper()
-	x.must(x.peer.QueueBind("events", "", x.of.Listens, false, nil))
-	x.must(x.bus.Publish(x.ctx, "order.placed", event{8}, harebus.WithType(x.of.EventType), harebus.As(x.of.Dialect)))
+	options, key := []harebus.SendOption{harebus.WithType(x.of.EventType), harebus.As(x.of.Dialect)}, ""
+	if x.of.Named {
+		options, key = append(options, harebus.WithExchange(x.of.Listens)), "order.placed"
+	}
+	x.must(x.peer.QueueBind("events", key, x.of.Listens, false, nil))
+	x.must(x.bus.Publish(x.ctx, "order.placed", event{8}, options...))
 	<-x.event // our own queue has subscribed, too
 	w := x.receive("events")
 	if !strings.Contains(string(w.Body), `"id":8`) {

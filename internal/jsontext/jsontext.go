@@ -71,6 +71,18 @@ func Array(doc Value, each func(value Value) error) error {
 	return nil
 }
 
+// Nothing says whether a JSON body is white space, or null: no handler can tell that from a message without content. A byte order mark counts as white
+// space.
+func Nothing(body []byte) bool {
+	s := scanner{b: bytes.TrimPrefix(body, []byte("\uFEFF"))}
+	s.skip()
+	if bytes.HasPrefix(s.b[s.at:], []byte("null")) {
+		s.at += len("null")
+		s.skip()
+	}
+	return s.at == len(s.b)
+}
+
 // Null says whether the value is absent or null.
 func (v Value) Null() bool { return len(v) == 0 || string(v) == "null" }
 

@@ -156,6 +156,26 @@ func (f *Foreign) FaultsTo(replyTo string) string {
 	return cmp.Or(f.FaultTo, replyTo)
 }
 
+// Parked are the headers that tools of the peer need of a message that is parked; nil if there are none. If they cannot be had, the message is parked without.
+func (f *Foreign) Parked(failure dialect.Failure) (headers amqp.Table) {
+	if f == nil {
+		return nil
+	}
+	parker, ok := f.Dialect.(dialect.Parker)
+	if !ok {
+		return nil
+	}
+	err := foreign.Call(func() (err error) {
+		headers, err = field.Table(parker.Parked(failure))
+		return err
+	})
+	if err != nil {
+		return nil
+	}
+	maps.DeleteFunc(headers, func(key string, _ any) bool { return header.OfBroker(key) })
+	return headers
+}
+
 // Refuses is why the message cannot be answered, although it has an address.
 func (f *Foreign) Refuses() error {
 	if f == nil {

@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"strings"
@@ -85,7 +86,7 @@ func (m *Message) Cleaned(prefix, login string) session.Publishing {
 	if !m.replayed(prefix) { // else it was there before
 		failure[prefix+harebus.HeaderStreamOffset] = true
 	}
-	theirs := m.Theirs(prefix, "")
+	theirs := cmp.Or(m.Theirs(prefix, ""), m.parkedFor(prefix))
 	return m.Without(login, func(key string) bool {
 		return failure[key] || theirs.added(key) || wire.OfOneDelivery(key) ||
 			key == "x-death" || strings.HasPrefix(key, "x-first-death-") || strings.HasPrefix(key, "x-last-death-")

@@ -48,10 +48,21 @@ var buses = []struct {
 	// added are the headers that it adds, or how their names begin.
 	added []string
 }{
-	{"nservicebus", "NServiceBus.FailedQ", (*Message).nservicebus, []string{"NServiceBus.FailedQ", "NServiceBus.ExceptionInfo.", "NServiceBus.TimeOfFailure"}},
+	{"nservicebus", "NServiceBus.FailedQ", (*Message).nservicebus, []string{
+		"NServiceBus.FailedQ", "NServiceBus.ExceptionInfo.", "NServiceBus.TimeOfFailure", "NServiceBus.ProcessingEndpoint", "NServiceBus.ProcessingMachine",
+		"$.diagnostics.hostid", "$.diagnostics.hostdisplayname",
+	}},
 	{"masstransit", "MT-Reason", (*Message).masstransit, []string{"MT-Fault-", "MT-Host-", "MT-Reason", "MT-Redelivery-Count"}},
 	{"wolverine", "exception-type", (*Message).wolverine, []string{"exception-type", "exception-message", "exception-stack", "failed-at", "original-destination", "failure-group", "failure-title", "attempts"}},
 	{"spring", "x-exception-stacktrace", (*Message).spring, []string{"x-exception-", "x-original-exchange", "x-original-routingKey"}},
+}
+
+// parkedFor is the note that harebus has written for the tools of the bus whose message it has parked; nil if there is none.
+func (m *Message) parkedFor(prefix string) *Note {
+	if name := m.Text(prefix+harebus.HeaderDialect, ""); name == "nservicebus" && m.Text(prefix+harebus.HeaderSourceQueue, "") != "" {
+		return &Note{Bus: name}
+	}
+	return nil
 }
 
 // added says whether the bus that wrote the note has added a header with it.

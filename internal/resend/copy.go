@@ -8,8 +8,10 @@ import (
 
 	amqp "github.com/rabbitmq/amqp091-go"
 
+	"github.com/harebus/harebus/dialect"
 	"github.com/harebus/harebus/internal/field"
 	"github.com/harebus/harebus/internal/fingerprint"
+	"github.com/harebus/harebus/internal/foreign"
 	"github.com/harebus/harebus/internal/header"
 	"github.com/harebus/harebus/internal/messageid"
 	"github.com/harebus/harebus/internal/publish"
@@ -80,10 +82,10 @@ func (c *Case) disarm(headers amqp.Table) (dropped []string) {
 // strip removes the custom headers of a copy that has ended connections.
 func (c *Case) strip(out *publish.Message) {
 	c.Deadly = true
-	dialect, headers := c.Queue.Dialect, out.Publishing.Headers
+	own, headers := c.Queue.Dialect, out.Publishing.Headers
 	if dropped := c.disarm(headers); len(dropped) > 0 {
-		earlier, _ := field.Text(headers[dialect.Names.LeftOut])
-		dialect.NameLeftOut(headers, header.LeftOut(earlier, dropped, header.MaxLeftOut))
+		earlier, _ := field.Text(headers[own.Names.LeftOut])
+		own.NameLeftOut(headers, header.LeftOut(earlier, dropped, header.MaxLeftOut))
 	}
 }
 
@@ -141,12 +143,32 @@ type Failure interface {
 }
 
 // describe writes into a copy for the error queue what tells this parking from others: one of
-// its own id, and the fingerprint of the cause.
-func (c *Case) describe(headers amqp.Table, cause error) {
-	dialect := c.Queue.Dialect
-	dialect.NoteAttempt(headers, time.Now(), c.Failures == 0)
+// its own id, and the fingerprint of the cause. It returns the kind of that.
+func (c *Case) describe(headers amqp.Table, cause error) (kind string) {
+	own := c.Queue.Dialect
+	own.NoteAttempt(headers, time.Now(), c.Failures == 0)
 	kind, group := Group(cause)
-	dialect.DescribeParking(headers, messageid.New(), kind, group)
+	own.DescribeParking(headers, messageid.New(), kind, group)
+	return kind
+}
+
+// note writes into a copy for the error queue what the tools of the bus that wrote the message need of a failed one, if there is much room.
+func (c *Case) note(out *publish.Message, kind string, cause error) {
+	if c.Notes == nil {
+		return
+	}
+	headers, own := out.Publishing.Headers, c.Queue.Dialect
+	queue, _ := field.Text(headers[own.Names.SourceQueue])
+	text, stack, _ := strings.Cut(header.ErrorDetails(cause), foreign.StackMark)
+	notes := c.Notes(dialect.Failure{Queue: queue, Kind: kind, Text: text, Stack: stack, At: time.Now()})
+	if publish.HeaderFrame(&out.Publishing)+field.Size(notes) > c.On.Session().FrameMax()/2 || len(headers)+len(notes) > header.MaxEntries/2 {
+		return
+	}
+	for key, value := range notes {
+		if !strings.HasPrefix(key, own.Prefix) {
+			headers[key] = value
+		}
+	}
 }
 
 // Group returns the kind of a failure, and the fingerprint that it has in common with others of its kind.

@@ -12,8 +12,10 @@ import (
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
+	amqp "github.com/rabbitmq/amqp091-go"
 	"go.uber.org/zap"
 
+	"github.com/harebus/harebus/dialect"
 	"github.com/harebus/harebus/internal/consume"
 	"github.com/harebus/harebus/internal/field"
 	"github.com/harebus/harebus/internal/header"
@@ -83,6 +85,8 @@ type Case struct {
 	Failures        int
 	// Dialect is the name of the one in which another bus has written the message; else empty.
 	Dialect string
+	// Notes are the headers that tools of that bus need of a parked message; nil stands for none.
+	Notes func(dialect.Failure) amqp.Table
 	// Fields name the message in a log.
 	Fields func() []zap.Field
 	// Ackable returns a context that ends when the delivery can no longer be acknowledged.
@@ -255,7 +259,7 @@ func (c *Case) Park(cause error) Result {
 		return c.hold(cause)
 	}
 	out := c.failedCopy(c.Queue.ErrorQueue, cause)
-	c.describe(out.Publishing.Headers, cause)
+	c.note(out, c.describe(out.Publishing.Headers, cause), cause)
 	if c.Queue.Order != nil {
 		c.Queue.Order.Names.Strip(out.Publishing.Headers)
 	}

@@ -1,0 +1,114 @@
+package nservicebus_test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/harebus/harebus"
+	"github.com/harebus/harebus/brokertest"
+	"github.com/harebus/harebus/dialect"
+	"github.com/harebus/harebus/dialect/nservicebus"
+	"github.com/harebus/harebus/internal/dialecttest"
+)
+
+// handled sends a message to a service, and returns what its handler gets, or what is in the error queue.
+func handled(t *testing.T, d *nservicebus.Dialect, w dialect.Wire) (got *harebus.Message, parked map[string]any) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		broker := brokertest.New()
+		defer broker.Close()
+		s, err := harebus.New(harebus.Config{Queue: "orders", Dial: broker.Dial, Payload: harebus.PayloadConfig{Dialects: []dialect.Dialect{d}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		harebus.Handle(s, func(ctx context.Context, _ *harebus.Bus, o struct{ ID int }) error {
+			got = harebus.Incoming(ctx)
+			if o.ID != 7 {
+				return harebus.NoRetry(errors.New("no order"))
+			}
+			return nil
+		}, harebus.WithType("PlaceOrder"))
+		if err := s.Start(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		dialecttest.Put(t, broker, "orders", &w)
+		if err := broker.WaitQuiet(t.Context(), "error"); err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range broker.Messages("error") {
+			parked = m.Headers
+		}
+	})
+	return got, parked
+}
+
+// TestVersions: what the versions of NServiceBus, and who imitates them, write differently does not matter to a handler.
+func TestVersions(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]func(w *dialect.Wire){
+		"7": func(w *dialect.Wire) {
+			w.Headers["NServiceBus.NonDurableMessage"], w.Properties.DeliveryMode = "True", 1
+		},
+		"8, own content type": func(w *dialect.Wire) { w.Properties.ContentType = "application/json; systemjson" },
+		"Newtonsoft": func(w *dialect.Wire) {
+			w.Properties.ContentType, w.Headers["NServiceBus.ContentType"] = "text/json", "text/json"
+		},
+		"white space":       func(w *dialect.Wire) { w.Properties.ContentType = " Application/JSON ;charset=UTF-8" },
+		"header alone":      func(w *dialect.Wire) { w.Properties.ContentType = "" },
+		"a byte order mark": func(w *dialect.Wire) { w.Body = append([]byte("\uFEFF"), w.Body...) },
+		"delayed": func(w *dialect.Wire) {
+			w.Headers["NServiceBus.Transport.RabbitMQ.DelayInSeconds"], w.Headers["NServiceBus.DeliverAt"] = int32(5), "2026-11-21 08:44:46:901107 Z"
+		},
+		"from ServiceControl": func(w *dialect.Wire) {
+			w.Headers["ServiceControl.Retry.UniqueMessageId"], w.Headers["NServiceBus.DelayedRetries"] = "1", "3"
+		},
+		"time to be received": func(w *dialect.Wire) {
+			w.Headers["NServiceBus.TimeToBeReceived"], w.Properties.Expiration = "00:01:00", "60000"
+		},
+		"without EnclosedType": func(w *dialect.Wire) { delete(w.Headers, "NServiceBus.EnclosedMessageTypes") },
+		"headers alone": func(w *dialect.Wire) {
+			w.Properties.MessageID, w.Properties.CorrelationID, w.Properties.Type = "", "", ""
+		},
+		"minimal": func(w *dialect.Wire) { w.Headers = nil },
+	} {
+		w := dialecttest.Load(t, "nservicebus-send")
+		change(&w)
+		if m, parked := handled(t, peer(), w); m == nil || parked != nil || m.ID != "0f0e6b7c-5a37-4c53-9a3c-b0f400a1c001" || m.ReplyTo != "shop" || m.CorrelationID != "0f0e6b7c-5a37-4c53-9a3c-b0f400a1c002" {
+			t.Errorf("%s: handled is %+v, parked %v", name, m, parked)
+		}
+	}
+}
+
+// TestParked: a parked message has what ServiceControl needs, with the texts cut; one without much room has nothing of it; one of harebus neither.
+func TestParked(t *testing.T) {
+	t.Parallel()
+	w := dialecttest.Load(t, "nservicebus-error") // its notes of an earlier failure are replaced
+	w.Body = []byte(`{"Id":8}`)
+	_, parked := handled(t, peer(), w)
+	for name, want := range map[string]any{
+		"NServiceBus.FailedQ": "orders", "NServiceBus.ProcessingEndpoint": "orders", "NServiceBus.ExceptionInfo.ExceptionType": "error", "NServiceBus.ExceptionInfo.Message": "no order",
+		"NServiceBus.ExceptionInfo.StackTrace": "no order", "NServiceBus.TimeOfFailure": "2000-01-01 00:00:00:000000 Z",
+	} {
+		if parked[name] != want {
+			t.Errorf("%s is %v, want %v", name, parked[name], want)
+		}
+	}
+	if id, _ := parked["$.diagnostics.hostid"].(string); len(id) != 32 {
+		t.Errorf("the host is %q", id)
+	}
+	w = dialecttest.Load(t, "nservicebus-send")
+	w.Body = []byte(`{"Id":8}`)
+	w.Headers["large"] = strings.Repeat("x", 70<<10)
+	if _, parked := handled(t, peer(), w); parked["NServiceBus.FailedQ"] != nil || parked["large"] == nil {
+		t.Errorf("a header of the peer had to go for notes: %d headers", len(parked))
+	}
+	long := peer().Parked(dialect.Failure{Text: strings.Repeat("ü", 1000), Stack: strings.Repeat("s", 9000), At: time.Unix(0, 0)})
+	if text, stack := long["NServiceBus.ExceptionInfo.Message"].(string), long["NServiceBus.ExceptionInfo.StackTrace"].(string); len(text) > 1030 || len(stack) > 1030 || !strings.HasSuffix(text, "ü…") {
+		t.Errorf("%d and %d bytes", len(text), len(stack))
+	}
+}
