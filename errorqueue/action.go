@@ -201,10 +201,8 @@ func (a *action) store(ctx context.Context, steps []*step) error {
 		return err
 	}
 	before := a.report.Done
-	for i, s := range steps {
-		if err := a.conclude(s, errs[i]); err != nil {
-			return a.abandon(steps[i:], errs[i:], err)
-		}
+	if err := a.conclude(steps, errs); err != nil {
+		return a.abandon(steps, errs, err)
 	}
 	if a.options.Progress != nil {
 		a.options.Progress(a.report.Done, len(a.report.Left), a.all)
@@ -238,25 +236,32 @@ func (a *action) send(steps []*step) ([]error, error) {
 	return errs, nil
 }
 
-// conclude removes a message that is stored elsewhere. An error ends the action.
-func (a *action) conclude(s *step, err error) error {
-	switch {
-	case err == nil:
-		if err := a.q.conn.Remove(s.message); err != nil {
-			return err
+// conclude removes the messages that are stored elsewhere. An error ends the action.
+func (a *action) conclude(steps []*step, errs []error) error {
+	var stored []*step
+	var messages []*queue.Message
+	for i, s := range steps {
+		switch {
+		case errs[i] == nil:
+			stored, messages = append(stored, s), append(messages, s.message)
+		case !left(errs[i]):
+			return errs[i]
+		case s.content != nil:
+			a.refused++
+			a.leave(s.content, errs[i])
 		}
-		if s.content != nil {
-			a.report.Done++
-			if a.journal.unclear(s.content) {
-				a.report.Twice = append(a.report.Twice, s.content.ID())
-			}
-		}
-		return nil
-	case !left(err):
+	}
+	if err := a.q.conn.Remove(messages...); err != nil {
 		return err
-	case s.content != nil:
-		a.refused++
-		a.leave(s.content, err)
+	}
+	for _, s := range stored {
+		if s.content == nil {
+			continue
+		}
+		a.report.Done++
+		if a.journal.unclear(s.content) {
+			a.report.Twice = append(a.report.Twice, s.content.ID())
+		}
 	}
 	return nil
 }

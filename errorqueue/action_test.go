@@ -504,6 +504,59 @@ func TestJournal(t *testing.T) {
 	})
 }
 
+// TestNoJournal: a file that is no journal is refused and stays as it is, also where somebody asks what a run has left: that
+// it names no message would be false. A journal that was cut off in its first line is one.
+func TestNoJournal(t *testing.T) {
+	bubble(t, func(x *bench) {
+		x.park(1, 2)
+		file := filepath.Join(x.TempDir(), "file")
+		x.with(func(q *errorqueue.Queue) {
+			messages := x.look(q, errorqueue.Filter{}).Messages
+			for _, content := range []string{"hello\nworld\n", "hello", `{"ID":7}`, "{\"id\":\"1\"}\n", "{}\n", "[1]\n{\"run\":\"1\",\"action\":\"retry\",\"queue\":\"error\"}\n", "\x00\n"} {
+				x.try(os.WriteFile(file, []byte(content), 0o600))
+				if _, err := q.Retry(x.Context(), messages, errorqueue.Options{Journal: file}); err == nil || !strings.Contains(err.Error(), "is no journal") {
+					t.Errorf("with the journal %q: %v", content, err)
+				}
+				if _, err := errorqueue.Unclear(file); err == nil || !strings.Contains(err.Error(), "is no journal") {
+					t.Errorf("unclear of %q: %v", content, err)
+				}
+				if now, err := os.ReadFile(file); err != nil || string(now) != content {
+					t.Errorf("%q became %q, %v", content, now, err)
+				}
+			}
+			x.expect("orders", "")
+			for i, content := range []string{"", `{"ru`, `{"run":"0193`} {
+				x.try(os.WriteFile(file, []byte(content), 0o600))
+				if _, err := errorqueue.Unclear(file); err != nil {
+					t.Errorf("unclear of %q: %v", content, err)
+				}
+				_, err := q.Retry(x.Context(), messages, errorqueue.Options{Journal: file})
+				x.try(err)
+				if i == 0 {
+					x.expect("orders", "1 2")
+				}
+			}
+		})
+	})
+}
+
+// TestArchiveIsTheJournal: one file cannot be both.
+func TestArchiveIsTheJournal(t *testing.T) {
+	bubble(t, func(x *bench) {
+		x.park(1, 2)
+		file, err := os.OpenFile(filepath.Join(x.TempDir(), "file"), os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
+		x.try(err)
+		defer file.Close()
+		x.with(func(q *errorqueue.Queue) {
+			_, err := q.Discard(x.Context(), x.look(q, errorqueue.Filter{}).Messages, file, errorqueue.Options{Journal: file.Name()})
+			if err == nil || !strings.Contains(err.Error(), "the journal is the archive") {
+				t.Errorf("discarded: %v", err)
+			}
+		})
+		x.expect("error", "1 2")
+	})
+}
+
 // TestServiceParks: what a service writes when it parks a message is what a look shows.
 func TestServiceParks(t *testing.T) {
 	bubble(t, func(x *bench) {

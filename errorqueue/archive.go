@@ -98,6 +98,11 @@ func (r *Record) message() (*queue.Message, error) {
 // not written to its end is cut off: its message is still in the error queue. To archive messages in
 // a queue instead, use [Queue.Move].
 func (q *Queue) Discard(ctx context.Context, messages []Message, to *os.File, o Options) (Report, error) {
+	if journal, err := os.Stat(o.Journal); err == nil {
+		if archive, err := to.Stat(); err != nil || os.SameFile(journal, archive) {
+			return Report{}, errors.Join(errors.New("errorqueue: discard: the journal is the archive"), err)
+		}
+	}
 	if err := endLastLine(to); err != nil {
 		return Report{}, fmt.Errorf("errorqueue: discard: open the archive: %w", err)
 	}

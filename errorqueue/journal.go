@@ -78,18 +78,20 @@ func (j *journal) read(first entry) error {
 	lines := bufio.NewReader(j.file)
 	for number := 1; ; number++ {
 		line, err := lines.ReadBytes('\n')
-		if errors.Is(err, io.EOF) {
+		if err != nil && !errors.Is(err, io.EOF) {
+			return err
+		}
+		if number == 1 && len(line) > 0 && !begins(line) {
+			return errNoJournal
+		}
+		if err != nil {
 			if len(line) > 0 {
-				_, err = j.file.Write([]byte("\n"))
+				_, err = j.file.WriteString("\n")
 				return err
 			}
 			return nil
 		}
-		if err != nil {
-			return err
-		}
 		var e entry
-		line = bytes.TrimSpace(line)
 		if json.Unmarshal(line, &e) != nil {
 			continue // it was cut off
 		}
@@ -99,11 +101,21 @@ func (j *journal) read(first entry) error {
 		if e.Action != "" && e.Body != first.Body {
 			return fmt.Errorf("line %d is of an edit with another body", number)
 		}
-		if number == 1 && e.Action == "" {
-			return errors.New("it is no journal of an action")
-		}
 		j.note(e)
 	}
+}
+
+var errNoJournal = errors.New("it is no journal of an action")
+
+// begins says whether a line can be the first of a journal. It may be cut off.
+func begins(line []byte) bool {
+	const start = `{"run":"`
+	var e entry
+	if json.Unmarshal(line, &e) == nil {
+		return e.Action != ""
+	}
+	line = bytes.TrimSpace(line)
+	return strings.HasPrefix(start, string(line[:min(len(line), len(start))]))
 }
 
 func (j *journal) note(e entry) {
@@ -205,7 +217,11 @@ func Unclear(path string) (ids []string, err error) {
 		return nil, fmt.Errorf("errorqueue: read the journal: %w", err)
 	}
 	j := &journal{known: map[string]state{}}
+	number := 0
 	for line := range bytes.Lines(content) {
+		if number++; number == 1 && !begins(line) {
+			return nil, fmt.Errorf("errorqueue: read the journal %s: %w", path, errNoJournal)
+		}
 		var e entry
 		if json.Unmarshal(line, &e) == nil { // the last one may be cut off
 			j.note(e)

@@ -210,13 +210,14 @@ func (q *Queue) renew(steps []*step) error {
 	for i, s := range steps {
 		outs[i] = s.out
 	}
+	var stored []*queue.Message
 	for i, err := range q.conn.Store(outs) {
-		if err == nil {
-			err = q.conn.Remove(steps[i].message)
-		}
-		if err != nil && !left(err) {
+		switch {
+		case err == nil:
+			stored = append(stored, steps[i].message)
+		case !left(err):
 			return err
 		}
 	}
-	return nil
+	return q.conn.Remove(stored...)
 }

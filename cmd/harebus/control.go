@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"strconv"
 	"strings"
@@ -58,11 +57,6 @@ func runControl(ctx context.Context, args []string, std stdio) int {
 		return code
 	}
 	err := c.read(flags.Args(), arguments(flags))
-	flags.Visit(func(f *flag.Flag) { // such as -instance "$NAME" without a NAME
-		if f.Name == "instance" && c.instance == "" {
-			err = errors.Join(err, errors.New("-instance is empty; without it the order is for all instances"))
-		}
-	})
 	if err == nil {
 		broker, wrong := connect.broker(std)
 		if err = wrong; err == nil {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -199,7 +200,13 @@ func (t *errorsTask) validate(least, most int, flags *flag.FlagSet) error {
 	case t.cfg.Timeout <= 0 || t.cfg.Most <= 0 || t.options.Refusals <= 0 || t.options.Rate == 0 || t.older < 0 || t.newer < 0 || t.every <= 0:
 		return errors.New("a number is out of range")
 	}
-	if err := t.lacks(); err != nil {
+	var err error
+	flags.Visit(func(f *flag.Flag) {
+		if f.Name == "older" && t.older == 0 || f.Name == "newer" && t.newer == 0 {
+			err = fmt.Errorf("-%s is 0, which would be as if it were not there", f.Name)
+		}
+	})
+	if err = cmp.Or(err, t.lacks()); err != nil {
 		return err
 	}
 	now := time.Now()

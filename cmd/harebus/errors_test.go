@@ -145,6 +145,11 @@ func TestErrorsMisuse(t *testing.T) {
 		`"-yes" has to stand before the`:      {"edit", "id", "-yes", "1"},
 		"flag provided but not defined":       {"-nonsense"},
 		"-archive or -archive-queue: nothing": {"discard", "-archive", "a", "-archive-queue", "q"},
+		"-source is empty":                    {"retry", "-source", "", "-yes", "3"},
+		"-error-queue is empty":               {"-error-queue", ""},
+		"-to is empty":                        {"redirect", "-to", ""},
+		"-newer is 0":                         {"retry", "-newer", "0s", "-yes", "3"},
+		"-older is 0":                         {"retry", "-older", "0", "-yes", "3"},
 	} {
 		r := execute(t, "", append([]string{"errors"}, args...)...)
 		r.check(t, exitUsage, name)

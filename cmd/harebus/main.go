@@ -164,6 +164,9 @@ func parse(flags *flag.FlagSet, args []string, std stdio) (code int, done bool) 
 	flags.SetOutput(io.Discard) // what to print where is decided below
 	err := flags.Parse(args)
 	if err == nil {
+		err = empty(flags)
+	}
+	if err == nil {
 		return exitOK, false
 	}
 	if errors.Is(err, flag.ErrHelp) {
@@ -172,6 +175,18 @@ func parse(flags *flag.FlagSet, args []string, std stdio) (code int, done bool) 
 		return exitOK, true
 	}
 	return std.misuse(flags, err.Error()), true
+}
+
+// empty refuses a flag without a value, such as -source "$QUEUE" where QUEUE is not set: without it the command would
+// act on more than was meant, or on something else.
+func empty(flags *flag.FlagSet) (err error) {
+	flags.Visit(func(f *flag.Flag) {
+		value, ok := f.Value.(flag.Getter)
+		if ok && value.Get() == "" && err == nil {
+			err = fmt.Errorf("-%s is empty; give it a value, or leave it out", f.Name)
+		}
+	})
+	return err
 }
 
 // misuse says what is wrong with the command line, in one line.

@@ -135,6 +135,8 @@ func (b *blueprint) misuse(flags *flag.FlagSet, before, api string) string {
 		return fmt.Sprintf("%s needs one file, got %s", b.do, arguments(flags))
 	case b.timeout <= 0:
 		return "-timeout must be more than 0"
+	case b.foreign(flags) != "":
+		return b.foreign(flags)
 	case b.do == "prune" && before == "" && !b.surplus:
 		return "prune needs -before, or -surplus with -api"
 	case b.surplus && api == "":
@@ -147,17 +149,32 @@ func (b *blueprint) misuse(flags *flag.FlagSet, before, api string) string {
 	return ""
 }
 
-// readTopology reads a file of a topology; - is in.
+// foreign says which flag is for another verb: its explanation begins with that.
+func (b *blueprint) foreign(flags *flag.FlagSet) (fault string) {
+	flags.Visit(func(f *flag.Flag) {
+		if verb, _, ok := strings.Cut(f.Usage, ": "); ok && fault == "" && verb != b.do && slices.Contains([]string{"plan", "apply", "prune", "export"}, verb) {
+			fault = fmt.Sprintf("-%s is for %s, not for %s", f.Name, verb, b.do)
+		}
+	})
+	return fault
+}
+
+// readTopology reads a file of a topology; - is in. One without any object is refused: nothing differs from it, so a program that
+// has written a wrong file would pass for one whose broker is as wanted.
 func readTopology(name string, in io.Reader) (topology.Topology, error) {
-	if name == "-" {
-		return topology.Read(in)
+	if name != "-" {
+		file, err := os.Open(name)
+		if err != nil {
+			return topology.Topology{}, err
+		}
+		defer func() { _ = file.Close() }() // it was only read
+		in = file
 	}
-	file, err := os.Open(name)
-	if err != nil {
-		return topology.Topology{}, err
+	t, err := topology.Read(in)
+	if err == nil && len(t.Exchanges)+len(t.Queues)+len(t.Bindings) == 0 {
+		err = fmt.Errorf("%s has no exchange, no queue and no binding, so it is not the topology of a service", name)
 	}
-	defer func() { _ = file.Close() }() // it was only read
-	return topology.Read(file)
+	return t, err
 }
 
 // withDelays adds what Setup.Init declares beside the topology of Start.

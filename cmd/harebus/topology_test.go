@@ -224,10 +224,17 @@ func TestTopologyMisuse(t *testing.T) {
 	if err := os.WriteFile(bad, []byte(`{"queues":[{"name":"orders","typ":"quorum"}]}`), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	empty := writeTopology(t, topology.Topology{})
 	for name, test := range map[string]struct {
 		want string
 		args []string
 	}{
+		"empty plan":    {"not the topology of a service", []string{"topology", "plan", empty}},
+		"empty doctor":  {"not the topology of a service", []string{"doctor", empty}},
+		"empty before":  {"not the topology of a service", []string{"topology", "prune", "-before", empty, good}},
+		"other verb":    {"-yes is for prune, not for apply", []string{"topology", "apply", "-yes", good}},
+		"json":          {"-json is for plan, not for prune", []string{"topology", "prune", "-json", "-before", good, good}},
+		"empty api":     {"-api is empty", []string{"topology", "plan", "-api", "", good}},
 		"verb":          {"want plan, apply", []string{"topology", "show", good}},
 		"no file":       {"needs one file", []string{"topology", "plan"}},
 		"absent":        {"no such file", []string{"topology", "plan", "absent.json"}},

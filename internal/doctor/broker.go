@@ -54,9 +54,12 @@ func (e *examination) alarm(ctx context.Context) error {
 
 // limits looks at the version, and at what the broker allows a connection.
 func (e *examination) limits(ctx context.Context) error {
-	if old(e.s.On.Version()) {
+	switch older, known := old(e.s.On.Version()); {
+	case !known:
+		e.unchecked("whether the broker is RabbitMQ 3.10 or later: it calls its version %q", e.s.On.Version())
+	case older:
 		e.fault(fmt.Sprintf("the broker is RabbitMQ %s", e.s.On.Version()), "harebus is tested with 3.10 and later; older ones lack at-least-once dead-lettering", "install RabbitMQ 3.10 or later")
-	} else {
+	default:
 		e.passed()
 	}
 	const frame, channels = 32 << 10, 32
@@ -103,14 +106,14 @@ func (e *examination) open(ctx context.Context, most int) (opened int, err error
 	return opened, err
 }
 
-// old says whether a version is below 3.10. One that cannot be read is not.
-func old(version string) bool {
+// old says whether a version is below 3.10, and whether that can be read from it.
+func old(version string) (older, known bool) {
 	var major, minor int
 	if n, err := fmt.Sscanf(version, "%d.%d", &major, &minor); n < 2 || err != nil {
-		return false
+		return false, false
 	}
 	const first, firstMinor = 3, 10
-	return major < first || major == first && minor < firstMinor
+	return major < first || major == first && minor < firstMinor, true
 }
 
 // clock compares the broker's clock with that of this machine: the broker writes the time

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
@@ -16,8 +17,9 @@ type taker struct {
 	ch         *amqp.Channel
 	deliveries <-chan amqp.Delivery
 	closes     chan *amqp.Error
-	limit      int // how many the broker gives it before some are removed
-	held       int // how many were taken and not removed
+	limit      int    // how many the broker gives it before some are removed
+	held       int    // how many were taken and not removed
+	gone       uint64 // all deliveries up to this one were removed
 	cancelled  bool
 	removing   bool // acknowledgements are on their way
 }
@@ -143,13 +145,41 @@ func (c *Conn) ended(t *taker) error {
 	return fmt.Errorf("take messages from %q: %w", c.o.Queue, err)
 }
 
-// Remove acknowledges a message, which is stored elsewhere.
-func (c *Conn) Remove(m *Message) error {
-	if err := m.Ack(false); err != nil {
-		return fmt.Errorf("it could not be removed here, so it is in both queues: %w", err)
+// Remove acknowledges messages, which are stored elsewhere. They are in the order in which they were taken.
+func (c *Conn) Remove(ms ...*Message) error {
+	for len(ms) > 0 {
+		t := ms[0].from
+		of := slices.IndexFunc(ms, func(m *Message) bool { return m.from != t })
+		if of < 0 {
+			of = len(ms)
+		}
+		if err := t.remove(ms[:of]); err != nil {
+			return fmt.Errorf("it could not be removed here, so it is in both queues: %w", err)
+		}
+		ms = ms[of:]
 	}
-	m.from.held--
-	m.from.removing = true
+	return nil
+}
+
+// remove acknowledges messages. Those before which nothing is held any more go with one request: a quorum queue writes
+// each request into its log.
+func (t *taker) remove(ms []*Message) error {
+	t.removing = true
+	first := 0
+	for ; first < len(ms) && ms[first].DeliveryTag == t.gone+1; first++ {
+		t.gone++
+	}
+	if first > 0 {
+		if err := t.ch.Ack(t.gone, true); err != nil {
+			return err
+		}
+	}
+	for _, m := range ms[first:] {
+		if err := m.Ack(false); err != nil {
+			return err
+		}
+	}
+	t.held -= len(ms)
 	return nil
 }
 
