@@ -133,6 +133,24 @@ func writeBaggage(text string) (pairs []pair) {
 type exception struct {
 	ExceptionType string `json:"exceptionType"`
 	Message       string `json:"message"`
+	// Inner is what caused it, and so on.
+	Inner json.RawMessage `json:"innerException,omitempty"`
+}
+
+// text is the message, with those of the causes that it does not quote.
+func (x exception) text() string {
+	const deepest = 10
+	text := x.Message
+	for range deepest {
+		var cause exception
+		if len(x.Inner) == 0 || json.Unmarshal(x.Inner, &cause) != nil {
+			break
+		}
+		if x = cause; !strings.Contains(text, x.Message) {
+			text += ": " + x.Message
+		}
+	}
+	return text
 }
 
 // readFault reads the answer that a request has failed, if it is one.
@@ -149,7 +167,7 @@ func readFault(e *dialect.Envelope) error {
 	e.Fault = &dialect.Fault{Reason: "failed"}
 	texts := make([]string, 0, len(said.Exceptions))
 	for _, one := range said.Exceptions {
-		texts = append(texts, one.Message)
+		texts = append(texts, one.text())
 	}
 	if len(said.Exceptions) > 0 && said.Exceptions[0].ExceptionType != "" {
 		e.Fault.Reason = said.Exceptions[0].ExceptionType

@@ -1,6 +1,7 @@
 package masstransit_test
 
 import (
+	encoding "encoding/json"
 	"reflect"
 	"strings"
 	"testing"
@@ -93,6 +94,75 @@ func TestLogins(t *testing.T) {
 		f, _, faults := dialecttest.Read(peer(), &w)
 		if len(faults) > 0 || f.ReplyTo != "" || f.NoReply == nil || strings.Contains(f.NoReply.Error(), "hidden") {
 			t.Errorf("%s: %q, %v, %v", address, f.ReplyTo, f.NoReply, faults)
+		}
+	}
+}
+
+// TestNestedFaults: the text of a fault has those of the causes, and the class is that of the exception that came out.
+func TestNestedFaults(t *testing.T) {
+	t.Parallel()
+	const inner = `,"innerException":{"exceptionType":"System.Exception","message":"`
+	for exceptions, want := range map[string]dialect.Fault{
+		`[{"exceptionType":"Acme.Failed","message":"outer"` + inner + `middle"` + inner + `disk full","innerException":null}}}]`:     {Reason: "Acme.Failed", Text: "outer: middle: disk full"},
+		`[{"exceptionType":"System.AggregateException","message":"One or more errors occurred. (no stock)"` + inner + `no stock"}}]`: {Reason: "System.AggregateException", Text: "One or more errors occurred. (no stock)"},
+		`[{"message":"a"},{"message":"a"},{"message":"b"}]`:                                                                          {Reason: "failed", Text: "a; b"},
+		`[{"exceptionType":null,"message":null,"innerException":"none"}]`:                                                            {Reason: "failed"},
+		`[{"message":"x"` + strings.Repeat(inner+`y"`, 2000) + strings.Repeat("}", 2000) + `}]`:                                      {Reason: "failed", Text: "x: y"},
+		`[]`: {Reason: "failed"},
+	} {
+		w := dialecttest.Load(t, "masstransit-fault-reply")
+		w.Body = []byte(`{"requestId":"c1080000-bc93-3180-f306-08df4d3b477e","messageType":["urn:message:MassTransit:Fault"],"message":{"exceptions":` + exceptions + `}}`)
+		f, _, faults := dialecttest.Read(peer(), &w)
+		if len(faults) > 0 || f.Fault == nil || *f.Fault != want {
+			t.Errorf("%.100s: %+v, %v", exceptions, f.Fault, faults)
+		}
+	}
+}
+
+// TestVersions: what the versions of MassTransit, and who imitates them, leave out or add does not matter to a handler.
+func TestVersions(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]func(w *dialect.Wire, body map[string]any){
+		"no sentTime":  func(_ *dialect.Wire, b map[string]any) { delete(b, "sentTime") },
+		"no host":      func(_ *dialect.Wire, b map[string]any) { delete(b, "host"); delete(b, "headers") },
+		"nulls":        func(_ *dialect.Wire, b map[string]any) { b["host"], b["headers"], b["sentTime"] = nil, nil, nil },
+		"seven digits": func(_ *dialect.Wire, b map[string]any) { b["sentTime"] = "2026-11-28T10:36:56.1150261+00:00" },
+		"redelivered": func(w *dialect.Wire, b map[string]any) {
+			w.Headers["MT-Redelivery-Count"], b["headers"] = int32(2), map[string]any{"MT-Redelivery-Count": 2}
+		},
+		"scheduled": func(_ *dialect.Wire, b map[string]any) {
+			b["headers"] = map[string]any{"MT-Scheduling-TokenId": "c1080000-bc93-3180-f306-08df4d3b477e", "MT-Quartz-Sent": "x"}
+		},
+		"routing slip": func(_ *dialect.Wire, b map[string]any) {
+			b["headers"] = map[string]any{"MT-Forwarder-Address": "rabbitmq://localhost/shop/x"}
+		},
+		"expired long ago": func(_ *dialect.Wire, b map[string]any) { b["expirationTime"] = "2001-01-01T00:00:00Z" },
+		"several types": func(_ *dialect.Wire, b map[string]any) {
+			b["messageType"] = []any{"urn:message:Acme.Orders:RushOrder", "urn:message:Acme.Orders:PlaceOrder", "urn:message:Acme.Orders:IOrder"}
+		},
+		"fields of tomorrow": func(_ *dialect.Wire, b map[string]any) {
+			b["transportProperties"], b["x"] = map[string]any{"a": []any{1}}, []any{}
+		},
+		"white space": func(w *dialect.Wire, _ map[string]any) {
+			w.Properties.ContentType = " application/vnd.masstransit+json ; charset=utf-8"
+		},
+		"clients of 7": func(w *dialect.Wire, _ map[string]any) {
+			w.Headers["Content-Type"], w.Headers["publishId"] = "application/vnd.masstransit+json", "3"
+		},
+		"a temporary sender": func(_ *dialect.Wire, b map[string]any) {
+			b["sourceAddress"] = "rabbitmq://localhost:5671/shop/x?temporary=true&autodelete=true&durable=false"
+		},
+	} {
+		w := dialecttest.Load(t, "masstransit-send")
+		var body map[string]any
+		if err := encoding.Unmarshal(w.Body, &body); err != nil {
+			t.Fatal(err)
+		}
+		change(&w, body)
+		w.Body, _ = encoding.Marshal(body) //nolint:errchkjson // it was read from JSON
+		f, h, faults := dialecttest.Read(peer(), &w)
+		if f == nil || len(faults) > 0 || h.Type != "PlaceOrder" || h.ID != "7f0c0000-bc93-3180-a135-08df4d3b8647" || !strings.Contains(string(f.Body), "Ada") || f.Awaits() {
+			t.Errorf("%s: %+v, %v", name, h, faults)
 		}
 	}
 }

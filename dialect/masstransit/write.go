@@ -150,7 +150,7 @@ func fault(e *dialect.Envelope, to dialect.Destination) json.RawMessage {
 		Exceptions       []exception     `json:"exceptions"`
 		Types            []string        `json:"faultMessageTypes"`
 		Message          json.RawMessage `json:"message"`
-	}{FaultID: e.ID, Timestamp: moment(e.TimeSent), Exceptions: []exception{{e.Fault.Reason, e.Fault.Text}}, Types: []string{}}
+	}{FaultID: e.ID, Timestamp: moment(e.TimeSent), Exceptions: []exception{{ExceptionType: e.Fault.Reason, Message: e.Fault.Text}}, Types: []string{}}
 	if a := to.Answers; a != nil {
 		said.FaultedMessageID = some(a.ID)
 		for _, name := range a.Types {

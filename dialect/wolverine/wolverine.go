@@ -203,11 +203,12 @@ func text(w *dialect.Wire, name string) string {
 	return s
 }
 
-// readTime reads 2026-11-28 10:52:49:361793 Z; zero if it is something else.
+// readTime reads 2026-11-28 10:52:49:361793 Z, and ISO 8601; zero if it is something else.
 func readTime(s string) time.Time {
 	const seconds = len("2006-01-02 15:04:05")
 	if len(s) <= seconds || s[seconds] != ':' {
-		return time.Time{}
+		t, _ := time.Parse(time.RFC3339, s) // zero with an error
+		return t
 	}
 	t, err := time.Parse("2006-01-02 15:04:05.999999 Z", s[:seconds]+"."+s[seconds+1:])
 	if err != nil {
