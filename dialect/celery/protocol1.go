@@ -51,7 +51,8 @@ func (d *Dialect) readFirst(w *dialect.Wire) (*dialect.Envelope, bool, error) {
 		return nil, false, nil //nolint:nilerr // its compression is nothing of Celery's
 	}
 	var f first
-	if jsontext.Object(body, f.take) != nil || f.task == nil || f.id == nil || f.args == nil || f.kwargs == nil {
+	whole := jsontext.Object(body, f.take) == nil
+	if !whole || f.task == nil || f.id == nil || f.args == nil || f.kwargs == nil {
 		return nil, false, nil
 	}
 	e := &dialect.Envelope{Intent: "command", ContentType: jsonContent, Body: w.Body}

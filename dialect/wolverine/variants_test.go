@@ -1,6 +1,7 @@
 package wolverine_test
 
 import (
+	"maps"
 	"testing"
 
 	"github.com/harebus/harebus/dialect"
@@ -12,13 +13,11 @@ func TestVersions(t *testing.T) {
 	t.Parallel()
 	for name, change := range map[string]func(w *dialect.Wire){
 		"all that is reserved": func(w *dialect.Wire) {
-			for key, value := range map[string]any{
+			maps.Copy(w.Headers, map[string]any{
 				"saga-id": "7", "tenant-id": "acme", "attempts": "2", "ack-requested": "False", "is-response": "false", "deduplication-id": "d", "causation-id": "08df4d3d-be75-889d-0200-000000000001",
 				"parent-id": "00-69dff6240b80fe856d38e7c34ee16cdd-37b9e269c5ed9da4-01", "previous-attempt-activity-id": "x", "group-id": "g", "partition-key": "p", "topic-name": "t",
 				"deliver-by": "2001-01-01 00:00:00:000000 Z", "time-to-send": "2001-01-01 00:00:00:000000 Z", "keep-until": "x", "user-name": "u", "x-dotnet-pub-seq-no": int64(1),
-			} {
-				w.Headers[key] = value
-			}
+			})
 		},
 		"an ISO time":     func(w *dialect.Wire) { w.Headers["sent-at"] = "2026-11-28T10:52:49.361793+00:00" },
 		"no time":         func(w *dialect.Wire) { delete(w.Headers, "sent-at") },

@@ -94,6 +94,11 @@ func travel(t *testing.T, d dialect.Dialect, w dialect.Wire) {
 	for i, m := range x.seen[1:] {
 		x.same(i+2, m, x.seen[0])
 	}
+	for key := range x.notes {
+		if value, left := x.seen[3].Headers[key]; left {
+			t.Errorf("moved back, it still has the header %s: %v", key, value)
+		}
+	}
 }
 
 // handle is the handler of the first queue.
