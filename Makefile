@@ -83,10 +83,10 @@ proof-schedules: broker # the part of the proof about recurring schedules: insta
 	HAREBUS_RABBITMQ_ROOT="$(if $(SUITE),$$(scripts/rabbitmq-root $(SUITE)),$$HAREBUS_RABBITMQ_ROOT)" && export HAREBUS_RABBITMQ_ROOT && \
 		cd integration_test/schedule && go test -count=1 -v -timeout 60m -run '^(TestChaos|TestCluster|TestMany)$$' . -chaos 3m -cluster 4m -many 10000
 
-proof-order: broker ## breaks processes and brokers under an ordered queue, and proves that it would notice: messages of a key keep their order. SUITE chooses the RabbitMQ
+proof-order: broker ## breaks processes, brokers and the nodes of a cluster under an ordered queue, and proves that it would notice: messages of a key keep their order. SUITE chooses the RabbitMQ
 	go test -count=1 -v $(TESTFLAGS) -timeout 30m ./order -run '^(TestChaos|TestMutants)$$' -schedules 200 -mutations
 	HAREBUS_RABBITMQ_ROOT="$(if $(SUITE),$$(scripts/rabbitmq-root $(SUITE)),$$HAREBUS_RABBITMQ_ROOT)" && export HAREBUS_RABBITMQ_ROOT && \
-		cd integration_test/order && go test -count=1 -v -timeout 60m -run '^TestChaos$$' . -chaos 30s -runs 6 -freeze
+		cd integration_test/order && go test -count=1 -v -timeout 60m -run '^(TestChaos|TestCluster)$$' . -chaos 30s -runs 6 -freeze -cluster 1m
 
 # The part of the proof about operators: those who work with an error queue are killed while they do, three times KILLS in
 # each of ROUNDS.
@@ -107,11 +107,11 @@ proof-migrate: broker ## kills harebus topology migrate under load, 200 times at
 		cd integration_test && go test -count=1 -v -timeout 60m -run '^TestMigrateKilled$$' . -migrate-kills 200
 
 # The part of the proof about streams: the processes of a group of readers are killed, stopped and frozen, three times on each
-# installed version; and the proof that mistakes would be noticed.
+# installed version, and the nodes of a cluster once; processes that share a dedup are killed; and the proof that mistakes would be noticed.
 proof-streams: broker
 	go test -count=1 -timeout 10m -run '^TestMutants$$' ./stream ./dedup -mutations
 	for root in "$$HAREBUS_RABBITMQ_ROOT" $$(for suite in $(SUITES); do scripts/rabbitmq-root $$suite; done); do \
-		(cd integration_test && HAREBUS_RABBITMQ_ROOT="$$root" go test -count=1 -v -timeout 15m ./stream -lasts 25s -runs 3) || exit 1; \
+		(cd integration_test && HAREBUS_RABBITMQ_ROOT="$$root" go test -count=1 -v -timeout 15m ./stream -lasts 25s -runs 3 -cluster 1m) || exit 1; \
 	done
 
 test-celery: broker ## exchanges messages with a real Celery, which CI does not do, because to fetch and start it takes too long (root, Python 3)

@@ -37,6 +37,16 @@ var mutants = []mutant.Mutant{
 		Breaks: "TestBeyondTheEnd",
 	},
 	{
+		Name: "silence is the end of a stream", File: "internal/streams/probe.go",
+		Old: "if err != nil || q.Messages == 0 {", New: "if err != nil || q.Messages >= 0 {",
+		Breaks: "TestSlowBroker",
+	},
+	{
+		Name: "a reader that goes on without end beside a handler that hangs", File: "internal/streams/place.go",
+		Old: "if ack = i < ahead; !ack {", New: "if ack = true; !ack {",
+		Breaks: "TestHungHandler",
+	},
+	{
 		Name: "a message that cannot be parked is sent into the stream", File: "internal/resend/resend.go",
 		Old: "\tif c.On.Reads() {\n", New: "\tif false {\n",
 		Breaks: "TestErrorQueueAway",

@@ -137,7 +137,7 @@ func (c *Config) Topology(name string) topology.Topology {
 	}
 	return topology.Topology{Queues: []topology.Queue{{
 		Name: TokenQueue(name, c.Group), Type: topology.Quorum,
-		Arguments: map[string]any{"x-single-active-consumer": true, "x-delivery-limit": topology.LookLimit},
+		Arguments: map[string]any{"x-single-active-consumer": true, "x-delivery-limit": topology.LookLimit, "x-overflow": "reject-publish"},
 	}}}
 }
 

@@ -143,3 +143,30 @@ func TestParkedMisuse(t *testing.T) {
 		}
 	}
 }
+
+// TestTopologyOfOrder: the topology of an ordered service has its parking queue, which the plan misses, apply declares and the doctor finds in
+// order while the service runs.
+func TestTopologyOfOrder(t *testing.T) {
+	t.Parallel()
+	b, url := newBroker(t)
+	file := topologyFile(t, harebus.Config{Queue: "steps", Consume: harebus.ConsumeConfig{Order: &order.Config{}}})
+	r := execute(t, "", "topology", "plan", "-url", url, file)
+	r.check(t, exitDiffers, "")
+	if !strings.Contains(r.out, `+ queue "steps.parked": quorum`) {
+		t.Errorf("the plan has no parking queue:\n%s", r.out)
+	}
+	execute(t, "", "topology", "apply", "-url", url, file).check(t, exitOK, "")
+	execute(t, "", "topology", "plan", "-url", url, file).check(t, exitOK, "")
+	var bad atomic.Bool
+	bad.Store(true)
+	setup := ordering(t, b, &bad)
+	defer func() {
+		if err := setup.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	hold(t, b, setup)
+	if r := execute(t, "", "doctor", "-url", url, file); r.code != exitOK {
+		t.Errorf("the doctor finds:\n%s", r.out)
+	}
+}

@@ -40,24 +40,27 @@ func TestChaos(t *testing.T) {
 	for run := range *runs {
 		give := []order.GiveUp{order.HoldKey, order.SkipMessage}[run%2]
 		t.Run(fmt.Sprint(run), func(t *testing.T) {
-			node := rabbit.Need(t, rabbit.Options{Kind: rabbit.KindNode})
-			t.Logf("RabbitMQ %s", node.Version())
-			h := &havoc{
-				t: t, node: node, random: rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), 0)), orders: ledger.NewOrders(), faults: map[string]int{}, //nolint:gosec // chance, not secrecy
-				plan: plan{URL: node.URL(), GiveUp: give, Journal: filepath.Join(t.TempDir(), "journal")},
-			}
-			h.run()
+			newHavoc(t, rabbit.Need(t, rabbit.Options{Kind: rabbit.KindNode}), give).run(*chaos)
 		})
+	}
+}
+
+func newHavoc(t *testing.T, node *rabbit.Node, give order.GiveUp) *havoc {
+	t.Logf("RabbitMQ %s", node.Version())
+	return &havoc{
+		t: t, node: node, random: rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), 0)), orders: ledger.NewOrders(), faults: map[string]int{}, //nolint:gosec // chance, not secrecy
+		plan: plan{URLs: []string{node.URL()}, GiveUp: give, Journal: filepath.Join(t.TempDir(), "journal")},
 	}
 }
 
 // havoc is a service of several processes that is broken, and its broker.
 type havoc struct {
-	t      *testing.T
-	node   *rabbit.Node
-	random *rand.Rand
-	plan   plan
-	orders *ledger.Orders
+	t       *testing.T
+	node    *rabbit.Node
+	cluster *rabbit.Cluster // nil for a single node
+	random  *rand.Rand
+	plan    plan
+	orders  *ledger.Orders
 
 	instances []*exec.Cmd
 	names     [2]string // of the instances
@@ -76,7 +79,8 @@ type killed struct {
 
 const keys = 20
 
-func (h *havoc) run() {
+// run breaks things for so long, and judges.
+func (h *havoc) run(chaos time.Duration) {
 	t := h.t
 	for i := range h.names {
 		h.instances = append(h.instances, h.spawn(i))
@@ -94,12 +98,11 @@ func (h *havoc) run() {
 		sending.Go(func() { h.send(ctx, fmt.Sprint("k", k)) })
 	}
 	began := time.Now()
-	broker := began.Add(*chaos / 2)
-	for time.Since(began) < *chaos {
+	broker := began.Add(chaos / 2)
+	for time.Since(began) < chaos {
 		h.pause(time.Duration(400+h.random.IntN(1200)) * time.Millisecond)
 		if time.Now().After(broker) {
-			broker = time.Now().Add(max(*chaos/2, 15*time.Second))
-			h.restart()
+			broker = h.breakBroker(chaos)
 			continue
 		}
 		h.fault()
@@ -163,6 +166,17 @@ func (h *havoc) fault() {
 	h.discard()
 }
 
+// breakBroker breaks the broker and returns when it is to be broken next.
+func (h *havoc) breakBroker(chaos time.Duration) time.Time {
+	if h.cluster == nil {
+		h.restart()
+		return time.Now().Add(max(chaos/2, 15*time.Second))
+	}
+	h.breakNode()
+	const rest = 5 * time.Second
+	return time.Now().Add(rest)
+}
+
 // restart kills the broker and starts it again.
 func (h *havoc) restart() {
 	h.faults["broker killed"]++
@@ -183,7 +197,7 @@ func (h *havoc) discard() {
 	if h.plan.GiveUp != order.HoldKey {
 		return
 	}
-	o := ordered.Options{Broker: access.Broker{URLs: []string{h.node.URL()}}, Queue: "steps", HeaderPrefix: "PikaBus.", Timeout: 2 * time.Second}
+	o := ordered.Options{Broker: access.Broker{URLs: h.plan.URLs}, Queue: "steps", HeaderPrefix: "PikaBus.", Timeout: 2 * time.Second}
 	_, err := o.Say(h.t.Context(), "discard", "")
 	if err != nil {
 		h.t.Logf("the word of an operator: %v", err) // it is said again
@@ -192,7 +206,7 @@ func (h *havoc) discard() {
 
 // send sends the messages of a key, each when the one before is confirmed.
 func (h *havoc) send(ctx context.Context, key string) {
-	setup, err := harebus.New(harebus.Config{URL: h.node.URL(), Connect: harebus.ConnectConfig{Name: "sender"}, Logger: zap.NewNop()})
+	setup, err := harebus.New(harebus.Config{Connect: harebus.ConnectConfig{URLs: h.plan.URLs, Name: "sender"}, Logger: zap.NewNop()})
 	if err != nil {
 		h.t.Error(err)
 		return
@@ -246,7 +260,7 @@ func (h *havoc) awaitOwner() {
 func (h *havoc) settle() {
 	h.t.Helper()
 	left := map[string]string{}
-	for range 60 {
+	for range 120 {
 		out, err := h.node.Ctl(h.t.Context(), "-q", "list_queues", "name", "messages", "--no-table-headers")
 		if err != nil {
 			h.t.Fatal(err)
@@ -301,7 +315,7 @@ func (h *havoc) judge() {
 	}
 	v := h.orders.Verdict()
 	h.t.Logf("%v; %v; %s", h.plan.GiveUp, h.faults, v)
-	if !v.OK() || v.Late > 0 && !*freeze && v.Late > h.faults["all connections closed"]+h.faults["broker killed"] {
+	if !v.OK() || v.Late > 0 && !*freeze && v.Late > h.faults["all connections closed"]+h.faults["broker killed"]+h.faults["leader killed"]+h.faults["leader frozen"] {
 		h.t.Error(v)
 	}
 	if v.Sent == 0 || v.Tenures < 2 {

@@ -77,7 +77,7 @@ func TestManyParked(t *testing.T) {
 	second := start()
 	until("loaded", parked(second))
 	said := time.Now()
-	(&havoc{t: t, node: node}).discard()
+	(&havoc{t: t, plan: plan{URLs: []string{node.URL()}}}).discard()
 	until("handled after the answer to the word", func() bool { return last.Load() == parkedMany })
 	t.Logf("handled after the word was said: %v", time.Since(said).Round(time.Millisecond))
 	if err := second.Close(); err != nil {

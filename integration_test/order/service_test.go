@@ -29,7 +29,7 @@ const asService = "HAREBUS_ORDER_SERVICE"
 
 // plan is what an instance does.
 type plan struct {
-	URL     string
+	URLs    []string
 	Name    string
 	GiveUp  order.GiveUp
 	Journal string // in which all instances note what they do
@@ -79,7 +79,7 @@ func (p *plan) serve(ctx context.Context) error {
 	defer func() { _ = file.Close() }()
 	j := &journal{file: file, proc: p.Name}
 	setup, err := harebus.New(harebus.Config{
-		URL: p.URL, Queue: "steps", Logger: zap.New(hook{j}), Connect: harebus.ConnectConfig{Name: p.Name},
+		Queue: "steps", Logger: zap.New(hook{j}), Connect: harebus.ConnectConfig{URLs: p.URLs, Name: p.Name},
 		Consume: harebus.ConsumeConfig{Concurrency: 8, Order: &order.Config{GiveUp: p.GiveUp, MaxParked: 5000}},
 		Retry:   harebus.RetryConfig{MaxRetries: 4, BackOff: func() backoff.BackOff { return backoff.NewConstantBackOff(200 * time.Millisecond) }},
 		Handling: harebus.HandlingConfig{GivenUp: func(_ context.Context, _ *harebus.Bus, m harebus.Failed) error {

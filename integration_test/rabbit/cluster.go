@@ -1,6 +1,7 @@
 package rabbit
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -188,6 +189,49 @@ func (c *Cluster) Node(name string) *Node {
 		}
 	}
 	return nil
+}
+
+// Leader is the node that leads a queue, by the word of any node that answers.
+func (c *Cluster) Leader(ctx context.Context, queue string) (*Node, error) {
+	var faults []error
+	for _, n := range c.nodes {
+		output, err := n.Ctl(ctx, "-q", "list_queues", "name", "leader", "--no-table-headers")
+		faults = append(faults, err) // it may be the one that was broken last
+		for line := range strings.Lines(output) {
+			if name, leader, _ := strings.Cut(strings.TrimSpace(line), "\t"); name == queue && c.Node(leader) != nil {
+				return c.Node(leader), nil
+			}
+		}
+	}
+	return nil, fmt.Errorf("rabbit: no node says which one leads the queue %q: %w", queue, errors.Join(faults...))
+}
+
+// Break kills the node that leads a queue, or freezes it for so long if freeze is not 0, and returns when all nodes are
+// members again.
+func (c *Cluster) Break(ctx context.Context, queue string, freeze time.Duration) error {
+	node, err := c.Leader(ctx, queue)
+	if err != nil {
+		return err
+	}
+	down := cmp.Or(freeze, 3*time.Second)
+	pause := func() {
+		timer := time.NewTimer(down)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+		}
+	}
+	if freeze > 0 {
+		err = node.Pause()
+		pause()
+		err = errors.Join(err, node.Resume())
+	} else {
+		err = node.Kill()
+		pause()
+		err = errors.Join(err, node.Start(ctx))
+	}
+	return errors.Join(err, c.AwaitMembers(ctx, len(c.nodes)))
 }
 
 // Close ends all nodes and removes what they left on disk.

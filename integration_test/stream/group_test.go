@@ -34,39 +34,46 @@ const patience = 60 * time.Second
 func TestGroupKilled(t *testing.T) {
 	for i := range *runs {
 		t.Run(fmt.Sprint(i), func(t *testing.T) {
-			g := newGroup(t, rabbit.Shared(t))
-			for range 3 {
-				g.start()
-			}
-			ctx, cancel := context.WithTimeout(t.Context(), *lasts)
-			published := make(chan int, 1)
-			go func() { published <- g.publish(ctx) }()
-			faults := map[string]int{}
-			for ctx.Err() == nil {
-				faults[g.disturb(ctx)]++
-			}
-			cancel()
-			n := <-published
-			g.settle(n)
-			t.Logf("%s: %d events, %v: %s", g.node.Version(), n, faults, g.judge(n))
+			node := rabbit.Shared(t)
+			t.Logf("RabbitMQ %s", node.Version())
+			g := newGroup(t, []string{node.URL()})
+			g.run(*lasts, g.disturb)
 		})
 	}
+}
+
+// run has something happen to the group again and again, and judges. disturb says what it did.
+func (g *group) run(lasts time.Duration, disturb func(ctx context.Context) string) {
+	for range 3 {
+		g.start()
+	}
+	ctx, cancel := context.WithTimeout(g.Context(), lasts)
+	defer cancel()
+	published := make(chan int, 1)
+	go func() { published <- g.publish(ctx) }()
+	faults := map[string]int{}
+	for ctx.Err() == nil {
+		faults[disturb(ctx)]++
+	}
+	n := <-published
+	g.settle(n)
+	g.Logf("%d events, %v: %s", n, faults, g.judge(n))
 }
 
 // group is a stream with the processes that read it.
 type group struct {
 	*testing.T
-	node    *rabbit.Node
+	urls    []string
 	name    string
 	setup   *harebus.Setup
 	journal string
 	readers []*exec.Cmd
 }
 
-func newGroup(t *testing.T, node *rabbit.Node) *group {
-	g := &group{T: t, node: node, name: fmt.Sprintf("st-%d", rand.Uint64()), journal: filepath.Join(t.TempDir(), "journal")}
+func newGroup(t *testing.T, urls []string) *group {
+	g := &group{T: t, urls: urls, name: fmt.Sprintf("st-%d", rand.Uint64()), journal: filepath.Join(t.TempDir(), "journal")}
 	g.try(os.WriteFile(g.journal, nil, 0o600))
-	cfg := readerConfig(node.URL(), g.name)
+	cfg := readerConfig(urls, g.name)
 	cfg.Queue, cfg.Consume = "", harebus.ConsumeConfig{}
 	cfg.Declare.Topology = topology.EventLog(g.name, g.name+".topic", topology.KeepAge(time.Hour))
 	var err error
@@ -93,7 +100,7 @@ func (g *group) try(err error) {
 
 // forget removes what the test has declared.
 func (g *group) forget() {
-	conn, err := amqp.Dial(g.node.URL())
+	conn, err := amqp.Dial(g.urls[0])
 	g.try(err)
 	defer conn.Close()
 	ch, err := conn.Channel()
@@ -108,7 +115,7 @@ func (g *group) forget() {
 // start starts a reader.
 func (g *group) start() {
 	cmd := exec.Command(os.Args[0], "-test.run=^$") //nolint:gosec // this program
-	cmd.Env = append(os.Environ(), readerEnv+"="+g.node.URL(), "HAREBUS_TEST_STREAM="+g.name, "HAREBUS_TEST_JOURNAL="+g.journal)
+	cmd.Env = append(os.Environ(), readerEnv+"="+strings.Join(g.urls, " "), "HAREBUS_TEST_STREAM="+g.name, "HAREBUS_TEST_JOURNAL="+g.journal)
 	cmd.Stderr = os.Stderr
 	g.try(cmd.Start())
 	g.readers = append(g.readers, cmd)

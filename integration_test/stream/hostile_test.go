@@ -19,9 +19,9 @@ import (
 // reads stops none.
 func TestHostileMessages(t *testing.T) {
 	node := rabbit.Shared(t)
-	g := &group{T: t, node: node, name: fmt.Sprintf("st-%d", rand.Uint64())}
+	g := &group{T: t, urls: []string{node.URL()}, name: fmt.Sprintf("st-%d", rand.Uint64())}
 	t.Cleanup(g.forget)
-	cfg := readerConfig(node.URL(), g.name)
+	cfg := readerConfig(g.urls, g.name)
 	cfg.Consume = harebus.ConsumeConfig{Stream: &stream.Config{Group: "g"}, Concurrency: 1}
 	cfg.Declare.Topology = topology.EventLog(g.name, g.name+".topic", topology.KeepAge(time.Hour))
 	s, err := harebus.New(cfg)

@@ -11,5 +11,8 @@ func TestMain(m *testing.M) {
 	if os.Getenv(readerEnv) != "" {
 		os.Exit(read())
 	}
+	if os.Getenv(onceEnv) != "" {
+		os.Exit(once())
+	}
 	os.Exit(rabbit.Main(m))
 }

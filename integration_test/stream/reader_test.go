@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 	"time"
 
@@ -12,7 +13,7 @@ import (
 	"github.com/harebus/harebus/stream"
 )
 
-// readerEnv names the broker; a process of the test that has it is a reader.
+// readerEnv has the URLs of the broker's nodes; a process of the test that has it is a reader.
 const readerEnv = "HAREBUS_TEST_READER"
 
 // counted is the event of the tests: the Nth.
@@ -36,7 +37,7 @@ func read() int {
 func run(journal *os.File) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
-	setup, err := harebus.New(readerConfig(os.Getenv(readerEnv), os.Getenv("HAREBUS_TEST_STREAM")))
+	setup, err := harebus.New(readerConfig(strings.Fields(os.Getenv(readerEnv)), os.Getenv("HAREBUS_TEST_STREAM")))
 	if err != nil {
 		return err
 	}
@@ -48,9 +49,9 @@ func run(journal *os.File) error {
 	return setup.Run(ctx)
 }
 
-func readerConfig(url, name string) harebus.Config {
+func readerConfig(urls []string, name string) harebus.Config {
 	return harebus.Config{
-		URL: url, Queue: name, Exchanges: harebus.ExchangeConfig{Topic: name + ".topic", Direct: "amq.direct"},
+		Connect: harebus.ConnectConfig{URLs: urls}, Queue: name, Exchanges: harebus.ExchangeConfig{Topic: name + ".topic", Direct: "amq.direct"},
 		ErrorQueue: harebus.ErrorQueueConfig{Name: name + ".error"},
 		Consume:    harebus.ConsumeConfig{Concurrency: 1, Stream: &stream.Config{Group: "g"}},
 	}

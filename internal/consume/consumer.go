@@ -323,5 +323,5 @@ func (c *consumer) state() error {
 	case c.feed.lanes != nil:
 		return c.feed.lanes.trouble()
 	}
-	return nil
+	return c.feed.place.Trouble()
 }

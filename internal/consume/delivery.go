@@ -126,8 +126,13 @@ func (d *Delivery) Ack() {
 	if d.repeat != nil || !d.ended.CompareAndSwap(false, true) {
 		return
 	}
-	d.feed.place.Done(d.Raw.DeliveryTag)
-	d.feed.acks.Done(d.Raw.DeliveryTag)
+	now, others := d.feed.place.Done(d.Raw.DeliveryTag)
+	if now {
+		d.feed.acks.Done(d.Raw.DeliveryTag)
+	}
+	for _, tag := range others {
+		d.feed.acks.Done(tag)
+	}
 	if d.feed.trial != nil && !d.Raw.Redelivered {
 		d.feed.trial()
 	}

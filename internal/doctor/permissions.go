@@ -5,7 +5,10 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
+
+	"github.com/harebus/harebus/topology"
 )
 
 // permissions asks whether the user may do what the service does: it has to be that of the
@@ -113,7 +116,7 @@ func (e *examination) policies(ctx context.Context) error {
 		q := queues[want.Name]
 		var keys []string
 		for key := range q.Effective {
-			if slices.Contains([]string{"expires", "message-ttl", "max-length", "max-length-bytes", "delivery-limit", "dead-letter-exchange", "overflow"}, key) {
+			if slices.Contains(changing, key) {
 				keys = append(keys, key)
 			}
 		}
@@ -128,8 +131,24 @@ func (e *examination) policies(ctx context.Context) error {
 		case q.Operator != "":
 			fix = fmt.Sprintf("see whether policy %q or operator policy %q sets it (%s; %s), and clear that one", q.Policy, q.Operator, e.ctl("list_policies"), e.ctl("list_operator_policies"))
 		}
-		e.warn(fmt.Sprintf("a policy sets %s of queue %q", strings.Join(keys, ", "), want.Name),
-			"it takes effect beside the arguments that the service declares, and the service does not see it: messages can be dropped, or leave the queue", fix)
+		what := fmt.Sprintf("a policy sets %s of queue %q", strings.Join(keys, ", "), want.Name)
+		if keeps(want) {
+			e.fault(what, "an order or a group of readers keeps its place in this queue: when the broker drops, moves or takes back what is there, messages are lost or come out of "+
+				"their order, and when it refuses more, the next instance cannot take over", fix)
+			continue
+		}
+		e.warn(what, "it takes effect beside the arguments that the service declares, and the service does not see it: messages can be dropped, or leave the queue", fix)
 	}
 	return nil
+}
+
+// changing are the keys of a policy that change what a queue does with messages. RabbitMQ 4.3 has the last three.
+var changing = []string{
+	"expires", "message-ttl", "max-length", "max-length-bytes", "delivery-limit", "dead-letter-exchange", "overflow",
+	"consumer-timeout", "delayed-retry-type", "delayed-retry-min",
+}
+
+// keeps says whether a queue is an ordered one, its parking queue, or that of the tokens of a group of readers.
+func keeps(q topology.Queue) bool {
+	return q.Arguments["x-single-active-consumer"] == true && fmt.Sprint(q.Arguments["x-delivery-limit"]) == strconv.Itoa(topology.LookLimit)
 }

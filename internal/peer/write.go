@@ -51,6 +51,12 @@ func (p *Peers) Write(d dialect.Dialect, l Letter) error {
 	if err != nil {
 		return fmt.Errorf("write a message of %s: header %w", d.Name(), err)
 	}
+	if key, keyed := l.Publishing.Headers[p.own.Names.Key]; keyed { // a peer ignores it; an ordered queue needs it
+		if w.Properties.Priority > 0 {
+			return fmt.Errorf("a message of %s has a priority, and one with a key cannot: it would overtake others of its key", d.Name())
+		}
+		headers[p.own.Names.Key] = key
+	}
 	l.take(&w)
 	l.Publishing.Headers = headers
 	return nil

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"slices"
 	"sync"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 
 	"github.com/harebus/harebus/internal/field"
 	"github.com/harebus/harebus/internal/session"
+	"github.com/harebus/harebus/internal/wait"
 	"github.com/harebus/harebus/internal/wire"
 	"github.com/harebus/harebus/stream"
 )
@@ -38,6 +40,7 @@ type Place struct {
 	open    []entry    // the tags behind settled, in order
 	settled uint64     // the highest tag up to which all are done
 	done    mark       // its offset
+	owed    []uint64   // the tags that are done and not acknowledged, because there are too many behind settled
 	keeping mark       // what was saved last
 	err     error
 	ended   bool
@@ -83,8 +86,9 @@ func (p *Place) begin(ctx context.Context, on *session.Session) error {
 // resume reads from an offset. One beyond the end would be awaited without a word.
 func (p *Place) resume(ctx context.Context, on *session.Session, offset int64) error {
 	r := p.reader
-	for _, quiet := range []time.Duration{silence, 6 * silence} { // a broker may be slow
-		newest, err := r.newest(ctx, on, offset-1, quiet)
+	for _, pause := range []time.Duration{0, 3 * silence} { // the node may be behind the one that leads the stream
+		wait.Sleep(ctx, pause)
+		newest, err := r.newest(ctx, on, offset-1)
 		switch {
 		case err != nil:
 			return err
@@ -123,7 +127,7 @@ func (r *Reader) forget() string {
 
 // beginAtEnd keeps where the end is at once: reading goes on from there after a lost connection, and in another instance.
 func (p *Place) beginAtEnd(ctx context.Context, on *session.Session) error {
-	newest, err := p.reader.newest(ctx, on, math.MaxInt64, silence)
+	newest, err := p.reader.newest(ctx, on, math.MaxInt64)
 	if err != nil {
 		return err
 	}
@@ -257,32 +261,40 @@ func (p *Place) keeps(next int64) (yes bool, err error) {
 	defer p.mu.Lock()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	err = p.reader.look(ctx, p.on, "first", 6*silence, func(oldest int64) bool {
+	err = p.reader.look(ctx, p.on, "first", 3*silence, func(oldest int64) bool {
 		yes = oldest < next
 		return false
 	})
 	return yes, err
 }
 
-// Done notes that a message is handled, parked or passed over. It does nothing for nil.
-func (p *Place) Done(tag uint64) {
+// ahead is how many messages behind one that is still being handled are acknowledged. The broker then delivers as many more as are
+// prefetched, so memory is bounded.
+const ahead = 5000
+
+// Done notes that a message is handled, parked or passed over. It says whether to acknowledge it now, and which others. For nil
+// it only says yes.
+func (p *Place) Done(tag uint64) (ack bool, others []uint64) {
 	if p == nil {
-		return
+		return true, nil
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	i := tag - p.settled - 1
 	if i >= uint64(len(p.open)) {
-		return // it came before this place began to count, which cannot be
+		return true, nil // it came before this place began to count, which cannot be
 	}
 	p.open[i].done = true
+	if ack = i < ahead; !ack {
+		p.owe(tag)
+	}
 	n := 0
 	for n < len(p.open) && p.open[n].done {
 		p.done = mark{p.open[n].offset, true}
 		n++
 	}
 	if n == 0 {
-		return
+		return ack, nil
 	}
 	p.open = p.open[n:]
 	p.settled += uint64(n)
@@ -290,6 +302,47 @@ func (p *Place) Done(tag uint64) {
 	case p.dirty <- struct{}{}:
 	default: // it has been signalled already
 	}
+	return ack, p.pay()
+}
+
+// owe puts an acknowledgement off. p.mu is held.
+func (p *Place) owe(tag uint64) {
+	if len(p.owed) == 0 {
+		p.reader.Log.Warn("the stream is not read on until an old message is handled, because too many behind it are done", zap.Int64("offset", p.open[0].offset))
+	}
+	p.owed = append(p.owed, tag)
+}
+
+// pay returns the acknowledgements that need not be put off any longer. p.mu is held.
+func (p *Place) pay() (due []uint64) {
+	if len(p.owed) == 0 {
+		return nil
+	}
+	p.owed = slices.DeleteFunc(p.owed, func(tag uint64) bool {
+		now := tag <= p.settled+ahead
+		if now {
+			due = append(due, tag)
+		}
+		return now
+	})
+	if len(p.owed) == 0 {
+		p.reader.Log.Info("the stream is read on")
+	}
+	return due
+}
+
+// Trouble is why the stream is not read on; nil for nil.
+func (p *Place) Trouble() error {
+	if p == nil {
+		return nil
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.owed) == 0 {
+		return nil
+	}
+	return fmt.Errorf("the stream %s is not read on: the message at offset %d is still being handled, and more than %d behind it are done",
+		field.Quote(p.reader.Name), p.open[0].offset, ahead)
 }
 
 // Over is closed when reading must end at once; nil for nil.

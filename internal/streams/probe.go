@@ -3,28 +3,93 @@ package streams
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
 
+	"github.com/harebus/harebus/internal/field"
 	"github.com/harebus/harebus/internal/session"
 	"github.com/harebus/harebus/internal/wire"
 	"github.com/harebus/harebus/stream"
 )
 
-// silence is how long a stream is silent before a look at its end counts as complete.
-const silence = 500 * time.Millisecond
+const (
+	// silence is how long a stream is silent before it counts as one in which nothing is to be read, if its broker says so, too.
+	silence = time.Second
+	// slow is how long a broker may take to deliver what it says is there.
+	slow = 30 * time.Second
+	// glance is how many messages a look at the end takes at once.
+	glance = 10_000
+)
 
-// newest returns the offset of the last message. The broker can only be asked for the last piece of the stream, which
-// may have many messages, so this reads until enough was seen, or until nothing comes any more. It is not known when the
-// stream is empty.
-func (r *Reader) newest(ctx context.Context, on *session.Session, enough int64, quiet time.Duration) (last mark, err error) {
-	err = r.look(ctx, on, "last", quiet, func(offset int64) bool {
-		last = mark{offset, true}
-		return offset < enough
-	})
-	return last, err
+// newest returns the offset of the last message, or of one that is enough. It is not known when the stream is empty. The broker can only
+// be asked for the last piece of the stream, which may have many messages. It writes all that it has, up to the prefetch, before it
+// reads on what the client says: what has come when basic.cancel is answered was the end at that time.
+func (r *Reader) newest(ctx context.Context, on *session.Session, enough int64) (last mark, err error) {
+	for from := any("last"); ; from = last.offset {
+		count := 0
+		err := r.tail(ctx, on, from, func(offset int64) {
+			last = mark{max(offset, last.offset), true}
+			count++
+		})
+		if err != nil || count < glance || last.offset >= enough {
+			return last, err
+		}
+	}
+}
+
+// tail reads the offsets that come at once. None come from an empty stream.
+func (r *Reader) tail(ctx context.Context, on *session.Session, from any, seen func(offset int64)) error {
+	ch, in, err := Open(ctx, on, r.Name, glance, from)
+	if err != nil {
+		return r.refused(err)
+	}
+	defer func() { _ = on.RPC(context.WithoutCancel(ctx), ch.Close) }() // what is lost with it is not needed
+	first, err := r.first(ctx, on, ch, in)
+	if err != nil || first == nil {
+		return err
+	}
+	if err := on.RPC(ctx, func() error { return ch.Cancel(first.ConsumerTag, false) }); err != nil {
+		return err
+	}
+	for d, ok := *first, true; ok; d, ok = <-in {
+		offset, err := Unpack(&d)
+		if err != nil {
+			return err
+		}
+		seen(offset)
+	}
+	return nil
+}
+
+// first waits for a delivery; nil if the stream is empty. RabbitMQ 3.10 says for some seconds that a new stream is.
+func (r *Reader) first(ctx context.Context, on *session.Session, ch *amqp.Channel, in <-chan amqp.Delivery) (*amqp.Delivery, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, slow, fmt.Errorf("the stream %s has messages, and the broker has delivered none within %v", field.Quote(r.Name), slow))
+	defer cancel()
+	silent := time.NewTicker(silence)
+	defer silent.Stop()
+	for {
+		select {
+		case d, ok := <-in:
+			if !ok {
+				return nil, amqp.ErrClosed
+			}
+			return &d, nil
+		case <-silent.C:
+			var q amqp.Queue
+			err := on.RPC(ctx, func() (err error) {
+				q, err = ch.QueueDeclarePassive(r.Name, true, false, false, false, nil)
+				return err
+			})
+			if err != nil || q.Messages == 0 {
+				return nil, err
+			}
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
 }
 
 // look reads offsets until seen returns false or the stream is silent. Without seen it only tries whether it may read.
@@ -68,13 +133,14 @@ func Open(ctx context.Context, on *session.Session, name string, prefetch int, f
 
 // Newest is the offset of the last message of a stream; it is not known when the stream is empty.
 func Newest(ctx context.Context, on *session.Session, name string) (offset int64, known bool, err error) {
-	last, err := named(name).newest(ctx, on, math.MaxInt64, silence)
+	last, err := named(name).newest(ctx, on, math.MaxInt64)
 	return last.offset, last.known, err
 }
 
-// FirstAt is the offset of the first piece of a stream that came at a time or later, if there is one.
+// FirstAt is the offset of the first piece of a stream that came at a time or later, if there is one. The broker does not say that there
+// is none: then nothing comes for three seconds.
 func FirstAt(ctx context.Context, on *session.Session, name string, at time.Time) (offset int64, known bool, err error) {
-	err = named(name).look(ctx, on, at.Truncate(time.Second), silence, func(n int64) bool {
+	err = named(name).look(ctx, on, at.Truncate(time.Second), 3*silence, func(n int64) bool {
 		offset, known = n, true
 		return false
 	})
@@ -103,7 +169,7 @@ func Unpack(d *amqp.Delivery) (offset int64, err error) {
 
 // offsets reads those of deliveries.
 func offsets(ctx context.Context, in <-chan amqp.Delivery, quiet time.Duration, seen func(offset int64) bool) error {
-	silent := time.NewTimer(2 * quiet) // before the first one
+	silent := time.NewTimer(quiet)
 	defer silent.Stop()
 	for {
 		select {

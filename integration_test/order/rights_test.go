@@ -1,0 +1,157 @@
+package order_test
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"os"
+	"regexp"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/cenkalti/backoff/v4"
+	"go.uber.org/zap"
+
+	"github.com/harebus/harebus"
+	"github.com/harebus/harebus/integration_test/rabbit"
+	"github.com/harebus/harebus/order"
+)
+
+// documented reads the permissions below a heading of docs/ordering.md.
+func documented(t *testing.T, heading string) (configure, write, read string) {
+	t.Helper()
+	page, err := os.ReadFile("../../docs/ordering.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, found := strings.Cut(string(page), heading)
+	block := regexp.MustCompile("```\nconfigure  (.*)\nwrite      (.*)\nread       (.*)\n```").FindStringSubmatch(rest)
+	if !found || block == nil {
+		t.Fatalf("docs/ordering.md has no permissions below %q", heading)
+	}
+	return block[1], block[2], block[3]
+}
+
+// rights is a service whose user may do what is documented, or less.
+type rights struct {
+	*testing.T
+	node *rabbit.Node
+	done atomic.Int64
+}
+
+// user makes one, and returns the URL with which it logs in.
+func (r *rights) user(name, configure, write, read string) string {
+	r.Helper()
+	expression := fmt.Sprintf(`begin
+		ok = rabbit_auth_backend_internal:add_user(<<%[1]q>>, <<"secret">>, <<"test">>),
+		ok = rabbit_auth_backend_internal:set_permissions(<<%[1]q>>, <<"/">>, <<%[2]q>>, <<%[3]q>>, <<%[4]q>>, <<"test">>)
+	end.`, name, configure, write, read)
+	if out, err := r.node.Eval(r.Context(), expression); err != nil || !strings.Contains(out, "ok") {
+		r.Fatalf("%v: %s", err, out)
+	}
+	u, err := url.Parse(r.node.URL())
+	if err != nil {
+		r.Fatal(err)
+	}
+	u.User = url.UserPassword(name, "secret")
+	return u.String()
+}
+
+// instance is one of the service "orders". The second message of a key fails once, the third always.
+func (r *rights) instance(url string, mode harebus.DeclareMode) *harebus.Setup {
+	r.Helper()
+	s, err := harebus.New(harebus.Config{
+		URL: url, Queue: "orders", Logger: zap.NewNop(), ErrorQueue: harebus.ErrorQueueConfig{Name: "error"}, Declare: harebus.DeclareConfig{Mode: mode},
+		Consume: harebus.ConsumeConfig{Order: &order.Config{}},
+		Retry:   harebus.RetryConfig{MaxRetries: 1, BackOff: func() backoff.BackOff { return backoff.NewConstantBackOff(50 * time.Millisecond) }},
+	})
+	if err != nil {
+		r.Fatal(err)
+	}
+	r.Cleanup(func() { _ = s.Close() }) // it may have been closed
+	harebus.Handle(s, func(ctx context.Context, _ *harebus.Bus, one step) error {
+		if one.N == 3 || one.N == 2 && harebus.Incoming(ctx).Attempt == 1 {
+			return errPlanned
+		}
+		r.done.Add(1)
+		return nil
+	})
+	return s
+}
+
+func (r *rights) until(what string, ok func() bool) {
+	r.Helper()
+	for deadline := time.Now().Add(time.Minute); !ok(); <-time.After(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			r.Fatalf("%s: not within a minute", what)
+		}
+	}
+}
+
+// works: the service handles, retries and holds messages, and another instance takes over.
+func (r *rights) works(url string, mode harebus.DeclareMode, key string) {
+	r.Helper()
+	r.done.Store(0)
+	first := r.instance(url, mode)
+	if err := first.Start(r.Context()); err != nil {
+		r.Fatal(err)
+	}
+	for n := range 4 {
+		if err := first.Bus().Send(r.Context(), "orders", step{key, n + 1}, harebus.WithKey(key)); err != nil {
+			r.Fatal(err)
+		}
+	}
+	held := func(s *harebus.Setup) func() bool {
+		return func() bool {
+			for _, k := range s.Parked() {
+				if k.Key == key && k.Held && k.Waiting == 2 {
+					return true
+				}
+			}
+			return false
+		}
+	}
+	r.until("the third message holds its key", held(first))
+	if n := r.done.Load(); n != 2 {
+		r.Errorf("%d are done", n)
+	}
+	if err := first.Close(); err != nil {
+		r.Fatal(err)
+	}
+	second := r.instance(url, mode)
+	if err := second.Start(r.Context()); err != nil {
+		r.Fatal(err)
+	}
+	r.until("it is held by the next owner, too", held(second))
+	if err := second.Close(); err != nil {
+		r.Fatal(err)
+	}
+}
+
+// TestRights: the permissions that docs/ordering.md names are enough for an ordered endpoint, and those on the parking queue are needed: without
+// one of them Start fails and names the queue.
+func TestRights(t *testing.T) {
+	r := &rights{T: t, node: rabbit.Shared(t)}
+	configure, write, read := documented(t, "### A service with an ordered queue")
+	r.works(r.user("service", configure, write, read), harebus.DeclareAll, "a")
+	const piece = `orders\.parked|`
+	for what, g := range map[string][3]string{
+		"configure": {strings.Replace(configure, piece, "", 1), write, read},
+		"read":      {configure, write, strings.Replace(read, piece, "", 1)},
+	} {
+		if g == [3]string{configure, write, read} {
+			t.Fatalf("%s does not name the parking queue", what)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		began := time.Now()
+		err := r.instance(r.user("no-"+what, g[0], g[1], g[2]), harebus.DeclareAll).Start(ctx)
+		cancel()
+		if err == nil || !strings.Contains(err.Error(), "orders.parked") {
+			t.Errorf("without %s: %v, after %v", what, err, time.Since(began))
+		}
+	}
+	_, write, read = documented(t, "With `CheckOnly`")
+	r.works(r.user("checking", "^$", write, read), harebus.CheckOnly, "b")
+}

@@ -1,0 +1,118 @@
+package stream_test
+
+import (
+	"context"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/harebus/harebus"
+	"github.com/harebus/harebus/brokertest"
+	"github.com/harebus/harebus/stream"
+)
+
+// bulk publishes n events in one transaction, which is a piece of the stream.
+func (r *rig) bulk(n int) {
+	r.t.Helper()
+	r.try(r.sender.Bus().Transaction(r.ctx, func(ctx context.Context, tx *harebus.Tx) error {
+		for range n {
+			r.sent++
+			if err := tx.Publish(ctx, "order.placed", happened{r.sent}); err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
+}
+
+// slow is a connection that stalls for three seconds after each 100 KB.
+type slow struct {
+	net.Conn
+	left int
+}
+
+func (s *slow) Read(b []byte) (int, error) {
+	n, err := s.Conn.Read(b)
+	if s.left -= n; s.left < 0 {
+		s.left = 100_000
+		time.Sleep(3 * time.Second)
+	}
+	return n, err
+}
+
+// TestSlowBroker: the end of a stream is where the broker says, and not where its deliveries pause, or are late.
+func TestSlowBroker(t *testing.T) {
+	bubble(t, func(_ *testing.T, r *rig) {
+		r.bulk(2000)
+		dial := r.cfg.Dial
+		r.cfg.Dial = func(network, address string) (net.Conn, error) {
+			conn, err := dial(network, address)
+			return &slow{conn, 100_000}, err
+		}
+		r.read("a", stream.Config{From: stream.FromEnd()}, done)
+		r.cfg.Dial = dial
+		r.broker.Inject(brokertest.Fault{On: "basic.deliver", From: brokertest.FromBroker, Do: brokertest.Delay, For: 10 * time.Second})
+		r.publish(1)
+		r.rest(time.Minute)
+		r.wants("a2001@2000")
+		r.broker.Inject(brokertest.Fault{On: "basic.deliver", From: brokertest.FromBroker, Do: brokertest.Delay, For: 10 * time.Second})
+		r.read("b", stream.Config{From: stream.FromEnd()}, done)
+		r.publish(1)
+		r.rest(time.Minute)
+		r.wants("a2002@2001 b2002@2001")
+	})
+}
+
+// TestHungHandler: while a handler hangs, thousands of messages behind its own are handled by the others, and then no more is read, which the log
+// and Ready say; afterwards reading goes on.
+func TestHungHandler(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		const messages, ahead, chunk = 8000, 5000, 1000
+		var mu sync.Mutex // guards handled
+		handled := 0
+		hung := make(chan struct{})
+		r.cfg.Consume.Concurrency = 4
+		s := r.read("a", stream.Config{}, func(ctx context.Context, e happened) error {
+			if e.N == 1 {
+				select {
+				case <-hung:
+				case <-ctx.Done():
+					return context.Cause(ctx)
+				}
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			handled++
+			return nil
+		})
+		count := func() int {
+			mu.Lock()
+			defer mu.Unlock()
+			return handled
+		}
+		for range messages / chunk {
+			r.bulk(chunk)
+		}
+		r.rest(10 * time.Second)
+		if n := count(); n < ahead || n > ahead+stream.Prefetch+chunk {
+			t.Errorf("%d are handled beside one that hangs", n)
+		}
+		err := s.Ready()
+		for _, says := range []string{`the stream "events" is not read on`, "the message at offset 0 is still being handled"} {
+			if err == nil || !strings.Contains(err.Error(), says) {
+				t.Errorf("ready: %v; want %q", err, says)
+			}
+		}
+		if !r.said("the stream is not read on until an old message is handled") {
+			t.Error("it is not logged")
+		}
+		close(hung)
+		r.rest(10 * time.Second)
+		if n := count(); n != messages || !r.said("the stream is read on") {
+			t.Errorf("%d of %d are handled", n, messages)
+		}
+		r.try(s.Ready())
+	})
+}
