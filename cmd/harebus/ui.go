@@ -16,6 +16,7 @@ import (
 	"github.com/harebus/harebus"
 	"github.com/harebus/harebus/cmd/harebus/internal/page"
 	"github.com/harebus/harebus/cmd/harebus/internal/services"
+	"github.com/harebus/harebus/errorqueue"
 	"github.com/harebus/harebus/internal/access"
 	"github.com/harebus/harebus/internal/deferred"
 	"github.com/harebus/harebus/internal/doctor"
@@ -131,6 +132,13 @@ func (d *desk) configure(std stdio) error {
 	c.Deferred = deferred.Options{Broker: d.broker, HeaderPrefix: d.prefix, Timeout: d.timeout}
 	c.Schedules = d.schedules(std)
 	c.Services = services.Options{Broker: d.broker, Operator: c.Errors.Operator, Wait: 2 * time.Second, Quiet: 250 * time.Millisecond, Timeout: d.timeout}
+	c.Peer = func(content *errorqueue.Content) *page.Peer {
+		f := foreignOf(messageOf(content), d.prefix)
+		if f == nil {
+			return nil
+		}
+		return &page.Peer{Dialect: f.Dialect, Payload: string(f.Payload), Unreadable: f.Unreadable}
+	}
 	if d.file == "" {
 		return nil
 	}

@@ -24,6 +24,9 @@ func TestUI(t *testing.T) {
 	declare(t, ch, "error", nil)
 	put(t, ch, "error", amqp.Publishing{MessageId: "a", Type: "Place", Headers: amqp.Table{"PikaBus.ErrorDetails": "out of stock"}})
 	file := topologyFile(t, harebus.Config{Queue: "absent"})
+	put(t, ch, "error", amqp.Publishing{ContentType: "application/vnd.masstransit+json", Body: []byte(`{"messageType":["urn:message:Acme:Pay"],"message":{"orderId":7}}`), Headers: amqp.Table{
+		"MT-Reason": "fault", "MT-Fault-Message": "no money", "MT-Fault-InputAddress": "rabbitmq://localhost/payments",
+	}})
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	var out, errs buffer
@@ -39,19 +42,25 @@ func TestUI(t *testing.T) {
 	}
 	browser := &http.Client{Jar: jar, Timeout: 20 * time.Second}
 	defer browser.CloseIdleConnections()
-	see := func(at, want string) {
+	see := func(at, want string) (path, body string) {
 		t.Helper()
 		answer, err := browser.Get(at)
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer answer.Body.Close()
-		body, err := io.ReadAll(answer.Body)
-		if err != nil || !strings.Contains(string(body), want) || strings.Contains(string(body), "guest:guest") {
-			t.Errorf("%s: %v, want %q in\n%s", at, err, want, body)
+		content, err := io.ReadAll(answer.Body)
+		if err != nil || !strings.Contains(string(content), want) || strings.Contains(string(content), "guest:guest") {
+			t.Errorf("%s: %v, want %q in\n%s", at, err, want, content)
 		}
+		return answer.Request.URL.Path, string(content)
 	}
 	see(regexp.MustCompile(`http://\S+`).FindString(out.String()), "out of stock")
+	look, _ := see(address+"/errors?error=no+money", "Acme:Pay")
+	_, list := see(address+look+"/messages", "payments")
+	peer := address + regexp.MustCompile(look+`/messages/[\w-]+`).FindString(list)
+	see(peer, "masstransit, another bus")
+	see(peer, "<pre tabindex=\"0\" aria-label=\"Payload\">{\n  &#34;orderId&#34;: 7\n}</pre>")
 	see(address+"/topology", `queue &#34;absent&#34;`)
 	see(address+"/doctor", "absent")
 	see(address+"/deferred", "0 messages wait")

@@ -29,10 +29,8 @@ func draftOf(body []byte) draft {
 	text := strings.TrimPrefix(string(body), "\ufeff") // .NET writes this mark, and JSON needs none
 	switch {
 	case utf8.ValidString(text) && json.Valid([]byte(text)):
-		var compact, indented bytes.Buffer
-		d.Text = text
-		if len(text) <= longestIndented && json.Compact(&compact, []byte(text)) == nil && compact.String() == text && json.Indent(&indented, []byte(text), "", "  ") == nil {
-			d.Text, d.Indented = indented.String(), true
+		if d.Text, d.Indented = indented([]byte(text)); !d.Indented {
+			d.Text = text
 		}
 		d.Text, d.Escaped = escaped(d.Text)
 	case utf8.Valid(body) && !strings.ContainsFunc(string(body), hidden):
@@ -41,6 +39,15 @@ func draftOf(body []byte) draft {
 		d.Text, d.Base64 = wrapped(base64.StdEncoding.EncodeToString(body)), true
 	}
 	return d
+}
+
+// indented is JSON on several lines, if it is on one and would gain by that.
+func indented(body []byte) (string, bool) {
+	var compact, lines bytes.Buffer
+	if len(body) > longestIndented || !utf8.Valid(body) || json.Compact(&compact, body) != nil || !bytes.Equal(compact.Bytes(), body) || json.Indent(&lines, body, "", "  ") != nil {
+		return "", false
+	}
+	return lines.String(), lines.Len() > len(body)
 }
 
 // hidden says whether a field of a form does not show a character, or does not send it as it was.

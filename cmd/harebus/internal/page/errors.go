@@ -128,9 +128,17 @@ type letter struct {
 	Headers           []field
 	Size              int
 	Body              string
+	Indented          bool // JSON on one line is shown on several
 	Cut, NoBody       bool
 	Unreadable        bool
 	Copies            int
+	Peer              *Peer // nil for a message of harebus
+}
+
+// Peer is what a message of another bus says of itself.
+type Peer struct {
+	// Dialect names the bus, Payload is what is in its envelope, and Unreadable is why that cannot be read.
+	Dialect, Payload, Unreadable string
 }
 
 type field struct{ Name, Value string }
@@ -175,8 +183,22 @@ func (s *Server) letter(c *errorqueue.Content) *letter {
 			l.Headers = append(l.Headers, field{name, text})
 		}
 	}
-	if !s.cfg.NoBodies {
+	if s.cfg.Peer != nil {
+		l.Peer = s.cfg.Peer(c)
+	}
+	if s.cfg.NoBodies {
+		if l.Peer != nil {
+			l.Peer.Payload = ""
+		}
+		return l
+	}
+	if l.Body, l.Indented = indented(c.Body); !l.Indented {
 		l.Body, l.Cut = bodyText(c.Body)
+	}
+	if l.Peer != nil {
+		if text, ok := indented([]byte(l.Peer.Payload)); ok {
+			l.Peer.Payload = text
+		}
 	}
 	return l
 }

@@ -38,6 +38,8 @@ type Config struct {
 	// Services says how instances of services are asked. ServiceQueues are queues of which an answer is expected.
 	Services      services.Options
 	ServiceQueues []string
+	// Peer, if not nil, reads messages of other buses; it returns nil for others.
+	Peer func(*errorqueue.Content) *Peer
 	// Broker is what the page says about where it looks. It has no password.
 	Broker string
 	// ReadOnly has no actions, NoBodies shows no bodies.

@@ -61,7 +61,7 @@ func TestGroups(t *testing.T) {
 		x.expect(x.get("/errors?older=1h&newer=2h"), http.StatusOK)
 		x.expect(x.get("/errors?older=2h&newer=1h"), http.StatusBadGateway, "no time is after")
 		message := x.get("/looks/" + look(x.get("/errors?type=Charge")) + "/messages/" + ids(x.get("/looks/" + look(x.get("/errors?type=Charge")) + "/messages"))[0])
-		x.expect(message, http.StatusOK, "no money", `{"ID":"x"}`, "tenant", "south", "Attempts 6")
+		x.expect(message, http.StatusOK, "no money", `{ "ID": "x" }`, "tenant", "south", "Attempts 6")
 		x.expect(x.get(strings.Replace(x.link(list, ids(list)[0]), ids(list)[0], "none", 1)), http.StatusGone)
 	})
 }
@@ -130,7 +130,7 @@ func TestRedirect(t *testing.T) {
 			x.expect(x.post(path, url.Values{"count": {"1"}, "rate": {"1"}, "to": {to}}), http.StatusUnprocessableEntity, "Nothing was done")
 		}
 		x.expect(x.end(x.begin(message, "Redirect it", "1", url.Values{"to": {"error"}})), http.StatusOK, "not everything was done", "is the error queue itself")
-		x.expect(x.end(x.begin(message, "Redirect it", "1", url.Values{"to": {"absent"}})), http.StatusOK, "not everything was done", `no queue "absent"`, "The journal is")
+		x.expect(x.end(x.begin(message, "Redirect it", "1", url.Values{"to": {"absent"}})), http.StatusOK, "not everything was done", `no queue "absent"`, "The journal says what has become")
 		x.has("error", "a b")
 		x.expect(x.end(x.begin(message, "Redirect it", "1", url.Values{"to": {"other"}})), http.StatusOK, "Done 1 of 1")
 		x.has("error", "a")

@@ -120,7 +120,11 @@ func TestServicesPause(t *testing.T) {
 		if got := paused(); got != "true true false" {
 			t.Error(got)
 		}
-		x.expect(x.get("/services"), http.StatusOK, "3 2 paused", "Resume…")
+		all := x.get("/services")
+		x.expect(all, http.StatusOK, "3 2 paused", "Resume…")
+		if strings.Contains(all.text(), "consumers more") {
+			t.Error(all.text())
+		}
 		x.expect(x.get("/actions"), http.StatusOK, "Pause queue orders 2 2 done")
 		x.expect(order("resume", "1", url.Values{"instance": {name}}), http.StatusSeeOther)
 		if got := paused(); got != "false true false" {

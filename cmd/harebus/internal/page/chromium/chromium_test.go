@@ -5,24 +5,32 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/chromedp"
+	amqp "github.com/rabbitmq/amqp091-go"
 
 	"github.com/harebus/harebus"
+	"github.com/harebus/harebus/brokertest"
 	"github.com/harebus/harebus/cmd/harebus/internal/page"
+	"github.com/harebus/harebus/errorqueue"
 	"github.com/harebus/harebus/internal/doctor"
 	"github.com/harebus/harebus/internal/plan"
 	"github.com/harebus/harebus/internal/scheduled"
+	"github.com/harebus/harebus/pulse"
 )
 
 // TestPage looks at the page in a browser.
 func TestPage(t *testing.T) {
 	ctx := newBrowser(t)
 	t.Run("states", func(t *testing.T) { states(ctx, t) })
+	t.Run("edit", func(t *testing.T) { edit(ctx, t) })
+	t.Run("services", func(t *testing.T) { askServices(ctx, t) })
+	t.Run("foreign", func(t *testing.T) { foreign(ctx, t) })
 	t.Run("topology", func(t *testing.T) { fromFile(ctx, t) })
 	t.Run("hostile", func(t *testing.T) { hostile(ctx, t) })
 	t.Run("no-javascript", func(t *testing.T) { noJavaScript(ctx, t) })
@@ -98,6 +106,119 @@ func states(ctx context.Context, t *testing.T) {
 	x.judge("refused")
 }
 
+// edit is the form for a body: right, wrong, as base64, locked, and when the message has gone.
+func edit(ctx context.Context, t *testing.T) {
+	x := newBench(ctx, t, nil)
+	x.park(1, "PlaceOrder", "orders", "bad-payload: cannot unmarshal string into Go struct field PlaceOrder.ID of type int", `{"ID":"7","Customer":"Ann","Lines":[{"Article":"A-14","Count":2}]}`)
+	form := func(failure string) {
+		x.open("/errors?error=" + url.QueryEscape(failure))
+		x.click("List all")
+		x.first()
+		x.click("Edit it")
+	}
+	form("bad-payload")
+	x.judge("edit")
+	const mended = "{\n  \"ID\": 7,\n  \"Customer\": \"Ann\",\n  \"Lines\": []\n}"
+	x.fill("body", strings.Replace(mended, "7,", "7,,", 1))
+	x.fill("count", "1")
+	x.click("Send")
+	x.await("is not JSON")
+	x.judge("edit that is wrong")
+	x.picture("page-edit", look{"light", 1280, 760})
+	x.fill("body", mended)
+	x.fill("to", "absent")
+	x.fill("count", "1")
+	x.click("Send")
+	x.await("not everything was done")
+	x.click("Edit it again")
+	if got := evaluate[string](x, `document.querySelector("textarea").value`); got != mended {
+		x.Errorf("the field has %q", got)
+	}
+	evaluate[bool](x, `document.querySelector("[name=to]").value = "", true`)
+	x.fill("count", "1")
+	x.click("Send")
+	x.await("Edit: done")
+	if m := x.broker.Messages("orders"); len(m) != 1 || string(m[0].Body) != `{"ID":7,"Customer":"Ann","Lines":[]}` {
+		x.Errorf("sent is %+v", m)
+	}
+	x.park(1, "Scan", "orders", "cannot read the picture", "\x89PNG\r\n\x1a\n")
+	form("picture")
+	x.judge("edit of base64")
+	_, err := x.ch.QueuePurge("error", false)
+	x.try(err)
+	x.fill("count", "1")
+	x.click("Send")
+	x.await("not in the error queue any more")
+	x.judge("edit of what has gone")
+	x.parkWith(amqp.Table{"PikaBus.ContentType": "application/vnd.harebus.sealed"}, 1, "Pay", "orders", "tampered", "\xc1hb\x01")
+	form("tampered")
+	x.judge("edit that is locked")
+}
+
+// askServices are services that answer, do not answer, are many, are paused and may not be asked.
+func askServices(ctx context.Context, t *testing.T) {
+	x := newBench(ctx, t, func(cfg *page.Config) { cfg.ServiceQueues = []string{"orders", "stock"} })
+	x.open("/services")
+	x.judge("no service")
+	setup := x.serve(3, "shop", "1.8.2", "orders", true)
+	x.serve(1, "payments", "2.0.1", "payments", false)
+	x.serve(1, "payments", "2.0.0", "payments", false)
+	for i := range 40 {
+		x.try(setup.Bus().Send(x.Context(), "orders", "x", harebus.WithType([]string{"PlaceOrder", "CancelOrder"}[i%2])))
+	}
+	x.open("/services")
+	x.await("5 instances answered")
+	x.open("/services")
+	x.judge("services")
+	x.click("Pause")
+	x.judge("confirm pause")
+	x.fill("count", "1")
+	x.click("Pause")
+	x.await("Nothing was done")
+	x.fill("count", "3")
+	x.click("Pause")
+	x.await("3 of 3 instances have done it")
+	x.judge("paused")
+	x.open("/services")
+	x.picture("page-services", look{"light", 1280, 620})
+	x.open("/services?queue=orders")
+	x.judge("services at a queue")
+	x.open("/services?queue=absent")
+	x.judge("services at an absent queue")
+	x.pretend(50, "stock")
+	x.open("/services?queue=stock")
+	x.await("50 instances answered")
+	x.judge("fifty instances")
+	x.broker.Inject(brokertest.Fault{On: "basic.publish", Do: brokertest.Raise, Code: 403, Text: "ACCESS_REFUSED - write to exchange 'harebus.pulse' refused for user 'orders'", Match: func(f brokertest.Frame) bool {
+		return f.Exchange == pulse.Exchange
+	}})
+	x.open("/services")
+	x.judge("services that may not be asked")
+}
+
+// foreign is the error queue of another bus.
+func foreign(ctx context.Context, t *testing.T) {
+	x := newBench(ctx, t, func(cfg *page.Config) {
+		cfg.Peer = func(*errorqueue.Content) *page.Peer {
+			return &page.Peer{Dialect: "masstransit", Payload: `{"orderId":7,"customer":"Ann"}`}
+		}
+	})
+	for i := range 3 {
+		x.try(x.ch.PublishWithContext(x.Context(), "", "error", false, false, amqp.Publishing{
+			MessageId: harebus.NewMessageID(), ContentType: "application/vnd.masstransit+json", DeliveryMode: amqp.Persistent,
+			Body: fmt.Appendf(nil, `{"messageId":"%s","messageType":["urn:message:Acme.Orders:PlaceOrder"],"message":{"orderId":%d,"customer":"Ann"},"host":{"machineName":"web1"}}`, harebus.NewMessageID(), i),
+			Headers: amqp.Table{
+				"MT-Reason": "fault", "MT-Fault-ExceptionType": "System.InvalidOperationException", "MT-Fault-Message": "The order is not known", "MT-Fault-InputAddress": "rabbitmq://rabbit/orders",
+				"MT-Fault-StackTrace": "   at Acme.Orders.PlaceOrderConsumer.Consume(ConsumeContext`1 context) in /src/PlaceOrderConsumer.cs:line 27", "MT-Fault-Timestamp": "2026-11-28T10:52:49Z", "MT-Host-MachineName": "web1",
+			},
+		}))
+	}
+	x.open("/errors")
+	x.click("3")
+	x.first()
+	x.judge("message of another bus")
+}
+
 // fromFile is what needs a topology.
 func fromFile(ctx context.Context, t *testing.T) {
 	x := newBench(ctx, t, func(cfg *page.Config) {
@@ -142,7 +263,7 @@ func hostile(ctx context.Context, t *testing.T) {
 	}
 }
 
-// noJavaScript: a message is found, read and retried without it.
+// noJavaScript: messages are found, read, retried and edited without it.
 func noJavaScript(ctx context.Context, t *testing.T) {
 	x := newBench(ctx, t, nil)
 	x.park(3, "Charge", "orders", "no money", `{"ID":7}`)
@@ -159,6 +280,20 @@ func noJavaScript(ctx context.Context, t *testing.T) {
 	}
 	if n := len(x.broker.Messages("orders")); n != 1 || !strings.Contains(x.text(), "Done 1 of 1") {
 		x.Errorf("%d messages were retried: %s", n, x.text())
+	}
+	x.open("/errors?type=Charge")
+	x.click("List all")
+	x.first()
+	x.click("Edit it")
+	x.fill("body", `{"ID":8}`)
+	x.fill("count", "1")
+	x.click("Send")
+	deadline = time.Now().Add(10 * time.Second)
+	for !strings.Contains(x.text(), "Edit: done") && time.Now().Before(deadline) {
+		x.run(chromedp.Reload())
+	}
+	if m := x.broker.Messages("orders"); len(m) != 2 || string(m[1].Body) != `{"ID":8}` {
+		x.Errorf("edited is %+v: %s", m, x.text())
 	}
 	x.clean("without JavaScript")
 }

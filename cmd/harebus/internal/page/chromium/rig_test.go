@@ -4,9 +4,12 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -28,12 +31,18 @@ import (
 	"github.com/harebus/harebus"
 	"github.com/harebus/harebus/brokertest"
 	"github.com/harebus/harebus/cmd/harebus/internal/page"
+	"github.com/harebus/harebus/cmd/harebus/internal/services"
 	"github.com/harebus/harebus/errorqueue"
 	"github.com/harebus/harebus/internal/access"
 	"github.com/harebus/harebus/internal/deferred"
+	"github.com/harebus/harebus/pulse"
+	"github.com/harebus/harebus/topology"
 )
 
-var screenshots = flag.String("screenshots", "", "write screenshots into this `folder`")
+var (
+	screenshots = flag.String("screenshots", "", "write the screenshots of the documentation into this `folder`")
+	everyState  = flag.String("states", "", "write a screenshot of every state that is judged into this `folder`")
+)
 
 // axe is the source of axe-core.
 var axe = sync.OnceValues(func() (string, error) {
@@ -112,6 +121,7 @@ func newBench(ctx context.Context, t *testing.T, change func(*page.Config)) *ben
 			Connect: harebus.ConnectConfig{URLs: []string{x.broker.URL()}}, Dial: x.broker.Dial, Timeout: 5 * time.Second, Operator: "ann@ops1",
 		},
 		Deferred: deferred.Options{Broker: access.Broker{URLs: []string{x.broker.URL()}, Dial: x.broker.Dial}, HeaderPrefix: "PikaBus.", Timeout: 5 * time.Second},
+		Services: services.Options{Broker: access.Broker{URLs: []string{x.broker.URL()}, Dial: x.broker.Dial}, Operator: "ann@ops1", Wait: time.Second, Quiet: 100 * time.Millisecond, Timeout: 5 * time.Second},
 		Broker:   "orders@rabbit.example:5672, virtual host /shop", Archive: t.TempDir(),
 	}
 	if change != nil {
@@ -209,7 +219,7 @@ func (x *bench) first() {
 // fill types into a field.
 func (x *bench) fill(name, text string) {
 	x.Helper()
-	x.run(chromedp.SetValue(chromedp.CSS(`input[name="`+name+`"]`), text))
+	x.run(chromedp.SetValue(chromedp.CSS(`[name="`+name+`"]`), text))
 }
 
 // shown is what a reader sees. Between two pages there is no body.
@@ -279,6 +289,11 @@ func (x *bench) judge(state string) {
 		if found := evaluate[string](x, source+";"+fmt.Sprintf(judged, rules), chromedp.EvalAwaitPromise); found != "" {
 			x.Errorf("%s, %s: axe finds %s", state, l.name, found)
 		}
+		if *everyState != "" {
+			png, err := chromedp.Run(x.tab, chromedp.FullScreenshot(100))
+			x.try(err)
+			x.try(os.WriteFile(filepath.Join(*everyState, strings.NewReplacer("/", "-", "?", "-", " ", "-").Replace(x.Name()+"-"+state+"-"+l.name)+".png"), png, 0o600))
+		}
 	}
 	x.clean(state)
 }
@@ -298,16 +313,78 @@ func (x *bench) picture(name string, l look) {
 // park puts messages into the error queue.
 func (x *bench) park(n int, kind, queue, failure string, body string) {
 	x.Helper()
+	x.parkWith(nil, n, kind, queue, failure, body)
+}
+
+// parkWith puts messages with more headers into the error queue.
+func (x *bench) parkWith(more amqp.Table, n int, kind, queue, failure string, body string) {
+	x.Helper()
 	for range n {
 		id := harebus.NewMessageID()
+		headers := amqp.Table{
+			"PikaBus.MessageId": id, "PikaBus.MessageType": kind, "PikaBus.SourceQueue": queue, "PikaBus.ErrorRetries": int8(6), "PikaBus.ErrorDetails": failure,
+			"PikaBus.ErrorId": harebus.NewMessageID(), "PikaBus.Host": "ops-7", "PikaBus.ServiceVersion": "1.8.2", "tenant": "north",
+		}
+		maps.Copy(headers, more)
 		x.try(x.ch.PublishWithContext(x.Context(), "", "error", false, false, amqp.Publishing{
-			MessageId: id, Type: kind, ContentType: "application/json", DeliveryMode: amqp.Persistent, Body: []byte(body),
-			Headers: amqp.Table{
-				"PikaBus.MessageId": id, "PikaBus.MessageType": kind, "PikaBus.SourceQueue": queue, "PikaBus.ErrorRetries": int8(6), "PikaBus.ErrorDetails": failure,
-				"PikaBus.ErrorId": harebus.NewMessageID(), "PikaBus.Host": "ops-7", "PikaBus.ServiceVersion": "1.8.2", "tenant": "north",
-			},
+			MessageId: id, Type: kind, ContentType: "application/json", DeliveryMode: amqp.Persistent, Body: []byte(body), Headers: headers,
 		}))
 	}
 	_, err := x.ch.QueueDeclarePassive("error", true, false, false, false, nil)
 	x.try(err)
+}
+
+// serve starts instances of a service that listens to a queue, with somebody who answers for each.
+func (x *bench) serve(n int, service, version, queue string, control bool) *harebus.Setup {
+	x.Helper()
+	var last *harebus.Setup
+	for range n {
+		p, err := pulse.New(pulse.Config{Service: service, Version: version, Control: control})
+		x.try(err)
+		cfg := harebus.Config{URL: x.broker.URL(), Dial: x.broker.Dial, Queue: queue, QueueOptions: harebus.QueueOptions{Type: topology.Classic}, ErrorQueue: harebus.ErrorQueueConfig{Type: topology.Classic}}
+		p.Use(&cfg)
+		setup, err := harebus.New(cfg)
+		x.try(err)
+		for _, kind := range []string{"PlaceOrder", "CancelOrder"} {
+			setup.HandleMessage(kind, func(context.Context, *harebus.Bus, *harebus.Message) error { return nil })
+		}
+		x.try(setup.Start(x.Context()))
+		ctx, cancel := context.WithCancel(context.WithoutCancel(x.Context()))
+		served := make(chan error, 1)
+		go func() { served <- p.Serve(ctx, setup) }()
+		x.Cleanup(func() {
+			cancel()
+			if err := errors.Join(<-served, setup.Close()); err != nil {
+				x.Error(err)
+			}
+		})
+		last = setup
+	}
+	return last
+}
+
+// pretend answers for n instances of a service that listens to a queue.
+func (x *bench) pretend(n int, queue string) {
+	x.Helper()
+	q, err := x.ch.QueueDeclare("", false, false, true, false, nil)
+	x.try(err)
+	x.try(x.ch.QueueBind(q.Name, "queue."+queue, pulse.Exchange, false, nil))
+	questions, err := x.ch.Consume(q.Name, "", true, false, false, false, nil)
+	x.try(err)
+	go func() {
+		for question := range questions {
+			for i := range n {
+				body, err := json.Marshal(pulse.Answer{
+					Instance: fmt.Sprintf("stock-7d9f8b6c5-%02d-1-c0ffee", i), Service: queue, Version: "3.1.4", Control: true, Started: time.Now().Add(-time.Hour), Clock: time.Now(),
+					Queues: []pulse.Queue{{Name: queue, Concurrency: 10, Consumers: 1, InHand: int64(i % 4), All: harebus.MessageStats{Handled: 412_083, Failed: 310, Retried: 298, Parked: 12}}},
+				})
+				if err == nil {
+					err = x.ch.Publish("", question.ReplyTo, false, false, amqp.Publishing{CorrelationId: question.CorrelationId, Body: body})
+				}
+				if err != nil {
+					x.Error(err)
+				}
+			}
+		}
+	}()
 }
