@@ -129,6 +129,8 @@ func TestEveryWorkloadRuns(t *testing.T) {
 		{"saturated", "quorum", small, 4, 1, onBothEnds},
 		{"retry", "quorum", small, 0, 1, []string{"harebus"}},
 		{"request", "quorum", small, 4, 1, ours},
+		{"ways", "quorum", small, 0, 1, allWays},
+		{"ways-1ms", "quorum", small, 0, 1, []string{"harebus-batch"}},
 		{"publish", "null", small, 10, 1, everybody},
 		{"consume", "null", small, 0, 1, ours},
 	} {
@@ -142,6 +144,9 @@ func TestEveryWorkloadRuns(t *testing.T) {
 			c := &contest{spec: s, place: p, pace: pace{
 				rounds: 2, duration: 100 * time.Millisecond, messages: 3000, spare: 5 * prefetch, noise: 1, deadline: time.Now().Add(time.Minute),
 			}}
+			if strings.HasPrefix(s.workload, "ways") {
+				c.pace.messages = 500
+			}
 			tallies, err := c.run(t.Context(), named(s.libraries))
 			if err != nil {
 				t.Fatal(err)

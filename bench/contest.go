@@ -229,6 +229,10 @@ func (c *contest) round(ctx context.Context, l *library) (figures, error) {
 		})
 	case "saturated":
 		return c.saturatedRound(ctx, l)
+	case "ways":
+		return c.wayRound(ctx, l, 0)
+	case "ways-1ms":
+		return c.wayRound(ctx, l, time.Millisecond)
 	}
 	return figures{}, fmt.Errorf("unknown workload %q", c.workload)
 }
@@ -310,14 +314,24 @@ func (c *contest) fill(ctx context.Context, n int) error {
 // backlogRound lets a consumer work on a backlog. The first tenth is not
 // measured, and the queue does not run dry before the end.
 func (c *contest) backlogRound(ctx context.Context, start func(seen func(*job)) (stopper, error)) (figures, error) {
-	n := int64(c.pace.messages)
-	if c.kind == "null" {
-		n *= 10
-	}
-	warm := n / 10
-	if err := c.fill(ctx, int(n)+c.pace.spare); err != nil {
+	if err := c.fill(ctx, int(c.handled())+c.pace.spare); err != nil {
 		return figures{}, err
 	}
+	return c.measure(ctx, start)
+}
+
+// handled is how many messages a round that consumes handles.
+func (c *contest) handled() int64 {
+	if c.kind == "null" {
+		return 10 * int64(c.pace.messages)
+	}
+	return int64(c.pace.messages)
+}
+
+// measure lets a consumer work on what there is.
+func (c *contest) measure(ctx context.Context, start func(seen func(*job)) (stopper, error)) (figures, error) {
+	n := c.handled()
+	warm := n / 10
 	runtime.GC()
 	var count atomic.Int64
 	var before, after reading

@@ -26,6 +26,8 @@ type library struct {
 	// keeper connects something that changes a database and sends messages about it. With relay it also publishes what
 	// was stored, by this keeper or by an earlier one.
 	keeper func(ctx context.Context, p *place, relay bool) (keeper, error)
+	// way is how it consumes in the rows that compare ways to consume; nil for those that take no part.
+	way *way
 	// handle is transform, with a change of the database for each message.
 	handle func(ctx context.Context, p *place, from, to string) (stopper, error)
 }
@@ -59,9 +61,9 @@ const (
 
 // libraries are all contenders, ours first.
 func libraries() []*library {
-	return []*library{
+	return append([]*library{
 		harebusLibrary(), harebusSealed(), rawLibrary(), rawCoalesced(), rawMultiple(),
 		watermillLibrary("watermill", 1), watermillLibrary("watermill-x10", workers), wagslaneLibrary(),
 		bareLibrary(), commitPublishLibrary(), joinLibrary(),
-	}
+	}, ways()...)
 }

@@ -13,6 +13,7 @@ var (
 	batchers   = []string{"harebus", "raw", "raw-coalesced"}
 	consumers  = []string{"harebus", "raw", "raw-multiple", "watermill", "watermill-x10", "go-rabbitmq"}
 	transforms = []string{"harebus", "raw", "watermill", "watermill-x10", "go-rabbitmq"}
+	allWays    = []string{"harebus-plain", "harebus-ordered", "harebus-fair", "harebus-batch", "harebus-stream"}
 	onBothEnds = []string{"harebus", "raw", "watermill", "go-rabbitmq"}
 )
 
@@ -68,6 +69,8 @@ func shortPlan() []spec {
 		spec{"end-to-end", "quorum", small, 100, 1, ours},
 		spec{"request", "quorum", small, 1, 1, ours},
 		spec{"request", "quorum", small, 50, 1, ours},
+		spec{"ways", "quorum", small, 0, 1, allWays},
+		spec{"ways-1ms", "quorum", small, 0, 1, []string{"harebus-plain", "harebus-batch"}},
 		spec{"publish", "null", small, 1000, 1, batchers},
 		spec{"transaction", "null", small, 1, 1, batchers},
 		spec{"consume", "null", small, 0, 1, ours},
@@ -103,6 +106,8 @@ func fullPlan() []spec {
 		plan = append(plan, spec{"publish", "null", small, goroutines, 1, publishers})
 	}
 	return append(plan,
+		spec{"ways", "quorum", small, 0, 1, allWays},
+		spec{"ways-1ms", "quorum", small, 0, 1, []string{"harebus-plain", "harebus-batch"}},
 		spec{"publish", "null", large, 1000, 1, batchers},
 		spec{"transaction", "null", small, 1, 1, batchers},
 		spec{"consume", "null", small, 0, 1, []string{"harebus", "raw", "raw-multiple"}},
@@ -141,6 +146,8 @@ func paceOf(base pace, s spec) pace {
 		base.messages /= 3
 	case "transform":
 		base.messages /= 2
+	case "ways-1ms":
+		base.messages /= 5
 	}
 	return base
 }

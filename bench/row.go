@@ -111,7 +111,15 @@ func writeJSON(w io.Writer, r any) error {
 	return json.NewEncoder(w).Encode(r)
 }
 
-// writeTable prints rows for people; × is the rate against raw in the same
+// base is who the others of a contest are compared with: raw, or plain consumption among the ways to consume.
+func base(rows []row, r row) *row {
+	if raw := find(rows, r, "raw"); raw != nil {
+		return raw
+	}
+	return find(rows, r, "harebus-plain")
+}
+
+// writeTable prints rows for people; × raw is the rate against the base of the same
 // contest.
 func writeTable(w io.Writer, rows []row) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
@@ -121,7 +129,7 @@ func writeTable(w io.Writer, rows []row) error {
 		if r.Goroutines == 0 {
 			goroutines = "–"
 		}
-		if raw := find(rows, r, "raw"); raw != nil {
+		if raw := base(rows, r); raw != nil {
 			against = fmt.Sprintf("%.2f", r.Rate/raw.Rate)
 		}
 		noise := optional(r.Foreign, 2)
@@ -157,7 +165,7 @@ func writeMessages(b *strings.Builder, rows []row) {
 		if r.Goroutines == 0 {
 			goroutines = "–"
 		}
-		if raw := find(rows, r, "raw"); raw != nil {
+		if raw := base(rows, r); raw != nil {
 			against = fmt.Sprintf("%.2f", r.Rate/raw.Rate)
 		}
 		if !r.Quiet {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -110,7 +111,7 @@ func TestDedupKilled(t *testing.T) {
 	if got := o.answers(); len(got) != n {
 		t.Errorf("%d messages were handled, and %d have an answer", n, len(got))
 	}
-	t.Logf("%d messages, %d instances killed, %d handled a second time after a kill, none by a copy", n, len(o.kills()), repeated)
+	t.Logf("%d messages, %d instances killed, %d handled a second time after a kill", n, len(o.kills()), repeated)
 	if len(kills) < 2 {
 		t.Error("nothing was proved")
 	}
@@ -195,11 +196,7 @@ func (o *killed) phase(lasts time.Duration, more func(n int) bool) int {
 func (o *killed) kills() map[int]time.Time {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	all := map[int]time.Time{}
-	for pid, at := range o.died {
-		all[pid] = at
-	}
-	return all
+	return maps.Clone(o.died)
 }
 
 // effect is one that a handler has had.

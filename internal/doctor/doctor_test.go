@@ -2,7 +2,11 @@ package doctor
 
 import (
 	"bytes"
+	"encoding/json"
+	"fmt"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
@@ -11,6 +15,10 @@ import (
 
 	"github.com/harebus/harebus/brokertest"
 	"github.com/harebus/harebus/internal/access"
+	"github.com/harebus/harebus/internal/management"
+	"github.com/harebus/harebus/order"
+	"github.com/harebus/harebus/stream"
+	"github.com/harebus/harebus/topology"
 )
 
 // A clock that differs by more than the broker tells is found, in both directions.
@@ -85,5 +93,49 @@ func TestShell(t *testing.T) {
 		if got := shell(word); got != want {
 			t.Errorf("%q is quoted as %s", word, got)
 		}
+	}
+}
+
+// TestPolicyOnPlaces: a policy is a fault on a queue in which an order or a group of readers keeps its place, and a warning on others.
+func TestPolicyOnPlaces(t *testing.T) {
+	t.Parallel()
+	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprint(w, `[{"name": "orders.parked", "policy": "short", "effective_policy_definition": {"max-length": 3}},
+			{"name": "orders", "policy": "late", "effective_policy_definition": {"delayed-retry-type": "all"}},
+			{"name": "error", "policy": "short", "effective_policy_definition": {"max-length": 3}}, {"name": "harebus.group/events/g"}]`)
+	}))
+	defer api.Close()
+	client, err := management.New(api.URL, "guest", "guest", "/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ordered := &order.Config{}
+	want := topology.Join(ordered.Topology("orders"), (&stream.Config{Group: "g"}).Topology("events"), topology.Topology{Queues: []topology.Queue{
+		{Name: "orders", Type: topology.Quorum, Arguments: ordered.Arguments(nil)}, {Name: "error", Type: topology.Quorum},
+	}})
+	encoded, err := json.Marshal(want)
+	if err == nil {
+		want, err = topology.Read(bytes.NewReader(encoded)) // as from a file
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := &examination{Options: Options{API: client, Want: want, VHost: "/"}}
+	if err := e.policies(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	fault := map[string]bool{}
+	for _, f := range e.report.Findings {
+		fault[f.What] = f.Fault
+	}
+	for what, is := range map[string]bool{
+		`a policy sets max-length of queue "orders.parked"`: true, `a policy sets delayed-retry-type of queue "orders"`: true, `a policy sets max-length of queue "error"`: false,
+	} {
+		if got, found := fault[what]; !found || got != is {
+			t.Errorf("%s: found %v, a fault %v", what, found, got)
+		}
+	}
+	if len(fault) != 3 || e.report.Passed != 1 {
+		t.Errorf("%+v", e.report)
 	}
 }
