@@ -3,6 +3,7 @@ package nservicebus_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -110,5 +111,29 @@ func TestParked(t *testing.T) {
 	long := peer().Parked(dialect.Failure{Text: strings.Repeat("ü", 1000), Stack: strings.Repeat("s", 9000), At: time.Unix(0, 0)})
 	if text, stack := long["NServiceBus.ExceptionInfo.Message"].(string), long["NServiceBus.ExceptionInfo.StackTrace"].(string); len(text) > 1030 || len(stack) > 1030 || !strings.HasSuffix(text, "ü…") {
 		t.Errorf("%d and %d bytes", len(text), len(stack))
+	}
+}
+
+// TestServicePulse: a parked message that ServiceControl sends back, with all headers as text and without its notes, is handled again.
+func TestServicePulse(t *testing.T) {
+	t.Parallel()
+	w := dialecttest.Load(t, "nservicebus-send")
+	good := w.Body
+	w.Body = []byte(`{"Id":8}`)
+	_, w.Headers = handled(t, peer(), w)
+	for key, value := range w.Headers {
+		if strings.Contains(key, "ExceptionInfo") || strings.HasSuffix(key, "FailedQ") || strings.HasSuffix(key, "TimeOfFailure") {
+			delete(w.Headers, key)
+			continue
+		}
+		w.Headers[key] = fmt.Sprint(value)
+	}
+	w.Headers["ServiceControl.Retry.UniqueMessageId"], w.Properties.Timestamp = "1", time.Time{}
+	if m, parked := handled(t, peer(), w); m == nil || m.Attempt < 2 || parked["NServiceBus.FailedQ"] != "orders" {
+		t.Errorf("it fails again: handled is %+v, parked %v", m, parked)
+	}
+	w.Body = good
+	if m, parked := handled(t, peer(), w); m == nil || parked != nil || m.Type != "PlaceOrder" || m.ID != "0f0e6b7c-5a37-4c53-9a3c-b0f400a1c001" || m.ReplyTo != "shop" {
+		t.Errorf("handled is %+v, parked %v", m, parked)
 	}
 }

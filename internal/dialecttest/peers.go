@@ -40,9 +40,9 @@ func NServiceBus() Script {
 	}
 	return Script{
 		Dialect: d, Topology: d.Topology("orders", "OrderPlaced"), Via: "orders",
-		Declare: func(peer *amqp.Channel) error {
+		Declare: func(peer *amqp.Channel) error { // its own queue, and the exchanges to which it sends
 			_, err := peer.QueueDeclare("shop", true, false, false, false, amqp.Table{"x-queue-type": "quorum"})
-			return errors.Join(err, fanouts(peer, "shop", "Acme.Orders:OrderPlaced", "Acme:IOrderEvent"), peer.QueueBind("shop", "", "shop", false, nil),
+			return errors.Join(err, fanouts(peer, "shop", "orders", "Acme.Orders:OrderPlaced", "Acme:IOrderEvent"), peer.QueueBind("shop", "", "shop", false, nil),
 				peer.ExchangeBind("Acme:IOrderEvent", "", "Acme.Orders:OrderPlaced", false, nil))
 		},
 		Ask: "nservicebus-send", Asks: "PlaceOrder", Waits: "replies",
