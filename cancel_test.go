@@ -87,6 +87,44 @@ func TestCancel(t *testing.T) {
 	})
 }
 
+// TestCancelIsOneRoundTrip: a channel is kept from the first cancellation, so that the next ones only bind. One that the broker has
+// closed is replaced.
+func TestCancelIsOneRoundTrip(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.declare(r.channel(), "out")
+		bus := r.setup(r.config("")).Bus()
+		var tickets []harebus.Ticket
+		for n := range 7 {
+			tickets = append(tickets, r.deferred(bus, time.Hour, n))
+		}
+		cancel := func(tickets ...harebus.Ticket) (took time.Duration) {
+			t.Helper()
+			began := time.Now()
+			for _, ticket := range tickets {
+				if err := bus.Cancel(r.ctx, ticket); err != nil {
+					t.Fatal(err)
+				}
+			}
+			return time.Since(began)
+		}
+		r.broker.Inject(brokertest.Fault{On: "basic.get", Do: brokertest.Raise, Code: 403}) // so that nothing is tidied for a minute
+		cancel(tickets[0])
+		<-time.After(time.Second)
+		for _, method := range []string{"channel.open", "channel.close"} {
+			slow := r.broker.Inject(brokertest.Fault{On: method, Times: -1, Do: brokertest.Delay, For: 5 * time.Second})
+			defer slow.Remove()
+		}
+		if took := cancel(tickets[1:6]...); took > time.Second {
+			t.Errorf("five cancellations took %v", took)
+		}
+		r.broker.Inject(brokertest.Fault{On: "queue.bind", Do: brokertest.Raise, Code: 404})
+		cancel(tickets[6])
+		if got := r.cancellations(); len(got) != 7 {
+			t.Errorf("%q are bound", got)
+		}
+	})
+}
+
 // TestCancelCatchesCopies: a message that was sent twice, because the first confirm was
 // lost, is cancelled twice.
 func TestCancelCatchesCopies(t *testing.T) {

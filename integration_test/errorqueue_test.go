@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"math/rand/v2"
@@ -13,6 +14,7 @@ import (
 	"regexp"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -21,9 +23,10 @@ import (
 
 	"github.com/harebus/harebus"
 	"github.com/harebus/harebus/errorqueue"
+	"github.com/harebus/harebus/internal/messageid"
 )
 
-var operatorKills = flag.Int("kills", 2, "how often each action on an error queue is killed")
+var operatorKills = flag.Int("kills", 1, "how often each action on an error queue is killed")
 
 // asOperator makes the test binary work with an error queue, until it is done or killed.
 const asOperator = "HAREBUS_TEST_OPERATOR"
@@ -58,26 +61,57 @@ func operate() error {
 		_, err = q.Retry(ctx, found.Messages, o)
 	case "discard":
 		_, err = q.Discard(ctx, found.Messages, file, o)
+	case "move":
+		_, err = q.Move(ctx, found.Messages, os.Getenv("TARGET"), o)
+	case "edit":
+		for _, m := range found.Messages {
+			if _, err = q.Edit(ctx, m, []byte(edited), o); err != nil {
+				break
+			}
+		}
 	default:
 		err = fmt.Errorf("no action %q", action)
 	}
 	return err
 }
 
+// edited is the body that an edit writes.
+const edited = `"edited"`
+
 // killing is a test that kills operators.
 type killing struct {
 	*place
-	b                               *broker
-	failed, orders, archive, folder string
-	names                           map[string]string // ids of parkings by ids of messages
+	b                                     *broker
+	failed, kept, orders, archive, folder string
+	names                                 map[string]string // ids of parkings by ids of messages
+	named                                 map[string]bool   // those that a journal has named after a kill
+	kills                                 int
+}
+
+// parked puts n messages into the error queue.
+func (k *killing) parked(prefix string, n int) {
+	k.Helper()
+	var parked []amqp.Publishing
+	for i := range n {
+		id := fmt.Sprint(prefix, i)
+		k.names[id] = harebus.NewMessageID()
+		parked = append(parked, amqp.Publishing{MessageId: id, DeliveryMode: amqp.Persistent, Body: make([]byte, 300), Headers: amqp.Table{
+			"PikaBus.SourceQueue": k.orders, "PikaBus.ErrorDetails": "no", "PikaBus.ErrorId": k.names[id],
+		}})
+	}
+	k.b.publishAll(k.failed, parked)
 }
 
 // run runs an operator and kills it after it has worked for a moment. It says whether the operator was
 // done before.
 func (k *killing) run(action, journal string, kill bool) (done bool) {
 	k.Helper()
+	from, to, act := k.failed, k.kept, action
+	if action == "restore" { // what was moved into another queue comes back
+		from, to, act = to, from, "move"
+	}
 	cmd := exec.CommandContext(k.within(2*patience), os.Args[0])
-	cmd.Env = append(os.Environ(), asOperator+"="+action, "AMQP_URL="+k.url, "ERROR_QUEUE="+k.failed, "ARCHIVE="+k.archive, "JOURNAL="+journal)
+	cmd.Env = append(os.Environ(), asOperator+"="+act, "AMQP_URL="+k.url, "ERROR_QUEUE="+from, "TARGET="+to, "ARCHIVE="+k.archive, "JOURNAL="+journal)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	k.try(err)
@@ -94,7 +128,42 @@ func (k *killing) run(action, journal string, kill bool) (done bool) {
 	if err != nil && !kill {
 		k.Fatalf("%s: %v", action, err)
 	}
+	if err != nil {
+		k.kills++
+		k.unclear(journal)
+	}
 	return err == nil
+}
+
+// unclear notes the messages that a journal names.
+func (k *killing) unclear(journal string) {
+	k.Helper()
+	ids, err := errorqueue.Unclear(journal)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		k.Fatal(err)
+	}
+	for _, id := range ids {
+		k.named[id] = true
+	}
+}
+
+// killed kills an action up to so many times, and lets it end then. The broker may need a moment to take back what a killed one
+// held.
+func (k *killing) killed(action string, times int) {
+	k.Helper()
+	journal, from := filepath.Join(k.folder, fmt.Sprint(action, k.kills)), k.failed
+	if action == "restore" {
+		from = k.kept
+	}
+	for n := 0; n < times && !k.run(action, journal, true); n++ {
+	}
+	k.eventually(patience, func() error {
+		k.run(action, journal, false)
+		if q, err := k.b.look(from); err != nil || q.Messages == 0 || action == "import" {
+			return err
+		}
+		return fmt.Errorf("%s: messages were still held", action)
+	})
 }
 
 // count is how often each message is in a queue. It takes them out if asked to.
@@ -118,57 +187,31 @@ func (k *killing) count(queue string) map[string]int {
 	return counts
 }
 
-// TestOperatorKilled kills operators by SIGKILL while they retry, discard and import. No message is lost. Those that
-// are there twice are no more than 32 for each kill, and the journal names them.
+// TestOperatorKilled kills operators by SIGKILL while they discard, import, move into another queue, restore from it, edit and
+// retry. No message is lost. Those that are there twice are no more than 32 for each kill, one for an edit, and the journal names
+// them.
 func TestOperatorKilled(t *testing.T) {
 	t.Parallel()
 	p := shared(t)
 	most := max(1500, 300**operatorKills)
-	k := &killing{place: p, b: p.broker(), failed: p.queue("failed"), orders: p.queue("orders"), folder: t.TempDir(), names: map[string]string{}}
-	k.b.declareQueue(k.failed, amqp.Table{"x-queue-type": "quorum", "x-delivery-limit": int32(1_000_000)})
-	k.b.declareQueue(k.orders, amqp.Table{"x-queue-type": "quorum"})
-	var parked []amqp.Publishing
-	for i := range most {
-		id := fmt.Sprint(i)
-		k.names[id] = harebus.NewMessageID()
-		parked = append(parked, amqp.Publishing{MessageId: id, DeliveryMode: amqp.Persistent, Body: make([]byte, 300), Headers: amqp.Table{
-			"PikaBus.SourceQueue": k.orders, "PikaBus.ErrorDetails": "no", "PikaBus.ErrorId": k.names[id],
-		}})
+	k := &killing{
+		place: p, b: p.broker(), failed: p.queue("failed"), kept: p.queue("kept"), orders: p.queue("orders"), folder: t.TempDir(),
+		names: map[string]string{}, named: map[string]bool{},
 	}
-	k.b.publishAll(k.failed, parked)
-	kills := 0
+	for _, queue := range []string{k.failed, k.kept} {
+		k.b.declareQueue(queue, amqp.Table{"x-queue-type": "quorum", "x-delivery-limit": int32(1_000_000)})
+	}
+	k.b.declareQueue(k.orders, amqp.Table{"x-queue-type": "quorum"})
+	k.edits(10 + 2**operatorKills)
+	before := k.kills
+	k.parked("", most)
 	for round := range *operatorKills {
 		k.archive = filepath.Join(k.folder, fmt.Sprint("archive", round))
-		for _, action := range []string{"discard", "import"} { // out into the file, and back
-			if !k.run(action, filepath.Join(k.folder, fmt.Sprint(action, round)), true) {
-				kills++
-				k.run(action, filepath.Join(k.folder, fmt.Sprint(action, round)), false)
-			}
+		for _, action := range []string{"discard", "import", "move", "restore"} { // out and back
+			k.killed(action, 1)
 		}
 	}
-	named := map[string]bool{}
-	journal := filepath.Join(k.folder, "retry")
-	for done := false; !done; {
-		last := kills >= 3**operatorKills
-		if done = k.run("retry", journal, !last); done {
-			break
-		}
-		kills++
-		ids, err := errorqueue.Unclear(journal)
-		if err != nil && !os.IsNotExist(err) {
-			t.Fatal(err)
-		}
-		for _, id := range ids {
-			named[id] = true
-		}
-	}
-	k.eventually(patience, func() error { // the broker has taken back what a killed one held
-		if q, err := k.b.look(k.failed); err != nil || q.Messages == 0 {
-			return err
-		}
-		k.run("retry", journal, false)
-		return fmt.Errorf("messages were still held")
-	})
+	k.killed("retry", *operatorKills)
 	counts, copies := k.count(k.orders), 0
 	for id, name := range k.names {
 		n := counts[id]
@@ -176,14 +219,39 @@ func TestOperatorKilled(t *testing.T) {
 		if n == 0 {
 			t.Errorf("message %s is lost", id)
 		}
-		if n > 1 && !named[name] {
+		if n > 1 && !k.named[name] {
 			t.Errorf("message %s is there %d times, and the journal does not name it", id, n)
 		}
 	}
-	t.Logf("%d kills, %d of %d messages are there twice", kills, copies, most)
-	if copies > 32*kills {
-		t.Errorf("%d copies too many after %d kills", copies, kills)
+	t.Logf("%d kills, %d of %d messages are there twice", k.kills-before, copies, most)
+	if copies > 32*(k.kills-before) {
+		t.Errorf("%d copies too many after %d kills", copies, k.kills-before)
 	}
+}
+
+// edits kills operators who give n messages another body, one after the other. Each is handled with the new body and under
+// one id, and at most one for each kill is there twice.
+func (k *killing) edits(n int) {
+	k.Helper()
+	k.parked("edit", n)
+	k.archive = filepath.Join(k.folder, "none")
+	k.killed("edit", *operatorKills)
+	counts, copies := k.count(k.orders), 0
+	for id, name := range k.names {
+		times := counts[messageid.Derive(id, edited)]
+		copies += times - 1
+		if times == 0 {
+			k.Errorf("the edit of message %s is lost", id)
+		}
+		if times > 1 && !k.named[name] {
+			k.Errorf("the edit of message %s is there %d times, and the journal does not name it", id, times)
+		}
+	}
+	if len(counts) != n || copies > k.kills {
+		k.Errorf("%d edits of %d messages, %d there twice after %d kills", len(counts), n, copies, k.kills)
+	}
+	k.Logf("edits: %d kills, %d of %d messages are there twice", k.kills, copies, n)
+	clear(k.names)
 }
 
 // TestErrorQueueTargets moves messages out of the middle of an error queue. The others stay, in their order. With -messages
@@ -199,7 +267,7 @@ func errorQueueTargets(t *testing.T, kind string) {
 	p := shared(t)
 	n := *targetMessages
 	failed := p.failures(kind, n)
-	q, err := errorqueue.Open(t.Context(), errorqueue.Config{Connect: harebus.ConnectConfig{URLs: []string{p.url}}, Name: failed, NoAudit: true})
+	q, err := errorqueue.Open(t.Context(), errorqueue.Config{Connect: harebus.ConnectConfig{URLs: []string{p.url}}, Name: failed, NoAudit: true, Most: n})
 	p.try(err)
 	others := p.others()
 	before, began := heap(), time.Now()
@@ -225,28 +293,31 @@ func errorQueueTargets(t *testing.T, kind string) {
 	p.overview(failed, n-len(some))
 }
 
-// overview runs harebus errors, which finds n messages, and measures its memory.
+// overview runs harebus errors, which finds n messages and needs 200 MB at most, also for 300,000 of them.
 func (p *place) overview(failed string, n int) {
 	p.Helper()
 	var said bytes.Buffer
-	cmd := exec.CommandContext(p.within(2*patience), newOperator(p, 0).binary, "errors", "-error-queue", failed)
+	cmd := exec.CommandContext(p.within(2*patience), newOperator(p, 0).binary, "errors", "-most", fmt.Sprint(n), "-error-queue", failed)
 	cmd.Env, cmd.Stdout, cmd.Stderr = []string{"AMQP_URL=" + p.url}, &said, &said
 	p.try(cmd.Start())
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
-	most := regexp.MustCompile(`VmHWM:\s+(.*)`)
-	for memory := ""; ; {
+	most := regexp.MustCompile(`VmHWM:\s+(\d+) kB`)
+	for memory := 0; ; {
 		select {
 		case err := <-ended:
 			if err != nil || !strings.Contains(said.String(), fmt.Sprint(n, " failed messages")) {
 				p.Errorf("harebus errors: %v: %s", err, said.String())
 			}
-			p.Logf("harebus errors needed %v, and %s of memory", cmd.ProcessState.UserTime()+cmd.ProcessState.SystemTime(), memory)
+			p.Logf("harebus errors needed %v, and %d MB of memory", cmd.ProcessState.UserTime()+cmd.ProcessState.SystemTime(), memory/1000)
+			if memory > 200_000 {
+				p.Error("that is more than 200 MB")
+			}
 			return
 		case <-time.After(20 * time.Millisecond):
 			if status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", cmd.Process.Pid)); err == nil {
 				if found := most.FindSubmatch(status); found != nil {
-					memory = string(found[1])
+					memory, _ = strconv.Atoi(string(found[1]))
 				}
 			}
 		}
@@ -270,9 +341,10 @@ func (p *place) failures(kind string, n int) (name string) {
 			"PikaBus.SourceQueue": orders, "PikaBus.ErrorDetails": fmt.Sprintf("order %d: dial tcp 10.0.0.%d:5432: connect: connection refused", i, i%256),
 			"PikaBus.ErrorId": harebus.NewMessageID(), "PikaBus.ErrorRetries": int8(6), "tenant": "north",
 		}})
-	}
-	for chunk := range slices.Chunk(parked, 5000) {
-		b.publishAll(failed, chunk)
+		if len(parked) == 5000 || i == n-1 {
+			b.publishAll(failed, parked)
+			parked = nil
+		}
 	}
 	return failed
 }

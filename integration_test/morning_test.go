@@ -34,7 +34,7 @@ func TestThreeInTheMorning(t *testing.T) {
 func (o *operator) served(cfg harebus.Config, prepare func(*harebus.Setup)) *harebus.Setup {
 	o.Helper()
 	cfg.Connect.BackOff, cfg.Retry.BackOff = pauses(50*time.Millisecond), pauses(50*time.Millisecond)
-	if cfg.URL == "" {
+	if cfg.URL == "" && len(cfg.Connect.URLs) == 0 {
 		cfg.URL = o.url
 	}
 	p, err := pulse.New(pulse.Config{Control: true})
@@ -219,23 +219,27 @@ func (o *operator) diskIsFull() {
 	o.try(<-sent)
 }
 
-// nodeIsDown: what was confirmed is there afterwards, a Send that waits is carried out, and services go on by themselves.
+// nodeIsDown: what was confirmed is there afterwards, a Send that waits is carried out, and services go on by themselves. A
+// migration that is under way is done by the same command, and loses nothing.
 func (o *operator) nodeIsDown() {
 	in := newInbox()
 	s := o.served(harebus.Config{Queue: "safe"}, func(s *harebus.Setup) { s.HandleMessage(harebus.AnyType, in.take) })
-	ctx := o.within(4 * patience)
+	ctx := o.within(6 * patience)
 	o.prints([]string{"status", "safe"}, "consumes")
 	o.ends(0, []string{"control", "pause", "safe"}, "paused")
 	o.send("safe", 10)
-	o.try(o.node.Sync(ctx)) // a quorum queue that was made a moment ago may come up without a leader
-	o.try(o.node.Kill())
-	o.notReady(s, patience, "connection refused")
-	o.ends(1, []string{"status", "-timeout", "2s", "safe"}, "connection refused")
 	sent := make(chan error, 1)
-	go func() { sent <- s.Bus().Send(ctx, "safe", note{10}) }()
-	o.try(o.node.Start(ctx))
-	o.try(<-sent)
-	o.ready(s, 2*patience)
+	o.migration("moving").interrupted(func() {
+		o.try(o.node.Sync(ctx)) // a quorum queue that was made a moment ago may come up without a leader
+		o.try(o.node.Kill())
+		o.notReady(s, patience, "connection refused")
+		o.ends(1, []string{"status", "-timeout", "2s", "safe"}, "connection refused")
+		go func() { sent <- s.Bus().Send(ctx, "safe", note{10}) }()
+	}, func() {
+		o.try(o.node.Start(ctx))
+		o.try(<-sent)
+		o.ready(s, 2*patience)
+	})
 	o.prints([]string{"status", "safe"}, "paused") // the order still holds
 	o.ends(0, []string{"control", "resume", "safe"}, "consumes")
 	in.await(o.place, 11)

@@ -329,14 +329,18 @@ type migration struct {
 // migration starts a service with a classic queue and what sends to it, and writes the file of its next version.
 func (o *operator) migration(queue string) *migration {
 	o.Helper()
+	return o.migrationOf(harebus.Config{URL: o.url, Queue: queue})
+}
+
+// migrationOf is migration with the addresses of a configuration.
+func (o *operator) migrationOf(cfg harebus.Config) *migration {
+	o.Helper()
+	queue := cfg.Queue
 	m := &migration{operator: o, queue: queue, stop: make(chan struct{}), ids: map[string]bool{}}
-	cfg := harebus.Config{
-		URL: o.url, Queue: m.queue, Subscriptions: []string{queue + ".*"}, QueueOptions: harebus.QueueOptions{Type: topology.Classic},
-		Connect: harebus.ConnectConfig{BackOff: pauses(50 * time.Millisecond)},
-	}
+	cfg.Subscriptions, cfg.QueueOptions.Type, cfg.Connect.BackOff = []string{queue + ".*"}, topology.Classic, pauses(50*time.Millisecond)
 	_, m.in = o.place.service(cfg)
 	o.write(harebus.Config{Queue: m.queue, Subscriptions: cfg.Subscriptions})
-	bus := o.place.setup(harebus.Config{URL: o.url}).Bus()
+	bus := o.place.setup(harebus.Config{URL: cfg.URL, Connect: cfg.Connect}).Bus()
 	m.sent.Go(func() {
 		for n := 0; ; n++ {
 			select {

@@ -315,6 +315,11 @@ func (c *Client) Waiting(ctx context.Context, queues []string) (map[string]Waiti
 	found := map[string]Waiting{}
 	err := c.look.With(ctx, func(on *session.Session) error {
 		for _, name := range queues {
+			const longest = 255
+			if len(name) > longest { // the client ends the connection at it, and With begins again
+				found[name] = Waiting{Unknown: fmt.Sprintf("no queue has a name of %d bytes", len(name))}
+				continue
+			}
 			var state amqp.Queue
 			err := on.WithChannel(ctx, func(ch *amqp.Channel) (err error) {
 				state, err = ch.QueueDeclarePassive(name, true, false, false, false, nil)

@@ -249,9 +249,10 @@ func TestWaitingUntold(t *testing.T) {
 			refused.On, refused.Do, refused.Times, refused.Match = "queue.declare", brokertest.Raise, -1, func(f brokertest.Frame) bool { return f.Queue == name }
 			r.broker.Inject(refused)
 		}
-		found, err := r.client.Waiting(r.Context(), []string{"absent", "down", "away", "hidden", "mine", "odd"})
+		long := strings.Repeat("x", 256)
+		found, err := r.client.Waiting(r.Context(), []string{"absent", long, "down", "away", "hidden", "mine", "odd"})
 		r.try(err)
-		for name, why := range map[string]string{"absent": "", "down": "its node is down", "away": "its node is down", "hidden": "may not see it", "mine": "it is exclusive", "odd": "PRECONDITION_FAILED"} {
+		for name, why := range map[string]string{"absent": "", "down": "its node is down", "away": "its node is down", "hidden": "may not see it", "mine": "it is exclusive", "odd": "PRECONDITION_FAILED", long: "256 bytes"} {
 			if w := found[name]; w.Known() || !contains(w.Unknown, why) {
 				r.Errorf("%s: %+v", name, w)
 			}

@@ -24,6 +24,20 @@ func ids(b *brokertest.Broker, queue string) (list []string) {
 	return list
 }
 
+// TestNoQueueHasThisName: a name that no queue can have is refused at once; the client would lose the connection at it, again and again.
+func TestNoQueueHasThisName(t *testing.T) {
+	t.Parallel()
+	_, url := newBroker(t)
+	long := strings.Repeat("x", 256)
+	execute(t, "", "peek", "-url", url, "").check(t, exitFailed, "has 1 to 255 bytes")
+	execute(t, "", "peek", "-url", url, long).check(t, exitFailed, "has 1 to 255 bytes")
+	execute(t, "", "redrive", "-url", url, "-error-queue", long).check(t, exitFailed, "has 1 to 255 bytes")
+	execute(t, "", "control", "pause", "-url", url, long).check(t, exitFailed, "no instance answers")
+	if r := execute(t, "", "status", "-url", url, long); r.code != exitOK || !strings.Contains(r.out, "no queue has a name of 256 bytes") {
+		t.Errorf("status: %d, %s%s", r.code, r.out, r.err)
+	}
+}
+
 // TestPeek: the first messages are shown, and all stay in their order; queues in which a look matters are not looked at.
 func TestPeek(t *testing.T) {
 	t.Parallel()

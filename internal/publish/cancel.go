@@ -50,6 +50,13 @@ type cancels struct {
 	on      *session.Session // the session on which the queues of the cancelled are known to exist
 	pause   time.Time        // nobody tidies before then
 	useless []useless
+	spare   spare
+}
+
+// spare is a channel that is kept between cancellations: to open and to close one for each would cost two round trips more.
+type spare struct {
+	on *session.Session
+	ch *amqp.Channel
 }
 
 // useless is a cancellation that may have come too late, and then never catches anything.
@@ -162,7 +169,18 @@ func (d *delayer) cancel(ctx context.Context, s *session.Session, id string, may
 func (d *delayer) bindCancelled(ctx context.Context, s *session.Session, id string, maybe *bool) error {
 	at, before := d.delays.Cancellation(id), *maybe
 	*maybe = true
-	err := s.WithChannel(ctx, func(ch *amqp.Channel) error { return ch.QueueBind(at.Queue, at.Key, at.Exchange, false, nil) })
+	err := s.RPCs(ctx, func(next func()) error {
+		ch, err := d.cancels.channel(s)
+		if err != nil {
+			return err
+		}
+		next()
+		if err := ch.QueueBind(at.Queue, at.Key, at.Exchange, false, nil); err != nil {
+			return err // it has ended the channel
+		}
+		d.cancels.keep(s, ch)
+		return nil
+	})
 	if refusal.ByBroker(err) && s.Alive() {
 		*maybe = before
 	}
@@ -188,6 +206,39 @@ func (d *delayer) declareCancelled(ctx context.Context, s *session.Session) erro
 	}
 	d.cancels.know(s)
 	return nil
+}
+
+// channel takes the spare channel, or opens one.
+func (c *cancels) channel(s *session.Session) (*amqp.Channel, error) {
+	c.mu.Lock()
+	kept := c.spare
+	c.spare = spare{}
+	c.mu.Unlock()
+	if kept.on != s {
+		return s.Channel()
+	}
+	<-s.Spare()
+	if kept.ch.IsClosed() {
+		return s.Channel()
+	}
+	return kept.ch, nil
+}
+
+// keep keeps a channel for the next cancellation, if there is none yet and the connection has room for it.
+func (c *cancels) keep(s *session.Session, ch *amqp.Channel) {
+	c.mu.Lock()
+	kept := false
+	if c.spare.on != s {
+		select {
+		case s.Spare() <- struct{}{}:
+			c.spare, kept = spare{s, ch}, true
+		default:
+		}
+	}
+	c.mu.Unlock()
+	if !kept {
+		_ = ch.Close() // what it was for is done
+	}
 }
 
 func (c *cancels) known(s *session.Session) bool {

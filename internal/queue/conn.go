@@ -34,7 +34,7 @@ type Options struct {
 	Timeout time.Duration
 }
 
-const defaultHold = 5000
+const defaultHold, longestName = 5000, 255
 
 // Conn is a connection with channels that take and acknowledge and one that publishes.
 type Conn struct {
@@ -67,6 +67,9 @@ func (e *LeftError) Error() string { return e.Reason }
 
 // Connect connects to the broker. The caller calls Close.
 func Connect(ctx context.Context, o Options) (*Conn, error) {
+	if o.Queue == "" || len(o.Queue) > longestName { // the client ends the connection at one that is too long, again and again
+		return nil, fmt.Errorf("the name of a queue has 1 to %d bytes, and this one %d", longestName, len(o.Queue))
+	}
 	o.Hold, o.Window = cmp.Or(o.Hold, defaultHold), cmp.Or(o.Window, 1)
 	o.Broker.RequestTimeout = o.Timeout
 	link, err := o.Broker.Link(o.Name)
