@@ -29,7 +29,7 @@ import (
 )
 
 var (
-	chaos  = flag.Duration("chaos", 8*time.Second, "how long TestChaos breaks things")
+	chaos  = flag.Duration("chaos", 6*time.Second, "how long TestChaos breaks things")
 	freeze = flag.Bool("freeze", false, "also freeze processes; the late effects of a frozen one are counted, and are no fault")
 	runs   = flag.Int("runs", 1, "how often")
 )
@@ -99,10 +99,10 @@ func (h *havoc) run(chaos time.Duration) {
 	}
 	began := time.Now()
 	broker := began.Add(chaos / 2)
-	for time.Since(began) < chaos {
+	for broke := false; !broke || time.Since(began) < chaos; {
 		h.pause(time.Duration(400+h.random.IntN(1200)) * time.Millisecond)
 		if time.Now().After(broker) {
-			broker = h.breakBroker(chaos)
+			broker, broke = h.breakBroker(chaos), true
 			continue
 		}
 		h.fault()

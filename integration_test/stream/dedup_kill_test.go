@@ -85,7 +85,7 @@ func TestDedupKilled(t *testing.T) {
 	node := rabbit.Shared(t)
 	o := newKilled(t, node)
 	n := o.phase(*lasts/4, func(int) bool { return true })
-	o.settle(n, o.queue)
+	o.settle(n)
 	effects, kills := o.effects(), o.kills()
 	repeated := 0
 	for i := 1; i <= n; i++ {
@@ -100,8 +100,9 @@ func TestDedupKilled(t *testing.T) {
 			}
 		}
 	}
+	o.startAll()
 	o.phase(*lasts/4, func(i int) bool { return i <= n })
-	o.settle(n, o.queue)
+	o.settle(n)
 	after := o.effects()
 	for i := range after {
 		if len(after[i]) > len(effects[i]) {
@@ -143,9 +144,7 @@ func newKilled(t *testing.T, node *rabbit.Node) *killed {
 		must(t, o.sender.Close())
 		drop(t, node, o.queue, o.queue+".error", o.queue+".handled", o.queue+".answers")
 	})
-	for range 3 {
-		o.instances = append(o.instances, o.start())
-	}
+	o.startAll()
 	o.await("the queue", func(ch *amqp.Channel) bool {
 		_, err := ch.QueueDeclarePassive(o.queue, true, false, false, false, nil)
 		return err == nil
@@ -220,19 +219,43 @@ func (o *killed) effects() map[int][]effect {
 	return all
 }
 
-// settle waits until n messages have had an effect, and the queue has had no message, ready or not, for a while.
-func (o *killed) settle(n int, queue string) {
+// settle waits until n messages have had an effect and nothing is left, and stops the instances.
+func (o *killed) settle(n int) {
 	o.Helper()
-	calm := 0
-	o.await(fmt.Sprintf("all %d messages", n), func(*amqp.Channel) bool {
-		out, err := o.node.Ctl(o.Context(), "-q", "list_queues", "name", "messages", "--no-table-headers")
-		must(o.T, err)
-		calm++
-		if !strings.Contains(out, queue+"\t0\n") {
-			calm = 0
+	o.await(fmt.Sprintf("all %d messages", n), func(ch *amqp.Channel) bool {
+		empty := func() bool {
+			q, err := ch.QueueDeclarePassive(o.queue, true, false, false, false, nil)
+			must(o.T, err)
+			return q.Messages == 0
 		}
-		return calm > 1 && len(o.effects()) >= n
+		if len(o.effects()) < n || !empty() {
+			return false
+		}
+		o.stop() // what they have not handled is there again
+		if empty() {
+			return true
+		}
+		o.startAll()
+		return false
 	})
+}
+
+// stop stops all instances.
+func (o *killed) stop() {
+	o.Helper()
+	for _, one := range o.instances {
+		must(o.T, one.Process.Signal(syscall.SIGTERM))
+	}
+	for _, one := range o.instances {
+		_ = one.Wait() // one that has not started yet says so
+	}
+	o.instances = nil
+}
+
+func (o *killed) startAll() {
+	for range 3 {
+		o.instances = append(o.instances, o.start())
+	}
 }
 
 // await waits until something is so.

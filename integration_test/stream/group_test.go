@@ -22,7 +22,7 @@ import (
 )
 
 var (
-	lasts = flag.Duration("lasts", 8*time.Second, "how long TestGroupKilled kills readers")
+	lasts = flag.Duration("lasts", 6*time.Second, "how long TestGroupKilled kills readers")
 	runs  = flag.Int("runs", 1, "how many times")
 )
 
