@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/harebus/harebus/internal/coding"
+	"github.com/harebus/harebus/internal/field"
 )
 
 // Compression is a content coding, such as gzip. It is safe for concurrent use.
@@ -77,7 +78,7 @@ func (c *CompressConfig) all() map[string]Compression {
 
 // validate names what is wrong.
 func (c *CompressConfig) validate() []error {
-	return append(coding.Faults(c.With, c.Types, c.Accept), quantity{"Payload.Compress.From", c.From, 1, 512 << 20}.faults()...)
+	return append(coding.Faults(c.With, c.Types, c.Accept), field.Outside("Payload.Compress.From", c.From, 1, 512<<20)...)
 }
 
 // choose returns the compression of a body; nil is none.

@@ -21,6 +21,7 @@ import (
 	"github.com/harebus/harebus/internal/foreign"
 	"github.com/harebus/harebus/internal/peer"
 	"github.com/harebus/harebus/internal/program"
+	"github.com/harebus/harebus/internal/routing"
 	"github.com/harebus/harebus/internal/session"
 	"github.com/harebus/harebus/internal/wait"
 	"github.com/harebus/harebus/order"
@@ -472,30 +473,7 @@ func (c *Config) validateQueues() []error {
 				"let it end by x-expires instead, or give each instance a listener queue of its own with QueueOptions.PerInstance", field.Quote(q.Name)))
 		}
 	}
-	return append(faults, unroutable(names...)...)
-}
-
-// unroutable finds names of queues that no message can be sent to.
-func unroutable(names ...string) (faults []error) {
-	for _, name := range names {
-		if err := topology.ValidRoutingKey(name); name != "" && err != nil {
-			faults = append(faults, fmt.Errorf("queue %s: no message can be sent to it: %w", field.Quote(name), err))
-		}
-	}
-	return faults
-}
-
-// quantity is a number in a config, and between what it must be.
-type quantity struct {
-	name             string
-	value, low, high int
-}
-
-func (n quantity) faults() []error {
-	if n.value < n.low || n.value > n.high {
-		return []error{fmt.Errorf("%s %d is not between %d and %d", n.name, n.value, n.low, n.high)}
-	}
-	return nil
+	return append(faults, routing.Unroutable(names...)...)
 }
 
 func (c *Config) validateNumbers() []error {
@@ -506,31 +484,18 @@ func (c *Config) validateNumbers() []error {
 			faults = append(faults, err)
 		}
 	}
-	for _, n := range []quantity{
-		{"Publish.Channels", c.Publish.Channels, 1, 100},
-		{"Publish.Window", c.Publish.Window, 1, 100_000},
-		{"Payload.MaxBody", c.Payload.MaxBody, 1, 512 << 20},
-		{"Reply.MaxHops", c.Reply.MaxHops, 1, 1_000_000},
-	} {
-		faults = append(faults, n.faults()...)
-	}
-	for _, d := range []struct {
-		name       string
-		value, low time.Duration
-	}{
-		{"Publish.ConfirmTimeout", c.Publish.ConfirmTimeout, 10 * time.Millisecond},
-		{"Connect.Timeout", c.Connect.Timeout, time.Millisecond},
-		{"Connect.RequestTimeout", c.Connect.RequestTimeout, time.Millisecond},
-		{"Connect.WriteTimeout", c.Connect.WriteTimeout, time.Millisecond},
-		{"Connect.RefusedLimit", c.Connect.RefusedLimit, 0},
-		{"Connect.Heartbeat", c.Connect.Heartbeat, time.Second},
-		{"ShutdownTimeout", c.ShutdownTimeout, time.Millisecond},
-	} {
-		if d.value < d.low {
-			faults = append(faults, fmt.Errorf("%s %v is less than %v", d.name, d.value, d.low))
-		}
-	}
-	return faults
+	return slices.Concat(faults,
+		field.Outside("Publish.Channels", c.Publish.Channels, 1, 100),
+		field.Outside("Publish.Window", c.Publish.Window, 1, 100_000),
+		field.Outside("Payload.MaxBody", c.Payload.MaxBody, 1, 512<<20),
+		field.Outside("Reply.MaxHops", c.Reply.MaxHops, 1, 1_000_000),
+		field.TooShort("Publish.ConfirmTimeout", c.Publish.ConfirmTimeout, 10*time.Millisecond),
+		field.TooShort("Connect.Timeout", c.Connect.Timeout, time.Millisecond),
+		field.TooShort("Connect.RequestTimeout", c.Connect.RequestTimeout, time.Millisecond),
+		field.TooShort("Connect.WriteTimeout", c.Connect.WriteTimeout, time.Millisecond),
+		field.TooShort("Connect.RefusedLimit", c.Connect.RefusedLimit, 0),
+		field.TooShort("Connect.Heartbeat", c.Connect.Heartbeat, time.Second),
+		field.TooShort("ShutdownTimeout", c.ShutdownTimeout, time.Millisecond))
 }
 
 // validateParts finds missing pieces in the lists.

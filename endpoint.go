@@ -94,16 +94,14 @@ func (c *EndpointConfig) validate(of *Config) []error {
 			faults = append(faults, err)
 		}
 	}
-	faults = append(faults, unroutable(c.Queue, c.ErrorQueue.Name)...)
+	faults = append(faults, routing.Unroutable(c.Queue, c.ErrorQueue.Name)...)
 	if err := c.ownTopology(of).Validate(); err != nil {
 		faults = append(faults, err)
 	}
 	if c.Handling.Unhandled < UnhandledRetry || c.Handling.Unhandled > UnhandledIgnore {
 		fault("Handling.Unhandled %d is none of UnhandledRetry, UnhandledPark and UnhandledIgnore", c.Handling.Unhandled)
 	}
-	for _, n := range append(c.Consume.quantities(), quantity{"Consume.Consumers", c.Consume.Consumers, 1, 1000}) {
-		faults = append(faults, n.faults()...)
-	}
+	faults = slices.Concat(faults, c.Consume.outside(), field.Outside("Consume.Consumers", c.Consume.Consumers, 1, 1000))
 	for i, m := range c.Handling.Middleware {
 		if m == nil {
 			fault("Handling.Middleware[%d] is nil", i)
@@ -123,12 +121,10 @@ func (c *EndpointConfig) validateKind(of *Config) []error {
 	return faults
 }
 
-// quantities are those that can change at run time.
-func (c *ConsumeConfig) quantities() []quantity {
-	return []quantity{
-		{"Consume.Concurrency", c.Concurrency, 1, maxPrefetch},
-		{"Consume.Prefetch", c.Prefetch, c.Concurrency, maxPrefetch},
-	}
+// outside are the faults of the numbers that can change at run time.
+func (c *ConsumeConfig) outside() []error {
+	return append(field.Outside("Consume.Concurrency", c.Concurrency, 1, maxPrefetch),
+		field.Outside("Consume.Prefetch", c.Prefetch, c.Concurrency, maxPrefetch)...)
 }
 
 // ownTopology is everything that a setup with only this endpoint declares, but the delay infrastructure.
@@ -336,10 +332,7 @@ func (e *endpoint) SetConcurrency(concurrency, prefetch int) error {
 	consume := ConsumeConfig{Concurrency: concurrency, Prefetch: e.cfg.Consume.Order.Prefetch(prefetch)}
 	fill(&consume.Prefetch, defaultPrefetch(concurrency))
 	consume.Prefetch = e.cfg.Consume.Stream.Least(consume.Prefetch)
-	var faults []error
-	for _, n := range consume.quantities() {
-		faults = append(faults, n.faults()...)
-	}
+	faults := consume.outside()
 	if e.queue == "" {
 		faults = append(faults, ErrNoQueue)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/harebus/harebus/internal/field"
 	"github.com/harebus/harebus/internal/header"
 	"github.com/harebus/harebus/internal/messageid"
 	"github.com/harebus/harebus/internal/travel"
@@ -162,7 +163,7 @@ func (c *PayloadConfig) contextFaults() (faults []error) {
 			faults = append(faults, fmt.Errorf("Payload.Context[%d]: %q is there twice", i, one.Name))
 		}
 		known[one.Name] = true
-		faults = append(faults, quantity{fmt.Sprintf("Payload.Context[%d].Max", i), one.Max, 1, 4096}.faults()...)
+		faults = append(faults, field.Outside(fmt.Sprintf("Payload.Context[%d].Max", i), one.Max, 1, 4096)...)
 	}
 	return faults
 }

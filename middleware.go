@@ -138,7 +138,7 @@ func (e *endpoint) Gate(g Gate, room int) error {
 	if e.setup.started {
 		faults = append(faults, ErrStarted)
 	}
-	faults = append(faults, quantity{"room", room, 0, maxPrefetch - e.cfg.Consume.Prefetch}.faults()...)
+	faults = append(faults, field.Outside("room", room, 0, maxPrefetch-e.cfg.Consume.Prefetch)...)
 	if err := errors.Join(faults...); err != nil {
 		return fmt.Errorf("harebus: gate: %w", err)
 	}

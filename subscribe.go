@@ -11,6 +11,7 @@ import (
 	"github.com/harebus/harebus/internal/engine"
 	"github.com/harebus/harebus/internal/routing"
 	"github.com/harebus/harebus/internal/session"
+	"github.com/harebus/harebus/internal/topics"
 	"github.com/harebus/harebus/internal/wirename"
 	"github.com/harebus/harebus/topology"
 )
@@ -93,13 +94,13 @@ func (e *endpoint) topicBindings(topics []string, arguments map[string]any) []to
 
 // listed returns those bindings whose topic is in the list.
 func (e *endpoint) listed(bindings []topology.Binding) []topology.Binding {
-	in := contained(e.topics())
+	in := topics.In(e.topics())
 	return slices.DeleteFunc(slices.Clone(bindings), func(b topology.Binding) bool { return !in(b.Key) })
 }
 
 // unlisted returns those bindings whose topic is not in the list.
 func (e *endpoint) unlisted(bindings []topology.Binding) []topology.Binding {
-	in := contained(e.topics())
+	in := topics.In(e.topics())
 	return slices.DeleteFunc(slices.Clone(bindings), func(b topology.Binding) bool { return in(b.Key) })
 }
 
@@ -110,30 +111,16 @@ func (e *endpoint) topics() []string {
 	return slices.Clone(e.subs)
 }
 
-func (e *endpoint) addTopics(topics []string) {
+func (e *endpoint) addTopics(list []string) {
 	e.setup.mu.Lock()
 	defer e.setup.mu.Unlock()
-	e.subs = append(without(e.subs, topics), topics...)
+	e.subs = append(topics.Without(e.subs, list), list...)
 }
 
-func (e *endpoint) removeTopics(topics []string) {
+func (e *endpoint) removeTopics(list []string) {
 	e.setup.mu.Lock()
 	defer e.setup.mu.Unlock()
-	e.subs = without(e.subs, topics)
-}
-
-func without(all, topics []string) []string { return slices.DeleteFunc(all, contained(topics)) }
-
-// contained returns a function that says whether a topic is in the list.
-func contained(list []string) func(topic string) bool {
-	set := make(map[string]struct{}, len(list))
-	for _, topic := range list {
-		set[topic] = struct{}{}
-	}
-	return func(topic string) bool {
-		_, ok := set[topic]
-		return ok
-	}
+	e.subs = topics.Without(e.subs, list)
 }
 
 // owner is the link of the connection that may use the queue.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/harebus/harebus/internal/field"
 	"github.com/harebus/harebus/order"
 	"github.com/harebus/harebus/stream"
 	"github.com/harebus/harebus/topology"
@@ -58,4 +59,14 @@ func (l *Listener) streamFaults(u Use) []error {
 		Name: l.Name, Arguments: o.Arguments, Consume: u.Arguments, Consumers: u.Consumers, Ordered: l.Order != nil, Bound: len(u.Topics) > 0,
 		Private: o.Exclusive || o.AutoDelete || o.PerInstance || len(o.Arguments) > 0 || o.Type != topology.Stream, Alone: u.Exclusive,
 	})
+}
+
+// Unroutable finds names of queues that no message can be sent to.
+func Unroutable(names ...string) (faults []error) {
+	for _, name := range names {
+		if err := topology.ValidRoutingKey(name); name != "" && err != nil {
+			faults = append(faults, fmt.Errorf("queue %s: no message can be sent to it: %w", field.Quote(name), err))
+		}
+	}
+	return faults
 }
