@@ -159,6 +159,8 @@ type endpoint struct {
 	queue string    // the name, with the digits of PerInstance; empty without a queue
 	of    *endpoint // whose messages the queue has: the endpoint itself, or that which it is beside
 
+	parts []*endpoint // the partitions of a divided queue; they do not change after New
+
 	gate Gate // nil: none. Like room, it does not change after Start
 	room int  // for messages that wait in the gate
 
@@ -176,6 +178,7 @@ type endpoint struct {
 	subs   []string
 	sent   []contract.Message // that Sends and Publishes have declared
 	group  *consume.Group     // nil while nothing is consumed
+	shares *consume.Shares    // of the partitions, since the latest Start
 }
 
 func newEndpoint(s *Setup, c EndpointConfig) *endpoint {
@@ -185,7 +188,7 @@ func newEndpoint(s *Setup, c EndpointConfig) *endpoint {
 	e.handlers.Store(&map[string]*handler{})
 	e.copies = &resend.Queue{
 		Order: lanes.Of(c.Consume.Order, c.Queue, s.dialect.Prefix),
-		Name:  c.Queue, ErrorQueue: c.ErrorQueue.Name, Exchange: s.routing.Direct, Dialect: &s.dialect, BackOff: s.cfg.Connect.BackOff,
+		Name:  c.Queue, Partitions: c.Consume.Order.PartitionQueues(c.Queue), ErrorQueue: c.ErrorQueue.Name, Exchange: s.routing.Direct, Dialect: &s.dialect, BackOff: s.cfg.Connect.BackOff,
 		Publisher: s.publisher, Final: endsConnections,
 		Restore: func(ctx context.Context, on *session.Session) error {
 			return s.declarer.ErrorQueue(ctx, on, e.cfg.listener().ErrorQueue.Topology(s.routing))
@@ -221,9 +224,13 @@ func (e *endpoint) consumption(link *session.Link, queues int) consume.Config {
 			zap.String("queue", e.queue), zap.Int("x-delivery-limit", e.cfg.listener().DeliveryLimit()), zap.Int("attempts", attempts))
 	}
 	arguments, _ := field.Table(e.cfg.Consume.Arguments) // validate has tried it
+	workers, prefetch := e.size()
+	if len(e.parts) > 0 { // which come after it
+		e.shares = consume.NewShares(len(e.parts))
+	}
 	return consume.Config{
 		Queue: e.queue, Queues: queues, Arguments: arguments, Exclusive: e.cfg.Consume.Exclusive, AutoDelete: e.cfg.QueueOptions.AutoDelete,
-		Consumers: e.cfg.Consume.Consumers, Workers: e.cfg.Consume.Concurrency + e.room, Prefetch: e.cfg.Consume.Prefetch + e.room,
+		Consumers: e.cfg.Consume.Consumers, Workers: workers, Prefetch: prefetch,
 		OneByOne: e.cfg.QueueOptions.Type == topology.Quorum && !e.of.lends(), Single: e.SingleActive(), DeliveryLimit: e.cfg.listener().DeliveryLimit(),
 		Link: link, BackOff: s.cfg.Connect.BackOff, Log: s.log, Waits: s.waits, Stopped: ErrStopped,
 		Declare: func(ctx context.Context, on *session.Session, since time.Time, first bool) error {
@@ -233,13 +240,29 @@ func (e *endpoint) consumption(link *session.Link, queues int) consume.Config {
 			return s.declarer.Again(ctx, on, since)
 		},
 		Stream: streams.New(e.cfg.Consume.Stream, e.queue, NewMessageID(), e.copies.Token, s.log),
-		Order:  e.copies.Order, Note: e.copies.Note, Answer: e.copies.Answer,
+		Order:  e.copies.Order, Note: e.copies.Note, Answer: e.copies.Answer, Shares: e.of.shares, Members: e.copies.Members(),
 		Doubt:      func() { s.declarer.Doubt(e.queue) },
 		Undeclared: func() error { return s.declarer.UndeclaredOf(e.queue) },
 		Republish:  e.copies.Republish,
 		Consuming:  s.observers.consuming(e.queue),
-		Task:       func() consume.Task { return &delivery{endpoint: e.of} },
+		Task:       e.task,
 	}
+}
+
+// size is how many messages a consumer handles at once, and its prefetch. setup.mu is held.
+func (e *endpoint) size() (workers, prefetch int) {
+	if len(e.parts) > 0 {
+		return order.Window, order.Window
+	}
+	return e.cfg.Consume.Concurrency + e.room, e.cfg.Consume.Prefetch + e.room
+}
+
+// task makes the work on a delivery. What is in a divided queue goes to the partitions.
+func (e *endpoint) task() consume.Task {
+	if len(e.parts) > 0 {
+		return e.copies.Route()
+	}
+	return &delivery{endpoint: e.of}
 }
 
 // lends says whether a handler has a lease: then the order of the queue is not kept. setup.mu is held.
@@ -263,6 +286,17 @@ func (s *Setup) Endpoint(cfg EndpointConfig) (*Endpoint, error) {
 	if c.Queue == "" {
 		faults = append(faults, ErrNoQueue)
 	}
+	e, err := s.add(c, faults)
+	if err == nil {
+		err = e.divide()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("harebus: new endpoint: %w", err)
+	}
+	return e, nil
+}
+
+func (s *Setup) add(c EndpointConfig, faults []error) (*Endpoint, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.started || s.stopping != nil {
@@ -272,12 +306,29 @@ func (s *Setup) Endpoint(cfg EndpointConfig) (*Endpoint, error) {
 		faults = append(faults, c.listener().Clashes(other.cfg.listener())...)
 	}
 	if err := errors.Join(faults...); err != nil {
-		return nil, fmt.Errorf("harebus: new endpoint: %w", err)
+		return nil, err
 	}
 	e := newEndpoint(s, c)
 	s.endpoints = append(slices.Clip(s.endpoints), e) // all hands out the slice
 	return &Endpoint{e}, nil
 }
+
+// divide adds the partitions of a queue that is divided.
+func (e *endpoint) divide() error {
+	for _, name := range e.copies.Partitions {
+		consume := e.cfg.Consume
+		consume.Order = consume.Order.OfPartition()
+		part, err := e.Beside(name, e.cfg.QueueOptions, consume)
+		if err != nil {
+			return err
+		}
+		e.parts = append(e.parts, part.endpoint)
+	}
+	return nil
+}
+
+// whole is the endpoint with its partitions.
+func (e *endpoint) whole() []*endpoint { return slices.Concat([]*endpoint{e}, e.parts) }
 
 // Beside adds a queue whose messages are treated as those of this endpoint: by its handlers and its gate, with its
 // names, policies and counts. The endpoint that is returned has no handlers; it can be paused, and its Stats have what
@@ -317,11 +368,11 @@ func (s *Setup) parksIn(queue string) bool {
 	return slices.ContainsFunc(s.all(), func(e *endpoint) bool { return e.cfg.ErrorQueue.Name == queue })
 }
 
-// Pause stops consuming from the queue of this endpoint, as [Setup.Pause] does for all.
-func (e *Endpoint) Pause(ctx context.Context) error { return e.setup.pause(ctx, e.endpoint) }
+// Pause stops consuming from the queue of this endpoint, and its partitions, as [Setup.Pause] does for all.
+func (e *Endpoint) Pause(ctx context.Context) error { return e.setup.pause(ctx, e.whole()...) }
 
 // Resume ends a pause of this endpoint, as [Setup.Resume] does for all.
-func (e *Endpoint) Resume() error { return e.setup.resume(e.endpoint) }
+func (e *Endpoint) Resume() error { return e.setup.resume(e.whole()...) }
 
 // SetConcurrency changes how many messages each consumer handles at once, and how many unacknowledged ones it may hold:
 // Consume.Concurrency and Consume.Prefetch, with the same limits; a prefetch of 0 is five times the concurrency. It
@@ -339,12 +390,15 @@ func (e *endpoint) SetConcurrency(concurrency, prefetch int) error {
 	if err := errors.Join(faults...); err != nil {
 		return fmt.Errorf("harebus: set concurrency: %w", err)
 	}
-	e.setup.mu.Lock()
-	e.cfg.Consume.Concurrency, e.cfg.Consume.Prefetch = consume.Concurrency, consume.Prefetch
-	group := e.group
-	e.setup.mu.Unlock()
-	if group != nil {
-		group.Resize(consume.Concurrency+e.room, consume.Prefetch+e.room) // logs, which may call the setup
+	for _, one := range e.whole() {
+		e.setup.mu.Lock()
+		one.cfg.Consume.Concurrency, one.cfg.Consume.Prefetch = consume.Concurrency, consume.Prefetch
+		group := one.group
+		workers, prefetch := one.size()
+		e.setup.mu.Unlock()
+		if group != nil {
+			group.Resize(workers, prefetch) // logs, which may call the setup
+		}
 	}
 	return nil
 }
@@ -365,11 +419,12 @@ func (e *endpoint) SingleActive() bool {
 
 // Parked are the keys of an ordered queue whose messages are parked: see package order. It is empty in the instances
 // that stand by; ask each, or use the command "harebus parked list".
-func (e *endpoint) Parked() []order.Parked {
-	e.setup.mu.Lock()
-	group := e.group
-	e.setup.mu.Unlock()
-	return group.Parked()
+func (e *endpoint) Parked() (all []order.Parked) {
+	groups, _ := e.setup.consuming(e.whole()) // none before Start
+	for _, group := range groups {
+		all = append(all, group.Parked()...)
+	}
+	return all
 }
 
 // Stats returns the counts of what this endpoint has received. It may be called at any time.

@@ -99,6 +99,9 @@ func New(cfg Config) (*Setup, error) {
 	s.observers = newObservers(cfg.Observers, &s.dialect, s.frameMax, s.log)
 	s.dialer = session.NewDialer(s.dialing(addresses))
 	s.declarer = declare.New(s.declaring())
+	if err := s.endpoint.divide(); err != nil {
+		return nil, fmt.Errorf("harebus: new setup: %w", err)
+	}
 	return s, nil
 }
 
@@ -244,12 +247,12 @@ func (s *Setup) begin(ctx context.Context) (*engine.Engine, error) {
 // consumeFrom starts the consumers. mu is held.
 func (s *Setup) consumeFrom(handling context.Context, e *engine.Engine) {
 	// Beside those of the consumers these channels are needed: one to declare, one for replies to requests, and one for
-	// each consumer that changes its prefetch.
+	// each consumer that changes its prefetch; and one to count the instances that share a divided queue.
 	channels, queues := 2, 0
 	for _, one := range s.endpoints {
 		if one.late = nil; one.queue != "" {
 			queues++
-			channels += one.cfg.Consume.Consumers + 1
+			channels += one.cfg.Consume.Consumers + 1 + min(len(one.parts), 1)
 		}
 	}
 	e.Consume.Need(channels)

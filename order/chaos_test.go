@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -65,16 +66,22 @@ func chaos(t *testing.T, drawn uint64) {
 	t.Helper()
 	t.Run(fmt.Sprintf("seed=%d", drawn), func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
-			c := &chaotic{t: t, random: rand.New(rand.NewPCG(drawn, 1)), orders: ledger.NewOrders(), failures: map[string]int{}} //nolint:gosec // chance, not secrets
-			v := c.run()
-			total.sent.Add(int64(v.Sent))
-			total.owners.Add(int64(v.Tenures))
-			total.repeats.Add(int64(v.Repeats))
-			if *seed != 0 || !v.OK() {
-				_ = os.WriteFile(filepath.Join(os.TempDir(), fmt.Sprintf("order-%d.log", drawn)), []byte(strings.Join(c.story.lines, "\n")), 0o600) // for whoever looks for the reason
+			c := &chaotic{t: t, random: rand.New(rand.NewPCG(drawn, 1)), failures: map[string]int{}} //nolint:gosec // chance, not secrets
+			if drawn%2 == 0 {
+				c.partitions = 3
 			}
-			if !v.OK() || v.Late > 0 {
-				t.Errorf("replay with -run Chaos -seed=%d\nfaults: %s\n%v", drawn, strings.Join(c.faults, ", "), v)
+			good := true
+			for _, v := range c.run() {
+				total.sent.Add(int64(v.Sent))
+				total.owners.Add(int64(v.Tenures))
+				total.repeats.Add(int64(v.Repeats))
+				if !v.OK() || v.Late > 0 {
+					good = false
+					t.Errorf("replay with -run Chaos -seed=%d\nfaults: %s\n%v", drawn, strings.Join(c.faults, ", "), v)
+				}
+			}
+			if *seed != 0 || !good {
+				_ = os.WriteFile(filepath.Join(os.TempDir(), fmt.Sprintf("order-%d.log", drawn)), []byte(strings.Join(c.story.lines, "\n")), 0o600) // for whoever looks for the reason
 			}
 		})
 	})
@@ -84,10 +91,12 @@ func chaos(t *testing.T, drawn uint64) {
 type chaotic struct {
 	t      *testing.T
 	broker *brokertest.Broker
-	orders *ledger.Orders
 	faults []string
-	began  time.Time
-	skip   bool
+	// orders are those of the partitions; one of a queue that is not divided.
+	partitions int
+	orders     []*ledger.Orders
+	began      time.Time
+	skip       bool
 
 	restarts atomic.Int64
 	story    struct {
@@ -116,8 +125,11 @@ const (
 	chaosEach = 60
 )
 
-func (c *chaotic) run() ledger.OrderVerdict {
+func (c *chaotic) run() (all []ledger.OrderVerdict) {
 	c.broker, c.began = brokertest.New(), time.Now()
+	for range max(c.partitions, 1) {
+		c.orders = append(c.orders, ledger.NewOrders())
+	}
 	defer c.broker.Close()
 	c.skip = c.chance(2)
 	for range 2 + c.below(2) {
@@ -136,7 +148,20 @@ func (c *chaotic) run() ledger.OrderVerdict {
 	for _, p := range c.procs {
 		_ = p.setup.Close() // some are killed
 	}
-	return c.orders.Verdict()
+	for _, one := range c.orders {
+		all = append(all, one.Verdict())
+	}
+	return all
+}
+
+// of is the order of a key.
+func (c *chaotic) of(key string) *ledger.Orders {
+	return c.orders[order.Partition(key, len(c.orders))]
+}
+
+// queues are the queue and its partitions.
+func (c *chaotic) queues() []string {
+	return append((&order.Config{Partitions: c.partitions}).PartitionQueues("steps"), "steps")
 }
 
 func (c *chaotic) below(n int) int {
@@ -161,7 +186,7 @@ func (c *chaotic) send(key string) {
 			c.t.Error(err)
 			return
 		}
-		c.orders.Sent(key, n, before != c.restarts.Load())
+		c.of(key).Sent(key, n, before != c.restarts.Load())
 		time.Sleep(time.Duration(c.below(300)) * time.Millisecond)
 	}
 }
@@ -183,8 +208,8 @@ func (c *chaotic) spawn() {
 			}
 			return c.broker.Dial(network, address)
 		},
-		Queue: "steps", Logger: zap.New(hook{func(e zapcore.Entry, fields []zapcore.Field) { c.hear(p, e, fields) }}), Connect: harebus.ConnectConfig{Name: p.name},
-		Consume: harebus.ConsumeConfig{Concurrency: 1 + c.below(6), Order: &order.Config{GiveUp: give}},
+		Queue: "steps", Logger: zap.New(hook{hear: func(e zapcore.Entry, fields []zapcore.Field) { c.hear(p, e, fields) }}), Connect: harebus.ConnectConfig{Name: p.name},
+		Consume: harebus.ConsumeConfig{Concurrency: 1 + c.below(6), Order: &order.Config{GiveUp: give, Partitions: c.partitions}},
 		Retry:   harebus.RetryConfig{MaxRetries: 3, BackOff: func() backoff.BackOff { return backoff.NewConstantBackOff(400 * time.Millisecond) }},
 	})
 	if err != nil {
@@ -195,7 +220,7 @@ func (c *chaotic) spawn() {
 			var one step
 			err := m.Decode(&one)
 			if c.skip {
-				c.orders.GivenUp(one.Key, one.N)
+				c.of(one.Key).GivenUp(one.Key, one.N)
 			}
 			return err
 		}))
@@ -214,15 +239,27 @@ func (c *chaotic) hear(p *proc, e zapcore.Entry, fields []zapcore.Field) {
 	}
 	switch {
 	case strings.HasPrefix(e.Message, "this process handles the ordered queue now"):
-		c.orders.Tenure(p.name)
+		c.owns(p, fmt.Sprint(all.Fields["queue"]))
 	case strings.HasPrefix(e.Message, "a message that held its key is discarded"):
 		var m step
 		if _, err := fmt.Sscanf(fmt.Sprint(all.Fields["message_id"]), "%1s%d", &m.Key, &m.N); err != nil {
 			c.t.Error(err)
 		}
-		c.orders.GivenUp(m.Key, m.N)
+		c.of(m.Key).GivenUp(m.Key, m.N)
 	}
 	c.tell(p.name, " ", e.Message, all.Fields)
+}
+
+// owns notes that an instance has a queue now.
+func (c *chaotic) owns(p *proc, queue string) {
+	for i, one := range c.orders {
+		switch {
+		case c.partitions > 0 && queue == "steps":
+			one.Router()
+		case c.partitions == 0 || queue == order.PartitionQueue("steps", i):
+			one.Tenure(p.name)
+		}
+	}
 }
 
 var errChaos = errors.New("as the schedule wants it")
@@ -255,7 +292,7 @@ func (c *chaotic) handle(ctx, life context.Context, p *proc, m step) error {
 		c.failures[name]--
 		return errChaos
 	}
-	c.orders.Done(p.name, m.Key, m.N)
+	c.of(m.Key).Done(p.name, m.Key, m.N)
 	c.tell(p.name, " ", name, " is done, delivered again: ", harebus.Incoming(ctx).Redelivered)
 	return nil
 }
@@ -282,7 +319,7 @@ func (c *chaotic) fault(stop <-chan struct{}) {
 		}
 		at := c.below(len(c.procs))
 		p := c.procs[at]
-		switch c.below(7) {
+		switch c.below(8) {
 		case 0:
 			c.note("kill %s", p.name)
 			p.dead.Store(true)
@@ -308,7 +345,8 @@ func (c *chaotic) fault(stop <-chan struct{}) {
 				c.broker.CutConnections(one[n])
 			}
 		case 4:
-			queue := []string{"steps", "steps.parked"}[c.below(2)]
+			queue := c.queues()[c.below(len(c.queues()))]
+			queue = []string{queue, order.ParkingQueue(queue)}[c.below(2)]
 			c.note("cancel the consumers of %s", queue)
 			_ = c.broker.CancelConsumers(queue) // it may not exist yet
 		case 5:
@@ -317,8 +355,24 @@ func (c *chaotic) fault(stop <-chan struct{}) {
 			c.broker.Restart()
 		case 6:
 			c.word([]string{"retry", "discard"}[c.below(2)])
+		case 7:
+			c.rebalance(at)
 		}
 	}
+}
+
+// rebalance has another instance join, or one leave.
+func (c *chaotic) rebalance(at int) {
+	if len(c.procs) < 4 {
+		c.note("another one joins")
+		c.spawn()
+		return
+	}
+	c.note("%s leaves", c.procs[at].name)
+	if err := c.procs[at].setup.Close(); err != nil {
+		c.t.Error(err)
+	}
+	c.procs = append(c.procs[:at], c.procs[at+1:]...)
 }
 
 // connections are those of an instance.
@@ -333,9 +387,6 @@ func (c *chaotic) connections(name string) (all []string) {
 
 // word sends the word of an operator about all keys.
 func (c *chaotic) word(word string) {
-	if _, ok := c.broker.Queue("steps.parked"); !ok {
-		return
-	}
 	c.note("%s", word)
 	conn, err := amqp.DialConfig(c.broker.URL(), amqp.Config{Dial: c.broker.Dial})
 	if err != nil {
@@ -344,10 +395,12 @@ func (c *chaotic) word(word string) {
 	}
 	defer func() { _ = conn.Close() }()
 	ch, err := conn.Channel()
-	if err == nil {
-		err = ch.PublishWithContext(context.Background(), "", "steps.parked", true, false, amqp.Publishing{
-			Headers: amqp.Table{"PikaBus.OrderNote": word + " ", "PikaBus.OrderKey": ""},
-		})
+	for _, queue := range c.queues() {
+		if err == nil {
+			err = ch.PublishWithContext(context.Background(), "", order.ParkingQueue(queue), false, false, amqp.Publishing{ // it may not exist yet
+				Headers: amqp.Table{"PikaBus.OrderNote": word + " ", "PikaBus.OrderKey": ""},
+			})
+		}
 	}
 	if err != nil {
 		c.t.Error(err)
@@ -359,27 +412,43 @@ func (c *chaotic) settle() {
 	c.spawn()
 	for range 200 {
 		time.Sleep(3 * time.Second)
-		queue, _ := c.broker.Queue("steps")
-		parked, _ := c.broker.Queue("steps.parked")
-		if queue.Ready+queue.Unacked == 0 && parked.Ready+parked.Unacked == 1 {
+		if c.left() == "" {
 			return
 		}
 		if !c.skip {
 			c.word("discard")
 		}
 	}
-	c.t.Errorf("LIVENESS: it has not come to an end: %+v %+v", c.broker.Messages("steps"), c.broker.Messages("steps.parked"))
+	c.t.Errorf("LIVENESS: it has not come to an end: %s", c.left())
+}
+
+// left says what is left in the queues, beside the note of the owner.
+func (c *chaotic) left() (all string) {
+	for _, name := range c.queues() {
+		queue, _ := c.broker.Queue(name)
+		parked, _ := c.broker.Queue(order.ParkingQueue(name))
+		if queue.Ready+queue.Unacked != 0 || parked.Ready+parked.Unacked != 1 {
+			all += fmt.Sprintf("%s: %+v %+v ", name, c.broker.Messages(name), c.broker.Messages(order.ParkingQueue(name)))
+		}
+	}
+	return all
 }
 
 // hook is a log that tells only the test.
 type hook struct {
 	hear func(zapcore.Entry, []zapcore.Field)
+	with []zapcore.Field
 }
 
-func (hook) Enabled(l zapcore.Level) bool        { return l >= zap.InfoLevel }
-func (h hook) With([]zapcore.Field) zapcore.Core { return h }
+func (hook) Enabled(l zapcore.Level) bool { return l >= zap.InfoLevel }
+func (h hook) With(fields []zapcore.Field) zapcore.Core {
+	return hook{h.hear, slices.Concat(h.with, fields)}
+}
 func (h hook) Check(e zapcore.Entry, c *zapcore.CheckedEntry) *zapcore.CheckedEntry {
 	return c.AddCore(e, h)
 }
-func (h hook) Write(e zapcore.Entry, fields []zapcore.Field) error { h.hear(e, fields); return nil }
-func (hook) Sync() error                                           { return nil }
+func (h hook) Write(e zapcore.Entry, fields []zapcore.Field) error {
+	h.hear(e, slices.Concat(h.with, fields))
+	return nil
+}
+func (hook) Sync() error { return nil }

@@ -89,6 +89,31 @@ var mutants = []mutant.Mutant{
 		Old: "\tif m.Again && m.Key != \"\" && l.loaded[m.ID] {\n", New: "\tif false {\n",
 		Breaks: "ORDER",
 	},
+	{
+		Name: "the router acknowledges before the confirm", File: "internal/resend/route.go",
+		Old: "\terr := d.send(partition, key,", New: "\td.Ack()\n\terr := d.send(partition, key,", Breaks: "TestRouterConfirms",
+	},
+	{
+		Name: "messages of a key go to each partition in turn", File: "internal/resend/route.go",
+		Old: "\tif key == \"\" {\n\t\treturn all", New: "\tif true {\n\t\treturn all", Breaks: "ORDER",
+	},
+	{
+		Name: "two owners: a partition is handed over while its handlers run", File: "internal/consume/tenure.go",
+		Old: "\t\tcase errors.Is(err, errChanging), errors.Is(err, errHandOver):\n\t\t\tt.leave(err, false)\n", New: "\t\tcase errors.Is(err, errHandOver):\n\t\t\tt.shut()\n\t\t\treturn err\n\t\tcase errors.Is(err, errChanging):\n\t\t\tt.leave(err, false)\n",
+		Breaks: "TestHandOverWaits",
+	},
+	{
+		Name: "an instance with another number of partitions takes its turn", File: "internal/lanes/place.go",
+		Old: "\tif mine == theirs {\n", New: "\tif true {\n", Breaks: "TestRedivided",
+	},
+	{
+		Name: "a copy that comes late is handled", File: "internal/lanes/route.go",
+		Old: "\tif known && m.Route.compare(last) <= 0 {\n", New: "\tif false && known && m.Route.compare(last) <= 0 {\n", Breaks: "TestLateCopy",
+	},
+	{
+		Name: "nobody gives up what is too much", File: "internal/consume/shares.go",
+		Old: "\t\tif surplus > 0 && time.Since(s.gave[c]) > stays {\n", New: "\t\tif false {\n", Breaks: "TestShares",
+	},
 }
 
 // TestMutantsFit: each mutant still finds its line.

@@ -6,7 +6,8 @@
 //	…
 //	bus.Send(ctx, "orders", PlaceOrder{ID: 7}, harebus.WithKey("order-7"))
 //
-// One instance of the service handles the messages of the queue, and the others stand by. A
+// One instance of the service handles the messages of the queue, and the others stand by; with Partitions they share
+// them. A
 // message that has failed waits in a second queue, the parking queue, and so do those of its key
 // behind it. docs/ordering.md says what is promised.
 package order
@@ -34,6 +35,11 @@ type Config struct {
 	// full of them, nothing else is read: the health check then fails. This process has all of them in its
 	// memory. Default: 1000.
 	MaxParked int
+	// Partitions is into how many queues the messages are divided by their keys, at most 64. The instances of the service
+	// share them, so that as many can work at once. MaxParked and Consume.Concurrency are then those of each
+	// partition. The number is fixed when the queue is first declared; an instance with another one does not start. Default: 0,
+	// one instance has the whole queue. So does 1.
+	Partitions int
 }
 
 // GiveUp says what becomes of a message that is not to be retried any more.
@@ -93,15 +99,16 @@ func (c *Config) Arguments(others map[string]any) map[string]any {
 	return all
 }
 
-// Topology is the parking queue of an ordered queue; nothing for nil.
+// Topology are the queues that an ordered queue needs beside itself and its partitions: the parking queue, and that of the members
+// of a divided one. Nothing for nil.
 func (c *Config) Topology(queue string) topology.Topology {
 	if c == nil || queue == "" {
 		return topology.Topology{}
 	}
-	return topology.Topology{Queues: []topology.Queue{{
+	return topology.Join(topology.Topology{Queues: []topology.Queue{{
 		Name: ParkingQueue(queue), Type: topology.Quorum,
 		Arguments: map[string]any{"x-single-active-consumer": true, "x-delivery-limit": topology.LookLimit, "x-overflow": "reject-publish"},
-	}}}
+	}}}, c.members(queue))
 }
 
 // Uses is how a queue is used that is to be an ordered one. Private is one that is not shared by the
@@ -126,6 +133,7 @@ func (c *Config) Faults(of Uses) (faults []error) {
 	fault(len(c.Header) > 255, "Header is longer than 255 bytes")
 	fault(c.GiveUp < HoldKey || c.GiveUp > SkipMessage, "GiveUp %d is neither HoldKey nor SkipMessage", c.GiveUp)
 	fault(c.MaxParked < 1 || c.MaxParked > most, "MaxParked %d is not between 1 and %d", c.MaxParked, most)
+	fault(c.Partitions < 0 || c.Partitions > mostPartitions, "Partitions %d is not between 0 and %d", c.Partitions, mostPartitions)
 	fault(of.Type != topology.Quorum, "it needs a quorum queue: leave QueueOptions.Type out")
 	fault(of.Private,
 		"leave QueueOptions.Exclusive, AutoDelete, PerInstance and AsFound out: the instances of a service share an ordered queue")

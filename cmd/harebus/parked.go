@@ -24,7 +24,7 @@ const parkedExplanation = `Shows the keys of an ordered queue (Consume.Order) wh
 	discard  drop the message that holds a key, for good; those behind it follow
 
 retry and discard are for one KEY, or with -all for every key that is held. The instance of the service that has
-the queue does it, and says for how many messages. If none runs, the next one does it.
+the queue, or the partition of the key, does it, and says for how many messages. If none runs, the next one does it.
 
 Exit codes: 0 done, 1 not done, or nothing was held (stderr says why), 2 the command line is wrong.`
 
@@ -98,6 +98,9 @@ func (o *operator) say(ctx context.Context) error {
 	n, err := o.options.Say(ctx, o.do, o.key)
 	switch {
 	case errors.Is(err, ordered.ErrNobody):
+		if n > 0 {
+			fmt.Fprintf(o.std.out, "%s: %d messages\n", o.do, n)
+		}
 		fmt.Fprintf(o.std.err, "harebus: %v\n", err)
 		return nil
 	case err != nil:

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/harebus/harebus"
 	"github.com/harebus/harebus/brokertest"
@@ -168,5 +169,62 @@ func TestTopologyOfOrder(t *testing.T) {
 	hold(t, b, setup)
 	if r := execute(t, "", "doctor", "-url", url, file); r.code != exitOK {
 		t.Errorf("the doctor finds:\n%s", r.out)
+	}
+}
+
+// TestParkedPartitions: the keys of all partitions are listed, and a word reaches the one of its key, with an instance and without.
+func TestParkedPartitions(t *testing.T) {
+	t.Parallel()
+	b, url := newBroker(t)
+	start := func() *harebus.Setup {
+		setup, err := harebus.New(harebus.Config{
+			URL: b.URL(), Dial: b.Dial, Queue: "steps", Consume: harebus.ConsumeConfig{Order: &order.Config{Partitions: 3}}, Retry: harebus.RetryConfig{MaxRetries: -1},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		setup.HandleMessage(harebus.AnyType, func(context.Context, *harebus.Bus, *harebus.Message) error { return errors.New("bad") })
+		if err := setup.Start(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		return setup
+	}
+	setup := start()
+	parkedIn := map[string]bool{}
+	for _, key := range strings.Split("abcdef", "") {
+		if err := setup.Bus().Send(t.Context(), "steps", 1, harebus.WithType("Step"), harebus.WithKey(key)); err != nil {
+			t.Fatal(err)
+		}
+		parkedIn[order.ParkingQueue(order.PartitionQueue("steps", order.Partition(key, 3)))] = true
+	}
+	for len(setup.Parked()) < 6 {
+		time.Sleep(5 * time.Millisecond)
+	}
+	if len(parkedIn) < 2 {
+		t.Fatal("the keys are in one partition")
+	}
+	lists := func(want int) {
+		t.Helper()
+		r := execute(t, "", "parked", "list", "-url", url, "steps")
+		if r.check(t, exitOK, ""); strings.Count(r.out, "held") != want {
+			t.Errorf("want %d: %s", want, r.out)
+		}
+	}
+	lists(6)
+	r := execute(t, "", "parked", "discard", "-url", url, "steps", "c")
+	if r.check(t, exitOK, ""); r.out != "discard: 1 messages\n" {
+		t.Errorf("%q", r.out)
+	}
+	lists(5)
+	if err := setup.Close(); err != nil {
+		t.Fatal(err)
+	}
+	lists(5)
+	execute(t, "", "parked", "discard", "-all", "-url", url, "steps").check(t, exitOK, "no instance consumes")
+	defer start().Close()
+	for name := range parkedIn {
+		if err := b.WaitQueue(t.Context(), name, func(q brokertest.Queue) bool { return q.Ready+q.Unacked == 1 }); err != nil { // the note of the owner
+			t.Fatal(err)
+		}
 	}
 }

@@ -34,23 +34,28 @@ var (
 	runs   = flag.Int("runs", 1, "how often")
 )
 
-// TestChaos: instances are killed, stopped and frozen, connections closed and the broker killed, while messages fail: none is
+// TestChaos: instances of a divided queue, and of one that is not, are killed, stopped and frozen, join and leave, connections closed and the broker killed, while messages fail: none is
 // missing, and those of each key are handled in their order.
 func TestChaos(t *testing.T) {
 	for run := range *runs {
-		give := []order.GiveUp{order.HoldKey, order.SkipMessage}[run%2]
+		give := []order.GiveUp{order.HoldKey, order.SkipMessage}[run/2%2]
+		partitions := []int{3, 0}[run%2]
 		t.Run(fmt.Sprint(run), func(t *testing.T) {
-			newHavoc(t, rabbit.Need(t, rabbit.Options{Kind: rabbit.KindNode}), give).run(*chaos)
+			newHavoc(t, rabbit.Need(t, rabbit.Options{Kind: rabbit.KindNode}), give, partitions).run(*chaos)
 		})
 	}
 }
 
-func newHavoc(t *testing.T, node *rabbit.Node, give order.GiveUp) *havoc {
+func newHavoc(t *testing.T, node *rabbit.Node, give order.GiveUp, partitions int) *havoc {
 	t.Logf("RabbitMQ %s", node.Version())
-	return &havoc{
-		t: t, node: node, random: rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), 0)), orders: ledger.NewOrders(), faults: map[string]int{}, //nolint:gosec // chance, not secrecy
-		plan: plan{URLs: []string{node.URL()}, GiveUp: give, Journal: filepath.Join(t.TempDir(), "journal")},
+	h := &havoc{
+		t: t, node: node, random: rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), 0)), faults: map[string]int{}, //nolint:gosec // chance, not secrecy
+		plan: plan{URLs: []string{node.URL()}, GiveUp: give, Partitions: partitions, Journal: filepath.Join(t.TempDir(), "journal")},
 	}
+	for range max(partitions, 1) {
+		h.orders = append(h.orders, ledger.NewOrders())
+	}
+	return h
 }
 
 // havoc is a service of several processes that is broken, and its broker.
@@ -60,10 +65,10 @@ type havoc struct {
 	cluster *rabbit.Cluster // nil for a single node
 	random  *rand.Rand
 	plan    plan
-	orders  *ledger.Orders
+	orders  []*ledger.Orders // of the partitions; one of a queue that is not divided
 
 	instances []*exec.Cmd
-	names     [2]string // of the instances
+	names     []string // of the instances
 	made      int
 	faults    map[string]int
 	kills     []killed
@@ -82,9 +87,8 @@ const keys = 20
 // run breaks things for so long, and judges.
 func (h *havoc) run(chaos time.Duration) {
 	t := h.t
-	for i := range h.names {
-		h.instances = append(h.instances, h.spawn(i))
-	}
+	h.join()
+	h.join()
 	t.Cleanup(func() {
 		for _, one := range h.instances {
 			_ = one.Process.Kill()
@@ -122,11 +126,37 @@ func (h *havoc) pause(d time.Duration) {
 	}
 }
 
+// of is the order of a key.
+func (h *havoc) of(key string) *ledger.Orders {
+	return h.orders[order.Partition(key, len(h.orders))]
+}
+
+// queues are the queue and its partitions.
+func (h *havoc) queues() []string {
+	return append((&order.Config{Partitions: h.plan.Partitions}).PartitionQueues("steps"), "steps")
+}
+
+// join starts one more instance.
+func (h *havoc) join() {
+	h.names = append(h.names, "")
+	h.instances = append(h.instances, h.spawn(len(h.names)-1))
+}
+
+// leave stops an instance.
+func (h *havoc) leave(i int) {
+	if err := h.instances[i].Process.Signal(syscall.SIGTERM); err != nil {
+		h.t.Fatal(err)
+	}
+	if err := h.instances[i].Wait(); err != nil {
+		h.t.Errorf("a stop: %v", err)
+	}
+}
+
 // fault breaks something.
 func (h *havoc) fault() {
 	i := h.random.IntN(len(h.instances))
 	one := h.instances[i]
-	n := h.random.IntN(5)
+	n := h.random.IntN(6)
 	if n == 4 && !*freeze {
 		n = 0
 	}
@@ -139,13 +169,17 @@ func (h *havoc) fault() {
 		h.instances[i] = h.spawn(i)
 	case 1:
 		h.faults["stop"]++
-		if err := one.Process.Signal(syscall.SIGTERM); err != nil {
-			h.t.Fatal(err)
-		}
-		if err := one.Wait(); err != nil {
-			h.t.Errorf("a stop: %v", err)
-		}
+		h.leave(i)
 		h.instances[i] = h.spawn(i)
+	case 5:
+		if len(h.instances) < 3 {
+			h.faults["join"]++
+			h.join()
+			break
+		}
+		h.faults["leave"]++
+		h.leave(i)
+		h.instances, h.names = slices.Delete(h.instances, i, i+1), slices.Delete(h.names, i, i+1)
 	case 2:
 		h.faults["all connections closed"]++
 		h.broken.Add(1)
@@ -219,7 +253,7 @@ func (h *havoc) send(ctx context.Context, key string) {
 			h.t.Error(err)
 			return
 		}
-		h.orders.Sent(key, n, before%2 == 1 || before != h.broken.Load())
+		h.of(key).Sent(key, n, before%2 == 1 || before != h.broken.Load())
 		h.pause(10 * time.Millisecond)
 	}
 }
@@ -244,11 +278,15 @@ func (h *havoc) spawn(i int) *exec.Cmd {
 	return cmd
 }
 
-// awaitOwner waits until an instance has the queue.
+// awaitOwner waits until instances have the queue and its partitions.
 func (h *havoc) awaitOwner() {
 	h.t.Helper()
 	for range 600 {
-		if slices.ContainsFunc(h.journal(), func(l line) bool { return l.Op == "tenure" }) {
+		owned := map[string]bool{}
+		for _, l := range h.journal() {
+			owned[l.Queue] = true
+		}
+		if len(owned) >= len(h.queues()) {
 			return
 		}
 		h.pause(100 * time.Millisecond)
@@ -270,7 +308,7 @@ func (h *havoc) settle() {
 				left[name] = n
 			}
 		}
-		if left["steps"] == "0" && left["steps.parked"] == "1" {
+		if !slices.ContainsFunc(h.queues(), func(q string) bool { return left[q] != "0" || left[order.ParkingQueue(q)] != "1" }) {
 			return
 		}
 		h.discard()
@@ -305,27 +343,50 @@ func (h *havoc) judge() {
 	for _, l := range h.journal() {
 		switch l.Op {
 		case "tenure":
-			h.orders.Tenure(l.Proc)
+			h.owns(l)
 			owners = append(owners, l)
 		case "done":
-			h.orders.Done(l.Proc, l.Key, l.N)
+			h.of(l.Key).Done(l.Proc, l.Key, l.N)
 		default:
-			h.orders.GivenUp(l.Key, l.N)
+			h.of(l.Key).GivenUp(l.Key, l.N)
 		}
 	}
-	v := h.orders.Verdict()
-	h.t.Logf("%v; %v; %s", h.plan.GiveUp, h.faults, v)
-	if !v.OK() || v.Late > 0 && !*freeze && v.Late > h.faults["all connections closed"]+h.faults["broker killed"]+h.faults["leader killed"]+h.faults["leader frozen"] {
-		h.t.Error(v)
+	h.t.Logf("%v; %v", h.plan.GiveUp, h.faults)
+	for i, one := range h.orders {
+		v := one.Verdict()
+		h.t.Logf("partition %d of %d: %s", i, len(h.orders), v)
+		if !v.OK() || v.Late > 0 && !*freeze && v.Late > h.faults["all connections closed"]+h.faults["broker killed"]+h.faults["leader killed"]+h.faults["leader frozen"] {
+			h.t.Error(v)
+		}
+		if v.Sent == 0 || v.Tenures < 2 {
+			h.t.Error("nothing was proved")
+		}
 	}
-	if v.Sent == 0 || v.Tenures < 2 {
-		h.t.Error("nothing was proved")
+	h.takeOvers(owners)
+}
+
+// owns notes that an instance has a queue now.
+func (h *havoc) owns(l line) {
+	for i, one := range h.orders {
+		switch {
+		case h.plan.Partitions > 0 && l.Queue == "steps":
+			one.Router()
+		case h.plan.Partitions == 0 || l.Queue == order.PartitionQueue("steps", i):
+			one.Tenure(l.Proc)
+		}
 	}
+}
+
+// takeOvers tells how long it took after a kill until another instance had what the killed one had.
+func (h *havoc) takeOvers(owners []line) {
 	var took []time.Duration
 	for _, k := range h.kills {
-		i := slices.IndexFunc(owners, func(o line) bool { return o.T.After(k.at) })
-		if i > 0 && owners[i-1].Proc == k.name { // it was the owner
-			took = append(took, owners[i].T.Sub(k.at))
+		for _, queue := range h.queues() {
+			of := slices.DeleteFunc(slices.Clone(owners), func(l line) bool { return l.Queue != queue })
+			i := slices.IndexFunc(of, func(o line) bool { return o.T.After(k.at) })
+			if i > 0 && of[i-1].Proc == k.name { // it was the owner
+				took = append(took, of[i].T.Sub(k.at))
+			}
 		}
 	}
 	slices.Sort(took)

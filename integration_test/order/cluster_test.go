@@ -23,7 +23,7 @@ func TestCluster(t *testing.T) {
 	for _, give := range []order.GiveUp{order.HoldKey, order.SkipMessage} {
 		t.Run(fmt.Sprint(give), func(t *testing.T) {
 			c := rabbit.NeedCluster(t, rabbit.ClusterOptions{})
-			h := newHavoc(t, c.Nodes()[0], give)
+			h := newHavoc(t, c.Nodes()[0], give, 0)
 			h.cluster, h.plan.URLs = c, c.URLs()
 			h.run(*cluster)
 		})

@@ -29,19 +29,22 @@ const asService = "HAREBUS_ORDER_SERVICE"
 
 // plan is what an instance does.
 type plan struct {
-	URLs    []string
-	Name    string
-	GiveUp  order.GiveUp
-	Journal string // in which all instances note what they do
+	URLs   []string
+	Name   string
+	GiveUp order.GiveUp
+	// Partitions is into how many the queue is divided; 0: not at all.
+	Partitions int
+	Journal    string // in which all instances note what they do
 }
 
 // line is one of the journal.
 type line struct {
-	Op   string // "tenure", "done" or "given up"
-	Proc string
-	Key  string
-	N    int
-	T    time.Time
+	Op    string // "tenure", "done" or "given up"
+	Queue string // of a tenure
+	Proc  string
+	Key   string
+	N     int
+	T     time.Time
 }
 
 // step is the nth message of its key.
@@ -79,8 +82,8 @@ func (p *plan) serve(ctx context.Context) error {
 	defer func() { _ = file.Close() }()
 	j := &journal{file: file, proc: p.Name}
 	setup, err := harebus.New(harebus.Config{
-		Queue: "steps", Logger: zap.New(hook{j}), Connect: harebus.ConnectConfig{URLs: p.URLs, Name: p.Name},
-		Consume: harebus.ConsumeConfig{Concurrency: 8, Order: &order.Config{GiveUp: p.GiveUp, MaxParked: 5000}},
+		Queue: "steps", Logger: zap.New(hook{j: j}), Connect: harebus.ConnectConfig{URLs: p.URLs, Name: p.Name},
+		Consume: harebus.ConsumeConfig{Concurrency: 8, Order: &order.Config{GiveUp: p.GiveUp, MaxParked: 5000, Partitions: p.Partitions}},
 		Retry:   harebus.RetryConfig{MaxRetries: 4, BackOff: func() backoff.BackOff { return backoff.NewConstantBackOff(200 * time.Millisecond) }},
 		Handling: harebus.HandlingConfig{GivenUp: func(_ context.Context, _ *harebus.Bus, m harebus.Failed) error {
 			var s step
@@ -137,7 +140,12 @@ type journal struct {
 }
 
 func (j *journal) note(op string, s step) error {
-	text, err := json.Marshal(line{op, j.proc, s.Key, s.N, time.Now()})
+	return j.write(line{Op: op, Key: s.Key, N: s.N})
+}
+
+func (j *journal) write(l line) error {
+	l.Proc, l.T = j.proc, time.Now()
+	text, err := json.Marshal(l)
 	if err != nil {
 		return err
 	}
@@ -148,10 +156,20 @@ func (j *journal) note(op string, s step) error {
 }
 
 // hook is a log of which two lines go into the journal.
-type hook struct{ j *journal }
+type hook struct {
+	j     *journal
+	queue string
+}
 
-func (hook) Enabled(l zapcore.Level) bool        { return l >= zap.InfoLevel }
-func (h hook) With([]zapcore.Field) zapcore.Core { return h }
+func (hook) Enabled(l zapcore.Level) bool { return l >= zap.InfoLevel }
+func (h hook) With(fields []zapcore.Field) zapcore.Core {
+	for _, f := range fields {
+		if f.Key == "queue" {
+			h.queue = f.String
+		}
+	}
+	return h
+}
 func (h hook) Check(e zapcore.Entry, c *zapcore.CheckedEntry) *zapcore.CheckedEntry {
 	return c.AddCore(e, h)
 }
@@ -160,7 +178,7 @@ func (hook) Sync() error { return nil }
 func (h hook) Write(e zapcore.Entry, fields []zapcore.Field) error {
 	switch {
 	case strings.HasPrefix(e.Message, "this process handles the ordered queue now"):
-		return h.j.note("tenure", step{})
+		return h.j.write(line{Op: "tenure", Queue: h.queue})
 	case strings.HasPrefix(e.Message, "a message that held its key is discarded"):
 		for _, f := range fields {
 			if f.Key == "message_id" {

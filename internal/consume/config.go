@@ -53,6 +53,11 @@ type Config struct {
 	Note   func(ctx context.Context, note amqp.Table) error
 	Answer func(ctx context.Context, to, correlationID string, body []byte) error
 
+	// Shares are the partitions of a divided queue: nil for a queue that is none. Members is then, for the queue that is divided, the queue
+	// in which the instances are counted, and else empty.
+	Shares  *Shares
+	Members string
+
 	// Stream reads the queue as a stream; nil for one that is none.
 	Stream *streams.Reader
 

@@ -105,7 +105,7 @@ func (c *consumer) keepConsuming() {
 			break
 		}
 		c.since = time.Now()
-		if errors.Is(err, errChanging) {
+		if errors.Is(err, errChanging) || errors.Is(err, errHandOver) {
 			continue
 		}
 		c.lost.Store(true)
@@ -177,7 +177,7 @@ func (c *consumer) consume(ctx context.Context) error {
 		return err
 	}
 	err = c.consumeOn(ctx, s)
-	if c.cfg.Queues > 1 && !errors.Is(err, errChanging) {
+	if c.cfg.Queues > 1 && !errors.Is(err, errChanging) && !errors.Is(err, errHandOver) {
 		s.Trial().Pass(c.cfg.Queue, c.cfg.Queues) // other queues need not wait for this one
 	}
 	return err
@@ -185,7 +185,7 @@ func (c *consumer) consume(ctx context.Context) error {
 
 func (c *consumer) consumeOn(ctx context.Context, s *session.Session) error {
 	if err := c.cfg.Declare(ctx, s, c.since, !c.began); err != nil {
-		return err
+		return c.redivided(err)
 	}
 	switch {
 	case c.cfg.Order != nil:
@@ -312,6 +312,8 @@ func (c *consumer) state() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
+	case errors.Is(c.err, errHandOver):
+		return nil
 	case c.err != nil:
 		return c.err
 	case c.feed == nil:

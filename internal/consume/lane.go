@@ -42,6 +42,11 @@ func (t *tenure) message(d *Delivery, parked bool) *lanes.Message {
 	d.lane = &lanes.Message{
 		Key: key, ID: id, Count: d.delivered, Again: d.Raw.Redelivered, Parked: parked, Of: d,
 	}
+	if t.cfg.Divided() {
+		d.lane.Count = 0 // a router runs no handler, which could end the process
+	} else {
+		d.lane.Route = lanes.TakeRoute(&t.cfg.Names, d.Raw.Headers)
+	}
 	return d.lane
 }
 
@@ -79,6 +84,7 @@ func (t *tenure) fromParking(raw amqp.Delivery, ok bool) error {
 		return nil
 	}
 	if t.phase == waiting {
+		t.shares().take(t.c)
 		t.await(loading)
 	}
 	d := t.prepare(t.parking, raw)
@@ -125,6 +131,11 @@ func settle(m *lanes.Message) {
 func (t *tenure) read(d *Delivery, n lanes.Note) error {
 	switch n.Kind {
 	case lanes.Join:
+		if n.Fence > 0 && t.phase < owning {
+			if err := t.cfg.Redivided(t.c.cfg.Queue, n.About); err != nil {
+				return err
+			}
+		}
 		t.keep(d, n)
 		if t.phase == fencing && n.Owner == t.id && n.Fence > 0 {
 			return t.begin()
@@ -348,6 +359,7 @@ func (t *tenure) anew(d *Delivery) *Delivery {
 	again.Raw, again.consumer, again.feed, again.task, again.tenure, again.came = d.Raw, d.consumer, d.feed, task, t, d.came
 	again.Raw.Body, again.lane = d.Packed, d.lane
 	if again.unpack() { // it could be before
+		lanes.TakeRoute(&t.cfg.Names, again.Raw.Headers)
 		d.lane.Of = again
 	}
 	return again
@@ -385,6 +397,14 @@ func (t *tenure) resume(d *Delivery) {
 // Ordered says whether the delivery has its place in an order. Then a copy of it is stored in the parking
 // queue, under Place, instead of being sent to its queue again.
 func (d *Delivery) Ordered() bool { return d.tenure != nil && d.lane != nil && d.lane.Key != "" }
+
+// Order is the config of its queue, if that is an ordered one; else nil.
+func (d *Delivery) Order() *lanes.Config {
+	if d.consumer == nil || d.consumer.cfg == nil {
+		return nil // of a test
+	}
+	return d.consumer.cfg.Order
+}
 
 // Parked says whether the delivery has come from the parking queue. Then it was due when it was handed out.
 func (d *Delivery) Parked() bool { return d.lane != nil && d.lane.Parked }

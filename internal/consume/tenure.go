@@ -117,9 +117,12 @@ func (c *consumer) own(ctx context.Context, s *session.Session) error {
 	c.began = true
 	c.note(nil)
 	t.join(0)
+	if c.cfg.Members != "" {
+		t.notes.Go(t.attend)
+	}
 	end := c.cfg.consuming(s)
 	err = t.run(ctx)
-	if errors.Is(err, errChanging) {
+	if errors.Is(err, errChanging) || errors.Is(err, errHandOver) {
 		end(nil)
 	} else {
 		end(err)
@@ -225,12 +228,10 @@ func (t *tenure) run(ctx context.Context) error {
 		case <-tick.C:
 			err = t.lookAfter()
 		case <-t.c.nudged:
-			if t.c.isPaused() {
-				err = errChanging
-			}
+			err = t.yields()
 		}
 		switch {
-		case errors.Is(err, errChanging):
+		case errors.Is(err, errChanging), errors.Is(err, errHandOver):
 			t.leave(err, false)
 			return err
 		case err != nil:
@@ -238,6 +239,25 @@ func (t *tenure) run(ctx context.Context) error {
 			return err
 		}
 	}
+}
+
+// yields is why the tenure ends although nothing is lost.
+func (t *tenure) yields() error {
+	switch {
+	case t.c.isPaused():
+		return errChanging
+	case t.shares().surplus(t.c):
+		return errHandOver
+	}
+	return nil
+}
+
+// shares are those that the tenure is about: nil unless it is one of a partition.
+func (t *tenure) shares() *Shares {
+	if t.c.cfg.Members != "" {
+		return nil
+	}
+	return t.c.cfg.Shares
 }
 
 // cancelled is why the broker has cancelled the consumer.
@@ -343,6 +363,7 @@ func (t *tenure) end() {
 		t.queue.close()
 	}
 	t.parking.close()
+	t.shares().release(t.c)
 }
 
 // attach begins to consume from the queue.

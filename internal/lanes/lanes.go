@@ -22,6 +22,8 @@ type Message struct {
 	// Parked says that it has come from the parking queue, where it has this Place.
 	Parked bool
 	Place
+	// Route is how a router has sent it into a partition; zero elsewhere.
+	Route Route
 	// Of is what the user of this package knows of it.
 	Of any
 
@@ -76,6 +78,7 @@ type Lanes struct {
 	oldest   []place
 	// loaded are the ids of the messages that other tenures have parked. Perhaps they are also in the queue.
 	loaded map[string]bool
+	routed routed
 	trials map[string]int // notes of other tenures
 	late   bool           // what others send now was sent when they were no owners any more
 }
@@ -128,9 +131,9 @@ func (l *Lanes) list(of *lane) {
 }
 
 // Arrive takes a message from the queue, in its order. False means that it is in the parking queue
-// already: it is to be acknowledged, and that is all.
+// already, or a copy that is too late: it is to be acknowledged, and that is all.
 func (l *Lanes) Arrive(m *Message) bool {
-	if m.Again && m.Key != "" && l.loaded[m.ID] {
+	if m.Key != "" && (m.Again && l.loaded[m.ID] || l.routed.late(m)) {
 		return false
 	}
 	m.lane = l.of(m.Key)

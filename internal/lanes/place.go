@@ -40,7 +40,35 @@ func Of(c *order.Config, queue, prefix string) *Config {
 
 // Settings is what all instances must have in common, as text.
 func (c *Config) Settings() string {
-	return fmt.Sprintf("Header %s, GiveUp %d, MaxParked %d", field.Quote(c.Header), c.GiveUp, c.MaxParked)
+	settings := fmt.Sprintf("Header %s, GiveUp %d, MaxParked %d", field.Quote(c.Header), c.GiveUp, c.MaxParked)
+	if c.Divided() {
+		settings += partitions + strconv.Itoa(c.Partitions)
+	}
+	return settings
+}
+
+// partitionsIn is the number of partitions that settings say.
+func partitionsIn(settings string) (n int) {
+	if at := strings.LastIndex(settings, partitions); at >= 0 {
+		n, _ = strconv.Atoi(settings[at+len(partitions):]) // 0 in what nobody of ours has written
+	}
+	return n
+}
+
+const partitions = ", Partitions "
+
+// Redivided is the fault of an instance whose predecessor had another number of partitions. Messages of a key may still be in the partition that
+// it had, so those behind them must not go to another one.
+func (c *Config) Redivided(queue, settings string) error {
+	mine, theirs := 0, partitionsIn(settings)
+	if c.Divided() {
+		mine = c.Partitions
+	}
+	if mine == theirs {
+		return nil
+	}
+	return fmt.Errorf("the queue %s is divided into %d partitions by the instances that run, or ran before, and Consume.Order of this one says %d (0 is an undivided queue);"+
+		" to change that see \"The number of partitions\" in docs/ordering.md", field.Quote(queue), theirs, mine)
 }
 
 // KeyHeader is the header of the key, after the prefix.
@@ -48,8 +76,8 @@ const KeyHeader = "Key"
 
 // Names are the headers of a message in the parking queue.
 type Names struct {
-	// Key is that of the message as text, and Place its place.
-	Key, Place string
+	// Key is that of the message as text, Place its place, and Route how it came into a partition.
+	Key, Place, Route string
 	// These are headers of every message: its id and type, how often it has failed, why, and since when.
 	ID, Type, Retries, Details, FirstFailed string
 	// Note says that it is no message of a sender but a note of the instances to themselves, or the
@@ -59,7 +87,7 @@ type Names struct {
 
 // NamesOf are those of a dialect.
 func NamesOf(prefix string) Names {
-	return Names{Key: prefix + "OrderKey", Place: prefix + "OrderPlace", Note: prefix + "OrderNote",
+	return Names{Key: prefix + "OrderKey", Place: prefix + "OrderPlace", Route: prefix + "OrderRoute", Note: prefix + "OrderNote",
 		ID: prefix + "MessageId", Type: prefix + "MessageType", Retries: prefix + "ErrorRetries", Details: prefix + "ErrorDetails",
 		FirstFailed: prefix + "FirstFailed"}
 }
@@ -68,6 +96,7 @@ func NamesOf(prefix string) Names {
 func (n *Names) Strip(headers amqp.Table) {
 	delete(headers, n.Key)
 	delete(headers, n.Place)
+	delete(headers, n.Route)
 	delete(headers, n.Note)
 }
 

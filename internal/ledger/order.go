@@ -14,6 +14,7 @@ type Orders struct {
 	keys    map[string]*keyOrder
 	tenure  int
 	tenures []string // their owners
+	routers int
 	late    int
 }
 
@@ -26,7 +27,7 @@ type keyOrder struct {
 }
 
 type effect struct {
-	n, tenure int
+	n, tenure, router int
 }
 
 // NewOrders makes one.
@@ -60,6 +61,14 @@ func (o *Orders) Tenure(proc string) {
 	o.tenures = append(o.tenures, proc)
 }
 
+// Router notes that a process has become the router, which sends the messages into this partition of a queue. It may send some again, so that each key
+// steps back once more, at any time after that: the copies are behind what is in the partition.
+func (o *Orders) Router() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.routers++
+}
+
 // Done notes that a process has handled the nth message of a key with success. If another one is the owner, it is
 // late: the process was frozen or cut off, and had not noticed. The message counts as not handled.
 func (o *Orders) Done(proc, key string, n int) {
@@ -70,7 +79,7 @@ func (o *Orders) Done(proc, key string, n int) {
 		return
 	}
 	k := o.key(key)
-	k.effects = append(k.effects, effect{n, o.tenure})
+	k.effects = append(k.effects, effect{n, o.tenure, o.routers})
 }
 
 // GivenUp notes that the nth message of a key was skipped or discarded.
@@ -111,7 +120,7 @@ func (k *keyOrder) judge(name string, v *OrderVerdict) {
 	}
 	first := map[int]bool{}
 	lastNew := 0 // the highest whose first success has come
-	last := effect{}
+	last, backs := effect{}, 0
 	for _, e := range k.effects {
 		switch {
 		case first[e.n]:
@@ -127,6 +136,8 @@ func (k *keyOrder) judge(name string, v *OrderVerdict) {
 		switch {
 		case e.n == k.next(last.n), k.doubted[e.n]:
 		case e.n <= last.n && e.tenure > last.tenure: // a step back
+		case e.n <= last.n && backs < e.router-1:
+			backs++
 		default:
 			v.Gaps = append(v.Gaps, fmt.Sprintf("%s: %d after %d, tenure %d after %d", name, e.n, last.n, e.tenure, last.tenure))
 		}

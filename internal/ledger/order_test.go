@@ -11,7 +11,7 @@ import (
 func TestOrders(t *testing.T) {
 	t.Parallel()
 	type step struct {
-		do string // "s": sent, "S": perhaps twice, "t": new owner, "d": done, "g": given up, "l": done by another process
+		do string // "s": sent, "S": perhaps twice, "t": new owner, "r": new router, "d": done, "g": given up, "l": done by another process
 		n  int
 	}
 	for name, c := range map[string]struct {
@@ -22,6 +22,8 @@ func TestOrders(t *testing.T) {
 		"missing at the end":    {[]step{{"s", 3}, {"d", 1}, {"d", 2}}, "NOLOSS: missing (1): a: 3"},
 		"skipped":               {[]step{{"s", 3}, {"d", 1}, {"d", 3}}, "ORDER: gaps (1): a: 3 after 1"},
 		"inverted":              {[]step{{"s", 2}, {"d", 2}, {"d", 1}}, "ORDER: inversions (2)"},
+		"sent again":            {[]step{{"s", 3}, {"r", 0}, {"d", 1}, {"r", 0}, {"d", 2}, {"d", 1}, {"d", 2}, {"d", 3}}, "3 sent, 3 handled, 1 owners, 2 repeated, 0 late"},
+		"sent again twice":      {[]step{{"s", 2}, {"r", 0}, {"d", 1}, {"r", 0}, {"d", 2}, {"d", 1}, {"d", 2}, {"d", 1}}, "ORDER: gaps (1): a: 1 after 2"},
 		"given up":              {[]step{{"s", 3}, {"d", 1}, {"g", 2}, {"d", 3}}, "3 sent, 2 handled, 1 owners, 0 repeated, 0 late"},
 		"a step back":           {[]step{{"s", 3}, {"d", 1}, {"d", 2}, {"t", 0}, {"d", 1}, {"d", 2}, {"d", 3}}, "3 sent, 3 handled, 2 owners, 2 repeated, 0 late"},
 		"repeated by the owner": {[]step{{"s", 2}, {"d", 1}, {"d", 1}, {"d", 2}}, "ORDER: gaps (1): a: 1 after 1"},
@@ -41,6 +43,8 @@ func TestOrders(t *testing.T) {
 					o.Sent("a", s.n, s.do == "S")
 				case "t":
 					o.Tenure("p")
+				case "r":
+					o.Router()
 				case "g":
 					o.GivenUp("a", s.n)
 				case "l":

@@ -34,9 +34,23 @@ type Options struct {
 // ErrNobody says that no instance of the service consumes, so nobody has answered. The next one does what was said.
 var ErrNobody = errors.New("no instance consumes from the queue; the next one that does will do it")
 
-// List returns the keys that are parked: as the instance says that has the queue, or, if there is none, as they lie in the
-// parking queue.
+// List returns the keys that are parked: as the instances say that have the queue, or its partitions; where there is none, as they
+// lie in the parking queue.
 func (o *Options) List(ctx context.Context) (keys []order.Parked, err error) {
+	all, err := o.whole(ctx)
+	for _, one := range all {
+		if err != nil {
+			break
+		}
+		var more []order.Parked
+		more, err = one.list(ctx)
+		keys = append(keys, more...)
+	}
+	return keys, err
+}
+
+// list is List for one queue.
+func (o *Options) list(ctx context.Context) (keys []order.Parked, err error) {
 	return with(ctx, o, func(ctx context.Context, ch *amqp.Channel, q amqp.Queue) (keys []order.Parked, err error) {
 		if q.Consumers > 0 {
 			err = o.ask(ctx, ch, lanes.Note{Kind: lanes.List}, &keys)
@@ -46,8 +60,27 @@ func (o *Options) List(ctx context.Context) (keys []order.Parked, err error) {
 	})
 }
 
-// Say says a word about a key, or about all that are held, and returns for how many messages it was done.
+// Say says a word about a key, or about all that are held, and returns for how many messages it was done. With [ErrNobody] it was not said to
+// all.
 func (o *Options) Say(ctx context.Context, word, key string) (messages int, err error) {
+	all, err := o.whole(ctx)
+	if err != nil {
+		return 0, err
+	}
+	var unheard error
+	for _, one := range all {
+		n, err := one.say(ctx, word, key)
+		if err != nil && !errors.Is(err, ErrNobody) {
+			return messages, err
+		}
+		messages += n
+		unheard = cmp.Or(unheard, err)
+	}
+	return messages, unheard
+}
+
+// say is Say for one queue.
+func (o *Options) say(ctx context.Context, word, key string) (messages int, err error) {
 	return with(ctx, o, func(ctx context.Context, ch *amqp.Channel, q amqp.Queue) (messages int, err error) {
 		note := lanes.Note{Kind: word, About: key}
 		if q.Consumers > 0 {

@@ -23,8 +23,8 @@ func (c *Case) inPlace(purpose Purpose, out *publish.Message, cause error, due t
 	}
 	place, key := c.On.Place()
 	place.Due, place.Held = due, held
-	c.Queue.Order.Names.Strip(out.Publishing.Headers) // a sender's note would be taken for one of ours
-	place.Write(&c.Queue.Order.Names, key, out.Publishing.Headers)
+	c.On.Order().Names.Strip(out.Publishing.Headers) // a sender's note would be taken for one of ours
+	place.Write(&c.On.Order().Names, key, out.Publishing.Headers)
 	out.Exchange, out.ViaDefault = "", false
 	sent := c.send(purpose, out, cause)
 	if sent {
@@ -36,7 +36,7 @@ func (c *Case) inPlace(purpose Purpose, out *publish.Message, cause error, due t
 // Behind stores the message in the parking queue as it came, because one of its key waits there.
 func (c *Case) Behind() bool {
 	before := c.Deadly
-	if c.inPlace(Postpone, c.copyTo(c.Queue.Order.Parking), nil, time.Time{}, false) {
+	if c.inPlace(Postpone, c.copyTo(c.On.Order().Parking), nil, time.Time{}, false) {
 		return true
 	}
 	return c.Deadly != before && c.Behind() // without the headers that may have ended the connection
@@ -45,7 +45,7 @@ func (c *Case) Behind() bool {
 // hold stores the message in the parking queue, where it holds its key until an operator has decided.
 func (c *Case) hold(cause error) Result {
 	before := c.Deadly
-	out := c.failedCopy(c.Queue.Order.Parking, cause)
+	out := c.failedCopy(c.On.Order().Parking, cause)
 	c.describe(out.Publishing.Headers, cause)
 	if !c.inPlace(Park, out, cause, time.Time{}, true) {
 		if c.Deadly != before {

@@ -54,6 +54,10 @@ type Queue struct {
 	// Final reports that no queue can ever store the message that err is about.
 	Final func(err error) bool
 
+	// Partitions are those of a divided queue.
+	Partitions []string
+
+	routing  routing
 	parking  parking
 	refusals refusals
 	leases   leases
@@ -71,7 +75,7 @@ func (q *Queue) Troubles() []error {
 	if err != nil {
 		err = fmt.Errorf("no failed message can be retried since %s, so they go back to their queue: %w", since.Format(time.RFC3339), err)
 	}
-	return []error{q.parking.trouble(), err}
+	return []error{q.parking.trouble(), err, q.routing.trouble()}
 }
 
 // Case is a delivery that is to be stored somewhere else.
@@ -103,7 +107,7 @@ type Case struct {
 func (c *Case) Later(purpose Purpose, after time.Duration, cause error) bool {
 	due := time.Now().Add(after)
 	if c.On.Ordered() {
-		out := c.failedCopy(c.Queue.Order.Parking, cause)
+		out := c.failedCopy(c.On.Order().Parking, cause)
 		c.mark(out, purpose, due)
 		return c.inPlace(purpose, out, cause, due, false)
 	}
@@ -255,13 +259,13 @@ const (
 // is full, or it is missing and cannot be declared), the copy waits in the delay queues,
 // because a delivery that is held would keep others from being handled.
 func (c *Case) Park(cause error) Result {
-	if c.On.Ordered() && c.Queue.Order.GiveUp == order.HoldKey {
+	if c.On.Ordered() && c.On.Order().GiveUp == order.HoldKey {
 		return c.hold(cause)
 	}
 	out := c.failedCopy(c.Queue.ErrorQueue, cause)
 	c.note(out, c.describe(out.Publishing.Headers, cause), cause)
-	if c.Queue.Order != nil {
-		c.Queue.Order.Names.Strip(out.Publishing.Headers)
+	if c.On.Order() != nil {
+		c.On.Order().Names.Strip(out.Publishing.Headers)
 	}
 	return c.bury(out, cause)
 }

@@ -1,0 +1,141 @@
+package resend
+
+import (
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+	"go.uber.org/zap"
+
+	"github.com/harebus/harebus/internal/consume"
+	"github.com/harebus/harebus/internal/lanes"
+	"github.com/harebus/harebus/internal/publish"
+	"github.com/harebus/harebus/order"
+)
+
+// routing is what is known of the way of messages to the partitions of a queue.
+type routing struct {
+	turn atomic.Uint64 // of messages without a key
+
+	mu     sync.Mutex // guards what follows
+	stuck  map[string]stuck
+	logged time.Time
+}
+
+// stuck is why a partition takes no message.
+type stuck struct {
+	err         error
+	since, last time.Time
+}
+
+// note notes the outcome of an attempt. It says whether that is to be logged.
+func (r *routing) note(partition string, err error, now time.Time) (say bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err == nil {
+		delete(r.stuck, partition)
+		return false
+	}
+	if r.stuck == nil {
+		r.stuck = map[string]stuck{}
+	}
+	one, was := r.stuck[partition]
+	if !was {
+		one.since = now
+	}
+	one.err, one.last = err, now
+	r.stuck[partition] = one
+	if say = now.Sub(r.logged) >= quiet; say {
+		r.logged = now
+	}
+	return say
+}
+
+// trouble is why messages do not get to their partition. What is older than a minute is over, or in another process: those that could not be sent
+// are tried again sooner.
+func (r *routing) trouble() error {
+	const age, patience = time.Minute, 5 * time.Second
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for partition, one := range r.stuck {
+		switch {
+		case time.Since(one.last) > age:
+			delete(r.stuck, partition)
+		case one.last.Sub(one.since) > patience:
+			return fmt.Errorf("a message has not got to its partition %s since %s; those of its key wait behind it: %w",
+				partition, one.since.Format(time.RFC3339), one.err)
+		}
+	}
+	return nil
+}
+
+// routed is the work of the router on a delivery: a copy, as the message came, goes to the partition of its key. What cannot
+// be sent stays here, with those of its key behind it, and is tried again.
+type routed struct {
+	consume.Delivery
+	queue *Queue
+}
+
+// Route is the work on a delivery from a divided queue.
+func (q *Queue) Route() consume.Task { return &routed{queue: q} }
+
+// Members is the queue in which the instances are counted that share a divided queue; empty for another one.
+func (q *Queue) Members() string {
+	if len(q.Partitions) == 0 {
+		return ""
+	}
+	return order.MembersQueue(q.Name)
+}
+
+// Handle sends the copy, and acknowledges the message when it is confirmed. A crash in between repeats it.
+func (d *routed) Handle() {
+	place, key := d.Place()
+	partition := d.partition(key)
+	err := d.send(partition, key, lanes.Route{Fence: order.Fence(d.Context()), Number: place.Number})
+	if d.Context().Err() != nil || !d.Connected() {
+		return // another router has the queue, and sends it
+	}
+	if d.queue.routing.note(partition, err, time.Now()) {
+		d.Log().Error("a message cannot be sent to its partition; trying again", zap.String("partition", partition), zap.String("message_id", d.Raw.MessageId), zap.Error(err))
+	}
+	if err == nil {
+		d.Ack()
+	}
+}
+
+// partition is the one of a key. What has none goes to each in turn.
+func (d *routed) partition(key string) string {
+	all := d.queue.Partitions
+	if key == "" {
+		return all[d.queue.routing.turn.Add(1)%uint64(len(all))]
+	}
+	return all[order.Partition(key, len(all))]
+}
+
+func (d *routed) send(partition, key string, as lanes.Route) error {
+	content, err := AsItCame(d.Packed)
+	if err != nil {
+		return err
+	}
+	names := &d.Order().Names
+	if content.Headers == nil {
+		content.Headers = amqp.Table{}
+	}
+	if names.Strip(content.Headers); key != "" {
+		as.Write(names, content.Headers)
+	}
+	out := &publish.Message{Key: partition, Mandatory: true, Once: true, Copied: true, Publishing: content}
+	return d.queue.tell(d.Ackable(), out)
+}
+
+// Store has a message wait here behind one of its key. With a cause it is sent all the same: a router runs no handler, so no message ends its process.
+func (d *routed) Store(cause error) {
+	if cause != nil {
+		d.Handle()
+	}
+}
+
+// Handling says that no handler runs.
+func (*routed) Handling() ([]zap.Field, time.Duration, bool) { return nil, 0, false }

@@ -1,0 +1,319 @@
+package order_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/harebus/harebus"
+	"github.com/harebus/harebus/brokertest"
+	"github.com/harebus/harebus/order"
+)
+
+// divided runs a test about a queue with four partitions.
+func divided(t *testing.T, test func(t *testing.T, r *rig)) {
+	t.Helper()
+	bubble(t, func(t *testing.T, r *rig) {
+		r.cfg.Consume.Order = &order.Config{Partitions: 4}
+		test(t, r)
+	})
+}
+
+// team are instances that share the partitions.
+type team struct {
+	*rig
+	has map[int]string // which instance has a partition: it has handled the last message of it
+}
+
+func newTeam(r *rig) *team { return &team{r, map[int]string{}} }
+
+// joins starts an instance.
+func (m *team) joins(name string) *harebus.Setup {
+	m.t.Helper()
+	m.cfg.Connect.Name = name
+	return m.serve(func(ctx context.Context, s step) error {
+		if order.Fence(ctx) == 0 {
+			m.t.Error("no fencing number")
+		}
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.has[order.Partition(s.Key, 4)] = name
+		return nil
+	})
+}
+
+// shares sends a message to each partition and says how many each instance has: "a2 b2".
+func (m *team) shares(n int) string {
+	m.t.Helper()
+	for _, key := range keysOfAll {
+		m.send(fmt.Sprint(key, n))
+	}
+	m.rest(time.Second)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	count := map[string]int{}
+	for _, name := range m.has {
+		count[name]++
+	}
+	var all []string
+	for name, n := range count {
+		all = append(all, fmt.Sprint(name, n))
+	}
+	slices.Sort(all)
+	return strings.Join(all, " ")
+}
+
+// keysOfAll are keys of all partitions.
+var keysOfAll = strings.Split("abcdefghijklmnop", "")
+
+// TestPartitions: messages of a key are handled in their order, also when one fails, and none is lost.
+func TestPartitions(t *testing.T) {
+	divided(t, func(_ *testing.T, r *rig) {
+		failed := map[string]bool{}
+		for range 2 {
+			r.serve(func(_ context.Context, s step) error {
+				r.mu.Lock()
+				defer r.mu.Unlock()
+				if s.N == 3 && !failed[s.Key] {
+					failed[s.Key] = true
+					return errors.New("the first time")
+				}
+				return nil
+			})
+		}
+		for _, key := range keysOfAll {
+			r.send(numbers(key, 8))
+		}
+		r.rest(time.Minute)
+		for _, key := range keysOfAll {
+			r.wants(key, upTo(8))
+		}
+	})
+}
+
+// TestShares: who joins gets its share of the partitions, and what belonged to one that stops or dies goes to the others.
+func TestShares(t *testing.T) {
+	divided(t, func(t *testing.T, r *rig) {
+		m := newTeam(r)
+		want := func(n int, want string) {
+			t.Helper()
+			if got := m.shares(n); got != want {
+				t.Errorf("%d: shares %s, want %s", n, got, want)
+			}
+		}
+		a := m.joins("a")
+		want(1, "a4")
+		m.joins("b")
+		r.rest(2 * time.Second)
+		want(2, "a2 b2")
+		c := m.joins("c")
+		d := m.joins("d")
+		r.rest(3 * time.Second)
+		want(3, "a1 b1 c1 d1")
+		r.try(c.Close())
+		r.try(d.Close())
+		r.rest(time.Second)
+		want(4, "a2 b2")
+		r.try(a.Pause(r.ctx))
+		r.rest(time.Second)
+		want(5, "b4")
+		r.try(a.Resume())
+		r.rest(3 * time.Second)
+		want(6, "a2 b2")
+		r.try(a.Close())
+		want(7, "b4")
+		for _, key := range keysOfAll {
+			r.wants(key, upTo(7))
+		}
+	})
+}
+
+// TestTakenOver: what a process had that dies is with the others within half a second.
+func TestTakenOver(t *testing.T) {
+	divided(t, func(t *testing.T, r *rig) {
+		m := newTeam(r)
+		m.joins("a")
+		b := m.joins("b")
+		r.rest(3 * time.Second)
+		for _, one := range r.broker.Connections() {
+			if strings.HasPrefix(one.Name, "b") {
+				r.broker.CutConnections(one.Name)
+			}
+		}
+		began := time.Now()
+		r.try(b.Close())
+		for _, key := range keysOfAll {
+			r.send(key + "1")
+		}
+		for len(r.all()) < len(keysOfAll) && time.Since(began) < time.Minute {
+			r.rest(10 * time.Millisecond)
+		}
+		if took := time.Since(began); took > 500*time.Millisecond {
+			t.Errorf("it took %v", took)
+		}
+	})
+}
+
+func (r *rig) all() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.done)
+}
+
+// TestHandOverWaits: a partition is handed over when its handlers have ended, and their messages are not handled by anybody else.
+func TestHandOverWaits(t *testing.T) {
+	divided(t, func(t *testing.T, r *rig) {
+		running := map[string]int{}
+		handler := func(_ context.Context, s step) error {
+			r.mu.Lock()
+			if running[s.Key]++; running[s.Key] > 1 {
+				t.Errorf("%s%d begins while another one of its key runs", s.Key, s.N)
+			}
+			r.mu.Unlock()
+			time.Sleep(5 * time.Second)
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			running[s.Key]--
+			return nil
+		}
+		r.serve(handler)
+		for _, key := range keysOfAll {
+			r.send(numbers(key, 4))
+		}
+		r.rest(time.Second)
+		second := r.serve(handler)
+		r.rest(2 * time.Second)
+		if err := second.Ready(); err != nil {
+			t.Error("not ready while it waits for its share:", err)
+		}
+		r.rest(time.Minute)
+		for _, key := range keysOfAll {
+			r.wants(key, upTo(4))
+		}
+	})
+}
+
+// TestRedivided: an instance with another number of partitions does not start, whether the queue was divided before or not, and takes nothing
+// from the others.
+func TestRedivided(t *testing.T) {
+	divided(t, func(t *testing.T, r *rig) {
+		first := r.serve(func(context.Context, step) error { return nil })
+		r.rest(time.Second)
+		r.cfg.Consume.Order = &order.Config{Partitions: 3}
+		err := r.instance(nil).Start(r.ctx)
+		if err == nil || !strings.Contains(err.Error(), "steps.members") || !strings.Contains(err.Error(), "keep that number") {
+			t.Error("an instance with three partitions starts:", err)
+		}
+		r.cfg.Consume.Order = &order.Config{}
+		undivided := r.serve(func(context.Context, step) error { t.Error("it handles a message"); return nil })
+		r.try(first.Close())
+		r.rest(10 * time.Second)
+		if err := undivided.Ready(); err == nil || !strings.Contains(err.Error(), "divided into 4 partitions") {
+			t.Error("an instance of an undivided queue is ready:", err)
+		}
+		r.send("a1")
+		r.rest(10 * time.Second)
+		r.cfg.Consume.Order = &order.Config{Partitions: 4}
+		r.serve(func(context.Context, step) error { return nil })
+		r.rest(2 * time.Minute)
+		r.wants("a", "1")
+	})
+}
+
+// TestPartitionDeleted: a partition that is deleted is declared again, and its messages get there.
+func TestPartitionDeleted(t *testing.T) {
+	divided(t, func(t *testing.T, r *rig) {
+		r.serve(func(context.Context, step) error { return nil })
+		r.rest(time.Second)
+		for _, queue := range []string{"steps.0", "steps.1.parked", "steps.2", "steps.3", "steps.members", "steps.parked"} {
+			r.try(r.broker.DeleteQueue(queue))
+		}
+		for _, key := range keysOfAll {
+			r.send(numbers(key, 4))
+		}
+		r.rest(time.Minute)
+		for _, key := range keysOfAll {
+			r.wants(key, upTo(4))
+		}
+	})
+}
+
+// TestLateCopy: a copy that comes into a partition behind a newer one of the same message is dropped; one that an operator has sent anew, and
+// one with a route that nobody of ours has written, are handled.
+func TestLateCopy(t *testing.T) {
+	divided(t, func(t *testing.T, r *rig) {
+		r.serve(func(context.Context, step) error { return nil })
+		r.rest(time.Second)
+		send := func(route string) {
+			r.put(order.PartitionQueue("steps", order.Partition("a", 4)), amqp.Table{"PikaBus.Key": "a", "PikaBus.MessageId": "a1", "PikaBus.OrderRoute": route}, step{"a", 1})
+		}
+		for _, one := range []struct{ route, done string }{{"7 3", "1"}, {"7 3", "1"}, {"6 9", "1"}, {"7 4", "1 1"}, {"8 1", "1 1 1"}, {"-1 nonsense", "1 1 1 1"}} {
+			send(one.route)
+			r.wants("a", one.done)
+		}
+	})
+}
+
+// TestRouterConfirms: a message stays in the queue until its partition has confirmed it. What the partition does not take stays there with those of
+// its key, is no failure, and makes the setup not ready; the other partitions go on.
+func TestRouterConfirms(t *testing.T) {
+	divided(t, func(t *testing.T, r *rig) {
+		a := order.PartitionQueue("steps", order.Partition("a", 4))
+		refuse := r.broker.Inject(brokertest.Fault{
+			On: "basic.publish", Times: -1, Do: brokertest.Nack, Match: func(f brokertest.Frame) bool { return f.RoutingKey == a },
+		})
+		setup := r.serve(func(context.Context, step) error { return nil })
+		for _, key := range keysOfAll {
+			r.send(numbers(key, 3))
+		}
+		r.rest(time.Minute)
+		waiting := 0
+		for _, key := range keysOfAll {
+			if order.PartitionQueue("steps", order.Partition(key, 4)) == a {
+				waiting += 3
+				r.wants(key, "")
+			} else {
+				r.wants(key, upTo(3))
+			}
+		}
+		if q, _ := r.broker.Queue("steps"); q.Unacked != waiting {
+			t.Errorf("%d messages are in the queue, want %d", q.Unacked, waiting)
+		}
+		if err := setup.Ready(); err == nil || !strings.Contains(err.Error(), "has not got to its partition") {
+			t.Error("it is ready:", err)
+		}
+		refuse.Remove()
+		r.rest(time.Minute)
+		r.try(setup.Ready())
+		for _, key := range keysOfAll {
+			r.wants(key, upTo(3))
+		}
+	})
+}
+
+// TestUnkeyedInPartitions: messages without a key go to all partitions, and are retried as anywhere.
+func TestUnkeyedInPartitions(t *testing.T) {
+	divided(t, func(t *testing.T, r *rig) {
+		failed := false
+		r.serve(func(_ context.Context, s step) error {
+			if s.N == 5 && !failed {
+				failed = true
+				return errors.New("the first time")
+			}
+			return nil
+		})
+		for n := range 12 {
+			r.try(r.sender.Send(r.ctx, "steps", step{"x", n}))
+		}
+		r.rest(time.Minute)
+		if n := len(r.all()); n != 12 {
+			t.Errorf("%d are done", n)
+		}
+	})
+}
