@@ -150,7 +150,7 @@ func (t *tenure) countMembers() error {
 	defer tick.Stop()
 	last := 0
 	for err == nil {
-		n := 0
+		var n int
 		n, err = t.members(t.ctx, u)
 		if err == nil && n != last {
 			t.c.log.Info("instances share the partitions of the queue", zap.Int("instances", n))
