@@ -145,7 +145,9 @@ func (t *tenure) countMembers() error {
 		opened <- deliveries
 		return err
 	})
-	u.deliveries = <-opened
+	if err == nil {
+		u.deliveries = <-opened
+	}
 	tick := time.NewTicker(census)
 	defer tick.Stop()
 	last := 0

@@ -133,7 +133,10 @@ func (l *Lanes) list(of *lane) {
 // Arrive takes a message from the queue, in its order. False means that it is in the parking queue
 // already, or a copy that is too late: it is to be acknowledged, and that is all.
 func (l *Lanes) Arrive(m *Message) bool {
-	if m.Key != "" && (m.Again && l.loaded[m.ID] || l.routed.late(m)) {
+	if m.Again && m.Key != "" && l.loaded[m.ID] {
+		return false
+	}
+	if m.Key != "" && l.routed.late(m) {
 		return false
 	}
 	m.lane = l.of(m.Key)
