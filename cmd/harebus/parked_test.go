@@ -191,7 +191,7 @@ func TestParkedPartitions(t *testing.T) {
 	}
 	setup := start()
 	parkedIn := map[string]bool{}
-	for _, key := range strings.SplitSeq("abcdef", "") {
+	for key := range strings.SplitSeq("abcdef", "") {
 		if err := setup.Bus().Send(t.Context(), "steps", 1, harebus.WithType("Step"), harebus.WithKey(key)); err != nil {
 			t.Fatal(err)
 		}
