@@ -23,6 +23,7 @@ func TestThreeInTheMorning(t *testing.T) {
 	o := newOperator(private(t, rabbit.Options{}), 0)
 	o.queueGrows()
 	o.messagesFail()
+	o.onPage()
 	o.queueDiffers()
 	o.versionsOverlap()
 	o.passwordChanges()
