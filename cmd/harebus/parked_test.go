@@ -228,3 +228,49 @@ func TestParkedPartitions(t *testing.T) {
 		}
 	}
 }
+
+// TestTopologyOfPartitions: the topology of a divided queue has its partitions, which the plan misses and apply declares, and the doctor finds
+// everything in order while the service runs.
+func TestTopologyOfPartitions(t *testing.T) {
+	t.Parallel()
+	b, url := newBroker(t)
+	cfg := harebus.Config{URL: b.URL(), Dial: b.Dial, Queue: "steps", Consume: harebus.ConsumeConfig{Order: &order.Config{Partitions: 2}}}
+	file := topologyFile(t, cfg)
+	r := execute(t, "", "topology", "plan", "-url", url, file)
+	r.check(t, exitDiffers, "")
+	for _, want := range []string{"steps.members", "steps.parked", "steps.0", "steps.1.parked"} {
+		if !strings.Contains(r.out, `+ queue "`+want+`": quorum`) {
+			t.Errorf("the plan has no %s:\n%s", want, r.out)
+		}
+	}
+	execute(t, "", "topology", "apply", "-url", url, file).check(t, exitOK, "")
+	cfg.Declare.Mode = harebus.CheckOnly
+	setup, err := harebus.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	setup.HandleMessage(harebus.AnyType, func(context.Context, *harebus.Bus, *harebus.Message) error { return nil })
+	if err := setup.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := setup.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	for _, name := range []string{"steps.parked", "steps.0.parked", "steps.1.parked"} {
+		if err := b.WaitQueue(t.Context(), name, func(q brokertest.Queue) bool { return q.Unacked == 1 }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := setup.Bus().Send(t.Context(), "steps", 1, harebus.WithType("Step"), harebus.WithKey("a")); err != nil {
+		t.Fatal(err)
+	}
+	for setup.Stats().Handled == 0 {
+		time.Sleep(5 * time.Millisecond)
+	}
+	execute(t, "", "topology", "plan", "-url", url, file).check(t, exitOK, "")
+	if r := execute(t, "", "doctor", "-url", url, file); r.code != exitOK {
+		t.Errorf("the doctor finds:\n%s", r.out)
+	}
+}
