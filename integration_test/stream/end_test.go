@@ -1,0 +1,57 @@
+package stream_test
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/harebus/harebus"
+	"github.com/harebus/harebus/integration_test/rabbit"
+	"github.com/harebus/harebus/stream"
+)
+
+// TestFromEnd: the end of a stream whose last piece is long is behind all of it: a reader that begins there gets what is published then, and nothing from before.
+func TestFromEnd(t *testing.T) {
+	g := newGroup(t, []string{rabbit.Shared(t).URL()})
+	const before, after = 5000, 3
+	publish := func(from, to int) {
+		g.try(g.setup.Bus().Transaction(t.Context(), func(ctx context.Context, tx *harebus.Tx) error {
+			for n := from; n <= to; n++ {
+				if err := tx.Publish(ctx, "count", counted{n}); err != nil {
+					return err
+				}
+			}
+			return nil
+		}))
+	}
+	publish(1, before)
+	cfg := readerConfig(g.urls, g.name)
+	cfg.Consume.Stream = &stream.Config{Group: fmt.Sprint("end-", rand.Uint64()), From: stream.FromEnd()}
+	s, err := harebus.New(cfg)
+	g.try(err)
+	defer func() {
+		g.try(s.Close())
+		drop(t, rabbit.Shared(t), stream.TokenQueue(g.name, cfg.Consume.Stream.Group))
+	}()
+	got := make(chan int, before+after)
+	harebus.Handle(s, func(_ context.Context, _ *harebus.Bus, e counted) error {
+		got <- e.N
+		return nil
+	})
+	began := time.Now()
+	g.try(s.Start(t.Context()))
+	t.Logf("the reader has begun within %v", time.Since(began).Round(time.Millisecond))
+	publish(before+1, before+after)
+	for n := before + 1; n <= before+after; n++ {
+		select {
+		case e := <-got:
+			if e != n {
+				t.Fatalf("event %d came, want %d", e, n)
+			}
+		case <-time.After(patience):
+			t.Fatalf("event %d does not come: %v", n, s.Ready())
+		}
+	}
+}
