@@ -142,7 +142,7 @@ func TestDeferToAnAbsentDestinationIsAnError(t *testing.T) {
 // time nor those that follow. Once they can, they do.
 func TestDelaysDoNotJam(t *testing.T) {
 	t.Parallel()
-	p := private(t, rabbit.Options{})
+	p := hosted(t, rabbit.Options{})
 	// How soon a stuck message is tried again; the default is three minutes.
 	_, err := p.node.Eval(p.within(patience), "application:set_env(rabbit, dead_letter_worker_publisher_confirm_timeout, 2000).")
 	p.try(err)

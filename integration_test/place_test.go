@@ -57,19 +57,28 @@ func needsRabbitMQ(t *testing.T) {
 	}
 }
 
-// private is a place on a broker of the test's own.
+// private is a place on a broker of the test's own, for a test without parallel subtests: see [hosted].
 func private(t *testing.T, options rabbit.Options) *place {
 	t.Helper()
 	needsRabbitMQ(t)
-	options.Kind = rabbit.KindNode
 	rabbit.SkipWithoutBroker(t, rabbit.Installed())
 	privates <- struct{}{}
 	t.Cleanup(func() { <-privates })
-	return on(t, rabbit.Need(t, options))
+	return hosted(t, options)
 }
 
 // privates bounds how many brokers of tests' own run at once.
 var privates = make(chan struct{}, 2)
+
+// hosted is a place on a broker of the test's own, for a test whose parallel subtests use it. It is not one of those that
+// are bounded: the subtests wait for a turn, and tests that wait for a broker have all turns.
+func hosted(t *testing.T, options rabbit.Options) *place {
+	t.Helper()
+	needsRabbitMQ(t)
+	options.Kind = rabbit.KindNode
+	rabbit.SkipWithoutBroker(t, rabbit.Installed())
+	return on(t, rabbit.Need(t, options))
+}
 
 func on(t *testing.T, node *rabbit.Node) *place {
 	t.Helper()

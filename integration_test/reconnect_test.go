@@ -203,7 +203,7 @@ func TestQueueDeletedUnderTheConsumer(t *testing.T) {
 // are handled, and the late acknowledgement hits nothing.
 func TestConsumerTimeout(t *testing.T) {
 	t.Parallel()
-	p := private(t, rabbit.Options{})
+	p := hosted(t, rabbit.Options{})
 	_, err := p.node.Eval(p.within(patience),
 		"application:set_env(rabbit, consumer_timeout, 5000), application:set_env(rabbit, channel_tick_interval, 500).")
 	p.try(err)

@@ -113,7 +113,7 @@ func (w *worker) await(p *place) string {
 // runs once, and no channel is closed. When its process is killed another instance takes the message up.
 func TestLongHandlers(t *testing.T) {
 	t.Parallel()
-	p := private(t, rabbit.Options{})
+	p := hosted(t, rabbit.Options{})
 	_, err := p.node.Eval(p.within(patience), fmt.Sprintf(
 		"application:set_env(rabbit, consumer_timeout, %d), application:set_env(rabbit, channel_tick_interval, 500).", longest.Milliseconds()))
 	p.try(err)
