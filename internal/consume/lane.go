@@ -17,6 +17,10 @@ import (
 
 var errContained = errors.New("the process has ended again and again while it handled this message, so no handler sees it any more")
 
+// errIncomplete ends a tenure that has begun without a part of what is parked. What the last owner has sent too late comes for the first time;
+// what has been delivered before was with it still: the broker has cancelled its consumer, and its channel was open.
+var errIncomplete = errors.New("messages that another instance had kept come only now, behind others of their keys; taking up all that is parked anew")
+
 // prepare makes the work for a delivery; nil if it cannot be read at all, and then the session ends.
 func (t *tenure) prepare(u *subscription, raw amqp.Delivery) *Delivery {
 	task := t.c.cfg.Task()
@@ -96,6 +100,8 @@ func (t *tenure) fromParking(raw amqp.Delivery, ok bool) error {
 	}
 	place, err := lanes.ReadPlace(&t.cfg.Names, d.Raw.Headers)
 	switch {
+	case err == nil && t.phase == settled && place.Owner != t.id && raw.Redelivered:
+		return errIncomplete
 	case err == nil:
 		t.park(d, place)
 	case t.phase < owning: // somebody has put it there; its place is behind what is there

@@ -31,6 +31,7 @@ type subscription struct {
 	passed   <-chan struct{} // closed when the trial of the queue is over; nil unless this consumer has the turn
 	first    bool            // it has the turn
 	tag      string          // empty while it stands by
+	dropped  bool            // the broker has cancelled the consumer of an ordered queue
 	remains  leftovers
 	claimed  bool            // it has room for a channel beside it; see claim
 	room     chan<- struct{} // not nil while it waits for that
@@ -356,11 +357,12 @@ func (u *subscription) close() {
 // passes a few dozen at a time to a quorum queue, and loses the rest when the
 // channel is closed. Then those messages are handled twice. So it waits also after
 // a stop that took too long.
-func (u *subscription) awaitAcks() {
-	u.await(func() error {
-		_, err := u.ch.QueueDeclarePassive(u.queue, true, false, false, false, nil)
-		return err
-	})
+func (u *subscription) awaitAcks() { u.await(u.answers) }
+
+// answers has the broker answer on the channel.
+func (u *subscription) answers() error {
+	_, err := u.ch.QueueDeclarePassive(u.queue, true, false, false, false, nil)
+	return err
 }
 
 // await makes a request again and again while the broker passes acks on.

@@ -1,6 +1,7 @@
 package consume
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -266,6 +267,7 @@ func (u *subscription) cancelled(tag string, ok bool) error {
 		u.cancels = nil // the channel has ended; closes says why
 		return nil
 	}
+	u.dropped = true
 	u.consumer.cfg.Doubt()
 	return fmt.Errorf("the broker cancelled the consumer %q of the queue %s: the queue was deleted or has moved, or its consumer timeout has passed", tag, u.queue)
 }
@@ -293,7 +295,7 @@ func (t *tenure) leave(why error, stopped bool) {
 	for _, u := range []*subscription{t.queue, t.parking} {
 		if u != nil {
 			u.acks.Flush()
-			u.awaitAcks()
+			u.await(func() error { return cmp.Or(context.Cause(t.ctx), u.answers()) }) // what is lost is to be closed soon
 		}
 	}
 }
@@ -354,15 +356,21 @@ func (t *tenure) shut() {
 	}
 }
 
-// end closes the channels: first that of the queue, because the next owner of the parking queue will
-// want it.
+// end closes the channels: first that of the queue, because the next owner of the parking queue will want it. If the broker has
+// cancelled our consumer of the parking queue, the next owner has that already. Then what we had parked goes back first: the next one gets nothing
+// from the queue before we close that channel.
 func (t *tenure) end() {
 	t.cancel(errLost)
 	t.notes.Wait()
+	if t.parking.dropped {
+		t.parking.close()
+	}
 	if t.queue != nil {
 		t.queue.close()
 	}
-	t.parking.close()
+	if !t.parking.dropped {
+		t.parking.close()
+	}
 	t.shares().release(t.c)
 }
 
