@@ -233,18 +233,17 @@ func (p *place) setup(cfg harebus.Config) *harebus.Setup {
 
 // forget removes the objects that only this setup uses.
 func (p *place) forget(cfg harebus.Config) {
-	if cfg.URL == "" || !strings.HasPrefix(cfg.Queue+cfg.ErrorQueue.Name, p.name) {
+	own := slices.DeleteFunc([]string{cfg.Queue, cfg.ErrorQueue.Name}, func(queue string) bool { return !strings.HasPrefix(queue, p.name) })
+	if cfg.URL == "" || len(own) == 0 {
 		return
 	}
 	b, err := dialBroker(p.T, p.url)
 	if err != nil {
 		return // the test has broken it, and its end takes everything along
 	}
-	for _, queue := range []string{cfg.Queue, cfg.ErrorQueue.Name} {
-		if queue != "" {
-			b.deleteQueue(queue)
-			b.deleteQueue("harebus.delay.due//" + queue)
-		}
+	for _, queue := range own {
+		b.deleteQueue(queue)
+		b.deleteQueue("harebus.delay.due//" + queue)
 	}
 }
 
