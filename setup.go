@@ -142,7 +142,7 @@ func (s *Setup) makeEngine() *engine.Engine {
 	return s.eng
 }
 
-// Init connects, declares everything the setup may need – all 145 delay queues included – and disconnects: Call it in a
+// Init connects, declares everything the setup may need – all 145 delay queues included – and disconnects. Call it in a
 // deployment, for services that run with fewer permissions or with CheckOnly. Other services declare the few delay
 // queues that they use when they need them. With CheckOnly it only checks. As Start does, it waits for a broker that is
 // not there yet and starts again when the connection is lost, until ctx ends, and it fails at once when the broker

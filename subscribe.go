@@ -35,7 +35,7 @@ func (e *endpoint) Subscribe(ctx context.Context, topics ...string) error {
 
 // SubscribeWith is Subscribe with binding arguments, which only exchanges of special types use. If somebody removes
 // such a binding, it is not made again, and it stays when a later topic of the call fails. To keep such a binding, put
-// it into Config.Topology.
+// it into Config.Declare.Topology.
 func (e *endpoint) SubscribeWith(ctx context.Context, arguments map[string]any, topics ...string) error {
 	if arguments == nil {
 		return e.Subscribe(ctx, topics...)

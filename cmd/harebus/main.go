@@ -12,7 +12,7 @@
 //	harebus status [flags] [QUEUE...]
 //	harebus top [flags] [QUEUE...]
 //	harebus peek [flags] QUEUE
-//	harebus control pause|resume|concurrency|rate [flags] QUEUE [N]
+//	harebus control pause|resume|concurrency|rate|log [flags] QUEUE [N|LEVEL]
 //	harebus doctor [flags] FILE
 //	harebus topology plan|apply|prune|export [flags] FILE
 //	harebus topology migrate [flags] FILE QUEUE

@@ -26,9 +26,10 @@ With names of queues only these are shown, also when no instance answers.
 INST is how many instances have answered, READY how many messages wait in the queue, and the
 rates and CRITICAL (from the sending of a message until it was handled: below which half and 99
 of 100 lie) are those since the table before. RETRIED and PARKED count since the instances
-started. FAILED is the error queue of -error-queue. Of a queue with the tokens of recurring
-schedules a line says how many there are, which is due next, and what is overdue.
-The last line counts deferred messages; it is asked for every 20 seconds.
+started. Of a queue with the tokens of recurring schedules a line says how many there are,
+which is due next, and what is overdue. Below are the number of messages in the error queue
+(-error-queue) and how fast it grows, and the number of deferred messages, which is asked for
+every 20 seconds.
 
 Exit codes: 0 done or interrupted, 1 the command has failed, 2 the command line is wrong.`
 
