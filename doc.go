@@ -24,11 +24,11 @@
 //
 // # Where things are
 //
-// Config is in config.go, the life of a Setup in setup.go. An outgoing message
-// passes through bus.go, outgoing.go (headers, checks), internal/buffer (of a transaction)
-// and internal/publish (attempts, outcomes, delays). A received one passes through
-// internal/consume, receive.go, handler.go, errorhandler.go and internal/resend (retried and
-// parked copies). client.go configures internal/session, the AMQP client, which
-// keeps the connections. Package topology describes exchanges, queues, bindings
-// and the delay queues; package brokertest is an in-process broker for tests.
+// Config is in config.go, the life of a Setup in setup.go. An outgoing message passes through bus.go, outgoing.go
+// (headers, checks), internal/buffer (of a transaction) and internal/publish (attempts, outcomes, delays). A received
+// one passes through internal/consume, receive.go, handler.go, errorhandler.go and internal/resend (retried and parked
+// copies). client.go configures internal/session, the AMQP client, which keeps the connections.
+// What is optional has packages of its own: order, stream, dedup, batch, limit, fair, outbox, saga, schedule, seal,
+// claim, dialect, pulse. Package topology describes exchanges, queues, bindings and the delay queues; package brokertest
+// is an in-process broker for tests.
 package harebus

@@ -99,7 +99,7 @@ func (b *Broker) Block(reason string) {
 	b.locked(func() { b.blocked = reason })
 }
 
-// Unblock ends Block.
+// Unblock ends Block: the broker reads from publishers again.
 func (b *Broker) Unblock() {
 	b.locked(func() {
 		b.blocked = ""

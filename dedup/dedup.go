@@ -47,7 +47,7 @@ type Dedup struct {
 	loaded chan struct{} // closed when all ids that were in the stream are known
 }
 
-// New makes one.
+// New makes a Dedup for one setup. It does nothing until [Dedup.Apply] and [Dedup.Serve] are called; Apply reports what is wrong with cfg.
 func New(cfg Config) *Dedup {
 	const week = 7 * 24 * time.Hour
 	if cfg.Keep == 0 {

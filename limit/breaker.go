@@ -134,7 +134,7 @@ func NewBreaker(cfg BreakerConfig) (*Breaker, error) {
 	return &Breaker{cfg: cfg, changed: make(chan struct{})}, nil
 }
 
-// State is the present one.
+// State is the present one. It may be called at any time.
 func (b *Breaker) State() State {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -63,7 +63,7 @@ type Limiter struct {
 	running int
 }
 
-// New makes a limiter.
+// New makes a limiter, without a goroutine or a connection. It refuses limits that are negative or out of range.
 func New(limits Limits) (*Limiter, error) {
 	l := &Limiter{turn: make(chan struct{}, 1), wake: make(chan struct{}, 1)}
 	if err := l.Set(limits); err != nil {

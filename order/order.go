@@ -6,10 +6,9 @@
 //	…
 //	bus.Send(ctx, "orders", PlaceOrder{ID: 7}, harebus.WithKey("order-7"))
 //
-// One instance of the service handles the messages of the queue, and the others stand by; with Partitions they share
-// them. A
-// message that has failed waits in a second queue, the parking queue, and so do those of its key
-// behind it. docs/ordering.md says what is promised.
+// One instance of the service handles the messages of the queue, and the others stand by; with
+// Partitions they share them. A message that has failed waits in a second queue, the parking queue,
+// and so do those of its key behind it. docs/ordering.md says what is promised.
 package order
 
 import (

@@ -102,7 +102,7 @@ func Open(c ClientConfig) (*Client, error) {
 	return client, nil
 }
 
-// Close ends the connections.
+// Close ends the connections: the client asks nothing any more.
 func (c *Client) Close() {
 	c.ask.Close()
 	c.look.Close()

@@ -182,7 +182,7 @@ func NewKeyring(current *Key, accepted ...*Key) (*Keyring, error) {
 // Keys returns all keys, the current one first if there is one.
 func (r *Keyring) Keys() []*Key { return append([]*Key(nil), r.keys...) }
 
-// Current returns the current key.
+// Current returns the current key, or an error that matches [ErrUnknownKey] if there is none: such a keyring only opens.
 func (r *Keyring) Current(context.Context) (*Key, error) {
 	if r.current == nil {
 		return nil, fmt.Errorf("there is no current key: %w", ErrUnknownKey)

@@ -1,12 +1,12 @@
 // Package protobuf lets a bus carry protocol buffers. It is a module of its own,
 // so that programs which do not use it do not depend on it either.
 //
-//	setup, err := harebus.New(harebus.Config{Codecs: []harebus.Codec{protobuf.Codec{}}})
+//	cfg.Payload.Codecs = []harebus.Codec{protobuf.Codec{}} // before harebus.New
 //
 // From then on every [proto.Message] that is sent is encoded in the binary wire
 // format, and every handler of a generated type, which takes a pointer, reads
-// it. Give the type its wire name with harebus.WithType and
-// harebus.WithType: [Name] returns the one of its .proto file.
+// it. Give the type its wire name with harebus.WithType, when sending and when
+// handling: [Name] returns the one of its .proto file.
 package protobuf
 
 import (

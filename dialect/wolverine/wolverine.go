@@ -1,7 +1,7 @@
 // Package wolverine reads and writes messages as Wolverine for .NET does on RabbitMQ: the body is the
 // JSON of the message alone, and everything else is in properties and headers.
 //
-// docs/neighbours.md says what to configure on both sides. Messages that Wolverine encrypts are not read.
+// docs/wolverine.md says what to configure on both sides. Messages that Wolverine encrypts are not read.
 package wolverine
 
 import (
