@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log"
+	"net/http"
 	"net/http/httptest"
 
 	"github.com/harebus/harebus"
@@ -23,7 +24,7 @@ func ExampleProbes() {
 	probes := service.Probes(setup)
 	ask := func(path string) {
 		answer := httptest.NewRecorder()
-		probes.ServeHTTP(answer, httptest.NewRequest("GET", path, nil))
+		probes.ServeHTTP(answer, httptest.NewRequestWithContext(context.Background(), http.MethodGet, path, nil))
 		fmt.Println(path, answer.Code)
 	}
 
