@@ -17,7 +17,7 @@ import (
 	"time"
 )
 
-// pages returns the user documentation, by path from here.
+// pages returns the documentation, by path from here.
 func pages(t *testing.T) map[string]string {
 	t.Helper()
 	paths, err := filepath.Glob("*.md")
@@ -25,7 +25,7 @@ func pages(t *testing.T) map[string]string {
 		t.Fatal(err)
 	}
 	texts := map[string]string{}
-	for _, path := range append(paths, "../README.md", "../CHANGELOG.md", "../SECURITY.md") {
+	for _, path := range append(paths, "../README.md", "../CHANGELOG.md", "../SECURITY.md", "../DESIGN.md", "../CONTRIBUTING.md") {
 		text, err := os.ReadFile(path)
 		if err != nil {
 			t.Fatal(err)
@@ -44,21 +44,39 @@ func blocks(page string) []string {
 	return found
 }
 
-// TestLinks follows the links to files. Code has none: a call with a type argument looks like one.
+// TestLinks follows the links to files and to headings. Code has none: a call with a type argument looks like one.
 func TestLinks(t *testing.T) {
 	t.Parallel()
 	code := regexp.MustCompile("(?ms)^```.*?^```$|`[^`\n]*`")
-	link := regexp.MustCompile(`\]\(([^)#]+)(#[^)]*)?\)`)
-	for path, text := range pages(t) {
+	link := regexp.MustCompile(`\]\(([^)#]*)(?:#([^)]*))?\)`)
+	all := pages(t)
+	for path, text := range all {
 		for _, m := range link.FindAllStringSubmatch(code.ReplaceAllString(text, ""), -1) {
 			if strings.Contains(m[1], "://") {
 				continue
 			}
-			if _, err := os.Stat(filepath.Join(filepath.Dir(path), m[1])); err != nil {
+			target := path
+			if m[1] != "" {
+				target = filepath.Join(filepath.Dir(path), m[1])
+			}
+			if _, err := os.Stat(target); err != nil {
 				t.Errorf("%s links to %s: %v", path, m[1], err)
+			}
+			if page, ok := all[target]; ok && m[2] != "" && !slices.Contains(anchors(page), m[2]) {
+				t.Errorf("%s links to %s, which has no heading %q", path, target, m[2])
 			}
 		}
 	}
+}
+
+// anchors are what links to the headings of a page end in.
+func anchors(page string) (found []string) {
+	page = regexp.MustCompile("(?ms)^```.*?^```$").ReplaceAllString(page, "")
+	for _, m := range regexp.MustCompile(`(?m)^#+ (.*)$`).FindAllStringSubmatch(page, -1) {
+		text := regexp.MustCompile(`[^\p{L}\p{N}_ -]`).ReplaceAllString(strings.ToLower(m[1]), "")
+		found = append(found, strings.ReplaceAll(text, " ", "-"))
+	}
+	return found
 }
 
 // TestNamedTestsExist looks for the tests that a page names.
