@@ -37,6 +37,45 @@ func TestShapes(t *testing.T) {
 	}
 }
 
+// TestPagesShowCommands: the commands, tasks and flags that the pages show are there.
+func TestPagesShowCommands(t *testing.T) {
+	t.Parallel()
+	all := map[string]shape{}
+	for _, s := range shapes(t.Context()) {
+		all[s.name] = s
+	}
+	pages, err := filepath.Glob("../../docs/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	command := regexp.MustCompile("(?m)(?:`|^\\$ |^    )harebus ([a-z]+)(?: +([a-z]+)\\b)?([^`\n|#]*)")
+	found := 0
+	for _, page := range append(pages, "../../README.md", "../../CHANGELOG.md", "../../CONTRIBUTING.md", "../../DESIGN.md") {
+		text, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range command.FindAllStringSubmatch(string(text), -1) {
+			found++
+			s, ok := all[m[1]]
+			if !ok {
+				t.Errorf("%s: %s: no such command", page, m[0])
+			}
+			if len(s.tasks) > 0 && m[2] != "" && !slices.Contains(s.tasks, m[2]) {
+				t.Errorf("%s: %s: no such task", page, m[0])
+			}
+			for _, name := range regexp.MustCompile(` -([a-z][a-z-]*)`).FindAllStringSubmatch(m[3], -1) {
+				if name[1] != "h" && !slices.ContainsFunc(s.flags, func(f *flag.Flag) bool { return f.Name == name[1] }) {
+					t.Errorf("%s: %s: no such flag as -%s", page, m[0], name[1])
+				}
+			}
+		}
+	}
+	if found < 200 {
+		t.Errorf("the pages show %d commands", found)
+	}
+}
+
 // TestMigrateFlags: a task with flags of its own tells them.
 func TestMigrateFlags(t *testing.T) {
 	t.Parallel()
