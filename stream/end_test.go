@@ -2,29 +2,35 @@ package stream_test
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
-	"github.com/harebus/harebus"
+	amqp "github.com/rabbitmq/amqp091-go"
+
 	"github.com/harebus/harebus/brokertest"
 	"github.com/harebus/harebus/stream"
 )
 
-// bulk publishes n events in one transaction, which is a piece of the stream.
+// bulk publishes n events in one transaction of AMQP, which is a piece of the stream.
 func (r *rig) bulk(n int) {
 	r.t.Helper()
-	r.try(r.sender.Bus().Transaction(r.ctx, func(ctx context.Context, tx *harebus.Tx) error {
-		for range n {
-			r.sent++
-			if err := tx.Publish(ctx, "order.placed", happened{r.sent}); err != nil {
-				return err
-			}
-		}
-		return nil
-	}))
+	conn, err := amqp.DialConfig(r.broker.URL(), amqp.Config{Dial: r.broker.Dial})
+	r.try(err)
+	ch, err := conn.Channel()
+	r.try(err)
+	r.try(ch.Tx())
+	for range n {
+		r.sent++
+		r.try(ch.PublishWithContext(r.ctx, "PikaBusTopic", "order.placed", false, false, amqp.Publishing{
+			ContentType: "application/json", Type: "Happened", DeliveryMode: amqp.Persistent, Body: fmt.Appendf(nil, `{"N":%d}`, r.sent),
+		}))
+	}
+	r.try(ch.TxCommit())
+	r.try(conn.Close())
 }
 
 // slow is a connection that stalls for three seconds after each 100 KB.
@@ -62,6 +68,39 @@ func TestSlowBroker(t *testing.T) {
 		r.publish(1)
 		r.rest(time.Minute)
 		r.wants("a2002@2001 b2002@2001")
+	})
+}
+
+// TestEndWhileLost: what was on its way when the connection is lost does not make the end of a stream another one: a reader that begins there gets nothing from before.
+func TestEndWhileLost(t *testing.T) {
+	bubble(t, func(_ *testing.T, r *rig) {
+		r.bulk(2000)
+		r.broker.Inject(brokertest.Fault{On: "basic.cancel-ok", From: brokertest.FromBroker, Do: brokertest.CutAfter, Times: 10})
+		r.read("a", stream.Config{From: stream.FromEnd()}, done)
+		r.publish(1)
+		r.rest(time.Minute)
+		r.wants("a2001@2000")
+	})
+}
+
+// TestBehind: a node that was behind at the first look, and is not at the second, makes no gap.
+func TestBehind(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.publish(3)
+		s := r.reader("a", stream.Config{Store: &store{offset: 5, known: true}, OnGap: stream.GapSkips}, done)
+		go func() {
+			time.Sleep(time.Second)
+			r.publish(4)
+			if err := r.broker.TruncateStream("events", 5); err != nil {
+				t.Error(err)
+			}
+		}()
+		r.try(s.Start(r.ctx))
+		r.rest(time.Minute)
+		r.wants("a7@6")
+		if r.said("deleted") {
+			t.Error("a gap was logged")
+		}
 	})
 }
 

@@ -94,6 +94,26 @@ func TestOffsetsOfTheBroker(t *testing.T) {
 	})
 }
 
+// TestSlowToSay: a broker that is slow to say what its oldest message is has deleted nothing.
+func TestSlowToSay(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		s := r.read("a", stream.Config{Group: "g"}, done)
+		r.publish(2)
+		r.rest(time.Second)
+		r.try(r.broker.SkipOffsets("events", 100))
+		r.broker.Inject(brokertest.Fault{On: "basic.deliver", From: brokertest.FromBroker, Nth: 2, Times: -1, Do: brokertest.Delay, For: 6 * time.Second, Match: func(f brokertest.Frame) bool {
+			return f.Queue == "events"
+		}})
+		r.publish(1)
+		r.rest(time.Minute)
+		r.wants("a1@0 a2@1 a3@102")
+		r.try(s.Ready())
+		if r.said("deleted") {
+			t.Error("a gap was logged")
+		}
+	})
+}
+
 // TestBeforeTheCut: a place to begin at that is gone is a gap as well.
 func TestBeforeTheCut(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {

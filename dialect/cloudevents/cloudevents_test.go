@@ -133,6 +133,7 @@ func TestDocuments(t *testing.T) {
 		{"APPLICATION/CLOUDEVENTS+JSON", head + `"datacontenttype":"text/plain","data":"\u00FC"}`, "ü", "text/plain", ""},
 		{"application/cloudevents+json", head + `"datacontenttype":"application/octet-stream","data_base64":"AQL/"}`, "\x01\x02\xff", "application/octet-stream", ""},
 		{"application/cloudevents+json", head + `"datacontenttype":"text/plain","data":{"id":7}}`, "", "", "is not text"},
+		{"application/cloudevents+json", head + `"datacontenttype":"text/plain","data":null}`, "", "", "has no data"},
 		{"application/cloudevents+json", head + `"data":1,"data_base64":"AQL/"}`, "", "", "data and data_base64"},
 		{"application/cloudevents+json", head + `"data_base64":"AQ="}`, "", "", "base64"},
 		{"application/cloudevents+json", head + `"data":null}`, "", "", "no data"},

@@ -302,6 +302,8 @@ func (ev *event) member(key []byte, v jsontext.Value) (err error) {
 // data is the payload of a document.
 func (ev *event) data(inJSON, inBase64 jsontext.Value) ([]byte, error) {
 	switch {
+	case inJSON.Null() && inBase64.Null():
+		return nil, nil // also null is no data, whatever the type of that would be
 	case !inJSON.Null() && !inBase64.Null():
 		return nil, errors.New("the event has data and data_base64")
 	case !inBase64.Null():
@@ -314,7 +316,7 @@ func (ev *event) data(inJSON, inBase64 jsontext.Value) ([]byte, error) {
 			return nil, fmt.Errorf("data_base64: %w", err)
 		}
 		return body, nil
-	case ev.encoding == "" && isJSON(ev.contentType) || inJSON.Null():
+	case ev.encoding == "" && isJSON(ev.contentType):
 		return inJSON, nil
 	}
 	text, err := inJSON.Text()

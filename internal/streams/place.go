@@ -2,6 +2,7 @@ package streams
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"math"
@@ -85,7 +86,7 @@ func (p *Place) begin(ctx context.Context, on *session.Session) error {
 
 // resume reads from an offset. One beyond the end would be awaited without a word.
 func (p *Place) resume(ctx context.Context, on *session.Session, offset int64) error {
-	r := p.reader
+	r, end := p.reader, int64(0)
 	for _, pause := range []time.Duration{0, 3 * silence} { // the node may be behind the one that leads the stream
 		wait.Sleep(ctx, pause)
 		newest, err := r.newest(ctx, on, offset-1)
@@ -99,9 +100,9 @@ func (p *Place) resume(ctx context.Context, on *session.Session, offset int64) e
 			p.from = offset
 			return nil
 		}
-		p.last = newest
+		end = newest.offset
 	}
-	return p.beyond(offset, p.last.offset)
+	return p.beyond(offset, end)
 }
 
 // beyond is the error of an offset that the stream has not reached.
@@ -259,9 +260,9 @@ func (p *Place) follows(offset int64) error {
 func (p *Place) keeps(next int64) (yes bool, err error) {
 	p.mu.Unlock()
 	defer p.mu.Lock()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeoutCause(context.Background(), 10*time.Second, errors.New("the broker does not say what the oldest message of the stream is"))
 	defer cancel()
-	err = p.reader.look(ctx, p.on, "first", 3*silence, func(oldest int64) bool {
+	err = p.reader.look(ctx, p.on, "first", slow, func(oldest int64) bool { // there is one: silence says nothing
 		yes = oldest < next
 		return false
 	})

@@ -61,6 +61,9 @@ func (r *Reader) tail(ctx context.Context, on *session.Session, from any, seen f
 		}
 		seen(offset)
 	}
+	if ch.IsClosed() { // then the client drops what it has not handed over
+		return amqp.ErrClosed
+	}
 	return nil
 }
 
