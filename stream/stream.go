@@ -37,9 +37,9 @@ type Config struct {
 	OnGap GapMode
 }
 
-// OffsetStore keeps the offset up to which everything is handled. A handler that writes the offset of its message into its own
-// database transaction can leave Save empty; then nothing is handled twice. There is one call at a time. A panic is an error like
-// others; Load may take 30 seconds and Save 10.
+// OffsetStore keeps the offset up to which everything is handled. With Consume.Concurrency 1 a handler that writes the offset of its
+// message into its own database transaction can leave Save empty; then nothing is handled twice. With more it must not: an older message may still be
+// under way, and would be lost in a crash. There is one call at a time. A panic is an error like others; Load may take 30 seconds and Save 10.
 type OffsetStore interface {
 	// Load returns the offset; ok is false when there is none yet. It is called before reading begins, after each lost
 	// connection, too.
