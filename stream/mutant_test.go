@@ -33,7 +33,7 @@ var mutants = []mutant.Mutant{
 	},
 	{
 		Name: "an offset beyond the end is waited for", File: "internal/streams/place.go",
-		Old: "\treturn p.beyond(offset, end)\n", New: "\tp.from = offset\n\treturn nil\n",
+		Old: "\treturn p.beyond(offset, end)\n", New: "\t_, p.from = end, offset\n\treturn nil\n",
 		Breaks: "TestBeyondTheEnd",
 	},
 	{
