@@ -108,6 +108,11 @@ func TestParked(t *testing.T) {
 	if _, parked := handled(t, peer(), w); parked["NServiceBus.FailedQ"] != nil || parked["large"] == nil {
 		t.Errorf("a header of the peer had to go for notes: %d headers", len(parked))
 	}
+	w = dialecttest.Load(t, "nservicebus-send")
+	w.Body, w.Headers = []byte(`{"Id":8}`), map[string]any{"PikaBus.MessageId": "1", "PikaBus.MessageType": "PlaceOrder"}
+	if _, parked := handled(t, peer(), w); parked["PikaBus.ErrorId"] == nil || parked["NServiceBus.FailedQ"] != nil {
+		t.Errorf("one of harebus is parked with %v", parked)
+	}
 	long := peer().Parked(dialect.Failure{Text: strings.Repeat("ü", 1000), Stack: strings.Repeat("s", 9000), At: time.Unix(0, 0)})
 	if text, stack := long["NServiceBus.ExceptionInfo.Message"].(string), long["NServiceBus.ExceptionInfo.StackTrace"].(string); len(text) > 1030 || len(stack) > 1030 || !strings.HasSuffix(text, "ü…") {
 		t.Errorf("%d and %d bytes", len(text), len(stack))
