@@ -16,7 +16,9 @@ import (
 )
 
 // bulk publishes n events in one transaction of AMQP, which is a piece of the stream.
-func (r *rig) bulk(n int) {
+func (r *rig) bulk(n int) { r.bulkWith(n, nil) }
+
+func (r *rig) bulkWith(n int, headers amqp.Table) {
 	r.t.Helper()
 	conn, err := amqp.DialConfig(r.broker.URL(), amqp.Config{Dial: r.broker.Dial})
 	r.try(err)
@@ -26,7 +28,7 @@ func (r *rig) bulk(n int) {
 	for range n {
 		r.sent++
 		r.try(ch.PublishWithContext(r.ctx, "PikaBusTopic", "order.placed", false, false, amqp.Publishing{
-			ContentType: "application/json", Type: "Happened", DeliveryMode: amqp.Persistent, Body: fmt.Appendf(nil, `{"N":%d}`, r.sent),
+			ContentType: "application/json", Type: "Happened", DeliveryMode: amqp.Persistent, Headers: headers, Body: fmt.Appendf(nil, `{"N":%d}`, r.sent),
 		}))
 	}
 	r.try(ch.TxCommit())

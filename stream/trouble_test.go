@@ -1,6 +1,7 @@
 package stream_test
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -110,6 +111,23 @@ func TestSlowToSay(t *testing.T) {
 		r.try(s.Ready())
 		if r.said("deleted") {
 			t.Error("a gap was logged")
+		}
+	})
+}
+
+// TestForgedCount: a count of deliveries that a publisher has written has nothing published to the stream when a reader stops: every reader would get it.
+func TestForgedCount(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.cfg.Consume.Concurrency = 1
+		s := r.read("a", stream.Config{Group: "g"}, func(ctx context.Context, _ happened) error {
+			time.Sleep(time.Second)
+			return nil
+		})
+		r.bulkWith(20, amqp.Table{"x-delivery-count": int64(1e9)})
+		r.rest(5500 * time.Millisecond)
+		r.try(s.Stop(r.ctx))
+		if n := len(r.broker.Messages("events")); n != 20 {
+			t.Errorf("the stream has %d messages, want 20", n)
 		}
 	})
 }

@@ -186,12 +186,19 @@ func (d *Delivery) WornOut() bool {
 	}
 }
 
+// count reads how often the broker has delivered it before. A stream counts nothing: there its publisher has written that.
+func (d *Delivery) count() {
+	if !d.Reads() {
+		d.delivered, _ = d.Raw.Headers["x-delivery-count"].(int64)
+	}
+}
+
 // unpack decodes properties and headers. False means that the delivery cannot be read at
 // all, because it was never packed.
 func (d *Delivery) unpack() bool {
 	d.Packed = d.Raw.Body
 	err := wire.Unpack(&d.Raw)
-	d.delivered, _ = d.Raw.Headers["x-delivery-count"].(int64)
+	d.count()
 	if errors.As(err, &d.Unreadable) || err == nil {
 		return true
 	}

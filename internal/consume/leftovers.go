@@ -49,7 +49,7 @@ func (c *consumer) keep(f *feed, raw amqp.Delivery) {
 	if err := wire.Unpack(&d.Raw); err != nil {
 		d.Raw.Headers = nil
 	}
-	d.delivered, _ = d.Raw.Headers["x-delivery-count"].(int64)
+	d.count()
 	f.left.add(d)
 }
 
