@@ -90,14 +90,12 @@ func TestBehind(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
 		r.publish(3)
 		s := r.reader("a", stream.Config{Store: &store{offset: 5, known: true}, OnGap: stream.GapSkips}, done)
-		go func() {
-			time.Sleep(time.Second)
-			r.publish(4)
-			if err := r.broker.TruncateStream("events", 5); err != nil {
-				t.Error(err)
-			}
-		}()
-		r.try(s.Start(r.ctx))
+		started := make(chan error, 1)
+		go func() { started <- s.Start(r.ctx) }()
+		r.rest(time.Second)
+		r.publish(4)
+		r.try(r.broker.TruncateStream("events", 5))
+		r.try(<-started)
 		r.rest(time.Minute)
 		r.wants("a7@6")
 		if r.said("deleted") {

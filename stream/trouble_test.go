@@ -119,7 +119,7 @@ func TestSlowToSay(t *testing.T) {
 func TestForgedCount(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
 		r.cfg.Consume.Concurrency = 1
-		s := r.read("a", stream.Config{Group: "g"}, func(ctx context.Context, _ happened) error {
+		s := r.read("a", stream.Config{Group: "g"}, func(context.Context, happened) error {
 			time.Sleep(time.Second)
 			return nil
 		})
