@@ -53,7 +53,7 @@ type Validator interface{ Validate() error }
 // logs which of them would read it as well: then the order in Config.Payload.Dialects decides.
 type Sampler interface{ Sample() Wire }
 
-// Parker is a [Dialect] whose peer has tools for error queues. A message that it has read and that is parked gets the headers of Parked, too. They replace
+// Parker is a [Dialect] whose peer has tools for error queues. A message that it has read from a queue and that is parked gets the headers of Parked, too. They replace
 // headers of the same names; those of harebus and of the broker are left out, and so are all if the message has no room for them, or if Parked panics. When an operator
 // moves the message back, it loses those of package dialect/nservicebus; the tools of harebus do not know those of other dialects, which stay.
 type Parker interface {

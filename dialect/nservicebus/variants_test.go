@@ -14,15 +14,21 @@ import (
 	"github.com/harebus/harebus/dialect"
 	"github.com/harebus/harebus/dialect/nservicebus"
 	"github.com/harebus/harebus/internal/dialecttest"
+	"github.com/harebus/harebus/stream"
+	"github.com/harebus/harebus/topology"
 )
 
 // handled sends a message to a service, and returns what its handler gets, or what is in the error queue.
-func handled(t *testing.T, d *nservicebus.Dialect, w dialect.Wire) (got *harebus.Message, parked map[string]any) {
+func handled(t *testing.T, d *nservicebus.Dialect, w dialect.Wire, changes ...func(*harebus.Config)) (got *harebus.Message, parked map[string]any) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		broker := brokertest.New()
 		defer broker.Close()
-		s, err := harebus.New(harebus.Config{Queue: "orders", Dial: broker.Dial, Payload: harebus.PayloadConfig{Dialects: []dialect.Dialect{d}}})
+		cfg := harebus.Config{Queue: "orders", Dial: broker.Dial, Payload: harebus.PayloadConfig{Dialects: []dialect.Dialect{d}}}
+		for _, change := range changes {
+			change(&cfg)
+		}
+		s, err := harebus.New(cfg)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -112,6 +118,14 @@ func TestParked(t *testing.T) {
 	w.Body, w.Headers = []byte(`{"Id":8}`), map[string]any{"PikaBus.MessageId": "1", "PikaBus.MessageType": "PlaceOrder"}
 	if _, parked := handled(t, peer(), w); parked["PikaBus.ErrorId"] == nil || parked["NServiceBus.FailedQ"] != nil {
 		t.Errorf("one of harebus is parked with %v", parked)
+	}
+	w = dialecttest.Load(t, "nservicebus-send")
+	w.Body = []byte(`{"Id":8}`)
+	if _, parked := handled(t, peer(), w, func(cfg *harebus.Config) {
+		cfg.Consume.Stream, cfg.Declare.Topology = &stream.Config{}, topology.EventLog("orders", "")
+		cfg.Declare.Topology.Bindings = nil
+	}); parked["PikaBus.StreamOffset"] == nil || parked["NServiceBus.FailedQ"] != nil {
+		t.Errorf("one of a stream, to which no tool is to send it back, is parked with %v", parked)
 	}
 	long := peer().Parked(dialect.Failure{Text: strings.Repeat("ü", 1000), Stack: strings.Repeat("s", 9000), At: time.Unix(0, 0)})
 	if text, stack := long["NServiceBus.ExceptionInfo.Message"].(string), long["NServiceBus.ExceptionInfo.StackTrace"].(string); len(text) > 1030 || len(stack) > 1030 || !strings.HasSuffix(text, "ü…") {

@@ -152,9 +152,10 @@ func (c *Case) describe(headers amqp.Table, cause error) (kind string) {
 	return kind
 }
 
-// note writes into a copy for the error queue what the tools of the bus that wrote the message need of a failed one, if there is much room.
+// note writes into a copy for the error queue what the tools of the bus that wrote the message need of a failed one, if there is much room. They would send one
+// of a stream back into it, where every reader would get it.
 func (c *Case) note(out *publish.Message, kind string, cause error) {
-	if c.Notes == nil {
+	if c.Notes == nil || c.On.Reads() {
 		return
 	}
 	headers, own := out.Publishing.Headers, c.Queue.Dialect
