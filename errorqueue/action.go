@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/harebus/harebus/internal/messageid"
@@ -74,6 +75,7 @@ type action struct {
 	next    time.Time // the rate allows no step before
 	journal *journal
 	reader  *reader
+	stored  []*step // in the last step: the broker may not have removed them
 	report  Report
 }
 
@@ -118,6 +120,9 @@ func (a *action) do(ctx context.Context, q *Queue, messages []Message) (err erro
 	}
 	p := pass{q: q, each: a.each, store: a.store, most: a.together(), enough: a.enough}
 	err = p.run(ctx)
+	if p.back != nil {
+		a.doubt()
+	}
 	a.settle(err == nil && ctx.Err() == nil && !a.stopped())
 	if told := q.audit(context.WithoutCancel(ctx), a.audited("end")); err == nil {
 		err = told
@@ -188,8 +193,13 @@ func (a *action) removeAgain(c *Content) error {
 	return nil
 }
 
-// store carries steps out: journal, send, wait for the confirms, journal, acknowledge.
+// store carries steps out: journal, send, wait for the confirms, journal, acknowledge. Before anything is sent the broker
+// has removed what was sent before, so that what is in doubt is always one step.
 func (a *action) store(ctx context.Context, steps []*step) error {
+	if err := a.q.conn.Removed(); err != nil {
+		return err
+	}
+	a.stored = nil
 	if err := a.journal.sent(steps); err != nil {
 		return err
 	}
@@ -254,6 +264,7 @@ func (a *action) conclude(steps []*step, errs []error) error {
 	if err := a.q.conn.Remove(messages...); err != nil {
 		return err
 	}
+	a.stored = stored
 	for _, s := range stored {
 		if s.content == nil {
 			continue
@@ -264,6 +275,15 @@ func (a *action) conclude(steps []*step, errs []error) error {
 		}
 	}
 	return nil
+}
+
+// doubt names the messages that were stored last, when the request to remove them may be lost.
+func (a *action) doubt() {
+	for _, s := range a.stored {
+		if s.content != nil && !slices.Contains(a.report.Twice, s.content.ID()) {
+			a.report.Twice = append(a.report.Twice, s.content.ID())
+		}
+	}
 }
 
 // abandon names the messages whose outcome is unknown.

@@ -395,26 +395,38 @@ func TestInterrupted(t *testing.T) {
 		{"before an ack", brokertest.Fault{On: "basic.ack", Do: brokertest.CutBefore}},
 		{"after an ack", brokertest.Fault{On: "basic.ack", Do: brokertest.CutAfter}},
 	} {
-		for _, number := range []int{3, 40, 70, 120} {
+		for _, number := range []int{3, 40, 70, 100} {
 			t.Run(fmt.Sprintf("%s/%d", at.name, number), func(t *testing.T) {
-				bubble(t, func(x *bench) {
-					interrupt(x, at.fault, number)
-				})
+				bubble(t, func(x *bench) { interrupt(x, at.fault, number, -1, 1) }) // one stays in front, so that each is removed by itself
 			})
+		}
+	}
+	for _, do := range []brokertest.Action{brokertest.CutBefore, brokertest.CutAfter} {
+		for number := 1; number <= 4; number++ {
+			for _, rate := range []int{-1, 1000} { // which leaves time to notice the end of the connection
+				t.Run(fmt.Sprintf("steps/%v/%d/%d", do, number, rate), func(t *testing.T) {
+					bubble(t, func(x *bench) { interrupt(x, brokertest.Fault{On: "basic.ack", Do: do}, number, rate, 0) })
+				})
+			}
 		}
 	}
 }
 
-func interrupt(x *bench, fault brokertest.Fault, number int) {
+// interrupt interrupts a retry of 100 messages, before which others stay in the queue.
+func interrupt(x *bench, fault brokertest.Fault, number, rate, stay int) {
+	for range stay {
+		x.put("error", parked("stays", "Other", "no", nil))
+	}
 	x.park(1, 100)
-	o := errorqueue.Options{Rate: -1, Journal: filepath.Join(x.TempDir(), "journal")}
-	q := x.open()
-	found := x.look(q, errorqueue.Filter{})
+	o := errorqueue.Options{Rate: rate, Journal: filepath.Join(x.TempDir(), "journal")}
+	without := func(c *errorqueue.Config) { c.NoAudit = true } // which would find out that the connection has ended
+	q := x.open(without)
+	found := x.look(q, errorqueue.Filter{Type: "Place"})
 	fault.Nth = number
 	injected := x.broker.Inject(fault)
 	report, err := q.Retry(x.Context(), found.Messages, o)
 	if err == nil {
-		x.Logf("the fault did not happen: %s", summary(report))
+		x.Errorf("the fault did not happen: %s", summary(report))
 	}
 	injected.Remove()
 	if closed := q.Close(); (closed == nil) != (err == nil) {
@@ -445,17 +457,20 @@ func interrupt(x *bench, fault brokertest.Fault, number int) {
 		if !slices.Contains(unclear, id) {
 			x.Errorf("%s is in both queues, and the journal does not say so: %v", id, unclear)
 		}
+		if !slices.Contains(report.Twice, id) {
+			x.Errorf("%s is in both queues, and the report does not say so: %v", id, report.Twice)
+		}
 	}
 	if len(unclear) > 64 {
 		x.Errorf("%d are unclear", len(unclear))
 	}
 	x.with(func(q *errorqueue.Queue) {
-		again, err := q.Retry(x.Context(), x.look(q, errorqueue.Filter{}).Messages, o)
+		again, err := q.Retry(x.Context(), x.look(q, errorqueue.Filter{Type: "Place"}).Messages, o)
 		if err != nil || len(again.Left)+again.Gone > 0 || len(again.Twice) > 32 {
 			x.Errorf("going on: %s, %v", summary(again), err)
 		}
 	})
-	x.expect("error", "")
+	x.expect("error", strings.Repeat("stays", stay))
 	for _, m := range x.broker.Messages("orders") {
 		copies[m.MessageId]++
 	}
@@ -463,6 +478,42 @@ func interrupt(x *bench, fault brokertest.Fault, number int) {
 	extra := len(x.broker.Messages("orders")) - 100
 	if extra < 0 || extra > 32 {
 		x.Errorf("%d copies too many", extra)
+	}
+}
+
+// TestDiscardInterrupted: what is in the archive and still in the queue, because the connection was lost before the broker had
+// removed it, is in the report and in the journal.
+func TestDiscardInterrupted(t *testing.T) {
+	for number := 1; number <= 4; number++ {
+		t.Run(fmt.Sprint(number), func(t *testing.T) {
+			bubble(t, func(x *bench) {
+				x.park(1, 100)
+				file, err := os.OpenFile(filepath.Join(x.TempDir(), "archive"), os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
+				x.try(err)
+				defer file.Close()
+				q := x.open(func(c *errorqueue.Config) { c.NoAudit = true })
+				found := x.look(q, errorqueue.Filter{})
+				x.broker.Inject(brokertest.Fault{On: "basic.ack", Do: brokertest.CutBefore, Nth: number})
+				o := errorqueue.Options{Rate: -1, Journal: filepath.Join(x.TempDir(), "journal")}
+				report, err := q.Discard(x.Context(), found.Messages, file, o)
+				if closed := q.Close(); err == nil || closed == nil {
+					t.Errorf("discard: %v, close: %v", err, closed)
+				}
+				unclear, err := errorqueue.Unclear(o.Journal)
+				x.try(err)
+				archive, err := os.ReadFile(file.Name())
+				x.try(err)
+				left := strings.Fields(x.ids("error"))
+				for i := range found.Messages {
+					m := &found.Messages[i]
+					archived, there := bytes.Contains(archive, []byte(m.ID())), slices.Contains(left, m.MessageID)
+					named := slices.Contains(report.Twice, m.ID()) && slices.Contains(unclear, m.ID())
+					if !archived && !there || archived && there && !named {
+						t.Errorf("message %s: archived %v, in the queue %v, named %v", m.MessageID, archived, there, named)
+					}
+				}
+			})
+		})
 	}
 }
 
@@ -512,7 +563,7 @@ func TestNoJournal(t *testing.T) {
 		file := filepath.Join(x.TempDir(), "file")
 		x.with(func(q *errorqueue.Queue) {
 			messages := x.look(q, errorqueue.Filter{}).Messages
-			for _, content := range []string{"hello\nworld\n", "hello", `{"ID":7}`, "{\"id\":\"1\"}\n", "{}\n", "[1]\n{\"run\":\"1\",\"action\":\"retry\",\"queue\":\"error\"}\n", "\x00\n"} {
+			for _, content := range []string{"hello\nworld\n", "hello", `{"ID":7}`, "{\"id\":\"1\"}\n", "{}\n", "[1]\n{\"run\":\"1\",\"action\":\"retry\",\"queue\":\"error\"}\n", "\x00\n", "{\n  \"queues\": []\n}\n", "\nhello\n"} {
 				x.try(os.WriteFile(file, []byte(content), 0o600))
 				if _, err := q.Retry(x.Context(), messages, errorqueue.Options{Journal: file}); err == nil || !strings.Contains(err.Error(), "is no journal") {
 					t.Errorf("with the journal %q: %v", content, err)

@@ -75,13 +75,13 @@ func openJournal(path string, first entry) (*journal, error) {
 // read reads what an interrupted run has written. The last line may be cut off; then nothing
 // of it was done.
 func (j *journal) read(first entry) error {
-	lines := bufio.NewReader(j.file)
+	lines, begun := bufio.NewReader(j.file), false
 	for number := 1; ; number++ {
 		line, err := lines.ReadBytes('\n')
 		if err != nil && !errors.Is(err, io.EOF) {
 			return err
 		}
-		if number == 1 && len(line) > 0 && !begins(line) {
+		if !begun && len(line) > 0 && !begins(line) {
 			return errNoJournal
 		}
 		if err != nil {
@@ -95,6 +95,7 @@ func (j *journal) read(first entry) error {
 		if json.Unmarshal(line, &e) != nil {
 			continue // it was cut off
 		}
+		begun = true
 		if e.Action != "" && (e.Action != first.Action || e.Queue != first.Queue || e.To != first.To) {
 			return fmt.Errorf("line %d is of another action: %s of %q to %q", number, e.Action, e.Queue, e.To)
 		}
@@ -107,7 +108,7 @@ func (j *journal) read(first entry) error {
 
 var errNoJournal = errors.New("it is no journal of an action")
 
-// begins says whether a line can be the first of a journal. It may be cut off.
+// begins says whether a line can be the first of a journal. It may be cut off; then the next line must begin one, too.
 func begins(line []byte) bool {
 	const start = `{"run":"`
 	var e entry
@@ -217,13 +218,14 @@ func Unclear(path string) (ids []string, err error) {
 		return nil, fmt.Errorf("errorqueue: read the journal: %w", err)
 	}
 	j := &journal{known: map[string]state{}}
-	number := 0
+	begun := false
 	for line := range bytes.Lines(content) {
-		if number++; number == 1 && !begins(line) {
+		if !begun && !begins(line) {
 			return nil, fmt.Errorf("errorqueue: read the journal %s: %w", path, errNoJournal)
 		}
 		var e entry
 		if json.Unmarshal(line, &e) == nil { // the last one may be cut off
+			begun = true
 			j.note(e)
 		}
 	}

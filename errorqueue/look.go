@@ -103,6 +103,7 @@ type pass struct {
 
 	seen  int
 	renew bool
+	back  error // of giving back: the broker may not have removed what was stored last
 }
 
 // step is a message that leaves the queue, or is put into it anew.
@@ -132,8 +133,8 @@ func (p *pass) run(ctx context.Context) error {
 		return err
 	}
 	err = p.all(ctx, ready)
-	if back := p.q.conn.GiveBack(); err == nil {
-		err = back
+	if p.back = p.q.conn.GiveBack(); err == nil {
+		err = p.back
 	}
 	return err
 }

@@ -155,7 +155,7 @@ func (c *Conn) Settled(ctx context.Context) (amqp.Queue, error) {
 // Any other error ends the connection: the message may have arrived or not. Nothing is sent before
 // the broker has read the acknowledgements of all that was stored before.
 func (c *Conn) Store(ps []session.Publishing) []error {
-	ctx, cancel := context.WithTimeoutCause(context.Background(), c.o.Timeout, fmt.Errorf("the broker did not answer within %v", c.o.Timeout))
+	ctx, cancel := c.limited()
 	defer cancel()
 	errs := make([]error, len(ps))
 	if err := c.removed(ctx); err != nil {
@@ -174,6 +174,11 @@ func (c *Conn) Store(ps []session.Publishing) []error {
 		}
 	}
 	return errs
+}
+
+// limited ends when the broker has had its time to answer.
+func (c *Conn) limited() (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(context.Background(), c.o.Timeout, fmt.Errorf("the broker did not answer within %v", c.o.Timeout))
 }
 
 // storeSome stores the first messages of ps, as many as the window takes, and returns how

@@ -183,6 +183,14 @@ func (t *taker) remove(ms []*Message) error {
 	return nil
 }
 
+// Removed returns nil when the broker has read all that [Conn.Remove] has acknowledged. After an error it may be here as well as
+// where it was stored.
+func (c *Conn) Removed() error {
+	ctx, cancel := c.limited()
+	defer cancel()
+	return c.removed(ctx)
+}
+
 // removed returns when the broker has read all acknowledgements, which is what an answer on the same channel says. They
 // go on other channels than what is published, and RabbitMQ reads each channel by itself: a confirm says nothing of them.
 func (c *Conn) removed(ctx context.Context) error {
@@ -206,6 +214,7 @@ func (c *Conn) removed(ctx context.Context) error {
 // takes a classic queue of RabbitMQ 3.10 time that grows with their square (8,000
 // messages: over a minute, in which the queue does nothing else; the end of the
 // channel: 16 ms).
+// It is an error if the broker may not have read all that was removed.
 func (c *Conn) GiveBack() error {
 	ctx := context.Background() // each request has its limit
 	takers := c.takers
@@ -217,8 +226,11 @@ func (c *Conn) GiveBack() error {
 		}
 	}
 	for _, t := range takers {
-		if !t.ch.IsClosed() {
+		switch {
+		case !t.ch.IsClosed():
 			faults = append(faults, c.giveBack(ctx, t))
+		case t.removing:
+			faults = append(faults, fmt.Errorf("what was moved last may still be here: %w", c.ended(t)))
 		}
 	}
 	return errors.Join(faults...)
