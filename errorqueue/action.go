@@ -45,9 +45,10 @@ type Report struct {
 	// Remaining is how many were not tried, because the action was stopped.
 	Remaining int
 	// Twice are the ids of messages that may be in both queues, because an answer was lost, in
-	// this run or in an interrupted one that it continues. Copies have the same message id.
+	// this run or in an interrupted one that it continues. Copies have the same message id, but for that of an edit.
 	Twice []string
-	// Edited is the message id of what [Queue.Edit] has sent; empty if it has sent nothing in this run.
+	// Edited is the message id of what [Queue.Edit] has sent, or may have sent if Twice names the message; empty if it has
+	// sent nothing in this run.
 	Edited string
 }
 

@@ -481,6 +481,23 @@ func interrupt(x *bench, fault brokertest.Fault, number, rate, stay int) {
 	}
 }
 
+// TestEditInterrupted: the message id of what may have been sent is told.
+func TestEditInterrupted(t *testing.T) {
+	bubble(t, func(x *bench) {
+		x.park(1, 1)
+		q := x.open(func(c *errorqueue.Config) { c.NoAudit = true })
+		found := x.look(q, errorqueue.Filter{})
+		x.broker.Inject(brokertest.Fault{On: "basic.publish", Do: brokertest.CutAfter})
+		report, err := q.Edit(x.Context(), found.Messages[0], []byte(`{"ID":7}`), errorqueue.Options{})
+		if closed := q.Close(); err == nil || closed == nil || report.Done != 0 || len(report.Twice) != 1 {
+			t.Errorf("edit: %s, %v, close: %v", summary(report), err, closed)
+		}
+		if sent := x.ids("orders"); sent == "" || report.Edited != sent {
+			t.Errorf("edited is %q, sent %q", report.Edited, sent)
+		}
+	})
+}
+
 // TestDiscardInterrupted: what is in the archive and still in the queue, because the connection was lost before the broker had
 // removed it, is in the report and in the journal.
 func TestDiscardInterrupted(t *testing.T) {

@@ -118,7 +118,7 @@ func (q *Queue) Edit(ctx context.Context, m Message, body []byte, o Options) (Re
 		out.Message.Headers[q.cfg.HeaderPrefix+header.EditedFrom] = from
 		return out, nil
 	}})
-	if report.Done > 0 {
+	if report.Done+len(report.Twice) > 0 {
 		report.Edited = edited
 	}
 	return report, err

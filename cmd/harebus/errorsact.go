@@ -184,7 +184,10 @@ func (t *errorsTask) report(r errorqueue.Report, err error, made bool) error {
 		fmt.Fprintf(t.std.out, "perhaps twice: %s\n", id)
 	}
 	fmt.Fprintf(t.std.out, "done %d, left %d, not there any more %d, not tried %d, perhaps twice %d\n", r.Done, len(r.Left), r.Gone, r.Remaining, len(r.Twice))
-	if r.Edited != "" {
+	switch {
+	case r.Edited != "" && r.Done == 0:
+		fmt.Fprintf(t.std.out, "perhaps sent with the message id %s\n", r.Edited)
+	case r.Edited != "":
 		fmt.Fprintf(t.std.out, "sent with the message id %s\n", r.Edited)
 	}
 	if err != nil {

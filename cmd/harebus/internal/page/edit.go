@@ -47,13 +47,20 @@ func (e *edition) Rows() int {
 // edit shows the form.
 func (s *Server) edit(w http.ResponseWriter, r *http.Request) {
 	e := editionOf(r)
-	if t := s.open(r, e); t != nil {
+	one, ok := s.find(r.FormValue("run"))
+	again := ok && one.Typed != "" && one.Path == e.Path // what was typed for an edit that did not succeed
+	if again {
+		e.Typed, e.To = one.Typed, one.To
+	}
+	switch t := s.open(r, e); {
+	case t != nil && again:
+		s.again(w, r, t.Status, e, t.Title+". "+t.Advice)
+		return
+	case t != nil:
 		s.fault(w, r, t.Status, t.Title, t.Advice)
 		return
-	}
-	e.Typed = e.Draft.Text
-	if one, ok := s.find(r.FormValue("run")); ok && one.Typed != "" && one.Path == e.Path { // what was typed for an edit that did not succeed
-		e.Typed, e.To = one.Typed, one.To
+	case !again:
+		e.Typed = e.Draft.Text
 	}
 	s.write(w, r, http.StatusOK, "edit", view{Title: "Edit message " + e.ID, Body: e})
 }

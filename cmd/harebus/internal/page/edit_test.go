@@ -15,6 +15,7 @@ import (
 	"github.com/harebus/harebus/brokertest"
 	"github.com/harebus/harebus/claim"
 	"github.com/harebus/harebus/cmd/harebus/internal/page"
+	"github.com/harebus/harebus/errorqueue"
 	"github.com/harebus/harebus/seal"
 )
 
@@ -144,11 +145,47 @@ func TestEditOfAnother(t *testing.T) {
 		x.begin(x.get("/errors?error=boom"), "Retry all", "2", url.Values{"rate": {"1"}})
 		a = x.typed(path, `{"ID":7}`)
 		x.expect(a, http.StatusConflict, "An action is at work", "Nothing was done")
-		if x.field(a) != `{"ID":7}` {
-			t.Errorf("the field has %q", x.field(a))
+		if x.field(a) != `{"ID":7}` || strings.Contains(a.html, "It is sent as it stands here") {
+			t.Errorf("the field has %q: %s", x.field(a), a.text())
 		}
 		time.Sleep(time.Minute) // virtual
 		x.expect(x.edited(path, `{"ID":7}`), http.StatusOK, "Edit: done")
+	})
+}
+
+// TestEditAgainOfWhatIsGone: what was typed for an edit that did not succeed is there also when the message has been moved since, or
+// the look is no longer kept.
+func TestEditAgainOfWhatIsGone(t *testing.T) {
+	bubble(t, nil, func(x *bench) {
+		x.park("a", "Place", "boom", nil)
+		path, _ := x.editor("boom")
+		again := x.link(x.edited(path, `{"ID":7}`, "to", "absent"), "Edit it again")
+		_, err := x.ch.QueuePurge("error", false)
+		x.try(err)
+		x.expect(x.get(again), http.StatusNotFound, "not in the error queue any more", "What you have typed", `{"ID":7}`)
+		for range 4 {
+			x.get("/errors")
+		}
+		x.expect(x.get(again), http.StatusGone, "no longer kept", "What you have typed", `{"ID":7}`)
+		x.expect(x.get(path), http.StatusGone, "no longer kept")
+	})
+}
+
+// TestLargePayload: of a message of another bus the page shows the beginning, as of others.
+func TestLargePayload(t *testing.T) {
+	large := func(c *page.Config) {
+		c.Peer = func(*errorqueue.Content) *page.Peer {
+			return &page.Peer{Dialect: "spring", Payload: strings.Repeat("a", 1<<20)}
+		}
+	}
+	bubble(t, large, func(x *bench) {
+		x.park("a", "Place", "boom", nil)
+		list := x.get("/looks/" + look(x.get("/errors")) + "/messages")
+		message := x.get(x.link(list, ids(list)[0]))
+		x.expect(message, http.StatusOK, "In it is the payload", "This is the beginning")
+		if len(message.html) > 1<<18 {
+			t.Errorf("the page has %d bytes", len(message.html))
+		}
 	})
 }
 

@@ -139,6 +139,8 @@ type letter struct {
 type Peer struct {
 	// Dialect names the bus, Payload is what is in its envelope, and Unreadable is why that cannot be read.
 	Dialect, Payload, Unreadable string
+	// Cut says that the page shows only the beginning of the payload.
+	Cut bool
 }
 
 type field struct{ Name, Value string }
@@ -196,9 +198,11 @@ func (s *Server) letter(c *errorqueue.Content) *letter {
 		l.Body, l.Cut = bodyText(c.Body)
 	}
 	if l.Peer != nil {
-		if text, ok := indented([]byte(l.Peer.Payload)); ok {
-			l.Peer.Payload = text
+		text, ok := indented([]byte(l.Peer.Payload))
+		if !ok {
+			text, l.Peer.Cut = bodyText([]byte(l.Peer.Payload))
 		}
+		l.Peer.Payload = text
 	}
 	return l
 }
