@@ -31,7 +31,8 @@ its time begins anew.
 
 It refuses to go on, and puts everything back, if messages come to the queue by its name
 (through the default exchange): RabbitMQ can confirm and lose one in the moment of the replacement.
--accept-by-name accepts that.
+-accept-by-name accepts that. Services of harebus send so for up to a minute after the queue, or the node
+that has it, was away: run the same command again then.
 
 Killed at any moment, it loses nothing, and at most one message is there twice, with the same id. Run
 the same command again: it goes on. Until then new messages are held and not handled; when services

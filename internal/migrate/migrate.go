@@ -84,8 +84,9 @@ func namesFor(name string) names {
 }
 
 // ErrByName is returned when messages are published to the queue by its name: RabbitMQ may
-// confirm and lose one that comes in the moment of the replacement.
-var ErrByName = errors.New("messages come to the queue through the default exchange, by its name; one that comes at the moment of the replacement can be lost although it is confirmed: have its publishers use an exchange, or stop them")
+// confirm and lose one that comes in the moment of the replacement. A service of harebus does so when the direct exchange has
+// returned a command, such as while the node of a classic queue is down, and believes that for a minute.
+var ErrByName = errors.New("messages come to the queue through the default exchange, by its name; one that comes at the moment of the replacement can be lost although it is confirmed: have its publishers use an exchange, or stop them; if the queue or its node was away, services of harebus do so for a minute after that: run the same command again then")
 
 // ErrDeadLetters is returned when the broker may hold messages of the queue that AMQP does not count.
 var ErrDeadLetters = errors.New("the queue dead-letters at-least-once: the broker keeps such messages in it until they have arrived, AMQP does not count them, and they would be deleted with it: give -api, which tells them, or -accept-dead-letters if none is on its way")

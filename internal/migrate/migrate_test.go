@@ -13,6 +13,7 @@ import (
 
 	amqp "github.com/rabbitmq/amqp091-go"
 
+	"github.com/harebus/harebus"
 	"github.com/harebus/harebus/brokertest"
 	"github.com/harebus/harebus/internal/access"
 	"github.com/harebus/harebus/internal/migrate"
@@ -403,6 +404,48 @@ func TestServicesBindAgain(t *testing.T) {
 		}))
 		stop()
 		r.check("quorum", 2*5)
+	})
+}
+
+type placeOrder struct{}
+
+func (placeOrder) MessageType() string { return "PlaceOrder" }
+
+// TestCommandsThatFoundNoWay: a service whose command the direct exchange has returned, as while the node of a classic queue is down, goes
+// by the name of the queue for a minute after that. So long a migration is refused; after it the same command works.
+func TestCommandsThatFoundNoWay(t *testing.T) {
+	t.Parallel()
+	bubble(t, func(r *rig) {
+		setup, err := harebus.New(harebus.Config{URL: r.broker.URL(), Dial: r.broker.Dial, Exchanges: harebus.ExchangeConfig{Direct: "direct", Topic: "topic"}})
+		r.try(err)
+		defer func() { r.try(setup.Close()) }()
+		send := func(want string) {
+			r.Helper()
+			id := fmt.Sprint(len(r.sent))
+			r.try(setup.Bus().Send(r.Context(), "orders", placeOrder{}, harebus.WithMessageID(id)))
+			r.sent = append(r.sent, id)
+			for _, m := range r.broker.Messages("orders") {
+				if m.MessageId == id && m.Exchange != want {
+					r.Errorf("message %s came by exchange %q, want %q", id, m.Exchange, want)
+				}
+			}
+		}
+		send("direct")
+		r.try(r.ch.QueueUnbind("orders", "orders", "direct", nil))
+		send("")
+		r.try(topology.Topology{Bindings: bindings}.Declare(r.ch))
+		send("")
+		if err := r.migrate(r.Context(), nil); !errors.Is(err, migrate.ErrByName) {
+			r.Fatalf("the error is %v", err)
+		}
+		r.check("classic", 0)
+		time.Sleep(time.Minute + time.Second) // virtual
+		_, err = r.ch.QueuePurge("orders", false)
+		r.try(err)
+		r.sent = nil
+		send("direct")
+		r.try(r.migrate(r.Context(), nil))
+		r.check("quorum", 0)
 	})
 }
 
