@@ -125,6 +125,35 @@ func TestCancelIsOneRoundTrip(t *testing.T) {
 	})
 }
 
+// TestCancelLeavesNoChannel: where the broker allows no more channels than are needed, none is kept.
+func TestCancelLeavesNoChannel(t *testing.T) {
+	for most, kept := range map[int]int{4: 0, 10: 1} {
+		t.Run(fmt.Sprint(most), func(t *testing.T) {
+			bubble(t, func(t *testing.T, r *rig) {
+				r.declare(r.channel(), "out")
+				bus := r.setup(r.config("")).Bus()
+				ticket := r.deferred(bus, time.Hour, 1)
+				channels := func() (n int) {
+					for _, c := range r.broker.Connections() {
+						if strings.Contains(c.Name, "publish") {
+							n += c.Channels
+						}
+					}
+					return n
+				}
+				before := channels()
+				if err := bus.Cancel(r.ctx, ticket); err != nil {
+					t.Fatal(err)
+				}
+				<-time.After(time.Second) // what is past is tidied
+				if n := channels() - before; n != kept {
+					t.Errorf("%d channels are kept, want %d", n, kept)
+				}
+			}, brokertest.WithChannelMax(most))
+		})
+	}
+}
+
 // TestCancelCatchesCopies: a message that was sent twice, because the first confirm was
 // lost, is cancelled twice.
 func TestCancelCatchesCopies(t *testing.T) {

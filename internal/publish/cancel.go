@@ -212,7 +212,9 @@ func (d *delayer) declareCancelled(ctx context.Context, s *session.Session) erro
 func (c *cancels) channel(s *session.Session) (*amqp.Channel, error) {
 	c.mu.Lock()
 	kept := c.spare
-	c.spare = spare{}
+	if kept.on == s { // else it is of an older connection, or of the next one
+		c.spare = spare{}
+	}
 	c.mu.Unlock()
 	if kept.on != s {
 		return s.Channel()
@@ -224,11 +226,12 @@ func (c *cancels) channel(s *session.Session) (*amqp.Channel, error) {
 	return kept.ch, nil
 }
 
-// keep keeps a channel for the next cancellation, if there is none yet and the connection has room for it.
+// keep keeps a channel for the next cancellation, if there is none yet and the connection has room for it: more than one
+// channel beside those that are needed, because there is one also where none is allowed.
 func (c *cancels) keep(s *session.Session, ch *amqp.Channel) {
 	c.mu.Lock()
 	kept := false
-	if c.spare.on != s {
+	if c.spare.on != s && cap(s.Spare()) > 1 {
 		select {
 		case s.Spare() <- struct{}{}:
 			c.spare, kept = spare{s, ch}, true
