@@ -24,6 +24,7 @@ import (
 	"github.com/harebus/harebus/internal/scheduled"
 	"github.com/harebus/harebus/internal/session"
 	"github.com/harebus/harebus/internal/survey"
+	"github.com/harebus/harebus/order"
 	"github.com/harebus/harebus/topology"
 )
 
@@ -149,7 +150,7 @@ func (d *desk) configure(std stdio) error {
 		switch {
 		case scheduled.Holds(q):
 			c.ScheduleQueues = append(c.ScheduleQueues, q.Name)
-		case listened(q, d.errorQueue):
+		case listened(q, d.want, d.errorQueue):
 			c.ServiceQueues = append(c.ServiceQueues, q.Name)
 		}
 	}
@@ -178,8 +179,14 @@ func (d *desk) configure(std stdio) error {
 	return nil
 }
 
-// listened says whether a service handles the messages of a queue of its topology, as far as the name tells.
-func listened(q topology.Queue, errorQueue string) bool {
+// listened says whether a service handles the messages of a queue of its topology, as far as the name tells. What an ordered queue has
+// beside itself is no queue of which an instance answers.
+func listened(q topology.Queue, all topology.Topology, errorQueue string) bool {
+	for _, other := range all.Queues {
+		if q.Name == order.ParkingQueue(other.Name) || q.Name == order.MembersQueue(other.Name) {
+			return false
+		}
+	}
 	return q.Name != errorQueue && !strings.HasPrefix(q.Name, "harebus.") && !q.Exclusive && q.Type != topology.Stream
 }
 

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/cookiejar"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -13,6 +14,8 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 
 	"github.com/harebus/harebus"
+	"github.com/harebus/harebus/order"
+	"github.com/harebus/harebus/topology"
 )
 
 // TestUI is the command from its start to its end: it prints an address, shows what failed, the plan and
@@ -100,4 +103,22 @@ func TestUIMisuse(t *testing.T) {
 	}
 	_, url := newBroker(t)
 	execute(t, "", "ui", "-listen", strings.TrimSuffix(url[strings.Index(url, "@")+1:], "/")).check(t, exitFailed, "in use")
+}
+
+// TestListened: of the queues of a topology the page expects those to be answered for that an instance answers for.
+func TestListened(t *testing.T) {
+	t.Parallel()
+	all := topology.Join((&order.Config{Partitions: 2}).Topology("steps"), (&order.Config{}).Topology("steps.0"), (&order.Config{}).Topology("steps.1"), topology.Topology{Queues: []topology.Queue{
+		{Name: "steps"}, {Name: "steps.0"}, {Name: "steps.1"}, {Name: "error"}, {Name: "lost.parked"}, {Name: "harebus.audit"}, {Name: "events", Type: topology.Stream}, {Name: "mine", Exclusive: true},
+	}})
+	var names []string
+	for _, q := range all.Queues {
+		if listened(q, all, "error") {
+			names = append(names, q.Name)
+		}
+	}
+	slices.Sort(names)
+	if got := strings.Join(names, " "); got != "lost.parked steps steps.0 steps.1" {
+		t.Errorf("listened to are %s", got)
+	}
 }
