@@ -138,6 +138,14 @@ func (f *fleet) detail() {
 // Instances is how many have answered.
 func (f *fleet) Instances() int { return len(f.State.Round.Answers) }
 
+// InHand is how many messages of the queue the instances have, of all services that share it.
+func (f *fleet) InHand() (n int64) {
+	for i := range f.Lines {
+		n += f.Lines[i].InHand
+	}
+	return n
+}
+
 // Takers is how many instances take orders.
 func (f *fleet) Takers() int { return f.State.Takers() }
 

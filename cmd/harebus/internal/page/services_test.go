@@ -89,6 +89,22 @@ func TestServices(t *testing.T) {
 	})
 }
 
+// TestServicesShareAQueue: what instances of two services have in hand is counted together.
+func TestServicesShareAQueue(t *testing.T) {
+	bubble(t, nil, func(x *bench) {
+		release := make(chan struct{})
+		busy := func(placeOrder) error { <-release; return nil }
+		setup, _, _ := x.serve("orders", pulse.Config{Service: "shop"}, busy)
+		x.serve("orders", pulse.Config{Service: "stock"}, busy)
+		for i := range 8 {
+			x.try(setup.Bus().Send(x.Context(), "orders", placeOrder{i}))
+		}
+		time.Sleep(10 * time.Second) // virtual
+		x.expect(x.get("/services?queue=orders"), http.StatusOK, "0 messages ready, 8 in hand")
+		close(release)
+	})
+}
+
 // TestServicesPause: an order is for the number of instances that was typed, as harebus control gives it; then it is among the actions.
 func TestServicesPause(t *testing.T) {
 	bubble(t, nil, func(x *bench) {
