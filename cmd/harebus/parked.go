@@ -14,6 +14,7 @@ import (
 	"github.com/harebus/harebus/internal/queue"
 	"github.com/harebus/harebus/internal/visible"
 	"github.com/harebus/harebus/order"
+	"github.com/harebus/harebus/topology"
 )
 
 const parkedExplanation = `Shows the keys of an ordered queue (Consume.Order) whose messages are parked, and decides about those that are held.
@@ -86,6 +87,9 @@ func (o *operator) check(args []string) error {
 	case o.all && len(args) > 1:
 		return errors.New("-all is for every key: leave the key out")
 	}
+	if err := cmp.Or(topology.ValidName("queue", args[0]), topology.ValidName("queue", order.MembersQueue(args[0]))); err != nil { // the client ends the connection at one that is too long
+		return err
+	}
 	o.options.Queue, o.key = args[0], lanes.All
 	if len(args) == 2 {
 		o.key = args[1]
@@ -96,11 +100,11 @@ func (o *operator) check(args []string) error {
 // say says the word.
 func (o *operator) say(ctx context.Context) error {
 	n, err := o.options.Say(ctx, o.do, o.key)
+	if n > 0 { // also if a later partition could not be reached
+		fmt.Fprintf(o.std.out, "%s: %d messages\n", o.do, n)
+	}
 	switch {
 	case errors.Is(err, ordered.ErrNobody):
-		if n > 0 {
-			fmt.Fprintf(o.std.out, "%s: %d messages\n", o.do, n)
-		}
 		fmt.Fprintf(o.std.err, "harebus: %v\n", err)
 		return nil
 	case err != nil:
@@ -110,7 +114,6 @@ func (o *operator) say(ctx context.Context) error {
 	case n == 0:
 		return fmt.Errorf("no message holds the key %q; harebus parked list shows what is held", o.key)
 	}
-	fmt.Fprintf(o.std.out, "%s: %d messages\n", o.do, n)
 	return nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -135,6 +136,7 @@ func TestParkedMisuse(t *testing.T) {
 		"retry needs one key, or -all":       "parked retry steps",
 		"discard needs one key, or -all":     "parked discard steps a b",
 		"leave the key out":                  "parked retry -all steps ann",
+		"it has 258 bytes":                   "parked list -url " + url + " " + strings.Repeat("x", 250),
 		`"plain" is no ordered queue`:        "parked list -url " + url + " plain",
 		`"steps" is no ordered queue, or no`: "parked retry -all -url " + url + " steps",
 	} {
@@ -190,12 +192,19 @@ func TestParkedPartitions(t *testing.T) {
 		return setup
 	}
 	setup := start()
-	parkedIn := map[string]bool{}
+	parkedIn, last, left := map[string]bool{}, 0, 0
 	for key := range strings.SplitSeq("abcdef", "") {
 		if err := setup.Bus().Send(t.Context(), "steps", 1, harebus.WithType("Step"), harebus.WithKey(key)); err != nil {
 			t.Fatal(err)
 		}
-		parkedIn[order.ParkingQueue(order.PartitionQueue("steps", order.Partition(key, 3)))] = true
+		partition := order.Partition(key, 3)
+		parkedIn[order.ParkingQueue(order.PartitionQueue("steps", partition))] = true
+		if partition > last {
+			last, left = partition, 0
+		}
+		if partition == last && key != "c" {
+			left++
+		}
 	}
 	for len(setup.Parked()) < 6 {
 		time.Sleep(5 * time.Millisecond)
@@ -216,10 +225,18 @@ func TestParkedPartitions(t *testing.T) {
 		t.Errorf("%q", r.out)
 	}
 	lists(5)
+	b.Inject(brokertest.Fault{On: "basic.publish", Do: brokertest.Raise, Code: 403, Text: "ACCESS_REFUSED", Match: func(f brokertest.Frame) bool {
+		return strings.Contains(f.Connection, "parked") && f.RoutingKey == order.ParkingQueue(order.PartitionQueue("steps", last))
+	}})
+	r = execute(t, "", "parked", "discard", "-all", "-url", url, "steps")
+	if r.check(t, exitFailed, "has not confirmed it"); left == 0 || r.out != fmt.Sprintf("discard: %d messages\n", 5-left) {
+		t.Errorf("of 5, of which %d are in the last partition: %q", left, r.out)
+	}
+	lists(left)
 	if err := setup.Close(); err != nil {
 		t.Fatal(err)
 	}
-	lists(5)
+	lists(left)
 	execute(t, "", "parked", "discard", "-all", "-url", url, "steps").check(t, exitOK, "no instance consumes")
 	defer start().Close()
 	for name := range parkedIn {
