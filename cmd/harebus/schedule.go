@@ -10,6 +10,7 @@ import (
 
 	"github.com/harebus/harebus/internal/access"
 	"github.com/harebus/harebus/internal/scheduled"
+	"github.com/harebus/harebus/topology"
 )
 
 const scheduleExplanation = `Shows and changes the recurring schedules of the service whose listener queue is
@@ -63,6 +64,9 @@ func runSchedule(ctx context.Context, args []string, std stdio) int {
 	}
 	if s.name = flags.Arg(1); s.queue == "" {
 		s.queue = flags.Arg(0) + scheduled.Suffix
+	}
+	if err := topology.ValidName("queue", s.queue); err != nil { // the client ends the connection at one that is too long, again and again
+		return std.misuse(flags, err.Error())
 	}
 	broker, err := connect.broker(std)
 	if err != nil {
