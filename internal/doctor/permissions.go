@@ -133,7 +133,7 @@ func (e *examination) policies(ctx context.Context) error {
 		}
 		what := fmt.Sprintf("a policy sets %s of queue %q", strings.Join(keys, ", "), want.Name)
 		if keeps(want) {
-			e.fault(what, "an order or a group of readers keeps its place in this queue: when the broker drops, moves or takes back what is there, messages are lost or come out of "+
+			e.fault(what, "an order, a group of readers or the leader of schedules keeps its place in this queue: when the broker drops, moves or takes back what is there, messages are lost or come out of "+
 				"their order, and when it refuses more, the next instance cannot take over", fix)
 			continue
 		}
@@ -142,13 +142,13 @@ func (e *examination) policies(ctx context.Context) error {
 	return nil
 }
 
-// changing are the keys of a policy that change what a queue does with messages. RabbitMQ 4.3 has the last three.
+// changing are the keys of a policy that change what a queue does with messages. RabbitMQ 3.10 does not have the last three.
 var changing = []string{
 	"expires", "message-ttl", "max-length", "max-length-bytes", "delivery-limit", "dead-letter-exchange", "overflow",
 	"consumer-timeout", "delayed-retry-type", "delayed-retry-min",
 }
 
-// keeps says whether a queue is an ordered one, its parking queue, or that of the tokens of a group of readers.
+// keeps says whether a queue is an ordered one, its parking queue, or that of the tokens of a group of readers or of schedules.
 func keeps(q topology.Queue) bool {
 	return q.Arguments["x-single-active-consumer"] == true && fmt.Sprint(q.Arguments["x-delivery-limit"]) == strconv.Itoa(topology.LookLimit)
 }
