@@ -76,7 +76,7 @@ type action struct {
 	next    time.Time // the rate allows no step before
 	journal *journal
 	reader  *reader
-	stored  []*step // in the last step: the broker may not have removed them
+	stored  []string // in the last step: the broker may not have removed these messages
 	report  Report
 }
 
@@ -265,12 +265,12 @@ func (a *action) conclude(steps []*step, errs []error) error {
 	if err := a.q.conn.Remove(messages...); err != nil {
 		return err
 	}
-	a.stored = stored
 	for _, s := range stored {
 		if s.content == nil {
 			continue
 		}
 		a.report.Done++
+		a.stored = append(a.stored, s.content.ID())
 		if a.journal.unclear(s.content) {
 			a.report.Twice = append(a.report.Twice, s.content.ID())
 		}
@@ -280,9 +280,9 @@ func (a *action) conclude(steps []*step, errs []error) error {
 
 // doubt names the messages that were stored last, when the request to remove them may be lost.
 func (a *action) doubt() {
-	for _, s := range a.stored {
-		if s.content != nil && !slices.Contains(a.report.Twice, s.content.ID()) {
-			a.report.Twice = append(a.report.Twice, s.content.ID())
+	for _, id := range a.stored {
+		if !slices.Contains(a.report.Twice, id) {
+			a.report.Twice = append(a.report.Twice, id)
 		}
 	}
 }
