@@ -1,7 +1,10 @@
 package resend
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
+	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,56 +23,79 @@ type routing struct {
 	turn atomic.Uint64 // of messages without a key
 
 	mu     sync.Mutex // guards what follows
-	stuck  map[string]stuck
+	under  map[lanes.Route]passage
 	logged time.Time
 }
 
-// stuck is why a partition takes no message.
-type stuck struct {
-	err         error
-	since, last time.Time
+// passage is a message that has not got to its partition.
+type passage struct {
+	partition string
+	since     time.Time // when it was sent first
+	last      time.Time // when the latest attempt ended; zero while one is under way
+	err       error     // of that attempt
 }
 
-// note notes the outcome of an attempt. It says whether that is to be logged.
-func (r *routing) note(partition string, err error, now time.Time) (say bool) {
+// begin notes that an attempt begins.
+func (r *routing) begin(as lanes.Route, partition string, now time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.under == nil {
+		r.under = map[lanes.Route]passage{}
+	}
+	one, known := r.under[as]
+	if !known {
+		one.since = now
+	}
+	one.partition, one.last = partition, time.Time{}
+	r.under[as] = one
+}
+
+// end notes the outcome of an attempt: nil also for a message that another router sends. It says whether that is to be logged.
+func (r *routing) end(as lanes.Route, err error, now time.Time) (say bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if err == nil {
-		delete(r.stuck, partition)
+		delete(r.under, as)
 		return false
 	}
-	if r.stuck == nil {
-		r.stuck = map[string]stuck{}
-	}
-	one, was := r.stuck[partition]
-	if !was {
-		one.since = now
-	}
+	r.forget(now)
+	one := r.under[as]
 	one.err, one.last = err, now
-	r.stuck[partition] = one
+	r.under[as] = one
 	if say = now.Sub(r.logged) >= quiet; say {
 		r.logged = now
 	}
 	return say
 }
 
-// trouble is why messages do not get to their partition. What is older than a minute is over, or in another process: those that could not be sent
-// are tried again sooner.
+// forget forgets messages that were not tried again for a minute: another process has them, because those that could not be sent are tried again
+// sooner. mu is held.
+func (r *routing) forget(now time.Time) {
+	const age = time.Minute
+	maps.DeleteFunc(r.under, func(_ lanes.Route, one passage) bool { return !one.last.IsZero() && now.Sub(one.last) > age })
+}
+
+// trouble is why messages do not get to their partition.
 func (r *routing) trouble() error {
-	const age, patience = time.Minute, 5 * time.Second
+	const patience = 5 * time.Second
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for partition, one := range r.stuck {
-		switch {
-		case time.Since(one.last) > age:
-			delete(r.stuck, partition)
-		case one.last.Sub(one.since) > patience:
-			return fmt.Errorf("a message has not got to its partition %s since %s; those of its key wait behind it: %w",
-				partition, one.since.Format(time.RFC3339), one.err)
+	now := time.Now()
+	r.forget(now)
+	oldest := passage{since: now.Add(-patience)}
+	for _, one := range r.under {
+		if one.since.Before(oldest.since) {
+			oldest = one
 		}
 	}
-	return nil
+	if oldest.partition == "" {
+		return nil
+	}
+	return fmt.Errorf("a message has not got to its partition %s since %s; those of its key wait behind it: %w",
+		oldest.partition, oldest.since.Format(time.RFC3339), cmp.Or(oldest.err, errUnconfirmed))
 }
+
+var errUnconfirmed = errors.New("the broker has not confirmed it so far")
 
 // routed is the work of the router on a delivery: a copy, as the message came, goes to the partition of its key. What cannot
 // be sent stays here, with those of its key behind it, and is tried again.
@@ -93,11 +119,14 @@ func (q *Queue) Members() string {
 func (d *routed) Handle() {
 	place, key := d.Place()
 	partition := d.partition(key)
-	err := d.send(partition, key, lanes.Route{Fence: order.Fence(d.Context()), Number: place.Number})
+	as := lanes.Route{Fence: order.Fence(d.Context()), Number: place.Number}
+	d.queue.routing.begin(as, partition, time.Now())
+	err := d.send(partition, key, as)
 	if d.Context().Err() != nil || !d.Connected() {
+		d.queue.routing.end(as, nil, time.Now())
 		return // another router has the queue, and sends it
 	}
-	if d.queue.routing.note(partition, err, time.Now()) {
+	if d.queue.routing.end(as, err, time.Now()) {
 		d.Log().Error("a message cannot be sent to its partition; trying again", zap.String("partition", partition), zap.String("message_id", d.Raw.MessageId), zap.Error(err))
 	}
 	if err == nil {
