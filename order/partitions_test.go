@@ -14,6 +14,7 @@ import (
 	"github.com/harebus/harebus"
 	"github.com/harebus/harebus/brokertest"
 	"github.com/harebus/harebus/order"
+	"github.com/harebus/harebus/topology"
 )
 
 // divided runs a test about a queue with four partitions.
@@ -316,4 +317,108 @@ func TestUnkeyedInPartitions(t *testing.T) {
 			t.Errorf("%d are done", n)
 		}
 	})
+}
+
+// TestRouterSaysWhatWaits: the setup is not ready while a partition takes one message and not another one, and while the broker confirms none.
+func TestRouterSaysWhatWaits(t *testing.T) {
+	for name, do := range map[string]brokertest.Action{"one is refused": brokertest.Nack, "no confirm": brokertest.Drop} {
+		t.Run(name, func(t *testing.T) {
+			divided(t, func(t *testing.T, r *rig) {
+				a := order.PartitionQueue("steps", order.Partition("a", 4))
+				setup := r.serve(func(context.Context, step) error { return nil })
+				r.rest(time.Second)
+				r.broker.Inject(brokertest.Fault{
+					On: "basic.publish", Times: -1, Do: do, Match: func(f brokertest.Frame) bool { return f.RoutingKey == a && f.Headers["PikaBus.Key"] == "a" },
+				})
+				r.try(r.sender.Send(r.ctx, "steps", step{"a", 1}, harebus.WithKey("a")))
+				for n := range 60 {
+					if do == brokertest.Nack { // others get there
+						r.try(r.sender.Send(r.ctx, "steps", step{"x", n}, harebus.WithKey(sibling("a"))))
+					}
+					r.rest(200 * time.Millisecond)
+				}
+				if err := setup.Ready(); err == nil || !strings.Contains(err.Error(), "has not got to its partition "+a) {
+					t.Error("it is ready:", err)
+				}
+			})
+		})
+	}
+}
+
+// sibling is another key of the same partition.
+func sibling(of string) string {
+	for n := 0; ; n++ {
+		if key := fmt.Sprint("x", n); order.Partition(key, 4) == order.Partition(of, 4) {
+			return key
+		}
+	}
+}
+
+// TestMembersForbidden: an instance that may not be counted among the others does not start.
+func TestMembersForbidden(t *testing.T) {
+	divided(t, func(t *testing.T, r *rig) {
+		r.broker.Inject(brokertest.Fault{
+			On: "basic.consume", Times: -1, Do: brokertest.Raise, Code: 403, Text: "ACCESS_REFUSED", Match: func(f brokertest.Frame) bool { return f.Queue == "steps.members" },
+		})
+		err := r.instance(func(context.Context, step) error { return nil }).Start(r.ctx)
+		if err == nil || !strings.Contains(err.Error(), "steps.members") {
+			t.Error("it starts:", err)
+		}
+	})
+}
+
+// TestUnreadableInPartitions: a message whose headers cannot be read, so that the router cannot send it on, goes to the error queue as anywhere.
+func TestUnreadableInPartitions(t *testing.T) {
+	divided(t, func(t *testing.T, r *rig) {
+		setup := r.serve(func(context.Context, step) error { return nil })
+		r.rest(time.Second)
+		deep := amqp.Table{"end": "x"}
+		for range 33 {
+			deep = amqp.Table{"deep": deep}
+		}
+		r.put("steps", deep, step{"a", 1})
+		r.send("a2")
+		r.rest(time.Minute)
+		r.wants("a", "2")
+		for name, want := range map[string]int{"steps": 0, "error": 1} {
+			if q, _ := r.broker.Queue(name); q.Ready+q.Unacked != want {
+				t.Errorf("%d messages are in %s, want %d", q.Ready+q.Unacked, name, want)
+			}
+		}
+		r.try(setup.Ready())
+	})
+}
+
+// TestDeferredIntoPartition: a message that comes out of the delay queues is due, whatever the clock of this process says.
+func TestDeferredIntoPartition(t *testing.T) {
+	divided(t, func(_ *testing.T, r *rig) {
+		s := r.instance(func(context.Context, step) error { return nil })
+		r.try(s.Init(r.ctx))
+		r.try(s.Start(r.ctx))
+		r.rest(time.Second)
+		due := time.Now().Add(time.Hour).UTC().Format(time.RFC3339Nano) // for a clock that is an hour late
+		r.put(topology.Delays{}.Exit("", "steps").Queues[0].Name, amqp.Table{"PikaBus.Key": "a", "PikaBus.DeferredTime": due}, step{"a", 1})
+		r.rest(time.Minute)
+		r.wants("a", "1")
+	})
+}
+
+// TestPartitionTaken: an endpoint whose partition is a queue of the setup already, or its error queue, is refused, and leaves nothing behind.
+func TestPartitionTaken(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ other, errorQueue string }{{"steps.2", "error"}, {"other", "steps.3"}} {
+		s, err := harebus.New(harebus.Config{Queue: c.other})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = s.Endpoint(harebus.EndpointConfig{
+			Queue: "steps", Consume: harebus.ConsumeConfig{Order: &order.Config{Partitions: 4}}, ErrorQueue: harebus.ErrorQueueConfig{Name: c.errorQueue},
+		})
+		if err == nil || !strings.Contains(err.Error(), "would be a partition") {
+			t.Error(err)
+		}
+		if all := s.Endpoints(); len(all) != 1 {
+			t.Error("there are", all)
+		}
+	}
 }

@@ -120,24 +120,15 @@ func (c *consumer) redivided(err error) error {
 		" keep that number, or change it as \"The number of partitions\" in docs/ordering.md says; harebus topology migrate would not do", err)
 }
 
-// attend makes this process one of the members, and counts them, until ctx ends or the channel is lost.
-func (t *tenure) attend() {
-	err := t.countMembers()
-	if t.ctx.Err() != nil {
-		return
+// attend makes this process one of the members, if the queue is divided, and has them counted until the tenure ends or the channel is lost.
+func (t *tenure) attend() error {
+	if t.c.cfg.Members == "" {
+		return nil
 	}
-	select {
-	case t.failed <- err:
-	default: // something else has failed
-	}
-}
-
-func (t *tenure) countMembers() error {
 	u, err := t.c.subscribe(t.session)
 	if err != nil {
 		return err
 	}
-	defer u.close()
 	u.queue = t.c.cfg.Members
 	opened := make(chan (<-chan amqp.Delivery), 1)
 	err = u.request(func() error {
@@ -145,9 +136,26 @@ func (t *tenure) countMembers() error {
 		opened <- deliveries
 		return err
 	})
-	if err == nil {
-		u.deliveries = <-opened
+	if err != nil {
+		u.close()
+		return fmt.Errorf("be counted among the instances in %s: %w", u.queue, err)
 	}
+	u.deliveries = <-opened
+	t.notes.Go(func() {
+		defer u.close()
+		err := t.countMembers(u)
+		if t.ctx.Err() != nil {
+			return
+		}
+		select {
+		case t.failed <- err:
+		default: // something else has failed
+		}
+	})
+	return nil
+}
+
+func (t *tenure) countMembers(u *subscription) (err error) {
 	tick := time.NewTicker(census)
 	defer tick.Stop()
 	last := 0

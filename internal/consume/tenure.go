@@ -103,7 +103,9 @@ func (c *consumer) own(ctx context.Context, s *session.Session) error {
 	}
 	t := c.newTenure(s, parking)
 	defer t.end()
-	err = t.consume(parking, parkingPrefetch)
+	if err = t.attend(); err == nil {
+		err = t.consume(parking, parkingPrefetch)
+	}
 	c.opened()
 	if err != nil {
 		return c.without(err)
@@ -118,9 +120,6 @@ func (c *consumer) own(ctx context.Context, s *session.Session) error {
 	c.began = true
 	c.note(nil)
 	t.join(0)
-	if c.cfg.Members != "" {
-		t.notes.Go(t.attend)
-	}
 	end := c.cfg.consuming(s)
 	err = t.run(ctx)
 	if errors.Is(err, errChanging) || errors.Is(err, errHandOver) {
