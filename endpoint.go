@@ -246,6 +246,7 @@ func (e *endpoint) consumption(link *session.Link, queues int) consume.Config {
 		Republish:  e.copies.Republish,
 		Consuming:  s.observers.consuming(e.queue),
 		Task:       e.task,
+		Unread:     func() consume.Task { return &delivery{endpoint: e.of} }, // a router cannot send it on
 	}
 }
 

@@ -73,8 +73,8 @@ type Config struct {
 	// Consuming, if any, is called when a consumer has begun to consume on a session, and
 	// end when it no longer does, with the reason; nil if it was asked to stop.
 	Consuming func(on *session.Session) (end func(error))
-	// Task makes the work for a delivery.
-	Task func() Task
+	// Task makes the work for a delivery, and Unread that for one of an ordered queue whose headers cannot be read.
+	Task, Unread func() Task
 }
 
 func (c *Config) consuming(on *session.Session) (end func(error)) {

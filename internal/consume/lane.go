@@ -23,12 +23,21 @@ var errIncomplete = errors.New("messages that another instance had kept come onl
 
 // prepare makes the work for a delivery; nil if it cannot be read at all, and then the session ends.
 func (t *tenure) prepare(u *subscription, raw amqp.Delivery) *Delivery {
-	task := t.c.cfg.Task()
-	d := task.base()
-	d.Raw, d.consumer, d.feed, d.task, d.tenure, d.came = raw, t.c, u.feed, task, t, time.Now()
+	d := t.job(t.c.cfg.Task(), u.feed, raw, time.Now())
 	if !d.unpack() {
 		return nil
 	}
+	if d.Unreadable != nil {
+		d = t.job(t.c.cfg.Unread(), u.feed, raw, d.came)
+		d.unpack()
+	}
+	return d
+}
+
+// job is the work for a delivery that came at a time.
+func (t *tenure) job(task Task, f *feed, raw amqp.Delivery, came time.Time) *Delivery {
+	d := task.base()
+	d.Raw, d.consumer, d.feed, d.task, d.tenure, d.came = raw, t.c, f, task, t, came
 	return d
 }
 
@@ -360,9 +369,11 @@ func (t *tenure) done(d *Delivery) (kept bool) {
 
 // anew makes new work for a delivery that is to be handled again. mu is held.
 func (t *tenure) anew(d *Delivery) *Delivery {
-	task := t.c.cfg.Task()
-	again := task.base()
-	again.Raw, again.consumer, again.feed, again.task, again.tenure, again.came = d.Raw, d.consumer, d.feed, task, t, d.came
+	task := t.c.cfg.Task
+	if d.Unreadable != nil {
+		task = t.c.cfg.Unread
+	}
+	again := t.job(task(), d.feed, d.Raw, d.came)
 	again.Raw.Body, again.lane = d.Packed, d.lane
 	if again.unpack() { // it could be before
 		lanes.TakeRoute(&t.cfg.Names, again.Raw.Headers)
