@@ -298,9 +298,11 @@ func (d *delivery) differences() []string {
 }
 
 // served says whether the message comes out of the delay queues, a parking queue or a stream. Then the broker has kept
-// it for as long as its sender wanted, whatever the clock of this process says about the time in its header.
+// it for as long as its sender wanted, whatever the clock of this process says about the time in its header. A copy in a
+// partition came out of them on its way to the queue.
 func (d *delivery) served() bool {
-	return d.Reads() || d.Parked() || d.ExpiredIn(topology.Delays{}.Exit(d.Raw.Exchange, d.Raw.RoutingKey).Queues[0].Name)
+	var t topology.Delays
+	return d.Reads() || d.Parked() || d.ExpiredIn(t.Exit(d.Raw.Exchange, d.Raw.RoutingKey).Queues[0].Name) || d.ExpiredIn(t.Exit("", d.endpoint.queue).Queues[0].Name)
 }
 
 // choose finds the handler, and says whether its retry policy allows no further attempt.
