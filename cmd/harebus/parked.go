@@ -120,9 +120,13 @@ func (o *operator) say(ctx context.Context) error {
 // list prints the keys.
 func (o *operator) list(ctx context.Context) error {
 	keys, err := o.options.List(ctx)
-	if err != nil {
+	if err != nil && len(keys) == 0 {
 		return err
 	}
+	return errors.Join(o.print(keys), err)
+}
+
+func (o *operator) print(keys []order.Parked) error {
 	if o.json {
 		for _, key := range keys {
 			if err := queue.WriteJSON(o.std.out, key); err != nil {

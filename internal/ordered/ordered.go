@@ -35,18 +35,26 @@ type Options struct {
 var ErrNobody = errors.New("no instance consumes from the queue; the next one that does will do it")
 
 // List returns the keys that are parked: as the instances say that have the queue, or its partitions; where there is none, as they
-// lie in the parking queue.
+// lie in the parking queue. With an error they are those of the queues that it does not name.
 func (o *Options) List(ctx context.Context) (keys []order.Parked, err error) {
+	return over(ctx, o, func(one *Options) ([]order.Parked, error) { return one.list(ctx) })
+}
+
+// over calls fn for the queue and each of its partitions, also when one of them fails.
+func over[T any](ctx context.Context, o *Options, fn func(*Options) ([]T, error)) (results []T, err error) {
 	all, err := o.whole(ctx)
-	for _, one := range all {
-		if err != nil {
-			break
-		}
-		var more []order.Parked
-		more, err = one.list(ctx)
-		keys = append(keys, more...)
+	if err != nil {
+		return nil, err
 	}
-	return keys, err
+	var faults []error
+	for _, one := range all {
+		some, err := fn(one)
+		if results = append(results, some...); err != nil && len(all) > 1 {
+			err = fmt.Errorf("%s: %w", one.Queue, err)
+		}
+		faults = append(faults, err)
+	}
+	return results, errors.Join(faults...)
 }
 
 // list is List for one queue.
@@ -61,22 +69,20 @@ func (o *Options) list(ctx context.Context) (keys []order.Parked, err error) {
 }
 
 // Say says a word about a key, or about all that are held, and returns for how many messages it was done. With [ErrNobody] it was not said to
-// all.
+// all, and another error names the queues to which it was perhaps not said.
 func (o *Options) Say(ctx context.Context, word, key string) (messages int, err error) {
-	all, err := o.whole(ctx)
-	if err != nil {
-		return 0, err
-	}
 	var unheard error
-	for _, one := range all {
+	done, err := over(ctx, o, func(one *Options) ([]int, error) {
 		n, err := one.say(ctx, word, key)
-		if err != nil && !errors.Is(err, ErrNobody) {
-			return messages, err
+		if errors.Is(err, ErrNobody) {
+			unheard, err = err, nil
 		}
+		return []int{n}, err
+	})
+	for _, n := range done {
 		messages += n
-		unheard = cmp.Or(unheard, err)
 	}
-	return messages, unheard
+	return messages, cmp.Or(err, unheard)
 }
 
 // say is Say for one queue.

@@ -3,6 +3,7 @@ package ordered_test
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -37,5 +38,48 @@ func TestListGivenUp(t *testing.T) {
 	}
 	if keys, err := o.List(t.Context()); err != nil || len(keys) != 0 {
 		t.Errorf("%v, %v", keys, err)
+	}
+}
+
+// TestOnePartitionFails: what cannot be asked of one partition is asked of the others, and the error names it.
+func TestOnePartitionFails(t *testing.T) {
+	t.Parallel()
+	b := brokertest.New()
+	defer b.Close()
+	s, err := harebus.New(harebus.Config{
+		Dial: b.Dial, Queue: "steps", Consume: harebus.ConsumeConfig{Order: &order.Config{Partitions: 3}}, Retry: harebus.RetryConfig{MaxRetries: -1},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	harebus.Handle(s, func(context.Context, *harebus.Bus, int) error { return errors.New("bad") }, harebus.WithType("Step"))
+	if err := s.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	want := 0
+	for _, key := range strings.Split("abcdefghijklmnop", "") {
+		if order.Partition(key, 3) != 1 {
+			want++
+		}
+		if err := s.Bus().Send(t.Context(), "steps", 1, harebus.WithType("Step"), harebus.WithKey(key)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for len(s.Parked()) < 16 {
+		time.Sleep(5 * time.Millisecond)
+	}
+	if err := errors.Join(s.Close(), b.DeleteQueue("steps.1.parked")); err != nil {
+		t.Fatal(err)
+	}
+	o := ordered.Options{Broker: access.Broker{URLs: []string{b.URL()}, Dial: b.Dial}, Queue: "steps", HeaderPrefix: "PikaBus.", Timeout: 5 * time.Second}
+	if keys, err := o.List(t.Context()); len(keys) != want || err == nil || !strings.Contains(err.Error(), "steps.1: ") {
+		t.Errorf("%d keys, want %d: %v", len(keys), want, err)
+	}
+	before, _ := b.Queue("steps.2.parked")
+	if _, err := o.Say(t.Context(), "discard", ""); err == nil || !strings.Contains(err.Error(), "steps.1: ") {
+		t.Error(err)
+	}
+	if after, _ := b.Queue("steps.2.parked"); after.Ready != before.Ready+1 {
+		t.Errorf("%d messages in the parking queue of the last partition, want %d", after.Ready, before.Ready+1)
 	}
 }

@@ -24,18 +24,18 @@ func (o *Options) whole(ctx context.Context) ([]*Options, error) {
 		return nil, err
 	}
 	all := []*Options{o}
-	for name := order.MembersQueue(o.Queue); ; name = order.ParkingQueue(all[len(all)-1].Queue) {
-		there, err := exists(ctx, s, name)
-		if err != nil {
-			return nil, err
-		}
-		if !there {
-			return all[:max(len(all)-1, 1)], nil
-		}
+	there, err := exists(ctx, s, order.MembersQueue(o.Queue))
+	for n := 0; there && err == nil; n++ {
 		one := *o
-		one.Queue = order.PartitionQueue(o.Queue, len(all)-1)
-		all = append(all, &one)
+		one.Queue = order.PartitionQueue(o.Queue, n)
+		if there, err = exists(ctx, s, order.ParkingQueue(one.Queue)); !there && err == nil {
+			there, err = exists(ctx, s, one.Queue) // its parking queue was deleted; there are further ones
+		}
+		if there {
+			all = append(all, &one)
+		}
 	}
+	return all, err
 }
 
 func exists(ctx context.Context, s *session.Session, queue string) (bool, error) {
