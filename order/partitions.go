@@ -18,7 +18,7 @@ func (c *Config) PartitionQueues(queue string) (names []string) {
 	if !c.Divided() || queue == "" {
 		return nil
 	}
-	for i := range c.Partitions {
+	for i := range min(c.Partitions, mostPartitions) { // more are a fault
 		names = append(names, PartitionQueue(queue, i))
 	}
 	return names

@@ -2,6 +2,7 @@ package routing
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/harebus/harebus/internal/field"
 	"github.com/harebus/harebus/order"
@@ -21,6 +22,8 @@ func (l *Listener) Clashes(other *Listener) (faults []error) {
 		fault("a queue of the setup would be the error queue of another one: %s and %s", field.Quote(l.Name), field.Quote(other.Name))
 	case l.parks(other.Name), other.parks(l.Name):
 		fault("a queue of the setup would be the parking queue of another one: %s and %s", field.Quote(l.Name), field.Quote(other.Name))
+	case l.dividesInto(other.Name): // if it is the other way round, there is an endpoint of the partition already
+		fault("a queue of the setup would be a partition of another one: %s and %s", field.Quote(other.Name), field.Quote(l.Name))
 	}
 	if l.ErrorQueue.Name == other.ErrorQueue.Name {
 		x := Exchanges{Direct: "amq.direct"}
@@ -29,6 +32,11 @@ func (l *Listener) Clashes(other *Listener) (faults []error) {
 		}
 	}
 	return faults
+}
+
+// dividesInto says whether a queue is one of the partitions of this one.
+func (l *Listener) dividesInto(queue string) bool {
+	return slices.Contains(l.Order.PartitionQueues(l.Name), queue)
 }
 
 // parks says whether a queue is the parking queue of this one.

@@ -33,6 +33,7 @@ func (l *Listener) Faults(u Use) (faults []error) {
 		"QueueOptions.AsFound uses the queue as it is: leave Exclusive, AutoDelete, PerInstance and Arguments out")
 	fault(o.Exclusive && !u.Declared, "QueueOptions.Exclusive needs Declare.Mode DeclareAll: only the connection that consumes can declare the queue")
 	faults = append(append(faults, l.orderFaults(u)...), l.streamFaults(u)...)
+	fault(l.dividesInto(l.ErrorQueue.Name), "ErrorQueue.Name %s would be a partition of the queue %s", field.Quote(l.ErrorQueue.Name), field.Quote(l.Name))
 	fault(u.Exclusive && o.AutoDelete,
 		"QueueOptions.AutoDelete excludes Consume.Exclusive: a change of the prefetch would leave the queue without a consumer, and the broker would delete it")
 	fault(u.Exclusive && u.Consumers > 1, "Consume.Exclusive allows one consumer, and Consume.Consumers is %d", u.Consumers)
