@@ -183,7 +183,7 @@ func (s *Setup) declareForInit(ctx context.Context, on *session.Session) error {
 	var delays topology.Delays
 	t := topology.Join(delays.Topology(), delays.Cancelled())
 	for _, one := range s.all() {
-		if one.queue != "" {
+		if one.queue != "" && one.of == one { // nothing is sent to the others with a delay
 			t = topology.Join(t, s.exit("", one.queue))
 		}
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/harebus/harebus/internal/declare"
 	"github.com/harebus/harebus/internal/engine"
+	"github.com/harebus/harebus/internal/field"
 	"github.com/harebus/harebus/internal/routing"
 	"github.com/harebus/harebus/internal/session"
 	"github.com/harebus/harebus/internal/topics"
@@ -71,6 +72,8 @@ func (e *endpoint) checkTopics(verb string, topics []string) error {
 	switch {
 	case e.queue == "":
 		return fmt.Errorf("harebus: %s: %w", verb, ErrNoQueue)
+	case e.of != e:
+		return refuse(verb, "messages come into the queue %s by way of %s: use the endpoint of that", field.Quote(e.queue), field.Quote(e.of.queue))
 	case e.cfg.Consume.Stream != nil:
 		return refuse(verb, "the bindings of a stream are its own: choose with Consume.Stream.Topics")
 	case e.setup.cfg.Declare.Mode == CheckOnly:

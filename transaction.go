@@ -205,12 +205,12 @@ func operators(ctx context.Context, endpoints []*endpoint) (tasks []*background.
 	return tasks
 }
 
-// transactors are those of the endpoints, each once.
+// transactors are those of the endpoints, each once: an endpoint beside another one has the same.
 func transactors(endpoints []*endpoint) (all []Transactor) {
 	for _, one := range endpoints {
 		t := one.cfg.Handling.Transactor
 		known := func(other Transactor) bool { return reflect.TypeOf(t).Comparable() && other == t }
-		if t != nil && !slices.ContainsFunc(all, known) {
+		if t != nil && one.of == one && !slices.ContainsFunc(all, known) {
 			all = append(all, t)
 		}
 	}

@@ -422,3 +422,41 @@ func TestPartitionTaken(t *testing.T) {
 		}
 	}
 }
+
+// TestPartsOfOne: what the endpoint of the queue has is there once, and not again for each partition: the Transactor, which need not be
+// comparable, the end of the delay queues, and the subscriptions.
+func TestPartsOfOne(t *testing.T) {
+	divided(t, func(t *testing.T, r *rig) {
+		runs := 0
+		r.cfg.Handling.Transactor = transactor{func() { runs++ }}
+		s := r.instance(func(context.Context, step) error { return nil })
+		r.try(s.Init(r.ctx))
+		if _, there := r.broker.Queue(topology.Delays{}.Exit("", "steps.0").Queues[0].Name); there {
+			t.Error("there is an end of the delay queues at a partition")
+		}
+		r.try(s.Start(r.ctx))
+		r.rest(time.Second)
+		if runs != 1 {
+			t.Errorf("the Transactor runs %d times", runs)
+		}
+		for _, e := range s.Endpoints() {
+			if err := e.Subscribe(r.ctx, "step.made"); (err == nil) != (e.Queue() == "steps") {
+				t.Errorf("subscribe %s: %v", e.Queue(), err)
+			}
+		}
+	})
+}
+
+type transactor []func()
+
+func (transactor) Check(context.Context) error { return nil }
+
+func (transactor) Transact(context.Context, *harebus.Message, func(context.Context) ([]harebus.Envelope, error)) error {
+	return nil
+}
+
+func (t transactor) Run(ctx context.Context, _ *harebus.Bus) error {
+	t[0]()
+	<-ctx.Done()
+	return nil
+}
