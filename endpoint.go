@@ -438,6 +438,9 @@ func (e *Endpoint) Stats() Stats {
 	if stats.Consume = consume; group != nil {
 		stats.OldestInFlight, stats.Paused = group.Oldest(), group.Paused()
 	}
+	for _, part := range e.parts { // which have the handlers
+		stats.OldestInFlight = max(stats.OldestInFlight, (&Endpoint{part}).Stats().OldestInFlight)
+	}
 	return stats
 }
 

@@ -447,6 +447,19 @@ func TestPartsOfOne(t *testing.T) {
 	})
 }
 
+// TestOldestInPartition: the endpoint of the queue says how old the oldest message in a handler is, in whatever partition.
+func TestOldestInPartition(t *testing.T) {
+	divided(t, func(t *testing.T, r *rig) {
+		s := r.serve(func(context.Context, step) error { time.Sleep(time.Minute); return nil })
+		r.send("a1")
+		r.rest(30 * time.Second)
+		if oldest := s.Endpoints()[0].Stats().OldestInFlight; oldest < 29*time.Second {
+			t.Errorf("the oldest is of %v", oldest)
+		}
+		r.rest(time.Minute)
+	})
+}
+
 type transactor []func()
 
 func (transactor) Check(context.Context) error { return nil }
