@@ -473,3 +473,23 @@ func (t transactor) Run(ctx context.Context, _ *harebus.Bus) error {
 	<-ctx.Done()
 	return nil
 }
+
+// TestMembersLost: an instance that is counted anew, after its connection was lost or its queue paused, has no reason to think that queues are
+// missing, which its user may not declare any more.
+func TestMembersLost(t *testing.T) {
+	divided(t, func(_ *testing.T, r *rig) {
+		s := r.serve(func(context.Context, step) error { return nil })
+		r.rest(time.Second)
+		r.broker.Inject(brokertest.Fault{On: "exchange.declare", Times: -1, Do: brokertest.Raise, Code: 403, Text: "ACCESS_REFUSED"})
+		for range 2 {
+			for _, one := range r.broker.Connections() {
+				r.broker.CutConnections(one.Name)
+			}
+			r.rest(time.Minute)
+			r.try(s.Ready())
+			r.try(errors.Join(s.Pause(r.ctx), s.Resume()))
+			r.rest(time.Minute)
+			r.try(s.Ready())
+		}
+	})
+}

@@ -171,7 +171,6 @@ func (t *tenure) countMembers(u *subscription) (err error) {
 			err = t.pause(u, tick.C)
 		}
 	}
-	t.c.cfg.Doubt()
 	return t.c.without(err)
 }
 
