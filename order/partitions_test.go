@@ -493,3 +493,25 @@ func TestMembersLost(t *testing.T) {
 		}
 	})
 }
+
+// TestHandOverDeclaresNothing: an instance that hands partitions over need not declare everything again for each.
+func TestHandOverDeclaresNothing(t *testing.T) {
+	divided(t, func(t *testing.T, r *rig) {
+		r.cfg.Connect.Name = "a"
+		r.serve(func(context.Context, step) error { return nil })
+		r.rest(time.Second)
+		declared := 0
+		r.broker.Inject(brokertest.Fault{On: "exchange.declare", Times: -1, Do: brokertest.Drop, Match: func(f brokertest.Frame) bool {
+			if strings.HasPrefix(f.Connection, "a") {
+				declared++
+			}
+			return false
+		}})
+		r.cfg.Connect.Name = "b"
+		r.serve(func(context.Context, step) error { return nil })
+		r.rest(3 * time.Second)
+		if declared != 0 {
+			t.Errorf("%d exchanges are declared again", declared)
+		}
+	})
+}

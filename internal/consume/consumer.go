@@ -104,8 +104,11 @@ func (c *consumer) keepConsuming() {
 		if c.soft.Err() != nil {
 			break
 		}
+		if errors.Is(err, errHandOver) {
+			continue // others consume from it, so it is there
+		}
 		c.since = time.Now()
-		if errors.Is(err, errChanging) || errors.Is(err, errHandOver) {
+		if errors.Is(err, errChanging) {
 			continue
 		}
 		c.lost.Store(true)
