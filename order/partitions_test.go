@@ -515,3 +515,40 @@ func TestHandOverDeclaresNothing(t *testing.T) {
 		}
 	})
 }
+
+// TestAnotherNumber: the number of partitions changes as docs/ordering.md says, and nothing is lost.
+func TestAnotherNumber(t *testing.T) {
+	for _, to := range []int{3, 6, 0} {
+		t.Run(fmt.Sprint(to), func(t *testing.T) {
+			divided(t, func(_ *testing.T, r *rig) {
+				handler := func(context.Context, step) error { time.Sleep(time.Second); return nil }
+				instances := []*harebus.Setup{r.serve(handler), r.serve(handler)}
+				for _, key := range keysOfAll {
+					r.send(numbers(key, 3))
+				}
+				for _, s := range instances {
+					all := s.Endpoints()
+					r.try(all[0].Pause(r.ctx))
+					for _, partition := range all[1:] {
+						r.try(partition.Resume())
+					}
+				}
+				r.rest(time.Minute)
+				r.try(errors.Join(instances[0].Close(), instances[1].Close()))
+				for _, queue := range []string{"steps.members", "steps.parked", "steps.3", "steps.3.parked"} {
+					r.try(r.broker.DeleteQueue(queue))
+				}
+				r.cfg.Consume.Order = &order.Config{Partitions: to}
+				s := r.serve(handler)
+				for _, key := range keysOfAll {
+					r.send(key + "4")
+				}
+				r.rest(time.Minute)
+				for _, key := range keysOfAll {
+					r.wants(key, upTo(4))
+				}
+				r.try(s.Ready())
+			})
+		})
+	}
+}
