@@ -376,3 +376,58 @@ func TestNotesOfTheGone(t *testing.T) {
 		r.empty()
 	})
 }
+
+// TestPoisonInPartitions: a message that ends its process has nobody of the other partitions held, which was in a handler of the process, too.
+func TestPoisonInPartitions(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.cfg.Consume.Order = &order.Config{Partitions: 4}
+		r.try(r.instance(func(context.Context, step) error { return nil }).Init(r.ctx))
+		r.send("p1")
+		others := "abcdefghijklmno"
+		for key := range strings.SplitSeq(others, "") {
+			r.send(numbers(key, 30))
+		}
+		for crashes := 0; ; crashes++ {
+			dying, dead := make(chan struct{}), make(chan struct{})
+			r.cfg.Connect.Name = fmt.Sprint("proc", crashes)
+			s := r.serve(func(ctx context.Context, m step) error {
+				wait := time.After(100 * time.Millisecond)
+				if m.Key == "p" {
+					time.Sleep(50 * time.Millisecond) // others are in their handlers
+					close(dying)
+					wait = nil
+				}
+				select {
+				case <-wait:
+					return nil
+				case <-ctx.Done():
+				case <-dead: // it has ended
+				}
+				<-ctx.Done()
+				return context.Cause(ctx)
+			})
+			select {
+			case <-dying:
+			case <-time.After(time.Minute):
+				if crashes > 5 {
+					t.Errorf("%d crashes", crashes)
+				}
+				for key := range strings.SplitSeq(others, "") {
+					if got := r.once(key); got != upTo(30) {
+						t.Errorf("of %s are done: %s", key, got)
+					}
+				}
+				return
+			}
+			close(dead)
+			for range 3 { // all of its connections, and what it tries again
+				for _, c := range r.broker.Connections() {
+					if strings.HasPrefix(c.Name, r.cfg.Connect.Name) {
+						r.broker.CutConnections(c.Name)
+					}
+				}
+			}
+			_ = s.Close()
+		}
+	})
+}

@@ -60,8 +60,10 @@ type Delivery struct {
 	tenure *tenure
 	lane   *lanes.Message
 	step   lanes.Step
-	moved  *lanes.Place // a copy that is stored in the parking queue
-	came   time.Time
+	// suspected says that it has perhaps ended a process, so it is handled alone; entered that it is handled: see solitude.
+	suspected, entered bool
+	moved              *lanes.Place // a copy that is stored in the parking queue
+	came               time.Time
 }
 
 // Enter says that the calling goroutine works on the delivery, too, for [Group.Inside].

@@ -269,7 +269,7 @@ func (t *tenure) pump() {
 		if !ok {
 			return
 		}
-		d.step = step
+		d.step, d.suspected = step, t.lanes.Suspected(m)
 		t.ready <- d
 	}
 }
@@ -285,7 +285,8 @@ func (c *consumer) carryOut(d *Delivery, w *worker) {
 	w.hand.Store(d)
 	defer func() {
 		w.hand.Store(nil)
-		if d.tenure.done(d) {
+		kept := d.tenure.done(d)
+		if d.tenure.leaveAlone(d); kept {
 			d.held(d.again, d.Connected)
 		}
 	}()
@@ -294,14 +295,34 @@ func (c *consumer) carryOut(d *Delivery, w *worker) {
 		d.task.Store(nil)
 	case lanes.Contain:
 		d.task.Store(errContained)
-	case lanes.Try:
-		if !d.tenure.announce(d) {
+	default:
+		d.tenure.handle(d)
+	}
+}
+
+// handle hands a delivery to its task. If it does not, nothing has become of the delivery.
+func (t *tenure) handle(d *Delivery) {
+	if s := t.shares(); s != nil {
+		if d.entered = s.alone.enter(t.soft, d.suspected); !d.entered || t.feed.ending.Load() {
 			return
 		}
-		d.task.Handle()
-	default:
-		d.task.Handle()
 	}
+	if d.step == lanes.Try && !t.announce(d) {
+		return
+	}
+	d.task.Handle()
+}
+
+// leaveAlone lets others of this process be handled. After one that was suspected the broker first has its ack, and those of the notes: else the
+// next one that ends the process would have it blamed again.
+func (t *tenure) leaveAlone(d *Delivery) {
+	if !d.entered {
+		return
+	}
+	if d.suspected {
+		_ = t.settleAcks() // without a channel there is nothing to settle
+	}
+	t.shares().alone.leave()
 }
 
 // announce leaves a note that says which message is about to be handled. False means that it is not left.

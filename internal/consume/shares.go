@@ -31,7 +31,8 @@ const (
 // Shares are the partitions of a divided queue that this process has. All instances stand in line for each of them, so the next
 // one has it as soon as its owner is gone. Who has more than its share gives some up, and stands at the end of their lines.
 type Shares struct {
-	size int // how many partitions there are
+	size  int // how many partitions there are
+	alone solitude
 
 	mu      sync.Mutex // guards what follows
 	members int        // instances; 0 while that is not known

@@ -209,6 +209,9 @@ func (l *Lanes) Settled() { l.late = true }
 // Suspect takes a note of another tenure: it was about to handle the message of this id.
 func (l *Lanes) Suspect(id string) { l.trials[id]++ }
 
+// Suspected says whether there are notes about a message.
+func (l *Lanes) Suspected(m *Message) bool { return l.trials[m.ID] > 0 }
+
 // Acquit forgets the notes about a message.
 func (l *Lanes) Acquit(id string) { delete(l.trials, id) }
 
@@ -312,7 +315,7 @@ func (l *Lanes) admits(m *Message, step Step) bool {
 // suspicious says whether a message is handled alone. The counts of those in the parking queue rise
 // with each stop, so they say little.
 func (l *Lanes) suspicious(m *Message) bool {
-	return !m.Parked && m.Count >= alone || l.trials[m.ID] > 0
+	return !m.Parked && m.Count >= alone || l.Suspected(m)
 }
 
 func (l *Lanes) begin(of *lane, m *Message, step Step) {
