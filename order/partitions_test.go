@@ -552,3 +552,34 @@ func TestAnotherNumber(t *testing.T) {
 		})
 	}
 }
+
+// TestEndsAreNoCrashes: messages that wait while partitions are handed over, or while instances stop, are not handled alone for that.
+func TestEndsAreNoCrashes(t *testing.T) {
+	for name, partitions := range map[string]int{"handed over": 4, "stopped": 0} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, r *rig) {
+				const messages, atOnce = 800, 5
+				r.cfg.Consume.Order = &order.Config{Partitions: partitions}
+				handler := func(context.Context, step) error { time.Sleep(time.Second); return nil }
+				last := r.serve(handler)
+				for n := range messages / 4 * max(partitions, 1) {
+					r.try(r.sender.Send(r.ctx, "steps", step{"k", n}, harebus.WithKey(fmt.Sprint(n))))
+				}
+				began, want := time.Now(), messages/4*max(partitions, 1)
+				for range 4 {
+					r.rest(3 * time.Second)
+					if partitions == 0 {
+						r.try(last.Close())
+					}
+					last = r.serve(handler)
+				}
+				for len(r.all()) < want && time.Since(began) < time.Hour {
+					r.rest(time.Second)
+				}
+				if took, most := time.Since(began), messages/4/atOnce*time.Second*3/2; took > most {
+					t.Errorf("it took %v, and %v would do", took, most)
+				}
+			})
+		})
+	}
+}

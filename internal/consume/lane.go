@@ -55,6 +55,9 @@ func (t *tenure) message(d *Delivery, parked bool) *lanes.Message {
 	d.lane = &lanes.Message{
 		Key: key, ID: id, Count: d.delivered, Again: d.Raw.Redelivered, Parked: parked, Of: d,
 	}
+	if !parked { // each of the latest tenures has counted a delivery, and has not crashed
+		d.lane.Count = max(d.delivered-t.ended, 0)
+	}
 	if t.cfg.Divided() {
 		d.lane.Count = 0 // a router runs no handler, which could end the process
 	} else {
@@ -179,7 +182,9 @@ func (t *tenure) read(d *Delivery, n lanes.Note) error {
 func (t *tenure) keep(d *Delivery, n lanes.Note) {
 	spare := t.token
 	if n.Fence >= t.fence {
-		t.fence, t.token = n.Fence, d
+		if t.fence, t.token = n.Fence, d; n.Owner != t.id {
+			t.ended = n.Ended
+		}
 	} else {
 		spare = d
 	}

@@ -61,6 +61,7 @@ type tenure struct {
 	joined  time.Time
 	token   *Delivery
 	fence   int64       // the highest fencing number in a note that came
+	ended   int64       // how many tenures before this one have ended well, in a row
 	words   []*Delivery // of operators, that have come too soon
 	early   []*Delivery // of the queue, likewise
 	// strangers are messages in the parking queue that have no place there.
@@ -291,11 +292,26 @@ func (t *tenure) leave(why error, stopped bool) {
 	t.shut()
 	t.c.setFeed(nil, why, stopped)
 	t.c.waitHands()
+	t.resign()
 	for _, u := range []*subscription{t.queue, t.parking} {
 		if u != nil {
 			u.acks.Flush()
 			u.await(func() error { return cmp.Or(context.Cause(t.ctx), u.answers()) }) // what is lost is to be closed soon
 		}
+	}
+}
+
+// resign replaces the note of this owner by one that says that it has ended well: what its channel gives back is counted as delivered, and the
+// next owner must not take that for a crash.
+func (t *tenure) resign() {
+	if t.phase < owning || t.token == nil || t.c.hard.Err() != nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(t.ctx, Grace)
+	defer cancel()
+	note := lanes.Note{Kind: lanes.Join, About: t.cfg.Settings(), Owner: t.id, Fence: t.fence, Ended: t.ended + 1}
+	if t.c.cfg.Note(ctx, note.Write(&t.cfg.Names)) == nil { // else messages are handled alone, and that is all
+		t.token.feed.acks.Done(t.token.Raw.DeliveryTag)
 	}
 }
 

@@ -178,6 +178,8 @@ type Note struct {
 	Owner       string
 	// Fence is the fencing number of the owner; 0 in what is no note of an owner.
 	Fence int64
+	// Ended is how many tenures in a row have ended well, up to that of an owner that leaves; 0 in what is no note of such a one.
+	Ended int64
 }
 
 // The kinds of notes.
@@ -201,15 +203,17 @@ const (
 
 // Write makes the headers of a note. A key is its own header, because it may be any text.
 func (n Note) Write(names *Names) amqp.Table {
-	return amqp.Table{names.Note: fmt.Sprintf("%s %s %d", n.Kind, n.Owner, n.Fence), names.Key: n.About}
+	return amqp.Table{names.Note: fmt.Sprintf("%s %s %d %d", n.Kind, n.Owner, n.Fence, n.Ended), names.Key: n.About}
 }
 
 // ReadNote reads a note; false if the message is none.
 func ReadNote(n *Names, headers amqp.Table) (Note, bool) {
 	text, ok := headers[n.Note].(string)
 	kind, rest, _ := strings.Cut(text, " ")
-	owner, fence, _ := strings.Cut(rest, " ")
+	owner, numbers, _ := strings.Cut(rest, " ")
+	fence, ended, _ := strings.Cut(numbers, " ")
 	about, _ := headers[n.Key].(string)
-	number, _ := strconv.ParseInt(fence, 10, 64) // 0 in what is no note of an owner
-	return Note{Kind: kind, About: about, Owner: owner, Fence: min(max(number, 0), Most)}, ok
+	number, _ := strconv.ParseInt(fence, 10, 64)  // 0 in what is no note of an owner
+	tenures, _ := strconv.ParseInt(ended, 10, 64) // likewise
+	return Note{Kind: kind, About: about, Owner: owner, Fence: min(max(number, 0), Most), Ended: min(max(tenures, 0), Most)}, ok
 }
