@@ -57,7 +57,7 @@ func TestOnePartitionFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := 0
-	for _, key := range strings.Split("abcdefghijklmnop", "") {
+	for key := range strings.SplitSeq("abcdefghijklmnop", "") {
 		if order.Partition(key, 3) != 1 {
 			want++
 		}
