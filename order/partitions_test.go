@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"testing"
@@ -386,6 +387,23 @@ func TestUnreadableInPartitions(t *testing.T) {
 			}
 		}
 		r.try(setup.Ready())
+	})
+}
+
+// TestDeadlyHeaderInPartitions: a header that ends the connection of whoever sends it again is left out by the router, as by everybody.
+func TestDeadlyHeaderInPartitions(t *testing.T) {
+	divided(t, func(t *testing.T, r *rig) {
+		r.serve(func(ctx context.Context, _ step) error {
+			headers := harebus.Incoming(ctx).Headers
+			if left, _ := headers["PikaBus.LeftOut"].(string); headers["nan"] != nil || !strings.Contains(left, "nan") {
+				t.Errorf("the headers are %v", headers)
+			}
+			return nil
+		})
+		r.rest(time.Second)
+		r.put("steps", amqp.Table{"PikaBus.Key": "a", "nan": math.NaN()}, step{"a", 1})
+		r.rest(time.Minute)
+		r.wants("a", "1")
 	})
 }
 

@@ -69,8 +69,13 @@ func (c *Case) keepDeaths(headers amqp.Table) {
 // disarm removes the headers that end a connection, and returns their names. If a
 // copy has ended connections all the same, it removes every foreign header.
 func (c *Case) disarm(headers amqp.Table) (dropped []string) {
+	return disarm(headers, func(key string) bool { return c.Deadly && !strings.HasPrefix(key, c.Queue.Dialect.Prefix) })
+}
+
+// disarm removes the headers that end a connection, and those that are suspected, and returns their names.
+func disarm(headers amqp.Table, suspected func(key string) bool) (dropped []string) {
 	for key, value := range headers {
-		if field.Deadly(value) || c.Deadly && !strings.HasPrefix(key, c.Queue.Dialect.Prefix) {
+		if field.Deadly(value) || suspected(key) {
 			delete(headers, key)
 			dropped = append(dropped, field.Quote(key))
 		}

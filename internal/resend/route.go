@@ -13,6 +13,8 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/harebus/harebus/internal/consume"
+	"github.com/harebus/harebus/internal/field"
+	"github.com/harebus/harebus/internal/header"
 	"github.com/harebus/harebus/internal/lanes"
 	"github.com/harebus/harebus/internal/publish"
 	"github.com/harebus/harebus/order"
@@ -151,6 +153,11 @@ func (d *routed) send(partition, key string, as lanes.Route) error {
 	names := &d.Order().Names
 	if content.Headers == nil {
 		content.Headers = amqp.Table{}
+	}
+	if dropped := disarm(content.Headers, func(string) bool { return false }); len(dropped) > 0 {
+		left := d.queue.Dialect.Names.LeftOut
+		earlier, _ := field.Text(content.Headers[left])
+		content.Headers[left] = header.LeftOut(earlier, dropped, header.MaxLeftOut)
 	}
 	if names.Strip(content.Headers); key != "" {
 		as.Write(names, content.Headers)
