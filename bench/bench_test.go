@@ -145,7 +145,7 @@ func TestEveryWorkloadRuns(t *testing.T) {
 				rounds: 2, duration: 100 * time.Millisecond, messages: 3000, spare: 5 * prefetch, noise: 1, deadline: time.Now().Add(time.Minute),
 			}}
 			if strings.HasPrefix(s.workload, "ways") {
-				c.pace.messages = 500
+				c.pace.messages = 2000
 			}
 			tallies, err := c.run(t.Context(), named(s.libraries))
 			if err != nil {

@@ -70,7 +70,7 @@ func TestIdle(t *testing.T) {
 		i := r.instance("a")
 		i.add("yearly", "@yearly")
 		i.start()
-		time.Sleep(10 * time.Minute)
+		time.Sleep(12 * time.Minute) // between two of them
 		before := i.setup.Stats().Published
 		time.Sleep(time.Hour)
 		if n := i.setup.Stats().Published - before; n != 12 {
