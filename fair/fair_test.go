@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/harebus/harebus"
@@ -110,7 +111,8 @@ func TestWeights(t *testing.T) {
 			return 1
 		}
 		r.start(takes(5 * time.Millisecond))
-		r.send("first", 0) // while it is handled the others come
+		r.send("first", 0)
+		synctest.Wait() // it is in its handler, and meanwhile the others come
 		r.send("tiny", upTo(2)...)
 		r.send("one", upTo(90)...)
 		r.send("three", upTo(90)...)
