@@ -202,7 +202,7 @@ func (s *Service) sendInVain(ctx context.Context, bus *harebus.Bus, w Work) erro
 	lost := discardedChildOf(w.ID)
 	s.Book.Record(ledger.Event{Op: ledger.SendInvoke, ID: lost, Parent: w.ID})
 	s.Book.Record(ledger.Event{Op: ledger.Discard, ID: lost})
-	return bus.Send(ctx, s.queueAfter(w), Child{lost, s.queueAfter(w)})
+	return bus.Send(ctx, s.queueAfter(w), Child{lost, s.queueAfter(w)}, harebus.WithMessageID(lost))
 }
 
 // sendChildren sends one child, and another in a transaction that is rolled back.
@@ -211,7 +211,7 @@ func (s *Service) sendChildren(ctx context.Context, bus *harebus.Bus, w Work) er
 	s.Book.Record(ledger.Event{Op: ledger.SendInvoke, ID: lost, Parent: w.ID})
 	s.Book.Record(ledger.Event{Op: ledger.Discard, ID: lost})
 	err := bus.Transaction(ctx, func(ctx context.Context, tx *harebus.Tx) error {
-		if err := tx.Send(ctx, s.queueAfter(w), Child{lost, s.queueAfter(w)}); err != nil {
+		if err := tx.Send(ctx, s.queueAfter(w), Child{lost, s.queueAfter(w)}, harebus.WithMessageID(lost)); err != nil {
 			return err
 		}
 		return errMeant
