@@ -32,6 +32,9 @@ func TestMigrate(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	if q, err := ch.QueueDeclarePassive("orders", true, false, false, false, nil); err != nil || q.Messages != 250 { // it has taken all before it answers
+		t.Fatal(q, err)
+	}
 	file := topologyFile(t, ordersService)
 	r := execute(t, "", migrateArgs(url, file)...)
 	r.check(t, exitOK, "switched")
