@@ -116,7 +116,7 @@ proof-streams: broker
 		(cd integration_test && HAREBUS_RABBITMQ_ROOT="$$root" go test -count=1 -v -timeout 15m ./stream -lasts 25s -runs 3 -cluster 1m) || exit 1; \
 	done
 
-test-celery: broker ## exchanges messages with a real Celery, which CI does not do, because to fetch and start it takes too long (root, Python 3)
+test-celery: broker ## exchanges messages with a real Celery (root, Python 3)
 	scripts/celery -c pass && HAREBUS_RABBITMQ_ROOT="$(if $(SUITE),$$(scripts/rabbitmq-root $(SUITE)),$$HAREBUS_RABBITMQ_ROOT)" && export HAREBUS_RABBITMQ_ROOT && \
 		cd integration_test && go vet -tags celery . && go test -tags celery -count=1 -v -timeout 10m -run '^TestCelery' .
 
@@ -131,7 +131,7 @@ proof-network: broker ## the proof on a cluster in network namespaces: partition
 	cd integration_test && HAREBUS_NAMESPACES=1 go test -count=1 -v -timeout 15m -run '^TestNetwork$$' ./proof
 
 .PHONY: test-cloudevents
-test-cloudevents: broker ## exchanges events with the CloudEvents SDK for JavaScript, which CI does not do, because to fetch and start it takes too long (npm)
+test-cloudevents: broker ## exchanges events with the CloudEvents SDK for JavaScript (npm)
 	scripts/cloudevents && HAREBUS_RABBITMQ_ROOT="$(if $(SUITE),$$(scripts/rabbitmq-root $(SUITE)),$$HAREBUS_RABBITMQ_ROOT)" && export HAREBUS_RABBITMQ_ROOT && \
 		cd integration_test && go vet -tags cloudevents . && go test -tags cloudevents -count=1 -v -timeout 10m -run '^TestCloudEventsSDK$$' .
 
