@@ -353,11 +353,7 @@ func (t *tenure) settleAcks() error {
 	defer t.asking.Unlock()
 	for _, u := range []*subscription{t.parking, t.queue} {
 		u.acks.Flush()
-		err := u.session.RPC(t.ctx, func() error {
-			_, err := u.ch.QueueDeclarePassive(u.queue, true, false, false, false, nil)
-			return err
-		})
-		if err != nil {
+		if err := u.session.RPC(t.ctx, u.answers); err != nil {
 			return err
 		}
 	}

@@ -144,14 +144,7 @@ func (t *tenure) attend() error {
 	u.deliveries = <-opened
 	t.notes.Go(func() {
 		defer u.close()
-		err := t.countMembers(u)
-		if t.ctx.Err() != nil {
-			return
-		}
-		select {
-		case t.failed <- err:
-		default: // something else has failed
-		}
+		t.fail(t.countMembers(u))
 	})
 	return nil
 }

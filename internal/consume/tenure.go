@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -377,14 +378,14 @@ func (t *tenure) shut() {
 func (t *tenure) end() {
 	t.cancel(errLost)
 	t.notes.Wait()
+	channels := []*subscription{t.queue, t.parking}
 	if t.parking.dropped {
-		t.parking.close()
+		slices.Reverse(channels)
 	}
-	if t.queue != nil {
-		t.queue.close()
-	}
-	if !t.parking.dropped {
-		t.parking.close()
+	for _, u := range channels {
+		if u != nil {
+			u.close()
+		}
 	}
 	t.shares().release(t.c)
 }
@@ -442,13 +443,21 @@ func (t *tenure) remind() {
 // deliveries.
 func (t *tenure) send(n lanes.Note) {
 	t.notes.Go(func() {
-		if err := t.c.cfg.Note(t.ctx, n.Write(&t.cfg.Names)); err != nil && t.ctx.Err() == nil {
-			select {
-			case t.failed <- fmt.Errorf("send a note to the parking queue %s: %w", t.cfg.Parking, err):
-			default: // another one has failed
-			}
+		if err := t.c.cfg.Note(t.ctx, n.Write(&t.cfg.Names)); err != nil {
+			t.fail(fmt.Errorf("send a note to the parking queue %s: %w", t.cfg.Parking, err))
 		}
 	})
+}
+
+// fail has the tenure end because of something that is done in the background, unless it ends already.
+func (t *tenure) fail(err error) {
+	if t.ctx.Err() != nil {
+		return
+	}
+	select {
+	case t.failed <- err:
+	default: // something else has failed
+	}
 }
 
 // join leaves a note.

@@ -39,10 +39,7 @@ func (c *Case) copyTo(queue string) *publish.Message {
 	if c.Dialect != "" {
 		headers[names.Dialect] = c.Dialect
 	}
-	if dropped := c.disarm(headers); len(dropped) > 0 {
-		earlier, _ := field.Text(headers[names.LeftOut])
-		headers[names.LeftOut] = header.LeftOut(earlier, dropped, header.MaxLeftOut)
-	}
+	c.Queue.leaveOut(headers, c.disarm(headers))
 	out := &publish.Message{
 		Exchange: c.Queue.Exchange, Key: queue, Mandatory: true, ViaDefault: true, Copied: true, Publishing: wire.FromDelivery(in),
 	}
@@ -82,6 +79,15 @@ func disarm(headers amqp.Table, suspected func(key string) bool) (dropped []stri
 	}
 	slices.Sort(dropped)
 	return dropped
+}
+
+// leaveOut writes down which headers were removed.
+func (q *Queue) leaveOut(headers amqp.Table, dropped []string) {
+	if len(dropped) > 0 {
+		name := q.Dialect.Names.LeftOut
+		earlier, _ := field.Text(headers[name])
+		headers[name] = header.LeftOut(earlier, dropped, header.MaxLeftOut)
+	}
 }
 
 // strip removes the custom headers of a copy that has ended connections.

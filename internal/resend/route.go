@@ -13,8 +13,6 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/harebus/harebus/internal/consume"
-	"github.com/harebus/harebus/internal/field"
-	"github.com/harebus/harebus/internal/header"
 	"github.com/harebus/harebus/internal/lanes"
 	"github.com/harebus/harebus/internal/publish"
 	"github.com/harebus/harebus/order"
@@ -154,11 +152,7 @@ func (d *routed) send(partition, key string, as lanes.Route) error {
 	if content.Headers == nil {
 		content.Headers = amqp.Table{}
 	}
-	if dropped := disarm(content.Headers, func(string) bool { return false }); len(dropped) > 0 {
-		left := d.queue.Dialect.Names.LeftOut
-		earlier, _ := field.Text(content.Headers[left])
-		content.Headers[left] = header.LeftOut(earlier, dropped, header.MaxLeftOut)
-	}
+	d.queue.leaveOut(content.Headers, disarm(content.Headers, func(string) bool { return false }))
 	if names.Strip(content.Headers); key != "" {
 		as.Write(names, content.Headers)
 	}
