@@ -23,7 +23,10 @@ import (
 )
 
 // migrateKills is how often TestMigrateKilled kills a migration: make proof-migrate does it 200 times.
-var migrateKills = flag.Int("migrate-kills", 1, "how often a migration is killed")
+var (
+	migrateKills   = flag.Int("migrate-kills", 1, "how often a migration is killed")
+	migrateSenders = flag.Int("migrate-senders", 1, "how many send at once to a queue that is migrated, each a message every 5 ms and a confirm")
+)
 
 // operator is a place with the built command and a file for the topology of a service.
 type operator struct {
@@ -324,6 +327,7 @@ type migration struct {
 	sent  sync.WaitGroup
 	mu    sync.Mutex // guards ids
 	ids   map[string]bool
+	began time.Time
 }
 
 // migration starts a service with a classic queue and what sends to it, and writes the file of its next version.
@@ -341,34 +345,40 @@ func (o *operator) migrationOf(cfg harebus.Config) *migration {
 	_, m.in = o.place.service(cfg)
 	o.write(harebus.Config{Queue: m.queue, Subscriptions: cfg.Subscriptions})
 	bus := o.place.setup(harebus.Config{URL: cfg.URL, Connect: cfg.Connect}).Bus()
-	m.sent.Go(func() {
-		for n := 0; ; n++ {
-			select {
-			case <-m.stop:
-				return
-			case <-time.After(5 * time.Millisecond):
-			}
-			id := fmt.Sprintf("%s-%d", m.name, n)
-			var err error
-			switch n % 3 {
-			case 0:
-				err = bus.Send(o.Context(), m.queue, note{}, harebus.WithMessageID(id))
-			case 1:
-				err = bus.Publish(o.Context(), queue+".changed", note{}, harebus.WithMessageID(id))
-			default:
-				err = bus.Defer(o.Context(), m.queue, 100*time.Millisecond, note{}, harebus.WithMessageID(id))
-			}
-			if err != nil {
-				o.Errorf("message %s: %v", id, err)
-				return
-			}
-			m.mu.Lock()
-			m.ids[id] = true
-			m.mu.Unlock()
-		}
-	})
+	for sender := range *migrateSenders {
+		m.sent.Go(func() { m.send(bus, sender) })
+	}
 	m.in.await(o.place, 10)
+	m.began = time.Now()
 	return m
+}
+
+// send sends, publishes and defers to the queue until the migration is settled.
+func (m *migration) send(bus *harebus.Bus, sender int) {
+	for n := 0; ; n++ {
+		select {
+		case <-m.stop:
+			return
+		case <-time.After(5 * time.Millisecond):
+		}
+		id := fmt.Sprintf("%s-%d-%d", m.name, sender, n)
+		var err error
+		switch n % 3 {
+		case 0:
+			err = bus.Send(m.Context(), m.queue, note{}, harebus.WithMessageID(id))
+		case 1:
+			err = bus.Publish(m.Context(), m.queue+".changed", note{}, harebus.WithMessageID(id))
+		default:
+			err = bus.Defer(m.Context(), m.queue, 100*time.Millisecond, note{}, harebus.WithMessageID(id))
+		}
+		if err != nil {
+			m.Errorf("message %s: %v", id, err)
+			return
+		}
+		m.mu.Lock()
+		m.ids[id] = true
+		m.mu.Unlock()
+	}
 }
 
 // settled ends the load and fails unless each message was handled, and at most so many of them were moved twice.
@@ -376,6 +386,7 @@ func (m *migration) settled(again int) {
 	m.Helper()
 	m.in.await(m.place, len(m.in.all())+10) // it goes on after the migration
 	close(m.stop)
+	sending := time.Since(m.began)
 	m.sent.Wait()
 	m.eventually(2*patience, func() error {
 		copies := m.in.copies()
@@ -390,7 +401,7 @@ func (m *migration) settled(again int) {
 	if moved > again {
 		m.Errorf("%d messages were moved twice, at most %d should be:%s", moved, again, said)
 	}
-	m.Logf("RabbitMQ %s: %d messages, %d moved twice, %d came both ways", m.node.Version(), len(m.ids), moved, bound)
+	m.Logf("RabbitMQ %s: %d messages, %.0f a second, %d moved twice, %d came both ways", m.node.Version(), len(m.ids), float64(len(m.ids))/sending.Seconds(), moved, bound)
 }
 
 // repeated counts what was handled again. What came from an exchange of the service once, and once more because it was held,

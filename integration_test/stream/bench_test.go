@@ -4,7 +4,10 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"os/exec"
+	"path/filepath"
 	"runtime"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -65,6 +68,17 @@ func (p *place) drop() {
 		p.try(err)
 	}
 	p.try(ch.ExchangeDelete(p.name+".topic", false, false))
+}
+
+// purge empties the quorum queue.
+func (p *place) purge() {
+	conn, err := amqp.Dial(p.url)
+	p.try(err)
+	defer conn.Close()
+	ch, err := conn.Channel()
+	p.try(err)
+	_, err = ch.QueuePurge(p.name, false)
+	p.try(err)
 }
 
 // publish publishes n events of 256 bytes, a thousand in a transaction.
@@ -137,4 +151,24 @@ func BenchmarkRead(b *testing.B) {
 			p.try(s.Close())
 		})
 	}
+}
+
+// BenchmarkReplay replays a stream into a quorum queue: harebus replay, with what the command needs to start.
+func BenchmarkReplay(b *testing.B) {
+	command := filepath.Join(b.TempDir(), "harebus")
+	build := exec.CommandContext(b.Context(), "go", "build", "-o", command, "./cmd/harebus")
+	build.Dir = filepath.Join("..", "..")
+	if said, err := build.CombinedOutput(); err != nil {
+		b.Fatalf("%v: %s", err, said)
+	}
+	p := newPlace(b, true, true)
+	p.publish(b.N)
+	p.purge()
+	begin := time.Now()
+	b.ResetTimer()
+	said, err := exec.CommandContext(b.Context(), command, "replay", "-url", p.url, "-stream", p.name+".log", "-queue", p.name).CombinedOutput()
+	if err != nil || !strings.Contains(string(said), fmt.Sprintf("replayed %d, passed over 0", b.N)) {
+		b.Fatalf("%v: %s", err, said)
+	}
+	p.report(b.N, begin)
 }

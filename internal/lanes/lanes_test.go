@@ -219,3 +219,21 @@ func TestParkingQueue(t *testing.T) {
 		t.Errorf("%+v", args)
 	}
 }
+
+func TestRoute(t *testing.T) {
+	n := lanes.NamesOf("PikaBus.")
+	headers := amqp.Table{"tenant": "north"}
+	if r := lanes.TakeRoute(&n, headers); r != (lanes.Route{}) || len(headers) != 1 {
+		t.Errorf("%v, %v", r, headers)
+	}
+	lanes.Route{7, lanes.Most}.Write(&n, headers)
+	if r := lanes.TakeRoute(&n, headers); r != (lanes.Route{7, lanes.Most}) || len(headers) != 1 {
+		t.Errorf("%v, %v", r, headers)
+	}
+	for _, odd := range []any{"", "7", "7 ", " 7", "7 8 9", "7  8", "0 1", "1 0", "-1 1", "1 1e3", "1 2305843009213693953", 7, nil, []byte("7 8")} {
+		headers[n.Route] = odd
+		if r := lanes.TakeRoute(&n, headers); r != (lanes.Route{}) || len(headers) != 1 {
+			t.Errorf("%#v: %v, %v", odd, r, headers)
+		}
+	}
+}

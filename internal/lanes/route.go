@@ -3,6 +3,8 @@ package lanes
 import (
 	"cmp"
 	"fmt"
+	"strconv"
+	"strings"
 
 	amqp "github.com/rabbitmq/amqp091-go"
 )
@@ -18,9 +20,17 @@ func (r Route) Write(n *Names, headers amqp.Table) {
 
 // TakeRoute reads what Write has written, and removes it: it is not for handlers. What is no route is none.
 func TakeRoute(n *Names, headers amqp.Table) (r Route) {
-	text, _ := headers[n.Route].(string)
+	value, found := headers[n.Route]
+	if !found { // as in each message of an ordered queue that is not divided
+		return Route{}
+	}
 	delete(headers, n.Route)
-	if _, err := fmt.Sscanf(text, "%d %d", &r.Fence, &r.Number); err != nil || !within(r.Fence, 1) || !within(r.Number, 1) {
+	text, _ := value.(string)
+	fence, number, _ := strings.Cut(text, " ")
+	var err, ill error
+	r.Fence, err = strconv.ParseInt(fence, 10, 64)
+	r.Number, ill = strconv.ParseInt(number, 10, 64)
+	if err != nil || ill != nil || !within(r.Fence, 1) || !within(r.Number, 1) {
 		return Route{}
 	}
 	return r
