@@ -12,6 +12,8 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 
 	"github.com/harebus/harebus/brokertest"
+	"github.com/harebus/harebus/internal/access"
+	"github.com/harebus/harebus/internal/replay"
 	"github.com/harebus/harebus/stream"
 )
 
@@ -83,6 +85,90 @@ func TestEndWhileLost(t *testing.T) {
 		r.rest(time.Minute)
 		r.wants("a2001@2000")
 	})
+}
+
+// TestReplayedTimes: what came at -to or later is not replayed, however slowly the broker delivers, and a replay from a time after the last message has
+// nothing to do.
+func TestReplayedTimes(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		began := time.Now()
+		r.publish(3)
+		r.rest(time.Hour)
+		r.publish(2)
+		r.rest(time.Hour)
+		for _, c := range []struct {
+			from, until time.Duration
+			slow        bool
+			want        int
+		}{
+			{0, 30 * time.Minute, false, 3}, {0, 30 * time.Minute, true, 3}, {30 * time.Minute, 0, true, 2}, {30 * time.Minute, 40 * time.Minute, true, 0},
+			{90 * time.Minute, 0, false, 0}, {90 * time.Minute, 100 * time.Minute, true, 0}, {0, 90 * time.Minute, true, 5},
+		} {
+			o := replay.Options{
+				Broker: access.Broker{URLs: []string{r.broker.URL()}, Dial: r.broker.Dial}, Stream: "events", Queue: "events", // a dry run only looks at the queue
+				Run: "r", DryRun: true, HeaderPrefix: "PikaBus.", Timeout: 30 * time.Second,
+			}
+			if c.from > 0 {
+				o.From = stream.FromTime(began.Add(c.from))
+			}
+			if c.until > 0 {
+				o.Until = began.Add(c.until)
+			}
+			remove := func() {}
+			if c.slow {
+				remove = r.slowBehindTheEnd()
+			}
+			report, err := replay.Run(r.ctx, o)
+			if err != nil || report.Replayed != c.want || !report.Done {
+				t.Errorf("%+v: %+v, %v", c, report, err)
+			}
+			remove()
+		}
+	})
+}
+
+// TestReplayGap: what was deleted before it was replayed is not passed over without a word; offsets that the broker has used itself are nothing.
+func TestReplayGap(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		run := func(from int64) (replay.Report, error) {
+			return replay.Run(r.ctx, replay.Options{
+				Broker: access.Broker{URLs: []string{r.broker.URL()}, Dial: r.broker.Dial}, Stream: "events", Queue: "events", // a dry run only looks at the queue
+				From: stream.FromOffset(from), Run: "r", DryRun: true, HeaderPrefix: "PikaBus.", Timeout: 30 * time.Second,
+			})
+		}
+		r.publish(6)
+		r.try(r.broker.SkipOffsets("events", 100))
+		r.publish(2)
+		r.rest(time.Second)
+		if report, err := run(1); err != nil || report.Replayed != 7 || !report.Done {
+			t.Errorf("%+v, %v", report, err)
+		}
+		r.try(r.broker.TruncateStream("events", 4))
+		if report, err := run(4); err != nil || report.Replayed != 4 || !report.Done {
+			t.Errorf("%+v, %v", report, err)
+		}
+		report, err := run(1)
+		if err == nil || !strings.Contains(err.Error(), "the offsets 1 to 3") || !strings.Contains(err.Error(), "-from @4 passes over them") || report.Done || report.Replayed != 0 {
+			t.Errorf("%+v, %v", report, err)
+		}
+	})
+}
+
+// slowBehindTheEnd has the broker deliver five seconds late, but for the first reader, who looks where the end is.
+func (r *rig) slowBehindTheEnd() (remove func()) {
+	readers := 0
+	counted := r.broker.Inject(brokertest.Fault{On: "basic.consume", Times: -1, Match: func(brokertest.Frame) bool {
+		readers++
+		return false
+	}})
+	slow := r.broker.Inject(brokertest.Fault{
+		On: "basic.deliver", From: brokertest.FromBroker, Times: -1, Do: brokertest.Delay, For: 5 * time.Second,
+		Match: func(brokertest.Frame) bool { return readers > 1 },
+	})
+	return func() {
+		counted.Remove()
+		slow.Remove()
+	}
 }
 
 // TestBehind: a node that was behind at the first look, and is not at the second, makes no gap.

@@ -9,6 +9,8 @@ import (
 
 	"github.com/harebus/harebus"
 	"github.com/harebus/harebus/integration_test/rabbit"
+	"github.com/harebus/harebus/internal/access"
+	"github.com/harebus/harebus/internal/replay"
 	"github.com/harebus/harebus/stream"
 )
 
@@ -52,6 +54,41 @@ func TestFromEnd(t *testing.T) {
 			}
 		case <-time.After(patience):
 			t.Fatalf("event %d does not come: %v", n, s.Ready())
+		}
+	}
+}
+
+// TestReplayedTimes: the broker serves the readers of a channel in the order in which they came, so where a time lies in a stream is certain without a pause:
+// also a time before everything, and one after it.
+func TestReplayedTimes(t *testing.T) {
+	g := newGroup(t, []string{rabbit.Shared(t).URL()})
+	publish := func(from, to int) {
+		for n := from; n <= to; n++ {
+			g.try(g.setup.Bus().Publish(t.Context(), "count", counted{n}))
+		}
+	}
+	before := time.Now().Add(-time.Hour)
+	publish(1, 300)
+	<-time.After(2100 * time.Millisecond) // the broker's times are whole seconds
+	middle := time.Now()
+	publish(301, 500)
+	after := time.Now().Add(time.Hour)
+	for i := range 5 {
+		for _, c := range []struct {
+			from  stream.From
+			until time.Time
+			want  int
+		}{
+			{stream.FromStart(), before, 0}, {stream.FromStart(), middle, 300}, {stream.FromStart(), after, 500},
+			{stream.FromTime(before), time.Time{}, 500}, {stream.FromTime(middle), time.Time{}, 200}, {stream.FromTime(after), time.Time{}, 0},
+		} {
+			report, err := replay.Run(t.Context(), replay.Options{
+				Broker: access.Broker{URLs: g.urls}, Stream: g.name, Queue: g.name, From: c.from, Until: c.until, // a dry run only looks at the queue
+				Run: "r", DryRun: true, HeaderPrefix: "PikaBus.", Timeout: patience,
+			})
+			if err != nil || report.Replayed != c.want || !report.Done {
+				t.Fatalf("%d: %+v: %+v, %v", i, c, report, err)
+			}
 		}
 	}
 }

@@ -92,7 +92,13 @@ func (r *run) all(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if r.last = newest; known && !r.Until.IsZero() {
+	r.last = newest
+	if at, is := r.From.Argument().(time.Time); known && is { // else what does not come would be awaited
+		if _, known, err = streams.FirstAt(ctx, on, r.Stream, at); err != nil {
+			return err
+		}
+	}
+	if known && !r.Until.IsZero() {
 		first, some, err := streams.FirstAt(ctx, on, r.Stream, r.Until)
 		if err != nil {
 			return err
@@ -120,7 +126,7 @@ func (r *run) read(ctx context.Context, on *session.Session) error {
 	for !r.report.Done {
 		deliveries, err := r.fetch(ctx, on, in)
 		if err == nil && len(deliveries) > 0 {
-			err = r.handle(deliveries)
+			err = r.handle(ctx, on, deliveries)
 		}
 		if err != nil {
 			return err
@@ -160,7 +166,7 @@ func (r *run) fetch(ctx context.Context, on *session.Session, in <-chan amqp.Del
 }
 
 // handle publishes what is to be replayed of a batch, and notes what is done.
-func (r *run) handle(ds []amqp.Delivery) error {
+func (r *run) handle(ctx context.Context, on *session.Session, ds []amqp.Delivery) error {
 	var out []session.Publishing
 	var offsets []int64
 	next, passed, done := r.report.Next, 0, false
@@ -170,9 +176,13 @@ func (r *run) handle(ds []amqp.Delivery) error {
 		if err != nil {
 			return fmt.Errorf("the queue %q is no stream: %w", r.Stream, err)
 		}
-		switch {
-		case offset < r.exact: // of the piece in which it lies
+		if offset < r.exact { // of the piece in which it lies
 			continue
+		}
+		if err := r.follows(ctx, on, next, offset); err != nil { // what is before it is replayed
+			return errors.Join(r.note(out, offsets, next, passed, false), err)
+		}
+		switch {
 		case offset > r.last:
 			done = true
 		case !stream.Wants(r.Topics, d.RoutingKey):
@@ -193,6 +203,18 @@ func (r *run) handle(ds []amqp.Delivery) error {
 		}
 	}
 	return r.note(out, offsets, next, passed, done)
+}
+
+// follows fails if messages are gone that were to be replayed: the broker goes on behind them without a word. One offset is left out where a segment
+// of the stream ends.
+func (r *run) follows(ctx context.Context, on *session.Session, next, offset int64) error {
+	if next < 0 || offset-next <= 1 {
+		return nil
+	}
+	if nothing, err := streams.Keeps(ctx, on, r.Stream, next); nothing || err != nil {
+		return err
+	}
+	return fmt.Errorf("the offsets %d to %d of the stream %q were deleted before they were replayed; -from @%d passes over them", next, offset-1, r.Stream, offset)
 }
 
 // note publishes copies, and says what is done then.

@@ -2,7 +2,6 @@ package streams
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"math"
@@ -254,19 +253,11 @@ func (p *Place) follows(offset int64) error {
 		next, offset-1, name, offset)
 }
 
-// keeps says whether a message before an offset is still there. Then no other one behind it was deleted, because retention begins at
-// the oldest: the broker has used the offsets itself, for the places of clients of the stream protocol. p.mu is held, but not while this
-// asks the broker; it is nobody else's turn meanwhile.
+// keeps is keeps of the reader. p.mu is held, but not while this asks the broker; it is nobody else's turn meanwhile.
 func (p *Place) keeps(next int64) (yes bool, err error) {
 	p.mu.Unlock()
 	defer p.mu.Lock()
-	ctx, cancel := context.WithTimeoutCause(context.Background(), 10*time.Second, errors.New("the broker does not say what the oldest message of the stream is"))
-	defer cancel()
-	err = p.reader.look(ctx, p.on, "first", slow, func(oldest int64) bool { // there is one: silence says nothing
-		yes = oldest < next
-		return false
-	})
-	return yes, err
+	return p.reader.keeps(context.Background(), p.on, next)
 }
 
 // ahead is how many messages behind one that is still being handled are acknowledged. The broker then delivers as many more as are

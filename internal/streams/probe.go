@@ -51,7 +51,7 @@ func (r *Reader) tail(ctx context.Context, on *session.Session, from any, seen f
 	if err != nil || first == nil {
 		return err
 	}
-	if err := on.RPC(ctx, func() error { return ch.Cancel(first.ConsumerTag, false) }); err != nil {
+	if err := on.RPC(ctx, func() error { return ch.Cancel(reading, false) }); err != nil {
 		return err
 	}
 	for d, ok := *first, true; ok; d, ok = <-in {
@@ -108,30 +108,40 @@ func (r *Reader) look(ctx context.Context, on *session.Session, from any, quiet 
 	return offsets(ctx, in, quiet, seen)
 }
 
+// reading is the name of a consumer.
+const reading = "reading"
+
 // Open begins to read a stream, on a channel of its own.
 func Open(ctx context.Context, on *session.Session, name string, prefetch int, from any) (*amqp.Channel, <-chan amqp.Delivery, error) {
-	type result struct {
-		ch *amqp.Channel
-		in <-chan amqp.Delivery
-	}
-	opened := make(chan result, 1)
+	opened := make(chan *amqp.Channel, 1)
 	err := on.RPC(ctx, func() error {
 		ch, err := on.Channel()
 		if err != nil {
 			return err
 		}
-		if err = ch.Qos(prefetch, 0, false); err != nil {
-			return err
-		}
-		in, err := ch.Consume(name, "", false, false, false, false, amqp.Table{stream.Header: from})
-		opened <- result{ch, in}
-		return err
+		opened <- ch
+		return ch.Qos(prefetch, 0, false)
 	})
 	if err != nil {
 		return nil, nil, err
 	}
-	r := <-opened
-	return r.ch, r.in, nil
+	ch := <-opened
+	in, err := named(name).consume(ctx, on, ch, reading, from)
+	return ch, in, err
+}
+
+// consume begins to read the stream.
+func (r *Reader) consume(ctx context.Context, on *session.Session, ch *amqp.Channel, tag string, from any) (<-chan amqp.Delivery, error) {
+	begun := make(chan (<-chan amqp.Delivery), 1)
+	err := on.RPC(ctx, func() error {
+		in, err := ch.Consume(r.Name, tag, false, false, false, false, amqp.Table{stream.Header: from})
+		begun <- in
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return <-begun, nil
 }
 
 // Newest is the offset of the last message of a stream; it is not known when the stream is empty.
@@ -141,13 +151,51 @@ func Newest(ctx context.Context, on *session.Session, name string) (offset int64
 }
 
 // FirstAt is the offset of the first piece of a stream that came at a time or later, if there is one. The broker does not say that there
-// is none: then nothing comes for three seconds.
+// is none, so it is asked for the last piece as well, on the same channel. It serves the readers of a channel in the order in which they came: when the last
+// piece comes, the one that was asked for before has come, too, or is not there.
 func FirstAt(ctx context.Context, on *session.Session, name string, at time.Time) (offset int64, known bool, err error) {
-	err = named(name).look(ctx, on, at.Truncate(time.Second), 3*silence, func(n int64) bool {
-		offset, known = n, true
+	r := named(name)
+	ch, in, err := Open(ctx, on, name, 1, at.Truncate(time.Second))
+	if err != nil {
+		return 0, false, r.refused(err)
+	}
+	defer func() { _ = on.RPC(context.WithoutCancel(ctx), ch.Close) }() // what is lost with it is not needed
+	last, err := r.consume(ctx, on, ch, "end", "last")
+	if err != nil {
+		return 0, false, err
+	}
+	if end, err := r.first(ctx, on, ch, last); err != nil || end == nil {
+		return 0, false, err
+	}
+	if err := on.RPC(ctx, func() error { return ch.Cancel(reading, false) }); err != nil {
+		return 0, false, err
+	}
+	d, some := <-in
+	if ch.IsClosed() { // then the client drops what it has not handed over
+		return 0, false, amqp.ErrClosed
+	}
+	if !some {
+		return 0, false, nil
+	}
+	offset, err = Unpack(&d)
+	return offset, err == nil, err
+}
+
+// Keeps says whether missing offsets, from next on, are no gap: see keeps.
+func Keeps(ctx context.Context, on *session.Session, name string, next int64) (yes bool, err error) {
+	return named(name).keeps(ctx, on, next)
+}
+
+// keeps says whether a message before an offset is still there. Then no other one behind it was deleted, because retention begins at
+// the oldest: the broker has used the offsets itself, for the places of clients of the stream protocol.
+func (r *Reader) keeps(ctx context.Context, on *session.Session, next int64) (yes bool, err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, 10*time.Second, errors.New("the broker does not say what the oldest message of the stream is"))
+	defer cancel()
+	err = r.look(ctx, on, "first", slow, func(oldest int64) bool { // there is one: silence says nothing
+		yes = oldest < next
 		return false
 	})
-	return offset, known, err
+	return yes, err
 }
 
 func named(name string) *Reader { return &Reader{Config: Config{Name: name}} }
