@@ -103,7 +103,7 @@ func TestConnectionOperations(t *testing.T) {
 		}
 		open, said = seen.now(r)
 		sameLines(t, open, up)
-		if len(said) != 1 || !strings.HasPrefix(said[0], "end consume consume orders"+at+": the broker cancelled the consumer") {
+		if len(said) != 1 || !strings.HasPrefix(said[0], "end consume consume orders"+at+": the broker cancelled the consumer") || !strings.Contains(said[0], "its consumer timeout has passed") {
 			t.Errorf("said %q", said)
 		}
 

@@ -140,7 +140,8 @@ func As(d dialect.Dialect) SendOption {
 	return sendOption(func(o *sendOptions) { o.as, o.spoken = d, true })
 }
 
-// WithPriority sets the priority, for queues declared with x-max-priority.
+// WithPriority sets the priority. Classic queues that are declared with x-max-priority heed it, and quorum queues since
+// RabbitMQ 4.0: there above 4 or not, and since 4.3 each step, where a message without a priority counts as one of 4.
 func WithPriority(priority uint8) SendOption {
 	return sendOption(func(o *sendOptions) { o.priority = priority })
 }
