@@ -30,7 +30,7 @@ import (
 
 var (
 	chaos  = flag.Duration("chaos", 6*time.Second, "how long TestChaos breaks things")
-	freeze = flag.Bool("freeze", false, "also freeze processes; the late effects of a frozen one are counted, and are no fault")
+	freeze = flag.Bool("freeze", false, "also freeze processes, for longer than their connections live; the late effects of a frozen one are counted, and are no fault")
 	runs   = flag.Int("runs", 1, "how often")
 )
 
@@ -51,6 +51,9 @@ func newHavoc(t *testing.T, node *rabbit.Node, give order.GiveUp, partitions int
 	h := &havoc{
 		t: t, node: node, random: rand.New(rand.NewPCG(uint64(time.Now().UnixNano()), 0)), faults: map[string]int{}, //nolint:gosec // chance, not secrecy
 		plan: plan{URLs: []string{node.URL()}, GiveUp: give, Partitions: partitions, Journal: filepath.Join(t.TempDir(), "journal")},
+	}
+	if *freeze {
+		h.plan.Heartbeat = time.Second // the broker gives up a connection after three
 	}
 	for range max(partitions, 1) {
 		h.orders = append(h.orders, ledger.NewOrders())

@@ -13,20 +13,22 @@ import (
 
 var cluster = flag.Duration("cluster", 0, "TestCluster breaks the nodes of a cluster for so long, for each way to give up")
 
-// TestCluster: the nodes of a cluster of three that lead the queue and the parking queue are killed and frozen in turn, and
+// TestCluster: the nodes of a cluster of three that lead a queue, a partition or a parking queue are killed and frozen in turn, and
 // instances are killed and stopped, while messages fail: none is missing, and those of each key are handled in their order.
 func TestCluster(t *testing.T) {
 	if *cluster == 0 {
 		t.Log("not asked for; run with -cluster 1m")
 		return
 	}
-	for _, give := range []order.GiveUp{order.HoldKey, order.SkipMessage} {
-		t.Run(fmt.Sprint(give), func(t *testing.T) {
-			c := rabbit.NeedCluster(t, rabbit.ClusterOptions{})
-			h := newHavoc(t, c.Nodes()[0], give, 0)
-			h.cluster, h.plan.URLs = c, c.URLs()
-			h.run(*cluster)
-		})
+	for _, partitions := range []int{0, 3} {
+		for _, give := range []order.GiveUp{order.HoldKey, order.SkipMessage} {
+			t.Run(fmt.Sprintf("%d partitions, give up %d", partitions, give), func(t *testing.T) {
+				c := rabbit.NeedCluster(t, rabbit.ClusterOptions{})
+				h := newHavoc(t, c.Nodes()[0], give, partitions)
+				h.cluster, h.plan.URLs = c, c.URLs()
+				h.run(*cluster)
+			})
+		}
 	}
 }
 
@@ -34,7 +36,11 @@ func TestCluster(t *testing.T) {
 func (h *havoc) breakNode() {
 	ctx, cancel := context.WithTimeout(h.t.Context(), 2*time.Minute)
 	defer cancel()
-	queue := []string{"steps", order.ParkingQueue("steps")}[h.random.IntN(2)]
+	all := h.queues()
+	queue := all[h.random.IntN(len(all))]
+	if h.random.IntN(2) == 0 {
+		queue = order.ParkingQueue(queue)
+	}
 	what, freeze := "leader killed", time.Duration(0)
 	if h.random.IntN(3) == 0 {
 		what, freeze = "leader frozen", time.Duration(3+h.random.IntN(6))*time.Second

@@ -35,6 +35,7 @@ type plan struct {
 	// Partitions is into how many the queue is divided; 0: not at all.
 	Partitions int
 	Journal    string // in which all instances note what they do
+	Heartbeat  time.Duration
 }
 
 // line is one of the journal.
@@ -82,7 +83,7 @@ func (p *plan) serve(ctx context.Context) error {
 	defer func() { _ = file.Close() }()
 	j := &journal{file: file, proc: p.Name}
 	setup, err := harebus.New(harebus.Config{
-		Queue: "steps", Logger: zap.New(hook{j: j}), Connect: harebus.ConnectConfig{URLs: p.URLs, Name: p.Name},
+		Queue: "steps", Logger: zap.New(hook{j: j}), Connect: harebus.ConnectConfig{URLs: p.URLs, Name: p.Name, Heartbeat: p.Heartbeat},
 		Consume: harebus.ConsumeConfig{Concurrency: 8, Order: &order.Config{GiveUp: p.GiveUp, MaxParked: 5000, Partitions: p.Partitions}},
 		Retry:   harebus.RetryConfig{MaxRetries: 4, BackOff: func() backoff.BackOff { return backoff.NewConstantBackOff(200 * time.Millisecond) }},
 		Handling: harebus.HandlingConfig{GivenUp: func(_ context.Context, _ *harebus.Bus, m harebus.Failed) error {
