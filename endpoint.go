@@ -188,7 +188,7 @@ func newEndpoint(s *Setup, c EndpointConfig) *endpoint {
 	e.handlers.Store(&map[string]*handler{})
 	e.copies = &resend.Queue{
 		Order: lanes.Of(c.Consume.Order, c.Queue, s.dialect.Prefix),
-		Name:  c.Queue, Partitions: c.Consume.Order.PartitionQueues(c.Queue), ErrorQueue: c.ErrorQueue.Name, Exchange: s.routing.Direct, Dialect: &s.dialect, BackOff: s.cfg.Connect.BackOff,
+		Name:  c.Queue, Partitions: c.Consume.Order.PartitionQueues(c.Queue), ErrorQueue: c.ErrorQueue.Name, Exchange: s.routing.Direct, Events: s.routing.Topic, Dialect: &s.dialect, BackOff: s.cfg.Connect.BackOff,
 		Publisher: s.publisher, Final: endsConnections,
 		Restore: func(ctx context.Context, on *session.Session) error {
 			return s.declarer.ErrorQueue(ctx, on, e.cfg.listener().ErrorQueue.Topology(s.routing))

@@ -2,6 +2,7 @@ package order_test
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -116,7 +117,7 @@ func TestQueueOfBefore(t *testing.T) {
 func TestSettingsDiffer(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
 		first := r.serve(func(context.Context, step) error { return nil })
-		r.rest(time.Second)
+		r.rest(100 * time.Second) // so that it renews its own note at another time than the other one
 		r.try(first.Ready())
 		r.cfg.Consume.Order = &order.Config{Header: "customer"}
 		other := r.serve(func(context.Context, step) error { return nil })
@@ -125,6 +126,12 @@ func TestSettingsDiffer(t *testing.T) {
 		for _, says := range []string{`Header "customer"`, `Header "PikaBus.Key"`, "another instance has other settings"} {
 			if err == nil || !strings.Contains(err.Error(), says) {
 				t.Errorf("want %q: %v", says, err)
+			}
+		}
+		for range 120 {
+			r.rest(10 * time.Second)
+			if first.Ready() == nil {
+				t.Fatal("it is ready while the other one is there")
 			}
 		}
 		r.try(other.Close())
@@ -236,6 +243,44 @@ func TestBatches(t *testing.T) {
 			r.wants(key, "1 2 3")
 		}
 		r.empty()
+	})
+}
+
+// TestBatchesAfterStops: messages that have waited while instances stopped are handled in batches as before, because the deliveries to these say nothing
+// of the messages.
+func TestBatchesAfterStops(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		const messages, size = 100, 5
+		batches := 0
+		instance := func() *harebus.Setup {
+			s, err := harebus.New(r.cfg)
+			r.try(err)
+			t.Cleanup(func() { r.try(s.Close()) })
+			r.try(batch.Handle(s, func(_ context.Context, all []batch.Item[step]) []error {
+				time.Sleep(time.Second)
+				for _, one := range all {
+					r.note(one.Message)
+				}
+				batches++ // one runs at a time
+				return make([]error, len(all))
+			}, batch.Config{Size: size, Wait: 100 * time.Millisecond}))
+			return s
+		}
+		r.try(instance().Init(r.ctx))
+		for n := range messages {
+			r.try(r.sender.Send(r.ctx, "steps", step{"k", n}, harebus.WithKey(fmt.Sprint(n))))
+		}
+		for range 4 {
+			s := instance()
+			r.try(s.Start(r.ctx))
+			r.rest(500 * time.Millisecond)
+			r.try(s.Close())
+		}
+		r.try(instance().Start(r.ctx))
+		r.rest(5 * time.Minute)
+		if n := len(r.all()); n != messages || batches > messages/size+1 {
+			t.Errorf("%d messages were handled in %d batches", n, batches)
+		}
 	})
 }
 

@@ -18,12 +18,17 @@ import (
 // put publishes a message as somebody without harebus does.
 func (r *rig) put(queue string, headers amqp.Table, m step) {
 	r.t.Helper()
+	r.putTo("", queue, headers, m)
+}
+
+func (r *rig) putTo(exchange, key string, headers amqp.Table, m step) {
+	r.t.Helper()
 	conn, err := amqp.DialConfig(r.broker.URL(), amqp.Config{Dial: r.broker.Dial})
 	r.try(err)
 	defer func() { r.try(conn.Close()) }()
 	ch, err := conn.Channel()
 	r.try(err)
-	r.try(ch.PublishWithContext(r.ctx, "", queue, true, false, amqp.Publishing{
+	r.try(ch.PublishWithContext(r.ctx, exchange, key, true, false, amqp.Publishing{
 		Headers: headers, Type: "Step", ContentType: "application/json", Body: fmt.Appendf(nil, `{"Key": %q, "N": %d}`, m.Key, m.N),
 	}))
 	r.rest(time.Second)

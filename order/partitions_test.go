@@ -228,6 +228,40 @@ func TestRedivided(t *testing.T) {
 	})
 }
 
+// TestDeployedDivided: instances that divide a queue, beside one that does not, say that they will never get it: a deployment that waits for them to be
+// ready stops there. When the queue is theirs after all, they are ready.
+func TestDeployedDivided(t *testing.T) {
+	divided(t, func(t *testing.T, r *rig) {
+		handler := func(context.Context, step) error { return nil }
+		r.cfg.Consume.Order = &order.Config{}
+		old := r.serve(handler)
+		r.rest(time.Second)
+		r.cfg.Consume.Order = &order.Config{Partitions: 4}
+		young := []*harebus.Setup{r.serve(handler), r.serve(handler)}
+		for range 120 {
+			r.rest(10 * time.Second)
+			for _, s := range young {
+				if err := s.Ready(); err == nil || !strings.Contains(err.Error(), "divided into 0 partitions") || !strings.Contains(err.Error(), "this one says 4") {
+					t.Fatal("it is ready:", err)
+				}
+			}
+		}
+		r.send("a1")
+		r.rest(time.Second)
+		r.wants("a", "1")
+		r.try(old.Close())
+		for _, queue := range []string{"steps.members", "steps.parked"} {
+			r.try(r.broker.DeleteQueue(queue))
+		}
+		r.send("a2")
+		r.rest(10 * time.Minute)
+		r.wants("a", "1 2")
+		for _, s := range young {
+			r.try(s.Ready())
+		}
+	})
+}
+
 // TestPartitionDeleted: a partition that is deleted is declared again, and its messages get there.
 func TestPartitionDeleted(t *testing.T) {
 	divided(t, func(t *testing.T, r *rig) {
@@ -320,26 +354,44 @@ func TestUnkeyedInPartitions(t *testing.T) {
 	})
 }
 
-// TestRouterSaysWhatWaits: the setup is not ready while a partition takes one message and not another one, and while the broker confirms none.
+// TestRouterSaysWhatWaits: the setup is not ready while a partition takes one message and not another one, or refuses it whenever it is sent, and while the
+// broker confirms none. The message is tried again, after pauses.
 func TestRouterSaysWhatWaits(t *testing.T) {
-	for name, do := range map[string]brokertest.Action{"one is refused": brokertest.Nack, "no confirm": brokertest.Drop} {
+	for name, do := range map[string]brokertest.Fault{
+		"one is refused":       {Do: brokertest.Nack},
+		"no confirm":           {Do: brokertest.Drop},
+		"one ends the channel": {Do: brokertest.Raise, Code: 406, Text: "PRECONDITION_FAILED - message size 17 is larger than configured max size 16"},
+	} {
 		t.Run(name, func(t *testing.T) {
 			divided(t, func(t *testing.T, r *rig) {
-				a := order.PartitionQueue("steps", order.Partition("a", 4))
+				a, tries := order.PartitionQueue("steps", order.Partition("a", 4)), 0
 				setup := r.serve(func(context.Context, step) error { return nil })
 				r.rest(time.Second)
-				r.broker.Inject(brokertest.Fault{
-					On: "basic.publish", Times: -1, Do: do, Match: func(f brokertest.Frame) bool { return f.RoutingKey == a && f.Headers["PikaBus.Key"] == "a" },
-				})
+				do.On, do.Times, do.Match = "basic.publish", -1, func(f brokertest.Frame) bool {
+					is := f.RoutingKey == a && f.Headers["PikaBus.Key"] == "a"
+					if is {
+						tries++
+					}
+					return is
+				}
+				r.broker.Inject(do)
 				r.try(r.sender.Send(r.ctx, "steps", step{"a", 1}, harebus.WithKey("a")))
+				sent := 0
 				for n := range 60 {
-					if do == brokertest.Nack { // others get there
+					if do.Do != brokertest.Drop { // others get there
 						r.try(r.sender.Send(r.ctx, "steps", step{"x", n}, harebus.WithKey(sibling("a"))))
+						sent++
 					}
 					r.rest(200 * time.Millisecond)
 				}
-				if err := setup.Ready(); err == nil || !strings.Contains(err.Error(), "has not got to its partition "+a) {
+				if err := setup.Ready(); err == nil || !strings.Contains(err.Error(), "has not got to its partition "+a) || do.Text != "" && !strings.Contains(err.Error(), "max size 16") {
 					t.Error("it is ready:", err)
+				}
+				if n := len(r.all()); n != sent {
+					t.Errorf("%d others are done, want %d", n, sent)
+				}
+				if r.rest(10 * time.Minute); tries > 300 { // of some seconds each, with pauses up to 30 s
+					t.Errorf("it was tried %d times", tries)
 				}
 			})
 		})
@@ -405,6 +457,51 @@ func TestDeadlyHeaderInPartitions(t *testing.T) {
 		r.rest(time.Minute)
 		r.wants("a", "1")
 	})
+}
+
+// TestDeadlyKeyInPartitions: messages whose key is a header that the router has to leave out are in order all the same.
+func TestDeadlyKeyInPartitions(t *testing.T) {
+	for name, key := range map[string]any{"NaN": math.NaN(), "decimal": amqp.Decimal{Scale: 2, Value: 314}} {
+		t.Run(name, func(t *testing.T) {
+			divided(t, func(_ *testing.T, r *rig) {
+				r.serve(func(_ context.Context, s step) error {
+					time.Sleep(time.Duration(10-s.N) * time.Second)
+					return nil
+				})
+				r.rest(time.Second)
+				for n := range 5 {
+					r.put("steps", amqp.Table{"PikaBus.Key": key}, step{"a", n + 1})
+				}
+				r.rest(time.Minute)
+				r.wants("a", upTo(5))
+			})
+		})
+	}
+}
+
+// TestEventInPartitions: a message that nothing but the exchange of events says to be one is one in its partition, and when it is retried.
+func TestEventInPartitions(t *testing.T) {
+	for _, partitions := range []int{0, 4} {
+		t.Run(fmt.Sprint(partitions), func(t *testing.T) {
+			bubble(t, func(t *testing.T, r *rig) {
+				r.cfg.Consume.Order, r.cfg.Subscriptions = &order.Config{Partitions: partitions}, []string{"step.made"}
+				r.serve(func(ctx context.Context, _ step) error {
+					if m := harebus.Incoming(ctx); m.Intent != harebus.IntentEvent {
+						t.Errorf("the %dth time it is a %s", m.Attempt, m.Intent)
+					} else if m.Attempt == 1 {
+						return errors.New("the first time")
+					}
+					return nil
+				})
+				r.rest(time.Second)
+				for _, headers := range []amqp.Table{{"PikaBus.Key": "a"}, {}} {
+					r.putTo("PikaBusTopic", "step.made", headers, step{"a", 1})
+				}
+				r.rest(time.Minute)
+				r.wants("a", "1 1")
+			})
+		})
+	}
 }
 
 // TestDeferredIntoPartition: a message that comes out of the delay queues is due, whatever the clock of this process says.

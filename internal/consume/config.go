@@ -47,10 +47,10 @@ type Config struct {
 	// Stopped is the error of what a stop has ended.
 	Stopped error
 
-	// Order is that of an ordered queue, else nil. Note then sends a note to its parking queue, and Answer an
+	// Order is that of an ordered queue, else nil. Note then sends a note to a queue, and Answer an
 	// answer to an operator.
 	Order  *lanes.Config
-	Note   func(ctx context.Context, note amqp.Table) error
+	Note   func(ctx context.Context, to string, note amqp.Table) error
 	Answer func(ctx context.Context, to, correlationID string, body []byte) error
 
 	// Shares are the partitions of a divided queue: nil for a queue that is none. Members is then, for the queue that is divided, the queue

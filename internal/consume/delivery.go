@@ -188,10 +188,12 @@ func (d *Delivery) WornOut() bool {
 	}
 }
 
+const deliveryCount = "x-delivery-count"
+
 // count reads how often the broker has delivered it before. A stream counts nothing: there its publisher has written that.
 func (d *Delivery) count() {
 	if !d.Reads() {
-		d.delivered, _ = d.Raw.Headers["x-delivery-count"].(int64)
+		d.delivered, _ = d.Raw.Headers[deliveryCount].(int64)
 	}
 }
 

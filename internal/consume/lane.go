@@ -63,7 +63,19 @@ func (t *tenure) message(d *Delivery, parked bool) *lanes.Message {
 	} else {
 		d.lane.Route = lanes.TakeRoute(&t.cfg.Names, d.Raw.Headers)
 	}
+	d.recount()
 	return d.lane
+}
+
+// recount has the headers say how often it was delivered to owners that have not ended well: that is what whoever handles suspicious messages alone
+// wants to know. How often one in the parking queue was delivered says nothing.
+func (d *Delivery) recount() {
+	if _, counted := d.Raw.Headers[deliveryCount]; !counted {
+		return
+	}
+	if d.Raw.Headers[deliveryCount] = d.lane.Count; d.lane.Parked {
+		d.Raw.Headers[deliveryCount] = int64(0)
+	}
 }
 
 // fromQueue takes a delivery from the queue.
@@ -191,13 +203,31 @@ func (t *tenure) keep(d *Delivery, n lanes.Note) {
 	if spare != nil {
 		spare.feed.acks.Done(spare.Raw.DeliveryTag)
 	}
+	if n.Fence > 0 || n.About == t.cfg.Settings() { // an owner has the queue no more when this one reads its note
+		return
+	}
+	t.disagree(fmt.Errorf("another instance has other settings of Consume.Order for the queue %s: it has %s, and this one %s",
+		t.c.cfg.Queue, n.About, t.cfg.Settings()))
+	if t.phase >= owning && t.cfg.Redivided(t.c.cfg.Queue, n.About) != nil {
+		t.warn(lanes.PartitionsIn(n.About))
+	}
+}
+
+// disagree notes that another instance has other settings.
+func (t *tenure) disagree(odd error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.odd = nil
-	if n.About != t.cfg.Settings() {
-		t.odd = fmt.Errorf("another instance has other settings of Consume.Order for the queue %s: it has %s, and this one %s",
-			t.c.cfg.Queue, n.About, t.cfg.Settings())
-		t.c.log.Error("instances disagree", zap.Error(t.odd))
+	t.odd, t.oddSince = odd, time.Now()
+	t.c.log.Error("instances disagree", zap.Error(odd))
+}
+
+// reconcile forgets that another instance has other settings when it has said so for the last time some time ago: as long as it waits, it says so
+// again after each refresh.
+func (t *tenure) reconcile() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.odd != nil && time.Since(t.oddSince) > refresh+3*look {
+		t.odd = nil
 	}
 }
 
@@ -340,7 +370,7 @@ func (t *tenure) announce(d *Delivery) bool {
 	t.mu.Lock()
 	t.trying[d.lane.ID] = true
 	t.mu.Unlock()
-	err := t.c.cfg.Note(d.Ackable(), lanes.Note{Kind: lanes.Trial, About: d.lane.ID, Owner: t.id}.Write(&t.cfg.Names))
+	err := t.c.cfg.Note(d.Ackable(), t.cfg.Parking, lanes.Note{Kind: lanes.Trial, About: d.lane.ID, Owner: t.id}.Write(&t.cfg.Names))
 	if err != nil && t.ctx.Err() == nil {
 		t.c.log.Warn("cannot note which message is about to be handled; trying again", zap.Error(err))
 	}
@@ -399,6 +429,7 @@ func (t *tenure) anew(d *Delivery) *Delivery {
 	again.Raw.Body, again.lane = d.Packed, d.lane
 	if again.unpack() { // it could be before
 		lanes.TakeRoute(&t.cfg.Names, again.Raw.Headers)
+		again.recount()
 		d.lane.Of = again
 	}
 	return again

@@ -14,7 +14,9 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 	"go.uber.org/zap"
 
+	"github.com/harebus/harebus/internal/lanes"
 	"github.com/harebus/harebus/internal/refusal"
+	"github.com/harebus/harebus/internal/wire"
 	"github.com/harebus/harebus/order"
 )
 
@@ -182,7 +184,7 @@ func (t *tenure) members(ctx context.Context, u *subscription) (int, error) {
 	return <-counted, nil
 }
 
-// pause waits for the next count. Messages that a stranger has sent to the queue are dropped.
+// pause waits for the next count, and reads what comes meanwhile.
 func (t *tenure) pause(u *subscription, next <-chan time.Time) error {
 	for {
 		select {
@@ -196,10 +198,45 @@ func (t *tenure) pause(u *subscription, next <-chan time.Time) error {
 			if err := u.cancelled(tag, ok); err != nil {
 				return err
 			}
-		case _, ok := <-u.deliveries:
+		case raw, ok := <-u.deliveries:
 			if !ok {
 				u.deliveries = nil // the channel has ended; closes says why
+				continue
+			}
+			t.hear(raw)
+		}
+	}
+}
+
+// warn tells the instances that have divided the queue into so many partitions that they will not get it. They wait in line for it, and could not
+// know before it is their turn: in a deployment that is when the last instance of the old version has gone. Their queue gives them the notes in turn,
+// and none has more of them than there are partitions.
+func (t *tenure) warn(partitions int) {
+	note, to := lanes.Note{Kind: lanes.Join, About: t.cfg.Settings(), Owner: t.id, Fence: t.fence}, order.MembersQueue(t.c.cfg.Queue)
+	t.notes.Go(func() {
+		for range partitions {
+			err := t.c.cfg.Note(t.ctx, to, note.Write(&t.cfg.Names))
+			if t.ctx.Err() != nil {
+				return
+			}
+			if err != nil {
+				t.c.log.Warn("cannot tell the instances that share the partitions of the queue that others have divided it otherwise", zap.String("members", to), zap.Error(err))
+				return
 			}
 		}
+	})
+}
+
+// hear reads what the owner of the queue tells those that share the partitions. Anything else is dropped.
+func (t *tenure) hear(raw amqp.Delivery) {
+	if wire.Unpack(&raw) != nil {
+		return
+	}
+	n, is := lanes.ReadNote(&t.cfg.Names, raw.Headers)
+	if !is || n.Kind != lanes.Join {
+		return
+	}
+	if err := t.cfg.Redivided(t.c.cfg.Queue, n.About); err != nil {
+		t.disagree(err)
 	}
 }

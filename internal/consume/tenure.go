@@ -87,7 +87,9 @@ type tenure struct {
 	// notes that say so.
 	trying map[string]bool
 	trials map[string][]*Delivery
-	odd    error // another instance has other settings
+	// odd says that another instance has other settings, as was heard at oddSince.
+	odd      error
+	oddSince time.Time
 }
 
 // own consumes from an ordered queue: it waits until this process is the owner, and is it until the
@@ -311,7 +313,7 @@ func (t *tenure) resign() {
 	ctx, cancel := context.WithTimeout(t.ctx, Grace)
 	defer cancel()
 	note := lanes.Note{Kind: lanes.Join, About: t.cfg.Settings(), Owner: t.id, Fence: t.fence, Ended: t.ended + 1}
-	if t.c.cfg.Note(ctx, note.Write(&t.cfg.Names)) == nil { // else messages are handled alone, and that is all
+	if t.c.cfg.Note(ctx, t.cfg.Parking, note.Write(&t.cfg.Names)) == nil { // else messages are handled alone, and that is all
 		t.token.feed.acks.Done(t.token.Raw.DeliveryTag)
 	}
 }
@@ -409,6 +411,7 @@ func (t *tenure) attach() error {
 // too old.
 func (t *tenure) lookAfter() error {
 	t.remind()
+	t.reconcile()
 	if t.phase < owning {
 		return nil
 	}
@@ -443,7 +446,7 @@ func (t *tenure) remind() {
 // deliveries.
 func (t *tenure) send(n lanes.Note) {
 	t.notes.Go(func() {
-		if err := t.c.cfg.Note(t.ctx, n.Write(&t.cfg.Names)); err != nil {
+		if err := t.c.cfg.Note(t.ctx, t.cfg.Parking, n.Write(&t.cfg.Names)); err != nil {
 			t.fail(fmt.Errorf("send a note to the parking queue %s: %w", t.cfg.Parking, err))
 		}
 	})

@@ -47,8 +47,8 @@ func (c *Config) Settings() string {
 	return settings
 }
 
-// partitionsIn is the number of partitions that settings say.
-func partitionsIn(settings string) (n int) {
+// PartitionsIn is the number of partitions that settings say; 0 for an undivided queue.
+func PartitionsIn(settings string) (n int) {
 	if at := strings.LastIndex(settings, partitions); at >= 0 {
 		n, _ = strconv.Atoi(settings[at+len(partitions):]) // 0 in what nobody of ours has written
 	}
@@ -60,7 +60,7 @@ const partitions = ", Partitions "
 // Redivided is the fault of an instance whose predecessor had another number of partitions. Messages of a key may still be in the partition that
 // it had, so those behind them must not go to another one.
 func (c *Config) Redivided(queue, settings string) error {
-	mine, theirs := 0, partitionsIn(settings)
+	mine, theirs := 0, PartitionsIn(settings)
 	if c.Divided() {
 		mine = c.Partitions
 	}

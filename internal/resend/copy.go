@@ -40,12 +40,20 @@ func (c *Case) copyTo(queue string) *publish.Message {
 		headers[names.Dialect] = c.Dialect
 	}
 	c.Queue.leaveOut(headers, c.disarm(headers))
+	c.Queue.keepIntent(headers, in.Exchange)
 	out := &publish.Message{
 		Exchange: c.Queue.Exchange, Key: queue, Mandatory: true, ViaDefault: true, Copied: true, Publishing: wire.FromDelivery(in),
 	}
 	msg := &out.Publishing
 	msg.Headers, msg.MessageId, msg.DeliveryMode, msg.Expiration = headers, id, amqp.Persistent, ""
 	return out
+}
+
+// keepIntent says in a copy that it is an event, if nothing but the exchange from which it came has said so: a copy passes another one.
+func (q *Queue) keepIntent(headers amqp.Table, exchange string) {
+	if _, said := headers[q.Dialect.Names.Intent]; !said && exchange != "" && exchange == q.Events {
+		headers[q.Dialect.Names.Intent] = header.Event
+	}
 }
 
 // keepDeaths keeps what the broker has noted about a message that was dead-lettered before it came here

@@ -59,9 +59,9 @@ func (c *Case) hold(cause error) Result {
 	return Held
 }
 
-// Note sends a note to the parking queue.
-func (q *Queue) Note(ctx context.Context, headers amqp.Table) error {
-	return q.tell(ctx, &publish.Message{Key: q.Order.Parking, Mandatory: true, Publishing: amqp.Publishing{
+// Note sends a note to a queue.
+func (q *Queue) Note(ctx context.Context, to string, headers amqp.Table) error {
+	return q.tell(ctx, &publish.Message{Key: to, Mandatory: true, Publishing: amqp.Publishing{
 		Headers: headers, MessageId: messageid.New(), DeliveryMode: amqp.Persistent,
 	}})
 }

@@ -44,11 +44,11 @@ type Queue struct {
 	Name, ErrorQueue string
 	// Order is not nil if the queue is an ordered one.
 	Order *lanes.Config
-	// Exchange leads to both by their names.
-	Exchange  string
-	Dialect   *header.Dialect
-	BackOff   func() backoff.BackOff
-	Publisher func() (*publish.Publisher, error)
+	// Exchange leads to both by their names, and what comes from Events is an event.
+	Exchange, Events string
+	Dialect          *header.Dialect
+	BackOff          func() backoff.BackOff
+	Publisher        func() (*publish.Publisher, error)
 	// Restore declares the error queue.
 	Restore func(context.Context, *session.Session) error
 	// Final reports that no queue can ever store the message that err is about.

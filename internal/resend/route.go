@@ -153,8 +153,12 @@ func (d *routed) send(partition, key string, as lanes.Route) error {
 		content.Headers = amqp.Table{}
 	}
 	d.queue.leaveOut(content.Headers, disarm(content.Headers, func(string) bool { return false }))
+	d.queue.keepIntent(content.Headers, d.Raw.Exchange)
 	if names.Strip(content.Headers); key != "" {
 		as.Write(names, content.Headers)
+		if _, there := content.Headers[d.Order().Header]; !there { // it was left out, and is known by its text
+			content.Headers[d.Order().Header] = key
+		}
 	}
 	out := &publish.Message{Key: partition, Mandatory: true, Once: true, Copied: true, Publishing: content}
 	return d.queue.tell(d.Ackable(), out)
