@@ -62,3 +62,19 @@ func ParseQueue(text string) (string, error) {
 	}
 	return name, nil
 }
+
+// ParseReplyTo is ParseQueue for the property reply_to, which is the name of a queue as it is. A name with percent-encoding is an error: the peer may mean
+// either of two queues. What the broker calls a client that waits for direct replies is taken, too.
+func ParseReplyTo(name string) (string, error) {
+	if strings.HasPrefix(name, "amq.rabbitmq.reply-to.") {
+		return name, nil
+	}
+	queue, err := ParseQueue(name)
+	if err == nil && queue != name {
+		err = errors.New("a name with percent-encoding is not taken")
+	}
+	if err != nil {
+		return "", fmt.Errorf("the property reply_to %.80q: %w", name, err)
+	}
+	return queue, nil
+}

@@ -19,7 +19,7 @@
 //     queue) has the same body, properties and headers, and further headers whose names begin with
 //     harebus.Config.Payload.HeaderPrefix: it must be read as the message was.
 //   - An address in a message comes from a stranger. Read turns it into the name of a queue by parsing: [ParseQueue]
-//     helps. If that fails, Envelope.ReplyTo stays empty and Envelope.NoReply says why.
+//     helps, and [ParseReplyTo] with the property. If that fails, Envelope.ReplyTo stays empty and Envelope.NoReply says why.
 //   - Type names are looked up in [Types], in both directions. Write refuses a type that is not there.
 //   - Write refuses what the peer could not read, such as an id that is not a GUID, and says the rule. It begins with
 //     [Destination.Wire], which is where harebus would send the message.

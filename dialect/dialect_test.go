@@ -23,6 +23,16 @@ func TestParseQueue(t *testing.T) {
 	}
 }
 
+// TestParseReplyTo: a property is the name of a queue as it is, and no other one.
+func TestParseReplyTo(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{"orders": "orders", "bestellungen-ü": "bestellungen-ü", "my queue": "my queue", "my%20queue": "", "err%6Fr": "", "amq.rabbitmq.reply-to.g1h2AA/+x.k==": "amq.rabbitmq.reply-to.g1h2AA/+x.k==", "%2e": "", "a/b": "", "": ""} {
+		if got, err := dialect.ParseReplyTo(text); got != want || (err == nil) != (want != "") {
+			t.Errorf("%.40q is %q, %v", text, got, err)
+		}
+	}
+}
+
 // TestBroker: an address is on this broker, or names none.
 func TestBroker(t *testing.T) {
 	t.Parallel()

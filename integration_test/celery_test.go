@@ -170,7 +170,8 @@ func TestCeleryDialect(t *testing.T) {
 				}
 			}
 			want := []string{
-				`PlaceOrder {"id": 1, "backend": "` + backend + `"}`, `MoveOrder {"id":2,"to":"Oslo"}`, `PlaceOrder {"id": 3}`, `PlaceOrder {"id": 4}`, `PlaceOrder {"id": 5}`,
+				`PlaceOrder {"id": 1, "backend": "` + backend + `"}`, `MoveOrder {"id":2,"to":"Oslo"}`, `PlaceOrder {"id": 3}`, `PlaceOrder {"id": 4}`,
+				`PlaceOrder {"id": 5, "at": "2026-06-28T09:25:56+02:00", "price": "12.50", "of": "00000000-0000-0000-0000-000000000005"}`,
 			}
 			if results {
 				want = append(want, `PlaceOrder {"id": 7}`)

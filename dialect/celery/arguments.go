@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/harebus/harebus/dialect"
+	"github.com/harebus/harebus/internal/field"
 	"github.com/harebus/harebus/internal/media"
 )
 
@@ -24,14 +25,17 @@ func plain(w *dialect.Wire) (body []byte, err error) {
 		return nil, fmt.Errorf("its arguments are serialized as %.80q, and harebus reads JSON only: set task_serializer to \"json\"", kind)
 	}
 	body = w.Body
-	switch by := w.Headers[compression]; by {
-	case nil:
+	switch by := field.Said(w.Headers[compression]); by {
+	case "":
+		if strange := w.Headers[compression]; strange != nil && strange != "" {
+			err = fmt.Errorf("its header compression is %.80q, and no text", fmt.Sprint(strange))
+		}
 	case "application/x-gzip": // Celery calls zlib so
 		body, err = inflated(zlib.NewReader(bytes.NewReader(body)))
 	case "application/x-bz2":
 		body, err = inflated(bzip2.NewReader(bytes.NewReader(body)), nil)
 	default:
-		err = fmt.Errorf("it is compressed as %.80q, and harebus reads gzip and bzip2 only: set task_compression", fmt.Sprint(by))
+		err = fmt.Errorf("it is compressed as %.80q, and harebus reads gzip and bzip2 only: set task_compression", by)
 	}
 	return body, err
 }
@@ -82,6 +86,14 @@ var errBody = errors.New("its body is not [[arguments], {keyword arguments}, {wh
 func (d *Dialect) call(name string, known bool, args, kwargs []byte) ([]byte, error) {
 	if !is('[', args) || !is('{', kwargs) {
 		return nil, errors.New("its arguments are not [those by position] and {those by name} in JSON")
+	}
+	args, wrong := untyped(args)
+	kwargs, err := untyped(kwargs)
+	if err = errors.Join(wrong, err); err != nil {
+		return nil, err
+	}
+	if kwargs[0] != '{' {
+		return nil, errors.New("its keyword arguments are a typed value")
 	}
 	if !known {
 		return slices.Concat([]byte("["), args, []byte(", "), kwargs, []byte("]")), nil

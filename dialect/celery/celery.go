@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/harebus/harebus/dialect"
+	"github.com/harebus/harebus/internal/field"
 	"github.com/harebus/harebus/internal/media"
 	"github.com/harebus/harebus/topology"
 )
@@ -102,10 +103,11 @@ const jsonContent = "application/json"
 func (d *Dialect) Read(w *dialect.Wire) (*dialect.Envelope, bool, error) {
 	named, ok := w.Headers[task]
 	if !ok {
-		if e, is, err := d.readFirst(w); is {
-			return e, is, err
+		e, is, err := d.readFirst(w)
+		if !is && err == nil {
+			return d.readResult(w)
 		}
-		return d.readResult(w)
+		return e, is, err
 	}
 	if w.Headers[id] == nil && w.Headers[lang] == nil {
 		return nil, false, nil
@@ -117,7 +119,7 @@ func (d *Dialect) Read(w *dialect.Wire) (*dialect.Envelope, bool, error) {
 	if p.CorrelationID != e.ID {
 		e.CorrelationID = p.CorrelationID
 	}
-	name, _ := named.(string)
+	name := field.Said(named)
 	e.Type = name
 	if own, ok := d.own[name]; ok {
 		e.Type = own
@@ -146,7 +148,7 @@ func (d *Dialect) readReplyTo(e *dialect.Envelope, w *dialect.Wire) {
 	case !d.cfg.Results:
 		e.NoReply = errNoQueue
 	default:
-		if e.ReplyTo, e.NoReply = dialect.ParseQueue(to); e.NoReply == nil {
+		if e.ReplyTo, e.NoReply = dialect.ParseReplyTo(to); e.NoReply == nil {
 			e.RequestID = cmp.Or(w.Properties.CorrelationID, e.ID)
 		}
 	}
@@ -159,8 +161,7 @@ var (
 
 // text is a header; empty if it is not text.
 func text(w *dialect.Wire, name string) string {
-	s, _ := w.Headers[name].(string)
-	return s
+	return field.Said(w.Headers[name])
 }
 
 // parseTime reads a time as Python writes it. Without a zone it is UTC, as Celery has it by default.
@@ -168,7 +169,10 @@ func parseTime(what string, value any) (time.Time, error) {
 	if value == nil {
 		return time.Time{}, nil
 	}
-	s, _ := value.(string)
+	if at, ok := value.(time.Time); ok {
+		return at.UTC(), nil
+	}
+	s := field.Said(value)
 	for _, layout := range []string{time.RFC3339, "2006-01-02T15:04:05", "2006-01-02T15:04:05Z0700", "2006-01-02 15:04:05Z07:00"} {
 		if t, err := time.Parse(layout, s); err == nil {
 			return t.UTC(), nil
@@ -201,14 +205,17 @@ func (d *Dialect) readResult(w *dialect.Wire) (*dialect.Envelope, bool, error) {
 		return nil, false, nil
 	}
 	failed, ended := states[strings.Trim(string(status), `"`)]
+	var err error
 	e := &dialect.Envelope{RequestID: p.CorrelationID, ContentType: jsonContent, Body: result}
 	switch {
 	case !ended: // the task has begun, or is tried again
 		e.RequestID = p.CorrelationID + " " + strings.Trim(string(status), `"`) // nobody waits for that
 	case failed:
 		e.Fault = failure(result)
+	default:
+		e.Body, err = untyped(result)
 	}
-	return e, true, nil
+	return e, true, err
 }
 
 // failure reads an exception.

@@ -59,6 +59,12 @@ func TestGoldens(t *testing.T) {
 			},
 		},
 		{
+			Golden: "celery-typed", Body: `{"id": 7, "at": "2026-11-28T07:25:56Z", "price": "12.50", "of": "` + uuid(5) + `", "raw": "w7w="}`, // only read
+			Want: dialect.Envelope{
+				ID: uuid(5), ConversationID: uuid(5), Type: "PlaceOrder", Intent: "command", ContentType: "application/json", NoReply: text(noQueue),
+			},
+		},
+		{
 			Golden: "celery-gzip", To: to, Body: `{"id": 9}`,
 			Differs: append(differs, "headers.compression", "body", "body."), // harebus compresses nothing for a peer
 			Want: dialect.Envelope{
@@ -226,8 +232,8 @@ func TestResults(t *testing.T) {
 func TestHostile(t *testing.T) {
 	t.Parallel()
 	m := dialecttest.Mutations{
-		Goldens: []string{"celery-task", "celery-eta", "celery-gzip", "celery-protocol-1"}, Own: []string{"PlaceOrder", "MoveOrder", "Clean"},
-		Addresses: []string{"properties.ReplyTo"}, Hostile: []string{"%s", "queue/error", "amqp://other/%s"},
+		Goldens: []string{"celery-task", "celery-eta", "celery-gzip", "celery-protocol-1", "celery-typed"}, Own: []string{"PlaceOrder", "MoveOrder", "Clean"},
+		Addresses: []string{"properties.ReplyTo"}, Hostile: []string{"%s", "queue/error", "amqp://other/%s", "err%6Fr"},
 	}
 	m.Run(t, byName())
 	t.Run("no results", func(t *testing.T) {
@@ -241,12 +247,12 @@ func TestHostile(t *testing.T) {
 func TestCopies(t *testing.T) {
 	t.Parallel()
 	dialecttest.Copies(t, byName(), "celery-task")
-	dialecttest.Copies(t, peer(false), "celery-gzip", "celery-protocol-1")
+	dialecttest.Copies(t, peer(false), "celery-gzip", "celery-protocol-1", "celery-typed")
 }
 
 // FuzzRead reads what nobody would write.
 func FuzzRead(f *testing.F) {
-	dialecttest.Fuzz(f, byName(), []string{"celery-task", "celery-eta", "celery-gzip", "celery-protocol-1"},
+	dialecttest.Fuzz(f, byName(), []string{"celery-task", "celery-eta", "celery-gzip", "celery-protocol-1", "celery-typed"},
 		[]string{"task", "id", "eta", "expires", "compression", "root_id", "parent_id", "lang"})
 }
 

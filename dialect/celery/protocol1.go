@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/harebus/harebus/dialect"
 	"github.com/harebus/harebus/internal/jsontext"
@@ -40,15 +41,18 @@ func (f *first) take(key []byte, v jsontext.Value) error {
 	return nil
 }
 
+// pickle is the content type of what Python has serialized.
+const pickle = "application/x-python-serialize"
+
 // readFirst reads a task of protocol 1. A body without the four fields that each of these has is something else.
 func (d *Dialect) readFirst(w *dialect.Wire) (*dialect.Envelope, bool, error) {
 	p := &w.Properties
-	if p.ContentType != "" && !media.IsJSON(media.Type(p.ContentType)) {
-		return nil, false, nil
-	}
 	body, err := plain(w)
+	if err != nil && (media.Type(p.ContentType) == pickle || strings.HasPrefix(text(w, compression), "application/")) {
+		return nil, false, err // these names are Python's alone
+	}
 	if err != nil || !bytes.Contains(body, []byte(`"kwargs"`)) {
-		return nil, false, nil //nolint:nilerr // its compression is nothing of Celery's
+		return nil, false, nil //nolint:nilerr // it is nothing of Celery's
 	}
 	var f first
 	whole := jsontext.Object(body, f.take) == nil

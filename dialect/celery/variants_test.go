@@ -72,6 +72,8 @@ func TestVersions(t *testing.T) {
 		"a retry":          func(w *dialect.Wire) { w.Headers["retries"], w.Headers["parent_id"] = int32(2), uuid(9) },
 		"an hour ahead":    func(w *dialect.Wire) { w.Headers["eta"] = "2026-11-28T08:25:56+01:00" },
 		"without a zone":   func(w *dialect.Wire) { w.Headers["eta"] = "2026-11-28T07:25:56.589670" },
+		"as bytes":         func(w *dialect.Wire) { w.Headers["task"], w.Headers["id"] = []byte("orders.place"), []byte(uuid(1)) },
+		"a time of AMQP":   func(w *dialect.Wire) { w.Headers["eta"] = time.Date(2026, 11, 28, 7, 25, 56, 0, time.UTC) },
 		"no charset":       func(w *dialect.Wire) { w.Properties.ContentEncoding = "" },
 		"no content type":  func(w *dialect.Wire) { w.Properties.ContentType = "" },
 		"another spelling": func(w *dialect.Wire) { w.Properties.ContentType = "application/JSON ;charset=utf-8" },

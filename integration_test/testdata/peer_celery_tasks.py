@@ -2,9 +2,11 @@
 is ready and for each task. With client instead, it sends tasks to QUEUE, and prints a line for each result. BACKEND is rpc:// or disabled://."""
 
 import datetime
+import decimal
 import json
 import sys
 import threading
+import uuid
 
 import celery
 import celery.signals
@@ -55,12 +57,15 @@ def send(task, *args, **options):
     return app.send_task(task, args=args, queue=tasks, **options)
 
 
+summer = datetime.datetime(2026, 6, 28, 9, 25, 56, tzinfo=datetime.timezone(datetime.timedelta(hours=2)))
+
+
 def client():
     send("orders.place", {"id": 1, "backend": backend})
     send("orders.move", 2, kwargs={"to": "Oslo"})
     send("orders.place", {"id": 3}, compression="gzip")
     send("orders.place", {"id": 4}, compression="bzip2")
-    send("orders.place", {"id": 5}, countdown=1)
+    send("orders.place", {"id": 5, "at": summer, "price": decimal.Decimal("12.50"), "of": uuid.UUID(int=5)}, countdown=1)
     send("orders.place", {"id": 6}, expires=datetime.datetime(2026, 1, 1))
     if backend != "rpc://":
         return

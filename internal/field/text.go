@@ -28,6 +28,27 @@ func Text(value any) (string, bool) {
 	}
 }
 
+// Said is a header value that should be text, as a string: "" if it is neither that nor bytes, by which some clients write text.
+// It may be invalid UTF-8.
+func Said(value any) string {
+	switch v := value.(type) {
+	case string:
+		return v
+	case []byte:
+		return string(v)
+	}
+	return ""
+}
+
+// Printed is Said, and a boolean or a whole number as text, because readers in .NET print what is no text.
+func Printed(value any) string {
+	switch value.(type) {
+	case bool, int8, uint8, int16, uint16, int32, uint32, int64:
+		return fmt.Sprint(value)
+	}
+	return Said(value)
+}
+
 // ParseCount reads the count of a header as any peer may have written it: any
 // integer width, or decimal text.
 func ParseCount(value any) (int, error) {
