@@ -92,6 +92,9 @@ func TestSpellings(t *testing.T) {
 		if prefix == "" { // Knative
 			w.Headers["content-type"], w.Properties.ContentType = "application/vnd.acme+json", ""
 		}
+		if prefix == "ce_" {
+			w.Headers[prefix+"type"], w.Headers[prefix+"source"] = []byte("OrderPlaced"), []byte("/orders")
+		}
 		if prefix == "cloudEvents:" { // AMQP 1.0 has times
 			w.Headers[prefix+"time"] = at(t, "2026-11-21T08:44:41Z")
 		}
@@ -152,6 +155,9 @@ func TestDocuments(t *testing.T) {
 		{"application/cloudevents+json", `{"specversion":"0.3","id":"1","source":"/orders","type":"Text","data":"x","datacontentencoding":"gzip"}`, "", "", "base64 only"},
 		{"application/cloudevents+json", head + `"datacontentencoding":"base64","data":{"id":7}}`, `{"id":7}`, "application/json", ""},
 		{" application/cloudevents+json ;charset", head + `"datacontenttype":"Application/JSON ;charset","data":{"id":7}}`, `{"id":7}`, "Application/JSON ;charset", ""},
+		{"application/cloudevents+json", head + `"datacontenttype":"application/json; charset=utf-16","data":{"t":"ü"}}`, `{"t":"ü"}`, "application/json", ""},
+		{"application/cloudevents+json", head + `"datacontenttype":"text/xml; v=1; Charset=ISO-8859-1","data":"<ü/>"}`, "<ü/>", "text/xml; v=1", ""},
+		{"application/cloudevents+json", head + `"datacontenttype":"text/xml; charset=ISO-8859-1","data_base64":"/A=="}`, "\xfc", "text/xml; charset=ISO-8859-1", ""},
 		{"application/cloudevents", head + `"data":1}`, "1", "application/json", ""},
 		{"application/cloudevents-batch+json", `[]`, "", "", "one by one"},
 		{"Application/CloudEvents-Batch+JSON ; charset=utf-8", `[` + head + `"data":1}]`, "", "", "one by one"},

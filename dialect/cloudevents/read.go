@@ -6,11 +6,13 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"mime"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/harebus/harebus/dialect"
+	"github.com/harebus/harebus/internal/field"
 	"github.com/harebus/harebus/internal/jsontext"
 	"github.com/harebus/harebus/internal/media"
 )
@@ -75,7 +77,7 @@ func spellingOf(headers map[string]any) int {
 // bare says whether headers are attributes without a prefix, which is what Knative writes.
 func bare(headers map[string]any) bool {
 	for _, name := range [...]string{specVersion, id, source, kind} {
-		if s, _ := headers[name].(string); s == "" {
+		if field.Said(headers[name]) == "" {
 			return false
 		}
 	}
@@ -91,7 +93,7 @@ func (d *Dialect) envelope(ev *event, w *dialect.Wire) (*dialect.Envelope, error
 	}
 	e.TimeSent, _ = time.Parse(time.RFC3339, ev.time) // the time of a message that has none is that of its arrival
 	if p.ReplyTo != "" {
-		e.ReplyTo, e.NoReply = replyTo(p.ReplyTo)
+		e.ReplyTo, e.NoReply = dialect.ParseReplyTo(p.ReplyTo)
 	}
 	if d.SourceInID && ev.id != "" {
 		e.ID = ev.source + " " + ev.id
@@ -130,18 +132,6 @@ func queueOf(source string) string {
 	}
 	queue, _ := dialect.ParseQueue(name)
 	return queue
-}
-
-// replyTo reads the property.
-func replyTo(name string) (string, error) {
-	queue, err := dialect.ParseQueue(name)
-	if err == nil && queue != name {
-		err = errors.New("a name with percent-encoding is not taken")
-	}
-	if err != nil {
-		return "", fmt.Errorf("the property reply_to %.80q: %w", name, err)
-	}
-	return queue, nil
 }
 
 // required are the attributes that must be text if they are there.
@@ -202,9 +192,9 @@ func (ev *event) fromHeaders(w *dialect.Wire, spelling int) (err error) {
 		if at, ok := value.(time.Time); ok {
 			value = at.UTC().Format(time.RFC3339)
 		}
-		text, isText := value.(string)
+		text := field.Said(value)
 		if to := ev.required(name); to != nil {
-			if !isText {
+			if text == "" && value != "" {
 				return fmt.Errorf("the attribute %s is not text", name)
 			}
 			*to = text
@@ -317,13 +307,30 @@ func (ev *event) data(inJSON, inBase64 jsontext.Value) ([]byte, error) {
 		}
 		return body, nil
 	case ev.encoding == "" && isJSON(ev.contentType):
+		ev.contentType = inUTF8(ev.contentType)
 		return inJSON, nil
 	}
 	text, err := inJSON.Text()
 	if err != nil {
 		return nil, fmt.Errorf("the data of the type %.80q: %w", ev.contentType, err)
 	}
+	if ev.encoding == "" {
+		ev.contentType = inUTF8(ev.contentType)
+	}
 	return ev.decoded([]byte(text))
+}
+
+// inUTF8 is a content type without another charset: what stands in a document as text is encoded as that is.
+func inUTF8(contentType string) string {
+	if !strings.Contains(strings.ToLower(contentType), "charset") {
+		return contentType
+	}
+	kind, params, err := mime.ParseMediaType(contentType)
+	if err != nil || strings.EqualFold(params["charset"], "utf-8") {
+		return contentType
+	}
+	delete(params, "charset")
+	return mime.FormatMediaType(kind, params)
 }
 
 // decoded undoes the encoding that version 0.3 has an attribute for.

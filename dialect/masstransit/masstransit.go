@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/harebus/harebus/dialect"
+	"github.com/harebus/harebus/internal/field"
 	"github.com/harebus/harebus/internal/jsontext"
 	"github.com/harebus/harebus/internal/media"
 )
@@ -105,12 +106,12 @@ func (d *Dialect) Read(w *dialect.Wire) (*dialect.Envelope, bool, error) {
 	case strings.HasPrefix(kind, vendor): // BSON, XML, encrypted
 		return nil, true, fmt.Errorf("its content type is %.80q, and only %s is read: have the peer use its JSON serializer for this endpoint", kind, contentType)
 	}
-	if urns, ok := w.Headers[rawType].(string); ok {
-		e, err := d.raw(w, urns)
+	if bytes.Contains(w.Body, []byte(urn)) && isEnvelope(w.Body) { // also with the header, or a handler would get an empty message
+		e, err := d.envelope(w)
 		return e, true, err
 	}
-	if bytes.Contains(w.Body, []byte(urn)) && isEnvelope(w.Body) {
-		e, err := d.envelope(w)
+	if urns, ok := w.Headers[rawType]; ok {
+		e, err := d.raw(w, field.Said(urns))
 		return e, true, err
 	}
 	return nil, false, nil
@@ -294,8 +295,7 @@ func first(list []string) string {
 // raw reads a message of the raw JSON serializer: everything but the body is in headers.
 func (d *Dialect) raw(w *dialect.Wire, urns string) (*dialect.Envelope, error) {
 	of := func(name string) string {
-		s, _ := w.Headers[name].(string)
-		return s
+		return field.Said(w.Headers[name])
 	}
 	p := &w.Properties
 	e := &dialect.Envelope{

@@ -319,6 +319,11 @@ func TestLabelled(t *testing.T) {
 		}
 	}
 	w := dialecttest.Load(t, "masstransit-send")
+	w.Properties.ContentType, w.Headers["MT-MessageType"] = json, "urn:message:Acme.Orders:PlaceOrder"
+	if f, _, faults := dialecttest.Read(peer(), &w); f == nil || len(faults) > 0 || strings.Contains(string(f.Body), "messageType") {
+		t.Errorf("with the header of a raw message it is read as %+v, %v", f, faults)
+	}
+	delete(w.Headers, "MT-MessageType")
 	w.Properties.ContentType, w.Body = json, []byte(`{"text":"\"messageType\": urn:message:","message":1}`)
 	if f, _, _ := dialecttest.Read(peer(), &w); f != nil {
 		t.Errorf("a message that quotes is read as %+v", f.Envelope)

@@ -41,6 +41,27 @@ func TestRawFault(t *testing.T) {
 	}
 }
 
+// TestRawTypes: the header that marks a raw message may be bytes; one that is neither is no way around the dialect.
+func TestRawTypes(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		header any
+		fault  string
+	}{{[]byte("urn:message:Acme.Orders:PlaceOrder"), ""}, {int32(7), "names no type"}, {nil, "names no type"}, {"", "names no type"}, {[]any{"urn:message:Acme.Orders:PlaceOrder"}, "names no type"}} {
+		w := dialecttest.Load(t, "masstransit-raw")
+		w.Headers["MT-MessageType"] = c.header
+		f, h, faults := dialecttest.Read(peer(), &w)
+		switch {
+		case f == nil:
+			t.Errorf("%v: it is not read", c.header)
+		case c.fault == "" && (len(faults) > 0 || h.Type != "PlaceOrder"):
+			t.Errorf("%v: %+v, %v", c.header, h, faults)
+		case c.fault != "" && (len(faults) != 1 || !strings.Contains(faults[0].Err.Error(), c.fault)):
+			t.Errorf("%v: %v", c.header, faults)
+		}
+	}
+}
+
 // TestValues: numbers keep all their digits, a time of no kind counts as UTC, null is as good as nothing, and a fault has its headers.
 func TestValues(t *testing.T) {
 	t.Parallel()

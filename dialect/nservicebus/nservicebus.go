@@ -16,8 +16,10 @@ import (
 	"time"
 
 	"github.com/harebus/harebus/dialect"
+	"github.com/harebus/harebus/internal/field"
 	"github.com/harebus/harebus/internal/jsontext"
 	"github.com/harebus/harebus/internal/media"
+	"github.com/harebus/harebus/internal/wrapped"
 )
 
 // Config says which types are exchanged with the peers.
@@ -81,6 +83,7 @@ const (
 	enclosedTypes  = "NServiceBus.EnclosedMessageTypes"
 	timeSent       = "NServiceBus.TimeSent"
 	controlMessage = "NServiceBus.ControlMessage"
+	callbackQueue  = "NServiceBus.RabbitMQ.CallbackQueue"
 	prefix         = "NServiceBus."
 
 	// The saga that has sent a request, and the same in the answer, by which it is found.
@@ -93,6 +96,8 @@ const (
 func (d *Dialect) Read(w *dialect.Wire) (*dialect.Envelope, bool, error) {
 	if !marked(w.Headers) && !d.minimal(w) {
 		return nil, false, nil
+	} else if wrapped.Labelled(w.Properties.ContentType) {
+		return nil, false, errWrapped
 	}
 	p := &w.Properties
 	e := &dialect.Envelope{
@@ -113,7 +118,8 @@ func (d *Dialect) Read(w *dialect.Wire) (*dialect.Envelope, bool, error) {
 		const longest = 1<<32 - 1
 		e.Expires = e.TimeSent.Add(time.Duration(min(ms, longest)) * time.Millisecond)
 	}
-	if address := either(p.ReplyTo, w, replyToAddress); address != "" && e.RequestID == "" {
+	// Up to version 5 a caller that waits for the answer names a queue of its own beside that of its endpoint.
+	if address := cmp.Or(text(w, callbackQueue), either(p.ReplyTo, w, replyToAddress)); address != "" && e.RequestID == "" {
 		e.ReplyTo, e.NoReply = parseAddress(address)
 	}
 	switch {
@@ -127,6 +133,8 @@ func (d *Dialect) Read(w *dialect.Wire) (*dialect.Envelope, bool, error) {
 	return e, true, nil
 }
 
+var errWrapped = errors.New("it is in the envelope of MassTransit or CloudEvents: add that dialect to Config.Payload.Dialects")
+
 // mark is the byte order mark, which old serializers write.
 var mark = []byte("\uFEFF")
 
@@ -138,7 +146,7 @@ func (d *Dialect) minimal(w *dialect.Wire) bool {
 	full := fullName(w.Properties.Type)
 	own, known := d.own[full]
 	_, wolverine := w.Headers["wolverine-protocol-version"]
-	return known && own != full && !wolverine
+	return known && own != full && !wolverine && !wrapped.Is(w.Properties.ContentType, w.Body)
 }
 
 func marked(headers map[string]any) bool {
@@ -198,20 +206,16 @@ func either(property string, w *dialect.Wire, name string) string {
 	return text(w, name)
 }
 
-// text is a header; empty if it is not text.
+// text is a header as the peer reads it; empty if there is none.
 func text(w *dialect.Wire, name string) string {
-	s, _ := w.Headers[name].(string)
-	return s
+	return field.Printed(w.Headers[name])
 }
 
 // parseAddress is a queue to answer to.
 func parseAddress(address string) (string, error) {
-	queue, err := dialect.ParseQueue(address)
-	if err == nil && queue != address {
-		err = errors.New("a name with percent-encoding is not taken")
-	}
+	queue, err := dialect.ParseReplyTo(address)
 	if err != nil {
-		return "", fmt.Errorf("the %s %.80q: %w", replyToAddress, address, err)
+		return "", fmt.Errorf("%s: %w", replyToAddress, err)
 	}
 	return queue, nil
 }

@@ -9,6 +9,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	amqp "github.com/rabbitmq/amqp091-go"
+
 	"github.com/harebus/harebus"
 	"github.com/harebus/harebus/brokertest"
 	"github.com/harebus/harebus/dialect"
@@ -78,6 +80,19 @@ func TestVersions(t *testing.T) {
 			w.Headers["NServiceBus.TimeToBeReceived"], w.Properties.Expiration = "00:01:00", "60000"
 		},
 		"without EnclosedType": func(w *dialect.Wire) { delete(w.Headers, "NServiceBus.EnclosedMessageTypes") },
+		"types as bytes": func(w *dialect.Wire) {
+			w.Headers["NServiceBus.EnclosedMessageTypes"] = []byte("Acme.Orders.PlaceOrder, Acme.Orders")
+		},
+		"numbers": func(w *dialect.Wire) {
+			w.Headers["NServiceBus.DelayedRetries"], w.Headers["NServiceBus.ControlMessage"] = int32(2), false
+		},
+		"audited": func(w *dialect.Wire) {
+			w.Headers["NServiceBus.ProcessingStarted"], w.Headers["NServiceBus.ProcessingEnded"] = "2026-11-21 08:44:41:901107 Z", "2026-11-21 08:44:42:901107 Z"
+		},
+		"through delay queues": func(w *dialect.Wire) {
+			w.Headers["x-first-death-reason"], w.Headers["x-first-death-queue"] = "expired", "nsb.v2.delay-level-02"
+			w.Headers["x-death"] = []any{amqp.Table{"reason": "expired", "queue": "nsb.v2.delay-level-02", "count": int64(1), "exchange": "nsb.v2.delay-level-02", "routing-keys": []any{"0.0.1.0.orders"}}}
+		},
 		"headers alone": func(w *dialect.Wire) {
 			w.Properties.MessageID, w.Properties.CorrelationID, w.Properties.Type = "", "", ""
 		},
@@ -87,6 +102,37 @@ func TestVersions(t *testing.T) {
 		change(&w)
 		if m, parked := handled(t, peer(), w); m == nil || parked != nil || m.ID != "0f0e6b7c-5a37-4c53-9a3c-b0f400a1c001" || m.ReplyTo != "shop" || m.CorrelationID != "0f0e6b7c-5a37-4c53-9a3c-b0f400a1c002" {
 			t.Errorf("%s: handled is %+v, parked %v", name, m, parked)
+		}
+	}
+}
+
+// TestCallback: a caller of version 5 and before names the queue for the answer in a header, and that of its endpoint in the property.
+func TestCallback(t *testing.T) {
+	t.Parallel()
+	w := dialecttest.Load(t, "nservicebus-send")
+	w.Headers["NServiceBus.RabbitMQ.CallbackQueue"] = "shop.MACHINE"
+	if f, _, faults := dialecttest.Read(peer(), &w); len(faults) > 0 || f.ReplyTo != "shop.MACHINE" {
+		t.Errorf("it would be answered to %q, %v", f.ReplyTo, faults)
+	}
+	w.Headers["NServiceBus.RabbitMQ.CallbackQueue"] = "../error"
+	if f, _, faults := dialecttest.Read(peer(), &w); len(faults) > 0 || f.ReplyTo != "" || f.NoReply == nil {
+		t.Errorf("it would be answered to %q, %v", f.ReplyTo, faults)
+	}
+}
+
+// TestWrapped: an envelope of another bus with headers of NServiceBus, or with a type that it knows, is not read as a message without content.
+func TestWrapped(t *testing.T) {
+	t.Parallel()
+	const envelope, event = `{"messageType":["urn:message:Acme.Orders:PlaceOrder"],"message":{"Id":7}}`, `{"specversion":"1.0","id":"1","source":"/o","type":"T","data":{"Id":7}}`
+	for contentType, body := range map[string]string{"application/vnd.masstransit+json": envelope, "application/cloudevents+json; charset=utf-8": event} {
+		w := dialecttest.Load(t, "nservicebus-send")
+		w.Properties.ContentType, w.Body = contentType, []byte(body)
+		if f, _, faults := dialecttest.Read(peer(), &w); f != nil || len(faults) != 1 || !strings.Contains(faults[0].Err.Error(), "add that dialect") {
+			t.Errorf("%s: %+v, %v", contentType, f, faults)
+		}
+		w.Headers, w.Properties.ContentType = nil, "application/json"
+		if f, _, _ := dialecttest.Read(peer(), &w); f != nil {
+			t.Errorf("%s is read as %s", body, f.Body)
 		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"bytes"
 	"cmp"
 	"compress/gzip"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -15,8 +16,10 @@ import (
 	"strings"
 
 	"github.com/harebus/harebus/dialect"
+	"github.com/harebus/harebus/internal/field"
 	"github.com/harebus/harebus/internal/jsontext"
 	"github.com/harebus/harebus/internal/media"
+	"github.com/harebus/harebus/internal/wrapped"
 )
 
 // Config says which types are exchanged with the peers.
@@ -52,7 +55,11 @@ const (
 	typeID    = "__TypeId__"
 	contentID = "__ContentTypeId__"
 	keyID     = "__KeyTypeId__"
+	batch     = "springBatchFormat"
 )
+
+// stacked are the headers by which a caller of Spring AMQP 1.1, or one with a correlation key, finds its answer.
+var stacked = [...]string{"spring_reply_correlation", "spring_reply_to"}
 
 const jsonContent = "application/json"
 
@@ -60,50 +67,64 @@ const jsonContent = "application/json"
 // whose request is given up waits until its own timeout.
 func (d *Dialect) Read(w *dialect.Wire) (*dialect.Envelope, bool, error) {
 	class, ok := w.Headers[typeID]
-	if !ok {
-		return nil, false, nil
-	}
 	p := &w.Properties
+	switch {
+	case !ok && text(w, batch) != "":
+		return nil, false, errBatch
+	case !ok:
+		return nil, false, nil
+	case wrapped.Labelled(p.ContentType):
+		return nil, false, errWrapped
+	}
 	e := &dialect.Envelope{
 		ID: p.MessageID, CorrelationID: p.CorrelationID, ContentType: cmp.Or(p.ContentType, jsonContent), ContentEncoding: p.ContentEncoding,
 		TimeSent: p.Timestamp, Body: w.Body,
 	}
-	if e.Type, _ = class.(string); e.Type == "" {
+	if e.Type = field.Said(class); e.Type == "" {
 		return e, true, errors.New("its header " + typeID + " is empty, or no text")
 	}
 	if of := text(w, contentID); of != "" {
 		if key := text(w, keyID); key != "" {
 			of = key + "," + of
 		}
-		e.Type += "<" + of + ">"
+		full := e.Type + "<" + of + ">"
+		if _, known := d.own[e.Type]; !known || d.own[full] != "" {
+			e.Type = full
+		}
 	}
 	if name, ok := d.own[e.Type]; ok {
 		e.Type = name
 	}
 	e.ReplyTo, e.NoReply = address(p.ReplyTo)
+	if text(w, batch) != "" {
+		return e, true, errBatch
+	}
 	return e, true, content(e)
 }
 
 // address is the queue that reply_to names. Spring also has exchange/key, which is not answered.
 func address(replyTo string) (string, error) {
-	if replyTo == "" || strings.HasPrefix(replyTo, "amq.rabbitmq.reply-to.") { // the broker's name for a waiting caller
-		return replyTo, nil
+	if replyTo == "" {
+		return "", nil
 	}
-	queue, err := dialect.ParseQueue(replyTo)
-	if err != nil {
-		return "", fmt.Errorf("reply_to %.80q: %w", replyTo, err)
-	}
-	return queue, nil
+	return dialect.ParseReplyTo(replyTo)
 }
+
+var (
+	errBatch   = errors.New("it is a batch of messages (" + batch + "), and a message is one here: have the sender use a RabbitTemplate and no BatchingRabbitTemplate")
+	errWrapped = errors.New("it is in the envelope of MassTransit or CloudEvents: add that dialect to Config.Payload.Dialects")
+)
 
 // text is a header; empty if it is not text.
 func text(w *dialect.Wire, name string) string {
-	s, _ := w.Headers[name].(string)
-	return s
+	return field.Said(w.Headers[name])
 }
 
 // content undoes GZipPostProcessor, and refuses what is not JSON.
 func content(e *dialect.Envelope) (err error) {
+	if media.Type(e.ContentType) == "application/octet-stream" && json.Valid(e.Body) {
+		e.ContentType = jsonContent // Spring's converters take their own type for the one that clients of Java leave in place
+	}
 	if !media.IsJSON(media.Type(e.ContentType)) {
 		return fmt.Errorf("its content type is %.80q, and harebus reads JSON only: use a Jackson converter", e.ContentType)
 	}
@@ -157,6 +178,11 @@ func (d *Dialect) Write(e *dialect.Envelope, to dialect.Destination) (dialect.Wi
 		p.CorrelationID, p.ReplyTo = e.RequestID, e.ReplyTo
 	case to.Kind == dialect.Reply && to.Answers != nil:
 		p.CorrelationID = cmp.Or(to.Answers.CorrelationID, to.Answers.ID)
+		for _, name := range stacked {
+			if asked := field.Said(to.Answers.Headers[name]); asked != "" {
+				w.Headers[name] = asked
+			}
+		}
 	case to.Kind == dialect.Publish:
 		w.Mandatory = false
 	}

@@ -59,7 +59,7 @@ func TestHostile(t *testing.T) {
 	t.Parallel()
 	dialecttest.Mutations{
 		Goldens: []string{"spring-send", "spring-request", "spring-list", "spring-map", "spring-gzip", "spring-parked"}, Own: []string{"PlaceOrder", "Items", "Stock"},
-		Addresses: []string{"properties.ReplyTo"}, Hostile: []string{"%s", "orders.exchange/key", "/error", "amqp://other/%s"},
+		Addresses: []string{"properties.ReplyTo"}, Hostile: []string{"%s", "orders.exchange/key", "/error", "amqp://other/%s", "err%6Fr"},
 	}.Run(t, peer())
 }
 

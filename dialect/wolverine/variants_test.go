@@ -19,6 +19,9 @@ func TestVersions(t *testing.T) {
 				"deliver-by": "2001-01-01 00:00:00:000000 Z", "time-to-send": "2001-01-01 00:00:00:000000 Z", "keep-until": "x", "user-name": "u", "x-dotnet-pub-seq-no": int64(1),
 			})
 		},
+		"as bytes": func(w *dialect.Wire) {
+			w.Headers["conversation-id"], w.Headers["source"] = []byte("08df4d3d-be75-889d-0200-000000000000"), []byte("Shop")
+		},
 		"an ISO time":     func(w *dialect.Wire) { w.Headers["sent-at"] = "2026-11-28T10:52:49.361793+00:00" },
 		"no time":         func(w *dialect.Wire) { delete(w.Headers, "sent-at") },
 		"an odd time":     func(w *dialect.Wire) { w.Headers["sent-at"] = "28.11.2026" },
@@ -37,6 +40,12 @@ func TestVersions(t *testing.T) {
 		if sent := h.TimeSent; name == "an ISO time" && !sent.Equal(at(t, "10:52:49.361793")) {
 			t.Errorf("it was sent at %v", sent)
 		}
+	}
+	answer := dialecttest.Load(t, "wolverine-response")
+	want, _, _ := dialecttest.Read(peer(), &answer)
+	answer.Headers["is-response"] = true // as a peer prints it
+	if f, _, faults := dialecttest.Read(peer(), &answer); want.RequestID == "" || len(faults) > 0 || f.RequestID != want.RequestID || f.ReplyTo != "" {
+		t.Errorf("an answer is read as %+v, %v", f.Envelope, faults)
 	}
 	w := dialecttest.Load(t, "wolverine-send")
 	w.Headers = map[string]any{"NServiceBus.MessageId": "1"}

@@ -5,7 +5,6 @@
 package wolverine
 
 import (
-	"bytes"
 	"cmp"
 	"encoding/json"
 	"errors"
@@ -16,8 +15,10 @@ import (
 	"time"
 
 	"github.com/harebus/harebus/dialect"
+	"github.com/harebus/harebus/internal/field"
 	"github.com/harebus/harebus/internal/jsontext"
 	"github.com/harebus/harebus/internal/media"
+	"github.com/harebus/harebus/internal/wrapped"
 )
 
 // Config says which types are exchanged with the peers.
@@ -85,7 +86,7 @@ func (d *Dialect) Read(w *dialect.Wire) (*dialect.Envelope, bool, error) {
 	p := &w.Properties
 	if _, ok := w.Headers[version]; !ok && !d.minimal(w) {
 		return nil, false, nil
-	} else if wrapped(w) {
+	} else if wrapped.Is(p.ContentType, w.Body) {
 		if !ok {
 			return nil, false, nil
 		}
@@ -139,25 +140,6 @@ func (d *Dialect) minimal(w *dialect.Wire) bool {
 
 var errWrapped = errors.New("it is from Wolverine, in the envelope of MassTransit or CloudEvents: add that dialect to Config.Payload.Dialects")
 
-// wrapped says whether Wolverine has written the message in the envelope of another bus, for a peer of that one. Such a
-// body must not be taken for a message.
-func wrapped(w *dialect.Wire) bool {
-	if kind := media.Type(w.Properties.ContentType); kind != "" && !media.IsJSON(kind) && strings.HasPrefix(kind, "application/") ||
-		strings.HasPrefix(kind, "application/vnd.masstransit") || strings.HasPrefix(kind, "application/cloudevents") {
-		return strings.HasPrefix(kind, "application/vnd.masstransit") || strings.HasPrefix(kind, "application/cloudevents")
-	}
-	cloud, transit := bytes.Contains(w.Body, []byte(`"specversion"`)), bytes.Contains(w.Body, []byte(`"urn:message:`))
-	if !cloud && !transit {
-		return false
-	}
-	found := map[string]bool{}
-	_ = jsontext.Object(w.Body, func(key []byte, _ jsontext.Value) error { // what is no JSON is no envelope
-		found[string(key)] = true
-		return nil
-	})
-	return found["specversion"] && found["source"] || found["messageType"] && found["message"]
-}
-
 const maxExpiration = 1<<32 - 1
 
 // check reads the body of a failure, and refuses what no handler could read.
@@ -197,10 +179,9 @@ func failure(e *dialect.Envelope, contentType string) error {
 	return nil
 }
 
-// text is a header; empty if it is not text.
+// text is a header as the peer reads it; empty if there is none.
 func text(w *dialect.Wire, name string) string {
-	s, _ := w.Headers[name].(string)
-	return s
+	return field.Printed(w.Headers[name])
 }
 
 // readTime reads 2026-11-28 10:52:49:361793 Z, and ISO 8601; zero if it is something else.
@@ -231,6 +212,9 @@ func parseAddress(uri string) (string, error) {
 		return "", fmt.Errorf("the %s %.80q does not begin with %s", replyURI, uri, address)
 	}
 	queue, err := dialect.ParseQueue(name)
+	if err == nil && strings.ContainsAny(name, "?#") {
+		err = errors.New("the name of the queue ends at ? or #, which are to be percent-encoded")
+	}
 	if err != nil {
 		return "", fmt.Errorf("the %s %.80q: %w", replyURI, uri, err)
 	}

@@ -120,7 +120,7 @@ func TestHostile(t *testing.T) {
 		Addresses: []string{"headers.reply-uri"},
 		Hostile: []string{
 			"rabbitmq://queue/%s", "rabbitmq://exchange/orders", "rabbitmq://topic/orders/x", "rabbitmq://other/orders", "rabbitmq://queue/shop/orders",
-			"tcp://localhost:5580", "local://durable", "error", "rabbitmq:queue/error", "rabbitmq-2://queue/error",
+			"tcp://localhost:5580", "local://durable", "error", "rabbitmq:queue/error", "rabbitmq-2://queue/error", "rabbitmq://queue/orders?to=error", "rabbitmq://queue/orders#x",
 		},
 	}.Run(t, peer())
 }
