@@ -101,6 +101,9 @@ func printReport(w io.Writer, r *doctor.Report, asJSON bool) error {
 	for _, u := range r.Unchecked {
 		fmt.Fprintf(&text, "– not checked: %s\n", u)
 	}
+	for _, n := range r.Notes {
+		fmt.Fprintf(&text, "– other buses: %s\n", n)
+	}
 	_, err := io.WriteString(w, text.String())
 	return err
 }

@@ -35,6 +35,9 @@ func (e *examination) judge(want topology.Queue, found survey.Queue, reasons []s
 		if len(reasons) == 0 {
 			reasons = []string{"the service cannot declare it, and does not start"}
 		}
+		if peer := e.byPeer(found); peer != "" {
+			reasons = append(reasons, peer)
+		}
 		e.fault(fmt.Sprintf("%s is not as wanted: %s", object, differ), strings.Join(reasons, "; "), e.migrate(want.Name))
 		return
 	}

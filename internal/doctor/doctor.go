@@ -57,6 +57,8 @@ type Report struct {
 	Passed   int       `json:"passed"` // checks that found nothing
 	// Unchecked is what could not be checked, and why.
 	Unchecked []string `json:"unchecked"`
+	// Notes are how other buses have to address the queues.
+	Notes []string `json:"notes,omitempty"`
 }
 
 // examination is one look.
@@ -92,7 +94,7 @@ func (e *examination) all(ctx context.Context) (err error) {
 		return err
 	}
 	for _, check := range []func(context.Context) error{
-		e.objects, e.queues, e.delays, e.permissions, e.limits, e.clock, e.policies, e.schedules,
+		e.objects, e.queues, e.peers, e.delays, e.permissions, e.limits, e.clock, e.policies, e.schedules,
 	} {
 		if err := check(ctx); err != nil {
 			return err
