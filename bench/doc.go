@@ -18,7 +18,7 @@
 // The contenders' rounds are interleaved, and each figure is the median of the
 // rounds during which the rest of the machine was quiet.
 //
-// The workload "ways" compares ways to consume – an ordered queue, fairness, batches of a hundred, a stream – with plain
+// The workload "ways" compares ways to consume – an ordered queue, whole and in four partitions, fairness, batches of a hundred, a stream – with plain
 // consumption of the same messages in the same run. In "ways-1ms" each call of a handler takes a millisecond, one call at a time.
 //
 // With -shape it varies one thing at a time – goroutines, queues, size, window,

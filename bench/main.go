@@ -55,7 +55,7 @@ func parse(args []string, stderr io.Writer) (*options, error) {
 	f.StringVar(&o.shape, "shape", "", "measure how figures grow instead: all, or comma separated goroutines,queues,size,window,consumers,concurrency,prefetch,backlog,soak; takes -short, -json, -out, -svg, -from")
 	f.StringVar(&o.workloads, "workloads", "", "only these, comma separated: publish,transaction,consume,transform,end-to-end,saturated,retry,request,ways,ways-1ms, and with a database store,store-10,deliver,drain,handle (with -short these have to be named)")
 	f.StringVar(&o.kinds, "kinds", "", "only these kinds of queue: classic,quorum,null")
-	f.StringVar(&o.impls, "impls", "", "only these libraries: harebus,harebus-sealed,raw,raw-coalesced,raw-multiple,watermill,watermill-x10,go-rabbitmq,bare,commit-publish,harebus-join, and harebus-plain,harebus-ordered,harebus-fair,harebus-batch,harebus-stream in ways and ways-1ms")
+	f.StringVar(&o.impls, "impls", "", "only these libraries: harebus,harebus-sealed,raw,raw-coalesced,raw-multiple,watermill,watermill-x10,go-rabbitmq,bare,commit-publish,harebus-join, and harebus-plain,harebus-ordered,harebus-divided,harebus-fair,harebus-batch,harebus-stream in ways and ways-1ms")
 	f.StringVar(&o.out, "out", "", "write JSON lines to this file too")
 	f.StringVar(&o.svg, "svg", "", "write a plot to this file")
 	f.StringVar(&o.from, "from", "", "measure nothing: read JSON lines from this file")

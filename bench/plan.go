@@ -13,7 +13,7 @@ var (
 	batchers   = []string{"harebus", "raw", "raw-coalesced"}
 	consumers  = []string{"harebus", "raw", "raw-multiple", "watermill", "watermill-x10", "go-rabbitmq"}
 	transforms = []string{"harebus", "raw", "watermill", "watermill-x10", "go-rabbitmq"}
-	allWays    = []string{"harebus-plain", "harebus-ordered", "harebus-fair", "harebus-batch", "harebus-stream"}
+	allWays    = []string{"harebus-plain", "harebus-ordered", "harebus-divided", "harebus-fair", "harebus-batch", "harebus-stream"}
 	onBothEnds = []string{"harebus", "raw", "watermill", "go-rabbitmq"}
 )
 

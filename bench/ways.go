@@ -41,6 +41,11 @@ func ways() []*library {
 			change: func(cfg *harebus.Config) { cfg.Consume.Order = &order.Config{} },
 			handle: oneByOne, clear: []string{"", ".parked"},
 		}},
+		{name: "harebus-divided", way: &way{
+			change: func(cfg *harebus.Config) { cfg.Consume.Order = &order.Config{Partitions: 4} },
+			handle: oneByOne,
+			clear:  []string{"", ".parked", ".members", ".0", ".0.parked", ".1", ".1.parked", ".2", ".2.parked", ".3", ".3.parked"},
+		}},
 		{name: "harebus-fair", way: &way{
 			handle: func(s *harebus.Setup, handled func(n int)) error {
 				_, err := fair.New(s, fair.Config{By: func(m *harebus.Message) string { return fmt.Sprint(m.Headers["PikaBus.Key"]) }})
