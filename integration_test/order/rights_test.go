@@ -2,6 +2,7 @@ package order_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/url"
 	"os"
@@ -16,6 +17,8 @@ import (
 
 	"github.com/harebus/harebus"
 	"github.com/harebus/harebus/integration_test/rabbit"
+	"github.com/harebus/harebus/internal/access"
+	"github.com/harebus/harebus/internal/ordered"
 	"github.com/harebus/harebus/order"
 )
 
@@ -167,4 +170,55 @@ func TestRights(t *testing.T) {
 		}
 	}
 	r.works(r.as("checking"), harebus.CheckOnly, "b")
+}
+
+// TestParkedRights: the permissions that docs/ordering.md names for the command parked are enough, with partitions and without; without one of
+// them the error names it.
+func TestParkedRights(t *testing.T) {
+	r := &rights{T: t, node: rabbit.Shared(t)}
+	configure, write, read := documented(t, "## When a key is held")
+	configure, write, read = strings.ReplaceAll(configure, "orders", "words"), strings.ReplaceAll(write, "orders", "words"), strings.ReplaceAll(read, "orders", "words2?")
+	grants{
+		"operator": {configure, write, read}, "no-word": {configure, strings.Replace(write, `amq\.default|`, "", 1), read}, "no-look": {configure, write, `^amq\.gen-`},
+	}.make(r)
+	for _, partitions := range []int{0, 2} {
+		queue := []string{"words", "", "words2"}[partitions]
+		s, err := harebus.New(harebus.Config{
+			URL: r.node.URL(), Queue: queue, Logger: zap.NewNop(), Consume: harebus.ConsumeConfig{Order: &order.Config{Partitions: partitions}}, Retry: harebus.RetryConfig{MaxRetries: -1},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		harebus.Handle(s, func(context.Context, *harebus.Bus, step) error { return errPlanned })
+		if err := s.Start(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		for _, key := range []string{"a", "b", "c"} {
+			if err := s.Bus().Send(t.Context(), queue, step{key, 1}, harebus.WithKey(key)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		r.until("three keys are held", func() bool { return len(s.Parked()) == 3 })
+		as := func(name string) *ordered.Options {
+			return &ordered.Options{Broker: access.Broker{URLs: []string{r.as(name)}}, Queue: queue, HeaderPrefix: "PikaBus.", Timeout: 10 * time.Second}
+		}
+		if n, err := as("operator").Say(t.Context(), "discard", "a"); n != 1 || err != nil {
+			t.Errorf("%s: %d, %v", queue, n, err)
+		}
+		if _, err := as("no-word").Say(t.Context(), "discard", "b"); err == nil || !strings.Contains(err.Error(), "write to amq.default") {
+			t.Errorf("%s without write: %v", queue, err)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if keys, err := as("operator").List(t.Context()); len(keys) != 2 || err != nil {
+			t.Errorf("%s: %+v, %v", queue, keys, err)
+		}
+		if _, err := as("no-look").List(t.Context()); err == nil || !strings.Contains(err.Error(), queue+".") || !strings.Contains(err.Error(), "refused for user 'no-look'") {
+			t.Errorf("%s without read: %v", queue, err)
+		}
+		if _, err := as("operator").Say(t.Context(), "discard", "b"); !errors.Is(err, ordered.ErrNobody) {
+			t.Errorf("%s without an instance: %v", queue, err)
+		}
+	}
 }

@@ -137,22 +137,50 @@ func with[T any](ctx context.Context, o *Options, fn func(ctx context.Context, c
 	return result, err
 }
 
-// publish leaves a note in the parking queue, and waits for the confirm.
+// publish leaves a note in the parking queue, and waits for the confirm. An error says why the broker does not have it.
 func (o *Options) publish(ctx context.Context, ch *amqp.Channel, n lanes.Note, replyTo, id string) error {
+	cfg := o.config()
+	closes, returns := ch.NotifyClose(make(chan *amqp.Error, 1)), ch.NotifyReturn(make(chan amqp.Return, 1))
 	if err := ch.Confirm(false); err != nil {
 		return err
 	}
-	cfg := o.config()
 	confirm, err := ch.PublishWithDeferredConfirmWithContext(ctx, "", cfg.Parking, true, false, amqp.Publishing{
 		Headers: n.Write(&cfg.Names), MessageId: id, CorrelationId: id, ReplyTo: replyTo, DeliveryMode: amqp.Persistent,
 	})
 	if err != nil {
 		return err
 	}
-	if ok, err := confirm.WaitContext(ctx); err != nil || !ok {
-		return cmp.Or(err, errors.New("the broker has not confirmed it"))
+	ok, err := confirm.WaitContext(ctx)
+	switch {
+	case err != nil:
+		return err
+	case !ok:
+		return unconfirmed(closes, cfg.Parking)
+	}
+	select {
+	case _, returned := <-returns: // it comes before the confirm
+		if returned {
+			return fmt.Errorf("the parking queue %q was deleted", cfg.Parking)
+		}
+	default:
 	}
 	return nil
+}
+
+// unconfirmed says why the broker has not confirmed a note. The client notes the end of a channel before it ends the wait for a confirm.
+func unconfirmed(closes <-chan *amqp.Error, parking string) error {
+	select {
+	case err := <-closes:
+		switch {
+		case err == nil:
+			return errors.New("the connection was lost before the broker confirmed it")
+		case refusal.Forbidden(err):
+			return fmt.Errorf("the user needs the permission to write to amq.default, the exchange by which the parking queue is reached: %w", err)
+		}
+		return err
+	default:
+		return fmt.Errorf("the broker has refused it: the parking queue %q is full, or cannot be reached now", parking)
+	}
 }
 
 // ask leaves a note and waits for the answer of the owner.

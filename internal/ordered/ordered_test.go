@@ -83,3 +83,44 @@ func TestOnePartitionFails(t *testing.T) {
 		t.Errorf("%d messages in the parking queue of the last partition, want %d", after.Ready, before.Ready+1)
 	}
 }
+
+// TestSayRefused: when the broker does not take what is said, the error says why, and what is missing.
+func TestSayRefused(t *testing.T) {
+	t.Parallel()
+	b := brokertest.New()
+	defer b.Close()
+	s, err := harebus.New(harebus.Config{Dial: b.Dial, Queue: "steps", Consume: harebus.ConsumeConfig{Order: &order.Config{}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	harebus.Handle(s, func(context.Context, *harebus.Bus, int) error { return nil }, harebus.WithType("Step"))
+	o := ordered.Options{Broker: access.Broker{URLs: []string{b.URL()}, Dial: b.Dial}, Queue: "steps", HeaderPrefix: "PikaBus.", Timeout: 5 * time.Second}
+	if err := s.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.WaitQueue(t.Context(), "steps.parked", func(q brokertest.Queue) bool { return q.Ready+q.Unacked == 1 && len(q.Consumers) == 1 }); err != nil { // the note of the owner
+		t.Fatal(err)
+	}
+	refuse := func(who string) {
+		for says, f := range map[string]brokertest.Fault{
+			"the user needs the permission to write to amq.default": {Do: brokertest.Raise, Code: 403, Text: "ACCESS_REFUSED - write access to exchange 'amq.default' in vhost '/' refused for user 'ann'"},
+			"Exception (406)":                          {Do: brokertest.Raise, Code: 406, Text: "PRECONDITION_FAILED"},
+			`the parking queue "steps.parked" is full`: {Do: brokertest.Nack},
+			`"steps.parked" was deleted`:               {Do: brokertest.Return},
+		} {
+			f.On, f.Match = "basic.publish", func(f brokertest.Frame) bool {
+				return strings.Contains(f.Connection, "parked") && f.RoutingKey == "steps.parked"
+			}
+			fault := b.Inject(f)
+			if _, err := o.Say(t.Context(), "retry", "ann"); err == nil || errors.Is(err, ordered.ErrNobody) || !strings.Contains(err.Error(), says) {
+				t.Errorf("%s: want %q: %v", who, says, err)
+			}
+			fault.Remove()
+		}
+	}
+	refuse("asked of an instance")
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	refuse("left for the next instance")
+}

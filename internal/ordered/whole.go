@@ -2,6 +2,7 @@ package ordered
 
 import (
 	"context"
+	"fmt"
 
 	amqp "github.com/rabbitmq/amqp091-go"
 
@@ -25,6 +26,9 @@ func (o *Options) whole(ctx context.Context) ([]*Options, error) {
 	}
 	all := []*Options{o}
 	there, err := exists(ctx, s, order.MembersQueue(o.Queue))
+	if refusal.Forbidden(err) { // from RabbitMQ 4.2.6 on, also if there is none
+		err = fmt.Errorf("whether %q has partitions is not told; the user needs read on %q: %w", o.Queue, order.MembersQueue(o.Queue), err)
+	}
 	for n := 0; there && err == nil; n++ {
 		one := *o
 		one.Queue = order.PartitionQueue(o.Queue, n)
