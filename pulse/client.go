@@ -73,6 +73,9 @@ type Round struct {
 	Answers []Answer
 	// Unreadable is the number of answers that were none.
 	Unreadable int
+	// Blocked is why the broker takes no more messages, such as a memory or disk alarm; empty if it does. RabbitMQ
+	// still reads the first message of a connection, so the first question may be answered.
+	Blocked string
 	// Took is the time until the last answer came.
 	Took time.Duration
 }
@@ -229,7 +232,7 @@ func (q *question) collect(ctx context.Context) error {
 				quiet.Reset(q.client.cfg.Quiet)
 			}
 		case <-q.returns: // nobody is asked
-			return nil
+			return q.end()
 		case err := <-q.closes:
 			if err == nil {
 				return errors.New("channel closed")
@@ -251,6 +254,7 @@ func (q *question) end() error {
 	if err := q.blocked(); err != nil && len(q.round.Answers) == 0 {
 		return err
 	}
+	q.round.Blocked = q.on.BlockedReason()
 	slices.SortFunc(q.round.Answers, func(a, b Answer) int {
 		return cmp.Or(strings.Compare(a.Service, b.Service), strings.Compare(a.Instance, b.Instance))
 	})

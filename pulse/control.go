@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
@@ -75,12 +76,13 @@ func (p *Pulse) carryOut(ctx context.Context, setup *harebus.Setup, o *Order) er
 	case Resume:
 		return e.Resume()
 	case Concurrency:
-		if err := p.patient(e, o.Concurrency, p.rateOf(o.Queue)); err != nil {
+		whole := wholeOf(setup, e)
+		if err := p.patient(whole, crowd(setup, whole, o.Queue, o.Concurrency), p.rateOf(whole.Queue())); err != nil {
 			return err
 		}
 		return e.SetConcurrency(o.Concurrency, o.Prefetch)
 	case Rate:
-		return p.setRate(e, o.Rate)
+		return p.setRate(setup, e, o.Rate)
 	case Log:
 		return p.level.set(o.Level, o.Within)
 	default:
@@ -125,30 +127,63 @@ func (p *Pulse) rateOf(queue string) float64 {
 	return 0
 }
 
-func (p *Pulse) setRate(e *harebus.Endpoint, rate float64) error {
+func (p *Pulse) setRate(setup *harebus.Setup, e *harebus.Endpoint, rate float64) error {
+	if whole := wholeOf(setup, e); whole.Queue() != e.Queue() {
+		return fmt.Errorf("%q is a partition of %q and has no rate of its own; a rate of %[2]q is for all partitions of an instance together", e.Queue(), whole.Queue())
+	}
 	l := p.limiter(e.Queue())
 	if l == nil {
-		return errors.New("the program has not passed the config of this queue to UseEndpoint, so it has no rate")
+		return errors.New("this queue has no rate of its own: it is a backlog, whose messages count for the rate of its queue, or the program has not passed its config to UseEndpoint")
 	}
 	if !(rate >= 0 && rate <= mostRate) { // NaN too
 		return fmt.Errorf("the rate %v is not between 0 and %d", rate, mostRate)
 	}
-	if err := p.patient(e, e.Stats().Consume.Concurrency, rate); err != nil {
+	if err := p.patient(e, crowd(setup, e, "", 0), rate); err != nil {
 		return err
 	}
 	l.set(rate)
 	return nil
 }
 
-// patient refuses a rate at which handlers would wait for too long for their turn.
-func (p *Pulse) patient(e *harebus.Endpoint, concurrency int, rate float64) error {
+// wholeOf is the queue whose rate counts for the messages of a queue: that which a partition belongs to, or the queue itself.
+func wholeOf(setup *harebus.Setup, e *harebus.Endpoint) *harebus.Endpoint {
+	for _, other := range setup.Endpoints() {
+		if slices.Contains(other.Consumption().Order.PartitionQueues(other.Queue()), e.Queue()) {
+			return other
+		}
+	}
+	return e
+}
+
+// crowd is how many handlers may wait for the rate of a queue at once. An instance may come to have all partitions. If ordered
+// is the queue, or one of its partitions, the concurrency there is the one that is given.
+func crowd(setup *harebus.Setup, e *harebus.Endpoint, ordered string, concurrency int) (handlers int) {
+	queues := e.Consumption().Order.PartitionQueues(e.Queue())
+	if len(queues) == 0 {
+		queues = []string{e.Queue()}
+	}
+	for _, one := range setup.Endpoints() {
+		if !slices.Contains(queues, one.Queue()) {
+			continue
+		}
+		consume := one.Consumption()
+		if ordered == e.Queue() || ordered == one.Queue() {
+			consume.Concurrency = concurrency
+		}
+		handlers += consume.Concurrency * consume.Consumers
+	}
+	return handlers
+}
+
+// patient refuses a rate at which so many handlers would wait for too long for their turn.
+func (p *Pulse) patient(e *harebus.Endpoint, handlers int, rate float64) error {
 	if rate <= 0 {
 		return nil
 	}
 	most := p.limiter(e.Queue()).patience()
-	if workers := float64(concurrency) * float64(e.Stats().Consume.Consumers); workers/rate > most.Seconds() {
-		return fmt.Errorf("%v messages at once and %v a second: each would wait for %v s for its turn, more than %v (30 s, or half of the handler's timeout); lower the concurrency first, or pause the queue",
-			workers, rate, workers/rate, most)
+	if float64(handlers)/rate > most.Seconds() {
+		return fmt.Errorf("%d messages at once and %v a second: each would wait for %v s for its turn, more than %v (30 s, or half of the handler's timeout); lower the concurrency first, or pause the queue",
+			handlers, rate, float64(handlers)/rate, most)
 	}
 	return nil
 }

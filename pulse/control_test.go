@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/harebus/harebus"
+	"github.com/harebus/harebus/order"
 	"github.com/harebus/harebus/pulse"
 )
 
@@ -158,6 +159,30 @@ func TestEndpoints(t *testing.T) {
 		if len(queues) != 3 || !queues[0].Paused || !queues[1].Paused || queues[1].Rate != 4 || queues[1].Concurrency != 1 || queues[2].Paused || queues[2].Rate != 0 {
 			r.Errorf("queues %+v", queues)
 		}
+	})
+}
+
+// TestRateOfPartitions: a rate is that of the whole queue, and counts the handlers of all partitions that the instance may come to have.
+func TestRateOfPartitions(t *testing.T) {
+	bubble(t, func(r *rig) {
+		r.serve(pulse.Config{Control: true}, "orders", nil, func(cfg *harebus.Config) {
+			cfg.Consume = harebus.ConsumeConfig{Concurrency: 5, Order: &order.Config{Partitions: 4}}
+		}).begin()
+		rate := func(queue string, rate float64) pulse.Order {
+			return pulse.Order{Do: pulse.Rate, Queue: queue, Rate: rate}
+		}
+		at := func(queue string, n int) pulse.Order {
+			return pulse.Order{Do: pulse.Concurrency, Queue: queue, Concurrency: n}
+		}
+		r.order(rate("orders.1", 5), `"orders.1" is a partition of "orders" and has no rate of its own; a rate of "orders" is for all partitions`)
+		r.order(rate("orders", 0.5), "20 messages at once and 0.5 a second: each would wait for 40 s")
+		r.order(rate("orders", 1), "")
+		r.order(at("orders.1", 16), "31 messages at once")
+		r.order(at("orders.1", 15), "")
+		r.order(at("orders", 8), "32 messages at once")
+		r.order(at("orders", 7), "")
+		r.order(at("orders.1", 9), "")
+		r.order(at("orders.1", 10), "31 messages at once")
 	})
 }
 

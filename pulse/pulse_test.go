@@ -191,8 +191,13 @@ func TestMisuse(t *testing.T) {
 func TestAlarm(t *testing.T) {
 	bubble(t, func(r *rig) {
 		r.serve(pulse.Config{}, "orders", nil, nil).begin()
+		if blocked := r.ask(pulse.Target{}, 1).Blocked; blocked != "" {
+			r.Errorf("blocked without an alarm: %q", blocked)
+		}
 		r.broker.Block("low on memory")
-		r.ask(pulse.Target{}, 1)
+		if blocked := r.ask(pulse.Target{}, 1).Blocked; blocked != "low on memory" {
+			r.Errorf("the alarm is %q", blocked)
+		}
 		began := time.Now()
 		if _, err := r.client.Ask(r.Context(), pulse.Target{}); err == nil || !strings.Contains(err.Error(), "low on memory") || time.Since(began) > time.Second {
 			r.Errorf("ask: %v after %v", err, time.Since(began))

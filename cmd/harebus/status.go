@@ -135,7 +135,7 @@ func (a *asking) status(ctx context.Context, queues []string, types bool) error 
 				return err
 			}
 		}
-		return nil
+		return state.Blocked()
 	}
 	var text strings.Builder
 	if len(answers) > 0 {
@@ -157,7 +157,7 @@ func (a *asking) status(ctx context.Context, queues []string, types bool) error 
 	if _, err = io.WriteString(a.std.out, text.String()); err == nil && state.Refused != nil {
 		return errNotAsked
 	}
-	return err
+	return cmp.Or(err, state.Blocked())
 }
 
 // statusLines prints an instance.

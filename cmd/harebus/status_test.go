@@ -138,6 +138,24 @@ func TestStatus(t *testing.T) {
 	}
 }
 
+// TestStatusInAlarm: an alarm is said, and the exit code is 1, also by the first question, which the broker still takes.
+func TestStatusInAlarm(t *testing.T) {
+	t.Parallel()
+	for _, flags := range [][]string{nil, {"-json"}} {
+		b, url := newBroker(t)
+		serving(t, b, pulse.Config{}, "orders")
+		b.Block("low on disk")
+		for n := range 2 {
+			r := execute(t, "", append([]string{"status", "-wait", "500ms", "-url", url}, flags...)...)
+			r.check(t, exitFailed, "")
+			if answered := strings.Contains(r.out, "orders"); !strings.Contains(r.out+r.err, "the broker takes no messages now: low on disk") || answered != (n == 0) {
+				t.Errorf("question %d: %s%s", n+1, r.out, r.err)
+			}
+		}
+		b.Unblock()
+	}
+}
+
 // TestTop: a line for each queue of each service, with rates, the error queue, and instances that do not answer any more.
 func TestTop(t *testing.T) {
 	t.Parallel()

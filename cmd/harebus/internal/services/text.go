@@ -56,9 +56,20 @@ func waits(w pulse.Waiting) string {
 // tolerance is how far a clock may be wrong without a remark.
 const tolerance = 2 * time.Second
 
-// Remarks says what is unusual about instances.
+// Blocked says that the broker takes no messages, if it has said so; otherwise it is nil.
+func (s *State) Blocked() error {
+	if s.Round.Blocked == "" {
+		return nil
+	}
+	return fmt.Errorf("the broker takes no messages now: %s", visible.Line(s.Round.Blocked))
+}
+
+// Remarks says what is unusual about instances, and the broker.
 func (s *State) Remarks() (notes []string) {
 	note := func(format string, args ...any) { notes = append(notes, "▲ "+fmt.Sprintf(format, args...)) }
+	if s.Round.Blocked != "" {
+		note("%s", s.Blocked())
+	}
 	for i := range s.Round.Answers {
 		a := &s.Round.Answers[i]
 		name := visible.Word(a.Instance)
