@@ -16,6 +16,10 @@ func managementOf(t *testing.T, b *brokertest.Broker) string {
 	t.Helper()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		all := []map[string]any{}
+		if r.URL.Path == "/api/nodes" {
+			_ = json.NewEncoder(w).Encode(all) // the client says what is missing
+			return
+		}
 		if strings.HasPrefix(r.URL.Path, "/api/queues/") {
 			for _, q := range b.Queues() {
 				all = append(all, map[string]any{"name": q.Name, "messages_unacknowledged": q.Unacked, "messages_dlx": q.DeadLettering})

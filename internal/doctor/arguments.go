@@ -3,6 +3,8 @@ package doctor
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/harebus/harebus/internal/plan"
@@ -183,6 +185,7 @@ func (e *examination) delays(ctx context.Context) error {
 	for _, q := range e.Want.Queues {
 		t = topology.Join(t, d.Exit("", q.Name))
 	}
+	hidden := map[string]int{} // by the reason; there are more than a hundred delay queues
 	for _, want := range t.Queues {
 		found, err := e.s.Queue(ctx, want)
 		if err != nil {
@@ -192,7 +195,7 @@ func (e *examination) delays(ctx context.Context) error {
 		switch {
 		case !found.Exists:
 		case found.Hidden != "":
-			e.unchecked("queue %q: %s", want.Name, found.Hidden)
+			hidden[found.Hidden]++
 		case plan.Queues(found.Queue, want) != "":
 			e.fault(fmt.Sprintf("delay queue %q is not as wanted: %s", want.Name, plan.Queues(found.Queue, want)),
 				fmt.Sprintf("deferred messages and retries come early, late or never, or cannot be sent; %d messages wait in it", found.Ready), e.deleteDelay(found))
@@ -202,6 +205,9 @@ func (e *examination) delays(ctx context.Context) error {
 		default:
 			e.passed()
 		}
+	}
+	for _, why := range slices.Sorted(maps.Keys(hidden)) {
+		e.unchecked("%d delay queues (%s.*): %s", hidden[why], topology.DefaultDelayPrefix, why)
 	}
 	return nil
 }

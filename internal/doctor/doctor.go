@@ -1,6 +1,6 @@
 // Package doctor looks for what is wrong, or dangerous, with a broker for a service: it compares
 // the service's topology with the broker, reads the arguments of queues (arguments.go), asks
-// for permissions (permissions.go), for the state of the broker (broker.go) and for recurring
+// for permissions (permissions.go), for the state of the broker (broker.go) and its nodes (nodes.go), and for recurring
 // schedules (schedules.go). It changes nothing. Each finding has the reason why it matters and the command that mends it.
 package doctor
 
@@ -94,7 +94,7 @@ func (e *examination) all(ctx context.Context) (err error) {
 		return err
 	}
 	for _, check := range []func(context.Context) error{
-		e.objects, e.queues, e.peers, e.delays, e.permissions, e.limits, e.clock, e.policies, e.schedules,
+		e.objects, e.queues, e.peers, e.delays, e.permissions, e.limits, e.nodes, e.clock, e.policies, e.schedules,
 	} {
 		if err := check(ctx); err != nil {
 			return err

@@ -141,3 +141,51 @@ func TestPolicyOnPlaces(t *testing.T) {
 		t.Errorf("%+v", e.report)
 	}
 }
+
+// TestNodes: a node that is down, cut off, or near the end of what it has is found. What the API does not tell is no fault, and a user who may
+// not see nodes is told so.
+func TestNodes(t *testing.T) {
+	t.Parallel()
+	answer, status := "", http.StatusOK
+	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/api/nodes" {
+			t.Errorf("asked %s", r.URL.Path)
+		}
+		w.WriteHeader(status)
+		fmt.Fprint(w, answer)
+	}))
+	defer api.Close()
+	client, err := management.New(api.URL, "guest", "guest", "/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	examine := func() Report {
+		e := &examination{Options: Options{API: client}}
+		if err := e.nodes(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		return e.report
+	}
+	const well = `"name": "rabbit@a", "running": true, "partitions": [], "fd_used": 40, "fd_total": 1000, "mem_used": 10, "mem_limit": 1000, "disk_free": 9000, "disk_free_limit": 50`
+	answer = "[{" + well + `}, {"name": "rabbit@new", "running": true}]`
+	if got := examine(); len(got.Findings) > 0 || got.Passed != 2 || len(got.Unchecked) > 0 {
+		t.Errorf("%+v", got)
+	}
+	for change, want := range map[string]string{
+		`"fd_used": 800`: "uses 800 of 1000 file descriptors", `"sockets_used": 8, "sockets_total": 10`: "8 of 10 sockets", `"mem_used": 800`: "800 of 1000 bytes of memory before its alarm",
+		`"disk_free": 99`: "has 99 bytes of disk left; its alarm is at 50", `"running": false`: "does not run", `"partitions": ["rabbit@b"]`: "does not see rabbit@b",
+	} {
+		answer = "[{" + well + ", " + change + "}]"
+		if got := examine(); len(got.Findings) != 1 || !strings.Contains(got.Findings[0].What, want) || got.Findings[0].Why == "" || got.Findings[0].Fix == "" || got.Passed > 0 {
+			t.Errorf("%s: %+v", change, got)
+		}
+	}
+	status = http.StatusUnauthorized
+	if got := examine(); len(got.Findings) > 0 || len(got.Unchecked) != 1 || !strings.Contains(got.Unchecked[0], "it needs a user with the tag monitoring") {
+		t.Errorf("%+v", got)
+	}
+	e := &examination{}
+	if err := e.nodes(t.Context()); err != nil || len(e.report.Unchecked) != 1 || !strings.Contains(e.report.Unchecked[0], "give -api") {
+		t.Errorf("%v: %+v", err, e.report)
+	}
+}

@@ -36,6 +36,21 @@ type Queue struct {
 	Operator    string         `json:"operator_policy"`
 }
 
+// Node is a node of the broker as the API shows it. A number that it does not tell is 0.
+type Node struct {
+	Name        string   `json:"name"`
+	Running     bool     `json:"running"`
+	Partitions  []string `json:"partitions"` // the nodes that it does not see
+	FilesUsed   int64    `json:"fd_used"`
+	FilesMost   int64    `json:"fd_total"`
+	SocketsUsed int64    `json:"sockets_used"`
+	SocketsMost int64    `json:"sockets_total"`
+	MemoryUsed  int64    `json:"mem_used"`
+	MemoryMost  int64    `json:"mem_limit"`
+	DiskFree    int64    `json:"disk_free"`
+	DiskLeast   int64    `json:"disk_free_limit"`
+}
+
 // New makes a client of the API at address, http(s)://host:port. A user in the address takes
 // the place of the given one.
 func New(address, user, password, vhost string) (*Client, error) {
@@ -92,6 +107,12 @@ func (c *Client) Queues(ctx context.Context) (map[string]Queue, error) {
 	return queues, nil
 }
 
+// Nodes are all nodes of the broker.
+func (c *Client) Nodes(ctx context.Context) (nodes []Node, err error) {
+	err = c.read(ctx, &nodes, "api", "nodes")
+	return nodes, err
+}
+
 // mostBytes bounds an answer.
 const mostBytes = 256 << 20
 
@@ -112,7 +133,11 @@ func (c *Client) read(ctx context.Context, into any, path ...string) error {
 	}
 	defer func() { _ = response.Body.Close() }()
 	if response.StatusCode != http.StatusOK {
-		return fmt.Errorf("ask the management API for %s: %s; it needs a user with the tag management or monitoring", path[1], response.Status)
+		tags := "management or monitoring"
+		if path[1] == "nodes" {
+			tags = "monitoring"
+		}
+		return fmt.Errorf("ask the management API for %s: %s; it needs a user with the tag %s", path[1], response.Status, tags)
 	}
 	in := json.NewDecoder(io.LimitReader(response.Body, mostBytes))
 	in.UseNumber()
