@@ -25,7 +25,8 @@ messages of one type that failed in one queue in the same way.
 	show      show one message: body, headers, history
 	retry     move messages back to where they came from, to be handled again
 	redirect  the same, but to the queue of -to
-	edit      send a message again with the body in the file -body, remove the original
+	edit      print what changes, send a message again with the body in the file -body, and
+	          remove the original
 	discard   move messages into the file -archive, or into the queue -archive-queue
 	restore   put the messages of an archive back: those of FILE, or those of the
 	          queue -archive-queue
@@ -69,6 +70,7 @@ type errorsTask struct {
 	dry           bool
 	yes           int
 	body, archive string
+	edited        []byte // the new body
 	archiveQueue  string
 	every         time.Duration
 	pkg, setup    string

@@ -56,6 +56,10 @@ func TestErrors(t *testing.T) {
 		{"show", []string{"show", "m1"}, exitOK, `(?s)^id .*message +m1\n.*error\n    no stock for 7\nheaders\n.*body \(8 bytes\)\n    \{"ID":7\}\n$`, ""},
 		{"show json", []string{"show", "-json", "m1"}, exitOK, `"failure":"no stock for 7","attempts":6,.*"body":\{"ID":7\}\}\n$`, ""},
 		{"show nothing", []string{"show", "absent"}, exitFailed, `^$`, `no message has the id "absent"`},
+		{"list nothing", []string{"list", "absent"}, exitFailed, `^$`, `no message among 3 has the id "absent"`},
+		{"list nothing as json", []string{"list", "-json", "absent"}, exitFailed, `^$`, `no message among 3 has the id "absent"`},
+		{"export nothing", []string{"export", "absent"}, exitFailed, `^$`, `no message has the id "absent"`},
+		{"export no such type", []string{"export", "-type", "None"}, exitOK, `^$`, "exported 0 messages"},
 		{"no number", []string{"retry", "-type", "Place"}, exitFailed, `retry: 2 of 3 messages → the queues that they came from\n$`, "give -yes 2"},
 		{"other number", []string{"retry", "-type", "Place", "-yes", "3"}, exitFailed, `2 of 3`, "2 messages match, and -yes says 3; nothing was done"},
 		{"unknown id", []string{"retry", "-yes", "1", "absent"}, exitFailed, `^$`, `no message among 3 has the id "absent"`},
@@ -69,7 +73,7 @@ func TestErrors(t *testing.T) {
 		{"restore", []string{"restore", "-yes", "1", archive}, exitOK, `put 1 into the error queue, 0 were there already\n$`, ""},
 		{"restore again", []string{"import", "-yes", "1", archive}, exitOK, `put 0 into the error queue, 1 were there already\n$`, ""},
 		{"edit of two", []string{"edit", "-body", "-", "-to", "other", "-yes", "2"}, exitUsage, `^$`, "takes 1 argument"},
-		{"edit elsewhere", []string{"edit", "-body", "-", "-to", "other", "-dry-run", "m2"}, exitOK, `edit: 1 of 2 messages → queue other\n$`, ""},
+		{"edit elsewhere", []string{"edit", "-body", "-", "-to", "other", "-dry-run", "m2"}, exitOK, `edit: 1 of 2 messages → queue other\n      \{\n    -   "ID": 7\n    \+   "ID": 8\n      \}\n8 bytes become 8\n$`, ""},
 		{"edit", []string{"edit", "-body", "-", "-yes", "1", "m2"}, exitOK, `done 1, left 0`, ""},
 		{"none", []string{"retry", "-type", "Place"}, exitOK, `retry: 0 of 1`, ""},
 		{"none, and a number", []string{"retry", "-type", "Place", "-yes", "2"}, exitFailed, `retry: 0 of 1`, "0 messages match, and -yes says 2"},
@@ -105,6 +109,17 @@ func TestErrorsEditOfTwo(t *testing.T) {
 	r := execute(t, "{}", onBroker(url, []string{"edit", "-body", "-", "-yes", "2", "m1"})...)
 	r.check(t, exitFailed, "2 messages match; edit changes one")
 	if strings.Contains(r.err, "journal") || len(b.Messages("error")) != 4 {
+		t.Errorf("stderr %q", r.err)
+	}
+}
+
+// TestErrorsEditRefused: a body that would not be accepted is refused before anything is asked or written.
+func TestErrorsEditRefused(t *testing.T) {
+	t.Parallel()
+	b, _, url := failures(t)
+	r := execute(t, `{"ID":`, onBroker(url, []string{"edit", "-body", "-", "-yes", "1", "m1"})...)
+	r.check(t, exitFailed, "the new body is not JSON, as its content type says: unexpected end of JSON input at line 1, character 6; nothing was done")
+	if _, audited := b.Queue("harebus.audit"); audited || strings.Contains(r.err, "journal") || len(b.Messages("error")) != 3 {
 		t.Errorf("stderr %q", r.err)
 	}
 }

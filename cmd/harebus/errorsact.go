@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/harebus/harebus/cmd/harebus/internal/draft"
 	"github.com/harebus/harebus/errorqueue"
 	"github.com/harebus/harebus/internal/visible"
 )
@@ -43,9 +44,36 @@ func (t *errorsTask) edit(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read the new body: %w", err)
 	}
+	t.edited = body
 	return t.act(ctx, "edit", t.target("the queue that it came from"), func(q *errorqueue.Queue, ms []errorqueue.Message) (errorqueue.Report, error) {
 		return q.Edit(ctx, ms[0], body, t.options)
 	})
+}
+
+// printChange prints what an edit changes, and refuses what would not be sent.
+func (t *errorsTask) printChange(ctx context.Context, q *errorqueue.Queue, m *errorqueue.Message) error {
+	_, err := q.Each(ctx, t.filter, func(c *errorqueue.Content) error {
+		if !c.Same(m) {
+			return nil
+		}
+		if err := q.Accepts(c, t.edited); err != nil {
+			return fmt.Errorf("%w; nothing was done", err)
+		}
+		change := draft.Compare(c.Body, t.edited)
+		for _, l := range change.Lines {
+			fmt.Fprintf(t.std.out, "    %s %s\n", l.Sign, visible.Line(l.Text))
+		}
+		if change.More > 0 {
+			fmt.Fprintf(t.std.out, "    … %d more lines that differ\n", change.More)
+		}
+		note := ""
+		if !change.Visible() {
+			note = ", and nothing that can be seen: only white space, or the spelling of a character"
+		}
+		_, err := fmt.Fprintf(t.std.out, "%d bytes become %d%s\n", change.Before, change.After, note)
+		return err
+	})
+	return err
 }
 
 // discard is the task discard.
@@ -116,6 +144,11 @@ func (t *errorsTask) act(ctx context.Context, verb, to string, action func(*erro
 		fmt.Fprintf(t.std.out, "%s: %d of %d messages → %s\n", verb, n, x.Seen, to)
 		if verb == "edit" && n > 1 {
 			return fmt.Errorf("%d messages match; edit changes one", n)
+		}
+		if verb == "edit" && n == 1 {
+			if err := t.printChange(ctx, q, &x.Messages[0]); err != nil {
+				return err
+			}
 		}
 		if t.dry || n == 0 && t.yes < 0 {
 			return nil

@@ -116,7 +116,11 @@ func ago(at time.Time) string {
 func (t *errorsTask) list(ctx context.Context) error {
 	return t.with(ctx, func(q *errorqueue.Queue) error {
 		if t.json {
-			_, err := q.Each(ctx, t.filter, t.printJSON)
+			found := false
+			seen, err := q.Each(ctx, t.filter, func(c *errorqueue.Content) error { found = true; return t.printJSON(c) })
+			if err == nil && !found {
+				err = t.noneOf(seen)
+			}
 			return err
 		}
 		w := tabwriter.NewWriter(t.std.out, 0, 0, 2, ' ', 0)
@@ -281,6 +285,9 @@ func describeContent(w io.Writer, c *errorqueue.Content, peer *foreign) error {
 func (t *errorsTask) export(ctx context.Context) error {
 	return t.with(ctx, func(q *errorqueue.Queue) error {
 		n, err := q.Export(ctx, t.filter, t.std.out)
+		if err == nil && n == 0 && len(t.filter.IDs) > 0 {
+			return fmt.Errorf("no message has the id %s, or the other conditions do not match", strings.Join(quotedAll(t.filter.IDs), " or "))
+		}
 		if err == nil {
 			_, err = fmt.Fprintf(t.std.err, "harebus: exported %d messages\n", n)
 		}

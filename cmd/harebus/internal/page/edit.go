@@ -1,11 +1,15 @@
 package page
 
 import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"net/http"
 	"strings"
 	"time"
 
+	"github.com/harebus/harebus/cmd/harebus/internal/draft"
 	"github.com/harebus/harebus/errorqueue"
 	"github.com/harebus/harebus/topology"
 )
@@ -18,16 +22,18 @@ type edition struct {
 	*letter // nil if the message cannot be read now
 
 	Path   string // of the message
-	Draft  draft
+	Draft  draft.Draft
 	Typed  string // what is in the field
 	To     string
-	Locked string // why it cannot be edited here
-	Lost   bool   // there is no such message any more: what was typed can only be copied
+	Locked string        // why it cannot be edited here
+	Lost   bool          // there is no such message any more: what was typed can only be copied
+	Change *draft.Change // what the edit would change, once that is known
 
 	look   *look
 	target errorqueue.Message // as the look has found it
 	posted bool
 	large  bool
+	old    []byte // the body as it is
 	body   []byte // that was typed
 	wrong  error  // what is wrong with it
 }
@@ -69,7 +75,8 @@ func editionOf(r *http.Request) *edition {
 	return &edition{Path: "/looks/" + r.PathValue("look") + "/messages/" + r.PathValue("message")}
 }
 
-// send sends the edited message, if there is nothing wrong with it. Otherwise the form comes again with what was typed.
+// send sends the edited message, if there is nothing wrong with it, and what it changes was shown before. Otherwise the form comes again with
+// what was typed.
 func (s *Server) send(w http.ResponseWriter, r *http.Request) {
 	e := editionOf(r)
 	e.Typed, e.To, e.posted = r.PostFormValue("body"), strings.TrimSpace(r.PostFormValue("to")), true
@@ -77,8 +84,21 @@ func (s *Server) send(w http.ResponseWriter, r *http.Request) {
 		s.again(w, r, t.Status, e, t.Title+". "+t.Advice)
 		return
 	}
-	if why := e.refuses(r.PostFormValue("count")); why != "" {
+	if why := e.refuses(); why != "" {
 		s.again(w, r, http.StatusUnprocessableEntity, e, why)
+		return
+	}
+	e.Change = draft.Compare(e.old, e.body)
+	switch shown := r.PostFormValue("shown"); {
+	case shown != e.Shown():
+		note := ""
+		if shown != "" {
+			note = "What you have sent is not what was shown. This is what it changes. Nothing was done."
+		}
+		s.write(w, r, http.StatusOK, "edit", view{Title: "Edit message " + e.ID, Fault: note, Body: e})
+		return
+	case strings.TrimSpace(r.PostFormValue("count")) != "1":
+		s.again(w, r, http.StatusUnprocessableEntity, e, "The number is not 1.")
 		return
 	}
 	one, err := s.start(&deed{
@@ -102,9 +122,15 @@ func (s *Server) again(w http.ResponseWriter, r *http.Request, status int, e *ed
 	s.write(w, r, status, "edit", view{Title: "Edit message " + r.PathValue("message"), Fault: why + " Nothing was done.", Body: e})
 }
 
+// Shown names what was shown to the operator: the change, and where the message goes.
+func (e *edition) Shown() string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%q %q %q", e.To, e.old, e.body))
+	return hex.EncodeToString(sum[:])
+}
+
 // refuses says what is wrong with what was typed.
-func (e *edition) refuses(count string) string {
-	unchanged, err := e.Draft.body(e.Draft.Text)
+func (e *edition) refuses() string {
+	unchanged, err := e.Draft.Body(e.Draft.Text)
 	switch {
 	case e.Locked != "":
 		return sentence(e.Locked)
@@ -112,8 +138,6 @@ func (e *edition) refuses(count string) string {
 		return sentence(e.wrong.Error())
 	case err == nil && string(e.body) == string(unchanged):
 		return "The body is as it was. To have the message handled again as it is, retry it."
-	case strings.TrimSpace(count) != "1":
-		return "The number is not 1."
 	case e.To != "":
 		if err := topology.ValidName("queue", e.To); err != nil {
 			return sentence(err.Error())
@@ -183,11 +207,12 @@ func (e *edition) fill(s *Server, q *errorqueue.Queue, c *errorqueue.Content) {
 		e.large, e.Locked = true, fmt.Sprintf("its body has %d bytes, more than the %d that this page edits", len(c.Body), longestEdited)
 		return
 	}
-	e.Draft = draftOf(c.Body)
+	e.Draft = draft.Of(c.Body)
 	if !e.posted {
 		return
 	}
-	if e.body, e.wrong = e.Draft.body(e.Typed); e.wrong == nil {
+	e.old = bytes.Clone(c.Body)
+	if e.body, e.wrong = e.Draft.Body(e.Typed); e.wrong == nil {
 		e.wrong = q.Accepts(c, e.body)
 	}
 }

@@ -40,14 +40,29 @@ func (x *bench) field(a *answer) string {
 	return html.UnescapeString(m[1])
 }
 
-// typed sends the form as a browser does.
+// typed sends the form as a browser does, and once more when the page has shown what changes.
 func (x *bench) typed(path, body string, more ...string) *answer {
 	x.Helper()
 	form := url.Values{"body": {strings.ReplaceAll(body, "\n", "\r\n")}, "count": {"1"}, "to": {""}}
 	for i := 0; i < len(more); i += 2 {
 		form.Set(more[i], more[i+1])
 	}
-	return x.post(path, form)
+	a := x.post(path, form)
+	if shown := x.shown(a); a.StatusCode == http.StatusOK && shown != "" {
+		form.Set("shown", shown)
+		a = x.post(path, form)
+	}
+	return a
+}
+
+// shown names the change that a form shows; empty if it shows none.
+func (x *bench) shown(a *answer) string {
+	x.Helper()
+	m := regexp.MustCompile(`name="shown" value="(\w+)"`).FindStringSubmatch(a.html)
+	if m == nil {
+		return ""
+	}
+	return m[1]
 }
 
 // edited sends the form, and returns the page of the action at its end.
@@ -83,6 +98,43 @@ func TestEdit(t *testing.T) {
 		x.expect(x.edited(path, `{"ID":8}`, "to", "other"), http.StatusOK, "Edit: done")
 		x.has("other", x.broker.Messages("other")[0].MessageId)
 		x.has("error", "")
+	})
+}
+
+// TestEditShowsChange: nothing is sent but what was shown before, to the queue that was named then.
+func TestEditShowsChange(t *testing.T) {
+	bubble(t, nil, func(x *bench) {
+		x.declare("other")
+		x.park("a", "Place", "boom", nil)
+		path, form := x.editor("boom")
+		if x.shown(form) != "" || strings.Contains(form.html, `name="count"`) {
+			t.Errorf("it can be sent before the change is shown: %s", form.html)
+		}
+		send := func(body, to, shown string) *answer {
+			return x.post(path, url.Values{"body": {body}, "to": {to}, "count": {"1"}, "shown": {shown}})
+		}
+		first := send("{\r\n  \"ID\": 7\r\n}", "", "")
+		x.expect(first, http.StatusOK, "What changes", "10 bytes become 8.", `{ - "ID": "a" + "ID": 7 }`, "Type 1 to confirm")
+		if strings.Contains(first.text(), "Nothing was done") { // there is nothing wrong
+			t.Error(first.text())
+		}
+		for _, other := range []*answer{send(`{"ID":8}`, "", x.shown(first)), send(`{"ID":7}`, "other", x.shown(first)), send(`{"ID":7}`, "", "nonsense")} {
+			x.expect(other, http.StatusOK, "What you have sent is not what was shown. This is what it changes. Nothing was done.", "What changes")
+			if x.shown(other) == "" {
+				t.Error(other.html)
+			}
+		}
+		x.has("error", "a")
+		x.has("orders", "")
+		x.expect(send(`{"ID":7}`, "", x.shown(first)), http.StatusSeeOther) // spelled in another way, but the same body
+		time.Sleep(time.Second)                                             // virtual
+		x.has("error", "")
+		if m := x.broker.Messages("orders"); len(m) != 1 || string(m[0].Body) != `{"ID":7}` {
+			t.Errorf("sent is %+v", m)
+		}
+		x.put("error", amqp.Publishing{MessageId: "b", Headers: amqp.Table{"PikaBus.ErrorDetails": "spaces", "PikaBus.SourceQueue": "orders"}, Body: []byte("{\r\n\"a\": \"<b>\"}")})
+		path, form = x.editor("spaces")
+		x.expect(send(strings.ReplaceAll(x.field(form), ": ", ":"), "", ""), http.StatusOK, `- "a": "<b>"} + "a":"<b>"}`)
 	})
 }
 

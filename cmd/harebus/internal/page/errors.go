@@ -11,6 +11,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/harebus/harebus/cmd/harebus/internal/draft"
 	"github.com/harebus/harebus/errorqueue"
 	"github.com/harebus/harebus/internal/visible"
 )
@@ -194,11 +195,11 @@ func (s *Server) letter(c *errorqueue.Content) *letter {
 		}
 		return l
 	}
-	if l.Body, l.Indented = indented(c.Body); !l.Indented {
+	if l.Body, l.Indented = draft.Indented(c.Body); !l.Indented {
 		l.Body, l.Cut = bodyText(c.Body)
 	}
 	if l.Peer != nil {
-		text, ok := indented([]byte(l.Peer.Payload))
+		text, ok := draft.Indented([]byte(l.Peer.Payload))
 		if !ok {
 			text, l.Peer.Cut = bodyText([]byte(l.Peer.Payload))
 		}

@@ -1,4 +1,6 @@
-package page
+// Package draft shows the body of a message to somebody who edits it: in the field of a form, and as the difference to what
+// it was before.
+package draft
 
 import (
 	"bytes"
@@ -12,10 +14,10 @@ import (
 	"unicode/utf8"
 )
 
-// draft is a body as somebody can edit it in a field of a form. Browsers send the ends of lines in one form, whatever
+// Draft is a body as somebody can edit it in a field of a form. Browsers send the ends of lines in one form, whatever
 // they were, and show neither control characters nor those that turn the direction of text. So a draft has none of
 // these: in JSON they are written as escapes, which means the same there, and any other body is base64.
-type draft struct {
+type Draft struct {
 	Text     string
 	Base64   bool
 	Indented bool // it is JSON on one line; that is shown on many, and sent on one
@@ -24,12 +26,13 @@ type draft struct {
 
 const longestIndented = 64 << 10
 
-func draftOf(body []byte) draft {
-	var d draft
+// Of is the draft of a body.
+func Of(body []byte) Draft {
+	var d Draft
 	text := strings.TrimPrefix(string(body), "\ufeff") // .NET writes this mark, and JSON needs none
 	switch {
 	case utf8.ValidString(text) && json.Valid([]byte(text)):
-		if d.Text, d.Indented = indented([]byte(text)); !d.Indented {
+		if d.Text, d.Indented = Indented([]byte(text)); !d.Indented {
 			d.Text = text
 		}
 		d.Text, d.Escaped = escaped(d.Text)
@@ -41,8 +44,8 @@ func draftOf(body []byte) draft {
 	return d
 }
 
-// indented is JSON on several lines, if it is on one and would gain by that.
-func indented(body []byte) (string, bool) {
+// Indented is JSON on several lines, if it is on one and would gain by that.
+func Indented(body []byte) (string, bool) {
 	var compact, lines bytes.Buffer
 	if len(body) > longestIndented || !utf8.Valid(body) || json.Compact(&compact, body) != nil || !bytes.Equal(compact.Bytes(), body) || json.Indent(&lines, body, "", "  ") != nil {
 		return "", false
@@ -86,8 +89,8 @@ func wrapped(text string) string {
 	return b.String() + text
 }
 
-// body is the body that somebody means who has typed a text.
-func (d *draft) body(typed string) ([]byte, error) {
+// Body is the body that somebody means who has typed a text.
+func (d *Draft) Body(typed string) ([]byte, error) {
 	typed = strings.ReplaceAll(typed, "\r\n", "\n") // so forms send each end of a line
 	switch {
 	case d.Base64:

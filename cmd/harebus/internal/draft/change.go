@@ -1,0 +1,194 @@
+package draft
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"unicode/utf8"
+)
+
+// Line is a line of a difference: removed (-), added (+), as it was ( ), or a word about what is left out (…).
+type Line struct{ Sign, Text string }
+
+const (
+	removed = "-"
+	added   = "+"
+	same    = " "
+	left    = "…"
+)
+
+// Change is what an edit changes in a body.
+type Change struct {
+	// Lines are those that differ, with some around them.
+	Lines []Line
+	// More is how many further lines differ.
+	More int
+	// Before and After are how many bytes the bodies have.
+	Before, After int
+}
+
+// Visible says whether a line differs. What is spelled in another way, or is white space between values of JSON, need not
+// be seen.
+func (c *Change) Visible() bool {
+	return slices.ContainsFunc(c.Lines, func(l Line) bool { return l.Sign == removed || l.Sign == added })
+}
+
+const (
+	around      = 3       // lines that are shown beside those that differ
+	mostLines   = 400     // that are shown
+	mostPairs   = 1 << 20 // of lines that are compared; beyond it all are removed and added
+	longestLine = 500     // bytes that are shown of a line
+)
+
+// Compare says what differs between two bodies, as their drafts show them.
+func Compare(before, after []byte) *Change {
+	a, b := strings.Split(Of(before).Text, "\n"), strings.Split(Of(after).Text, "\n")
+	shorter, first, last := min(len(a), len(b)), 0, 0
+	for first < shorter && a[first] == b[first] {
+		first++
+	}
+	for last < shorter-first && a[len(a)-1-last] == b[len(b)-1-last] {
+		last++
+	}
+	head, tail := a[:first], a[len(a)-last:]
+	lines := slices.Concat(
+		gap(signed(same, head[:max(0, first-around)])), signed(same, head[max(0, first-around):]),
+		fold(between(a[first:len(a)-last], b[first:len(b)-last])),
+		signed(same, tail[:min(around, last)]), gap(signed(same, tail[min(around, last):])),
+	)
+	c := &Change{Lines: lines, Before: len(before), After: len(after)}
+	if len(lines) > mostLines {
+		c.Lines = lines[:mostLines]
+		for _, l := range lines[mostLines:] {
+			if l.Sign == removed || l.Sign == added {
+				c.More++
+			}
+		}
+	}
+	clip(c.Lines)
+	return c
+}
+
+// signed are lines with a sign.
+func signed(sign string, texts []string) []Line {
+	lines := make([]Line, len(texts))
+	for i, text := range texts {
+		lines[i] = Line{sign, text}
+	}
+	return lines
+}
+
+// gap stands for lines that are left out. One alone takes no more room than a word about it.
+func gap(lines []Line) []Line {
+	if len(lines) <= 1 {
+		return lines
+	}
+	return []Line{{left, fmt.Sprintf("%d lines as they were", len(lines))}}
+}
+
+// between compares lines: as few as possible are removed and added.
+func between(a, b []string) (lines []Line) {
+	if len(a)*len(b) > mostPairs {
+		return slices.Concat(signed(removed, a), signed(added, b))
+	}
+	common := make([][]int32, len(a)+1) // how many lines a[i:] and b[j:] have in common, in their order
+	for i := range common {
+		common[i] = make([]int32, len(b)+1)
+	}
+	for i := len(a) - 1; i >= 0; i-- {
+		for j := len(b) - 1; j >= 0; j-- {
+			if common[i][j] = max(common[i+1][j], common[i][j+1]); a[i] == b[j] {
+				common[i][j] = common[i+1][j+1] + 1
+			}
+		}
+	}
+	i, j := 0, 0
+	for i < len(a) && j < len(b) {
+		switch {
+		case a[i] == b[j]:
+			lines = append(lines, Line{same, a[i]})
+			i, j = i+1, j+1
+		case common[i+1][j] >= common[i][j+1]:
+			lines = append(lines, Line{removed, a[i]})
+			i++
+		default:
+			lines = append(lines, Line{added, b[j]})
+			j++
+		}
+	}
+	return slices.Concat(lines, signed(removed, a[i:]), signed(added, b[j:]))
+}
+
+// fold leaves out what is far from the lines that differ.
+func fold(lines []Line) (folded []Line) {
+	for len(lines) > 0 {
+		n := slices.IndexFunc(lines, func(l Line) bool { return l.Sign != same })
+		if n < 0 {
+			n = len(lines)
+		}
+		if n > 2*around+1 {
+			folded = slices.Concat(folded, lines[:around], gap(lines[around:n-around]), lines[n-around:n])
+		} else {
+			folded = append(folded, lines[:n]...)
+		}
+		if lines = lines[n:]; len(lines) > 0 {
+			folded, lines = append(folded, lines[0]), lines[1:]
+		}
+	}
+	return folded
+}
+
+// clip cuts long lines to what differs first between a removed line and the added one in its place.
+func clip(lines []Line) {
+	run := func(from int, sign string) int {
+		to := from
+		for to < len(lines) && lines[to].Sign == sign {
+			to++
+		}
+		return to
+	}
+	for i := 0; i < len(lines); {
+		middle := run(i, removed)
+		end := run(middle, added)
+		for k := range min(middle-i, end-middle) {
+			one, other := &lines[i+k], &lines[middle+k]
+			at := difference(one.Text, other.Text)
+			one.Text, other.Text = short(one.Text, at), short(other.Text, at)
+		}
+		for k := i + min(middle-i, end-middle); k < middle; k++ {
+			lines[k].Text = short(lines[k].Text, 0)
+		}
+		for k := middle + min(middle-i, end-middle); k < end; k++ {
+			lines[k].Text = short(lines[k].Text, 0)
+		}
+		if i = end; i < len(lines) && lines[i].Sign != removed && lines[i].Sign != added {
+			lines[i].Text = short(lines[i].Text, 0)
+			i++
+		}
+	}
+}
+
+// difference is where two texts differ first.
+func difference(a, b string) int {
+	at := 0
+	for at < min(len(a), len(b)) && a[at] == b[at] {
+		at++
+	}
+	return at
+}
+
+// short is a text, or the part of it that begins before a byte, with a word about the rest.
+func short(text string, at int) string {
+	if len(text) <= longestLine {
+		return text
+	}
+	from := max(0, min(at-longestLine/4, len(text)-longestLine))
+	to := from + longestLine
+	for !utf8.RuneStart(text[from]) {
+		from--
+	}
+	for to < len(text) && !utf8.RuneStart(text[to]) {
+		to++
+	}
+	return fmt.Sprintf("%s… (bytes %d to %d of %d)", text[from:to], from+1, to, len(text))
+}
