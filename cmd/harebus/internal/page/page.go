@@ -122,6 +122,10 @@ func (s *Server) routes() http.Handler {
 			mux.HandleFunc("GET /looks/{look}/messages/{message}/edit", s.edit)
 			mux.HandleFunc("POST /looks/{look}/messages/{message}/edit", s.send)
 		}
+		for _, do := range []string{"cancel", "restore"} {
+			mux.HandleFunc("GET /deferred/"+do, s.recall(do))
+			mux.HandleFunc("POST /deferred/"+do, s.recall(do))
+		}
 		mux.HandleFunc("GET /services/order", s.order)
 		mux.HandleFunc("POST /services/order", s.order)
 		mux.HandleFunc("GET /actions", s.actions)

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"fmt"
 	"maps"
+	"math"
 	"net/http"
 	"net/url"
 	"slices"
@@ -152,16 +153,33 @@ func (f *fleet) Takers() int { return f.State.Takers() }
 // command is an order that the operator is to confirm.
 type command struct {
 	Do, Queue, Instance string
+	Number              string          // that was typed for a limit; empty for other orders
 	There               *services.State // nil if they could not be asked
 }
 
+// orders are those that the page gives, as headings and buttons say them.
+var orders = map[string]string{pulse.Pause: "Pause", pulse.Resume: "Resume", pulse.Concurrency: "Set concurrency of", pulse.Rate: "Set rate of"}
+
+// Button is the order for a button; empty if there is no such order.
+func (c *command) Button() string { return orders[c.Do] }
+
 // Verb is the order for a heading.
-func (c *command) Verb() string {
-	verb := map[string]string{pulse.Pause: "Pause", pulse.Resume: "Resume"}[c.Do]
-	if verb == "" {
-		return ""
+func (c *command) Verb() string { return c.Button() + " queue " + c.Queue }
+
+// order is what the instances are told. An error says what is wrong with the number.
+func (c *command) order() (o pulse.Order, err error) {
+	o = pulse.Order{Do: c.Do, Queue: c.Queue}
+	switch c.Do {
+	case pulse.Concurrency:
+		if o.Concurrency, err = strconv.Atoi(c.Number); err != nil || o.Concurrency < 1 {
+			err = fmt.Errorf("%q is not a number of messages from 1", c.Number)
+		}
+	case pulse.Rate:
+		if o.Rate, err = strconv.ParseFloat(c.Number, 64); err != nil || !(o.Rate >= 0) || math.IsInf(o.Rate, 0) {
+			err = fmt.Errorf("%q is not a number of messages a second; 0 ends the limit", c.Number)
+		}
 	}
-	return verb + " queue " + c.Queue
+	return o, err
 }
 
 // Back is the address of the queue.
@@ -169,8 +187,11 @@ func (c *command) Back() string { return "/services?queue=" + url.QueryEscape(c.
 
 // order shows what an order is about, and gives it when the operator has typed how many instances get it.
 func (s *Server) order(w http.ResponseWriter, r *http.Request) {
-	c := &command{Do: r.FormValue("do"), Queue: r.FormValue("queue"), Instance: r.FormValue("instance")}
-	if c.Verb() == "" || topology.ValidName("queue", c.Queue) != nil {
+	c := &command{Do: r.FormValue("do"), Queue: r.FormValue("queue"), Instance: r.FormValue("instance"), Number: strings.TrimSpace(r.PostFormValue("number"))}
+	if c.Do != pulse.Concurrency && c.Do != pulse.Rate {
+		c.Number = ""
+	}
+	if c.Button() == "" || topology.ValidName("queue", c.Queue) != nil {
 		s.fault(w, r, http.StatusBadRequest, "There is no such order", "Nothing was done.")
 		return
 	}
@@ -180,11 +201,16 @@ func (s *Server) order(w http.ResponseWriter, r *http.Request) {
 		if c.There, err = a.Find(ctx, c.Queue, c.Instance); err != nil || r.Method != http.MethodPost {
 			return err
 		}
-		if n := strconv.Itoa(c.There.Takers()); strings.TrimSpace(r.PostFormValue("count")) != n {
-			fault = "The number is not " + n + ". Nothing was done."
-			return nil
+		o, wrong := c.order()
+		n := strconv.Itoa(c.There.Takers())
+		switch {
+		case wrong != nil:
+			fault = wrong.Error() + ". Nothing was done."
+		case strings.TrimSpace(r.PostFormValue("count")) != n:
+			fault = "The number of instances is not " + n + ". Nothing was done."
+		default:
+			done, err = a.Order(ctx, c.There, c.Instance, o)
 		}
-		done, err = a.Order(ctx, c.There, c.Instance, pulse.Order{Do: c.Do, Queue: c.Queue})
 		return err
 	})
 	switch {
@@ -203,8 +229,12 @@ func (s *Server) order(w http.ResponseWriter, r *http.Request) {
 
 // ordered keeps what has become of an order, as an action that has ended.
 func (s *Server) ordered(c *command, done *services.Outcome, began time.Time) *run {
+	verb := c.Verb()
+	if c.Number != "" {
+		verb += " to " + c.Number
+	}
 	one := &run{
-		ID: rand.Text(), Do: c.Do, Verb: c.Verb(), Count: c.There.Takers(), Path: c.Back(), Began: began, Ended: time.Now(),
+		ID: rand.Text(), Do: c.Do, Verb: verb, Count: c.There.Takers(), Path: c.Back(), Began: began, Ended: time.Now(),
 		stop: func() {}, done: make(chan struct{}), Err: done.Err(), Results: done.Results(), Notes: c.There.MoreConsumers(),
 	}
 	close(one.done)

@@ -121,7 +121,7 @@ func TestServicesPause(t *testing.T) {
 			return x.post("/services/order", form)
 		}
 		for _, count := range []string{"", "1", "3", "two"} {
-			x.expect(order("pause", count, nil), http.StatusUnprocessableEntity, "The number is not 2. Nothing was done.")
+			x.expect(order("pause", count, nil), http.StatusUnprocessableEntity, "The number of instances is not 2. Nothing was done.")
 		}
 		paused := func() string {
 			return fmt.Sprint(one.Endpoints()[0].Stats().Paused, two.Endpoints()[0].Stats().Paused, plain.Endpoints()[0].Stats().Paused)
@@ -159,6 +159,48 @@ func TestServicesPause(t *testing.T) {
 	})
 }
 
+// TestServicesLimits: the concurrency and the rate are changed as by harebus control, for the number of instances that was typed.
+func TestServicesLimits(t *testing.T) {
+	bubble(t, nil, func(x *bench) {
+		one, name, _ := x.serve("orders", pulse.Config{Control: true}, placeOrder{}.done)
+		two, other, _ := x.serve("orders", pulse.Config{Control: true}, placeOrder{}.done)
+		queue := x.get("/services?queue=orders")
+		x.expect(x.get(x.link(queue, "Concurrency")), http.StatusOK, "Set concurrency of queue orders", "Limit now", "10 yes", "Type 2 to confirm")
+		x.expect(x.get(x.link(queue, "Rate")), http.StatusOK, "Set rate of queue orders", "Messages a second", "Type 2 to confirm")
+		order := func(do, number, count, instance string) *answer {
+			return x.post("/services/order", url.Values{"do": {do}, "queue": {"orders"}, "instance": {instance}, "number": {number}, "count": {count}})
+		}
+		for _, number := range []string{"", "0", "-1", "1.5", "many", "99999999999999999999"} {
+			x.expect(order("concurrency", number, "2", ""), http.StatusUnprocessableEntity, "is not a number of messages from 1. Nothing was done.")
+		}
+		for _, number := range []string{"", "-1", "NaN", "Inf", "-Inf", "1e999", "5/s"} {
+			x.expect(order("rate", number, "2", ""), http.StatusUnprocessableEntity, "is not a number of messages a second; 0 ends the limit. Nothing was done.")
+		}
+		x.expect(order("concurrency", "3", "1", ""), http.StatusUnprocessableEntity, "The number of instances is not 2. Nothing was done.")
+		limits := func() string {
+			return fmt.Sprint(one.Endpoints()[0].Stats().Consume.Concurrency, two.Endpoints()[0].Stats().Consume.Concurrency)
+		}
+		if got := limits(); got != "10 10" {
+			t.Fatal(got)
+		}
+		done := func(a *answer, words ...string) {
+			x.Helper()
+			x.expect(a, http.StatusSeeOther)
+			x.expect(x.get(a.Header.Get("Location")), http.StatusOK, words...)
+		}
+		done(order("concurrency", " 3 ", "2", ""), "Set concurrency of queue orders to 3: done", "2 of 2 instances have done it", name+" consumes, limit 3, 0 in hand")
+		done(order("rate", "5", "2", ""), "Set rate of queue orders to 5: done", name+" consumes, limit 3, 5/s, 0 in hand", other+" consumes, limit 3, 5/s")
+		done(order("concurrency", "4", "1", name), "1 of 1 instance", name+" consumes, limit 4, 5/s")
+		done(order("rate", "0", "1", name), name+" consumes, limit 4, 0 in hand")
+		done(order("rate", "0.01", "2", ""), "not everything was done", "0 of 2 instances have done it", name+" refused: 4 messages at once and 0.01 a second", other+" refused: 3 messages at once")
+		if got := limits(); got != "4 3" {
+			t.Error(got)
+		}
+		x.expect(x.get("/services?queue=orders"), http.StatusOK, name, "3, 5/s")
+		x.expect(x.get("/actions"), http.StatusOK, "Set concurrency of queue orders to 3 2 2 done")
+	})
+}
+
 // TestServicesRefused: without a permission, or in an alarm, the page says so and shows what the broker tells.
 func TestServicesRefused(t *testing.T) {
 	bubble(t, func(c *page.Config) { c.ServiceQueues = []string{"orders"} }, func(x *bench) {
@@ -190,6 +232,7 @@ func TestServicesReadOnly(t *testing.T) {
 			}
 		}
 		x.expect(x.get("/services/order?do=pause&queue=orders"), http.StatusNotFound)
+		x.expect(x.get("/services/order?do=rate&queue=orders"), http.StatusNotFound)
 	})
 }
 
@@ -212,7 +255,7 @@ func TestServicesHostile(t *testing.T) {
 					`":{}}},{"name":"orders","oldest":-5,"types":{"` + evil + `":{}}}]}`)})
 			}
 		}()
-		for _, path := range []string{"/services", "/services?queue=orders", "/services/order?do=pause&queue=orders"} {
+		for _, path := range []string{"/services", "/services?queue=orders", "/services/order?do=pause&queue=orders", "/services/order?do=rate&queue=orders"} {
 			a := x.get(path)
 			x.expect(a, http.StatusOK, "<script>alert(1)</script>")
 			if strings.Contains(a.html, "<script>a") || strings.Contains(a.html, "<img") || strings.ContainsAny(a.html, "\x1b\u202e") || regexp.MustCompile(`<[^>]*\son\w+=`).MatchString(regexp.MustCompile(`="[^"]*"`).ReplaceAllString(a.html, "")) {

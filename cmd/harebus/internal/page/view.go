@@ -44,7 +44,7 @@ var pages = func() map[string]*template.Template {
 		"stamp": func(at time.Time) string { return at.UTC().Format("2006-01-02 15:04:05 UTC") },
 	}
 	all := map[string]*template.Template{}
-	for _, name := range []string{"groups", "list", "message", "edit", "confirm", "actions", "progress", "deferred", "waiting", "schedules", "services", "order", "topology", "doctor", "log", "fault", "refused"} {
+	for _, name := range []string{"groups", "list", "message", "edit", "confirm", "actions", "progress", "deferred", "waiting", "recall", "schedules", "services", "order", "topology", "doctor", "log", "fault", "refused"} {
 		all[name] = template.Must(template.New("layout.html").Funcs(functions).ParseFS(assets, "assets/layout.html", "assets/parts.html", "assets/"+name+".html"))
 	}
 	return all
