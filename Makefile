@@ -89,13 +89,14 @@ proof-order: broker ## breaks processes, brokers and the nodes of a cluster unde
 		cd integration_test/order && go test -count=1 -v -timeout 60m -run '^(TestChaos|TestCluster)$$' . -chaos 30s -runs 6 -freeze -cluster 1m
 
 # The part of the proof about operators: those who work with an error queue are killed while they do, six times KILLS in
-# each of ROUNDS; a million messages are more than a look may take; a node of a cluster goes.
+# each of ROUNDS; a migration is killed KILLS times; a million messages are more than a look may take; a node of a cluster goes.
 KILLS ?= 20
 ROUNDS ?= 1
 FAILED ?= 1000000
 proof-operator: broker
 	HAREBUS_RABBITMQ_ROOT="$(if $(SUITE),$$(scripts/rabbitmq-root $(SUITE)),$$HAREBUS_RABBITMQ_ROOT)" && export HAREBUS_RABBITMQ_ROOT && \
 		cd integration_test && go test -v -count=$(ROUNDS) -timeout 60m -run '^TestOperatorKilled$$' . -kills $(KILLS) && \
+		go test -v -count=$(ROUNDS) -timeout 60m -run '^TestMigrateKilled$$' . -migrate-kills $(KILLS) && \
 		go test -v -count=1 -timeout 60m -run '^(TestMoreThanALookMayTake|TestNodeOfThreeIsDown)$$' . -failed $(FAILED) -nodes
 
 # The part of the proof about the outbox: services are killed at every step, and databases, on every database; everything

@@ -16,7 +16,7 @@ import (
 	"github.com/harebus/harebus"
 )
 
-// onPage: a message that no service can handle is mended on the page, and a queue is paused and resumed there.
+// onPage: a message that no service can handle is mended on the page, and a queue is paused, limited and resumed there.
 func (o *operator) onPage() {
 	in := newInbox()
 	s := o.served(harebus.Config{Queue: "invoices", Retry: harebus.RetryConfig{MaxRetries: 1}}, func(s *harebus.Setup) {
@@ -35,7 +35,12 @@ func (o *operator) onPage() {
 	form := x.get(path)
 	x.has(form, "&#34;Customer&#34;: &#34;wrong&#34;")
 	x.has(x.post(path, form, url.Values{"body": {`{"Customer":`}, "count": {"1"}}), "is not JSON")
-	done := x.post(path, form, url.Values{"body": {"{\r\n\"Customer\": \"right\"\r\n}"}, "count": {"1"}})
+	edit := url.Values{"body": {"{\r\n\"Customer\": \"right\"\r\n}"}, "count": {"1"}}
+	change := x.post(path, form, edit)
+	x.has(change, "<del>-   &#34;Customer&#34;: &#34;wrong&#34;</del>")
+	x.has(change, "<ins>+   &#34;Customer&#34;: &#34;right&#34;</ins>")
+	edit.Set("shown", regexp.MustCompile(`name="shown" value="(\w+)"`).FindStringSubmatch(change.body)[1])
+	done := x.post(path, form, edit)
 	o.eventually(patience, func() error {
 		if done = x.get(done.Request.URL.Path); !strings.Contains(done.body, "Edit: done") {
 			return errors.New(done.body)
@@ -50,6 +55,8 @@ func (o *operator) onPage() {
 		o.Error("the service is not paused")
 	}
 	x.has(x.get("/services?queue=invoices"), "paused")
+	x.has(x.post(order+"rate", form, url.Values{"count": {"1"}, "number": {"5"}}), "limit 10, 5/s")
+	x.has(x.post(order+"concurrency", form, url.Values{"count": {"1"}, "number": {"4"}}), "limit 4, 5/s")
 	x.has(x.post(order+"resume", form, url.Values{"count": {"1"}}), "Resume queue invoices: done")
 	if s.Stats().Paused {
 		o.Error("the service is paused")
