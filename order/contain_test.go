@@ -19,9 +19,11 @@ import (
 // those of its key wait behind it, and an operator can have it discarded. The same when it ends the process
 // only as a retry, out of the parking queue.
 func TestPoison(t *testing.T) {
-	for _, late := range []bool{false, true} {
-		t.Run(fmt.Sprintf("late=%v", late), func(t *testing.T) {
+	for i := range 4 {
+		late, partitions := i%2 == 1, i/2*4
+		t.Run(fmt.Sprintf("late=%v, partitions=%d", late, partitions), func(t *testing.T) {
 			bubble(t, func(t *testing.T, r *rig) {
+				r.cfg.Consume.Order = &order.Config{Partitions: partitions}
 				var crashes atomic.Int64
 				var serve func()
 				serve = func() {

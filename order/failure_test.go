@@ -131,6 +131,31 @@ func TestPostponed(t *testing.T) {
 	})
 }
 
+// TestParkedWithoutID: a message to which its sender has given no id, and that is parked while its connection is lost, is known again by its content: it is
+// not handled a second time, and does not come behind others of its key.
+func TestParkedWithoutID(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		var failed atomic.Bool
+		r.serve(func(_ context.Context, s step) error {
+			if s.N == 1 && !failed.Swap(true) {
+				return errBad
+			}
+			return nil
+		})
+		r.rest(time.Second)
+		cut := r.broker.Inject(brokertest.Fault{On: "basic.ack", Do: brokertest.CutBefore, Match: func(brokertest.Frame) bool { return failed.Load() }})
+		for n := range 3 {
+			r.strange(step{"a", n + 1})
+		}
+		r.rest(time.Minute)
+		r.wants("a", upTo(3))
+		if cut.Fired() != 1 {
+			t.Error("no connection was cut")
+		}
+		r.empty()
+	})
+}
+
 // TestWithoutKey: messages without a key have no order and are retried as anywhere; a key of another type
 // counts as it is printed, and so does a long one.
 func TestWithoutKey(t *testing.T) {
@@ -179,20 +204,27 @@ func (r *rig) word(word, key string) {
 	defer func() { r.try(conn.Close()) }()
 	ch, err := conn.Channel()
 	r.try(err)
-	r.try(ch.PublishWithContext(r.ctx, "", "steps.parked", true, false, amqp.Publishing{
-		Headers: amqp.Table{"PikaBus.OrderNote": word + " ", "PikaBus.OrderKey": key},
-	}))
+	for _, queue := range r.queues() {
+		r.try(ch.PublishWithContext(r.ctx, "", order.ParkingQueue(queue), true, false, amqp.Publishing{
+			Headers: amqp.Table{"PikaBus.OrderNote": word + " ", "PikaBus.OrderKey": key},
+		}))
+	}
 	r.rest(time.Second)
 }
 
 // empty fails the test unless nothing is left but the note of the owner.
 func (r *rig) empty() {
 	r.t.Helper()
-	for name, want := range map[string]int{"steps": 0, "steps.parked": 1} {
-		if q, _ := r.broker.Queue(name); q.Ready+q.Unacked != want {
-			r.t.Errorf("%d messages are left in %s", q.Ready+q.Unacked, name)
+	for _, queue := range r.queues() {
+		for name, want := range map[string]int{queue: 0, order.ParkingQueue(queue): 1} {
+			if q, _ := r.broker.Queue(name); q.Ready+q.Unacked != want {
+				r.t.Errorf("%d messages are left in %s", q.Ready+q.Unacked, name)
+			}
 		}
 	}
 }
 
-var _ = brokertest.New
+// queues are the queue and its partitions.
+func (r *rig) queues() []string {
+	return append(r.cfg.Consume.Order.PartitionQueues("steps"), "steps")
+}

@@ -47,6 +47,9 @@ func (t *tenure) message(d *Delivery, parked bool) *lanes.Message {
 	if text, ok := field.Text(d.Raw.Headers[t.cfg.Names.ID]); ok {
 		id = text
 	}
+	if text, ok := field.Text(d.Raw.Headers[t.cfg.Names.Content]); ok && parked {
+		id = text
+	}
 	key := lanes.KeyOf(d.Raw.Headers, t.cfg.Header)
 	if id == "" { // it is known again by its content
 		sum := sha256.Sum256(append([]byte(key+"\x00"), d.Raw.Body...))
@@ -494,6 +497,9 @@ func (d *Delivery) Place() (place lanes.Place, key string) {
 	defer d.tenure.mu.Unlock()
 	return d.tenure.lanes.NewPlace(d.lane), d.lane.Key
 }
+
+// KnownAs is the id by which an ordered delivery is known again: it need not be that of the message.
+func (d *Delivery) KnownAs() string { return d.lane.ID }
 
 // Moved says that a copy is stored, before the delivery is acknowledged.
 func (d *Delivery) Moved(to lanes.Place) { d.moved = &to }

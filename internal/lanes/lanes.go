@@ -140,6 +140,9 @@ func (l *Lanes) Arrive(m *Message) bool {
 		return false
 	}
 	m.lane = l.of(m.Key)
+	if m.Key != "" && m.Route.Again && m.lane.hasID(m.ID) { // a router that has died had sent it
+		return false
+	}
 	m.lane.queue = append(m.lane.queue, m)
 	l.list(m.lane)
 	return true
@@ -217,13 +220,18 @@ func (l *Lanes) Acquit(id string) { delete(l.trials, id) }
 
 // Has says whether a message with this id is here.
 func (l *Lanes) Has(id string) bool {
-	is := func(m *Message) bool { return m.ID == id }
 	for _, of := range l.keys {
-		if slices.ContainsFunc(of.queue, is) || slices.ContainsFunc(of.parked, is) {
+		if of.hasID(id) {
 			return true
 		}
 	}
 	return false
+}
+
+// hasID says whether a message with this id is in the lane.
+func (of *lane) hasID(id string) bool {
+	is := func(m *Message) bool { return m.ID == id }
+	return slices.ContainsFunc(of.queue, is) || slices.ContainsFunc(of.parked, is)
 }
 
 // Next is what is to be done now; nil if there is nothing.

@@ -226,9 +226,11 @@ func TestRoute(t *testing.T) {
 	if r := lanes.TakeRoute(&n, headers); r != (lanes.Route{}) || len(headers) != 1 {
 		t.Errorf("%v, %v", r, headers)
 	}
-	lanes.Route{7, lanes.Most}.Write(&n, headers)
-	if r := lanes.TakeRoute(&n, headers); r != (lanes.Route{7, lanes.Most}) || len(headers) != 1 {
-		t.Errorf("%v, %v", r, headers)
+	for _, want := range []lanes.Route{{7, lanes.Most, false}, {8, 1, true}} {
+		want.Write(&n, headers)
+		if r := lanes.TakeRoute(&n, headers); r != want || len(headers) != 1 {
+			t.Errorf("%v, %v", r, headers)
+		}
 	}
 	for _, odd := range []any{"", "7", "7 ", " 7", "7 8 9", "7  8", "0 1", "1 0", "-1 1", "1 1e3", "1 2305843009213693953", 7, nil, []byte("7 8")} {
 		headers[n.Route] = odd

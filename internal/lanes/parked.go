@@ -16,6 +16,9 @@ func Describe(k Key, headers amqp.Table, n *Names) order.Parked {
 	if p.Held {
 		p.Due = time.Time{}
 	}
+	if id, ok := field.Text(headers[n.ID]); ok { // not that of its content
+		p.ID = id
+	}
 	p.Failures, _ = field.ParseCount(headers[n.Retries])
 	p.Type, _ = field.Text(headers[n.Type])
 	p.Error, _ = field.Text(headers[n.Details])

@@ -40,7 +40,7 @@ func Of(c *order.Config, queue, prefix string) *Config {
 
 // Settings is what all instances must have in common, as text.
 func (c *Config) Settings() string {
-	settings := fmt.Sprintf("Header %s, GiveUp %d, MaxParked %d", field.Quote(c.Header), c.GiveUp, c.MaxParked)
+	settings := fmt.Sprintf(ours+"%s, GiveUp %d, MaxParked %d", field.Quote(c.Header), c.GiveUp, c.MaxParked)
 	if c.Divided() {
 		settings += partitions + strconv.Itoa(c.Partitions)
 	}
@@ -55,7 +55,7 @@ func PartitionsIn(settings string) (n int) {
 	return n
 }
 
-const partitions = ", Partitions "
+const ours, partitions = "Header ", ", Partitions "
 
 // Redivided is the fault of an instance whose predecessor had another number of partitions. Messages of a key may still be in the partition that
 // it had, so those behind them must not go to another one.
@@ -63,6 +63,9 @@ func (c *Config) Redivided(queue, settings string) error {
 	mine, theirs := 0, PartitionsIn(settings)
 	if c.Divided() {
 		mine = c.Partitions
+	}
+	if !strings.HasPrefix(settings, ours) { // nobody of ours has written it
+		return nil
 	}
 	if mine == theirs {
 		return nil
@@ -76,8 +79,9 @@ const KeyHeader = "Key"
 
 // Names are the headers of a message in the parking queue.
 type Names struct {
-	// Key is that of the message as text, Place its place, and Route how it came into a partition.
-	Key, Place, Route string
+	// Key is that of the message as text, Content the id by which it is known again if that is not its own, Place its place, and Route how it
+	// came into a partition.
+	Key, Content, Place, Route string
 	// These are headers of every message: its id and type, how often it has failed, why, and since when.
 	ID, Type, Retries, Details, FirstFailed string
 	// Note says that it is no message of a sender but a note of the instances to themselves, or the
@@ -87,7 +91,7 @@ type Names struct {
 
 // NamesOf are those of a dialect.
 func NamesOf(prefix string) Names {
-	return Names{Key: prefix + "OrderKey", Place: prefix + "OrderPlace", Route: prefix + "OrderRoute", Note: prefix + "OrderNote",
+	return Names{Key: prefix + "OrderKey", Content: prefix + "OrderContent", Place: prefix + "OrderPlace", Route: prefix + "OrderRoute", Note: prefix + "OrderNote",
 		ID: prefix + "MessageId", Type: prefix + "MessageType", Retries: prefix + "ErrorRetries", Details: prefix + "ErrorDetails",
 		FirstFailed: prefix + "FirstFailed"}
 }
@@ -95,6 +99,7 @@ func NamesOf(prefix string) Names {
 // Strip removes them.
 func (n *Names) Strip(headers amqp.Table) {
 	delete(headers, n.Key)
+	delete(headers, n.Content)
 	delete(headers, n.Place)
 	delete(headers, n.Route)
 	delete(headers, n.Note)

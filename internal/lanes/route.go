@@ -10,12 +10,22 @@ import (
 )
 
 // Route is how the router of a divided queue has sent a message into its partition: Fence is the fencing number of the router, and
-// Number rises with each message that it sends.
-type Route struct{ Fence, Number int64 }
+// Number rises with each message that it sends. Again says that it did not get the message for the first time: another router may have sent it before.
+type Route struct {
+	Fence, Number int64
+	Again         bool
+}
+
+// resent marks a route with Again.
+const resent = " again"
 
 // Write puts it into the headers of a copy.
 func (r Route) Write(n *Names, headers amqp.Table) {
-	headers[n.Route] = fmt.Sprintf("%d %d", r.Fence, r.Number)
+	text := fmt.Sprintf("%d %d", r.Fence, r.Number)
+	if r.Again {
+		text += resent
+	}
+	headers[n.Route] = text
 }
 
 // TakeRoute reads what Write has written, and removes it: it is not for handlers. What is no route is none.
@@ -26,6 +36,7 @@ func TakeRoute(n *Names, headers amqp.Table) (r Route) {
 	}
 	delete(headers, n.Route)
 	text, _ := value.(string)
+	text, r.Again = strings.CutSuffix(text, resent)
 	fence, number, _ := strings.Cut(text, " ")
 	var err, ill error
 	r.Fence, err = strconv.ParseInt(fence, 10, 64)

@@ -25,6 +25,9 @@ func (c *Case) inPlace(purpose Purpose, out *publish.Message, cause error, due t
 	place.Due, place.Held = due, held
 	c.On.Order().Names.Strip(out.Publishing.Headers) // a sender's note would be taken for one of ours
 	place.Write(&c.On.Order().Names, key, out.Publishing.Headers)
+	if id := c.On.KnownAs(); id != c.ID { // its original may come again
+		out.Publishing.Headers[c.On.Order().Names.Content] = id
+	}
 	out.Exchange, out.ViaDefault = "", false
 	sent := c.send(purpose, out, cause)
 	if sent {
