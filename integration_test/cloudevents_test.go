@@ -7,14 +7,17 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"net/url"
 	"os/exec"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/harebus/harebus"
 	"github.com/harebus/harebus/dialect"
 	"github.com/harebus/harebus/dialect/cloudevents"
+	"github.com/harebus/harebus/integration_test/rabbit"
 )
 
 // placed is an event of the type that the other side calls com.acme.order.placed.
@@ -78,6 +81,50 @@ func TestCloudEventsSDK(t *testing.T) {
 		if subject := m.Headers["cloudEvents_subject"]; subject != "orders/7" && m.ID != "bare" {
 			p.Errorf("%s: the subject is %v", m.ID, subject)
 		}
+	}
+}
+
+// TestCloudEventsAMQP10: events of a client of AMQP 1.0, which is what the binding of CloudEvents is for, are handled in each form: with the attributes as application
+// properties of any type, with data, and with text as the body. A body that is a map is parked.
+func TestCloudEventsAMQP10(t *testing.T) {
+	t.Parallel()
+	p := private(t, rabbit.Options{Plugins: []string{"rabbitmq_amqp1_0"}})
+	cfg := p.config("ours")
+	cfg.Payload.Dialects = []dialect.Dialect{cloudevents.New(cloudevents.Config{Types: dialect.Types{"OrderPlaced": "com.acme.order.placed"}})}
+	events := newInbox()
+	s := p.setup(cfg)
+	s.HandleMessage("OrderPlaced", events.take)
+	p.start(s)
+	u, err := url.Parse(p.url)
+	p.try(err)
+	address := "/queues/" + p.queue("ours")
+	if strings.HasPrefix(p.node.Version(), "3.") {
+		address = "/amq/queue/" + p.queue("ours")
+	}
+	if out, err := exec.CommandContext(p.within(2*patience), "../scripts/cloudevents", "testdata/peer_cloudevents_amqp10.cjs", u.Hostname(), u.Port(), address).CombinedOutput(); err != nil {
+		p.Fatalf("%v: %s", err, out)
+	}
+	want := map[string]bool{"data": true, "colon": true, "text": true, "document": true, "text document": true}
+	for _, m := range events.await(p, len(want)) {
+		if !want[m.ID] || string(m.Body) != `{"id":7}` || m.OriginatingAddress != "gateway" || m.TimeSent.UTC().Format(time.DateTime) != "2026-11-21 08:44:41" ||
+			m.Headers["cloudEvents_subject"] != "orders/7" || fmt.Sprint(m.Headers["cloudEvents_level"]) != "3" || m.Headers["cloudEvents_sampled"] != true {
+			p.Errorf("%q: %+v %q", m.ID, m, m.Body)
+		}
+		delete(want, m.ID)
+	}
+	b := p.broker()
+	p.eventually(patience, func() error {
+		if q, err := b.look(p.queue("error")); err != nil || q.Messages != 1 {
+			return fmt.Errorf("%d events are parked, %w", q.Messages, err)
+		}
+		return nil
+	})
+	parked := b.take(p.queue("error"), 1)[0]
+	if of, encoded := parked.Headers["x-amqp-1.0-app-properties"].(string); parked.Headers["cloudEvents_id"] != "map" && !(encoded && strings.Contains(of, "cloudEvents_id\xa1\x03map")) {
+		p.Errorf("the map is parked without what its sender wrote: %v", parked.Headers)
+	}
+	if !strings.Contains(fmt.Sprint(parked.Headers["PikaBus.ErrorDetails"]), "use a data section") {
+		p.Errorf("the map is parked with %v", parked.Headers)
 	}
 }
 

@@ -183,6 +183,91 @@ func TestDocuments(t *testing.T) {
 	}
 }
 
+// TestSections: a client of AMQP 1.0 may send its body as text or bytes, which RabbitMQ hands on encoded: these are as RabbitMQ 4.0.5 made them of messages of rhea 3.
+func TestSections(t *testing.T) {
+	t.Parallel()
+	const doc = `{"specversion":"1.0","id":"a-5","source":"/gateway","type":"Text","data":{"id":7}}`
+	const amount = 300
+	long := `"` + strings.Repeat("x", amount-2) + `"`
+	for body, want := range map[string]string{
+		"\x00Sw\xa1\b{\"id\":7}": `{"id":7}`, "\x00Sw\xa0\b{\"id\":7}": `{"id":7}`, "\x00Sw\xb1\x00\x00\x01\x2c" + long: long, "\x00Sw\xb0\x00\x00\x01\x2c" + long: long,
+		`{"id":7}`: `{"id":7}`, // a type of somebody's own
+		"\x00Sw\xd1\x00\x00\x00\n\x00\x00\x00\x02\xa1\x02idR\a": "", "\x00Sv\xd0": "", "\x00Sw": "", "\x00Sw\xa1": "", "\x00Sw\xa1\x09{\"id\":7}": "", "\x00Sw\xb1\x00\x00": "", "\x00Sw\xb1\xff\xff\xff\xff": "",
+	} {
+		w := peer().Sample()
+		w.Headers["cloudEvents_type"], w.Properties.Type, w.Body = "Text", "amqp-1.0", []byte(body)
+		f, h, faults := dialecttest.Read(peer(), &w)
+		switch {
+		case want != "" && (f == nil || len(faults) > 0 || h.Type != "Text" || string(f.Body) != want):
+			t.Errorf("%.20q: %+v, %v", body, h, faults)
+		case want == "" && (len(faults) != 1 || !strings.Contains(faults[0].Err.Error(), "use a data section")):
+			t.Errorf("%.20q: %v", body, faults)
+		}
+	}
+	other := peer().Sample()
+	other.Headers["cloudEvents_type"], other.Properties.ContentType, other.Properties.Type, other.Body = "Blob", "application/octet-stream", "mine", []byte("\x00Sw\xa1\x01x")
+	if f, _, faults := dialecttest.Read(peer(), &other); len(faults) > 0 || string(f.Body) != string(other.Body) {
+		t.Errorf("bytes that only look encoded are %q, %v", f.Body, faults)
+	}
+	for _, contentType := range []string{"application/cloudevents+json", "application/json", ""} {
+		w := dialect.Wire{Properties: dialect.Properties{ContentType: contentType, Type: "amqp-1.0"}, Body: []byte("\x00Sw\xa1" + string(rune(len(doc))) + doc), Broker: &dialecttest.Broker}
+		if f, h, faults := dialecttest.Read(peer(), &w); f == nil || len(faults) > 0 || h.ID != "a-5" || string(f.Body) != `{"id":7}` {
+			t.Errorf("%q: %+v, %v", contentType, h, faults)
+		}
+	}
+}
+
+// TestEncodedProperties: RabbitMQ 3 hands the attributes of a client of AMQP 1.0 on in one header. The first is as 3.10.8 made it of a message of rhea 3.
+func TestEncodedProperties(t *testing.T) {
+	t.Parallel()
+	const name = "x-amqp-1.0-app-properties"
+	live := "\x00St\xd1\x00\x00\x00\xe4\x00\x00\x00\x10\xa1\x0ecloudEvents_id\xa1\x04data\xa1\x12cloudEvents_source\xa1\b/gateway\xa1\x10cloudEvents_type\xa1\x15com.acme.order.placed\xa1\x17cloudEvents_specversion\xa1\x031.0" +
+		"\xa1\x10cloudEvents_time\x83\x00\x00\x01\xa1\xfdGt\xa8\xa1\x13cloudEvents_subject\xa1\borders/7\xa1\x11cloudEvents_levelT\x03\xa1\x13cloudEvents_sampledA"
+	d := cloudevents.New(cloudevents.Config{Types: dialect.Types{"OrderPlaced": "com.acme.order.placed"}})
+	read := func(section any) (*dialect.Envelope, bool, error) {
+		return d.Read(&dialect.Wire{Headers: map[string]any{name: section, "tenant": "acme"}, Body: []byte(`{"id":7}`), Properties: dialect.Properties{ContentType: "application/json", Type: "binary"}, Broker: &dialecttest.Broker})
+	}
+	for _, section := range []any{live, []byte(live)} {
+		e, is, err := read(section)
+		if err != nil || !is || e.ID != "data" || e.Type != "OrderPlaced" || e.From != "gateway" || string(e.Body) != `{"id":7}` || !e.TimeSent.Equal(at(t, "2026-11-21T08:44:41Z")) {
+			t.Fatalf("%+v, %v, %v", e, is, err)
+		}
+		for header, want := range map[string]any{"cloudEvents_subject": "orders/7", "cloudEvents_level": int64(3), "cloudEvents_sampled": true} {
+			if e.Headers[header] != want {
+				t.Errorf("%s is %v", header, e.Headers[header])
+			}
+		}
+	}
+	// section has the four attributes and one more pair.
+	section := func(pair string) string {
+		body := "\xa1\x05ce-id\xa3\x011\xa1\x09ce-source\xa1\x01s\xa1\x07ce-type\xa1\x01T\xa1\x0ece-specversion\xa1\x031.0" + pair
+		return "\x00St\xc1" + string([]byte{byte(len(body) + 1), 10}) + body
+	}
+	for value, want := range map[string]any{
+		"\x40": nil, "\x41": true, "\x42": false, "\x56\x01": true, "\x43": int64(0), "\x44": int64(0), "\x50\xff": int64(255), "\x51\xff": int64(-1), "\x52\xff": int64(255), "\x53\x07": int64(7), "\x54\xfe": int64(-2),
+		"\x55\xfe": int64(-2), "\x60\xff\xff": int64(65535), "\x61\xff\xff": int64(-1), "\x70\xff\xff\xff\xff": int64(1<<32 - 1), "\x71\xff\xff\xff\xff": int64(-1),
+		"\x80\xff\xff\xff\xff\xff\xff\xff\xff": "18446744073709551615", "\x80\x00\x00\x00\x00\x00\x00\x00\x07": int64(7), "\x81\xff\xff\xff\xff\xff\xff\xff\xff": int64(-1), "\x72\x3f\x80\x00\x00": 1.0,
+		"\x82\x3f\xf0\x00\x00\x00\x00\x00\x00": 1.0, "\x73\x00\x00\x00a": nil, "\x84\x00\x00\x00\x00\x00\x00\x00\x00": nil, "\xb1\x00\x00\x00\x01x": "x", "\xb3\x00\x00\x00\x01x": "x",
+		"\x98\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01\x01": "01010101-0101-0101-0101-010101010101",
+	} {
+		e, is, err := read(section("\xa1\x04ce-x" + value))
+		if err != nil || !is || e.ID != "1" || e.Headers["cloudEvents_x"] != want {
+			t.Errorf("%q is %v of %+v, %v", value, e.Headers["cloudEvents_x"], e, err)
+		}
+		if e, _, _ := read(section("\xa1\x05other" + value)); e.Headers["other"] != want {
+			t.Errorf("%q is passed on as %v", value, e.Headers["other"])
+		}
+	}
+	for _, bad := range []any{
+		nil, "", int32(7), "\x00St", "\x00St\xc1", "\x00St\xc1\x01", "\x00St\xd1\xff\xff\xff\xff\xff\xff\xff\xff", "\x00St\x45", "\x00Ss\xc1\x01\x00", live[:len(live)-1], live + "\x40", strings.Replace(live, "\xe4", "\xe5", 1), strings.Replace(live, "\x10\xa1\x0e", "\x11\xa1\x0e", 1), section("\xa1\x04ce-x"), section("\xa1\x04ce-x\xb1\xff\xff\xff\xff"),
+		section("\x54\x01\x40"), section("\xa1\x04ce-x\x45"), section("\xa1\x04ce-x\xc0\x01\x00"), section("\xa1\x04ce-x\x00"), section("\xa1\x04ce-x\xff"), section("\xa1\x04ce-x\x98\x01"), section("\xa1\x04ce-x\x81\x01"),
+	} {
+		if e, is, err := read(bad); is || err != nil {
+			t.Errorf("%.80q is read: %+v, %v", bad, e, err)
+		}
+	}
+}
+
 // TestWritten: what is written is read back as it was, in every form.
 func TestWritten(t *testing.T) {
 	t.Parallel()
@@ -295,7 +380,7 @@ func TestCopies(t *testing.T) {
 // FuzzRead reads what nobody would write.
 func FuzzRead(f *testing.F) {
 	dialecttest.Fuzz(f, peer(), []string{"cloudevents-binary", "cloudevents-structured", "cloudevents-dotnet-structured", "cloudevents-by-wolverine", "cloudevents-knative"},
-		[]string{"cloudEvents_specversion", "cloudEvents_id", "cloudEvents_source", "ce-specversion", "specversion", "id", "source", "type", "cloudEvents_traceparent"})
+		[]string{"cloudEvents_specversion", "cloudEvents_id", "cloudEvents_source", "ce-specversion", "specversion", "id", "source", "type", "cloudEvents_traceparent", "x-amqp-1.0-app-properties"})
 }
 
 // TestRefused: what is no event is not sent.

@@ -21,21 +21,23 @@ import (
 // has; in binary form by the header specversion, in any of its spellings.
 func (d *Dialect) Read(w *dialect.Wire) (*dialect.Envelope, bool, error) {
 	var ev event
-	switch declared, spelling := isStructured(w.Properties.ContentType), spellingOf(w.Headers); {
+	body, unread := content(w)
+	headers, encoded := attributesIn(w.Headers)
+	switch declared, spelling := isStructured(w.Properties.ContentType), spellingOf(headers); {
 	case declared:
-		if err := ev.fromDocument(w.Body, w.Properties.ContentType); err != nil {
+		if err := cmp.Or(unread, ev.fromDocument(body, w.Properties.ContentType)); err != nil {
 			return nil, true, err
 		}
 	case spelling >= 0:
-		if err := ev.fromHeaders(w, spelling); err != nil {
+		if err := cmp.Or(unread, ev.fromHeaders(w.Properties.ContentType, headers, spelling, encoded), ev.take(body)); err != nil {
 			return nil, true, err
 		}
-	case bytes.Contains(w.Body, []byte(`"specversion"`)):
-		if err := ev.fromDocument(w.Body, ""); err != nil || ev.missing() != nil {
+	case bytes.Contains(body, []byte(`"specversion"`)):
+		if err := ev.fromDocument(body, ""); err != nil || ev.missing() != nil {
 			return nil, false, nil //nolint:nilerr // a document of another kind
 		}
-	case bare(w.Headers):
-		if err := ev.fromHeaders(w, len(prefixes)); err != nil {
+	case bare(headers):
+		if err := cmp.Or(unread, ev.fromHeaders(w.Properties.ContentType, headers, len(prefixes), encoded), ev.take(body)); err != nil {
 			return nil, true, err
 		}
 	default:
@@ -168,25 +170,27 @@ func (ev *event) optional(name string) *string {
 
 // add adds an attribute to the headers that the handler gets.
 func (ev *event) add(name string, value any) {
-	if ev.headers == nil {
-		ev.headers = map[string]any{}
+	if name != traceParent && name != traceState {
+		name = prefix + name
 	}
-	if name == traceParent || name == traceState {
-		ev.headers[name] = value
-		return
-	}
-	ev.headers[prefix+name] = value
+	ev.pass(name, value)
 }
 
-// fromHeaders reads binary form; spelling is the index of a prefix, or that of none.
-func (ev *event) fromHeaders(w *dialect.Wire, spelling int) (err error) {
+// fromHeaders reads binary form; spelling is the index of a prefix, or that of none. encoded says that the handler does not get these headers from the message.
+func (ev *event) fromHeaders(contentType string, headers map[string]any, spelling int, encoded bool) error {
 	before := ""
 	if spelling < len(prefixes) {
 		before = prefixes[spelling]
 	}
-	for key, value := range w.Headers {
+	for key, value := range headers {
 		name, ok := strings.CutPrefix(key, before)
-		if !ok || value == nil {
+		if value == nil {
+			continue
+		}
+		if encoded && (!ok || before == "") {
+			ev.pass(key, value)
+		}
+		if !ok {
 			continue
 		}
 		if at, ok := value.(time.Time); ok {
@@ -200,16 +204,29 @@ func (ev *event) fromHeaders(w *dialect.Wire, spelling int) (err error) {
 			*to = text
 		} else if to := ev.optional(name); to != nil {
 			*to = text
-		} else if before != "" && (before != prefix || name == traceParent || name == traceState) {
+		} else if before != "" && (before != prefix || encoded || name == traceParent || name == traceState) {
 			ev.add(name, value)
 		}
 	}
-	ev.contentType = cmp.Or(w.Properties.ContentType, ev.contentType)
+	ev.contentType = cmp.Or(contentType, ev.contentType)
 	if ev.contentType == "" {
-		ev.contentType, _ = w.Headers["content-type"].(string) // Knative, and who puts the headers of HTTP into those of AMQP
+		ev.contentType, _ = headers["content-type"].(string) // Knative, and who puts the headers of HTTP into those of AMQP
 	}
-	ev.body, err = ev.decoded(w.Body)
+	return nil
+}
+
+// take takes the body of binary form.
+func (ev *event) take(body []byte) (err error) {
+	ev.body, err = ev.decoded(body)
 	return err
+}
+
+// pass adds what is no attribute to the headers that the handler gets.
+func (ev *event) pass(key string, value any) {
+	if ev.headers == nil {
+		ev.headers = map[string]any{}
+	}
+	ev.headers[key] = value
 }
 
 // fromDocument reads structured form.
