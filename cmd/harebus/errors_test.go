@@ -57,6 +57,7 @@ func TestErrors(t *testing.T) {
 		{"show json", []string{"show", "-json", "m1"}, exitOK, `"failure":"no stock for 7","attempts":6,.*"body":\{"ID":7\}\}\n$`, ""},
 		{"show nothing", []string{"show", "absent"}, exitFailed, `^$`, `no message has the id "absent"`},
 		{"list nothing", []string{"list", "absent"}, exitFailed, `^$`, `no message among 3 has the id "absent"`},
+		{"list one as json", []string{"list", "-json", "m1"}, exitOK, `^\{.*"m1".*\}\n$`, ""},
 		{"list nothing as json", []string{"list", "-json", "absent"}, exitFailed, `^$`, `no message among 3 has the id "absent"`},
 		{"export nothing", []string{"export", "absent"}, exitFailed, `^$`, `no message has the id "absent"`},
 		{"export no such type", []string{"export", "-type", "None"}, exitOK, `^$`, "exported 0 messages"},

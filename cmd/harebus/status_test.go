@@ -141,18 +141,21 @@ func TestStatus(t *testing.T) {
 // TestStatusInAlarm: an alarm is said, and the exit code is 1, also by the first question, which the broker still takes.
 func TestStatusInAlarm(t *testing.T) {
 	t.Parallel()
-	for _, flags := range [][]string{nil, {"-json"}} {
-		b, url := newBroker(t)
-		serving(t, b, pulse.Config{}, "orders")
-		b.Block("low on disk")
-		for n := range 2 {
-			r := execute(t, "", append([]string{"status", "-wait", "500ms", "-url", url}, flags...)...)
-			r.check(t, exitFailed, "")
-			if answered := strings.Contains(r.out, "orders"); !strings.Contains(r.out+r.err, "the broker takes no messages now: low on disk") || answered != (n == 0) {
-				t.Errorf("question %d: %s%s", n+1, r.out, r.err)
+	for name, flags := range map[string][]string{"text": nil, "json": {"-json"}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b, url := newBroker(t)
+			serving(t, b, pulse.Config{}, "orders")
+			b.Block("low on disk")
+			for n := range 2 {
+				r := execute(t, "", append([]string{"status", "-wait", "500ms", "-url", url}, flags...)...)
+				r.check(t, exitFailed, "")
+				if answered := strings.Contains(r.out, "orders"); !strings.Contains(r.out+r.err, "the broker takes no messages now: low on disk") || answered != (n == 0) {
+					t.Errorf("question %d: %s%s", n+1, r.out, r.err)
+				}
 			}
-		}
-		b.Unblock()
+			b.Unblock()
+		})
 	}
 }
 

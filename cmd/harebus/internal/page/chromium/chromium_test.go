@@ -146,7 +146,7 @@ func edit(ctx context.Context, t *testing.T) {
 	evaluate[bool](x, `document.querySelector("[name=to]").value = "", true`)
 	x.click("Show")
 	x.fill("count", "1")
-	x.picture("page-change", look{"light", 1280, 760})
+	x.picture("page-change", look{"light", 1280, 1080})
 	x.click("Send")
 	x.await("Edit: done")
 	if m := x.broker.Messages("orders"); len(m) != 1 || string(m[0].Body) != `{"ID":7,"Customer":"Ann","Lines":[]}` {
