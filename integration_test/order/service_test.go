@@ -110,7 +110,11 @@ func (p *plan) serve(ctx context.Context) error {
 		}
 		return j.note("done", s)
 	})
-	return setup.Run(ctx)
+	err = setup.Run(ctx)
+	if ctx.Err() != nil && err != nil && strings.HasPrefix(err.Error(), "harebus: start: ") {
+		return nil // it was stopped before it had begun: its broker was away, or its node frozen
+	}
+	return err
 }
 
 var errPlanned = errors.New("as planned")
