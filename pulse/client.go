@@ -231,8 +231,11 @@ func (q *question) collect(ctx context.Context) error {
 			if q.take(&d) {
 				quiet.Reset(q.client.cfg.Quiet)
 			}
-		case <-q.returns: // nobody is asked
-			return q.end()
+		case _, is := <-q.returns:
+			if is { // nobody is asked
+				return q.end()
+			}
+			q.returns = nil // the channel has ended; closes says why
 		case err := <-q.closes:
 			if err == nil {
 				return errors.New("channel closed")
