@@ -120,6 +120,16 @@ func TestCallback(t *testing.T) {
 	}
 }
 
+// TestXML: a message of the XML serializer is parked, with the reason, and not handled without its content.
+func TestXML(t *testing.T) {
+	t.Parallel()
+	w := dialecttest.Load(t, "nservicebus-send")
+	w.Properties.ContentType, w.Headers["NServiceBus.ContentType"], w.Body = "text/xml", "text/xml", []byte(`<?xml version="1.0"?><PlaceOrder xmlns="http://tempuri.net/Acme.Orders"><Id>7</Id></PlaceOrder>`)
+	if m, parked := handled(t, peer(), w); m != nil || parked["PikaBus.ErrorKind"] != "unsupported-content" {
+		t.Errorf("handled is %+v, parked %v", m, parked)
+	}
+}
+
 // TestWrapped: an envelope of another bus with headers of NServiceBus, or with a type that it knows, is not read as a message without content.
 func TestWrapped(t *testing.T) {
 	t.Parallel()

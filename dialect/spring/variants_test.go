@@ -164,3 +164,48 @@ func TestWrapped(t *testing.T) {
 		}
 	}
 }
+
+// TestCharsets: what is not UTF-8 is handled if it is ASCII, and else parked.
+func TestCharsets(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct{ encoding, body, want string }{
+		"ASCII":       {"ISO-8859-1", `{"id":7,"name":"Ada"}`, ""},
+		"Latin":       {"ISO-8859-1", "{\"id\":7,\"name\":\"\xfc\"}", "unsupported-content"},
+		"of 16 bits":  {"UTF-16", "\xfe\xff\x00{\x00}", "unsupported-content"},
+		"not as said": {"UTF-8", "{\"id\":7,\"name\":\"\xfc\"}", "bad-payload"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				broker := brokertest.New()
+				defer broker.Close()
+				s, err := harebus.New(harebus.Config{Queue: "orders", Dial: broker.Dial, Payload: harebus.PayloadConfig{Dialects: []dialect.Dialect{peer()}}})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer s.Close()
+				handled := 0
+				harebus.Handle(s, func(_ context.Context, _ *harebus.Bus, o struct{ ID int }) error {
+					handled += o.ID
+					return nil
+				}, harebus.WithType("PlaceOrder"))
+				if err := s.Start(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				w := peer().Sample()
+				w.Properties.ContentEncoding, w.Body = c.encoding, []byte(c.body)
+				dialecttest.Put(t, broker, "orders", &w)
+				if err := broker.WaitQuiet(t.Context(), "error"); err != nil {
+					t.Fatal(err)
+				}
+				var reason any = ""
+				for _, m := range broker.Messages("error") {
+					reason = m.Headers["PikaBus.ErrorKind"]
+				}
+				if reason != c.want || (handled == 7) != (c.want == "") {
+					t.Errorf("handled %d, parked for %v", handled, reason)
+				}
+			})
+		})
+	}
+}
