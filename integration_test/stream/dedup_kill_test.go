@@ -231,7 +231,8 @@ func (o *killed) settle(n int) {
 		if len(o.effects()) < n || !empty() {
 			return false
 		}
-		o.stop() // what they have not handled is there again
+		<-time.After(time.Second) // what they have in hand is not counted
+		o.stop()                  // what they have not handled is there again
 		if empty() {
 			return true
 		}
