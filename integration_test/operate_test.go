@@ -258,6 +258,9 @@ func (o *operator) heals() {
 	}
 	o.eventually(patience, func() error {
 		output, _ := service.harebus(args...)
+		if strings.Contains(output, "the nodes of the broker") {
+			o.Errorf("the nodes are not looked at: %s", output)
+		}
 		if strings.Contains(output, `service\" may not`) || strings.Contains(output, "a policy sets") || strings.Contains(output, "delay queue") {
 			return fmt.Errorf("still found: %s", output)
 		}
