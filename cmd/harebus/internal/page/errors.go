@@ -21,7 +21,7 @@ func (s *Server) lookAgain(w http.ResponseWriter, r *http.Request) {
 	query := searchOf(r.URL.Query())
 	filter, err := query.filter()
 	if err != nil {
-		s.write(w, r, http.StatusBadRequest, "groups", view{Title: "Failed messages", Fault: err.Error(), Body: &look{Query: query, Found: &errorqueue.Index{}}})
+		s.write(w, r, http.StatusBadRequest, "groups", view{Title: "Failed messages", Fault: err.Error(), Body: overview{look: &look{Query: query, Found: &errorqueue.Index{}}}})
 		return
 	}
 	l, err := s.take(r.Context(), query, filter)
@@ -32,14 +32,46 @@ func (s *Server) lookAgain(w http.ResponseWriter, r *http.Request) {
 	http.Redirect(w, r, "/looks/"+l.ID, http.StatusSeeOther)
 }
 
+// overview is one page of the groups of a look.
+type overview struct {
+	*look
+	leaf
+
+	Shown []*errorqueue.Group
+}
+
 // groups shows the groups of a look.
 func (s *Server) groups(w http.ResponseWriter, r *http.Request) {
 	if l := s.kept(w, r); l != nil {
-		s.write(w, r, http.StatusOK, "groups", view{Title: "Failed messages", Body: l})
+		at := leafOf(r, len(l.Groups), groupsPerPage)
+		s.write(w, r, http.StatusOK, "groups", view{Title: "Failed messages", Body: overview{l, at, l.Groups[at.from:at.to]}})
 	}
 }
 
-const perPage = 50
+// leaf is one page of what is too long for one: of those from First, which is counted from 1.
+type leaf struct {
+	First       int
+	Prior, Next int // numbers of pages; 0 is none
+	from, to    int
+}
+
+// These make pages of less than 50 kB, whatever services have written.
+const groupsPerPage, messagesPerPage = 40, 50
+
+// leafOf is the page of n entries that a request asks for, or the first.
+func leafOf(r *http.Request, n, perPage int) leaf {
+	last := (n + perPage - 1) / perPage
+	number, err := strconv.Atoi(r.FormValue("page"))
+	if err != nil || number < 1 || number > last {
+		number = 1
+	}
+	from := (number - 1) * perPage
+	l := leaf{First: from + 1, Prior: number - 1, from: from, to: min(from+perPage, n)}
+	if number < last {
+		l.Next = number + 1
+	}
+	return l
+}
 
 // selection is a part of a look: a group, one message, or all of it.
 type selection struct {
@@ -87,10 +119,9 @@ func (c *selection) Query() template.URL {
 // sheet is one page of a list.
 type sheet struct {
 	*selection
+	leaf
 
-	Shown       []errorqueue.Message
-	First       int
-	Prior, Next int // numbers of pages; 0 is none
+	Shown []errorqueue.Message
 }
 
 // list shows the messages of a selection.
@@ -99,21 +130,12 @@ func (s *Server) list(w http.ResponseWriter, r *http.Request) {
 	if c == nil {
 		return
 	}
-	last := (len(c.Messages) + perPage - 1) / perPage
-	number, err := strconv.Atoi(r.FormValue("page"))
-	if err != nil || number < 1 || number > last {
-		number = 1
-	}
-	first := (number - 1) * perPage
-	p := sheet{selection: c, First: first + 1, Shown: c.Messages[first:min(first+perPage, len(c.Messages))], Prior: number - 1}
-	if number < last {
-		p.Next = number + 1
-	}
+	at := leafOf(r, len(c.Messages), messagesPerPage)
 	title := "All messages of the look"
 	if c.Group != nil {
 		title = "Messages of group " + c.Group.ID
 	}
-	s.write(w, r, http.StatusOK, "list", view{Title: title, Body: p})
+	s.write(w, r, http.StatusOK, "list", view{Title: title, Body: sheet{c, at, c.Messages[at.from:at.to]}})
 }
 
 // letter is a message as the page shows it.

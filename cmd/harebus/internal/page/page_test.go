@@ -3,6 +3,7 @@ package page_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -463,5 +464,25 @@ func TestActionsKeepNoLook(t *testing.T) {
 		}
 		x.expect(x.get(done), http.StatusOK, "Retry: done", "Done 1 of 1")
 		x.expect(x.get("/actions"), http.StatusOK, "Retry 1 1 done")
+	})
+}
+
+// TestPagesAreSmall: a page has at most 50 kB, however many messages have failed in however many ways, and however long their texts are.
+func TestPagesAreSmall(t *testing.T) {
+	bubble(t, nil, func(x *bench) {
+		for i := range 120 { // one message of each of 60 groups, and 60 of another
+			x.park(fmt.Sprint(i), strings.Repeat("Place", 38)+strings.Repeat("x", max(0, 60-i)), strings.Repeat("no order ", 1000), nil)
+		}
+		groups := x.get("/errors")
+		x.expect(groups, http.StatusOK, "120 messages of 120", "groups 1 to 40 of 61")
+		rest := x.get(x.link(groups, "Later"))
+		x.expect(rest, http.StatusOK, "groups 41 to 61 of 61", "Retry")
+		x.expect(x.get(x.link(rest, "Earlier")), http.StatusOK, "groups 1 to 40 of 61")
+		list := x.get(x.link(groups, "List all"))
+		for name, a := range map[string]*answer{"groups": groups, "list": list, "message": x.get("/looks/" + look(groups) + "/messages/" + ids(list)[0])} {
+			if len(a.html) > 50_000 {
+				t.Errorf("the page %s has %d bytes", name, len(a.html))
+			}
+		}
 	})
 }
