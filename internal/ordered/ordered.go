@@ -61,8 +61,10 @@ func over[T any](ctx context.Context, o *Options, fn func(*Options) ([]T, error)
 func (o *Options) list(ctx context.Context) (keys []order.Parked, err error) {
 	return with(ctx, o, func(ctx context.Context, ch *amqp.Channel, q amqp.Queue) (keys []order.Parked, err error) {
 		if q.Consumers > 0 {
-			err = o.ask(ctx, ch, lanes.Note{Kind: lanes.List}, &keys)
-			return keys, err
+			q, err = o.ask(ctx, ch, lanes.Note{Kind: lanes.List}, &keys)
+			if !errors.Is(err, ErrNobody) {
+				return keys, err
+			}
 		}
 		return o.read(ctx, ch, q.Messages)
 	})
@@ -90,7 +92,7 @@ func (o *Options) say(ctx context.Context, word, key string) (messages int, err 
 	return with(ctx, o, func(ctx context.Context, ch *amqp.Channel, q amqp.Queue) (messages int, err error) {
 		note := lanes.Note{Kind: word, About: key}
 		if q.Consumers > 0 {
-			err = o.ask(ctx, ch, note, &messages)
+			_, err = o.ask(ctx, ch, note, &messages)
 			return messages, err
 		}
 		return 0, cmp.Or(o.publish(ctx, ch, note, "", ""), ErrNobody)
@@ -183,33 +185,44 @@ func unconfirmed(closes <-chan *amqp.Error, parking string) error {
 	}
 }
 
-// ask leaves a note and waits for the answer of the owner.
-func (o *Options) ask(ctx context.Context, ch *amqp.Channel, n lanes.Note, answer any) error {
+// ask leaves a note and waits for the answer of the owner. [ErrNobody] says that no instance is there any more, and then the parking queue is
+// returned as it is: the broker still counts the consumers of an instance that has just stopped.
+func (o *Options) ask(ctx context.Context, ch *amqp.Channel, n lanes.Note, answer any) (q amqp.Queue, err error) {
 	replies, err := ch.QueueDeclare("", false, true, true, false, nil)
 	if err != nil {
-		return err
+		return q, err
 	}
 	deliveries, err := ch.ConsumeWithContext(ctx, replies.Name, "", true, true, false, false, nil)
 	if err != nil {
-		return err
+		return q, err
 	}
 	id := messageid.New()
 	if err := o.publish(ctx, ch, n, replies.Name, id); err != nil {
-		return err
+		return q, err
 	}
-	timeout := time.NewTimer(o.Timeout)
+	timeout, look := time.NewTimer(o.Timeout), time.NewTicker(time.Second)
 	defer timeout.Stop()
-	select {
-	case d, ok := <-deliveries:
-		if !ok {
-			return errors.New("the connection was lost before the answer came")
+	defer look.Stop()
+	for {
+		select {
+		case d, ok := <-deliveries:
+			if !ok {
+				return q, errors.New("the connection was lost before the answer came")
+			}
+			if err := wire.Unpack(&d); err != nil {
+				return q, err
+			}
+			return q, json.Unmarshal(d.Body, answer)
+		case <-look.C:
+			if q, err = ch.QueueDeclarePassive(o.config().Parking, true, false, false, false, nil); err != nil {
+				return q, err
+			}
+			if q.Consumers == 0 {
+				return q, ErrNobody
+			}
+		case <-timeout.C:
+			return q, fmt.Errorf("the instance that has the queue has not answered within %v; what was said stays in the parking queue, and it will be done", o.Timeout)
 		}
-		if err := wire.Unpack(&d); err != nil {
-			return err
-		}
-		return json.Unmarshal(d.Body, answer)
-	case <-timeout.C:
-		return fmt.Errorf("the instance that has the queue has not answered within %v; what was said stays in the parking queue, and it will be done", o.Timeout)
 	}
 }
 

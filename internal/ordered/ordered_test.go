@@ -5,7 +5,10 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
 
 	"github.com/harebus/harebus"
 	"github.com/harebus/harebus/brokertest"
@@ -82,6 +85,52 @@ func TestOnePartitionFails(t *testing.T) {
 	if after, _ := b.Queue("steps.2.parked"); after.Ready != before.Ready+1 {
 		t.Errorf("%d messages in the parking queue of the last partition, want %d", after.Ready, before.Ready+1)
 	}
+}
+
+// TestOwnerGoes: an instance that goes without an answer, or that the broker still counts after it has stopped, is nobody.
+func TestOwnerGoes(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := brokertest.New()
+		defer b.Close()
+		s, err := harebus.New(harebus.Config{Dial: b.Dial, Queue: "steps", Consume: harebus.ConsumeConfig{Order: &order.Config{}}, Retry: harebus.RetryConfig{MaxRetries: -1}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		harebus.Handle(s, func(context.Context, *harebus.Bus, int) error { return errors.New("bad") }, harebus.WithType("Step"))
+		if err := errors.Join(s.Start(t.Context()), s.Bus().Send(t.Context(), "steps", 1, harebus.WithType("Step"), harebus.WithKey("ann"))); err != nil {
+			t.Fatal(err)
+		}
+		for len(s.Parked()) < 1 {
+			time.Sleep(time.Second)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		o := ordered.Options{Broker: access.Broker{URLs: []string{b.URL()}, Dial: b.Dial}, Queue: "steps", HeaderPrefix: "PikaBus.", Timeout: 5 * time.Second}
+		leaves := func() {
+			conn, err := amqp.DialConfig(b.URL(), amqp.Config{Dial: b.Dial})
+			if err != nil {
+				t.Fatal(err)
+			}
+			ch, err := conn.Channel()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := ch.Consume("steps.parked", "", false, false, false, false, nil); err != nil {
+				t.Fatal(err)
+			}
+			time.AfterFunc(2500*time.Millisecond, func() { _ = conn.Close() })
+		}
+		leaves()
+		if keys, err := o.List(t.Context()); err != nil || len(keys) != 1 || keys[0].Key != "ann" {
+			t.Errorf("%+v, %v", keys, err)
+		}
+		leaves()
+		if n, err := o.Say(t.Context(), "discard", "ann"); n != 0 || !errors.Is(err, ordered.ErrNobody) {
+			t.Errorf("%d, %v", n, err)
+		}
+	})
 }
 
 // TestSayRefused: when the broker does not take what is said, the error says why, and what is missing.
