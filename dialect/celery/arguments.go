@@ -13,6 +13,7 @@ import (
 
 	"github.com/harebus/harebus/dialect"
 	"github.com/harebus/harebus/internal/field"
+	"github.com/harebus/harebus/internal/jsontext"
 	"github.com/harebus/harebus/internal/media"
 )
 
@@ -28,8 +29,9 @@ func plain(w *dialect.Wire) (body []byte, err error) {
 	switch by := field.Said(w.Headers[compression]); by {
 	case "":
 		if strange := w.Headers[compression]; strange != nil && strange != "" {
-			err = fmt.Errorf("its header compression is %.80q, and no text", fmt.Sprint(strange))
+			return body, fmt.Errorf("its header compression is %.80q, and no text", fmt.Sprint(strange))
 		}
+		err = jsontext.Encoded(body, w.Properties.ContentEncoding)
 	case "application/x-gzip": // Celery calls zlib so
 		body, err = inflated(zlib.NewReader(bytes.NewReader(body)))
 	case "application/x-bz2":

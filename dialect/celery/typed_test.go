@@ -104,4 +104,8 @@ func TestOtherSerializers(t *testing.T) {
 			}
 		}
 	}
+	w := dialecttest.Load(t, "celery-task")
+	w.Properties.ContentEncoding, w.Body = "gzip", []byte("\x1f\x8b\b")
+	_, _, err := byName().Read(&w)
+	says(t, err, `content encoding is "gzip"`)
 }

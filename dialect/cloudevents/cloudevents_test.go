@@ -176,6 +176,12 @@ func TestDocuments(t *testing.T) {
 			t.Errorf("%s: %+v, %v", c.doc, f, faults)
 		}
 	}
+	for contentType, want := range map[string]string{"application/cloudevents+json": `content encoding is "gzip"`, "application/cloudevents+avro": "cloudevents+avro", "application/cloudevents-batch+json": "one by one"} {
+		w := dialect.Wire{Properties: dialect.Properties{ContentType: contentType, ContentEncoding: "gzip"}, Body: []byte("\x1f\x8b\b"), Broker: &dialecttest.Broker}
+		if _, _, faults := dialecttest.Read(peer(), &w); len(faults) != 1 || !strings.Contains(faults[0].Err.Error(), want) {
+			t.Errorf("%s, compressed: %v", contentType, faults)
+		}
+	}
 	for _, doc := range []string{`{"specversion":"1.0","id":"1","source":"/orders"}`, `{"a":{"specversion":"1.0","id":"1","source":"/o","type":"T","data":1}}`, `{"specversion"`, `"\"specversion\""`} {
 		if f, _, faults := dialecttest.Read(peer(), &dialect.Wire{Properties: dialect.Properties{ContentType: "application/json"}, Body: []byte(doc), Broker: &dialecttest.Broker}); f != nil || len(faults) > 0 {
 			t.Errorf("%s is read as an event: %v", doc, faults)

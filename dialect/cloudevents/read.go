@@ -25,7 +25,7 @@ func (d *Dialect) Read(w *dialect.Wire) (*dialect.Envelope, bool, error) {
 	headers, encoded := attributesIn(w.Headers)
 	switch declared, spelling := isStructured(w.Properties.ContentType), spellingOf(headers); {
 	case declared:
-		if err := cmp.Or(unread, ev.fromDocument(body, w.Properties.ContentType)); err != nil {
+		if err := cmp.Or(unread, ev.fromDocument(body, w.Properties.ContentType, w.Properties.ContentEncoding)); err != nil {
 			return nil, true, err
 		}
 	case spelling >= 0:
@@ -33,7 +33,7 @@ func (d *Dialect) Read(w *dialect.Wire) (*dialect.Envelope, bool, error) {
 			return nil, true, err
 		}
 	case bytes.Contains(body, []byte(`"specversion"`)):
-		if err := ev.fromDocument(body, ""); err != nil || ev.missing() != nil {
+		if err := ev.fromDocument(body, "", ""); err != nil || ev.missing() != nil {
 			return nil, false, nil //nolint:nilerr // a document of another kind
 		}
 	case bare(headers):
@@ -230,7 +230,7 @@ func (ev *event) pass(key string, value any) {
 }
 
 // fromDocument reads structured form.
-func (ev *event) fromDocument(body []byte, contentType string) error {
+func (ev *event) fromDocument(body []byte, contentType, contentEncoding string) error {
 	if base := media.Type(contentType); base != "" && base != structured+"+json" && base != structured {
 		if strings.Contains(base, "batch") {
 			return errors.New("it is a batch (" + base + "), and a message has one event here: have the sender send them one by one")
@@ -248,7 +248,7 @@ func (ev *event) fromDocument(body []byte, contentType string) error {
 		return ev.member(key, v)
 	})
 	if err != nil {
-		return err
+		return cmp.Or(jsontext.Encoded(body, contentEncoding), err)
 	}
 	if ev.encoding != "" && ev.version != oldest {
 		ev.add(dataEncoding, ev.encoding) // an extension like others

@@ -195,7 +195,7 @@ func (f *fields) take(name []byte, value jsontext.Value) error {
 func (d *Dialect) envelope(w *dialect.Wire) (*dialect.Envelope, error) {
 	var f fields
 	if err := jsontext.Object(w.Body, f.take); err != nil {
-		return nil, fmt.Errorf("the envelope: %w", err)
+		return nil, cmp.Or(jsontext.Encoded(w.Body, w.Properties.ContentEncoding), fmt.Errorf("the envelope: %w", err))
 	}
 	e := &dialect.Envelope{ContentType: "application/json"}
 	for _, one := range []struct {

@@ -23,6 +23,11 @@ func TestFormats(t *testing.T) {
 			t.Errorf("%s: %v, %v", format, f, faults)
 		}
 	}
+	w := dialecttest.Load(t, "masstransit-send")
+	w.Properties.ContentEncoding, w.Body = "gzip", []byte("\x1f\x8b\b")
+	if _, _, faults := dialecttest.Read(peer(), &w); len(faults) != 1 || !strings.Contains(faults[0].Err.Error(), `content encoding is "gzip"`) {
+		t.Errorf("a compressed envelope: %v", faults)
+	}
 }
 
 // TestRawFault: a fault that is written by the raw serializer is one, too, and no answer of the type that was asked for.

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"unicode/utf8"
 )
 
@@ -81,6 +82,20 @@ func Nothing(body []byte) bool {
 		s.skip()
 	}
 	return s.at == len(s.b)
+}
+
+// Encoded is why a body cannot be JSON as it stands, for whoever has failed to read it: its content encoding says that it is compressed, or in another charset. It
+// is nil for what begins as an object or an array, whatever the content encoding says.
+func Encoded(body []byte, contentEncoding string) error {
+	switch strings.ToLower(strings.TrimSpace(contentEncoding)) {
+	case "", "utf-8", "utf8", "utf_8", "ascii", "us-ascii", "binary", "identity":
+		return nil
+	}
+	text := bytes.TrimLeft(bytes.TrimPrefix(body, []byte("\uFEFF")), " \n\r\t")
+	if len(text) == 0 || (text[0] == '{' || text[0] == '[') && !bytes.HasPrefix(text[1:], []byte{0}) { // UTF-16 has a NUL there
+		return nil
+	}
+	return fmt.Errorf("its content encoding is %.40q, and it is read as plain JSON only: have the sender leave that encoding out", contentEncoding)
 }
 
 // Null says whether the value is absent or null.

@@ -70,3 +70,20 @@ func FuzzObject(f *testing.F) {
 		}
 	})
 }
+
+// TestEncoded: a content encoding is the reason only for what does not begin as JSON does.
+func TestEncoded(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		body, encoding string
+		want           bool
+	}{
+		{"\x1f\x8b\b", "gzip", true}, {"\x1f\x8b\b", "GZIP, utf-8", true}, {"\xfe\xff\x00{", "UTF-16", true}, {"{\x00}\x00", "utf-16le", true}, {"b", "br", true},
+		{"\x1f\x8b\b", "", false}, {"x", " UTF-8 ", false}, {"x", "utf_8", false}, {"x", "binary", false}, {"", "gzip", false}, {" \n", "gzip", false},
+		{"{", "gzip", false}, {"\uFEFF [", "gzip", false}, {`{"a":1}`, "iso-8859-1", false},
+	} {
+		if err := jsontext.Encoded([]byte(c.body), c.encoding); (err != nil) != c.want || err != nil && !strings.Contains(err.Error(), `"`+c.encoding+`"`) {
+			t.Errorf("%q in %q: %v", c.body, c.encoding, err)
+		}
+	}
+}
