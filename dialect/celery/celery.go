@@ -121,7 +121,8 @@ func (d *Dialect) Read(w *dialect.Wire) (*dialect.Envelope, bool, error) {
 	}
 	name := field.Said(named)
 	e.Type = name
-	if own, ok := d.own[name]; ok {
+	own, known := d.own[name]
+	if known {
 		e.Type = own
 	}
 	if name == "" || e.ID == "" {
@@ -134,7 +135,7 @@ func (d *Dialect) Read(w *dialect.Wire) (*dialect.Envelope, bool, error) {
 	d.readReplyTo(e, w)
 	e.Body, faults[2] = plain(w)
 	if faults[2] == nil {
-		e.Body, faults[3] = d.payload(e.Type, e.Type != name, e.Body)
+		e.Body, faults[3] = d.payload(e.Type, known, e.Body)
 	}
 	return e, true, errors.Join(faults[:]...)
 }

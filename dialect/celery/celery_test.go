@@ -228,6 +228,18 @@ func TestResults(t *testing.T) {
 	}
 }
 
+// TestSameName: a task whose name is also the wire name of its type is one of that type.
+func TestSameName(t *testing.T) {
+	t.Parallel()
+	d := celery.New(celery.Config{Types: dialect.Types{"orders.place": "orders.place"}})
+	for _, golden := range []string{"celery-eta", "celery-protocol-1"} {
+		w := dialecttest.Load(t, golden)
+		if e, _, err := d.Read(&w); err != nil || e.Type != "orders.place" || !strings.HasPrefix(string(e.Body), `{"id"`) {
+			t.Errorf("%s: %s of %s, %v", golden, e.Body, e.Type, err)
+		}
+	}
+}
+
 // TestHostile: what strangers may write is read as something whole, or refused; an address that is no queue is not answered.
 func TestHostile(t *testing.T) {
 	t.Parallel()

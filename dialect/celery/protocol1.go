@@ -44,33 +44,37 @@ func (f *first) take(key []byte, v jsontext.Value) error {
 // pickle is the content type of what Python has serialized.
 const pickle = "application/x-python-serialize"
 
-// readFirst reads a task of protocol 1. A body without the four fields that each of these has is something else.
+// readFirst reads a task of protocol 1. Celery writes all of the fields task, id, args and kwargs, and a worker does without args or kwargs, which other clients leave out: then
+// only the name of one of Config.Types says that the body is a task.
 func (d *Dialect) readFirst(w *dialect.Wire) (*dialect.Envelope, bool, error) {
 	p := &w.Properties
 	body, err := plain(w)
 	if err != nil && (media.Type(p.ContentType) == pickle || strings.HasPrefix(text(w, compression), "application/")) {
 		return nil, false, err // these names are Python's alone
 	}
-	if err != nil || !bytes.Contains(body, []byte(`"kwargs"`)) {
+	if err != nil || !bytes.Contains(body, []byte(`"kwargs"`)) && !bytes.Contains(body, []byte(`"args"`)) {
 		return nil, false, nil //nolint:nilerr // it is nothing of Celery's
 	}
 	var f first
 	whole := jsontext.Object(body, f.take) == nil
-	if !whole || f.task == nil || f.id == nil || f.args == nil || f.kwargs == nil {
+	if !whole || f.task == nil || f.id == nil || f.args == nil && f.kwargs == nil {
 		return nil, false, nil
 	}
 	e := &dialect.Envelope{Intent: "command", ContentType: jsonContent, Body: w.Body}
-	var named, known error
+	var named, identified error
 	e.Type, named = f.task.Text()
-	e.ID, known = f.id.Text()
-	if e.Type == "" || e.ID == "" || named != nil || known != nil {
+	own, known := d.own[e.Type]
+	if !known && (f.args == nil || f.kwargs == nil) {
+		return nil, false, nil
+	}
+	e.ID, identified = f.id.Text()
+	if e.Type == "" || e.ID == "" || named != nil || identified != nil {
 		return e, true, errors.New("its field task or id is empty, or no text")
 	}
 	if p.CorrelationID != e.ID {
 		e.CorrelationID = p.CorrelationID
 	}
-	name := e.Type
-	if own, ok := d.own[name]; ok {
+	if known {
 		e.Type = own
 	}
 	var faults [4]error
@@ -78,8 +82,16 @@ func (d *Dialect) readFirst(w *dialect.Wire) (*dialect.Envelope, bool, error) {
 	e.Expires, faults[1] = parseTime("field expires", f.value(f.expires))
 	e.ExpiresHere, faults[2] = !e.Expires.IsZero(), f.follows
 	d.readReplyTo(e, w)
-	e.Body, faults[3] = d.call(e.Type, e.Type != name, f.args, f.kwargs)
+	e.Body, faults[3] = d.call(e.Type, known, given(f.args, "[]"), given(f.kwargs, "{}"))
 	return e, true, errors.Join(faults[:]...)
+}
+
+// given are the arguments of a task, or none.
+func given(arguments jsontext.Value, none string) []byte {
+	if arguments == nil {
+		return []byte(none)
+	}
+	return arguments
 }
 
 // value is a time for [parseTime]. One of a client without UTC is that of its own clock.

@@ -41,7 +41,16 @@ func TestFirstProtocol(t *testing.T) {
 	if err != nil || !e.NotBefore.Equal(time.Date(2026, 11, 28, 7, 25, 56, 589_670_000, time.UTC)) || e.ReplyTo != client || e.RequestID != uuid(4) {
 		t.Errorf("its result would go to %+v, %v", e, err)
 	}
-	for _, body := range []string{`{"task": "orders.place", "id": "7", "args": []}`, `{"kwargs": {}}`, `["kwargs"]`, `"kwargs"`, `{"kwargs"`, `{"a": {"task": "x", "id": "7", "args": [], "kwargs": {}}}`} {
+	for body, want := range map[string]string{
+		`{"task": "orders.place", "id": "7", "args": [{"id": 7}]}`: `{"id": 7}`, `{"task": "orders.place", "id": "7", "kwargs": {"order": {"id": 7}}}`: `{"id": 7}`, `{"task": "orders.clean", "id": "7", "args": []}`: `{}`,
+	} {
+		one := w
+		one.Body = []byte(body)
+		if e, is, err := peer(false).Read(&one); !is || err != nil || string(e.Body) != want {
+			t.Errorf("%s is %+v, %v", body, e, err)
+		}
+	}
+	for _, body := range []string{`{"task": "orders.strange", "id": "7", "args": []}`, `{"task": "orders.place", "id": "7"}`, `{"task": 7, "id": "7", "args": []}`, `{"kwargs": {}}`, `["kwargs"]`, `"kwargs"`, `{"kwargs"`, `{"a": {"task": "x", "id": "7", "args": [], "kwargs": {}}}`} {
 		one := w
 		one.Body = []byte(body)
 		if _, is, err := peer(false).Read(&one); is || err != nil {
