@@ -90,7 +90,7 @@ func TestSpellings(t *testing.T) {
 			w.Headers[prefix+name] = value
 		}
 		if prefix == "" { // Knative
-			w.Headers["content-type"], w.Properties.ContentType = "application/vnd.acme+json", ""
+			w.Headers["content-type"], w.Properties.ContentType = []byte("application/vnd.acme+json"), ""
 		}
 		if prefix == "ce_" {
 			w.Headers[prefix+"type"], w.Headers[prefix+"source"] = []byte("OrderPlaced"), []byte("/orders")
@@ -262,6 +262,18 @@ func TestEncodedProperties(t *testing.T) {
 		}
 		if e, _, _ := read(section("\xa1\x05other" + value)); e.Headers["other"] != want {
 			t.Errorf("%q is passed on as %v", value, e.Headers["other"])
+		}
+	}
+	if e, _, err := read(section("\xa1\x07ce-time\x83\x00\x00\x01\xa1\xfdGt\xa9")); err != nil || !e.TimeSent.Equal(at(t, "2026-11-21T08:44:41.001Z")) {
+		t.Errorf("a time with milliseconds is %v, %v", e.TimeSent, err)
+	}
+	for _, contentType := range []string{"application/cloudevents+json", "text/plain"} {
+		w := dialect.Wire{
+			Headers: map[string]any{name: "\x00St\xc1\x17\x04\xa1\x06region\xa1\x02eu\xa1\x07nothing\x40"}, Body: []byte(`{"specversion":"1.0","id":"1","source":"/orders","type":"T","data":{}}`),
+			Properties: dialect.Properties{ContentType: contentType}, Broker: &dialecttest.Broker,
+		}
+		if e, _, err := d.Read(&w); err != nil || e.Headers["region"] != "eu" || e.Headers["cloudEvents_source"] != "/orders" {
+			t.Errorf("%s: %+v, %v", contentType, e, err)
 		}
 	}
 	for _, bad := range []any{

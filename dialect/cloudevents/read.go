@@ -25,6 +25,7 @@ func (d *Dialect) Read(w *dialect.Wire) (*dialect.Envelope, bool, error) {
 	headers, encoded := attributesIn(w.Headers)
 	switch declared, spelling := isStructured(w.Properties.ContentType), spellingOf(headers); {
 	case declared:
+		ev.passAll(headers, encoded)
 		if err := cmp.Or(unread, ev.fromDocument(body, w.Properties.ContentType, w.Properties.ContentEncoding)); err != nil {
 			return nil, true, err
 		}
@@ -33,6 +34,7 @@ func (d *Dialect) Read(w *dialect.Wire) (*dialect.Envelope, bool, error) {
 			return nil, true, err
 		}
 	case bytes.Contains(body, []byte(`"specversion"`)):
+		ev.passAll(headers, encoded)
 		if err := ev.fromDocument(body, "", ""); err != nil || ev.missing() != nil {
 			return nil, false, nil //nolint:nilerr // a document of another kind
 		}
@@ -194,7 +196,7 @@ func (ev *event) fromHeaders(contentType string, headers map[string]any, spellin
 			continue
 		}
 		if at, ok := value.(time.Time); ok {
-			value = at.UTC().Format(time.RFC3339)
+			value = at.UTC().Format(time.RFC3339Nano)
 		}
 		text := field.Said(value)
 		if to := ev.required(name); to != nil {
@@ -210,7 +212,7 @@ func (ev *event) fromHeaders(contentType string, headers map[string]any, spellin
 	}
 	ev.contentType = cmp.Or(contentType, ev.contentType)
 	if ev.contentType == "" {
-		ev.contentType, _ = headers["content-type"].(string) // Knative, and who puts the headers of HTTP into those of AMQP
+		ev.contentType = field.Said(headers["content-type"]) // Knative, and who puts the headers of HTTP into those of AMQP
 	}
 	return nil
 }
@@ -227,6 +229,15 @@ func (ev *event) pass(key string, value any) {
 		ev.headers = map[string]any{}
 	}
 	ev.headers[key] = value
+}
+
+// passAll does that with all headers of a document, if the handler does not get them from the message.
+func (ev *event) passAll(headers map[string]any, encoded bool) {
+	for key, value := range headers {
+		if encoded && value != nil {
+			ev.pass(key, value)
+		}
+	}
 }
 
 // fromDocument reads structured form.

@@ -2,6 +2,7 @@ package masstransit
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"net/url"
@@ -42,9 +43,7 @@ func (d *Dialect) headers(e *dialect.Envelope, w *dialect.Wire, object jsontext.
 			return fmt.Errorf("the headers of the envelope: %w", err)
 		}
 	}
-	if trace, ok := w.Headers[activity].(string); ok {
-		add(traceParent, trace)
-	} else if trace, ok := e.Headers[activity].(string); ok {
+	if trace := cmp.Or(field.Said(w.Headers[activity]), field.Said(e.Headers[activity])); trace != "" {
 		add(traceParent, trace)
 	}
 	return nil

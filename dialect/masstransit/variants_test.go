@@ -67,6 +67,16 @@ func TestRawTypes(t *testing.T) {
 	}
 }
 
+// TestActivityAsBytes: the trace of a peer goes on, also if the header is bytes.
+func TestActivityAsBytes(t *testing.T) {
+	t.Parallel()
+	w := dialecttest.Load(t, "masstransit-raw")
+	w.Headers["MT-Activity-Id"] = []byte("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+	if f, _, faults := dialecttest.Read(peer(), &w); len(faults) > 0 || f.Headers["traceparent"] != "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01" {
+		t.Errorf("%+v, %v", f, faults)
+	}
+}
+
 // TestValues: numbers keep all their digits, a time of no kind counts as UTC, null is as good as nothing, and a fault has its headers.
 func TestValues(t *testing.T) {
 	t.Parallel()

@@ -95,7 +95,7 @@ func TestAnswer(t *testing.T) {
 	t.Parallel()
 	e := &dialect.Envelope{ID: "2", CorrelationID: "other", RequestID: "r", Type: "PlaceOrder", Body: []byte("{}")}
 	w, err := peer().Write(e, dialect.Destination{Kind: dialect.Reply, Name: "shop", Answers: &dialect.Envelope{
-		ID: "1", Headers: map[string]any{"NServiceBus.OriginatingSagaId": "s", "NServiceBus.OriginatingSagaType": "Acme.Saga"},
+		ID: "1", Headers: map[string]any{"NServiceBus.OriginatingSagaId": []byte("s"), "NServiceBus.OriginatingSagaType": "Acme.Saga"},
 	}})
 	if err != nil || w.Properties.CorrelationID != "1" || w.Headers["NServiceBus.CorrelationId"] != "1" || w.Headers["NServiceBus.SagaId"] != "s" || w.Headers["NServiceBus.SagaType"] != "Acme.Saga" {
 		t.Errorf("%+v, %v", w, err)

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/harebus/harebus/dialect"
+	"github.com/harebus/harebus/internal/field"
 	"github.com/harebus/harebus/internal/media"
 )
 
@@ -83,8 +84,7 @@ func saga(headers map[string]any, to dialect.Destination) {
 	if to.Answers == nil {
 		return
 	}
-	id, _ := to.Answers.Headers[originatingSagaID].(string)
-	of, _ := to.Answers.Headers[originatingSagaType].(string)
+	id, of := field.Printed(to.Answers.Headers[originatingSagaID]), field.Printed(to.Answers.Headers[originatingSagaType])
 	if id != "" && of != "" {
 		headers[sagaID], headers[sagaType] = id, of
 	}

@@ -263,7 +263,7 @@ func TestEncrypted(t *testing.T) {
 func TestSaga(t *testing.T) {
 	t.Parallel()
 	w := dialecttest.Load(t, "wolverine-request")
-	w.Headers["saga-id"], w.Headers["tenant-id"] = "7", "acme"
+	w.Headers["saga-id"], w.Headers["tenant-id"] = int32(7), []byte("acme")
 	f, _, faults := dialecttest.Read(peer(), &w)
 	if len(faults) > 0 {
 		t.Fatal(faults)

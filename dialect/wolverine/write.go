@@ -8,6 +8,7 @@ import (
 	"net/url"
 
 	"github.com/harebus/harebus/dialect"
+	"github.com/harebus/harebus/internal/field"
 )
 
 // Write makes a message that Wolverine handles. An event without an exchange goes to the one that Wolverine's conventional
@@ -75,7 +76,7 @@ func (d *Dialect) head(e *dialect.Envelope, to dialect.Destination, headers map[
 	}
 	if a := to.Answers; a != nil { // a saga finds its answers by the former, and Wolverine the database by the latter
 		for _, name := range [...]string{sagaID, tenantID} {
-			if asked, _ := a.Headers[name].(string); asked != "" && headers[name] == nil {
+			if asked := field.Printed(a.Headers[name]); asked != "" && headers[name] == nil {
 				headers[name] = asked
 			}
 		}
