@@ -152,33 +152,36 @@ func clip(lines []Line) {
 		end := run(middle, added)
 		for k := range min(middle-i, end-middle) {
 			one, other := &lines[i+k], &lines[middle+k]
-			at := difference(one.Text, other.Text)
-			one.Text, other.Text = short(one.Text, at), short(other.Text, at)
+			at, alike := difference(one.Text, other.Text)
+			one.Text, other.Text = short(one.Text, at, len(one.Text)-alike), short(other.Text, at, len(other.Text)-alike)
 		}
 		for k := i + min(middle-i, end-middle); k < middle; k++ {
-			lines[k].Text = short(lines[k].Text, 0)
+			lines[k].Text = short(lines[k].Text, 0, 0)
 		}
 		for k := middle + min(middle-i, end-middle); k < end; k++ {
-			lines[k].Text = short(lines[k].Text, 0)
+			lines[k].Text = short(lines[k].Text, 0, 0)
 		}
 		if i = end; i < len(lines) && lines[i].Sign != removed && lines[i].Sign != added {
-			lines[i].Text = short(lines[i].Text, 0)
+			lines[i].Text = short(lines[i].Text, 0, 0)
 			i++
 		}
 	}
 }
 
-// difference is where two texts differ first.
-func difference(a, b string) int {
-	at := 0
-	for at < min(len(a), len(b)) && a[at] == b[at] {
+// difference is where two texts differ first, and how many bytes at their ends are alike.
+func difference(a, b string) (at, alike int) {
+	shorter := min(len(a), len(b))
+	for at < shorter && a[at] == b[at] {
 		at++
 	}
-	return at
+	for alike < shorter-at && a[len(a)-1-alike] == b[len(b)-1-alike] {
+		alike++
+	}
+	return at, alike
 }
 
-// short is a text, or the part of it that begins before a byte, with a word about the rest.
-func short(text string, at int) string {
+// short is a text, or the part of it that begins before a byte, with a word about the rest, and about where it differs for the last time if that is not in the part.
+func short(text string, at, last int) string {
 	if len(text) <= longestLine {
 		return text
 	}
@@ -190,5 +193,9 @@ func short(text string, at int) string {
 	for to < len(text) && !utf8.RuneStart(text[to]) {
 		to++
 	}
-	return fmt.Sprintf("%s… (bytes %d to %d of %d)", text[from:to], from+1, to, len(text))
+	further := ""
+	if last > to {
+		further = fmt.Sprintf("; what differs ends at byte %d", last)
+	}
+	return fmt.Sprintf("%s… (bytes %d to %d of %d%s)", text[from:to], from+1, to, len(text), further)
 }

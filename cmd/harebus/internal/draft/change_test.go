@@ -58,6 +58,10 @@ func TestCompareLarge(t *testing.T) {
 	if len(c.Lines) != 2 || !strings.Contains(c.Lines[0].Text, "ä1ä") || !strings.Contains(c.Lines[1].Text, "ä2ä") || !strings.HasSuffix(c.Lines[0].Text, " of 200001)") || len(c.Lines[0].Text) > 600 {
 		t.Errorf("%+v", c)
 	}
+	c = draft.Compare([]byte(long+"1"+long+"1."), []byte(long+"2"+long+"23."))
+	if len(c.Lines) != 2 || !strings.HasSuffix(c.Lines[0].Text, " of 200003; what differs ends at byte 200002)") || !strings.HasSuffix(c.Lines[1].Text, " of 200004; what differs ends at byte 200003)") {
+		t.Errorf("of two differences it shows %+v", c)
+	}
 	many := func(text string) []byte { return []byte(strings.Repeat(text+"\n", 3000)) }
 	if c := draft.Compare(many("a"), many("b")); len(c.Lines) != 400 || c.More != 5600 {
 		t.Errorf("%d lines, %d more", len(c.Lines), c.More)
