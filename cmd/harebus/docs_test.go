@@ -48,6 +48,9 @@ func TestDocumentedCommands(t *testing.T) {
 					words[i] = stand
 				}
 			}
+			if !slices.ContainsFunc(table(), func(c command) bool { return c.name == words[0] }) {
+				t.Errorf("%s: harebus %s: there is no such command", page, line)
+			}
 			if !slices.Contains([]string{"errors", "status", "top", "control", "topology", "doctor", "deferred", "parked", "schedule", "peek", "redrive", "replay", "send", "publish", "ui"}, words[0]) {
 				continue
 			}

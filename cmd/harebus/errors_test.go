@@ -123,6 +123,10 @@ func TestErrorsEditRefused(t *testing.T) {
 	if _, audited := b.Queue("harebus.audit"); audited || strings.Contains(r.err, "journal") || len(b.Messages("error")) != 3 {
 		t.Errorf("stderr %q", r.err)
 	}
+	r = execute(t, `{"ID":7}`, onBroker(url, []string{"edit", "-body", "-", "-dry-run", "m1"})...)
+	if r.check(t, exitOK, ""); !strings.Contains(r.out, "8 bytes become 8: it is the same body\n") {
+		t.Errorf("of a body that is the same it prints %s", r.out)
+	}
 }
 
 // TestErrorsAndTerminals: nothing that a message holds reaches a terminal as a control character.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -67,7 +68,10 @@ func (t *errorsTask) printChange(ctx context.Context, q *errorqueue.Queue, m *er
 			fmt.Fprintf(t.std.out, "    … %d more lines that differ\n", change.More)
 		}
 		note := ""
-		if !change.Visible() {
+		switch {
+		case bytes.Equal(c.Body, t.edited):
+			note = ": it is the same body"
+		case !change.Visible():
 			note = ", and nothing that can be seen: only white space, or the spelling of a character"
 		}
 		_, err := fmt.Fprintf(t.std.out, "%d bytes become %d%s\n", change.Before, change.After, note)

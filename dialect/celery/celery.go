@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -185,10 +186,20 @@ func parseTime(what string, value any) (time.Time, error) {
 // states are those of a task that has come to its end, and whether it has failed.
 var states = map[string]bool{"SUCCESS": false, "FAILURE": true, "REVOKED": true, "REJECTED": true}
 
-// readResult reads the result that a worker has for a request: it has no headers, and a body that names the task.
+// marks are headers of other buses, whose messages may have the fields of a result.
+var marks = [...]string{
+	"__TypeId__", "MT-MessageType", "wolverine-protocol-version", "NServiceBus.EnclosedMessageTypes", "cloudEvents_specversion", "cloudEvents:specversion", "ce-specversion", "ce_specversion", "specversion",
+}
+
+// marked says whether a message is one of another bus.
+func marked(w *dialect.Wire) bool {
+	return w.Properties.Type != "" || slices.ContainsFunc(marks[:], func(name string) bool { return w.Headers[name] != nil })
+}
+
+// readResult reads the result that a worker has for a request: it has no headers but those of a copy, and a body that names the task.
 func (d *Dialect) readResult(w *dialect.Wire) (*dialect.Envelope, bool, error) {
 	p := &w.Properties
-	if !d.cfg.Results || p.CorrelationID == "" || !media.IsJSON(media.Type(p.ContentType)) || !json.Valid(w.Body) {
+	if !d.cfg.Results || p.CorrelationID == "" || marked(w) || !media.IsJSON(media.Type(p.ContentType)) || !json.Valid(w.Body) {
 		return nil, false, nil
 	}
 	var of, status, result []byte

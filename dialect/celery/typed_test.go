@@ -63,6 +63,17 @@ func TestTypedValues(t *testing.T) {
 	if e, _, err := peer(true).Read(&result); err != nil || string(e.Body) != `"12.50"` {
 		t.Errorf("a result is %s, %v", e.Body, err)
 	}
+	for name, change := range map[string]func(*dialect.Wire){
+		"Spring":      func(w *dialect.Wire) { w.Headers = map[string]any{"__TypeId__": "com.acme.Done"} },
+		"CloudEvents": func(w *dialect.Wire) { w.Headers = map[string]any{"ce-specversion": "1.0"} },
+		"a type":      func(w *dialect.Wire) { w.Properties.Type = "Acme.Done" },
+	} {
+		other := result
+		change(&other)
+		if e, is, err := peer(true).Read(&other); is || err != nil {
+			t.Errorf("a message of %s is read as the result %s, %v", name, e.Body, err)
+		}
+	}
 }
 
 // TestTypedValuesAreLinear: values of a stranger that are nested deeply, or that are many, take no longer than others of their size.
