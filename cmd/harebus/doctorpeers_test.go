@@ -24,8 +24,8 @@ func TestDoctorOfNeighbours(t *testing.T) {
 		with topology.Topology
 		want string
 	}{
-		"masstransit": {masstransit.New(masstransit.Config{Types: types}).Topology("orders", "OrderPlaced"), "MassTransit has to send to exchange:orders; queue:orders would declare"},
-		"nservicebus": {nservicebus.New(nservicebus.Config{Types: types}).Topology("orders", "OrderPlaced"), "exchange:orders"},
+		"masstransit": {masstransit.New(masstransit.Config{Types: types}).Topology("orders", "OrderPlaced"), "MassTransit has to send to exchange:orders, as NServiceBus does by itself; queue:orders would declare"},
+		"nservicebus": {nservicebus.New(nservicebus.Config{Types: types}).Topology("orders", "OrderPlaced"), "NServiceBus does by itself"},
 		"wolverine":   {wolverine.New(wolverine.Config{Types: types}).Topology("orders", "OrderPlaced"), `ToRabbitRoutingKey("", "orders")`},
 		"celery":      {celery.New(celery.Config{}).Topology("orders"), `exchange="orders", routing_key="orders"`},
 		"none":        {},

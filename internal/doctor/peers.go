@@ -38,7 +38,7 @@ func how(b topology.Binding, kind topology.Kind) string {
 	switch {
 	case b.Queue == "":
 	case b.Exchange == b.Queue && kind == topology.Fanout:
-		return fmt.Sprintf("MassTransit has to send to exchange:%s; queue:%s%s, and its send would neither return nor fail", b.Queue, b.Queue, because)
+		return fmt.Sprintf("MassTransit has to send to exchange:%s, as NServiceBus does by itself; queue:%s%s, and its send would neither return nor fail", b.Queue, b.Queue, because)
 	case b.Exchange == b.Queue && kind == topology.Direct:
 		return fmt.Sprintf("a client of Celery has to publish with exchange=%q, routing_key=%q; queue=%q without no_declare%s", b.Queue, b.Queue, b.Queue, because)
 	case kind == topology.Fanout && b.Key == b.Queue:
