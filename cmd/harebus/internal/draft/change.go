@@ -51,12 +51,13 @@ func Compare(before, after []byte) *Change {
 		last++
 	}
 	head, tail := a[:first], a[len(a)-last:]
+	middle, more := between(a[first:len(a)-last], b[first:len(b)-last])
 	lines := slices.Concat(
-		gap(signed(same, head[:max(0, first-around)])), signed(same, head[max(0, first-around):]),
-		fold(between(a[first:len(a)-last], b[first:len(b)-last])),
-		signed(same, tail[:min(around, last)]), gap(signed(same, tail[min(around, last):])),
+		told(head[:max(0, first-around)]), signed(same, head[max(0, first-around):]),
+		fold(middle),
+		signed(same, tail[:min(around, last)]), told(tail[min(around, last):]),
 	)
-	c := &Change{Lines: lines, Before: len(before), After: len(after)}
+	c := &Change{Lines: lines, More: more, Before: len(before), After: len(after)}
 	if len(lines) > mostLines {
 		c.Lines = lines[:mostLines]
 		for _, l := range lines[mostLines:] {
@@ -78,18 +79,21 @@ func signed(sign string, texts []string) []Line {
 	return lines
 }
 
-// gap stands for lines that are left out. One alone takes no more room than a word about it.
-func gap(lines []Line) []Line {
-	if len(lines) <= 1 {
-		return lines
+// told are lines as they were, or a word about how many: one alone takes no more room than that.
+func told(texts []string) []Line {
+	if len(texts) <= 1 {
+		return signed(same, texts)
 	}
-	return []Line{{left, fmt.Sprintf("%d lines as they were", len(lines))}}
+	return gap(len(texts))
 }
 
-// between compares lines: as few as possible are removed and added.
-func between(a, b []string) (lines []Line) {
+func gap(n int) []Line { return []Line{{left, fmt.Sprintf("%d lines as they were", n)}} }
+
+// between compares lines: as few as possible are removed and added. Of those that are too many for that it returns some, and how many more there are.
+func between(a, b []string) (lines []Line, more int) {
 	if len(a)*len(b) > mostPairs {
-		return slices.Concat(signed(removed, a), signed(added, b))
+		some, others := min(len(a), mostLines/2), min(len(b), mostLines/2)
+		return slices.Concat(signed(removed, a[:some]), signed(added, b[:others])), len(a) - some + len(b) - others
 	}
 	common := make([][]int32, len(a)+1) // how many lines a[i:] and b[j:] have in common, in their order
 	for i := range common {
@@ -116,7 +120,7 @@ func between(a, b []string) (lines []Line) {
 			j++
 		}
 	}
-	return slices.Concat(lines, signed(removed, a[i:]), signed(added, b[j:]))
+	return slices.Concat(lines, signed(removed, a[i:]), signed(added, b[j:])), 0
 }
 
 // fold leaves out what is far from the lines that differ.
@@ -127,7 +131,7 @@ func fold(lines []Line) (folded []Line) {
 			n = len(lines)
 		}
 		if n > 2*around+1 {
-			folded = slices.Concat(folded, lines[:around], gap(lines[around:n-around]), lines[n-around:n])
+			folded = slices.Concat(folded, lines[:around], gap(n-2*around), lines[n-around:n])
 		} else {
 			folded = append(folded, lines[:n]...)
 		}
