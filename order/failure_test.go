@@ -228,3 +228,32 @@ func (r *rig) empty() {
 func (r *rig) queues() []string {
 	return append(r.cfg.Consume.Order.PartitionQueues("steps"), "steps")
 }
+
+// TestAcksLost: a message that was handled, and whose ack was lost, is repeated with all behind it that had come: none of these is passed over, or the
+// message would be the last one of its key.
+func TestAcksLost(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		failed := false
+		r.serve(func(_ context.Context, s step) error {
+			if s.N == 2 && !failed {
+				failed = true
+				return errBad
+			}
+			return nil
+		})
+		r.rest(time.Second)
+		lost := r.broker.Inject(brokertest.Fault{On: "basic.ack", Times: -1, Do: brokertest.Drop})
+		r.send(numbers("a", 3))
+		r.rest(500 * time.Millisecond)
+		if q, _ := r.broker.Queue("steps.parked"); q.Ready+q.Unacked < 3 { // the note of the owner, a2 and a3
+			t.Errorf("%d messages are parked", q.Ready+q.Unacked)
+		}
+		lost.Remove()
+		for _, c := range r.broker.Connections() {
+			r.broker.CutConnections(c.Name)
+		}
+		r.rest(time.Minute)
+		r.wants("a", "1 2 3 1 2 3")
+		r.empty()
+	})
+}

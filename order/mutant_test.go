@@ -86,7 +86,7 @@ var mutants = []mutant.Mutant{
 	},
 	{
 		Name: "a message that a predecessor has parked is handled from the queue, too", File: "internal/lanes/lanes.go",
-		Old: "\tif m.Again && m.Key != \"\" && l.loaded[m.ID] {\n", New: "\tif false {\n",
+		Old: "\tif m.Again && m.Key != \"\" && l.loaded[m.ID] && !l.repeated[m.Key] {\n", New: "\tif false {\n",
 		Breaks: "ORDER",
 	},
 	{

@@ -296,6 +296,25 @@ func TestLateCopy(t *testing.T) {
 	})
 }
 
+// TestSentAgain: of what a new router sends again a partition drops what it still has, but not behind one that it has handled, and handles again.
+func TestSentAgain(t *testing.T) {
+	divided(t, func(_ *testing.T, r *rig) {
+		r.serve(func(_ context.Context, s step) error {
+			if s.N > 1 {
+				time.Sleep(time.Minute)
+			}
+			return nil
+		})
+		r.rest(time.Second)
+		for _, one := range strings.Split("7 1,7 2,8 1 again,8 2 again,9 1 again,9 2 again,9 3 again", ",") {
+			n := int(one[2] - '0')
+			r.put(order.PartitionQueue("steps", order.Partition("a", 4)), amqp.Table{"PikaBus.Key": "a", "PikaBus.MessageId": fmt.Sprint("a", n), "PikaBus.OrderRoute": one}, step{"a", n})
+		}
+		r.rest(time.Hour)
+		r.wants("a", "1 2 1 2 3")
+	})
+}
+
 // TestRouterConfirms: a message stays in the queue until its partition has confirmed it. What the partition does not take stays there with those of
 // its key, is no failure, and makes the setup not ready; the other partitions go on.
 func TestRouterConfirms(t *testing.T) {

@@ -78,9 +78,11 @@ type Lanes struct {
 	oldest   []place
 	// loaded are the ids of the messages that other tenures have parked. Perhaps they are also in the queue.
 	loaded map[string]bool
-	routed routed
-	trials map[string]int // notes of other tenures
-	late   bool           // what others send now was sent when they were no owners any more
+	// repeated are keys of which messages were taken that other tenures had, and had not parked: perhaps they have handled them.
+	repeated map[string]bool
+	routed   routed
+	trials   map[string]int // notes of other tenures
+	late     bool           // what others send now was sent when they were no owners any more
 }
 
 // lane are the messages of a key.
@@ -92,6 +94,10 @@ type lane struct {
 	handling, moving *Message
 	counted          int  // as parked
 	listed           bool // in ready
+
+	// router is the fencing number of the router that has sent messages again, and last what it has sent last, or what was here of that.
+	router int64
+	last   *Message
 }
 
 // place is one of a key: a stranger can give two keys the same number.
@@ -107,7 +113,7 @@ type wait struct {
 
 // New makes the lanes of a tenure.
 func New(owner string, limit int) *Lanes {
-	return &Lanes{owner: owner, limit: limit, keys: map[string]*lane{}, finished: map[place]int64{}, loaded: map[string]bool{}, trials: map[string]int{}}
+	return &Lanes{owner: owner, limit: limit, keys: map[string]*lane{}, finished: map[place]int64{}, loaded: map[string]bool{}, repeated: map[string]bool{}, trials: map[string]int{}}
 }
 
 func (l *Lanes) of(key string) *lane {
@@ -131,17 +137,21 @@ func (l *Lanes) list(of *lane) {
 }
 
 // Arrive takes a message from the queue, in its order. False means that it is in the parking queue
-// already, or a copy that is too late: it is to be acknowledged, and that is all.
+// already, or a copy that is too late: it is to be acknowledged, and that is all. Behind one that is perhaps repeated all others of its key are, too:
+// else it would be the last one, with what is new long before it.
 func (l *Lanes) Arrive(m *Message) bool {
-	if m.Again && m.Key != "" && l.loaded[m.ID] {
+	if m.Again && m.Key != "" && l.loaded[m.ID] && !l.repeated[m.Key] {
 		return false
 	}
 	if m.Key != "" && l.routed.late(m) {
 		return false
 	}
 	m.lane = l.of(m.Key)
-	if m.Key != "" && m.Route.Again && m.lane.hasID(m.ID) { // a router that has died had sent it
+	if m.Key != "" && m.Route.Again && m.lane.sent(m) {
 		return false
+	}
+	if m.Again && m.Key != "" {
+		l.repeated[m.Key] = true
 	}
 	m.lane.queue = append(m.lane.queue, m)
 	l.list(m.lane)
@@ -221,17 +231,38 @@ func (l *Lanes) Acquit(id string) { delete(l.trials, id) }
 // Has says whether a message with this id is here.
 func (l *Lanes) Has(id string) bool {
 	for _, of := range l.keys {
-		if of.hasID(id) {
+		if of.behind(nil, id) != nil {
 			return true
 		}
 	}
 	return false
 }
 
-// hasID says whether a message with this id is in the lane.
-func (of *lane) hasID(id string) bool {
-	is := func(m *Message) bool { return m.ID == id }
-	return slices.ContainsFunc(of.queue, is) || slices.ContainsFunc(of.parked, is)
+// sent says whether a router that has died had sent a message into the lane, where it still is: behind the one that its successor has sent
+// before.
+func (of *lane) sent(m *Message) bool {
+	if of.router != m.Route.Fence {
+		of.router, of.last = m.Route.Fence, nil
+	}
+	found := of.behind(of.last, m.ID)
+	of.last = cmp.Or(found, m)
+	return found != nil
+}
+
+// behind is the first message with an id behind another one; nil if there is none. All are behind nil, and behind one that is done with.
+func (of *lane) behind(other *Message, id string) *Message {
+	at := slices.Index(of.queue, other)
+	for _, m := range of.parked { // which are before those of the queue
+		if m.ID == id && (other == nil || at < 0 && m.Number > other.Number) {
+			return m
+		}
+	}
+	for _, m := range of.queue[at+1:] {
+		if m.ID == id {
+			return m
+		}
+	}
+	return nil
 }
 
 // Next is what is to be done now; nil if there is nothing.

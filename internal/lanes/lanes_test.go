@@ -239,3 +239,73 @@ func TestRoute(t *testing.T) {
 		}
 	}
 }
+
+// TestSentAgain: what a router sends again is dropped while the same message is here, behind the one before it. Behind one that has come anew all others come
+// anew: it would else be the last one of its key.
+func TestSentAgain(t *testing.T) {
+	t.Parallel()
+	var l *lanes.Lanes
+	number := int64(0)
+	takes := func(fence int64, what string, want ...bool) {
+		t.Helper()
+		for i, id := range strings.Fields(what) {
+			number++
+			if got := l.Arrive(&lanes.Message{Key: "a", ID: id, Route: lanes.Route{Fence: fence, Number: number, Again: len(want) > 0}}); len(want) > 0 && got != want[i] {
+				t.Errorf("router %d, %s: %v", fence, id, got)
+			}
+		}
+	}
+	done := func(m *lanes.Message) { l.Done(m, lanes.Handle, true, nil, now) }
+
+	l = lanes.New("me", 100)
+	takes(1, "a1 a2 a3")
+	takes(2, "a1 a2 a3 a4", false, false, false, true)
+	takes(3, "a1 a2 a3 a4", false, false, false, false)
+
+	l = lanes.New("me", 100)
+	takes(1, "a6 a7")
+	done(wants(t, l, "handle a6")[0])
+	a7 := wants(t, l, "handle a7")[0]
+	takes(2, "a6", true)
+	takes(3, "a6 a7", false, true)
+	takes(4, "a6 a7", false, false)
+	done(a7)
+	done(wants(t, l, "handle a6")[0])
+	wants(t, l, "handle a7")
+
+	l = lanes.New("me", 100)
+	takes(1, "a6 a7 a8")
+	done(wants(t, l, "handle a6")[0])
+	a7 = wants(t, l, "handle a7")[0]
+	place := l.NewPlace(a7)
+	l.Done(a7, lanes.Handle, true, &place, now)
+	place.Held = true
+	l.Park(&lanes.Message{Key: "a", ID: "a7", Parked: true, Place: place})
+	takes(2, "a7 a8", false, false)
+	takes(3, "a6 a7 a8", true, true, true)
+
+	l = lanes.New("me", 100) // two with the same content, and without an id
+	takes(2, "sum sum", true, true)
+	takes(3, "sum sum", false, false)
+}
+
+// TestRepeatedBeforeParked: a message that another owner has handled and not acknowledged is repeated, and so is what it had parked behind it: the first one
+// would else be the last of its key.
+func TestRepeatedBeforeParked(t *testing.T) {
+	t.Parallel()
+	l := lanes.New("me", 100)
+	for i, id := range []string{"a2", "b1"} {
+		l.Park(&lanes.Message{Key: id[:1], ID: id, Parked: true, Place: lanes.Place{Number: int64(i + 1), Owner: "other"}})
+	}
+	l.Settled()
+	for id, want := range map[string]bool{"b1": false, "b2": true} {
+		if l.Arrive(&lanes.Message{Key: "b", ID: id, Again: id == "b1"}) != want {
+			t.Error(id)
+		}
+	}
+	for _, id := range []string{"a1", "a2", "a3"} {
+		if !l.Arrive(&lanes.Message{Key: "a", ID: id, Again: true}) {
+			t.Errorf("%s is not taken", id)
+		}
+	}
+}
