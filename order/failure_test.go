@@ -229,6 +229,37 @@ func (r *rig) queues() []string {
 	return append(r.cfg.Consume.Order.PartitionQueues("steps"), "steps")
 }
 
+// TestSameWithoutID: of two messages without an id that have the same key and body the second one is not taken for the first one, which is parked, when an
+// instance has stopped that had both.
+func TestSameWithoutID(t *testing.T) {
+	for _, partitions := range []int{0, 4} {
+		t.Run(fmt.Sprint(partitions), func(t *testing.T) {
+			bubble(t, func(_ *testing.T, r *rig) {
+				r.cfg.Consume.Order = &order.Config{Partitions: partitions, MaxParked: 1} // so the second one stays where it is
+				bad := r.serve(func(context.Context, step) error { return errBad })
+				r.rest(time.Second)
+				r.strange(step{"a", 1})
+				r.rest(time.Minute)
+				stays := r.broker.Inject(brokertest.Fault{
+					On: "basic.publish", Times: -1, Do: brokertest.Nack, Match: func(f brokertest.Frame) bool {
+						return f.RoutingKey == order.PartitionQueue("steps", order.Partition("a", 4))
+					},
+				})
+				r.strange(step{"a", 1})
+				r.rest(time.Minute)
+				r.try(bad.Close())
+				stays.Remove()
+				r.serve(func(context.Context, step) error { return nil })
+				r.rest(time.Minute)
+				r.word("retry", "a")
+				r.rest(time.Minute)
+				r.wants("a", "1 1")
+				r.empty()
+			})
+		})
+	}
+}
+
 // TestAcksLost: a message that was handled, and whose ack was lost, is repeated with all behind it that had come: none of these is passed over, or the
 // message would be the last one of its key.
 func TestAcksLost(t *testing.T) {

@@ -50,13 +50,14 @@ func (t *tenure) message(d *Delivery, parked bool) *lanes.Message {
 	if text, ok := field.Text(d.Raw.Headers[t.cfg.Names.Content]); ok && parked {
 		id = text
 	}
-	key := lanes.KeyOf(d.Raw.Headers, t.cfg.Header)
+	key, again := lanes.KeyOf(d.Raw.Headers, t.cfg.Header), d.Raw.Redelivered
 	if id == "" { // it is known again by its content
 		sum := sha256.Sum256(append([]byte(key+"\x00"), d.Raw.Body...))
 		id = hex.EncodeToString(sum[:])
+		again = again && t.ended == 0 // who ends well has acknowledged what it has parked or sent: then this is another one with that content
 	}
 	d.lane = &lanes.Message{
-		Key: key, ID: id, Count: d.delivered, Again: d.Raw.Redelivered, Parked: parked, Of: d,
+		Key: key, ID: id, Count: d.delivered, Again: again, Parked: parked, Of: d,
 	}
 	if !parked { // each of the latest tenures has counted a delivery, and has not crashed
 		d.lane.Count = max(d.delivered-t.ended, 0)
@@ -500,6 +501,9 @@ func (d *Delivery) Place() (place lanes.Place, key string) {
 
 // KnownAs is the id by which an ordered delivery is known again: it need not be that of the message.
 func (d *Delivery) KnownAs() string { return d.lane.ID }
+
+// Repeated says whether an owner before this one may have parked or sent an ordered delivery.
+func (d *Delivery) Repeated() bool { return d.lane.Again }
 
 // Moved says that a copy is stored, before the delivery is acknowledged.
 func (d *Delivery) Moved(to lanes.Place) { d.moved = &to }

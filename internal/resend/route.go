@@ -119,7 +119,7 @@ func (q *Queue) Members() string {
 func (d *routed) Handle() {
 	place, key := d.Place()
 	partition := d.partition(key)
-	as := lanes.Route{Fence: order.Fence(d.Context()), Number: place.Number, Again: d.Raw.Redelivered}
+	as := lanes.Route{Fence: order.Fence(d.Context()), Number: place.Number, Again: d.Repeated()}
 	d.queue.routing.begin(as, partition, time.Now())
 	err := d.send(partition, key, as)
 	if d.Context().Err() != nil || !d.Connected() {
