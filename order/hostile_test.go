@@ -107,6 +107,28 @@ func TestForgedNoteInQueue(t *testing.T) {
 	}
 }
 
+// TestForgedPartitions: a note that names a number of partitions which no instance can have makes no flood of notes.
+func TestForgedPartitions(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.serve(func(context.Context, step) error { return nil })
+		r.rest(time.Second)
+		conn, err := amqp.DialConfig(r.broker.URL(), amqp.Config{Dial: r.broker.Dial})
+		r.try(err)
+		defer func() { r.try(conn.Close()) }()
+		ch, err := conn.Channel()
+		r.try(err)
+		_, err = ch.QueueDeclare(order.MembersQueue("steps"), true, false, false, false, nil)
+		r.try(err)
+		for _, number := range []string{"1000", "-1"} {
+			r.put("steps.parked", amqp.Table{"PikaBus.OrderNote": "join x 0 0", "PikaBus.OrderKey": "Header x, Partitions " + number}, step{})
+		}
+		r.rest(time.Minute)
+		if q, _ := r.broker.Queue(order.MembersQueue("steps")); q.Ready == 0 || q.Ready > 64 {
+			t.Errorf("%d notes", q.Ready)
+		}
+	})
+}
+
 // TestForgedNumbers: numbers in notes and places that no instance writes neither stop the queue nor lose a message.
 func TestForgedNumbers(t *testing.T) {
 	for i, n := range []int64{math.MaxInt64, math.MaxInt64 - 1, 1 << 62, -1, math.MinInt64, math.MaxInt64} {

@@ -214,7 +214,7 @@ func (t *tenure) pause(u *subscription, next <-chan time.Time) error {
 func (t *tenure) warn(partitions int) {
 	note, to := lanes.Note{Kind: lanes.Join, About: t.cfg.Settings(), Owner: t.id, Fence: t.fence}, order.MembersQueue(t.c.cfg.Queue)
 	t.notes.Go(func() {
-		for range partitions {
+		for range (&order.Config{Partitions: partitions}).PartitionQueues(to) { // a note can say any number
 			err := t.c.cfg.Note(t.ctx, to, note.Write(&t.cfg.Names))
 			if t.ctx.Err() != nil {
 				return
