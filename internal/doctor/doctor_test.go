@@ -167,8 +167,9 @@ func TestNodes(t *testing.T) {
 		return e.report
 	}
 	const well = `"name": "rabbit@a", "running": true, "partitions": [], "fd_used": 40, "fd_total": 1000, "mem_used": 10, "mem_limit": 1000, "disk_free": 9000, "disk_free_limit": 50`
-	answer = "[{" + well + `}, {"name": "rabbit@new", "running": true}]`
-	if got := examine(); len(got.Findings) > 0 || got.Passed != 2 || len(got.Unchecked) > 0 {
+	answer = "[{" + well + `}, {"name": "rabbit@new", "running": true},
+		{"name": "rabbit@windows", "running": true, "fd_used": "install_handle_from_sysinternals", "fd_total": 100, "disk_free": "NaN", "disk_free_limit": "disk_free_monitoring_disabled"}]`
+	if got := examine(); len(got.Findings) > 0 || got.Passed != 3 || len(got.Unchecked) > 0 {
 		t.Errorf("%+v", got)
 	}
 	for change, want := range map[string]string{

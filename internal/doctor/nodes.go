@@ -36,7 +36,7 @@ func (e *examination) node(n *management.Node) {
 		e.fault(fmt.Sprintf("node %q does not see %s", n.Name, strings.Join(n.Partitions, ", ")), "on both sides of a partition are declarations and messages of which the other side does not know",
 			"mend the network, then restart the nodes of the smaller side; cluster_partition_handling = pause_minority in rabbitmq.conf")
 	}
-	near := func(what string, used, most int64, why, fix string) {
+	near := func(what string, used, most management.Number, why, fix string) {
 		const tenths, soon = 10, 8
 		if most > 0 && used >= most/tenths*soon {
 			e.warn(fmt.Sprintf("node %q uses %d of %d %s", n.Name, used, most, what), why, fix)

@@ -10,6 +10,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"strconv"
 	"time"
 
 	"github.com/harebus/harebus/internal/field"
@@ -41,14 +42,27 @@ type Node struct {
 	Name        string   `json:"name"`
 	Running     bool     `json:"running"`
 	Partitions  []string `json:"partitions"` // the nodes that it does not see
-	FilesUsed   int64    `json:"fd_used"`
-	FilesMost   int64    `json:"fd_total"`
-	SocketsUsed int64    `json:"sockets_used"`
-	SocketsMost int64    `json:"sockets_total"`
-	MemoryUsed  int64    `json:"mem_used"`
-	MemoryMost  int64    `json:"mem_limit"`
-	DiskFree    int64    `json:"disk_free"`
-	DiskLeast   int64    `json:"disk_free_limit"`
+	FilesUsed   Number   `json:"fd_used"`
+	FilesMost   Number   `json:"fd_total"`
+	SocketsUsed Number   `json:"sockets_used"`
+	SocketsMost Number   `json:"sockets_total"`
+	MemoryUsed  Number   `json:"mem_used"`
+	MemoryMost  Number   `json:"mem_limit"`
+	DiskFree    Number   `json:"disk_free"`
+	DiskLeast   Number   `json:"disk_free_limit"`
+}
+
+// Number is a whole number. It is 0 where the API has a word instead, because the broker cannot measure it: "unknown", "NaN".
+type Number int64
+
+// UnmarshalJSON reads it.
+func (n *Number) UnmarshalJSON(text []byte) error {
+	value, err := strconv.ParseInt(string(text), 10, 64)
+	if err != nil {
+		value = 0
+	}
+	*n = Number(value)
+	return nil
 }
 
 // New makes a client of the API at address, http(s)://host:port. A user in the address takes
