@@ -229,6 +229,28 @@ func (r *rig) queues() []string {
 	return append(r.cfg.Consume.Order.PartitionQueues("steps"), "steps")
 }
 
+// TestParkedWhileHandled: what is told of a parked message is what it came with: its handler may be changing the headers that it was given.
+func TestParkedWhileHandled(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		s := r.serve(func(ctx context.Context, _ step) error {
+			m := harebus.Incoming(ctx)
+			if m.Attempt == 1 {
+				return errBad
+			}
+			m.Headers["PikaBus.ErrorDetails"], m.Headers["PikaBus.MessageId"] = "changed", "changed"
+			time.Sleep(time.Minute)
+			return nil
+		})
+		r.send("a1")
+		r.rest(30 * time.Second)
+		if all := s.Parked(); len(all) != 1 || all[0].ID == "changed" || all[0].Error != errBad.Error() {
+			t.Errorf("%+v", all)
+		}
+		r.rest(time.Minute)
+		r.wants("a", "1")
+	})
+}
+
 // TestSameWithoutID: of two messages without an id that have the same key and body the second one is not taken for the first one, which is parked, when an
 // instance has stopped that had both.
 func TestSameWithoutID(t *testing.T) {

@@ -3,9 +3,11 @@ package consume
 import (
 	"encoding/json"
 
+	amqp "github.com/rabbitmq/amqp091-go"
 	"go.uber.org/zap"
 
 	"github.com/harebus/harebus/internal/lanes"
+	"github.com/harebus/harebus/internal/wire"
 	"github.com/harebus/harebus/order"
 )
 
@@ -76,7 +78,9 @@ func (t *tenure) parked() []order.Parked {
 	all := []order.Parked{}
 	for _, key := range t.lanes.Keys() {
 		if d, ok := key.First.Of.(*Delivery); ok {
-			all = append(all, lanes.Describe(key, d.Raw.Headers, &t.cfg.Names))
+			again := amqp.Delivery{Body: d.Packed}
+			_ = wire.Unpack(&again) // it could be before; a handler may be changing the headers that it was given
+			all = append(all, lanes.Describe(key, again.Headers, &t.cfg.Names))
 		}
 	}
 	return all
