@@ -282,6 +282,41 @@ func TestSameWithoutID(t *testing.T) {
 	}
 }
 
+type other struct{ N int }
+
+// TestOtherTypeWithoutID: a message without an id is not taken for a parked one of another type that has the same body, also when their owner is lost.
+func TestOtherTypeWithoutID(t *testing.T) {
+	bubble(t, func(_ *testing.T, r *rig) {
+		r.cfg.Consume.Order = &order.Config{MaxParked: 1}
+		var well atomic.Bool
+		s := r.instance(func(context.Context, step) error {
+			if !well.Load() {
+				return errBad
+			}
+			return nil
+		})
+		harebus.Handle(s, func(_ context.Context, _ *harebus.Bus, m other) error {
+			r.note(step{"o", m.N})
+			return nil
+		}, harebus.WithType("Other"))
+		r.try(s.Start(r.ctx))
+		r.rest(time.Second)
+		for _, kind := range []string{"Step", "Other"} {
+			r.put("steps", amqp.Table{"PikaBus.Key": "a", "PikaBus.MessageType": kind}, step{"a", 1})
+			r.rest(time.Minute)
+		}
+		for _, c := range r.broker.Connections() {
+			r.broker.CutConnections(c.Name)
+		}
+		r.rest(time.Minute)
+		well.Store(true)
+		r.word("retry", "a")
+		r.rest(time.Minute)
+		r.wants("a", "1")
+		r.wants("o", "1")
+	})
+}
+
 // TestAcksLost: a message that was handled, and whose ack was lost, is repeated with all behind it that had come: none of these is passed over, or the
 // message would be the last one of its key.
 func TestAcksLost(t *testing.T) {

@@ -52,7 +52,8 @@ func (t *tenure) message(d *Delivery, parked bool) *lanes.Message {
 	}
 	key, again := lanes.KeyOf(d.Raw.Headers, t.cfg.Header), d.Raw.Redelivered
 	if id == "" { // it is known again by its content
-		sum := sha256.Sum256(append([]byte(key+"\x00"), d.Raw.Body...))
+		kind, _ := field.Text(d.Raw.Headers[t.cfg.Names.Type])
+		sum := sha256.Sum256(append(fmt.Appendf(nil, "%q %q %q ", key, kind, d.Raw.Type), d.Raw.Body...))
 		id = hex.EncodeToString(sum[:])
 		again = again && t.ended == 0 // who ends well has acknowledged what it has parked or sent: then this is another one with that content
 	}
