@@ -262,6 +262,33 @@ func TestDeployedDivided(t *testing.T) {
 	})
 }
 
+// TestDeployedDividedMeanwhile: an instance that divides a queue is told so also if the owner changes while it joins.
+func TestDeployedDividedMeanwhile(t *testing.T) {
+	divided(t, func(t *testing.T, r *rig) {
+		handler := func(context.Context, step) error { return nil }
+		r.cfg.Consume.Order = &order.Config{}
+		old := r.serve(handler)
+		r.rest(time.Second)
+		r.serve(handler)
+		r.rest(time.Second)
+		unread := r.broker.Inject(brokertest.Fault{On: "basic.deliver", From: brokertest.FromBroker, Do: brokertest.Drop, Match: func(f brokertest.Frame) bool {
+			about, _ := f.Headers["PikaBus.OrderKey"].(string)
+			return strings.Contains(about, "Partitions 4")
+		}})
+		r.cfg.Consume.Order = &order.Config{Partitions: 4}
+		young := r.serve(handler)
+		r.rest(time.Second)
+		if r.try(young.Ready()); unread.Fired() != 1 {
+			t.Error("the owner knows of it")
+		}
+		r.try(old.Close())
+		r.rest(10 * time.Second)
+		if err := young.Ready(); err == nil || !strings.Contains(err.Error(), "divided into 0 partitions") {
+			t.Error("it is ready:", err)
+		}
+	})
+}
+
 // TestPartitionDeleted: a partition that is deleted is declared again, and its messages get there.
 func TestPartitionDeleted(t *testing.T) {
 	divided(t, func(t *testing.T, r *rig) {

@@ -213,8 +213,11 @@ func (t *tenure) keep(d *Delivery, n lanes.Note) {
 	}
 	t.disagree(fmt.Errorf("another instance has other settings of Consume.Order for the queue %s: it has %s, and this one %s",
 		t.c.cfg.Queue, n.About, t.cfg.Settings()))
-	if t.phase >= owning && t.cfg.Redivided(t.c.cfg.Queue, n.About) != nil {
-		t.warn(lanes.PartitionsIn(n.About))
+	if t.cfg.Redivided(t.c.cfg.Queue, n.About) == nil {
+		return
+	}
+	if t.unwarned = lanes.PartitionsIn(n.About); t.phase >= owning {
+		t.warn()
 	}
 }
 
@@ -275,6 +278,7 @@ func (t *tenure) nextFence() int64 { return min(max(t.fence+1, time.Now().UnixMi
 // begin is the begin of the ownership: the fencing number is stored.
 func (t *tenure) begin() error {
 	t.phase, t.work = owning, order.WithFence(t.ctx, t.fence)
+	t.warn()
 	t.release()
 	return t.attach()
 }

@@ -208,11 +208,12 @@ func (t *tenure) pause(u *subscription, next <-chan time.Time) error {
 	}
 }
 
-// warn tells the instances that have divided the queue into so many partitions that they will not get it. They wait in line for it, and could not
+// warn tells the instances that have divided the queue otherwise that they will not get it. They wait in line for it, and could not
 // know before it is their turn: in a deployment that is when the last instance of the old version has gone. Their queue gives them the notes in turn,
 // and none has more of them than there are partitions.
-func (t *tenure) warn(partitions int) {
-	note, to := lanes.Note{Kind: lanes.Join, About: t.cfg.Settings(), Owner: t.id, Fence: t.fence}, order.MembersQueue(t.c.cfg.Queue)
+func (t *tenure) warn() {
+	note, to, partitions := lanes.Note{Kind: lanes.Join, About: t.cfg.Settings(), Owner: t.id, Fence: t.fence}, order.MembersQueue(t.c.cfg.Queue), t.unwarned
+	t.unwarned = 0
 	t.notes.Go(func() {
 		for range (&order.Config{Partitions: partitions}).PartitionQueues(to) { // a note can say any number
 			err := t.c.cfg.Note(t.ctx, to, note.Write(&t.cfg.Names))

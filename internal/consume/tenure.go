@@ -67,6 +67,8 @@ type tenure struct {
 	early   []*Delivery // of the queue, likewise
 	// strangers are messages in the parking queue that have no place there.
 	strangers []*Delivery
+	// unwarned is into how many partitions another instance has divided the queue, which is to be told that it will not get it.
+	unwarned int
 
 	ctx    context.Context // ends when something is lost
 	work   context.Context // of the handlers: ctx with the fencing number, once that is known
