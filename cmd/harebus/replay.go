@@ -98,7 +98,10 @@ func (s stdio) replayed(o replay.Options, report replay.Report, err error) int {
 		return exitOK
 	}
 	text := fmt.Sprintf("harebus: replay: %v", err)
-	if report.Next >= 0 {
+	switch {
+	case report.Past > 0:
+		text += fmt.Sprintf("\nharebus: everything else before offset %d is done; go on behind that with: -from @%d -run %s", report.Past, report.Past, o.Run)
+	case report.Next >= 0:
 		text += fmt.Sprintf("\nharebus: everything before offset %d is done; go on with: -from @%d -run %s", report.Next, report.Next, o.Run)
 	}
 	return s.fail(errors.New(text))

@@ -44,6 +44,8 @@ type Report struct {
 	Replayed, Passed int
 	// Next is the offset to go on from; everything before it is done. It is -1 when nothing was read.
 	Next int64
+	// Past is the offset behind what was in the way and cannot be replayed, if everything else before that is done; otherwise it is 0.
+	Past int64
 	// Done says that everything that was there at the beginning is done.
 	Done bool
 }
@@ -179,8 +181,8 @@ func (r *run) handle(ctx context.Context, on *session.Session, ds []amqp.Deliver
 		if offset < r.exact { // of the piece in which it lies
 			continue
 		}
-		if err := r.follows(ctx, on, next, offset); err != nil { // what is before it is replayed
-			return errors.Join(r.note(out, offsets, next, passed, false), err)
+		if past, err := r.follows(ctx, on, next, offset); err != nil {
+			return errors.Join(r.stop(out, offsets, next, passed, past), err)
 		}
 		switch {
 		case offset > r.last:
@@ -189,8 +191,8 @@ func (r *run) handle(ctx context.Context, on *session.Session, ds []amqp.Deliver
 			passed++
 		default:
 			p, err := r.copy(packed, offset)
-			if err != nil { // what is before it is replayed
-				return errors.Join(r.note(out, offsets, offset, passed, false), err)
+			if err != nil {
+				return errors.Join(r.stop(out, offsets, offset, passed, offset+1), err)
 			}
 			out, offsets = append(out, p), append(offsets, offset)
 		}
@@ -205,16 +207,26 @@ func (r *run) handle(ctx context.Context, on *session.Session, ds []amqp.Deliver
 	return r.note(out, offsets, next, passed, done)
 }
 
-// follows fails if messages are gone that were to be replayed: the broker goes on behind them without a word. One offset is left out where a segment
-// of the stream ends.
-func (r *run) follows(ctx context.Context, on *session.Session, next, offset int64) error {
+// stop publishes the copies of what is before something that cannot be replayed. Only if all of them are stored, the report says how to go on behind
+// that.
+func (r *run) stop(out []session.Publishing, offsets []int64, next int64, passed int, past int64) error {
+	err := r.note(out, offsets, next, passed, false)
+	if err == nil {
+		r.report.Past = past
+	}
+	return err
+}
+
+// follows fails if messages are gone that were to be replayed, and returns the offset behind them: the broker goes on there without a word. One offset
+// is left out where a segment of the stream ends.
+func (r *run) follows(ctx context.Context, on *session.Session, next, offset int64) (past int64, err error) {
 	if next < 0 || offset-next <= 1 {
-		return nil
+		return 0, nil
 	}
 	if nothing, err := streams.Keeps(ctx, on, r.Stream, next); nothing || err != nil {
-		return err
+		return 0, err
 	}
-	return fmt.Errorf("the offsets %d to %d of the stream %q were deleted before they were replayed; -from @%d passes over them", next, offset-1, r.Stream, offset)
+	return offset, fmt.Errorf("the offsets %d to %d of the stream %q were deleted before they were replayed", next, offset-1, r.Stream)
 }
 
 // note publishes copies, and says what is done then.
@@ -246,7 +258,7 @@ func (r *run) store(out []session.Publishing, offsets []int64) error {
 func (r *run) copy(packed []byte, offset int64) (session.Publishing, error) {
 	m, err := resend.AsItCame(packed)
 	if err != nil {
-		return session.Publishing{}, fmt.Errorf("the message at offset %d has headers that cannot be read, so it is not replayed; -from @%d passes over it: %w", offset, offset+1, err)
+		return session.Publishing{}, fmt.Errorf("the message at offset %d has headers that cannot be read, so it is not replayed: %w", offset, err)
 	}
 	r.mark(&m, offset)
 	return session.Publishing{Key: r.Queue, Mandatory: true, Message: m}, nil
