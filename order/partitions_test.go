@@ -333,7 +333,7 @@ func TestSentAgain(t *testing.T) {
 			return nil
 		})
 		r.rest(time.Second)
-		for _, one := range strings.Split("7 1,7 2,8 1 again,8 2 again,9 1 again,9 2 again,9 3 again", ",") {
+		for one := range strings.SplitSeq("7 1,7 2,8 1 again,8 2 again,9 1 again,9 2 again,9 3 again", ",") {
 			n := int(one[2] - '0')
 			r.put(order.PartitionQueue("steps", order.Partition("a", 4)), amqp.Table{"PikaBus.Key": "a", "PikaBus.MessageId": fmt.Sprint("a", n), "PikaBus.OrderRoute": one}, step{"a", n})
 		}
