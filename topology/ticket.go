@@ -37,7 +37,11 @@ func ParseTicket(text string) (Ticket, error) {
 		return Ticket{}, fmt.Errorf("topology: parse ticket %s: %w", quoted(text), err)
 	}
 	t := Ticket{ID: text[len(ticketTime)+1:], Due: due}
-	if err := t.Validate(); err != nil {
+	err = t.Validate()
+	if err == nil && t.String() != text { // time.Parse takes a comma for the point
+		err = fmt.Errorf("its time is not written as %s", ticketTime)
+	}
+	if err != nil {
 		return Ticket{}, fmt.Errorf("topology: parse ticket %s: %w", quoted(text), err)
 	}
 	return t, nil

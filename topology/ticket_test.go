@@ -35,7 +35,7 @@ func TestTicket_is_text(t *testing.T) {
 func TestTicket_refuses(t *testing.T) {
 	t.Parallel()
 	for _, text := range []string{
-		"", "x", "20261129T050000.123Z", "20261129T050000.123Z-", "20261129T050000.123Zx", "20261329T050000.123Z-x", "2026-11-29T05:00:00Z-x",
+		"", "x", "20261129T050000.123Z", "20261129T050000.123Z-", "20261129T050000.123Zx", "20261329T050000.123Z-x", "20261129T050000,123Z-x", "2026-11-29T05:00:00Z-x",
 		"20261129T050000.123Z-\xff", "20261129T050000.123Z-" + strings.Repeat("x", 256),
 	} {
 		if ticket, err := topology.ParseTicket(text); err == nil {
