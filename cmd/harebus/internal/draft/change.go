@@ -153,22 +153,19 @@ func clip(lines []Line) {
 	}
 	for i := 0; i < len(lines); {
 		middle := run(i, removed)
-		end := run(middle, added)
-		for k := range min(middle-i, end-middle) {
+		end := max(run(middle, added), i+1) // one line if that stayed
+		pairs := min(middle-i, end-middle)
+		for k := range pairs {
 			one, other := &lines[i+k], &lines[middle+k]
 			at, alike := difference(one.Text, other.Text)
 			one.Text, other.Text = short(one.Text, at, len(one.Text)-alike), short(other.Text, at, len(other.Text)-alike)
 		}
-		for k := i + min(middle-i, end-middle); k < middle; k++ {
-			lines[k].Text = short(lines[k].Text, 0, 0)
+		for k := i + pairs; k < end; k++ {
+			if k < middle || k >= middle+pairs { // it has no counterpart
+				lines[k].Text = short(lines[k].Text, 0, 0)
+			}
 		}
-		for k := middle + min(middle-i, end-middle); k < end; k++ {
-			lines[k].Text = short(lines[k].Text, 0, 0)
-		}
-		if i = end; i < len(lines) && lines[i].Sign != removed && lines[i].Sign != added {
-			lines[i].Text = short(lines[i].Text, 0, 0)
-			i++
-		}
+		i = end
 	}
 }
 
