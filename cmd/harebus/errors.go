@@ -290,13 +290,14 @@ func (t *errorsTask) noneOf(seen int) error {
 	if len(t.filter.IDs) == 0 {
 		return nil
 	}
-	return fmt.Errorf("no message among %d has the id %s, or the other conditions do not match", seen, strings.Join(quotedAll(t.filter.IDs), " or "))
+	return fmt.Errorf("no message among %d has %s", seen, t.conditions())
 }
 
-func quotedAll(texts []string) []string {
-	quoted := make([]string, len(texts))
-	for i, text := range texts {
-		quoted[i] = fmt.Sprintf("%q", text)
+// conditions are what a message needs if ids were given.
+func (t *errorsTask) conditions() string {
+	quoted := make([]string, len(t.filter.IDs))
+	for i, id := range t.filter.IDs {
+		quoted[i] = fmt.Sprintf("%q", id)
 	}
-	return quoted
+	return fmt.Sprintf("the id %s, or the other conditions do not match", strings.Join(quoted, " or "))
 }

@@ -286,7 +286,7 @@ func (t *errorsTask) export(ctx context.Context) error {
 	return t.with(ctx, func(q *errorqueue.Queue) error {
 		n, err := q.Export(ctx, t.filter, t.std.out)
 		if err == nil && n == 0 && len(t.filter.IDs) > 0 {
-			return fmt.Errorf("no message has the id %s, or the other conditions do not match", strings.Join(quotedAll(t.filter.IDs), " or "))
+			return fmt.Errorf("no message has %s", t.conditions())
 		}
 		if err == nil {
 			_, err = fmt.Fprintf(t.std.err, "harebus: exported %d messages\n", n)
